@@ -1,0 +1,220 @@
+"""Every setting of a run, with its default and its source: the one place where defaults stand.
+
+A run's configuration is :class:`RunConfig`: frozen dataclasses, filled from a YAML file whose top-level keys are the
+sections below and then from flags. Flags leave the section's name out and write dashes (``rollout.max_response_length``
+is ``--max-response-length``), so a field name occurs in one section only. Names and meanings are Megatron-LM's where
+Megatron-LM has them. "[P]" marks a value that the PretrainZero paper (arXiv 2512.03442v1) states, "[C]" a choice where
+the paper is silent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The pretrained model that the run starts from."""
+
+    hf_model: str = ""
+    """Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json): qwen3 or llama."""
+    tokenizer_model: str = ""
+    """Directory of the Hugging Face tokenizer; empty: the one in hf_model."""
+    make_vocab_size_divisible_by: int = 128
+    """The vocabulary is padded to a multiple of this times the tensor parallel size."""
+    bf16: bool = True
+    """Compute in bfloat16 with float32 master weights; false computes in float32."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the trainer's model is laid out over the processes. Sizes are numbers of ranks."""
+
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    sequence_parallel: bool = False
+    use_distributed_optimizer: bool = False
+    distributed_timeout_minutes: float = 30.0
+    """A collective that waits longer than this ends the run with an error that names it."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which passages the run reads."""
+
+    data_path: tuple[str, ...] = ()
+    """Prefixes of .bin/.idx passage datasets, or alternating weights and prefixes (a Megatron blend)."""
+    valid_data_path: tuple[str, ...] = ()
+    """Held-out passages for evaluation during the run; empty: no evaluation."""
+    min_passage_words: int = 0
+    """Passages with fewer words are not drawn."""
+    max_passage_words: int = 0
+    """Passages with more words are not drawn; 0: no bound but the prompt budget."""
+
+
+@dataclass(frozen=True)
+class GameConfig:
+    """The rules of the min-max game between mask generator and mask predictor (paper, sections 3 and 4)."""
+
+    prompt_family: str = "qwen3"
+    """Folder of prompt templates under megatron_pz/roles/templates/, or a path to such a folder."""
+    policy_sharing: Literal["shared"] = "shared"
+    """One set of weights plays both roles [P]."""
+    mask_strategy: Literal["active", "random_span", "random_next_token"] = "active"
+    """Who chooses the masks: the generator [P], or one of the paper's passive baselines (PAPER section 5)."""
+    passages_per_step: int = 32
+    """Passages drawn in a step [P]."""
+    masks_per_passage: int = 8
+    """Generator rollouts of one passage: the generator's group [P]."""
+    grpo_group_size: int = 8
+    """Predictor rollouts of one mask: the predictor's group, G [P]."""
+    span_policy: Literal["default", "one_mask", "words"] = "default"
+    """Which spans count as masks and which of their occurrences are replaced [P, section 4.4]."""
+    max_span_occurrences: int = 8
+    """A mask is kept only if its span occurs fewer times than this in the passage [P]."""
+    whole_words: bool = False
+    """Require whole-word spans under any span policy (the policy ``words`` implies it)."""
+    max_span_words: int = 0
+    """Longest span in words; 0: no bound [C]."""
+    leak_guard: bool = False
+    """Reject a span that survives elsewhere in the passage under another case or inflection [C]."""
+    answer_normalization: Literal["strip_nfc", "casefold", "none"] = "strip_nfc"
+    """What is done to an answer and its target before the exact comparison [C]."""
+    invalid_mask_penalty: float = 0.0
+    """Reward of a rollout that names no valid mask; zero or negative [C] (SPICE uses -0.1)."""
+    generator_reward: Literal["one_minus_accuracy", "variance", "gaussian"] = "one_minus_accuracy"
+    """Equation 9 [P]; the other two are SPICE's, p(1-p) and exp(-(p(1-p)-0.25)^2/0.02)."""
+    dynamic_sampling: bool = False
+    """Draw further passages until the step has passages_per_step generator groups with unequal rewards (DAPO) [C]."""
+    max_sampling_rounds: int = 3
+    """With dynamic_sampling: at most this many draws in a step."""
+    max_predictor_groups: int = 0
+    """At most this many mixed predictor groups enter the update, drawn at random; 0: all of them [P]."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The vLLM engines that sample masks and predictions."""
+
+    max_prompt_length: int = 1536
+    """Tokens [P]."""
+    max_response_length: int = 4096
+    """Tokens [P]. A response that reaches it is truncated and earns 0 [C]."""
+    temperature: float = 1.0
+    """[C] Anything but 1 is refused: the log-probabilities that the update uses are those of temperature 1."""
+    top_p: float = 1.0
+    """[C] Anything but 1 is refused: truncation would bias the probability ratio."""
+    top_k: int = 0
+    """[C] 0 is off. Anything else is refused, for the same reason."""
+    rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    rollout_max_num_seqs: int = 128
+    """Most sequences that one engine decodes at once."""
+    rollout_memory_gib: float = 1.0
+    """CPU only: KV cache of one engine, GiB."""
+    gpu_memory_utilization: float = 0.6
+    """GPU only: vLLM's share of the card."""
+    max_log_prob_difference: float = 0.3
+    """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
+    not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5."""
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+    """Advantages and loss (equations 10 and 11)."""
+
+    grpo_clamp_eps_lower: float = 0.2
+    """[C] DAPO's value: the ratio is clipped below 1 - this."""
+    grpo_clamp_eps_upper: float = 0.28
+    """[C] DAPO's value ("clip-higher"): the ratio is clipped above 1 + this."""
+    advantage_scale: Literal["group_std", "none"] = "group_std"
+    """Divide by the group's standard deviation (equation 10) [P], or not (Dr. GRPO)."""
+    loss_aggregation: Literal["sequence_mean", "token_mean", "token_sum_constant"] = "sequence_mean"
+    """Equation 11 [P], DAPO, Dr. GRPO."""
+    updates_per_step: int = 1
+    """Optimizer steps on one step's experience, each on its own share of the groups [C]."""
+    mismatch_correction: Literal["tis", "icepop", "off"] = "tis"
+    """How a token's loss is weighted for trainer and rollout disagreeing about its probability [C]."""
+    tis_cap: float = 2.0
+    """Truncated importance sampling: the weight is min(p_trainer / p_rollout, this) [C]."""
+    icepop_lower: float = 0.5
+    icepop_upper: float = 5.0
+    """IcePop: tokens whose p_trainer / p_rollout lies outside (icepop_lower, icepop_upper) are left out [C]."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule. Iterations are training steps of the loop."""
+
+    lr: float = 5e-7
+    """[P]"""
+    min_lr: float = 0.0
+    lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
+    """[P] cosine, over train_iters."""
+    lr_warmup_iters: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-8
+    clip_grad: float = 1.0
+    """Largest global gradient norm."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Length, batching, checkpoints and logs of the run."""
+
+    train_iters: int = 2000
+    """[P]"""
+    micro_batch_tokens: int = 16384
+    """Most tokens in one forward pass, after shared-prompt packing."""
+    seed: int = 1234
+    save: str = ""
+    """Folder of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""
+    load: str = ""
+    """Folder to resume from; the same as ``save`` to go on with an interrupted run."""
+    save_interval: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+    keep_last: int = 3
+    """Newest checkpoints that are kept; 0: all."""
+    log_interval: int = 1
+    eval_interval: int = 0
+    """Steps between held-out evaluations; 0: none."""
+    eval_passages: int = 200
+    """Held-out passages in an evaluation."""
+    wandb_project: str = ""
+    """Also log to Weights & Biases under this project (needs the package wandb)."""
+
+
+@dataclass(frozen=True)
+class ColdStartConfig:
+    """The supervised cold start (``python -m megatron_pz.cold_start``): both answer formats on masks made from passages.
+
+    The paper's SmolLM3 run has a warm-up as well (100 steps of random-span RLPT); a model of a few hundred million
+    parameters earns no reward without one.
+    """
+
+    cold_start_iters: int = 40
+    cold_start_passages: int = 8
+    """Passages in a step that become generator examples."""
+    cold_start_spans: int = 4
+    """Most example spans of one passage."""
+    cold_start_predictions: int = 10
+    """Passages in a step that become predictor examples."""
+    cold_start_lr: float = 1e-4
+    cold_start_seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything ``python -m megatron_pz.train`` needs to know."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    game: GameConfig = field(default_factory=GameConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)

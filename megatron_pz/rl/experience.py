@@ -1,0 +1,68 @@
+"""What a step has learned from playing: typed, frozen batches between the rollout engine, the rules and the trainer.
+
+Letters at the end of a tensor's name are its axes: S tokens of a packed row, R response tokens of that row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Role = Literal["generator", "predictor"]
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response, as the rollout engine returned it."""
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    """Natural log-probability of each token under the engine's weights, at temperature 1."""
+    text: str
+    truncated: bool
+    """True when the length limit ended it."""
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """One prompt with its n sampled responses, their rewards and their group-relative advantages."""
+
+    role: Role
+    prompt_ids: tuple[int, ...]
+    responses: tuple[Response, ...]
+    rewards: tuple[float, ...]
+    advantages: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One packed row: whole groups one after another, each as one prompt followed by its responses (shared-prompt packing).
+
+    A prompt token attends to the prompt's earlier tokens; a response token attends to its prompt and to the earlier
+    tokens of its own response. Positions restart after the prompt for every response, so each response sees exactly
+    what it would see alone.
+    """
+
+    tokens_S: torch.Tensor
+    """int64"""
+    positions_S: torch.Tensor
+    """int64, rotary positions"""
+    segments_2S: torch.Tensor
+    """int32. Row 0: number of the group. Row 1: 0 for the prompt, k for the group's k-th response. Padding at the row's
+    end is a group of its own."""
+    rows_R: torch.Tensor
+    """int64: index in S of the token whose hidden state predicts the response token"""
+    labels_R: torch.Tensor
+    """int64: the response tokens"""
+    rollout_log_probs_R: torch.Tensor
+    """float32"""
+    advantages_R: torch.Tensor
+    """float32, the response's advantage on each of its tokens"""
+    loss_weights_R: torch.Tensor
+    """float32: weight of the token in the loss of the whole step (all ranks), by the chosen aggregation"""
+    responses_R: torch.Tensor
+    """int64: number of the response within this row, from 0"""
+    is_generator_R: torch.Tensor
+    """bool: the token belongs to a generator response"""
