@@ -1,0 +1,202 @@
+"""From a YAML file and flags to a checked :class:`~megatron_pz.config.RunConfig`; anything wrong is one clear line.
+
+``python -m megatron_pz.arguments --config FILE [--flags]`` only checks, in about a second and without torch. Launchers run
+it before they start processes, so that a mistyped flag is reported once and not by every rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from megatron_pz.config import RunConfig
+from megatron_pz.errors import BadInput, exits_with_one_line
+
+_SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
+
+
+def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
+    """Read ``--config FILE``, lay the other flags over it, check the whole.
+
+    Raises:
+        BadInput: an unknown key or flag, a value of the wrong type, an impossible combination, a path that is missing.
+    """
+    config = read_run_config(argv, program)
+    check(config)
+    return config
+
+
+def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
+    """:func:`parse_run_config` without the checks across fields, for tools that need a part of the configuration."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--config", type=Path)
+    known, flags = own.parse_known_args(list(argv))
+    from_file = load_yaml(known.config) if known.config else RunConfig()
+    if "-h" in flags or "--help" in flags:
+        print("--config FILE   a YAML file with the sections below; flags override it\n")
+    return _parse_flags(flags, program, from_file)
+
+
+def load_yaml(path: Path) -> RunConfig:
+    """A :class:`RunConfig` from a YAML file whose top-level keys are its sections."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadInput(f"configuration file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"configuration file {path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {content!r}")
+    sections = {}
+    for name, values in content.items():
+        if name not in _SECTIONS:
+            raise BadInput(f"configuration file {path}: unknown section {name!r}{_nearest(name, _SECTIONS)}")
+        sections[name] = _section(path, name, values or {})
+    return RunConfig(**sections)
+
+
+def _section(path: Path, name: str, values: Any) -> Any:
+    kind: Any = _SECTIONS[name]
+    if not isinstance(values, dict):
+        raise BadInput(f"configuration file {path}: section {name!r} must hold key: value lines, got {values!r}")
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for key in values:
+        if key not in fields:
+            raise BadInput(f"configuration file {path}: unknown key {name}.{key}{_nearest(str(key), fields)}")
+    if isinstance(values.get("data_path"), str):
+        values = {**values, "data_path": values["data_path"].split()}
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadInput(f"configuration file {path}: {name}.{where} = {first['input']!r}: {first['msg']}") from None
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(known)})"
+
+
+def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfig:
+    if "-h" in flags or "--help" in flags:
+        return tyro.cli(RunConfig, prog=program, args=flags, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(RunConfig, prog=program, args=flags, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit:
+        raise BadInput(_first_paragraph(said.getvalue())) from None
+
+
+def _first_paragraph(boxed: str) -> str:
+    """tyro's message without the frame that it draws around it and without the help behind its rule."""
+    lines: list[str] = []
+    for line in boxed.splitlines():
+        text = line.strip("│╭╮╰╯| ")
+        is_rule = re.fullmatch(r"[+─-].*[+─-]|[+─-]*", text) is not None
+        if is_rule and lines:
+            break
+        if not is_rule:
+            lines.append(text)
+    return " ".join(lines) + " (--help lists the flags)"
+
+
+def check(config: RunConfig) -> None:
+    """Refuse what cannot work, with the reason, before anything is started.
+
+    Raises:
+        BadInput: naming the field, its value and what to do.
+    """
+    for holds, complaint in _rules(config):
+        if not holds:
+            raise BadInput(complaint)
+
+
+def _rules(c: RunConfig) -> list[tuple[bool, str]]:
+    game, rollout, grpo, training, parallel = c.game, c.rollout, c.grpo, c.training, c.parallel
+    model = Path(c.model.hf_model)
+    return [
+        (bool(c.model.hf_model), "--hf-model is missing: give the directory of a Hugging Face checkpoint"),
+        (model.is_dir(), f"--hf-model {model}: no such directory"),
+        (bool(c.data.data_path), "--data-path is missing: give the prefix of a .bin/.idx passage dataset"),
+        (bool(training.save), "--save is missing: give the folder that the run writes to"),
+        (training.train_iters >= 1, f"--train-iters {training.train_iters}: must be at least 1"),
+        (training.save_interval >= 1, f"--save-interval {training.save_interval}: must be at least 1"),
+        (training.micro_batch_tokens >= 1, f"--micro-batch-tokens {training.micro_batch_tokens}: must be at least 1"),
+        (game.passages_per_step >= 1, f"--passages-per-step {game.passages_per_step}: must be at least 1"),
+        (
+            game.grpo_group_size >= 2,
+            f"--grpo-group-size {game.grpo_group_size}: a group of one has no relative advantage; use at least 2",
+        ),
+        (
+            game.masks_per_passage >= 2 or game.mask_strategy != "active",
+            f"--masks-per-passage {game.masks_per_passage}: a group of one has no relative advantage; use at least 2",
+        ),
+        (
+            game.invalid_mask_penalty <= 0,
+            f"--invalid-mask-penalty {game.invalid_mask_penalty}: is added as a reward, so it must not be positive",
+        ),
+        (game.max_span_occurrences >= 2, f"--max-span-occurrences {game.max_span_occurrences}: must be at least 2"),
+        (game.max_sampling_rounds >= 1, f"--max-sampling-rounds {game.max_sampling_rounds}: must be at least 1"),
+        (
+            rollout.temperature == 1.0 and rollout.top_p == 1.0 and rollout.top_k == 0,
+            f"temperature {rollout.temperature}, top_p {rollout.top_p}, top_k {rollout.top_k}: only 1, 1 and 0 (off) keep "
+            "the probability ratio of the update unbiased",
+        ),
+        (rollout.max_prompt_length >= 8, f"--max-prompt-length {rollout.max_prompt_length}: must be at least 8"),
+        (rollout.max_response_length >= 1, f"--max-response-length {rollout.max_response_length}: must be at least 1"),
+        (
+            0 < grpo.grpo_clamp_eps_lower < 1 and grpo.grpo_clamp_eps_upper > 0,
+            f"clip range ({grpo.grpo_clamp_eps_lower}, {grpo.grpo_clamp_eps_upper}): needs 0 < lower < 1 and 0 < upper",
+        ),
+        (grpo.updates_per_step >= 1, f"--updates-per-step {grpo.updates_per_step}: must be at least 1"),
+        (grpo.tis_cap > 0, f"--tis-cap {grpo.tis_cap}: must be positive"),
+        (
+            0 <= grpo.icepop_lower < grpo.icepop_upper,
+            f"IcePop range ({grpo.icepop_lower}, {grpo.icepop_upper}): needs 0 <= lower < upper",
+        ),
+        (c.optimizer.lr > 0, f"--lr {c.optimizer.lr}: must be positive"),
+        (
+            0 <= c.optimizer.min_lr <= c.optimizer.lr,
+            f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
+        ),
+        (
+            parallel.tensor_model_parallel_size >= 1 and parallel.pipeline_model_parallel_size >= 1,
+            "parallel sizes must be at least 1",
+        ),
+        (
+            not parallel.sequence_parallel or parallel.tensor_model_parallel_size > 1,
+            "--sequence-parallel needs --tensor-model-parallel-size of at least 2",
+        ),
+        (
+            training.eval_interval == 0 or bool(c.data.valid_data_path),
+            f"--eval-interval {training.eval_interval} needs --valid-data-path",
+        ),
+        (
+            not c.data.max_passage_words or c.data.min_passage_words <= c.data.max_passage_words,
+            f"--min-passage-words {c.data.min_passage_words} is above --max-passage-words {c.data.max_passage_words}",
+        ),
+    ]
+
+
+@exits_with_one_line
+def main() -> None:
+    """Check the configuration that the same flags would start a run with."""
+    parse_run_config(sys.argv[1:], "megatron_pz.train")
+
+
+if __name__ == "__main__":
+    main()
