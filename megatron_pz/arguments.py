@@ -102,15 +102,14 @@ def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfi
 
 
 def _first_paragraph(boxed: str) -> str:
-    """tyro's message without the frame that it draws around it and without the help behind its rule."""
+    """tyro's message without its title, the frame that it draws around it and the help behind its rule."""
     lines: list[str] = []
-    for line in boxed.splitlines():
-        text = line.strip("│╭╮╰╯| ")
-        is_rule = re.fullmatch(r"[+─-].*[+─-]|[+─-]*", text) is not None
-        if is_rule and lines:
-            break
-        if not is_rule:
+    for line in boxed.splitlines()[1:]:
+        text = line.strip("│╰╯|+ ")
+        if not re.fullmatch(r"[─-]*", text):
             lines.append(text)
+        elif lines:
+            break
     return " ".join(lines) + " (--help lists the flags)"
 
 
