@@ -1,0 +1,111 @@
+"""What a step measured, and the file that keeps it: ``<save>/metrics.jsonl``, one JSON object a line.
+
+Names are ``section/quantity``. The sections and the quantities that the console, the curves and the reports know:
+
+=============  =====================================================================================================
+``train``      ``lr``, ``grad_norm``, ``consumed_passages`` (so far), ``responses`` (in the update), ``loss``
+``generator``  ``reward``, ``valid_masks`` and ``fault_<cause>`` (shares of all rollouts), ``distinct_masks`` (different
+               valid spans per passage), ``span_words``, ``span_tokens``, ``sub_word_masks``, ``stop_word_masks`` (shares
+               of the valid masks), ``groups_equal`` (share of groups whose rewards are all equal)
+``predictor``  ``accuracy``, ``format`` (share of responses with a readable answer), ``groups_all_zero``,
+               ``groups_mixed``, ``groups_all_one`` (shares of the masks)
+both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
+``loss``       ``clip_low``, ``clip_high`` (shares of the tokens), ``ratio_mean``, ``ratio_min``, ``ratio_max``
+``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
+               ``effective_sample_size`` (share)
+``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …
+``held_out``   an evaluation during the run
+=============  =====================================================================================================
+
+A name that is not listed is kept, and shown by TensorBoard, all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.errors import BadInput
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """The measurements of one training step."""
+
+    iteration: int
+    """From 1."""
+    values: Mapping[str, float]
+    """By name; NaN where the step had nothing to measure, such as the accuracy of a step without a valid mask."""
+
+    def to_json(self) -> str:
+        """One line of JSON. Non-finite numbers have no JSON form and become null."""
+        values = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
+        return json.dumps({"iteration": self.iteration, **values})
+
+    @classmethod
+    def from_json(cls, line: str) -> StepMetrics:
+        """The inverse of :meth:`to_json`; null becomes NaN."""
+        record: dict[str, Any] = json.loads(line)
+        iteration = record.pop("iteration")
+        return cls(iteration, {name: math.nan if value is None else value for name, value in record.items()})
+
+
+class IterationLog:
+    """An append-only JSONL file whose lines each belong to an iteration, and which a resumed run continues.
+
+    A run that resumes from iteration k repeats the steps after k: lines beyond k are cut off when the file is opened, and
+    so is a last line that a crash left half written. The rest is not touched.
+    """
+
+    def __init__(self, path: Path, resume_iteration: int) -> None:
+        """Open ``path``. Raises :class:`BadInput` when the file cannot be written, or when a line is not JSON."""
+        try:
+            if path.exists():
+                self._cut(path, resume_iteration)
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise BadInput(f"cannot write {path}: {error.strerror}; choose another --save") from None
+
+    @staticmethod
+    def _cut(path: Path, resume_iteration: int) -> None:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+        try:
+            kept = [line for line in lines if json.loads(line)["iteration"] <= resume_iteration]
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"{path} holds a line that this program did not write; move the file away") from None
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def append(self, line: str) -> None:
+        """Write one line (without its line break) and hand it to the operating system at once."""
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """All steps of a metrics file (or of the run folder that holds it), in order; a half-written last line is left out.
+
+    Raises :class:`BadInput` when there is no such file or a line of it is not JSON.
+    """
+    file = path / METRICS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise BadInput(f"no metrics at {file}: give the --save folder of a run")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    try:
+        return [StepMetrics.from_json(line) for line in lines if line.endswith("\n")]
+    except (ValueError, KeyError, AttributeError):
+        raise BadInput(f"{file} is not a metrics file: a line is not JSON with an iteration") from None

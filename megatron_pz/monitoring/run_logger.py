@@ -1,0 +1,82 @@
+"""The one object that the training loop hands its measurements to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from megatron_pz.errors import BadInput
+from megatron_pz.monitoring.console import Console
+from megatron_pz.monitoring.metrics import METRICS_FILE, IterationLog, StepMetrics
+from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, write_page
+from megatron_pz.monitoring.sinks import Sink, TensorBoardSink, WandbSink
+
+
+class RunLogger:
+    """Keeps a run's metrics and samples under ``save_dir``, and shows its progress. Only rank 0 writes or prints.
+
+    ========================  ==================================
+    ``metrics.jsonl``         every metric of every step
+    ``tensorboard/``          the same for TensorBoard
+    ``samples.jsonl``         masks and predictions of some steps
+    ``samples/iter_*.md``     the same to read, a page a step
+    ========================  ==================================
+
+    ``resume_iteration`` is the iteration of the loaded checkpoint, 0 for a new run: lines and pages beyond it belong to
+    steps that are now repeated, and are removed. Raises :class:`BadInput` when ``save_dir`` cannot be written.
+    """
+
+    def __init__(
+        self,
+        save_dir: Path,
+        total_iterations: int,
+        *,
+        rank: int = 0,
+        wandb_project: str = "",
+        resume_iteration: int = 0,
+    ) -> None:
+        self._writes = rank == 0
+        if not self._writes:
+            return
+        self._pages = save_dir / "samples"
+        try:
+            self._pages.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot create {self._pages}: {error.strerror}; choose another --save") from None
+        for page in self._pages.glob("iter_*.md"):
+            if int(page.stem.removeprefix("iter_")) > resume_iteration:
+                page.unlink()
+        self._metrics = IterationLog(save_dir / METRICS_FILE, resume_iteration)
+        self._samples = IterationLog(save_dir / SAMPLES_FILE, resume_iteration)
+        self._sinks: list[Sink] = [TensorBoardSink(save_dir / "tensorboard", resume_iteration)]
+        if wandb_project:
+            self._sinks.append(WandbSink(wandb_project, save_dir))
+        self._console = Console(total_iterations, resume_iteration)
+
+    def log(self, iteration: int, metrics: Mapping[str, float], *, show: bool = True) -> None:
+        """Record one step's metrics (names in :mod:`megatron_pz.monitoring.metrics`); ``show`` prints its line."""
+        if not self._writes:
+            return
+        self._metrics.append(StepMetrics(iteration, metrics).to_json())
+        for sink in self._sinks:
+            sink.write(iteration, metrics)
+        if show:
+            self._console.show(iteration, metrics)
+
+    def samples(self, iteration: int, samples: Sequence[MaskSample]) -> None:
+        """Keep some of a step's masks and predictions."""
+        if not self._writes:
+            return
+        for sample in samples:
+            self._samples.append(sample.to_json(iteration))
+        write_page(self._pages / f"iter_{iteration:07d}.md", iteration, samples)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        if not self._writes:
+            return
+        self._metrics.close()
+        self._samples.close()
+        self._console.close()
+        for sink in self._sinks:
+            sink.close()

@@ -1,0 +1,85 @@
+"""Samples to read: what the generator masked, what the predictor made of it. As JSONL, and as a page a person can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SAMPLES_FILE = "samples.jsonl"
+
+
+@dataclass(frozen=True)
+class PredictionSample:
+    """One answer of the predictor to a mask."""
+
+    response: str
+    """The whole text."""
+    answer: str | None
+    """The span read from it; None where there is none to read."""
+    right: bool
+
+
+@dataclass(frozen=True)
+class MaskSample:
+    """One rollout of the generator with the predictions for its mask."""
+
+    title: str
+    """Of the article."""
+    passage: str
+    response: str
+    """The generator's whole text."""
+    span: str | None
+    """The masked words; None where the response names no valid mask."""
+    fault: str
+    """Why the mask is not valid; empty when it is."""
+    reward: float
+    masked_passage: str = ""
+    predictions: tuple[PredictionSample, ...] = ()
+
+    def to_json(self, iteration: int) -> str:
+        """One line of JSON."""
+        return json.dumps({"iteration": iteration, **asdict(self)}, ensure_ascii=False)
+
+
+def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> None:
+    """Write a Markdown page that shows each passage once, with its masks and the predictions of each."""
+    lines = [f"# Iteration {iteration}"]
+    passages: dict[tuple[str, str], list[MaskSample]] = {}
+    for sample in samples:
+        passages.setdefault((sample.title, sample.passage), []).append(sample)
+    for (title, passage), masks in passages.items():
+        lines += ["", f"## {_inline(title) or 'untitled'}", "", _quoted(passage)]
+        for mask in masks:
+            lines += ["", *_mask_lines(mask)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _mask_lines(mask: MaskSample) -> list[str]:
+    head = f"### {_code(mask.span)}" if mask.span is not None else f"### no valid mask ({mask.fault})"
+    right = sum(prediction.right for prediction in mask.predictions)
+    score = f", {right} of {len(mask.predictions)} predictions right" if mask.predictions else ""
+    lines = [f"{head} — reward {mask.reward:+.3f}{score}", "", f"generator: {_code(mask.response)}"]
+    if mask.span is not None:
+        lines += ["", _quoted(mask.masked_passage), ""]
+        lines += [f"- {'**right**' if p.right else 'wrong'} {_code(p.response)}" for p in mask.predictions]
+    return lines
+
+
+def _inline(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _code(text: str | None) -> str:
+    """A Markdown code span on one line; as many backticks around it as the text needs."""
+    inline = _inline(text or "")
+    fence = "`"
+    while fence in inline:
+        fence += "`"
+    pad = " " if inline.startswith("`") or inline.endswith("`") else ""
+    return f"{fence}{pad}{inline}{pad}{fence}" if inline else "(empty)"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.splitlines())

