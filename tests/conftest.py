@@ -1,0 +1,123 @@
+"""What every group of tests shares: few threads, no network, and a tiny tokenizer with tiny pretrained models."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch, tokenizers or transformers are imported: each reads its variables once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+TINY_VOCAB_SIZE = 331
+"""Prime, so that no parallel size divides it and vocabulary padding is always exercised."""
+
+_SENTENCES = (
+    "The old castle stands on a hill above the river, and the river gave the town its name.",
+    "Water boils at one hundred degrees at sea level; at higher altitude it boils at a lower temperature.",
+    "The composer wrote four symphonies, two operas and a large number of songs for voice and piano.",
+    "In 1887 the railway reached the village, and within ten years its population had doubled.",
+    "A group of eight answers is scored, and the mean of the group is taken from every reward.",
+    "The species lives in the forests of northern Europe, where it feeds on seeds, insects and berries.",
+    "Paragraph: words to mask: \\mask{river} Passage: masked words: \\boxed{river} [mask]",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a byte-level BPE tokenizer with 331 tokens: any text round-trips, ``<|endoftext|>`` ends it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TINY_VOCAB_SIZE,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_SENTENCES, trainer)
+    assert bpe.get_vocab_size() == TINY_VOCAB_SIZE
+    folder = tmp_path_factory.mktemp("tiny_tokenizer")
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>", clean_up_tokenization_spaces=False
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """Directory of a random float32 Qwen3 (2 layers, 4 heads, 2 groups, untied) with the tiny tokenizer.
+
+    Its head size of 32 differs from hidden size / heads = 16, as in Qwen3, and is one that vLLM's CPU attention has.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=TINY_VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+        eos_token_id=0,
+    )
+    return _save_random_model(Qwen3ForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_qwen3"))
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """Directory of a random float32 Llama (2 layers, 4 heads, 2 groups, tied embeddings) with the tiny tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=TINY_VOCAB_SIZE,
+        hidden_size=128,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.1,
+        eos_token_id=0,
+    )
+    return _save_random_model(LlamaForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_llama"))
+
+
+def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, folder: Path) -> Path:
+    from transformers import AutoTokenizer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(20251203)
+        model = model_class(config).float()
+        for weight in model.parameters():
+            if weight.dim() == 1:  # norms start as ones: a mapping that swaps two of them would go unseen
+                weight.data.uniform_(0.5, 1.5)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unit_tests_stay_without_vllm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A session of unit tests only must end without vLLM imported: it takes seconds and starts native threads."""
+    import sys
+
+    yield
+    groups = {item.path.parent.name for item in request.session.items}
+    assert groups != {"unit"} or "vllm" not in sys.modules, "a unit test imported vllm; move it to tests/system/"
