@@ -85,6 +85,9 @@ class GameConfig:
     """Reward of a rollout that names no valid mask; zero or negative [C] (SPICE uses -0.1)."""
     generator_reward: Literal["one_minus_accuracy", "variance", "gaussian"] = "one_minus_accuracy"
     """Equation 9 [P]; the other two are SPICE's, p(1-p) and exp(-(p(1-p)-0.25)^2/0.02)."""
+    share_equal_masks: bool = False
+    """Proposals of one passage that name the same span are predicted once and share the accuracy; false predicts every
+    proposal by itself, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
     """Draw further passages until the step has passages_per_step generator groups with unequal rewards (DAPO) [C]."""
     max_sampling_rounds: int = 3

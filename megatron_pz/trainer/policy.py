@@ -1,0 +1,144 @@
+"""The trainable policy: this rank's shard of a Megatron-Core model, its optimizer, and the passes that RL needs.
+
+Everything goes through Megatron's own schedules (``get_forward_backward_func``), so that the same code runs with and
+without tensor, pipeline and data parallelism. The letter R counts the response tokens of a packed row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.pipeline_parallel import get_forward_backward_func
+
+from megatron_pz.config import RunConfig
+from megatron_pz.model.architecture import Architecture, transformer_config
+from megatron_pz.model.gpt import build_model
+from megatron_pz.model.hf_checkpoint import HFTensorSource
+from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.packed_forward import packed_forward
+from megatron_pz.rl.experience import MicroBatch
+from megatron_pz.rl.losses import LossStatistics
+from megatron_pz.trainer.optimizer import set_learning_rate, wrap
+from megatron_pz.trainer.topology import Topology
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, torch.Tensor | None], tuple[torch.Tensor, LossStatistics]]
+"""(log-probs_R, entropy_R, the row, old log-probs_R or None) -> (this row's part of the step's loss, its statistics)."""
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What one optimizer step did."""
+
+    grad_norm: float
+    """Global gradient norm before clipping."""
+    applied: bool
+    """False when the optimizer skipped the step (a non-finite gradient)."""
+    statistics: LossStatistics
+    """Summed over all rows of all ranks."""
+
+
+class Policy:
+    """A model that gives log-probabilities, learns from packed rows and streams its weights out.
+
+    All methods are collective: every rank of the topology calls them in the same order. Ranks that share a data-parallel
+    rank (tensor and pipeline parallel peers) pass the same rows.
+    """
+
+    def __init__(self, config: RunConfig, topology: Topology) -> None:
+        """Build the shard and read its weights from ``config.model.hf_model``. Raises BadInput as the readers do."""
+        self.architecture = Architecture.from_hf(config.model.hf_model)
+        self.topology = topology
+        self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
+        model = build_model(self.architecture, self.transformer_config)
+        load_hf_weights(model, self.architecture, HFTensorSource(config.model.hf_model))
+        self.chunks, self.optimizer = wrap([model], config.optimizer, config.parallel, config.model.bf16)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the shard lives."""
+        return next(self.chunks[0].parameters()).device
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """(Hugging Face name, full tensor) one by one, in the model's own dtype; every rank receives every tensor."""
+        return stream_hf_weights(self.chunks[0], self.architecture)
+
+    @torch.no_grad()
+    def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """log p of every response token under the current weights: a float32 [R] for each row.
+
+        Stages other than the last one of a pipeline return no tensors; only the last stage computes a loss from them.
+        """
+        for chunk in self.chunks:
+            chunk.eval()
+
+        def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+            return output_R2.new_zeros(()), {"log_probs": output_R2[:, 0].clone()}
+
+        outputs = self._run(batches, [None] * len(batches), loss, forward_only=True)
+        for chunk in self.chunks:
+            chunk.train()
+        return [output["log_probs"] for output in outputs]
+
+    def update(
+        self,
+        batches: Sequence[MicroBatch],
+        loss_function: LossFunction,
+        learning_rate: float,
+        old_log_probs: Sequence[torch.Tensor | None] | None = None,
+    ) -> UpdateResult:
+        """One optimizer step on the sum of ``loss_function`` over all rows of all data-parallel ranks.
+
+        ``old_log_probs`` runs along ``batches``; None where the policy has not changed since the rollout.
+        """
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        set_learning_rate(self.optimizer, learning_rate)
+        # Megatron divides a loss by the number of micro-batches and averages gradients over data-parallel ranks; the
+        # weights of our tokens already refer to the whole step.
+        to_sum = len(batches) * self.topology.data_parallel_size
+
+        def loss(
+            output_R2: torch.Tensor, batch: MicroBatch, old_R: torch.Tensor | None
+        ) -> tuple[torch.Tensor, dict[str, LossStatistics]]:
+            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, old_R)
+            return value * to_sum, {"statistics": statistics}
+
+        outputs = self._run(batches, old_log_probs or [None] * len(batches), loss, forward_only=False)
+        applied, grad_norm, _ = self.optimizer.step()
+        total = sum((output["statistics"] for output in outputs), LossStatistics.zero())
+        return UpdateResult(float(grad_norm), bool(applied), self._reduce(total))
+
+    def _run(
+        self,
+        batches: Sequence[MicroBatch],
+        old_log_probs: Sequence[torch.Tensor | None],
+        loss: Callable[..., tuple[torch.Tensor, Any]],
+        *,
+        forward_only: bool,
+    ) -> list[Any]:
+        """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
+
+        def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+            batch, old_R = next(rows)
+            return packed_forward(model, batch), lambda output: loss(output, batch, old_R)
+
+        rows = [
+            (batch.to(self.device), old_R) for batch, old_R in zip(batches, old_log_probs, strict=True)
+        ]
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(rows),
+            model=self.chunks,
+            num_microbatches=len(rows),
+            seq_length=max(batch.tokens_S.numel() for batch in batches),
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+
+    def _reduce(self, statistics: LossStatistics) -> LossStatistics:
+        """Sum over data-parallel ranks, then hand the last stage's result to every stage."""
+        return self.topology.reduce_statistics(statistics)
