@@ -1,0 +1,3 @@
+from megatron_pz import cpu_backend
+
+cpu_backend.install()

@@ -1,0 +1,215 @@
+"""Run Megatron-Core where there is no CUDA device: tensors on the CPU, collectives through gloo.
+
+Megatron-Core never asks which device it runs on: it writes ``torch.cuda.current_device()``, ``device="cuda"`` and
+``.type() == "torch.cuda.FloatTensor"``. :func:`install` answers these with the CPU, and only inside ``megatron.core``:
+there the module-level name ``torch`` is a proxy. Everybody else keeps the torch they know. Replacing torch's factory
+functions for the whole process would break ``with torch.device("meta")``, and with it Hugging Face's
+``from_pretrained``, silently.
+
+It is an adapter of devices, never another algorithm: modules, schedules and optimizer are Megatron-Core's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+_SCOPE = "megatron.core"
+_FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "empty_like", "zeros_like")
+_installed = False
+
+
+def install() -> None:
+    """Adapt Megatron-Core to the CPU. Does nothing where CUDA is available, or when called again.
+
+    Call it before ``megatron.core`` is imported (the packages of ``megatron_pz`` that import it do). Modules of
+    Megatron-Core that are already there are adapted too.
+    """
+    global _installed
+    if _installed or torch.cuda.is_available():
+        return
+    _installed = True
+    # Megatron-Core warns under tensor and sequence parallelism where this is not set, whatever the device.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    _answer_tensor_questions()
+    sys.meta_path.insert(0, _AdaptingFinder())
+    for module in [m for name, m in sys.modules.items() if _in_scope(name) and isinstance(m, ModuleType)]:
+        _adapt(module)
+
+
+def _in_scope(module_name: str) -> bool:
+    return module_name == _SCOPE or module_name.startswith(f"{_SCOPE}.")
+
+
+class _Proxy(ModuleType):
+    """A module that answers some names itself and leaves all others to the real one."""
+
+    def __init__(self, real: ModuleType, **own: Any) -> None:
+        super().__init__(real.__name__)
+        self.__dict__.update(own, _real=real)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_real"], name)
+
+
+class _FinishedStream:
+    """Stands for a CUDA stream or event. Work on the CPU is done when its call returns, so every request is a no-op."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Callable[..., _FinishedStream]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: self
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    @functools.wraps(factory)
+    def made_on_cpu(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if str(kwargs.get("device")).startswith("cuda"):
+            kwargs["device"] = CPU
+        kwargs.pop("pin_memory", None)  # pinning needs an accelerator
+        return factory(*args, **kwargs)
+
+    return made_on_cpu
+
+
+def _torch_for_megatron() -> _Proxy:
+    def compile_nothing(function: Callable | None = None, **_: Any) -> Callable:
+        return function if function is not None else lambda decorated: decorated
+
+    cuda = _Proxy(
+        torch.cuda,
+        current_device=lambda: CPU,  # only ever used as device=…
+        set_device=lambda *_: None,
+        synchronize=lambda *_, **__: None,
+        Stream=_FinishedStream,
+        Event=_FinishedStream,
+        current_stream=_FinishedStream,
+        default_stream=_FinishedStream,
+        stream=lambda *_: contextlib.nullcontext(),
+        get_rng_state=lambda *_, **__: torch.get_rng_state(),
+        set_rng_state=lambda state, *_, **__: torch.set_rng_state(state),
+        manual_seed=torch.manual_seed,
+    )
+    factories = {name: _on_cpu(getattr(torch, name)) for name in _FACTORIES}
+    return _Proxy(torch, cuda=cuda, compile=compile_nothing, **factories)
+
+
+_TORCH = _torch_for_megatron()
+
+
+def _answer_tensor_questions() -> None:
+    """``Tensor.cuda``, ``Module.cuda`` and ``Tensor.type`` are methods, so no proxy can stand before them.
+
+    The first two could only raise on this machine. ``type`` answers ``torch.cuda.*`` to Megatron's optimizers, which
+    tell parameters apart by that string, and the truth to everybody else.
+    """
+    torch.Tensor.cuda = lambda self, *_, **__: self
+    torch.nn.Module.cuda = lambda self, *_, **__: self
+    plain_type = torch.Tensor.type
+
+    @functools.wraps(plain_type)
+    def scoped_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = plain_type(self, *args, **kwargs)
+        asked_by = sys._getframe(1).f_globals.get("__name__", "")
+        if isinstance(answer, str) and asked_by.startswith(f"{_SCOPE}.optimizer"):
+            return answer.replace("torch.", "torch.cuda.", 1)
+        return answer
+
+    torch.Tensor.type = scoped_type
+
+
+def _adapt(module: ModuleType) -> None:
+    """Give a module of Megatron-Core, whose body has run, its own torch and the mend it needs."""
+    names = vars(module)
+    if names.get("torch") is torch:
+        names["torch"] = _TORCH
+    for name, value in list(names.items()):
+        # What jit_fuser compiled before install() was called: take the plain function back.
+        original = getattr(value, "_torchdynamo_orig_callable", None)
+        if original is not None:
+            names[name] = original
+    mend = _MENDS.get(module.__name__)
+    if mend is not None:
+        mend(module)
+
+
+class _AdaptingFinder(importlib.abc.MetaPathFinder):
+    """Adapts every module of Megatron-Core as soon as its body has run."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not _in_scope(name):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run_body = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run_body(module)
+            _adapt(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _mend_jit(module: ModuleType) -> None:
+    module.disable_jit_fuser()  # it is torch.compile, which costs a C++ compiler run for each small function
+
+
+def _mend_random(module: ModuleType) -> None:
+    # These two reach into torch.cuda's internals, which only queue work for a CUDA start that never comes.
+    module._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    module._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _mend_distributed_optimizer(module: ModuleType) -> None:
+    """Two upstream faults that show without Transformer Engine and Apex, when the optimizer is torch's own Adam.
+
+    Its state has a tensor ``step`` for every parameter, where fused Adams keep one number in the parameter group.
+
+    - The loaders that reshard leave ``step`` out, and ``_set_main_param_and_optimizer_states`` asks for it: KeyError.
+    - ``load_state_dict`` gives all parameters the one same ``step`` tensor. Adam adds 1 to it once for each of them,
+      so after a resume the bias correction is wrong, and nothing says so.
+    """
+    optimizer = module.DistributedOptimizer
+    plain_set = optimizer._set_main_param_and_optimizer_states
+    plain_load = optimizer.load_state_dict
+
+    @functools.wraps(plain_set)
+    def set_states(self: Any, model_param: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        group, order = self.model_param_group_index_map[model_param]
+        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
+        own_step = {"step": state["step"]} if "step" in state else {}
+        plain_set(self, model_param, {**own_step, **tensors})
+
+    @functools.wraps(plain_load)
+    def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
+        plain_load(self, state_dict)
+        for state in self.optimizer.state.values():
+            if "step" in state:
+                state["step"] = state["step"].clone()
+
+    optimizer._set_main_param_and_optimizer_states = set_states
+    optimizer.load_state_dict = load_state_dict
+
+
+_MENDS: dict[str, Callable[[ModuleType], None]] = {
+    f"{_SCOPE}.jit": _mend_jit,
+    f"{_SCOPE}.tensor_parallel.random": _mend_random,
+    f"{_SCOPE}.optimizer.distrib_optimizer": _mend_distributed_optimizer,
+}

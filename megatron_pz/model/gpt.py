@@ -1,0 +1,49 @@
+"""The policy's network: a Megatron-Core GPTModel of a Hugging Face architecture."""
+
+from __future__ import annotations
+
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+
+from megatron_pz.model import packed_forward
+from megatron_pz.model.architecture import Architecture, PolicyTransformerConfig
+from megatron_pz.model.attention import SharedPromptAttention
+from megatron_pz.model.layers import block_spec
+
+
+def build_model(
+    arch: Architecture,
+    config: PolicyTransformerConfig,
+    *,
+    pre_process: bool | None = None,
+    post_process: bool | None = None,
+    vp_stage: int | None = None,
+) -> GPTModel:
+    """This rank's part of the model, with weights not yet set; fill them with ``hf_mapping.load_hf_weights``.
+
+    ``pre_process`` (has the embedding) and ``post_process`` (has the output layer) follow from the rank's pipeline
+    stage when they are None. Parameters are bfloat16 or float32, as ``config`` says.
+
+    ``model(input_ids_BS, position_ids_BS, attention_mask=None)`` gives logits [B, S, V / tensor parallel size] of plain
+    causal attention. What packed rows need is attached by :mod:`megatron_pz.model.packed_forward`.
+    """
+    stage = {} if vp_stage is None else {"ignore_virtual": False, "vp_stage": vp_stage}
+    if pre_process is None:
+        pre_process = parallel_state.is_pipeline_first_stage(**stage)
+    if post_process is None:
+        post_process = parallel_state.is_pipeline_last_stage(**stage)
+    model = GPTModel(
+        config,
+        block_spec(config, SharedPromptAttention, vp_stage),
+        vocab_size=config.padded_vocab_size,
+        max_sequence_length=arch.max_position_embeddings,
+        pre_process=pre_process,
+        post_process=post_process,
+        parallel_output=True,
+        share_embeddings_and_output_weights=arch.tied_embeddings,
+        position_embedding_type="rope",
+        rotary_base=arch.rotary_base,
+        vp_stage=vp_stage,
+    )
+    packed_forward.attach(model)
+    return model

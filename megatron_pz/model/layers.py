@@ -1,0 +1,63 @@
+"""The layers that a GPTModel is built from: Megatron-Core's, with our core attention and, on the CPU, our norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """torch's RMSNorm over the last axis, with the mark by which Megatron all-reduces its gradient.
+
+    Under sequence parallelism every tensor parallel rank normalises other tokens, so the gradients of the weight have
+    to be summed over them. Megatron's own wrapper of torch's norm refuses sequence parallelism for want of the mark.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__(hidden_size, eps=eps, device=_device(), dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel
+
+
+def block_spec(
+    config: TransformerConfig, core_attention: type[MegatronModule], vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
+    """The layers of this pipeline stage, and the final norm, with ``core_attention`` inside every attention.
+
+    Transformer Engine's modules where there is a CUDA device, Megatron-Core's local ones elsewhere: Transformer Engine
+    also imports on a machine without a GPU, and then each of its modules fails when it is built.
+    """
+    if torch.cuda.is_available():
+        layer, final_norm = _transformer_engine_layer(config)
+    else:
+        layer, final_norm = _local_layer(config)
+    layer.submodules.self_attention.submodules.core_attention = core_attention
+    count = get_num_layers_to_build(config, vp_stage=vp_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=final_norm)
+
+
+def _transformer_engine_layer(config: TransformerConfig) -> tuple[ModuleSpec, type]:
+    from megatron.core.extensions.transformer_engine import TENorm  # importable with Transformer Engine only
+
+    return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm), TENorm
+
+
+def _local_layer(config: TransformerConfig) -> tuple[ModuleSpec, type]:
+    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+    layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
+    if config.qk_layernorm:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    return layer, RMSNorm
+
+
+def _device() -> torch.device | int:
+    return torch.cuda.current_device() if torch.cuda.is_available() else torch.device("cpu")
