@@ -1,0 +1,67 @@
+r"""Examples for the supervised cold start: both answer formats, on masks made from passages.
+
+An answer first quotes the words before the span, `` seat of the \boxed{government}``: a very short chain of thought
+that a small model can imitate, and that makes it copy from the right place. ``PromptFamily.quote_words`` says how many.
+Where a family has no stop string, the caller ends the response with the tokenizer's end-of-text token.
+"""
+
+from __future__ import annotations
+
+import random
+
+from megatron_pz.roles.prompts import PromptFamily
+from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
+from megatron_pz.roles.words import content_words, names, repeated_words
+
+NAME_SHARE = 0.25
+"""Teaching spans that are capitalised names, of all; what repeated words and names leave goes to any content word."""
+
+
+def teaching_span(passage: str, policy: SpanPolicy, rng: random.Random, repeated_share: float) -> str | None:
+    """A span worth teaching that the policy allows: a repeated word, a capitalised name or any content word.
+
+    Repeated words are tried first with probability ``repeated_share`` (the answer stands elsewhere in the passage, so
+    the predictor can learn to find it), names with NAME_SHARE; a kind without an allowed span gives way to content
+    words. None when the passage has no allowed content word.
+    """
+    passage = policy.normal_passage(passage)
+    draw = rng.random()
+    if draw < repeated_share:
+        kinds = (repeated_words, content_words)
+    elif draw < repeated_share + NAME_SHARE:
+        kinds = (names, content_words)
+    else:
+        kinds = (content_words,)
+    for kind in kinds:
+        candidates = kind(passage)
+        rng.shuffle(candidates)
+        for span in candidates:
+            if policy.check(span, passage)[1] is MaskFault.OK:
+                return span
+    return None
+
+
+def generator_example(
+    passage: str, span: str, family: PromptFamily, policy: SpanPolicy, rng: random.Random
+) -> tuple[str, str]:
+    """Prompt and response that propose the span, quoting what precedes one of its occurrences, drawn from ``rng``."""
+    start = rng.choice(policy.occurrences(span, passage))
+    quote = _quote(policy.normal_passage(passage)[:start], family)
+    return family.generator_prompt(passage), f"{quote} \\mask{{{span}}}"
+
+
+def predictor_example(masked: MaskedPassage, family: PromptFamily) -> tuple[str, str]:
+    """Prompt and response that solve the mask, quoting what precedes the first ``[mask]``."""
+    quote = _quote(masked.text[: masked.text.index(MASK)], family)
+    return family.predictor_prompt(masked.text), f"{quote} \\boxed{{{masked.span}}}"
+
+
+def _quote(before: str, family: PromptFamily) -> str:
+    """The last words before a span, each led by a space. It begins after any word that would end the response early."""
+    words = before.split()
+    quoted: list[str] = []
+    for word in reversed(words[max(0, len(words) - family.quote_words) :]):
+        if any(stop in word for stop in family.stop):
+            break
+        quoted.append(word)
+    return "".join(" " + word for word in reversed(quoted))

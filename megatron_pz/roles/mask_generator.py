@@ -1,0 +1,79 @@
+r"""The mask generator's role: ask for a mask, read it out of the response, reward it (equation 9)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_pz.config import GameConfig
+from megatron_pz.roles.answers import last_command
+from megatron_pz.roles.prompts import PromptFamily
+from megatron_pz.roles.spans import MaskFault, SpanPolicy
+
+GeneratorReward = Literal["one_minus_accuracy", "variance", "gaussian"]
+
+
+@dataclass(frozen=True)
+class MaskProposal:
+    """What one response proposes to mask."""
+
+    span: str | None
+    """The span to hand to ``SpanPolicy.apply``; None when there is no valid one."""
+    fault: MaskFault
+
+
+def generator_reward(accuracy: float, form: GeneratorReward) -> float:
+    """Reward of a valid mask whose predictions were right with this mean accuracy, a fraction of 1.
+
+    ``one_minus_accuracy`` is equation 9: 1 - accuracy, but 0 where nobody was right, since an unpredictable mask is
+    noise. One right in eight earns 7/8. With p the accuracy, ``variance`` is p(1-p) and ``gaussian`` is
+    exp(-(p(1-p) - 0.25)^2 / 0.02), both from SPICE; the latter is 0.044, not 0, for p = 0 and p = 1.
+    Raises ValueError for an accuracy outside [0, 1].
+    """
+    if not 0.0 <= accuracy <= 1.0:
+        raise ValueError(f"accuracy {accuracy} is not in [0, 1]")
+    if form == "one_minus_accuracy":
+        return 1.0 - accuracy if accuracy > 0.0 else 0.0
+    variance = accuracy * (1.0 - accuracy)
+    return variance if form == "variance" else math.exp(-((variance - 0.25) ** 2) / 0.02)
+
+
+@dataclass(frozen=True)
+class MaskGenerator:
+    """The rules of the mask generator for one span policy and one family of prompts."""
+
+    policy: SpanPolicy
+    family: PromptFamily
+
+    def prompt(self, passage: str) -> str:
+        """What the model is asked."""
+        return self.family.generator_prompt(passage)
+
+    def read(self, response_text: str, truncated: bool, passage: str) -> MaskProposal:
+        r"""The proposal in a response: its last balanced ``\mask{}``, judged by the span policy.
+
+        A truncated response proposes nothing, whatever it holds. Any text is read; none raises.
+        """
+        if truncated:
+            return MaskProposal(None, MaskFault.TRUNCATED)
+        return MaskProposal(*self.policy.check(last_command(response_text, "mask"), passage))
+
+    def rewards(
+        self, proposals: Sequence[MaskProposal], accuracies: Sequence[float | None], game: GameConfig
+    ) -> list[float]:
+        """One reward for each proposal: by its accuracy when valid, ``invalid_mask_penalty`` otherwise.
+
+        ``accuracies`` runs along ``proposals``, with None exactly where there is no valid mask. Raises ValueError for a
+        valid mask without an accuracy, or the reverse: an unscored mask must not pass for one that nobody solved.
+        """
+        rewards = []
+        for proposal, accuracy in zip(proposals, accuracies, strict=True):
+            if (proposal.span is None) != (accuracy is None):
+                raise ValueError(f"the mask {proposal.span!r} ({proposal.fault}) has accuracy {accuracy}")
+            if accuracy is None:
+                rewards.append(game.invalid_mask_penalty)
+            else:
+                rewards.append(generator_reward(accuracy, game.generator_reward))
+        return rewards

@@ -1,0 +1,106 @@
+"""Prompts are data: one folder of template files for each model family.
+
+A folder holds ``generator.txt``, ``predictor.txt`` and ``family.yaml``. A template names the place of the text once, as
+``{passage}`` or ``{masked_passage}``; every other brace is text, and nothing inside a passage is ever interpreted. The
+newline that ends a template file is not part of the prompt. Prompts are plain completion prompts: no chat template.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from megatron_pz.errors import BadInput
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_GENERATOR_SLOT = "{passage}"
+_PREDICTOR_SLOT = "{masked_passage}"
+_SETTINGS = {"description", "stop", "quote_words"}
+
+
+@dataclass(frozen=True)
+class PromptFamily:
+    """How a family of models is asked, and where its answers end."""
+
+    name: str
+    generator_template: tuple[str, str]
+    """The prompt before and after the passage."""
+    predictor_template: tuple[str, str]
+    """The prompt before and after the masked passage."""
+    stop: tuple[str, ...]
+    """Strings that end a response. The engine must keep them in the response's text, which is incomplete without the
+    closing brace. Where there are none, the model's end-of-text token ends it."""
+    quote_words: int
+    """Words before the span that an example's answer quotes first: a very short chain of thought; 0: none."""
+
+    @classmethod
+    def load(cls, name_or_path: str) -> PromptFamily:
+        """Read a family of ``templates/``, or a folder of that layout. Raises BadInput on what is missing or wrong."""
+        folder = TEMPLATES / name_or_path
+        if name_or_path not in available_families():
+            folder = Path(name_or_path)
+            if not name_or_path or not folder.is_dir():
+                raise BadInput(
+                    f"prompt_family {name_or_path!r} is neither a folder nor a family that exists "
+                    f"({', '.join(available_families())})"
+                )
+        settings = _read_settings(folder / "family.yaml")
+        return cls(
+            name=folder.resolve().name,
+            generator_template=_read_template(folder / "generator.txt", _GENERATOR_SLOT),
+            predictor_template=_read_template(folder / "predictor.txt", _PREDICTOR_SLOT),
+            stop=settings[0],
+            quote_words=settings[1],
+        )
+
+    def generator_prompt(self, passage: str) -> str:
+        """Ask for a mask of the passage."""
+        before, after = self.generator_template
+        return before + passage + after
+
+    def predictor_prompt(self, masked_text: str) -> str:
+        """Ask for the words behind ``[mask]``."""
+        before, after = self.predictor_template
+        return before + masked_text + after
+
+
+def available_families() -> list[str]:
+    """Names of the families that come with the package, in alphabetical order."""
+    return sorted(folder.name for folder in TEMPLATES.iterdir() if (folder / "family.yaml").is_file())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(
+            f"prompt family file {path} cannot be read ({error}); a family is a folder with "
+            "generator.txt, predictor.txt and family.yaml, in UTF-8"
+        ) from error
+
+
+def _read_template(path: Path, slot: str) -> tuple[str, str]:
+    text = _read(path).removesuffix("\n")
+    if text.count(slot) != 1:
+        raise BadInput(f"prompt template {path} names {slot} {text.count(slot)} times; it must do so exactly once")
+    before, _, after = text.partition(slot)
+    return before, after
+
+
+def _read_settings(path: Path) -> tuple[tuple[str, ...], int]:
+    """``stop`` and ``quote_words`` of a family.yaml."""
+    try:
+        settings = yaml.safe_load(_read(path))
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict) or set(settings) != _SETTINGS:
+        raise BadInput(f"{path} must have the keys {', '.join(sorted(_SETTINGS))} and no others")
+    stop, quote_words = settings["stop"], settings["quote_words"]
+    if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
+        raise BadInput(f"stop in {path} is {stop!r}; give a list of non-empty strings, or []")
+    if not isinstance(quote_words, int) or isinstance(quote_words, bool) or quote_words < 0:
+        raise BadInput(f"quote_words in {path} is {quote_words!r}; give a whole number, 0 for none")
+    return tuple(stop), quote_words

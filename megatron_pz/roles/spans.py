@@ -1,0 +1,201 @@
+"""Which spans of a passage may be masked, and what masking them does to the passage (paper, section 4.4).
+
+A span is matched **exactly as it stands in the passage**: case, punctuation and white space inside it count. A span
+that runs over a line break must therefore be written with that line break; with a space in its place it is absent. The
+one exception is Unicode composition: spans and passages are compared, and passages masked, in NFC, which is the form in
+which MediaWiki stores text (``answer_normalization: none`` turns it off).
+
+A passage that holds the literal ``[mask]`` of its own cannot be played: the predictor could not tell which mask is
+meant. ``SpanPolicy.playable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
+"""
+
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from megatron_pz.config import GameConfig
+from megatron_pz.errors import BadInput
+from megatron_pz.roles.answers import AnswerNormalization
+from megatron_pz.roles.words import WORD, is_word_character, same_word
+
+MASK = "[mask]"
+"""What the predictor sees in place of a masked span [P]."""
+
+
+class MaskFault(StrEnum):
+    """Why a response names no valid mask. The values name metrics."""
+
+    OK = "ok"
+    """The mask is valid."""
+    TRUNCATED = "truncated"
+    """The length limit ended the response."""
+    UNPLAYABLE = "unplayable"
+    """The passage itself holds a literal ``[mask]``."""
+    NO_COMMAND = "no_command"
+    r"""No balanced ``\mask{}`` in the response."""
+    EMPTY = "empty"
+    """Nothing but white space inside the command."""
+    ABSENT = "absent"
+    """The passage does not hold the span."""
+    SUBWORD = "subword"
+    """Whole words are required, and the passage holds the span only inside longer words, or it contains no word."""
+    TOO_OFTEN = "too_often"
+    """The span occurs ``max_span_occurrences`` times or more."""
+    TOO_LONG = "too_long"
+    """The span has more than ``max_span_words`` words."""
+    LEAK = "leak"
+    """The span survives elsewhere under another case or inflection (``leak_guard``)."""
+
+
+@dataclass(frozen=True)
+class MaskedPassage:
+    """A passage with one span hidden: the predictor's question and its answer."""
+
+    text: str
+    """The passage with ``[mask]`` in the span's place."""
+    span: str
+    """The hidden words, exactly as in the passage."""
+    occurrences: int
+    """How often the span occurs in the passage."""
+    replaced: int
+    """How many of these occurrences are hidden."""
+
+
+def replace_span(passage: str, span: str, starts: Sequence[int], occurrences: int) -> MaskedPassage:
+    """Hide the span at the given ascending offsets of the passage; ``occurrences`` is its count in the passage."""
+    pieces, end = [], 0
+    for start in starts:
+        pieces += [passage[end:start], MASK]
+        end = start + len(span)
+    pieces.append(passage[end:])
+    return MaskedPassage("".join(pieces), span, occurrences, len(starts))
+
+
+@dataclass(frozen=True)
+class SpanPolicy:
+    """Rules for spans. The paper's variants: all defaults (``default``), ``one_mask``, ``whole_words`` (``words``)."""
+
+    whole_words: bool = False
+    """Occurrences inside longer words do not count. Letters, digits and combining marks of any script make words;
+    hyphens and apostrophes end them, so ``well`` is a whole word of ``well-known``."""
+    one_mask: bool = False
+    """Hide one occurrence, drawn at random, instead of all of them."""
+    max_occurrences: int = 8
+    """A span with this many non-overlapping occurrences or more is refused [P]."""
+    max_words: int = 0
+    """Most words of a span, counted at white space; 0: no bound."""
+    leak_guard: bool = False
+    normalization: AnswerNormalization = "strip_nfc"
+
+    @classmethod
+    def from_config(cls, game: GameConfig) -> SpanPolicy:
+        """The policy that a run's configuration asks for. Raises BadInput on bounds that no span can meet."""
+        if game.max_span_occurrences < 2:
+            raise BadInput(
+                f"max_span_occurrences is {game.max_span_occurrences}: every span occurs at least once in "
+                "its passage, so none would be valid; give 2 or more (the paper has 8)"
+            )
+        if game.max_span_words < 0:
+            raise BadInput(f"max_span_words is {game.max_span_words}; give 0 (no bound) or more")
+        return cls(
+            whole_words=game.whole_words or game.span_policy == "words",
+            one_mask=game.span_policy == "one_mask",
+            max_occurrences=game.max_span_occurrences,
+            max_words=game.max_span_words,
+            leak_guard=game.leak_guard,
+            normalization=game.answer_normalization,
+        )
+
+    def normal_passage(self, passage: str) -> str:
+        """The passage in the form in which spans are looked up and masked: NFC, or as it is."""
+        return passage if self.normalization == "none" else unicodedata.normalize("NFC", passage)
+
+    def normal_span(self, span: str) -> str:
+        """The span in the form in which it is looked up: stripped and NFC, or as it is. Case is always kept."""
+        return span if self.normalization == "none" else unicodedata.normalize("NFC", span.strip())
+
+    def playable(self, passage: str) -> bool:
+        """Whether masks can be told apart from the passage's own text."""
+        return MASK not in passage
+
+    def occurrences(self, span: str, passage: str) -> list[int]:
+        """Offsets of the span in ``normal_passage(passage)``: ascending and non-overlapping, leftmost first."""
+        span, passage = self.normal_span(span), self.normal_passage(passage)
+        starts: list[int] = []
+        start = passage.find(span) if span else -1
+        while start >= 0:
+            end = start + len(span)
+            counts = not self.whole_words or _on_word_edges(passage, start, end)
+            if counts:
+                starts.append(start)
+            start = passage.find(span, end if counts else start + 1)
+        return starts
+
+    def check(self, span: str | None, passage: str) -> tuple[str | None, MaskFault]:
+        r"""Judge the content of a ``\mask{}`` (None: there was none).
+
+        Returns the normal form of the span and OK, or None and the first fault in the order of :class:`MaskFault`.
+        """
+        if not self.playable(passage):
+            return None, MaskFault.UNPLAYABLE
+        if span is None:
+            return None, MaskFault.NO_COMMAND
+        if not span.strip():
+            return None, MaskFault.EMPTY
+        span, passage = self.normal_span(span), self.normal_passage(passage)
+        starts = self.occurrences(span, passage)
+        if span not in passage:
+            fault = MaskFault.ABSENT
+        elif not starts or (self.whole_words and WORD.search(span) is None):
+            fault = MaskFault.SUBWORD
+        elif len(starts) >= self.max_occurrences:
+            fault = MaskFault.TOO_OFTEN
+        elif self.max_words and len(span.split()) > self.max_words:
+            fault = MaskFault.TOO_LONG
+        elif self.leak_guard and _survives(span, replace_span(passage, span, starts, len(starts)).text):
+            fault = MaskFault.LEAK
+        else:
+            return span, MaskFault.OK
+        return None, fault
+
+    def apply(self, span: str, passage: str, rng: random.Random) -> MaskedPassage:
+        """Hide a span that ``check`` passed: all its occurrences, or under ``one_mask`` one drawn from ``rng``.
+
+        The text is that of ``normal_passage(passage)``. Raises ValueError when the span does not occur.
+        """
+        span, passage = self.normal_span(span), self.normal_passage(passage)
+        starts = self.occurrences(span, passage)
+        if not starts:
+            raise ValueError(f"the span {span!r} does not occur in the passage; check() it first")
+        return replace_span(passage, span, [rng.choice(starts)] if self.one_mask else starts, len(starts))
+
+
+def is_subword(span: str, passage: str) -> bool:
+    """Whether any occurrence of a span lies inside a longer word (a figure to watch, PAPER section 7)."""
+    policy = SpanPolicy()
+    span, passage = policy.normal_span(span), policy.normal_passage(passage)
+    starts = policy.occurrences(span, passage)
+    return not all(_on_word_edges(passage, start, start + len(span)) for start in starts)
+
+
+def _on_word_edges(passage: str, start: int, end: int) -> bool:
+    """Whether passage[start:end] cuts no word: an edge cuts one when there are word characters on both its sides."""
+    for edge in (start, end):
+        if 0 < edge < len(passage) and is_word_character(passage[edge - 1]) and is_word_character(passage[edge]):
+            return False
+    return True
+
+
+def _survives(span: str, masked_text: str) -> bool:
+    """Whether the words of the span stand, each under any case or inflection, in a row in what the masks left over."""
+    wanted = [match.group() for match in WORD.finditer(span)]
+    for piece in masked_text.split(MASK):
+        left = [match.group() for match in WORD.finditer(piece)]
+        for begin in range(len(left) - len(wanted) + 1):
+            if wanted and all(map(same_word, wanted, left[begin:])):
+                return True
+    return False

@@ -1,0 +1,63 @@
+"""Passive masks, the paper's baselines: chosen by chance instead of by the generator (PAPER section 5)."""
+
+from __future__ import annotations
+
+import random
+from typing import Literal
+
+from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
+from megatron_pz.roles.words import WORD
+
+PassiveStrategy = Literal["random_span", "random_next_token"]
+
+SPAN_LENGTH_P = 0.2
+LONGEST_SPAN = 10
+"""SpanBERT (arXiv 1907.10529, section 3.1): word lengths follow a geometric distribution cut off at 10, mean 3.8."""
+
+_LENGTHS = range(1, LONGEST_SPAN + 1)
+_LENGTH_WEIGHTS = [(1.0 - SPAN_LENGTH_P) ** (length - 1) for length in _LENGTHS]
+
+
+def span_length(rng: random.Random) -> int:
+    """Words in a random span: geometric with p = 0.2 over 1 … 10."""
+    return rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
+
+
+def random_span(passage: str, policy: SpanPolicy, rng: random.Random) -> MaskedPassage | None:
+    """Mask a random run of whole words that the policy allows, within one line; None when it allows none.
+
+    The length is drawn first and the place uniformly after it. A length for which no place is allowed (a short passage,
+    ``max_words``) is drawn again without it, so None means that there is no such run of up to ten words.
+    """
+    passage = policy.normal_passage(passage)
+    words = [match.span() for match in WORD.finditer(passage)]
+    weights = list(_LENGTH_WEIGHTS)
+    while any(weights):
+        length = rng.choices(_LENGTHS, weights)[0]
+        weights[length - 1] = 0.0
+        firsts = list(range(len(words) - length + 1))
+        rng.shuffle(firsts)
+        for first in firsts:
+            span = passage[words[first][0] : words[first + length - 1][1]]
+            if "\n" not in span and policy.check(span, passage)[1] is MaskFault.OK:
+                return policy.apply(span, passage, rng)
+    return None
+
+
+def random_next_token(passage: str, rng: random.Random) -> MaskedPassage | None:
+    """Cut the passage after a random word other than its first and mask that word; None with fewer than two words.
+
+    The predictor sees what precedes the word, then ``[mask]``, and nothing of what follows.
+    """
+    words = list(WORD.finditer(passage))[1:]
+    if not words or MASK in passage:
+        return None
+    word = rng.choice(words)
+    return MaskedPassage(passage[: word.start()] + MASK, word.group(), occurrences=1, replaced=1)
+
+
+def passive_mask(
+    strategy: PassiveStrategy, passage: str, policy: SpanPolicy, rng: random.Random
+) -> MaskedPassage | None:
+    """One mask by the named strategy, or None when the passage offers nothing."""
+    return random_span(passage, policy, rng) if strategy == "random_span" else random_next_token(passage, rng)
