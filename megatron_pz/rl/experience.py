@@ -5,7 +5,7 @@ Letters at the end of a tensor's name are its axes: S tokens of a packed row, R 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
@@ -38,7 +38,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One packed row: whole groups one after another, each as one prompt followed by its responses (shared-prompt packing).
+    """One packed row (shared-prompt packing): whole groups, each as one prompt followed by its responses.
 
     A prompt token attends to the prompt's earlier tokens; a response token attends to its prompt and to the earlier
     tokens of its own response. Positions restart after the prompt for every response, so each response sees exactly
@@ -66,3 +66,7 @@ class MicroBatch:
     """int64: number of the response within this row, from 0"""
     is_generator_R: torch.Tensor
     """bool: the token belongs to a generator response"""
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same batch with its tensors on ``device``."""
+        return MicroBatch(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})

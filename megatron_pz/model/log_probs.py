@@ -1,0 +1,121 @@
+"""Log-probabilities and entropies of chosen tokens, straight from hidden states.
+
+The logits of R tokens are R x vocabulary numbers: 4096 tokens of Qwen3 are 2.5 GB in float32, and again as much for
+their gradient. Here they exist for a few rows at a time, in the forward and, computed again, in the backward pass.
+
+Letters at the end of a tensor's name are its axes: R response tokens, H hidden, V the vocabulary rows of this
+tensor-parallel rank (those of the true vocabulary only), C the rows of one chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup, ReduceOp
+
+LOGITS_PER_CHUNK = 2**24
+"""Logits that exist at once: 64 MiB in float32, and about four times that with the temporaries."""
+
+
+def vocab_parallel_log_probs(
+    hidden_RH: Tensor,
+    weight_VH: Tensor,
+    labels_R: Tensor,
+    vocab_start: int,
+    vocab_size: int,
+    group: ProcessGroup | None,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden @ weight^T) at the labels, and the entropy of that distribution, over the whole vocabulary.
+
+    Args:
+        hidden_RH: hidden states, the same on all ranks of ``group``.
+        weight_VH: this rank's rows of the output matrix, padding rows included.
+        labels_R: int64 token ids.
+        vocab_start: token id of the first row of ``weight_VH``.
+        vocab_size: size of the true vocabulary; rows of higher token ids are padding and take no part.
+        group: tensor-parallel group; None for a single rank.
+        logits_per_chunk: bound on the logits in memory.
+
+    Returns:
+        (log_probs_R, entropy_R), float32, the same on all ranks. The entropy carries no gradient. The gradient of
+        ``hidden_RH`` is this rank's part: the caller sums it over ``group``.
+    """
+    real_rows = min(max(vocab_size - vocab_start, 0), weight_VH.size(0))
+    return _LogProbs.apply(hidden_RH, weight_VH, labels_R, vocab_start, real_rows, group, logits_per_chunk)
+
+
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_RH, weight_VH, labels_R, vocab_start, real_rows, group, logits_per_chunk):
+        local_R = labels_R - vocab_start
+        is_local_R = (local_R >= 0) & (local_R < real_rows)
+        local_R = torch.where(is_local_R, local_R, 0)
+        # Of this rank's logits: their maximum, and relative to it sum of e^l and of l e^l, and the label's logit.
+        maximum_R = torch.full(labels_R.shape, torch.finfo(torch.float32).min, device=hidden_RH.device)
+        sums_3R = torch.zeros(3, *labels_R.shape, device=hidden_RH.device)
+        for rows, logits_CV in _logit_chunks(hidden_RH, weight_VH[:real_rows], logits_per_chunk):
+            maximum_R[rows] = logits_CV.amax(-1)
+            sums_3R[2, rows] = torch.where(is_local_R[rows], logits_CV.gather(1, local_R[rows, None])[:, 0], 0.0)
+            shifted_CV = logits_CV.sub_(maximum_R[rows, None])
+            exponentials_CV = shifted_CV.exp()
+            sums_3R[0, rows] = exponentials_CV.sum(-1)
+            sums_3R[1, rows] = exponentials_CV.mul_(shifted_CV).sum(-1)
+        exponential_sum_R, moment_R, label_logit_R, maximum_R = _combine(maximum_R, sums_3R, group)
+
+        log_normalizer_R = maximum_R + exponential_sum_R.log()
+        log_probs_R = label_logit_R - log_normalizer_R
+        entropy_R = exponential_sum_R.log() - moment_R / exponential_sum_R
+        ctx.save_for_backward(hidden_RH, weight_VH, local_R, is_local_R, log_normalizer_R)
+        ctx.real_rows, ctx.logits_per_chunk = real_rows, logits_per_chunk
+        ctx.mark_non_differentiable(entropy_R)
+        return log_probs_R, entropy_R
+
+    @staticmethod
+    def backward(ctx, grad_R, _):
+        hidden_RH, weight_VH, local_R, is_local_R, log_normalizer_R = ctx.saved_tensors
+        real_VH = weight_VH[: ctx.real_rows]
+        grad_hidden_RH = torch.zeros_like(hidden_RH)
+        # float32: a bfloat16 sum over many chunks would lose the small ones.
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+        on_label_R = torch.where(is_local_R, grad_R, 0.0)[:, None]
+        for rows, logits_CV in _logit_chunks(hidden_RH, real_VH, ctx.logits_per_chunk):
+            grad_logits_CV = logits_CV.sub_(log_normalizer_R[rows, None]).exp_().mul_(-grad_R[rows, None])
+            grad_logits_CV.scatter_add_(1, local_R[rows, None], on_label_R[rows])
+            grad_logits_CV = grad_logits_CV.to(hidden_RH.dtype)
+            grad_hidden_RH[rows] = grad_logits_CV @ real_VH
+            _add_product(grad_weight_VH[: ctx.real_rows], grad_logits_CV.t(), hidden_RH[rows])
+        return grad_hidden_RH, grad_weight_VH.to(weight_VH.dtype), None, None, None, None, None
+
+
+def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, their float32 logits [C, V]), with C x V bounded; nothing on a rank whose vocabulary is all padding."""
+    if real_VH.size(0) == 0:
+        return
+    chunk = max(1, logits_per_chunk // real_VH.size(0))
+    for start in range(0, hidden_RH.size(0), chunk):
+        rows = slice(start, start + chunk)
+        yield rows, (hidden_RH[rows] @ real_VH.t()).float()
+
+
+def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bring the ranks' sums to a common maximum and add them: (sum e^l, sum l e^l, label's logit, maximum)."""
+    if group is not None and group.size() > 1:
+        own_maximum_R = maximum_R
+        maximum_R = own_maximum_R.clone()
+        torch.distributed.all_reduce(maximum_R, op=ReduceOp.MAX, group=group)
+        shift_R = own_maximum_R - maximum_R
+        sums_3R[1] += shift_R * sums_3R[0]
+        sums_3R[:2] *= shift_R.exp()
+        torch.distributed.all_reduce(sums_3R, group=group)
+    return sums_3R[0], sums_3R[1], sums_3R[2], maximum_R
+
+
+def _add_product(total_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
+    """total += left @ right, with total in float32 whatever the factors are."""
+    if left_VC.dtype == torch.float32:
+        total_VH.addmm_(left_VC, right_CH)
+    else:
+        total_VH += left_VC @ right_CH

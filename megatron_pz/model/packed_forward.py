@@ -1,0 +1,50 @@
+"""Run a packed micro-batch through a megatron ``GPTModel``."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.utils import unwrap_model
+from torch import Tensor
+
+from megatron_pz.model.positions import use_position_ids
+from megatron_pz.model.response_head import ResponseHead, ResponseTargets
+from megatron_pz.rl.experience import MicroBatch
+
+
+def attach(model: GPTModel, vocab_size: int) -> None:
+    """Prepare a model chunk for :func:`packed_forward`; plain forward calls stay what they were.
+
+    The model's layers must have been built with :class:`~megatron_pz.model.attention.SharedPromptAttention`.
+
+    Args:
+        model: the bare chunk of this pipeline stage, before it is wrapped for mixed precision or data parallelism.
+        vocab_size: the true vocabulary. megatron's is padded to suit the ranks, and normalising over the padding would
+            give other probabilities than the model's in transformers or vLLM.
+    """
+    use_position_ids(model)
+    if model.post_process:
+        model.output_layer.__class__ = ResponseHead
+        model.output_layer.true_vocab_size = vocab_size
+
+
+def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
+    """Forward pass of one micro-batch in this pipeline stage.
+
+    Args:
+        model: an attached chunk, bare or wrapped (``Float16Module``, ``DistributedDataParallel``).
+        batch: on the model's device.
+
+    Returns:
+        In the last stage float32 [R, 2]: natural log-probability and entropy (nats, without gradient) of every response
+        token. In the others the hidden states to send on, [S, 1, hidden].
+    """
+    chunk = unwrap_model(model)
+    inputs = (batch.tokens_S[None], batch.positions_S[None], batch.segments_2S[None, None])
+    if not chunk.post_process:
+        return model(*inputs)
+    chunk.output_layer.targets = ResponseTargets(batch.rows_R, batch.labels_R)
+    try:
+        return model(*inputs)[0]
+    finally:
+        chunk.output_layer.targets = None

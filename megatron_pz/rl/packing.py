@@ -1,0 +1,275 @@
+"""Shared-prompt packing: groups become rows in which the responses of one prompt share one copy of it.
+
+With prompts of P and n responses of r tokens a group costs P + n*r tokens instead of n*(P + r). Nothing is
+approximated: :class:`~megatron_pz.rl.experience.MicroBatch` says which token sees which.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from megatron_pz.errors import BadInput
+from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
+
+LossAggregation = Literal["sequence_mean", "token_mean", "token_sum_constant"]
+
+
+@dataclass(frozen=True)
+class LossWeighting:
+    """How much one token counts in the loss of an optimizer step. The totals are those of ALL data-parallel ranks."""
+
+    aggregation: LossAggregation
+    total_responses: int
+    total_tokens: int
+    max_response_length: int
+    """Tokens: the length limit of the rollout, the constant of Dr. GRPO."""
+
+    @classmethod
+    def of(cls, groups: Sequence[ScoredGroup], aggregation: LossAggregation, max_response_length: int) -> LossWeighting:
+        """The weighting of a step that learns from exactly these groups, those of all ranks."""
+        responses, tokens = count_responses_and_tokens(groups)
+        return cls(aggregation, responses, tokens, max_response_length)
+
+    def token_weight(self, response_length: int) -> float:
+        """Weight of each token of a response of that many tokens.
+
+        ``sequence_mean`` 1/(N |o|) (equation 11), ``token_mean`` 1/T (DAPO), ``token_sum_constant`` 1/(N L) (Dr. GRPO)
+        for N responses, T tokens and the length limit L.
+        """
+        if self.aggregation == "sequence_mean":
+            return 1.0 / (self.total_responses * response_length)
+        if self.aggregation == "token_mean":
+            return 1.0 / self.total_tokens
+        return 1.0 / (self.total_responses * self.max_response_length)
+
+
+def count_responses_and_tokens(groups: Sequence[ScoredGroup]) -> tuple[int, int]:
+    """Responses and response tokens of the groups: what ranks add up to make :class:`LossWeighting`'s totals."""
+    responses = sum(len(group.responses) for group in groups)
+    return responses, sum(len(response.token_ids) for group in groups for response in group.responses)
+
+
+def packed_length(group: ScoredGroup) -> int:
+    """Tokens of the group in a packed row: the prompt once, and every response."""
+    return len(group.prompt_ids) + sum(len(response.token_ids) for response in group.responses)
+
+
+def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
+    """Work of a group's forward and backward pass, in units of one token's linear layers.
+
+    A layer's linear part takes about 24 h^2 operations a token and its attention 4 h a pair of tokens that see each
+    other (h the hidden size, MLP 4 h wide or its gated equal), so a pair costs 1/(6 h) of a token.
+    """
+    prompt = len(group.prompt_ids)
+    pairs = prompt * (prompt + 1) / 2
+    for response in group.responses:
+        length = len(response.token_ids)
+        pairs += length * prompt + length * (length + 1) / 2
+    return packed_length(group) + pairs / (6 * hidden_size)
+
+
+def balance_groups(costs: Sequence[float], n_ranks: int) -> list[list[int]]:
+    """Share the groups out over the data-parallel ranks by cost, not by count.
+
+    Each group, the dearest first, goes to the rank with the least cost so far; ties go to the lower index and the
+    lower rank, so every rank computes the same answer. The dearest rank has at most 4/3 of the optimum (Graham 1969).
+
+    Returns:
+        For every rank the indices of its groups, ascending; a rank may have none.
+
+    >>> balance_groups([5.0, 4.0, 3.0, 3.0, 3.0], 2)
+    [[0, 3], [1, 2, 4]]
+    """
+    shares: list[list[int]] = [[] for _ in range(n_ranks)]
+    loads = [(0.0, rank) for rank in range(n_ranks)]
+    for index in sorted(range(len(costs)), key=lambda index: (-costs[index], index)):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(index)
+        heapq.heappush(loads, (load + costs[index], rank))
+    return [sorted(share) for share in shares]
+
+
+def pack_groups(
+    groups: Sequence[ScoredGroup],
+    *,
+    micro_batch_tokens: int,
+    loss_weights: LossWeighting,
+    pad_to_multiple: int = 1,
+) -> list[MicroBatch]:
+    """Pack whole groups into as few rows as first-fit-decreasing finds.
+
+    Args:
+        groups: this rank's groups.
+        micro_batch_tokens: most tokens of a row, padding not counted. A group that is larger alone gets a row of its
+            own, of its own length: a group is never split, for its responses share the prompt's activations.
+        loss_weights: weights of the tokens in the loss of the whole step.
+        pad_to_multiple: row lengths are rounded up to a multiple of this (the tensor-parallel size under sequence
+            parallelism, 16 or 32 for FP8 matrices).
+
+    Returns:
+        The micro-batches; none for no groups (see :func:`empty_micro_batch`).
+
+    Raises:
+        BadInput: a group has an empty prompt, no responses, or an empty response.
+    """
+    for group in groups:
+        _check(group)
+    rows: list[list[ScoredGroup]] = []
+    room: list[int] = []
+    for group in sorted(groups, key=packed_length, reverse=True):
+        length = packed_length(group)
+        row = next((row for row, free in enumerate(room) if length <= free), None)
+        if row is None:
+            rows.append([group])
+            room.append(micro_batch_tokens - length)
+        else:
+            rows[row].append(group)
+            room[row] -= length
+    return [_pack_row(row, loss_weights, pad_to_multiple) for row in rows]
+
+
+def pack_for_rank(
+    groups: Sequence[ScoredGroup],
+    loss_weights: LossWeighting,
+    micro_batch_tokens: int,
+    rank: int,
+    n_ranks: int,
+    pad_to_multiple: int = 1,
+) -> list[MicroBatch]:
+    """Rows of one data-parallel rank, of groups that all ranks know: :func:`balance_groups`, then :func:`pack_groups`.
+
+    ``rank`` counts the ``n_ranks`` data-parallel ranks from 0. A rank may be left without rows.
+    """
+    mine = balance_groups([group_cost(group) for group in groups], n_ranks)[rank]
+    return pack_groups(
+        [groups[index] for index in mine],
+        micro_batch_tokens=micro_batch_tokens,
+        loss_weights=loss_weights,
+        pad_to_multiple=pad_to_multiple,
+    )
+
+
+def empty_micro_batch(pad_to_multiple: int = 1) -> MicroBatch:
+    """A row that teaches nothing: one response token of weight zero.
+
+    A rank without groups runs it so that the collectives of the forward and backward pass find every rank.
+    """
+    dummy = ScoredGroup(
+        role="predictor",
+        prompt_ids=(0,),
+        responses=(Response(token_ids=(0,), log_probs=(0.0,), text="", truncated=False),),
+        rewards=(0.0,),
+        advantages=(0.0,),
+    )
+    row = _Row()
+    row.add_group(dummy, token_weights=(0.0,))
+    return row.finish(pad_to_multiple)
+
+
+def supervised_groups(examples: Sequence[tuple[Role, Sequence[int], Sequence[Sequence[int]]]]) -> list[ScoredGroup]:
+    """Make groups of (role, prompt tokens, target responses' tokens), for the cold start's supervised loss.
+
+    Packing and log-probabilities are those of reinforcement learning; rewards, advantages and rollout
+    log-probabilities have no meaning here (1, 1 and 0), and
+    :func:`~megatron_pz.rl.losses.supervised_loss` does not read them.
+    """
+    return [
+        ScoredGroup(
+            role=role,
+            prompt_ids=tuple(prompt_ids),
+            responses=tuple(
+                Response(token_ids=tuple(target), log_probs=(0.0,) * len(target), text="", truncated=False)
+                for target in targets
+            ),
+            rewards=(1.0,) * len(targets),
+            advantages=(1.0,) * len(targets),
+        )
+        for role, prompt_ids, targets in examples
+    ]
+
+
+class _Row:
+    """The lists that grow, group by group, into the tensors of a micro-batch."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.positions: list[int] = []
+        self.group_numbers: list[int] = []
+        self.response_numbers: list[int] = []
+        self.rows: list[int] = []
+        self.labels: list[int] = []
+        self.rollout_log_probs: list[float] = []
+        self.advantages: list[float] = []
+        self.loss_weights: list[float] = []
+        self.responses: list[int] = []
+        self.is_generator: list[bool] = []
+        self.n_groups = 0
+        self.n_responses = 0
+
+    def _add_tokens(self, token_ids: Sequence[int], first_position: int, response_number: int) -> None:
+        length = len(token_ids)
+        self.tokens += token_ids
+        self.positions += range(first_position, first_position + length)
+        self.group_numbers += [self.n_groups] * length
+        self.response_numbers += [response_number] * length
+
+    def add_group(self, group: ScoredGroup, token_weights: Sequence[float]) -> None:
+        """``token_weights``: one a response, the same for all its tokens."""
+        prompt_length = len(group.prompt_ids)
+        self._add_tokens(group.prompt_ids, 0, 0)
+        last_prompt_token = len(self.tokens) - 1
+        scored = zip(group.responses, group.advantages, token_weights, strict=True)
+        for number, (response, advantage, weight) in enumerate(scored, start=1):
+            start, length = len(self.tokens), len(response.token_ids)
+            self._add_tokens(response.token_ids, prompt_length, number)
+            self.rows += [last_prompt_token, *range(start, start + length - 1)]
+            self.labels += response.token_ids
+            self.rollout_log_probs += response.log_probs
+            self.advantages += [advantage] * length
+            self.loss_weights += [weight] * length
+            self.responses += [self.n_responses] * length
+            self.is_generator += [group.role == "generator"] * length
+            self.n_responses += 1
+        self.n_groups += 1
+
+    def finish(self, pad_to_multiple: int) -> MicroBatch:
+        self._add_tokens([0] * (-len(self.tokens) % pad_to_multiple), 0, 0)
+        return MicroBatch(
+            tokens_S=torch.tensor(self.tokens, dtype=torch.int64),
+            positions_S=torch.tensor(self.positions, dtype=torch.int64),
+            segments_2S=torch.tensor([self.group_numbers, self.response_numbers], dtype=torch.int32),
+            rows_R=torch.tensor(self.rows, dtype=torch.int64),
+            labels_R=torch.tensor(self.labels, dtype=torch.int64),
+            rollout_log_probs_R=torch.tensor(self.rollout_log_probs, dtype=torch.float32),
+            advantages_R=torch.tensor(self.advantages, dtype=torch.float32),
+            loss_weights_R=torch.tensor(self.loss_weights, dtype=torch.float32),
+            responses_R=torch.tensor(self.responses, dtype=torch.int64),
+            is_generator_R=torch.tensor(self.is_generator, dtype=torch.bool),
+        )
+
+
+def _pack_row(groups: Sequence[ScoredGroup], loss_weights: LossWeighting, pad_to_multiple: int) -> MicroBatch:
+    row = _Row()
+    for group in groups:
+        row.add_group(group, [loss_weights.token_weight(len(response.token_ids)) for response in group.responses])
+    return row.finish(pad_to_multiple)
+
+
+def _check(group: ScoredGroup) -> None:
+    if not group.prompt_ids:
+        raise BadInput(f"a {group.role} group has an empty prompt: its first response token has nothing to follow")
+    if not group.responses:
+        raise BadInput(f"a {group.role} group has no responses: drop it before packing")
+    for number, response in enumerate(group.responses):
+        if not response.token_ids:
+            raise BadInput(f"response {number} of a {group.role} group has no tokens: it needs an end token at least")
+        if len(response.log_probs) != len(response.token_ids):
+            raise BadInput(
+                f"response {number} of a {group.role} group has {len(response.token_ids)} tokens"
+                f" but {len(response.log_probs)} log-probabilities"
+            )

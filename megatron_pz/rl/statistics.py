@@ -1,0 +1,194 @@
+"""Statistics of the loss that add up over micro-batches and ranks, role by role (PAPER section 7).
+
+:class:`LossStatistics` is two small tensors, so a step needs one all-reduce with SUM and one with MAX, and never waits
+for a GPU in its middle. :meth:`LossStatistics.by_role` and :meth:`LossStatistics.pooled` turn them into figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from megatron_pz.rl.experience import Role
+
+ROLES: tuple[Role, Role] = ("generator", "predictor")
+
+SUMS = (
+    "tokens",
+    "loss",
+    "log_prob",
+    "entropy",
+    "ratio",
+    "clipped_low",
+    "clipped_high",
+    "difference",
+    "k3",
+    "importance",
+    "importance_squared",
+    "pull",
+)
+"""Columns of ``LossStatistics.sums``: sums over response tokens."""
+
+MAXIMA = ("log_ratio_up", "log_ratio_down", "difference", "importance")
+"""Columns of ``LossStatistics.maxima``. None is below 0, so 0 is the neutral element."""
+
+
+@dataclass(frozen=True)
+class RoleTokens:
+    """What a loss knows about each response token of a micro-batch (R of them)."""
+
+    counted_R: Tensor
+    """bool: false for the dummy token of an empty micro-batch"""
+    is_generator_R: Tensor
+    log_prob_R: Tensor
+    entropy_R: Tensor
+    loss_R: Tensor
+    """the token's part of the step's loss"""
+    log_ratio_R: Tensor
+    """log p - log p_old, without bounds"""
+    ratio_R: Tensor
+    clipped_low_R: Tensor
+    """the ratio is below the clip range and the advantage negative, so that the clip stops the gradient"""
+    clipped_high_R: Tensor
+    """the ratio is above the clip range and the advantage positive"""
+    mismatch_R: Tensor
+    """log p_trainer - log p_rollout at the weights of the rollout"""
+    importance_R: Tensor
+    """weight against the mismatch"""
+    pull_R: Tensor
+    """|weight * importance * advantage|: how hard the token pulls at the gradient"""
+
+
+@dataclass(frozen=True)
+class LossFigures:
+    """A step's figures. Means are over response tokens; all figures are 0 where there were none."""
+
+    tokens: int
+    loss: float
+    """This part of the step's loss."""
+    log_prob: float
+    """Mean natural log-probability under the weights being trained."""
+    entropy: float
+    """Mean, nats."""
+    clip_low: float
+    """Share of the tokens whose gradient the lower clip stopped."""
+    clip_high: float
+    ratio_mean: float
+    """Of p / p_old."""
+    ratio_min: float
+    """Smallest p / p_old before clipping; at most 1."""
+    ratio_max: float
+    """Largest p / p_old before clipping; at least 1."""
+    log_prob_difference_mean: float
+    """Of |log p_trainer - log p_rollout|."""
+    log_prob_difference_max: float
+    k3_kl: float
+    """Mean of e^d - 1 - d with d = log p_trainer - log p_rollout: Schulman's estimate of KL(rollout || trainer)."""
+    effective_sample_size: float
+    """(sum c)^2 / (n sum c^2) of the importance weights c: 1 when all are equal."""
+    importance_max: float
+    gradient_share: float
+    """Share in the sum of |weight * importance * advantage| over all tokens: who pulls how hard."""
+
+
+@dataclass(frozen=True)
+class LossStatistics:
+    """Sums and maxima over response tokens, for each role.
+
+    ``a + b`` are the statistics of the tokens of both. Over ranks: all-reduce ``sums`` with SUM and ``maxima`` with MAX
+    (both contiguous) and make a new object of the results.
+    """
+
+    sums: Tensor
+    """float64 [2, len(SUMS)], rows as in ROLES"""
+    maxima: Tensor
+    """float64 [2, len(MAXIMA)]"""
+
+    @classmethod
+    def zero(cls, device: torch.device | str = "cpu") -> LossStatistics:
+        """The statistics of no tokens."""
+        return cls(
+            sums=torch.zeros(len(ROLES), len(SUMS), dtype=torch.float64, device=device),
+            maxima=torch.zeros(len(ROLES), len(MAXIMA), dtype=torch.float64, device=device),
+        )
+
+    @classmethod
+    def of_tokens(cls, tokens: RoleTokens) -> LossStatistics:
+        """Sum up one micro-batch, without waiting for its device."""
+        difference_R = tokens.mismatch_R.abs()
+        # d is 1e-5 where both sides compute in float32, and k3 is about d^2 / 2: only float64 has the digits for it.
+        d_R = tokens.mismatch_R.double()
+        summed = {
+            "tokens": torch.ones_like(tokens.log_prob_R),
+            "loss": tokens.loss_R,
+            "log_prob": tokens.log_prob_R,
+            "entropy": tokens.entropy_R,
+            "ratio": tokens.ratio_R,
+            "clipped_low": tokens.clipped_low_R,
+            "clipped_high": tokens.clipped_high_R,
+            "difference": difference_R,
+            "k3": torch.expm1(d_R) - d_R,
+            "importance": tokens.importance_R,
+            "importance_squared": tokens.importance_R**2,
+            "pull": tokens.pull_R,
+        }
+        largest = {
+            "log_ratio_up": tokens.log_ratio_R,
+            "log_ratio_down": -tokens.log_ratio_R,
+            "difference": difference_R,
+            "importance": tokens.importance_R,
+        }
+        is_generator_R = tokens.is_generator_R
+        members_21R = (torch.stack([is_generator_R, ~is_generator_R]) & tokens.counted_R)[:, None]
+        values_kR = torch.stack([summed[name].detach().double() for name in SUMS])
+        peaks_kR = torch.stack([largest[name].detach().double() for name in MAXIMA])
+        return cls(
+            sums=torch.where(members_21R, values_kR, 0.0).sum(-1),
+            maxima=torch.where(members_21R, peaks_kR, 0.0).amax(-1).clamp(min=0.0),
+        )
+
+    def __add__(self, other: LossStatistics) -> LossStatistics:
+        return LossStatistics(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
+
+    def by_role(self) -> dict[Role, LossFigures]:
+        """Each role's figures. Waits for the device."""
+        pull = self.sums[:, SUMS.index("pull")].sum().item()
+        rows = zip(ROLES, self.sums.tolist(), self.maxima.tolist(), strict=True)
+        return {role: _figures(sums, maxima, pull) for role, sums, maxima in rows}
+
+    def pooled(self) -> LossFigures:
+        """The figures of both roles' tokens together. Waits for the device."""
+        sums = self.sums.sum(0)
+        return _figures(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("pull")].item())
+
+
+def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float) -> LossFigures:
+    total, peak = dict(zip(SUMS, sums, strict=True)), dict(zip(MAXIMA, maxima, strict=True))
+    n = total["tokens"]
+    if not n:
+        return _NO_TOKENS
+    squares = n * total["importance_squared"]
+    return LossFigures(
+        tokens=int(n),
+        loss=total["loss"],
+        log_prob=total["log_prob"] / n,
+        entropy=total["entropy"] / n,
+        clip_low=total["clipped_low"] / n,
+        clip_high=total["clipped_high"] / n,
+        ratio_mean=total["ratio"] / n,
+        ratio_min=math.exp(-peak["log_ratio_down"]),
+        ratio_max=math.exp(min(peak["log_ratio_up"], 700.0)),  # e^710 is beyond a float
+        log_prob_difference_mean=total["difference"] / n,
+        log_prob_difference_max=peak["difference"],
+        k3_kl=total["k3"] / n,
+        effective_sample_size=total["importance"] ** 2 / squares if squares else 0.0,
+        importance_max=peak["importance"],
+        gradient_share=total["pull"] / pull_of_all if pull_of_all else 0.0,
+    )
+
+
+_NO_TOKENS = LossFigures(**{entry.name: 0 for entry in fields(LossFigures)})
