@@ -1,0 +1,88 @@
+"""Megatron-Core's data parallel wrapper and AdamW around the policy, and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.optimizer import MegatronOptimizer, get_megatron_optimizer
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.transformer.module import Float16Module, MegatronModule
+from megatron.core.utils import get_model_config
+
+from megatron_pz.config import OptimizerConfig, ParallelConfig
+
+
+def wrap(
+    model_chunks: Sequence[MegatronModule], config: OptimizerConfig, parallel: ParallelConfig, bf16: bool
+) -> tuple[list[DistributedDataParallel], MegatronOptimizer]:
+    """Make the built model trainable, as ``megatron.training`` does: precision, data parallel gradients, AdamW.
+
+    Gradients are accumulated and reduced in float32. In bfloat16 the optimizer keeps float32 master weights, copied
+    here from the model: load the initial weights first, or call ``optimizer.reload_model_params()`` after loading.
+    Norm weights and biases have no weight decay (Megatron-Core's standard rule). The hooks that the pipeline schedules
+    look for (``finalize_model_grads_func``, ``grad_scale_func``) are set on the model's TransformerConfig.
+
+    Unless the TransformerConfig says ``calculate_per_token_loss``, the gradient is the mean over data parallel ranks
+    and the schedule divides each loss by the number of micro-batches: a loss already weighted for the whole step must
+    be multiplied by both.
+
+    In bfloat16 the last stage's output is cast to float32, unless the model is called with ``fp32_output=False``.
+
+    Returns:
+        the wrapped chunks, to be called and given to the schedule, and the optimizer over all of them.
+    """
+    model_config = get_model_config(model_chunks[0])
+    typed = [Float16Module(model_config, chunk) for chunk in model_chunks] if bf16 else list(model_chunks)
+    ddp_config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.use_distributed_optimizer
+    )
+    chunks = [
+        DistributedDataParallel(model_config, ddp_config, chunk, disable_bucketing=index > 0)
+        for index, chunk in enumerate(typed)
+    ]
+    optimizer = get_megatron_optimizer(
+        MegatronOptimizerConfig(
+            optimizer="adam",
+            lr=config.lr,
+            min_lr=config.min_lr,
+            weight_decay=config.weight_decay,
+            adam_beta1=config.adam_beta1,
+            adam_beta2=config.adam_beta2,
+            adam_eps=config.adam_eps,
+            clip_grad=config.clip_grad,
+            bf16=bf16,
+            params_dtype=torch.bfloat16 if bf16 else torch.float32,
+            use_distributed_optimizer=parallel.use_distributed_optimizer,
+        ),
+        chunks,
+    )
+    model_config.finalize_model_grads_func = finalize_model_grads
+    model_config.grad_scale_func = optimizer.scale_loss
+    return chunks, optimizer
+
+
+def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> float:
+    """The learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
+
+    ``iteration`` counts the steps taken before this one, so the first step has 0. During warm-up the rate is
+    ``lr * iteration / lr_warmup_iters`` (a warmed-up run's first step has rate 0, as in Megatron-LM); then it goes from
+    ``lr`` to ``min_lr`` over the remaining steps up to ``train_iters``, and stays at ``min_lr`` after them.
+    """
+    if config.lr_warmup_iters > 0 and iteration <= config.lr_warmup_iters:
+        return config.lr * iteration / config.lr_warmup_iters
+    if config.lr_decay_style == "constant":
+        return config.lr
+    if iteration > train_iters:
+        return config.min_lr
+    progress = (iteration - config.lr_warmup_iters) / (train_iters - config.lr_warmup_iters)
+    remaining = 1.0 - progress if config.lr_decay_style == "linear" else 0.5 * (math.cos(math.pi * progress) + 1.0)
+    return config.min_lr + remaining * (config.lr - config.min_lr)
+
+
+def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
+    """Use ``rate`` in the steps that follow."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,162 @@
+"""Where this process stands among all the processes of the run, and how it talks to them."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from megatron_pz.config import ParallelConfig
+from megatron_pz.errors import BadInput
+
+Anything = TypeVar("Anything")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """This rank's place in the tensor, pipeline and data parallel groups. All processes hold the same picture.
+
+    :meth:`start` makes the process groups, :meth:`close` ends them. Every method here but ``close`` is a collective:
+    all ranks call it, in the same order. An exception on one rank must leave the program: torchrun then ends the
+    others, and a collective that waits for a rank which is gone fails after ``distributed_timeout_minutes`` at last.
+    """
+
+    rank: int
+    world_size: int
+    tensor_parallel_rank: int
+    tensor_parallel_size: int
+    pipeline_parallel_rank: int
+    pipeline_parallel_size: int
+    data_parallel_rank: int
+    data_parallel_size: int
+    device: torch.device
+
+    @classmethod
+    def start(cls, parallel: ParallelConfig, seed: int) -> Topology:
+        """Join the process group that torchrun's environment describes; without one, be a run of one rank.
+
+        NCCL where there is CUDA, gloo elsewhere. Seeds Python, NumPy, torch and Megatron-Core's generators as
+        Megatron-LM does: by ``seed`` and pipeline stage, and by tensor parallel rank for what tensor parallelism draws.
+
+        Raises BadInput on every rank, before anything is started, if the number of ranks does not fit the layout.
+        """
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        _refuse_world_size(world_size, parallel)
+        timeout = timedelta(minutes=parallel.distributed_timeout_minutes)
+        device = _own_device()
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if "RANK" in os.environ:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
+        parallel_state.initialize_model_parallel(
+            parallel.tensor_model_parallel_size,
+            parallel.pipeline_model_parallel_size,
+            distributed_timeout_minutes=parallel.distributed_timeout_minutes,
+        )
+        _seed_generators(seed)
+        return cls(
+            rank=dist.get_rank(),
+            world_size=world_size,
+            tensor_parallel_rank=parallel_state.get_tensor_model_parallel_rank(),
+            tensor_parallel_size=parallel.tensor_model_parallel_size,
+            pipeline_parallel_rank=parallel_state.get_pipeline_model_parallel_rank(),
+            pipeline_parallel_size=parallel.pipeline_model_parallel_size,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            device=device,
+        )
+
+    @property
+    def is_first_stage(self) -> bool:
+        """This rank holds the embedding."""
+        return self.pipeline_parallel_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """This rank holds the output layer, and so the log-probabilities and the loss."""
+        return self.pipeline_parallel_rank == self.pipeline_parallel_size - 1
+
+    def all_gather_object(self, value: Anything) -> list[Anything]:
+        """Every rank's ``value`` (anything that pickles), in the order of ranks, on every rank."""
+        values: list = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast_object(self, value: Anything, source: int = 0) -> Anything:
+        """The ``value`` of rank ``source``, on every rank."""
+        holder = [value]
+        dist.broadcast_object_list(holder, src=source)
+        return holder[0]
+
+    def sum_over_data_parallel(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of ``tensor`` over this shard's data parallel ranks, as a new tensor on this rank's device."""
+        total = tensor.detach().clone().to(self.device)
+        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
+        return total
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on at least one rank."""
+        raised = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process groups at the end of a good run. Rollout engines in this process are shut down before."""
+        dist.barrier()
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _refuse_world_size(world_size: int, parallel: ParallelConfig) -> None:
+    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    if world_size % (tensor * pipeline):
+        raise BadInput(
+            f"{world_size} processes cannot be laid out as --tensor-model-parallel-size {tensor} x "
+            f"--pipeline-model-parallel-size {pipeline}: start a multiple of {tensor * pipeline} processes"
+        )
+
+
+def _own_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _store_of_one_rank() -> dist.Store:
+    """The store of a run without a launcher, on a port that the system picks.
+
+    The variables are those that torchrun would have set: a vLLM engine started later in this process reads them.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
+    os.environ |= {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+    }
+    return store
+
+
+def _seed_generators(seed: int) -> None:
+    # The offset between pipeline stages is Megatron-LM's (megatron/training/initialize.py).
+    stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    random.seed(stage_seed)
+    np.random.seed(stage_seed)
+    torch.manual_seed(stage_seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(stage_seed)
