@@ -204,6 +204,8 @@ class ColdStartConfig:
     """Most example spans of one passage."""
     cold_start_predictions: int = 10
     """Passages in a step that become predictor examples."""
+    cold_start_repeated_share: float = 0.65
+    """Share of example spans drawn from words that the passage repeats, whose answer can be found in it."""
     cold_start_lr: float = 1e-4
     cold_start_seed: int = 0
 

@@ -2,7 +2,8 @@
 
 Every rank has an engine and plays its share of the prompts; what the ranks exchange is compact (spans, rewards and the
 groups that will be trained on). Nothing here depends on how the trainer's model is laid out. Every prompt's random
-numbers come from (seed, iteration, role, its place in the whole step), so a step repeats exactly, whatever ran before.
+numbers come from (seed, turn, role, its place in the turn), so a step repeats exactly, whatever ran before. A turn is one
+round of the game: the step's iteration, and with dynamic sampling the number of the draw within it.
 """
 
 from __future__ import annotations
@@ -90,11 +91,11 @@ class Game:
         self.generator = MaskGenerator(self.spans, family)
         self.predictor = MaskPredictor(family, config.game.answer_normalization)
 
-    def propose(self, passages: Sequence[Passage], iteration: int) -> list[Proposals]:
+    def propose(self, passages: Sequence[Passage], turn: str) -> list[Proposals]:
         """The generator's rollouts on this rank's share of the step's passages: m ~ pi(. | s)."""
         places = self._my_share(len(passages))
-        prompts = [self._encode(self.generator.prompt(passages[place].text)) for place in places]
-        seeds = [self._seed(iteration, "generator", place) for place in places]
+        prompts = [self.encode(self.generator.prompt(passages[place].text)) for place in places]
+        seeds = [self._seed(turn, "generator", place) for place in places]
         sampled = self._generate(prompts, self.config.game.masks_per_passage, seeds)
         return [
             Proposals(
@@ -110,10 +111,10 @@ class Game:
             for place, prompt, responses in zip(places, prompts, sampled, strict=True)
         ]
 
-    def masks_of(self, proposals: Sequence[Proposals], iteration: int) -> list[Mask]:
+    def masks_of(self, proposals: Sequence[Proposals], turn: str) -> list[Mask]:
         """The questions that all ranks' valid proposals ask, in the order of their keys. Collective."""
         mine = [
-            Mask(key, self.spans.apply(span, group.passage.text, self._random(iteration, "place", *key)))
+            Mask(key, self.spans.apply(span, group.passage.text, self._random(turn, "place", *key)))
             for group in proposals
             for key, span in {
                 key: mask.span
@@ -121,24 +122,26 @@ class Game:
                 if key is not None and mask.span is not None
             }.items()
         ]
-        return sorted(self._from_all_ranks(mine), key=lambda mask: mask.key)
+        return sorted(self.from_all_ranks(mine), key=lambda mask: mask.key)
 
-    def passive_masks(self, passages: Sequence[Passage], iteration: int) -> list[Mask]:
+    def passive_masks(self, passages: Sequence[Passage], turn: str) -> list[Mask]:
         """The same number of questions, drawn by the configured passive strategy instead (the paper's baselines)."""
         strategy = self.config.game.mask_strategy
         assert strategy != "active"
-        keys = [(place, sample) for place in range(len(passages)) for sample in range(self.config.game.masks_per_passage)]
+        keys = [
+            (place, sample) for place in range(len(passages)) for sample in range(self.config.game.masks_per_passage)
+        ]
         drawn = [
-            (key, passive_mask(strategy, passages[key[0]].text, self.spans, self._random(iteration, strategy, *key)))
+            (key, passive_mask(strategy, passages[key[0]].text, self.spans, self._random(turn, strategy, *key)))
             for key in keys
         ]
         return [Mask(key, masked) for key, masked in drawn if masked is not None]
 
-    def predict(self, masks: Sequence[Mask], iteration: int) -> list[Predictions]:
+    def predict(self, masks: Sequence[Mask], turn: str) -> list[Predictions]:
         """The predictor's rollouts on this rank's share of the masks: x ~ psi(. | m, s), each with its reward."""
         share = [masks[index] for index in self._my_share(len(masks))]
-        prompts = [self._encode(self.predictor.prompt(mask.masked)) for mask in share]
-        seeds = [self._seed(iteration, "predictor", *mask.key) for mask in share]
+        prompts = [self.encode(self.predictor.prompt(mask.masked)) for mask in share]
+        seeds = [self._seed(turn, "predictor", *mask.key) for mask in share]
         sampled = self._generate(prompts, self.config.game.grpo_group_size, seeds)
         return [
             Predictions(
@@ -154,15 +157,17 @@ class Game:
 
     def accuracies(self, predictions: Sequence[Predictions]) -> dict[MaskKey, float]:
         """Mean predictor reward of every mask of the step, from all ranks. Collective."""
-        return dict(self._from_all_ranks([(group.mask.key, group.accuracy) for group in predictions]))
+        return dict(self.from_all_ranks([(group.mask.key, group.accuracy) for group in predictions]))
+
+    def from_all_ranks(self, mine: list[Item]) -> list[Item]:
+        """Every rank's items, in the order of the ranks. Collective."""
+        return [item for part in self.topology.all_gather_object(mine) for item in part]
 
     def _my_share(self, items: int) -> range:
         return range(self.topology.rank, items, self.topology.world_size)
 
-    def _from_all_ranks(self, mine: list[Item]) -> list[Item]:
-        return [item for part in self.topology.all_gather_object(mine) for item in part]
-
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _generate(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[list[Response]]:

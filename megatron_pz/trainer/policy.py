@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_pz.config import RunConfig
@@ -19,12 +20,15 @@ from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
-from megatron_pz.rl.experience import MicroBatch
-from megatron_pz.rl.losses import LossStatistics
+from megatron_pz.rl.experience import MicroBatch, ScoredGroup
+from megatron_pz.rl.packing import LossWeighting, balance_groups, empty_micro_batch, group_cost, pack_groups
+from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.optimizer import set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, torch.Tensor | None], tuple[torch.Tensor, LossStatistics]]
+LossFunction = Callable[
+    [torch.Tensor, torch.Tensor, MicroBatch, torch.Tensor | None], tuple[torch.Tensor, LossStatistics]
+]
 """(log-probs_R, entropy_R, the row, old log-probs_R or None) -> (this row's part of the step's loss, its statistics)."""
 
 
@@ -64,6 +68,26 @@ class Policy:
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(Hugging Face name, full tensor) one by one, in the model's own dtype; every rank receives every tensor."""
         return stream_hf_weights(self.chunks[0], self.architecture)
+
+    def pack(
+        self, groups: Sequence[ScoredGroup], weighting: LossWeighting, micro_batch_tokens: int
+    ) -> list[MicroBatch]:
+        """This data-parallel rank's rows of the step's groups, which every rank passes whole; shared out by cost.
+
+        At least one row: a rank without groups gets one that teaches nothing, since collectives need every rank.
+        """
+        hidden = self.architecture.hidden_size
+        costs = [group_cost(group, hidden_size=hidden) for group in groups]
+        share = balance_groups(costs, self.topology.data_parallel_size)[self.topology.data_parallel_rank]
+        # Sequence parallelism cuts a row into equal parts.
+        multiple = self.topology.tensor_parallel_size if self.transformer_config.sequence_parallel else 1
+        rows = pack_groups(
+            [groups[index] for index in share],
+            micro_batch_tokens=micro_batch_tokens,
+            loss_weights=weighting,
+            pad_to_multiple=multiple,
+        )
+        return rows or [empty_micro_batch(multiple)]
 
     @torch.no_grad()
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
@@ -109,8 +133,8 @@ class Policy:
 
         outputs = self._run(batches, old_log_probs or [None] * len(batches), loss, forward_only=False)
         applied, grad_norm, _ = self.optimizer.step()
-        total = sum((output["statistics"] for output in outputs), LossStatistics.zero())
-        return UpdateResult(float(grad_norm), bool(applied), self._reduce(total))
+        total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
+        return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
 
     def _run(
         self,
@@ -126,9 +150,7 @@ class Policy:
             batch, old_R = next(rows)
             return packed_forward(model, batch), lambda output: loss(output, batch, old_R)
 
-        rows = [
-            (batch.to(self.device), old_R) for batch, old_R in zip(batches, old_log_probs, strict=True)
-        ]
+        rows = [(batch.to(self.device), old_R) for batch, old_R in zip(batches, old_log_probs, strict=True)]
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(rows),
@@ -139,6 +161,11 @@ class Policy:
             forward_only=forward_only,
         )
 
-    def _reduce(self, statistics: LossStatistics) -> LossStatistics:
-        """Sum over data-parallel ranks, then hand the last stage's result to every stage."""
-        return self.topology.reduce_statistics(statistics)
+    def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
+        """The statistics of all rows, on every rank. Only last stages, and one of each tensor-parallel group, count."""
+        counts = self.topology.is_last_stage and self.topology.tensor_parallel_rank == 0
+        sums = statistics.sums.clone() if counts else torch.zeros_like(statistics.sums)
+        maxima = statistics.maxima.clone()
+        dist.all_reduce(sums)
+        dist.all_reduce(maxima, op=dist.ReduceOp.MAX)
+        return LossStatistics(sums, maxima)

@@ -1,0 +1,165 @@
+"""PretrainZero, one step at a time (arXiv 2512.03442, section 3). Read it beside the paper.
+
+Departures from the paper, each a field of the configuration where one can choose (PAPER section 4, "[C]"):
+
+- Equation 10's second equality cannot hold (the mean advantage of a group is zero); its first part is implemented.
+- A generator group stays although its masks were solved always or never, as long as its rewards differ: otherwise the
+  zero of equation 9 would never act. A predictor group whose accuracy is 0 or 1 carries no signal and is dropped.
+- Token weights correct for rollout and trainer disagreeing about a probability (truncated importance sampling).
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from megatron_pz.config import RunConfig
+from megatron_pz.corpus.passages import Passage, PassageBlend
+from megatron_pz.corpus.sampler import PassageSampler
+from megatron_pz.game import Game, Predictions, Proposals
+from megatron_pz.rl.advantages import group_advantages
+from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
+from megatron_pz.rl.losses import policy_loss
+from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens
+from megatron_pz.rl.statistics import LossStatistics
+from megatron_pz.rollout.health import require_in_sync
+from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.timing import Stopwatch
+from megatron_pz.trainer.optimizer import learning_rate
+from megatron_pz.trainer.policy import Policy, UpdateResult
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What this rank saw of one round of the game."""
+
+    proposals: list[Proposals]
+    generator_rewards: list[list[float]]
+    """For each proposal group the reward of each response."""
+    predictions: list[Predictions]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """Everything that can be said about a step, for the logs."""
+
+    turns: list[Turn]
+    groups: list[ScoredGroup]
+    """What was learned from, over all ranks."""
+    updates: list[UpdateResult]
+    learning_rate: float
+    seconds: Stopwatch = field(default_factory=Stopwatch)
+
+
+class PretrainZero:
+    """The min-max game of one policy in two roles."""
+
+    def __init__(
+        self, config: RunConfig, game: Game, policy: Policy, passages: PassageBlend, sampler: PassageSampler
+    ) -> None:
+        self.config, self.game, self.policy, self.passages, self.sampler = config, game, policy, passages, sampler
+
+    def step(self, iteration: int) -> StepReport:
+        """Play, learn, hand the new weights to the engines. ``iteration`` counts from 1. Collective over all ranks."""
+        clock = Stopwatch()
+        with clock("rollout"):
+            turns, groups = self.gather_experience(iteration)
+        rate = learning_rate(iteration, self.config.optimizer, self.config.training.train_iters)
+        with clock("update"):
+            updates = self.learn(groups, rate)
+        require_in_sync(updates, self.config.rollout.max_log_prob_difference, iteration)
+        with clock("sync"):
+            if updates:
+                load_weights(self.game.engine, self.policy.weights())
+        return StepReport(turns, groups, updates, rate, clock)
+
+    def gather_experience(self, iteration: int) -> tuple[list[Turn], list[ScoredGroup]]:
+        """Play until there is enough to learn from: once, or with dynamic sampling a few times."""
+        rules, turns, groups = self.config.game, [], []
+        for draw in range(rules.max_sampling_rounds if rules.dynamic_sampling else 1):
+            turns.append(self.play(self.draw_passages(), f"{iteration}.{draw}"))
+            groups += self.experience(turns[-1])
+            leading = "generator" if rules.mask_strategy == "active" else "predictor"
+            if sum(group.role == leading for group in groups) >= rules.passages_per_step:
+                break
+        return turns, self.limit_predictor_groups(groups, iteration)
+
+    def play(self, passages: Sequence[Passage], turn: str) -> Turn:
+        """Both roles play (equations 6 and 7); the generator earns what the predictor misses (equations 8 and 9)."""
+        proposals: list[Proposals] = []
+        if self.config.game.mask_strategy == "active":
+            proposals = self.game.propose(passages, turn)
+            masks = self.game.masks_of(proposals, turn)
+        else:
+            masks = self.game.passive_masks(passages, turn)
+        predictions = self.game.predict(masks, turn)
+        accuracy = self.game.accuracies(predictions)
+        rewards = [
+            self.game.generator.rewards(
+                group.masks,
+                [None if key is None else accuracy[key] for key in group.keys(self.config.game.share_equal_masks)],
+                self.config.game,
+            )
+            for group in proposals
+        ]
+        return Turn(proposals, rewards, predictions)
+
+    def experience(self, turn: Turn) -> list[ScoredGroup]:
+        """Group-relative advantages (equation 10) of both roles; groups without any are dropped. From all ranks."""
+        mine = [
+            self.score("generator", group.prompt_ids, group.responses, rewards)
+            for group, rewards in zip(turn.proposals, turn.generator_rewards, strict=True)
+        ] + [self.score("predictor", group.prompt_ids, group.responses, group.rewards) for group in turn.predictions]
+        return self.game.from_all_ranks([group for group in mine if any(group.advantages)])
+
+    def score(
+        self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]
+    ) -> ScoredGroup:
+        """A group with its advantages."""
+        advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
+        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages))
+
+    def learn(self, groups: Sequence[ScoredGroup], rate: float) -> list[UpdateResult]:
+        """Both roles' samples together, uniformly (equation 11): one optimizer step on each share of the groups."""
+        shares = [
+            groups[first :: self.config.grpo.updates_per_step] for first in range(self.config.grpo.updates_per_step)
+        ]
+        rows = [self.pack(share) for share in shares if share]
+        old = [self.policy.log_probs(row) if len(rows) > 1 else None for row in rows]
+        return [self.policy.update(row, self.loss, rate, before) for row, before in zip(rows, old, strict=True)]
+
+    def loss(
+        self, log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, old_log_probs_R: Tensor | None
+    ) -> tuple[Tensor, LossStatistics]:
+        """Clip-higher policy loss of one packed row."""
+        return policy_loss(log_probs_R, batch, old_log_probs_R, self.config.grpo, entropy_R=entropy_R)
+
+    def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
+        """This data-parallel rank's rows of the groups; a token's weight refers to the whole optimizer step."""
+        responses, tokens = count_responses_and_tokens(groups)
+        longest = self.config.rollout.max_response_length
+        weighting = LossWeighting(self.config.grpo.loss_aggregation, responses, tokens, longest)
+        return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
+
+    def limit_predictor_groups(self, groups: list[ScoredGroup], iteration: int) -> list[ScoredGroup]:
+        """At most ``max_predictor_groups`` of the predictor's groups, drawn at random, and all of the generator's."""
+        most = self.config.game.max_predictor_groups
+        predictor = [group for group in groups if group.role == "predictor"]
+        if most and len(predictor) > most:
+            predictor = random.Random(f"{self.config.training.seed} {iteration} limit").sample(predictor, most)
+        return [group for group in groups if group.role == "generator"] + predictor
+
+    def draw_passages(self) -> list[Passage]:
+        """The next passages of the corpus; the same on every rank."""
+        return list(itertools.islice(self.playable_passages(), self.config.game.passages_per_step))
+
+    def playable_passages(self) -> Iterator[Passage]:
+        """The sampler's passages, less those that hold a literal [mask]."""
+        while True:
+            passage = self.passages[self.sampler.draw(1)[0]]
+            if self.game.spans.playable(passage.text):
+                yield passage

@@ -1,0 +1,176 @@
+"""What to watch in a run (PAPER section 7): a step's report turned into named figures, and into samples to read.
+
+The names are those of :mod:`megatron_pz.monitoring.metrics`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+
+from megatron_pz.game import Game, Predictions, Proposals
+from megatron_pz.monitoring.samples import MaskSample, PredictionSample
+from megatron_pz.pretrain_zero import StepReport, Turn
+from megatron_pz.rl.advantages import is_mixed, outcome
+from megatron_pz.rl.statistics import RoleFigures
+from megatron_pz.roles.answers import last_command
+from megatron_pz.roles.spans import MaskFault, is_subword
+from megatron_pz.roles.words import FUNCTION_WORDS
+from megatron_pz.trainer.policy import UpdateResult
+
+
+class Tally:
+    """Means of many values by name, which ranks can add up."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str, values: Iterable[float]) -> None:
+        """Values whose mean is reported under the name."""
+        for value in values:
+            self.sums[name] += value
+            self.counts[name] += 1
+
+    def add_shares(self, prefix: str, choices: Iterable[str], values: Iterable[str]) -> None:
+        """For each choice, the share of the values that equal it, under ``prefix_choice``."""
+        values = list(values)
+        for choice in choices:
+            self.add(f"{prefix}_{choice}", (float(value == choice) for value in values))
+
+    def merge(self, other: Tally) -> None:
+        """Add another rank's values."""
+        for name, value in other.sums.items():
+            self.sums[name] += value
+            self.counts[name] += other.counts[name]
+
+    def means(self) -> dict[str, float]:
+        """Mean by name, in alphabetical order."""
+        return {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
+
+
+def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
+    """All figures of a step but the run's own counters. Collective: the turns are each rank's own share."""
+    tally = Tally()
+    for turn in report.turns:
+        for proposals, rewards in zip(turn.proposals, turn.generator_rewards, strict=True):
+            _tally_proposals(tally, proposals, rewards, game)
+        for predictions in turn.predictions:
+            _tally_predictions(tally, predictions)
+    total = Tally()
+    for part in game.from_all_ranks([tally]):
+        total.merge(part)
+    metrics = total.means() | _update_metrics(report.updates)
+    metrics["train/lr"] = report.learning_rate
+    metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
+    for role in ("generator", "predictor"):
+        metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
+    return metrics | {f"time/{part}": seconds for part, seconds in report.seconds.items()}
+
+
+def _tally_proposals(tally: Tally, group: Proposals, rewards: list[float], game: Game) -> None:
+    text = group.passage.text
+    spans = [mask.span for mask in group.masks if mask.span is not None]
+    tally.add("generator/reward", rewards)
+    tally.add("generator/valid_masks", (float(mask.fault is MaskFault.OK) for mask in group.masks))
+    faults = [fault.value for fault in MaskFault if fault is not MaskFault.OK]
+    tally.add_shares("generator/fault", faults, (mask.fault.value for mask in group.masks))
+    tally.add("generator/groups_equal", [float(not is_mixed(rewards))])
+    tally.add("generator/distinct_masks", [float(len(set(spans)))])
+    tally.add("generator/span_words", (float(len(span.split())) for span in spans))
+    tally.add("generator/span_tokens", (float(len(game.encode(span))) for span in spans))
+    tally.add("generator/sub_word_masks", (float(is_subword(span, text)) for span in spans))
+    tally.add("generator/stop_word_masks", (float(span.casefold() in FUNCTION_WORDS) for span in spans))
+    tally.add("generator/response_length", (float(len(response.token_ids)) for response in group.responses))
+    tally.add("generator/truncated", (float(response.truncated) for response in group.responses))
+
+
+def _tally_predictions(tally: Tally, group: Predictions) -> None:
+    tally.add("predictor/accuracy", group.rewards)
+    tally.add(
+        "predictor/format", (float(last_command(response.text, "boxed") is not None) for response in group.responses)
+    )
+    tally.add_shares("predictor/groups", ("all_zero", "mixed", "all_one"), [outcome(group.rewards)])
+    tally.add("predictor/response_length", (float(len(response.token_ids)) for response in group.responses))
+    tally.add("predictor/truncated", (float(response.truncated) for response in group.responses))
+
+
+def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
+    """Gradient, clipping and rollout-versus-trainer figures, over all updates of the step; NaN where there was none."""
+    if not updates:
+        names = ("train/grad_norm", "health/log_prob_difference_mean", "health/log_prob_difference_max")
+        return dict.fromkeys(names, math.nan)
+    statistics = updates[0].statistics
+    for update in updates[1:]:
+        statistics = statistics + update.statistics
+    metrics = {
+        "train/grad_norm": sum(update.grad_norm for update in updates) / len(updates),
+        "train/skipped_updates": float(sum(not update.applied for update in updates)),
+    }
+    by_role = statistics.by_role()
+    for role, figures in by_role.items():
+        if figures.tokens:
+            metrics[f"{role}/entropy"] = figures.entropy
+            metrics[f"{role}/gradient_share"] = figures.gradient_share
+            metrics[f"{role}/tokens"] = float(figures.tokens)
+    return metrics | _both_roles(list(by_role.values()))
+
+
+def _both_roles(figures: list[RoleFigures]) -> dict[str, float]:
+    tokens = sum(role.tokens for role in figures)
+
+    def mean(name: str) -> float:
+        return sum(getattr(role, name) * role.tokens for role in figures) / tokens
+
+    def largest(name: str) -> float:
+        return max(getattr(role, name) for role in figures)
+
+    return {
+        "loss/clip_low": mean("clip_fraction_low"),
+        "loss/clip_high": mean("clip_fraction_high"),
+        "loss/ratio_mean": mean("ratio"),
+        "loss/ratio_min": math.exp(-largest("log_ratio_down")),
+        "loss/ratio_max": math.exp(largest("log_ratio_up")),
+        "health/log_prob_difference_mean": mean("log_prob_difference"),
+        "health/log_prob_difference_max": largest("log_prob_difference_max"),
+        "health/k3_kl": mean("k3"),
+        "health/effective_sample_size": mean("effective_sample_size"),
+    }
+
+
+def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:
+    """Rank 0's first rollouts with the predictions that other ranks and this one made for their masks. Collective."""
+    predictions = {group.mask.key: group for turn in turns for group in turn.predictions}
+    everywhere = {
+        key: group
+        for part in game.from_all_ranks([predictions])
+        for key, group in part.items()
+        if key[0] < most * game.topology.world_size
+    }
+    samples = []
+    for turn in turns[:1]:
+        for group, rewards in zip(turn.proposals[:most], turn.generator_rewards, strict=False):
+            keys = group.keys(game.config.game.share_equal_masks)
+            for mask, response, key, reward in zip(group.masks, group.responses, keys, rewards, strict=True):
+                predicted = everywhere.get(key) if key is not None else None
+                samples.append(
+                    MaskSample(
+                        title=group.passage.title,
+                        passage=group.passage.text,
+                        response=response.text,
+                        span=mask.span,
+                        fault="" if mask.fault is MaskFault.OK else mask.fault.value,
+                        reward=reward,
+                        masked_passage=predicted.mask.masked.text if predicted else "",
+                        predictions=_predictions(predicted) if predicted else (),
+                    )
+                )
+    return samples
+
+
+def _predictions(group: Predictions) -> tuple[PredictionSample, ...]:
+    return tuple(
+        PredictionSample(response.text, last_command(response.text, "boxed"), reward == 1.0)
+        for response, reward in zip(group.responses, group.rewards, strict=True)
+    )

@@ -1,0 +1,196 @@
+"""The entry point: read the configuration, put the parts together, run the loop.
+
+    python -m megatron_pz.train --config FILE [--flags]                              one process
+    torchrun --nproc-per-node N -m megatron_pz.train --config FILE [--flags]         N processes
+
+One process a device. Each holds its shard of the Megatron policy and its own vLLM engine. The run's folder (``--save``)
+gets the resolved configuration, checkpoints, metrics and samples; ``--load`` with the same folder goes on with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from megatron_pz.arguments import parse_run_config
+from megatron_pz.config import RunConfig
+from megatron_pz.corpus.passages import PassageBlend, open_blend
+from megatron_pz.corpus.sampler import PassageSampler
+from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.game import Game
+from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.pretrain_zero import PretrainZero
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
+from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.step_metrics import step_metrics, step_samples
+from megatron_pz.trainer import checkpoint
+from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.signals import StopRequest, claim_run_folder
+from megatron_pz.trainer.topology import Topology
+
+SAMPLED_PASSAGES = 2
+"""Passages of a step whose rollouts are kept to read."""
+
+
+class Run:
+    """A training run: everything that has state, built in the one order that works (see ``rollout.engine``)."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.topology = Topology.start(config.parallel, config.training.seed)
+        self.folder = claim_run_folder(config.training.save, config.training.load)
+        self.tokenizer = open_tokenizer(config)
+        self.passages = open_passages(config)
+        self.sampler = PassageSampler(self.passages, config.training.seed)
+        self.policy = Policy(config, self.topology)
+        self.consumed_passages = 0
+        self.first_iteration = self.resume() if config.training.load else 1
+        self.engine = VllmEngine(config.model.hf_model, config.rollout, seed=config.training.seed, colocated=True)
+        require_log_prob_semantics(self.engine)
+        load_weights(self.engine, self.policy.weights())
+        self.game = Game(config, self.tokenizer, self.engine, self.topology)
+        require_prompt_budget(self.passages, self.game)
+        self.algorithm = PretrainZero(config, self.game, self.policy, self.passages, self.sampler)
+        self.logger = RunLogger(
+            Path(config.training.save),
+            config.training.train_iters,
+            rank=self.topology.rank,
+            wandb_project=config.training.wandb_project,
+            resume_iteration=self.first_iteration - 1,
+        )
+        if self.topology.rank == 0:
+            write_config(config, Path(config.training.save) / "config.yaml")
+
+    def resume(self) -> int:
+        """Load the newest checkpoint of ``--load``; the iteration to go on with."""
+        state = checkpoint.load_checkpoint(self.config.training.load, self.policy.chunks, self.policy.optimizer)
+        self.sampler.load_state_dict(state.common["sampler"])
+        self.consumed_passages = state.common["consumed_passages"]
+        if state.per_rank is not None:
+            checkpoint.restore_rng_state(state.per_rank)
+        return state.iteration + 1
+
+    def train(self) -> bool:
+        """All steps up to ``train_iters``; False when a signal stopped the run before, after a checkpoint."""
+        last = self.config.training.train_iters
+        with StopRequest() as stop:
+            for iteration in range(self.first_iteration, last + 1):
+                started = time.perf_counter()
+                report = self.algorithm.step(iteration)
+                metrics = step_metrics(report, self.game)
+                samples = step_samples(report.turns, self.game, SAMPLED_PASSAGES)
+                self.consumed_passages += len(report.turns) * self.config.game.passages_per_step
+                stopping = stop.requested(self.topology)
+                if stopping or iteration == last or iteration % self.config.training.save_interval == 0:
+                    with report.seconds("checkpoint"):
+                        self.save(iteration)
+                    metrics["time/checkpoint"] = report.seconds["checkpoint"]
+                metrics["train/consumed_passages"] = float(self.consumed_passages)
+                metrics["time/iteration"] = time.perf_counter() - started
+                self.logger.log(iteration, metrics, show=iteration % self.config.training.log_interval == 0)
+                self.logger.samples(iteration, samples)
+                if stopping and iteration < last:
+                    return False
+        return True
+
+    def save(self, iteration: int) -> None:
+        """A checkpoint from which the run goes on bit for bit."""
+        directory = self.config.training.save
+        checkpoint.save_checkpoint(
+            directory,
+            iteration,
+            self.policy.chunks,
+            self.policy.optimizer,
+            common={
+                "sampler": self.sampler.state_dict(),
+                "consumed_passages": self.consumed_passages,
+                "config": dataclasses.asdict(self.config),
+            },
+            per_rank=checkpoint.collect_rng_state(),
+        )
+        checkpoint.prune(directory, self.config.training.keep_last)
+
+    def close(self) -> None:
+        """End the engine before the process groups that it joined."""
+        self.logger.close()
+        self.engine.close()
+        self.folder.release()
+        self.topology.close()
+
+
+def open_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises BadInput where there is none."""
+    directory = config.model.tokenizer_model or config.model.hf_model
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"no tokenizer in {directory}: {error}") from None
+
+
+def open_passages(config: RunConfig) -> PassageBlend:
+    """The training passages. Raises BadInput when there are fewer than a step needs."""
+    data = config.data
+    passages = open_blend(
+        data.data_path,
+        config.model.tokenizer_model or config.model.hf_model,
+        min_words=data.min_passage_words,
+        max_words=data.max_passage_words,
+    )
+    if len(passages) < config.game.passages_per_step:
+        raise BadInput(
+            f"--data-path {' '.join(data.data_path)} has {len(passages)} passages of the wanted length, fewer than "
+            f"--passages-per-step {config.game.passages_per_step}"
+        )
+    return passages
+
+
+def require_prompt_budget(passages: PassageBlend, game: Game) -> None:
+    """Refuse a corpus whose longest passage does not fit the prompt budget, before the first step meets it.
+
+    Raises:
+        BadInput: naming the lengths in tokens.
+    """
+    frame = max(
+        len(game.encode(game.generator.prompt(""))), len(game.encode(game.predictor.family.predictor_prompt("")))
+    )
+    longest, budget = passages.longest_tokens(), game.config.rollout.max_prompt_length
+    if longest + frame > budget:
+        raise BadInput(
+            f"the longest passage has {longest} tokens and its prompt {frame} more, over --max-prompt-length {budget}: "
+            "raise it, or preprocess with a smaller --max-passage-tokens, or set --max-passage-words"
+        )
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """The resolved configuration as a YAML file that ``--config`` reads."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return list(value) if isinstance(value, tuple) else value
+
+    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
+
+
+@exits_with_one_line
+def main() -> None:
+    """Train; exit code 0 when all steps are done, 3 when a signal stopped the run after a checkpoint."""
+    config = parse_run_config(sys.argv[1:], "megatron_pz.train")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run = Run(config)
+    finished = run.train()
+    run.close()
+    if not finished:
+        raise SystemExit(3)
+
+
+if __name__ == "__main__":
+    main()
