@@ -17,6 +17,7 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,7 @@ def install() -> None:
     _installed = True
     # Megatron-Core warns under tensor and sequence parallelism where this is not set, whatever the device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    _silence()
     _answer_tensor_questions()
     sys.meta_path.insert(0, _AdaptingFinder())
     for module in [m for name, m in sys.modules.items() if _in_scope(name) and isinstance(m, ModuleType)]:
@@ -108,6 +110,13 @@ def _torch_for_megatron() -> _Proxy:
 
 
 _TORCH = _torch_for_megatron()
+
+
+def _silence() -> None:
+    """Warnings of Megatron-Core that nobody can act on here: GPU libraries that are absent, its own outdated calls."""
+    warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
+    warnings.filterwarnings("ignore", message=r"full scope is deprecated", module=r"megatron\.core")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"megatron\.core")
 
 
 def _answer_tensor_questions() -> None:

@@ -20,7 +20,7 @@ from megatron_pz.errors import BadInput
 
 @dataclass(frozen=True)
 class Family:
-    """How a Hugging Face ``model_type`` differs from a plain pre-norm transformer with RMSNorm, RoPE, SwiGLU and GQA."""
+    """How a Hugging Face ``model_type`` differs from a plain transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
 
     qk_norm: bool
     """RMSNorm over each head of the queries and of the keys, before RoPE."""
@@ -117,7 +117,7 @@ def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel: int) 
 
 
 def transformer_config(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> PolicyTransformerConfig:
-    """Megatron-Core's configuration of ``arch`` in a layout. Raises BadInput where the layout does not divide the model.
+    """Megatron-Core's configuration of ``arch`` in a layout. Raises BadInput where the layout does not fit the model.
 
     Weights are left uninitialised: every model here is filled from a checkpoint.
     """
@@ -139,7 +139,6 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
-        add_qkv_bias=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         params_dtype=dtype,
@@ -149,6 +148,7 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
         sequence_parallel=parallel.sequence_parallel,
         variable_seq_lengths=True,  # pipeline stages are sent packed rows of any length
+        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, experts or not
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
         bias_activation_fusion=on_gpu,
@@ -157,8 +157,6 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         apply_rope_fusion=False,
         # Needs Apex's kernel, or weights that are all Transformer Engine's (the output layer is not).
         gradient_accumulation_fusion=False,
-        masked_softmax_fusion=False,
-        persist_layer_norm=False,
     )
 
 

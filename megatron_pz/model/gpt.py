@@ -45,5 +45,5 @@ def build_model(
         rotary_base=arch.rotary_base,
         vp_stage=vp_stage,
     )
-    packed_forward.attach(model)
+    packed_forward.attach(model, arch.vocab_size)
     return model

@@ -67,10 +67,17 @@ class HFTensorSource:
         try:
             return self._file_of[name].get_slice(name)
         except KeyError:
-            raise BadInput(f"{self.directory}: the weights have no tensor {name}; is the checkpoint complete?") from None
+            raise BadInput(f"{self.directory}: the weights lack {name}; fetch the checkpoint again") from None
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the tensor ``name``, from the file's header."""
         return tuple(self.slices(name).get_shape())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest dtype that holds every tensor without rounding: bfloat16 if all are, else float32."""
+        kinds = {self.slices(name).get_dtype() for name in self._file_of}
+        return torch.bfloat16 if kinds == {"BF16"} else torch.float32
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -89,6 +96,13 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
+def refuse_existing(out_dir: str | Path) -> None:
+    """Raise BadInput unless ``out_dir`` is free for :func:`save_hf`: absent, or an empty directory."""
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out} exists and is not an empty directory; give a new one")
+
+
 def save_hf(
     stream: Iterator[tuple[str, torch.Tensor]],
     arch: Architecture,
@@ -96,7 +110,7 @@ def save_hf(
     out_dir: str | Path,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write a model as a Hugging Face checkpoint: weights from ``stream``, configuration and tokenizer from ``source_dir``.
+    """Write a Hugging Face checkpoint: weights from ``stream``, configuration and tokenizer from ``source_dir``.
 
     Collective over all ranks, as the stream is; rank 0 writes. The directory appears under its name only when it is
     complete. Raises BadInput, on every rank, where ``out_dir`` is not empty, ``source_dir`` is of another
@@ -114,8 +128,7 @@ def save_hf(
 def _prepare(arch: Architecture, source: Path, out: Path, partial: Path) -> None:
     if Architecture.from_hf(source) != arch:
         raise BadInput(f"{source} holds another architecture than the model that is to be saved")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"{out} exists and is not an empty directory; give a new one")
+    refuse_existing(out)
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted save has left
     partial.mkdir(parents=True)
 

@@ -171,9 +171,10 @@ _OUTSIDE_LAYERS: Mapping[str, Rule] = {
 
 @torch.no_grad()
 def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTensorSource) -> None:
-    """Fill the parameters of this rank's GPTModel (or DDP around it) from a Hugging Face checkpoint; each rank reads its own part of the files.
+    """Fill the parameters of this rank's GPTModel (or DDP around it) from a Hugging Face checkpoint.
 
-    Values are cast to the parameters' dtype. Raises BadInput where a tensor is missing or of another shape.
+    Each rank reads its own part of the files only. Values are cast to the parameters' dtype. Raises BadInput where a
+    tensor is missing or of another shape.
     """
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     rank = parallel_state.get_tensor_model_parallel_rank()
@@ -196,9 +197,10 @@ def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTenso
 def stream_hf_weights(model: torch.nn.Module, arch: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
     """The whole model as (Hugging Face name, full tensor), one parameter at a time, in the same order on every rank.
 
-    ``model`` is this rank's GPTModel, or DDP around it. Collective: every rank of the tensor and pipeline parallel groups must iterate to the end, and each is given all
-    tensors, on its device and in the dtype of the weights. Padding of the vocabulary is cut off, and a tied output
-    layer is left out. A tensor may share memory with the model: copy what is to outlive the next optimizer step.
+    ``model`` is this rank's GPTModel, or DDP around it. Collective: every rank of the tensor and pipeline parallel
+    groups must iterate to the end, and each is given all tensors, on its device and in the dtype of the weights.
+    Padding of the vocabulary is cut off, and a tied output layer is left out. A tensor may share memory with the
+    model: copy what is to outlive the next optimizer step.
     """
     model = unwrap_model(model)
     own = [
