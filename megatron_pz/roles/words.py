@@ -17,13 +17,13 @@ _NAME_WORD = r"\p{Lu}" + _LETTERS + _JOINED
 _NAME = regex.compile(rf"(?<=[\p{{Ll}},] ){_NAME_WORD}(?: {_NAME_WORD}){{0,2}}")
 
 _FUNCTION_WORDS = """
-    a about after all also although among an and any are as at be became because been before being between both
-    but by called can could during each early either else for from had has have having he her here him his how
-    however i if in including into it its itself known later like made many may might more most much must
-    neither no nor not now of often on once one only or other others our out over own said same several she
-    should since so some still such than that the their them then there these they this those three through thus
-    to too two under until up upon us used using very was we well were what when where whether which while who
-    whom whose why will with within without would yet you your
+    a about after against all along also although among an and another any are around as at be became because
+    been before being between both but by called can could did do does during each early either else for from
+    had has have having he her here him his how however i if in including into it its itself known later like
+    made many may might more most much must neither no nor not now of often on once one only onto or other
+    others our out over own said same several she should since so some still such than that the their them then
+    there these they this those three through thus to too two under until up upon us used using very was we well
+    were what when where whether which while who whom whose why will with within without would yet you your
 """
 
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
