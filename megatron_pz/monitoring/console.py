@@ -1,4 +1,4 @@
-"""What a person sees while the run goes on: Megatron-LM's iteration line, and a progress bar where a terminal is watched."""
+"""What a person sees of a running job: Megatron-LM's iteration line, and a progress bar on a watched terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEGATRON_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("train/loss", "loss", ".6E", 1.0),
     ("train/grad_norm", "grad norm", ".3f", 1.0),
 )
-"""Metric, label, format and factor, in the order and widths of Megatron-LM's ``training_log``. A sample is a passage."""
+"""Metric, label, format and factor, with the order and widths of Megatron-LM's ``training_log``. Sample: passage."""
 
 GAME_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("generator/reward", "generator reward", ".3f", 1.0),
@@ -39,7 +39,7 @@ GAME_FIELDS: tuple[tuple[str, str, str, float], ...] = (
 
 
 def iteration_line(iteration: int, total_iterations: int, metrics: Mapping[str, float], now: datetime) -> str:
-    """Megatron-LM's line for one iteration. A metric that the step did not report is left out; NaN is shown as ``-``."""
+    """Megatron-LM's line for one iteration. A metric that the step lacks is left out; NaN is shown as ``-``."""
     parts = [f" [{now:%Y-%m-%d %H:%M:%S}] iteration {iteration:8d}/{total_iterations:8d} |"]
     for name, label, form, factor in (*MEGATRON_FIELDS, *GAME_FIELDS):
         if name in metrics:

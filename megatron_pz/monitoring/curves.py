@@ -1,6 +1,6 @@
-"""The curves of a run as one picture: a grid of panels, each answering one of the questions that PAPER section 7 asks.
+"""The curves of a run as one picture, a panel for each group of figures to watch (PAPER section 7).
 
-    python -m megatron_pz.monitoring.curves RUN_FOLDER [--output FILE.png]
+Run it as ``python -m megatron_pz.monitoring.curves RUN [--output FILE.png]``; a run that still goes on may be drawn, too.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.monitoring.metrics import StepMetrics, read_metrics
 
@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 GENERATOR, PREDICTOR, OTHER = "#0072B2", "#D55E00", "#555555"
 GOOD, IDLE = "#009E73", "#BBBBBB"
 SHARES = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999", "#000000")
-"""Parts without a colour of their own. All colours are of the Okabe-Ito palette, which colour-blind readers can tell apart."""
+"""Of parts without a colour of their own. Colour-blind readers can tell the Okabe-Ito palette apart."""
 
 Series = Callable[[str], np.ndarray]
 """Metric name to one value an iteration, NaN where it was not measured."""
@@ -88,8 +88,9 @@ class SharePanel:
         edges = np.append(iterations - 0.5, iterations[-1] + 0.5)
         floor = np.zeros(len(iterations))
         for part, height in zip(parts, heights, strict=True):
-            axes.stairs(floor + height, edges, baseline=floor, fill=True, color=part.colour, alpha=0.85, label=part.label)
-            floor = floor + height
+            top = floor + height
+            axes.stairs(top, edges, baseline=floor, fill=True, color=part.colour, alpha=0.85, label=part.label)
+            floor = top
         if self.whole_is_one:
             axes.set_ylim(0, 1)
         axes.set_xlim(edges[0], edges[-1])
@@ -194,20 +195,13 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
         axes.text(0.5, 0.5, "not measured in this run", ha="center", va="center", transform=axes.transAxes, color=OTHER)
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """Draw the curves of a run."""
-
-    run: tyro.conf.Positional[Path]
-    """The run's --save folder, or its metrics.jsonl."""
-    output: Path | None = None
-    """The picture; curves.png in the run's folder when left out."""
-
-
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point."""
-    arguments = tyro.cli(Arguments, args=argv)
+    parser = Parser("Draw the curves of a run.")
+    parser.add_argument("run", type=Path, help="the run's --save folder, or its metrics.jsonl")
+    parser.add_argument("--output", type=Path, help="the picture; curves.png in the run's folder when left out")
+    arguments = parser.parse_args(argv)
     steps = read_metrics(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
     output = arguments.output or folder / "curves.png"

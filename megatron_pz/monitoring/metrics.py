@@ -5,8 +5,8 @@ Names are ``section/quantity``. The sections and the quantities that the console
 =============  =====================================================================================================
 ``train``      ``lr``, ``grad_norm``, ``consumed_passages`` (so far), ``responses`` (in the update), ``loss``
 ``generator``  ``reward``, ``valid_masks`` and ``fault_<cause>`` (shares of all rollouts), ``distinct_masks`` (different
-               valid spans per passage), ``span_words``, ``span_tokens``, ``sub_word_masks``, ``stop_word_masks`` (shares
-               of the valid masks), ``groups_equal`` (share of groups whose rewards are all equal)
+               valid spans per passage), ``span_words``, ``span_tokens``, ``sub_word_masks``, ``stop_word_masks``
+               (shares of the valid masks), ``groups_equal`` (share of groups whose rewards are all equal)
 ``predictor``  ``accuracy``, ``format`` (share of responses with a readable answer), ``groups_all_zero``,
                ``groups_mixed``, ``groups_all_one`` (shares of the masks)
 both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
@@ -60,8 +60,8 @@ class StepMetrics:
 class IterationLog:
     """An append-only JSONL file whose lines each belong to an iteration, and which a resumed run continues.
 
-    A run that resumes from iteration k repeats the steps after k: lines beyond k are cut off when the file is opened, and
-    so is a last line that a crash left half written. The rest is not touched.
+    A run that resumes from iteration k repeats the steps after k: lines beyond k are cut off when the file is opened,
+    and so is a last line that a crash left half written. The rest is not touched.
     """
 
     def __init__(self, path: Path, resume_iteration: int) -> None:

@@ -1,4 +1,4 @@
-"""Samples to read: what the generator masked, what the predictor made of it. As JSONL, and as a page a person can read."""
+"""Samples to read: what the generator masked and what the predictor made of it, as JSONL and as Markdown pages."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class WandbSink:
             import wandb
         except ImportError:
             raise BadInput(
-                f"wandb_project is {project!r} but the package wandb is not installed: pip install wandb, or leave it empty"
+                f"wandb_project is {project!r} but the package wandb is not installed: install it, or leave it empty"
             ) from None
         name = save_dir.resolve().name
         self._run = wandb.init(project=project, name=name, id=name, dir=str(save_dir), resume="allow")

@@ -15,8 +15,8 @@ WIDTH = 200
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows of text under a header: the first column to the left, the others to the right. Ends without a newline."""
-    grid = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", header_style="", padding=(0, 1))
+    """Lay out rows of text under a header, the first column to the left, the others to the right. No final newline."""
+    grid = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", header_style="")
     for index, name in enumerate(header):
         grid.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:

@@ -1,0 +1,21 @@
+"""Flags of the small tools: argparse, with a wrong flag told in one line like every other bad input."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from megatron_pz.errors import BadInput
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are :class:`BadInput`. Flags cannot be abbreviated."""
+
+    def __init__(self, description: str) -> None:
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for what it cannot parse."""
+        raise BadInput(f"{message} (--help lists the flags)")

@@ -1,0 +1,106 @@
+"""What an evaluation found, passage by passage, and its form on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from megatron_pz.errors import BadInput
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How much is sampled, and under which rules."""
+
+    max_prompt_length: int
+    """Tokens; a mask whose question is longer cannot be asked and counts as unsolved."""
+    max_response_length: int
+    """Tokens; a longer response is cut off and earns nothing."""
+    masks_per_passage: int = 2
+    predictions_per_mask: int = 8
+    """G of equation 9."""
+    samples_per_word: int = 4
+    """Predictions of each fixed mask."""
+    seed: int = 11
+
+
+@dataclass(frozen=True)
+class MaskPredictions:
+    """What the predictions of one mask came to."""
+
+    span: str
+    accuracy: float
+    """Share of right predictions."""
+    readable: float
+    r"""Share of responses that hold an untruncated ``\boxed{}``."""
+    length: float
+    """Mean tokens of the responses."""
+
+
+@dataclass(frozen=True)
+class OwnMask:
+    """One generator rollout and what its predictions came to."""
+
+    fault: str
+    """A :class:`megatron_pz.roles.spans.MaskFault`; ``ok`` for a valid mask."""
+    predictions: MaskPredictions | None
+    """None without a valid mask."""
+    reward: float
+    """By the run's form of equation 9; 0 without a valid mask (the penalty is a device of training)."""
+    sub_word: bool
+    """An occurrence of the span lies inside a longer word."""
+    function_word: bool
+    """The span is one English function word: easy to guess, and an alarm when it becomes frequent."""
+    length: int
+    """Tokens of the response."""
+    entropy: float
+    """Mean -log p of its tokens, nats."""
+
+
+@dataclass(frozen=True)
+class PassageResult:
+    """Everything that one passage gave."""
+
+    passage: str
+    own: tuple[OwnMask, ...]
+    repeated: MaskPredictions | None
+    """A fixed word whose answer stands elsewhere in the passage; None when the passage has no such word."""
+    once: MaskPredictions | None
+    """A fixed word that only the context gives away; None when the passage has no such word."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of one policy on a list of passages."""
+
+    name: str
+    settings: EvaluationSettings
+    passages: tuple[PassageResult, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the evaluation as JSON. Raises :class:`BadInput` when the file cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(TypeAdapter(Evaluation).dump_json(self, indent=1))
+        except OSError as error:
+            raise BadInput(f"cannot write {path}: {error.strerror}") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Evaluation:
+        """Read what :meth:`save` wrote. Raises :class:`BadInput` when the file is absent or something else."""
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except OSError as error:
+            raise BadInput(f"evaluation {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise BadInput(f"{path} is not an evaluation ({error.error_count()} faults); delete the file") from None
+
+
+def merge(parts: Sequence[Evaluation]) -> Evaluation:
+    """Join the ranks' shares of one evaluation, in order. Raises ValueError unless name and settings agree."""
+    if len({(part.name, part.settings) for part in parts}) != 1:
+        raise ValueError("only parts of one evaluation can be joined")
+    return Evaluation(parts[0].name, parts[0].settings, tuple(result for part in parts for result in part.passages))
