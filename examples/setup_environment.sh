@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Make the CPU environment .venv/ at the root of this checkout, from requirements/cpu-py311.lock.
+#
+#   ./examples/setup_environment.sh
+#
+# examples/quickstart.sh and tests/run.sh call it. A second call finds everything in place and returns at once; an
+# interrupted one is made again; two at once wait for each other. PYTHON names the interpreter to build on (3.11).
+set -euo pipefail
+
+torch_version=2.13.0
+torch_cpu_index=https://download.pytorch.org/whl/cpu
+needed_mib=5000 # 2.6 GB installed, the rest is pip's room to unpack
+watcher=
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+lock=$root/requirements/cpu-py311.lock
+log=$venv/setup.log
+stamp=$venv/setup_done         # written last: what the environment was made from
+in_progress=$venv/setup_started # there while the set-up runs, and after it was interrupted
+
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# What the environment depends on. The place counts too: a virtual environment does not survive being moved.
+recipe() {
+  { echo "$root" && cat "$lock" "$root/setup.py" "${BASH_SOURCE[0]}"; } | sha256sum
+}
+
+is_done() {
+  [[ -x $venv/bin/python && -f $stamp && $(<"$stamp") == "$1" ]]
+}
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "Python 3.11 with its venv module is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 |
+    tail -n 1): install it (Debian: python3.11 and python3.11-venv) or name one in PYTHON"
+}
+
+# Run a step with its output in the log. Where a person watches, show what pip has got to so far.
+step() {
+  local message=$1 since=$SECONDS
+  shift
+  echo "== $message: $*" >>"$log"
+  if [[ -t 1 ]]; then
+    watch_log "$message" &
+    watcher=$!
+  else
+    echo "$message"
+  fi
+  "$@" >>"$log" 2>&1
+  stop_watching
+  if [[ -t 1 ]]; then printf '\r%s: %d s\e[K\n' "$message" "$((SECONDS - since))"; fi
+}
+
+watch_log() {
+  local packages
+  while kill -0 $$ 2>/dev/null; do
+    packages=$(awk '/^== / {n = 0} /^(Collecting|Processing) / {n++} END {if (n) print " " n " packages"}' "$log")
+    printf '\r%s …%s\e[K' "$1" "$packages"
+    sleep 0.5
+  done
+}
+
+stop_watching() {
+  if [[ -n $watcher ]]; then
+    kill "$watcher" 2>/dev/null || true
+    wait "$watcher" 2>/dev/null || true
+    watcher=
+  fi
+}
+
+explain_failure() {
+  local code=$?
+  stop_watching
+  if ((code != 0)); then
+    {
+      echo
+      echo "error: the set-up of $venv failed; the end of its log:"
+      tail -n 15 "$log" | sed 's/^/  /'
+      echo "the whole log: $log. Running this again starts over and reuses pip's downloads."
+    } >&2
+  fi
+}
+
+install_torch() {
+  local pip=("$venv/bin/python" -m pip install --no-deps)
+  # An index or a folder that pip is set up with may hold the CPU build; PyPI itself has only builds with CUDA.
+  "${pip[@]}" "torch==$torch_version+cpu" || "${pip[@]}" --index-url "$torch_cpu_index" "torch==$torch_version"
+}
+
+check_environment() {
+  "$venv/bin/python" - <<'PYTHON'
+import importlib.util
+
+import megatron.core
+import torch
+import transformers
+
+import megatron_pz
+
+assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build; this environment is for the CPU"
+assert importlib.util.find_spec("vllm"), "vLLM is not importable"
+print(megatron_pz.__version__, torch.__version__, megatron.core.__version__, transformers.__version__)
+PYTHON
+}
+
+set_up() {
+  local python=$1 wanted=$2 began=$SECONDS action
+  # An environment that someone else made stays and is completed; a half-made one of ours is made again.
+  if [[ -f $in_progress ]]; then rm -rf "$venv"; fi
+  if [[ -x $venv/bin/python ]]; then action="update .venv/"; else action="make .venv/"; fi
+  mkdir -p "$venv"
+  echo "$$" >"$in_progress"
+  rm -f "$stamp"
+  : >"$log"
+  trap explain_failure EXIT
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+  echo "Setting up .venv/ (log: $log)"
+  [[ -x $venv/bin/pip ]] || step "[1/4] $action with $("$python" --version)" "$python" -m venv "$venv"
+  step "[2/4] torch $torch_version, CPU build" install_torch
+  step "[3/4] $(grep -c == "$lock") locked packages" "$venv/bin/python" -m pip install --no-deps -r "$lock"
+  step "[4/4] megatron-pz itself" "$venv/bin/python" -m pip install --no-deps --no-build-isolation -e "$root"
+  step "      check" check_environment
+  echo "$wanted" >"$stamp"
+  rm -f "$in_progress"
+  trap - EXIT
+  echo "Environment ready in $((SECONDS - began)) s"
+}
+
+main() {
+  local wanted python free_mib
+  wanted=$(recipe)
+  if is_done "$wanted"; then return; fi
+
+  [[ $(uname -sm) == "Linux x86_64" ]] || fail "the CPU environment is for Linux on x86-64, this is $(uname -sm)"
+  python=$(find_python)
+  exec 9<"$lock"
+  if ! flock --nonblock 9; then
+    echo "Another set-up of this checkout is at work; waiting for it"
+    flock 9
+    if is_done "$wanted"; then return; fi
+  fi
+  free_mib=$(df -Pm "$root" | awk 'NR == 2 {print $4}')
+  ((free_mib >= needed_mib)) || [[ -x $venv/bin/pip ]] ||
+    fail "$root has $free_mib MiB free, the environment needs $needed_mib MiB"
+  set_up "$python" "$wanted"
+}
+
+main
