@@ -55,7 +55,7 @@ def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path,
 def megatron_to_hf(
     arch: Architecture, parallel: ParallelConfig, load: Path, iteration: int | None, hf_model: Path, save: Path
 ) -> None:
-    """Write the weights of a checkpoint, of training or of this tool, as a Hugging Face checkpoint of the same dtype."""
+    """Write the weights of a checkpoint, of training or of this tool, as a Hugging Face checkpoint of their dtype."""
     refuse_existing(save)
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
