@@ -1,0 +1,63 @@
+"""The picture of a run and the tables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from megatron_pz.errors import BadInput
+from megatron_pz.monitoring.curves import Line, SharePanel, draw_curves, moving_mean
+from megatron_pz.monitoring.curves import main as draw
+from megatron_pz.monitoring.metrics import StepMetrics
+from megatron_pz.monitoring.tables import table
+
+
+def test_moving_mean_shrinks_at_the_ends_and_leaves_nan_out() -> None:
+    values = np.array([1.0, 2.0, 6.0, math.nan, math.nan, math.nan])
+    expected = [1.5, 3.0, 4.0, 6.0, math.nan, math.nan]
+    np.testing.assert_allclose(moving_mean(values), expected)
+
+
+def test_shares_are_stacked_from_the_floor_in_order_of_size() -> None:
+    series = {
+        "g/valid": np.array([0.5, 0.75]),
+        "g/fault_rare": np.array([0.125, 0.0]),
+        "g/fault_often": np.array([0.375, 0.25]),
+        "g/fault_never": np.array([0.0, 0.0]),
+    }
+    panel = SharePanel("t", "u", parts=(Line("g/valid", "valid", "green"),), prefix="g/fault_")
+    axes = Figure().add_subplot()
+    panel.draw(axes, np.array([1, 2]), series.__getitem__, sorted(series))
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels == ["valid", "often", "rare"]
+    tops = [patch.get_data().values.tolist() for patch in axes.patches]
+    assert tops == [[0.5, 0.75], [0.875, 1.0], [1.0, 1.0]]
+
+
+def test_a_run_without_some_metrics_is_drawn(tmp_path: Path) -> None:
+    steps = [StepMetrics(i, {"generator/reward": i / 9, "predictor/accuracy": math.nan}) for i in range(1, 10)]
+    draw_curves(steps, tmp_path / "curves.png", title="run")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_drawing_nothing_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BadInput, match="no iterations"):
+        draw_curves([], tmp_path / "curves.png")
+    with pytest.raises(SystemExit) as stop:
+        draw([str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_table_keeps_every_cell_whole() -> None:
+    long = "x" * 90
+    text = table("Title", ["", "before", "after"], [["[valid] masks", "0.1 ± 0.2", long], ["b", "1", "2"]])
+    lines = text.splitlines()
+    assert lines[0].strip() == "Title"
+    assert any("[valid] masks" in line and "0.1 ± 0.2" in line and long in line for line in lines)
+    ends = {len(line) for line in lines if line.rstrip().endswith((long, "after", " 2"))}
+    assert len(ends) == 1, "numbers are aligned to the right"
