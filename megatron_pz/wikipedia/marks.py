@@ -1,0 +1,23 @@
+"""Control characters that the scanner leaves in its text for the clean-up to act on.
+
+XML 1.0 forbids them in a dump, and the scanner removes them from any other input, so they cannot be confused with text.
+"""
+
+DROPPED = "\x01"
+"""Something that shows nothing stood here: punctuation around it may be left over."""
+SOUND = "\x02"
+"""A pronunciation was dropped: the words that introduce it go too."""
+ITEM = "\x03"
+"""A list item begins (at the start of a line)."""
+INDENT = "\x04"
+"""An indented line or a definition begins (at the start of a line)."""
+BREAK = "\x05"
+"""A line break inside a paragraph."""
+HEADING = "\x06"
+"""A heading (at the start of a line); the next character is its level as a digit."""
+SPACE = "\x07"
+"""A space that must not be merged with others (code)."""
+PARAGRAPH = "\n\n"
+"""A paragraph ends and another begins."""
+
+ALL = DROPPED + SOUND + ITEM + INDENT + BREAK + HEADING + SPACE
