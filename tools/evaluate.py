@@ -50,6 +50,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
             raise BadInput(f"{flag} has {count} values for {len(flags.hf_model)} models; give one for each")
+    if len(set(flags.name)) < len(flags.name):
+        raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
     for directory in flags.hf_model:
         if not (directory / "config.json").is_file():
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
@@ -63,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     config = load_yaml(flags.config)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
-    corpus = open_blend(flags.valid_data_path, flags.hf_model[0])
+    corpus = open_blend(tuple(flags.valid_data_path), flags.hf_model[0])
     limit = config.rollout.max_prompt_length
     chosen = choose(corpus, flags.passages, tokenizer, config.game, config.data, limit)
     if rank == 0 and len(chosen) < flags.passages:

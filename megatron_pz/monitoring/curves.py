@@ -1,6 +1,6 @@
 """The curves of a run as one picture, a panel for each group of figures to watch (PAPER section 7).
 
-Run it as ``python -m megatron_pz.monitoring.curves RUN [--output FILE.png]``; a run that still goes on may be drawn, too.
+Run it as ``python -m megatron_pz.monitoring.curves RUN [--output FILE.png]``, also on a run that still goes on.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""Play one round of the game with a Hugging Face model: it masks a paragraph of yours, then solves its own mask.
+
+    tools/play.py --config FILE --hf-model DIR --text "A paragraph of your own."
+
+Runs on transformers alone, greedily: an exported model needs neither Megatron-Core nor vLLM.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from megatron_pz.arguments import load_yaml
+from megatron_pz.command_line import Parser
+from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.roles.answers import last_command
+from megatron_pz.roles.mask_generator import MaskGenerator
+from megatron_pz.roles.mask_predictor import MaskPredictor
+from megatron_pz.roles.prompts import PromptFamily
+from megatron_pz.roles.spans import SpanPolicy
+
+
+class GreedyModel:
+    """A causal language model that continues a prompt with its most likely tokens."""
+
+    def __init__(self, directory: Path, stop: tuple[str, ...], max_new_tokens: int) -> None:
+        """Raises :class:`BadInput` when transformers cannot load the directory."""
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(directory)
+            self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
+        except (OSError, ValueError) as error:
+            raise BadInput(f"transformers cannot load --hf-model {directory}: {error}") from None
+        self.stop, self.max_new_tokens = stop, max_new_tokens
+
+    @torch.inference_mode()
+    def __call__(self, prompt: str) -> tuple[str, bool]:
+        """The continuation, and whether the length limit cut it off."""
+        inputs = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+        until = {"stop_strings": list(self.stop), "tokenizer": self.tokenizer} if self.stop else {}
+        output = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens, **until)
+        new = output[0, inputs["input_ids"].shape[1] :]
+        text = self.tokenizer.decode(new, skip_special_tokens=True)
+        ended = int(new[-1]) == self.tokenizer.eos_token_id or any(stop in text for stop in self.stop)
+        return text, not ended
+
+
+@exits_with_one_line
+def main(argv: list[str] | None = None) -> None:
+    """Command line entry point."""
+    parser = Parser("Play one round of the game with a Hugging Face model.")
+    parser.add_argument("--config", type=Path, required=True, help="the configuration that the model was trained with")
+    parser.add_argument("--hf-model", type=Path, required=True, help="directory of the model")
+    parser.add_argument("--text", required=True, help="a paragraph")
+    flags = parser.parse_args(argv)
+    config = load_yaml(flags.config)
+    family, policy = PromptFamily.load(config.game.prompt_family), SpanPolicy.from_config(config.game)
+    if not policy.playable(flags.text):
+        raise BadInput("--text holds a literal [mask], which is what hidden words look like; give another paragraph")
+    model = GreedyModel(flags.hf_model, family.stop, config.rollout.max_response_length)
+
+    generator = MaskGenerator(policy, family)
+    response, truncated = model(generator.prompt(flags.text))
+    print(f"mask generator:  {response.strip()}")
+    proposal = generator.read(response, truncated, flags.text)
+    if proposal.span is None:
+        print(f"no valid mask: {proposal.fault.value.replace('_', ' ')}")
+        return
+    masked = policy.apply(proposal.span, flags.text, random.Random(config.training.seed))
+    print(f"masked passage:  {masked.text}")
+    predictor = MaskPredictor(family, config.game.answer_normalization)
+    response, truncated = model(predictor.prompt(masked))
+    right = predictor.reward(response, truncated, masked.span) == 1.0
+    print(f"mask predictor:  {response.strip()}")
+    print(f"{'right' if right else 'wrong'}: {last_command(response, 'boxed')!r} for {masked.span!r}")
+
+
+if __name__ == "__main__":
+    main()
