@@ -52,7 +52,8 @@ _NAMES = {
 _SYMBOLS = {
     "c": "°C", "f": "°F", "k": "K", "°c": "°C", "°f": "°F", "c-change": "°C", "f-change": "°F",
     "m2": "m²", "km2": "km²", "cm2": "cm²", "mm2": "mm²", "m3": "m³", "km3": "km³", "cm3": "cm³",
-    "sqmi": "sq mi", "sqft": "sq ft", "sqyd": "sq yd", "sqin": "sq in", "cuft": "cu ft", "cumi": "cu mi", "cuin": "cu in", "um": "μm", "usgal": "US gal",
+    "sqmi": "sq mi", "sqft": "sq ft", "sqyd": "sq yd", "sqin": "sq in", "cuft": "cu ft",
+    "cumi": "cu mi", "cuin": "cu in", "um": "μm", "usgal": "US gal",
     "impgal": "imp gal", "oilbbl": "bbl", "kg/m3": "kg/m³", "g/cm3": "g/cm³", "m3/s": "m³/s", "cuft/s": "cu ft/s",
     "pd/sqmi": "/sq mi", "pd/km2": "/km²", "/sqmi": "/sq mi", "/km2": "/km²", "ft": "ft", "foot": "ft", "kn": "kn",
     "km/h": "km/h", "l": "L", "ml": "mL", "kw": "kW", "mw": "MW", "w": "W", "kj": "kJ", "j": "J", "kpa": "kPa",

@@ -1,0 +1,115 @@
+"""Megatron's ``.bin/.idx`` format, written in bulk.
+
+Byte for byte what ``megatron.core.datasets.indexed_dataset.IndexedDatasetBuilder`` writes, without its one call and one
+tensor a sequence. ``.bin`` is all token ids one after another. ``.idx`` is, little-endian: ``MMIDIDX\\0\\0``, u64 version
+1, u8 dtype code, u64 number of sequences N, u64 number of documents + 1, int32[N] lengths in tokens, int64[N] byte
+offsets, int64[documents + 1] number of the first sequence of every document and, last, N.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from megatron_pz.errors import BadInput
+
+MAGIC = b"MMIDIDX\x00\x00"
+_VERSION = 1
+_DTYPE_CODES: dict[int, type[np.generic]] = {4: np.int32, 8: np.uint16}
+_LARGEST_UINT16_VOCABULARY = 65_500  # DType.optimal_dtype of Megatron
+_HEADER = struct.Struct("<QBQQ")
+_COPY_BYTES = 1 << 24
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """uint16 where the vocabulary fits, int32 otherwise, as Megatron chooses."""
+    return np.dtype(np.uint16 if vocab_size < _LARGEST_UINT16_VOCABULARY else np.int32)
+
+
+def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray, sequences_per_document: np.ndarray) -> None:
+    """Write an ``.idx`` file.
+
+    Args:
+        path: The file.
+        dtype: Of the token ids: uint16 or int32.
+        lengths: Tokens of every sequence.
+        sequences_per_document: Sequences of every document; they sum to the number of lengths.
+    """
+    if int(sequences_per_document.sum()) != len(lengths):
+        raise ValueError(f"{int(sequences_per_document.sum())} sequences in documents, {len(lengths)} lengths")
+    code = next(code for code, known in _DTYPE_CODES.items() if known == dtype)
+    offsets = np.zeros(len(lengths), dtype="<i8")
+    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+    offsets *= dtype.itemsize
+    documents = np.zeros(len(sequences_per_document) + 1, dtype="<i8")
+    np.cumsum(sequences_per_document, dtype=np.int64, out=documents[1:])
+    with path.open("wb") as file:
+        file.write(MAGIC + _HEADER.pack(_VERSION, code, len(lengths), len(documents)))
+        file.write(lengths.astype("<i4").tobytes())
+        file.write(offsets.tobytes())
+        file.write(documents.tobytes())
+
+
+def write_tokens(file: BinaryIO, dtype: np.dtype, sequences: Iterable[Sequence[int]]) -> None:
+    """Append the ids of sequences to an open ``.bin`` file."""
+    flat = [token for sequence in sequences for token in sequence]
+    file.write(np.asarray(flat, dtype=dtype.newbyteorder("<")).tobytes())
+
+
+def append_file(source: Path, file: BinaryIO) -> None:
+    """Append a shard's ``.bin`` to an open one: token data joins by concatenation."""
+    with source.open("rb") as shard:
+        while block := shard.read(_COPY_BYTES):
+            file.write(block)
+
+
+class IndexedTokens:
+    """Random access to the sequences of a ``.bin/.idx`` pair, memory-mapped, with its consistency checked on opening.
+
+    Raises :class:`BadInput` for a missing half, a foreign or truncated ``.idx``, or a ``.bin`` of the wrong size.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        index, tokens = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
+        if not index.exists() and not tokens.exists():
+            raise BadInput(
+                f"{prefix}: no {prefix}.bin and .idx; run tools/preprocess_wikipedia.py, or mend --data-path"
+            )
+        for path in (index, tokens):
+            if not path.exists():
+                other = tokens if path == index else index
+                raise BadInput(f"{path}: is missing beside {other}; preprocess the corpus again")
+        self.dtype, self.lengths, self.offsets, self.documents = _read_index(index)
+        expected = int(self.lengths.sum(dtype=np.int64)) * self.dtype.itemsize
+        size = tokens.stat().st_size
+        if size != expected:
+            raise BadInput(f"{tokens}: has {size} bytes where its .idx names {expected}; preprocess the corpus again")
+        self._tokens = np.memmap(tokens, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, sequence: int) -> np.ndarray:
+        """Token ids of a sequence, a view into the file."""
+        start = int(self.offsets[sequence]) // self.dtype.itemsize
+        return self._tokens[start : start + int(self.lengths[sequence])]
+
+
+def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
+    damaged = f"{path}: is no Megatron index or is truncated; preprocess the corpus again"
+    data = path.read_bytes() if path.stat().st_size < 1 << 20 else np.memmap(path, dtype=np.uint8, mode="r")
+    head = len(MAGIC) + _HEADER.size
+    if len(data) < head or bytes(data[: len(MAGIC)]) != MAGIC:
+        raise BadInput(damaged)
+    version, code, sequences, documents = _HEADER.unpack(bytes(data[len(MAGIC) : head]))
+    if version != _VERSION or code not in _DTYPE_CODES:
+        raise BadInput(f"{path}: version {version} with dtype code {code} is unknown; preprocess the corpus again")
+    if len(data) < head + sequences * 12 + documents * 8:
+        raise BadInput(damaged)
+    lengths = np.frombuffer(data, "<i4", sequences, head)
+    offsets = np.frombuffer(data, "<i8", sequences, head + 4 * sequences)
+    return np.dtype(_DTYPE_CODES[code]), lengths, offsets, np.frombuffer(data, "<i8", documents, head + 12 * sequences)

@@ -1,0 +1,73 @@
+"""What lies beside a corpus: where it comes from, how it was made, and which article every document is.
+
+``<prefix>.manifest.json`` says how the corpus was made; ``<prefix>.parquet`` has a row a document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from megatron_pz.errors import BadInput
+
+FORMAT: Final = 1
+"""Version of the manifest's layout."""
+LICENSE: Final = "CC BY-SA 4.0"
+ATTRIBUTION: Final = (
+    "Text from Wikipedia, by its contributors, under the Creative Commons Attribution-ShareAlike licence "
+    "(https://creativecommons.org/licenses/by-sa/4.0/); changed: markup removed, cut into passages. Each document's URL "
+    "and revision id in the Parquet file lead to its authors."
+)
+
+DOCUMENTS_SCHEMA: Final = pa.schema(
+    [
+        ("document", pa.int64()),
+        ("page_id", pa.string()),
+        ("revision_id", pa.string()),
+        ("title", pa.string()),
+        ("url", pa.string()),
+        ("offset", pa.int64()),  # bytes in the .bin
+        ("first_passage", pa.int64()),
+        ("passages", pa.int32()),
+        ("tokens", pa.int64()),
+        ("words", pa.list_(pa.int32())),  # of every passage
+    ]
+)
+"""One row a document, in the order of the ``.idx``."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def file_sha256(path: str | Path) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_sha256(directory: str | Path) -> str:
+    """Hash of the file that defines the tokenizer. Raises :class:`BadInput` where the folder holds none."""
+    for name in _TOKENIZER_FILES:
+        if (path := Path(directory) / name).is_file():
+            return file_sha256(path)
+    raise BadInput(f"{directory}: no tokenizer.json there; give the folder of a Hugging Face tokenizer")
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_manifest(prefix: str) -> dict[str, Any]:
+    """The manifest of a corpus. Raises :class:`BadInput` where it is missing or of another layout."""
+    path = Path(f"{prefix}.manifest.json")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: is missing; make the corpus with tools/preprocess_wikipedia.py") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); preprocess the corpus again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BadInput(f"{path}: is not a manifest of layout {FORMAT}; preprocess the corpus again")
+    return manifest

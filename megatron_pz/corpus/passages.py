@@ -1,0 +1,189 @@
+"""Passages of one or several corpora, read for training: text, token ids, and the article they come from."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from megatron_pz.corpus.indexed_dataset import IndexedTokens
+from megatron_pz.corpus.manifest import read_manifest, tokenizer_sha256
+from megatron_pz.errors import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROUND_TRIPS_CHECKED = 8
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage with its provenance."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    document: int
+    """Number of the article in its corpus."""
+    page_id: str
+    title: str
+    url: str
+    index: int
+    """Number of the passage in the blend that it was read from."""
+
+
+class PassageDataset:
+    """The passages of one corpus (one prefix), optionally only those whose number of words lies within bounds.
+
+    Args:
+        prefix: Path without ``.bin``.
+        tokenizer: The tokenizer that wrote the corpus.
+        min_words: Shorter passages are left out.
+        max_words: Longer passages are left out; 0: none.
+
+    Raises:
+        BadInput: Files are missing, damaged or do not belong together.
+    """
+
+    def __init__(self, prefix: str, tokenizer: PreTrainedTokenizerBase, min_words: int = 0, max_words: int = 0) -> None:
+        self.prefix = prefix
+        self.tokens = IndexedTokens(prefix)
+        self.manifest = read_manifest(prefix)
+        self.tokenizer = tokenizer
+        self._eod: int | None = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
+        documents = Path(f"{prefix}.parquet")
+        if not documents.is_file():
+            raise BadInput(f"{documents}: is missing; preprocess the corpus again")
+        self._documents = pq.read_table(documents)
+        if self._documents.num_rows + 1 != len(self.tokens.documents):
+            raise BadInput(
+                f"{documents}: has {self._documents.num_rows} rows where {prefix}.idx has "
+                f"{len(self.tokens.documents) - 1} documents; preprocess the corpus again"
+            )
+        self._chosen = self._within(min_words, max_words)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> Passage:
+        sequence = int(self._chosen[index])
+        document = bisect_right(self.tokens.documents, sequence) - 1
+        token_ids = tuple(int(token) for token in self.tokens[sequence])
+        if self._eod is not None and token_ids[-1:] == (self._eod,):
+            token_ids = token_ids[:-1]
+        return Passage(
+            text=self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False),
+            token_ids=token_ids,
+            document=document,
+            page_id=self._value("page_id", document),
+            title=self._value("title", document),
+            url=self._value("url", document),
+            index=index,
+        )
+
+    def _value(self, column: str, document: int) -> Any:
+        return self._documents[column][document].as_py()
+
+    def _within(self, min_words: int, max_words: int) -> np.ndarray:
+        if not (min_words or max_words):
+            return np.arange(len(self.tokens), dtype=np.int64)
+        words = self._documents["words"].combine_chunks().flatten().to_numpy()
+        if len(words) != len(self.tokens):
+            raise BadInput(
+                f"{self.prefix}.parquet: counts the words of {len(words)} passages, .idx of {len(self.tokens)}"
+            )
+        kept = (words >= min_words) & ((words <= max_words) if max_words else True)
+        return np.flatnonzero(kept)
+
+
+class PassageBlend:
+    """Several corpora as one sequence of passages, one corpus after another.
+
+    ``sizes`` and ``weights`` (None: every passage alike) are what a :class:`~megatron_pz.corpus.sampler.PassageSampler`
+    is made from.
+    """
+
+    def __init__(self, datasets: Sequence[PassageDataset], weights: Sequence[float] | None = None) -> None:
+        self.datasets = list(datasets)
+        self.weights = None if weights is None else list(weights)
+        self.sizes = [len(dataset) for dataset in datasets]
+        self._ends = np.cumsum(self.sizes)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Passage:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[number]) - self.sizes[number]
+        passage = self.datasets[number][index - start]
+        return Passage(**{**passage.__dict__, "index": index})
+
+
+def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None]:
+    """Prefixes, or alternating weights and prefixes as in Megatron's ``--data-path``: (prefixes, weights or None)."""
+    if not data_path:
+        raise BadInput("--data-path is empty; give the prefix of a corpus")
+    weights = [_as_weight(value) for value in data_path[::2]]
+    if len(data_path) % 2 == 0 and all(weight is not None for weight in weights):
+        given = [weight for weight in weights if weight is not None]
+        if any(weight <= 0 for weight in given):
+            raise BadInput(f"--data-path {' '.join(data_path)}: weights must be above 0")
+        return list(data_path[1::2]), given
+    for value in data_path:
+        if _as_weight(value) is not None:
+            raise BadInput(f"--data-path {' '.join(data_path)}: give prefixes only, or a weight before every prefix")
+    return list(data_path), None
+
+
+def _as_weight(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0, max_words: int = 0) -> PassageBlend:
+    """Open corpora for training.
+
+    Args:
+        data_path: Prefixes, or alternating weights and prefixes (a Megatron blend).
+        tokenizer_dir: Folder of the Hugging Face tokenizer that the run uses.
+        min_words: Passages with fewer words are left out.
+        max_words: Passages with more words are left out; 0: none.
+
+    Raises:
+        BadInput: A corpus is missing, damaged, made with another tokenizer, or has no passage within the bounds.
+    """
+    from transformers import AutoTokenizer  # seconds to import
+
+    prefixes, weights = parse_blend(data_path)
+    here = tokenizer_sha256(tokenizer_dir)
+    for prefix in prefixes:
+        IndexedTokens(prefix)
+        there = read_manifest(prefix)["tokenizer"]
+        if there["sha256"] != here:
+            raise BadInput(
+                f"{prefix}: was made with tokenizer {there['name']} (sha256 {there['sha256'][:12]}), {tokenizer_dir} is "
+                f"{here[:12]}; preprocess the corpus again or give its tokenizer"
+            )
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    datasets = [PassageDataset(prefix, tokenizer, min_words, max_words) for prefix in prefixes]
+    for dataset in datasets:
+        if not len(dataset):
+            raise BadInput(f"{dataset.prefix}: no passage has between {min_words} and {max_words or 'any'} words")
+        _check_round_trips(dataset, tokenizer)
+    return PassageBlend(datasets, weights)
+
+
+def _check_round_trips(dataset: PassageDataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The text must lead back to the ids, or the run would train on other tokens than it shows."""
+    for index in range(0, len(dataset), max(len(dataset) // _ROUND_TRIPS_CHECKED, 1)):
+        passage = dataset[index]
+        if tuple(tokenizer(passage.text, add_special_tokens=False)["input_ids"]) != passage.token_ids:
+            raise BadInput(f"{dataset.prefix}: passage {index} does not survive decoding and encoding by its tokenizer")

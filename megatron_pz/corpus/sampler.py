@@ -1,0 +1,83 @@
+"""Which passages a step reads: a shuffled walk that can stop anywhere and go on exactly there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from megatron_pz.errors import BadInput
+
+
+class PassageSampler:
+    """Draws passages without replacement, epoch after epoch, every epoch in its own order.
+
+    Without weights all passages are one pool. With weights every corpus is a pool of its own, and at any moment the
+    number drawn from each is as close to its share as whole numbers allow (the rule of Megatron's blended dataset).
+    The draws depend on the seed and on how many were drawn before, and on nothing else: neither on the size of a draw
+    nor on the number of processes, which all make the same draws.
+
+    Args:
+        sizes: Passages of every corpus of the blend, in its order, or their total number.
+        seed: Of the shuffles.
+        weights: Share of every corpus in the draws, in any scale.
+    """
+
+    def __init__(self, sizes: int | Sequence[int], seed: int, weights: Sequence[float] | None = None) -> None:
+        self._sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+        if weights is None:
+            self._pools = [sum(self._sizes)]
+            self._weights = np.ones(1)
+        else:
+            self._pools = self._sizes
+            self._weights = np.asarray(weights, dtype=np.float64) / np.sum(weights)
+        if len(self._weights) != len(self._pools) or min(self._pools) < 1:
+            raise BadInput(f"cannot sample from corpora of {self._sizes} passages with weights {weights}")
+        self._starts = np.concatenate([[0], np.cumsum(self._pools)[:-1]])
+        self._seed = seed
+        self._drawn = np.zeros(len(self._pools), dtype=np.int64)
+        self._orders: list[tuple[int, np.ndarray] | None] = [None] * len(self._pools)
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the pool that has been read most often."""
+        return max(int(drawn) / size for drawn, size in zip(self._drawn, self._pools, strict=True))
+
+    def draw(self, count: int) -> list[int]:
+        """Indices of the next ``count`` passages in the blend."""
+        return [self._draw_one() for _ in range(count)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that :meth:`load_state_dict` needs; plain numbers and lists."""
+        return {
+            "seed": self._seed,
+            "pools": list(self._pools),
+            "weights": self._weights.tolist(),
+            "drawn": self._drawn.tolist(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another sampler stopped. Raises :class:`BadInput` if that one read other corpora."""
+        mine = self.state_dict()
+        for key, what in (("pools", "numbers of passages"), ("weights", "blend weights"), ("seed", "seed")):
+            if state[key] != mine[key]:
+                raise BadInput(
+                    f"the checkpoint's corpora have other {what} ({state[key]}, now {mine[key]}); give the same"
+                )
+        self._drawn = np.asarray(state["drawn"], dtype=np.int64)
+
+    def _draw_one(self) -> int:
+        shortfall = self._weights * (self._drawn.sum() + 1) - self._drawn
+        pool = int(np.argmax(shortfall))
+        epoch, position = divmod(int(self._drawn[pool]), self._pools[pool])
+        self._drawn[pool] += 1
+        return int(self._starts[pool] + self._order(pool, epoch)[position])
+
+    def _order(self, pool: int, epoch: int) -> np.ndarray:
+        known = self._orders[pool]
+        if known is None or known[0] != epoch:
+            generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self._seed, pool, epoch])))
+            known = (epoch, generator.permutation(self._pools[pool]).astype(np.int32))
+            self._orders[pool] = known
+        return known[1]
