@@ -115,7 +115,7 @@ def loss(
     log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, old_log_probs_R: Tensor | None
 ) -> tuple[Tensor, LossStatistics]:
     """Negative log-likelihood of the examples; the statistics are those of the policy loss, which has them all."""
-    _, statistics = policy_loss(log_probs_R.detach(), batch, None, GrpoConfig(), entropy_R=entropy_R)
+    _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, old_log_probs_R, GrpoConfig())
     return supervised_loss(log_probs_R, batch), statistics
 
 

@@ -14,8 +14,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from functools import partial
 
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
@@ -25,7 +24,6 @@ from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens
-from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.rollout.health import require_in_sync
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.timing import Stopwatch
@@ -130,13 +128,8 @@ class PretrainZero:
         ]
         rows = [self.pack(share) for share in shares if share]
         old = [self.policy.log_probs(row) if len(rows) > 1 else None for row in rows]
-        return [self.policy.update(row, self.loss, rate, before) for row, before in zip(rows, old, strict=True)]
-
-    def loss(
-        self, log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, old_log_probs_R: Tensor | None
-    ) -> tuple[Tensor, LossStatistics]:
-        """Clip-higher policy loss of one packed row."""
-        return policy_loss(log_probs_R, batch, old_log_probs_R, self.config.grpo, entropy_R=entropy_R)
+        loss = partial(policy_loss, grpo=self.config.grpo)
+        return [self.policy.update(row, loss, rate, before) for row, before in zip(rows, old, strict=True)]
 
     def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """This data-parallel rank's rows of the groups; a token's weight refers to the whole optimizer step."""

@@ -5,6 +5,7 @@ The names are those of :mod:`megatron_pz.monitoring.metrics`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,11 +14,12 @@ from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.pretrain_zero import StepReport, Turn
 from megatron_pz.rl.advantages import is_mixed, outcome
-from megatron_pz.rl.statistics import RoleFigures
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import MaskFault, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
 from megatron_pz.trainer.policy import UpdateResult
+
+HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size")
 
 
 class Tally:
@@ -99,8 +101,7 @@ def _tally_predictions(tally: Tally, group: Predictions) -> None:
 def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     """Gradient, clipping and rollout-versus-trainer figures, over all updates of the step; NaN where there was none."""
     if not updates:
-        names = ("train/grad_norm", "health/log_prob_difference_mean", "health/log_prob_difference_max")
-        return dict.fromkeys(names, math.nan)
+        return dict.fromkeys(["train/grad_norm", *(f"health/{name}" for name in HEALTH)], math.nan)
     statistics = updates[0].statistics
     for update in updates[1:]:
         statistics = statistics + update.statistics
@@ -108,35 +109,15 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
         "train/grad_norm": sum(update.grad_norm for update in updates) / len(updates),
         "train/skipped_updates": float(sum(not update.applied for update in updates)),
     }
-    by_role = statistics.by_role()
-    for role, figures in by_role.items():
+    for role, figures in statistics.by_role().items():
         if figures.tokens:
             metrics[f"{role}/entropy"] = figures.entropy
             metrics[f"{role}/gradient_share"] = figures.gradient_share
             metrics[f"{role}/tokens"] = float(figures.tokens)
-    return metrics | _both_roles(list(by_role.values()))
-
-
-def _both_roles(figures: list[RoleFigures]) -> dict[str, float]:
-    tokens = sum(role.tokens for role in figures)
-
-    def mean(name: str) -> float:
-        return sum(getattr(role, name) * role.tokens for role in figures) / tokens
-
-    def largest(name: str) -> float:
-        return max(getattr(role, name) for role in figures)
-
-    return {
-        "loss/clip_low": mean("clip_fraction_low"),
-        "loss/clip_high": mean("clip_fraction_high"),
-        "loss/ratio_mean": mean("ratio"),
-        "loss/ratio_min": math.exp(-largest("log_ratio_down")),
-        "loss/ratio_max": math.exp(largest("log_ratio_up")),
-        "health/log_prob_difference_mean": mean("log_prob_difference"),
-        "health/log_prob_difference_max": largest("log_prob_difference_max"),
-        "health/k3_kl": mean("k3"),
-        "health/effective_sample_size": mean("effective_sample_size"),
-    }
+    both = dataclasses.asdict(statistics.pooled())
+    metrics["train/loss"] = both["loss"]
+    sections = {"loss": ("clip_low", "clip_high", "ratio_mean", "ratio_min", "ratio_max"), "health": HEALTH}
+    return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
 
 
 def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:
