@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=pz_qwen3_4b
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+#
+# PretrainZero on Qwen3-4B-Base, the paper's recipe. From the root of the checkout:
+#
+#   sbatch slurm/pz_qwen3_4b.sh                              # 2 nodes of eight GPUs
+#   sbatch --nodes=8 slurm/pz_qwen3_4b.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
+#   bash slurm/pz_qwen3_4b.sh --print                        # what would run; nothing is started
+#   NPROC_PER_NODE=2 bash slurm/pz_qwen3_4b.sh               # no Slurm: this machine, two processes
+#
+# slurm/launch.sh lists the variables: MODEL, DATA_PATH, SAVE, NPROC_PER_NODE, SRUN_FLAGS, … --signal leaves 600 seconds
+# to finish a step and save; the job then goes back into the queue, and on from that checkpoint.
+set -euo pipefail
+
+# sbatch runs a copy of this file from its spool folder, and was called in the checkout.
+root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
+export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml}
+exec bash "$root/slurm/launch.sh" "$@"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=pz_qwen3_8b
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+#
+# PretrainZero on Qwen3-8B-Base, the paper's recipe. From the root of the checkout:
+#
+#   sbatch slurm/pz_qwen3_8b.sh                              # 4 nodes of eight GPUs
+#   sbatch --nodes=8 slurm/pz_qwen3_8b.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
+#   bash slurm/pz_qwen3_8b.sh --print                        # what would run; nothing is started
+#   NPROC_PER_NODE=2 bash slurm/pz_qwen3_8b.sh               # no Slurm: this machine, two processes
+#
+# slurm/launch.sh lists the variables: MODEL, DATA_PATH, SAVE, NPROC_PER_NODE, SRUN_FLAGS, … --signal leaves 600 seconds
+# to finish a step and save; the job then goes back into the queue, and on from that checkpoint.
+set -euo pipefail
+
+# sbatch runs a copy of this file from its spool folder, and was called in the checkout.
+root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
+export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml}
+export MODEL=${MODEL:-models/Qwen3-8B-Base} SAVE=${SAVE:-runs/pz_qwen3_8b} # the paper's settings are those of 4B
+exec bash "$root/slurm/launch.sh" "$@"

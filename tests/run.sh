@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Run the tests that this machine can run; what is skipped is named with the reason.
+#
+#   ./tests/run.sh               everything: linters, types, unit, distributed, system, and gpu where there is one
+#   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, under a minute
+#   ./tests/run.sh distributed   only the tests under torchrun on gloo
+#   ./tests/run.sh system        only those with vLLM and whole runs
+#   ./tests/run.sh system -k resume -x     what follows the group's name goes to pytest
+#
+# The first call makes .venv/ (examples/setup_environment.sh). No test reaches for the network.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+}
+
+group=all
+case ${1:-} in
+  unit | distributed | system | gpu | all) group=$1 && shift ;;
+  -h | --help) usage && exit ;;
+  "") ;;
+  *)
+    echo "error: unknown group '$1': choose unit, distributed, system, gpu or all" >&2
+    exit 2
+    ;;
+esac
+
+./examples/setup_environment.sh
+export PATH="$PWD/.venv/bin:$PATH"
+# The machine's cores are shared out by the tests themselves: one thread a process, as conftest.py sets it too.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+
+failed=()
+check() {
+  local name=$1
+  shift
+  if "$@"; then echo "ok: $name"; else failed+=("$name"); fi
+}
+
+if [[ $group == unit || $group == all ]]; then
+  mapfile -t shell_scripts < <(find . -name .venv -prune -o -name '*.sh' -print | sort)
+  check "ruff" ruff check --quiet .
+  check "mypy" mypy --no-error-summary
+  check "shellcheck (${#shell_scripts[@]} scripts)" shellcheck "${shell_scripts[@]}" .ci/run
+fi
+
+groups=("$group")
+[[ $group != all ]] || groups=(unit distributed system gpu)
+folders=()
+for name in "${groups[@]}"; do
+  if [[ $name == gpu ]] && ! nvidia-smi --list-gpus >/dev/null 2>&1; then
+    echo "skipped: tests/gpu: no NVIDIA GPU (nvidia-smi lists none); NCCL, Transformer Engine, FP8 and speed are unchecked"
+  elif compgen -G "tests/$name/test_*.py" >/dev/null; then
+    folders+=("tests/$name")
+  else
+    echo "skipped: tests/$name: it holds no tests"
+  fi
+done
+if ((${#folders[@]})); then
+  check "pytest ${folders[*]}" python -m pytest -q -rfEs --durations=5 "${folders[@]}" "$@"
+fi
+
+if ((${#failed[@]})); then
+  printf 'FAILED: %s\n' "${failed[@]}"
+  exit 1
+fi

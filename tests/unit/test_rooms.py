@@ -1,0 +1,143 @@
+"""The project's floor plan, enforced: a room imports only from the floors below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "megatron_pz"
+
+FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
+    # Room: the packages and modules in it. Rooms of one floor do not know each other.
+    {"ground": ("config", "errors", "cpu_backend", "timing"), "contract": ("rl.experience",)},
+    {"settings": ("arguments", "command_line")},
+    {"roles": ("roles",), "rl": ("rl",), "model": ("model",), "corpus": ("corpus",)},
+    {
+        "trainer": ("trainer",),
+        "rollout": ("rollout",),
+        "wikipedia": ("wikipedia",),
+        "evaluation": ("evaluation",),
+        "monitoring": ("monitoring",),
+        "planning": ("planning",),
+    },
+    {"game": ("game",)},
+    {"algorithm": ("pretrain_zero",)},
+    {"step metrics": ("step_metrics",)},
+    {"entry point": ("train",)},
+    {"other commands": ("cold_start",)},
+)
+
+ROOMS = {
+    f"{PACKAGE}.{part}": (floor, room)
+    for floor, rooms in enumerate(FLOORS)
+    for room, parts in rooms.items()
+    for part in parts
+}
+
+BARRED = {
+    # The rules of the game can be tested, and a configuration checked, without a model.
+    "roles": {"torch", "megatron", "vllm", "transformers"},
+    "settings": {"torch", "megatron", "vllm", "transformers"},
+    "wikipedia": {"torch", "megatron", "vllm"},
+    "contract": {"megatron", "vllm"},
+    "rl": {"megatron", "vllm", "transformers"},
+    "model": {"vllm"},
+    "corpus": {"vllm"},
+    # Weights go from the one to the other as a stream; neither knows the other's library.
+    "trainer": {"vllm"},
+    "rollout": {"megatron"},
+}
+
+
+def room_of(module: str) -> tuple[int, str] | None:
+    """Floor and name of the room that a dotted module name lies in; the longest entry of the plan counts."""
+    parts = module.split(".")
+    names = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+    return next((ROOMS[name] for name in names if name in ROOMS), None)
+
+
+def imported_modules(source: str, module: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything a module imports, wherever in the file: ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*module.split(".")[: -node.level], *filter(None, [base])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def breaches(source: str, module: str) -> list[str]:
+    """What a module imports against the floor plan, one line each."""
+    here = room_of(module)
+    if here is None:
+        return [f"{module} is in no room: put it into the floor plan"]
+    found = []
+    for line, name in imported_modules(source, module):
+        there = room_of(name) if name.startswith(f"{PACKAGE}.") else None
+        if there and there != here and there[0] >= here[0]:
+            found.append(f"{module}:{line} ({here[1]}) imports {name} ({there[1]}), which is not on a lower floor")
+        if name.split(".")[0] in BARRED.get(here[1], ()):
+            found.append(f"{module}:{line} ({here[1]}) imports {name}, which this room does without")
+    return found
+
+
+def package_modules() -> dict[str, Path]:
+    modules = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+def test_every_room_imports_only_from_below() -> None:
+    found = [
+        breach
+        for module, path in package_modules().items()
+        if module != PACKAGE
+        for breach in breaches(path.read_text(encoding="utf-8"), module)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    """``import megatron_pz`` runs before every import of a room: what it imported, all rooms would."""
+    assert not list(imported_modules((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"), PACKAGE))
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "words"),
+    [
+        ("megatron_pz.trainer.policy", "from megatron_pz.rollout.engine import Engine", "not on a lower floor"),
+        ("megatron_pz.rollout.engine", "def f():\n    import megatron_pz.trainer", "not on a lower floor"),
+        ("megatron_pz.rl.losses", "from megatron_pz import roles", "not on a lower floor"),
+        ("megatron_pz.roles.spans", "from ..trainer import policy", "not on a lower floor"),
+        ("megatron_pz.config", "from megatron_pz.arguments import check", "not on a lower floor"),
+        ("megatron_pz.roles.spans", "import torch.nn", "does without"),
+        ("megatron_pz.rl.losses", "from megatron.core import parallel_state", "does without"),
+        ("megatron_pz.trainer.policy", "if True:\n    from vllm import LLM", "does without"),
+        ("megatron_pz.attic", "", "in no room"),
+    ],
+)
+def test_a_breach_is_found(module: str, source: str, words: str) -> None:
+    (breach,) = breaches(source, module)
+    assert words in breach
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("megatron_pz.trainer.policy", "from megatron_pz.model.gpt import build\nfrom .topology import Topology"),
+        ("megatron_pz.model.packed_forward", "from megatron_pz.rl.experience import MicroBatch"),
+        ("megatron_pz.rl.losses", "import torch\nfrom megatron_pz.rl.experience import MicroBatch"),
+        ("megatron_pz.train", "from megatron_pz.pretrain_zero import PretrainZero\nimport vllm"),
+        ("megatron_pz.roles.spans", "import megatron_pzz, math"),
+    ],
+)
+def test_what_is_allowed_is_not_a_breach(module: str, source: str) -> None:
+    assert breaches(source, module) == []
