@@ -32,6 +32,8 @@ from megatron_pz.monitoring.tables import table
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
 
+MOST_PASSAGES_READ = 50_000
+"""Of a larger held-out corpus, every k-th passage is a candidate."""
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -65,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
     config = load_yaml(flags.config)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
-    corpus = open_blend(tuple(flags.valid_data_path), flags.hf_model[0])
+    blend = open_blend(flags.valid_data_path, str(flags.hf_model[0]))
+    corpus = (blend[index] for index in range(0, len(blend), -(-len(blend) // MOST_PASSAGES_READ)))
     limit = config.rollout.max_prompt_length
     chosen = choose(corpus, flags.passages, tokenizer, config.game, config.data, limit)
     if rank == 0 and len(chosen) < flags.passages:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from megatron_pz.arguments import load_yaml
 from megatron_pz.command_line import Parser
@@ -28,6 +29,7 @@ class GreedyModel:
 
     def __init__(self, directory: Path, stop: tuple[str, ...], max_new_tokens: int) -> None:
         """Raises :class:`BadInput` when transformers cannot load the directory."""
+        disable_progress_bar()
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory)
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()

@@ -22,7 +22,7 @@ class HeldOutPassage(Protocol):
     def text(self) -> str: ...
 
     @property
-    def page_id(self) -> int: ...
+    def page_id(self) -> str: ...
 
 
 Item = TypeVar("Item", bound=HeldOutPassage)
@@ -49,7 +49,7 @@ def choose(
     """
     if count < 1:
         raise BadInput(f"{count} held-out passages were asked for; ask for at least 1")
-    by_article: dict[int, dict[str, Item]] = defaultdict(dict)
+    by_article: dict[str, dict[str, Item]] = defaultdict(dict)
     for item in corpus:
         by_article[item.page_id].setdefault(_rank(item, seed), item)
     turns = sorted((turn, rank) for article in by_article.values() for turn, rank in enumerate(sorted(article)))
