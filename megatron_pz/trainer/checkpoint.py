@@ -11,9 +11,6 @@ A run's folder holds::
 A checkpoint is written under a hidden name, flushed to the disk, and renamed by rank 0; then the text file is replaced.
 Whatever fails, on whichever rank, before that: the partial folder goes, the last good checkpoint is as it was, and all
 ranks raise the same :class:`CheckpointWriteFailed`. The folder must be on a file system that all ranks share.
-
-Tensors are written by the training process itself. Megatron-Core's own writer forks one process a file and spawns a
-manager that imports the main module again: nothing to do in a process that has a living vLLM engine and its threads.
 """
 
 from __future__ import annotations
@@ -21,58 +18,41 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
-import random
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreSavePlanner,
-    TorchDistSaveShardedStrategy,
-    _replace_state_dict_keys_with_sharded_keys,
-    mcore_to_pyt_state_dict,
-)
-from megatron.core.dist_checkpointing.validation import StrictHandling
+from megatron.core import parallel_state
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.utils import unwrap_model
-from torch.distributed import checkpoint as torch_checkpoint
 from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
 
 from megatron_pz.errors import BadInput
+from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
+from megatron_pz.trainer.rng_state import collect_rng_state, restore_rng_state
+from megatron_pz.trainer.sharded_state import has_stepped, load_tensors, optimizer_kind, restart, write_tensors
+
+__all__ = [
+    "CheckpointWriteFailed",
+    "LoadedState",
+    "collect_rng_state",
+    "latest_iteration",
+    "load_checkpoint",
+    "load_model_weights",
+    "prune",
+    "restore_rng_state",
+    "save_checkpoint",
+]
 
 logger = logging.getLogger(__name__)
 
 LATEST = "latest_checkpointed_iteration.txt"
 RUN_STATE = "run_state.json"
-
-# Weights and moments are stored as whole tensors of the model, so that a run can resume in another layout.
-_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
-
-_UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-    EOFError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    CheckpointingException,
-    TorchCheckpointException,
-)
-"""What Megatron-Core and torch raise, at several depths, for files that are damaged or belong to another model."""
 
 
 class CheckpointWriteFailed(BadInput):
@@ -115,23 +95,29 @@ def save_checkpoint(
     root = Path(directory)
     final = _folder(root, iteration)
     partial = root / f".{final.name}.tmp"
-    stepped = optimizer is not None and _has_stepped(optimizer)
-    header = {"iteration": iteration, "layout": _layout(), "optimizer": _kind(optimizer) if stepped else None}
-    header["common"] = common
+    stored = optimizer if optimizer is not None and has_stepped(optimizer) else None
+    header = {
+        "iteration": iteration,
+        "layout": _layout(),
+        "optimizer": optimizer_kind(stored) if stored is not None else None,
+        "common": common,
+    }
     json.dumps(header)  # a state that JSON cannot hold is a mistake of the caller: say so before anything is written
     try:
-        _together(lambda: _make_partial(root, partial), only_rank=0)
-        _together(lambda: torch.save(per_rank, partial / _rank_file(dist.get_rank())))
-        _write_tensors(_sharded_state(chunks, optimizer if stepped else None), partial)
-        _together(lambda: _complete(partial, final, header), only_rank=0)
-    except _WriteProblem as problem:
+        together(lambda: _make_partial(root, partial), only_rank=0)
+        together(lambda: _require_shared(partial))
+        write_tensors(chunks, stored, partial)
+        together(lambda: _write_own_state(per_rank, partial / _rank_file(dist.get_rank())))
+        together(lambda: _complete(partial, final, header), only_rank=0)
+    except AgreedProblem as problem:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)
+        dist.barrier()  # the first rank to exit takes the others with it, so not before the folder is gone
         last_good = latest_iteration(root)
         kept = "no earlier one exists" if last_good is None else f"the one of iteration {last_good} is untouched"
         raise CheckpointWriteFailed(
-            f"the checkpoint of iteration {iteration} could not be written to {root} ({problem}); {kept}; "
-            "make room or mend the disk, then resume"
+            f"the checkpoint of iteration {iteration} could not be written to {root} ({problem}; {_free_space(root)}); "
+            f"{kept}; make room or mend the disk, then resume"
         ) from None
     return final
 
@@ -147,17 +133,18 @@ def load_checkpoint(
     The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
     the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
     """
-    folder = _resolve(Path(directory), iteration)
+    folder = _find(Path(directory), iteration)
     header = _read_header(folder)
     saved_kind = header["optimizer"]
-    if saved_kind not in (None, _kind(optimizer)):
+    if saved_kind not in (None, optimizer_kind(optimizer)):
         raise BadInput(
-            f"{folder} was written with the optimizer {saved_kind}, this run has {_kind(optimizer)}: "
+            f"{folder} was written with the optimizer {saved_kind}, this run has {optimizer_kind(optimizer)}: "
             "resume with the same --use-distributed-optimizer and precision"
         )
-    _load_tensors(folder, chunks, optimizer if saved_kind else None)
+    with _reading(folder):
+        load_tensors(folder, chunks, optimizer if saved_kind else None)
     if not saved_kind:
-        _restart_optimizer(optimizer)
+        restart(optimizer)
     per_rank = None
     if header["layout"] == _layout():
         with _reading(folder):
@@ -175,9 +162,10 @@ def load_model_weights(
     Returns:
         the checkpoint's ``common`` state. Raises BadInput as :func:`load_checkpoint` does.
     """
-    folder = _resolve(Path(directory), iteration)
+    folder = _find(Path(directory), iteration)
     header = _read_header(folder)
-    _load_tensors(folder, chunks, None)
+    with _reading(folder):
+        load_tensors(folder, chunks, None)
     return header["common"]
 
 
@@ -205,36 +193,12 @@ def prune(directory: str | Path, keep_last: int) -> None:
         if iteration == latest:
             continue
         folder = _folder(root, iteration)
-        doomed = root / f".{folder.name}.old"  # hidden first: a checkpoint that is half deleted must not look whole
+        doomed = root / f".{folder.name}.tmp"  # hidden first: a checkpoint that is half deleted must not look whole
         try:
             os.replace(folder, doomed)
             shutil.rmtree(doomed)
         except OSError as error:
             logger.warning("the old checkpoint %s could not be deleted: %s", folder, error)
-
-
-def collect_rng_state() -> dict[str, Any]:
-    """The state of every random number generator of this process, as plain values and tensors."""
-    algorithm, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "megatron": get_cuda_rng_tracker().get_states(),
-    }
-
-
-def restore_rng_state(state: dict[str, Any]) -> None:
-    """Set every generator to what :func:`collect_rng_state` saw."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    algorithm, keys, *rest = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    get_cuda_rng_tracker().set_states(state["megatron"])
 
 
 # ---- names and records -----------------------------------------------------------------------------------------------
@@ -263,21 +227,11 @@ def _layout() -> dict[str, int]:
     }
 
 
-def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """The optimizers that Megatron-Core chained, one a kind of parameter, without those that own no parameter here."""
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part for part in chained if not part.is_stub_optimizer]
-
-
-def _kind(optimizer: MegatronOptimizer) -> str:
-    return "+".join(type(part).__name__ for part in _parts(optimizer))
-
-
-def _has_stepped(optimizer: MegatronOptimizer) -> bool:
-    return any(len(part.optimizer.state) > 0 for part in _parts(optimizer))
-
-
-def _resolve(root: Path, iteration: int | None) -> Path:
+def _find(root: Path, iteration: int | None) -> Path:
+    """The folder of an iteration, or of the latest. A collective."""
+    if dist.get_rank() == 0 and os.access(root, os.W_OK):
+        _put_back_replaced(root)
+    dist.barrier()
     if iteration is None:
         iteration = latest_iteration(root)
         if iteration is None:
@@ -297,7 +251,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
         sizes = header["files"]
         damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({_one_line(error)})") from None
+        raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({one_line(error)})") from None
     if damaged:
         name = damaged[0]
         raise BadInput(
@@ -307,84 +261,48 @@ def _read_header(folder: Path) -> dict[str, Any]:
     return header
 
 
+def _free_space(root: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(root).free / 2**30:.1f} GiB are free there"
+    except OSError as error:
+        return one_line(error)
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _one_line(error: BaseException, length: int = 300) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= length else f"{text[:length]}…"
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-class _WriteProblem(Exception):
-    """Some rank could not write; raised on all of them."""
-
-
-def _agree(problem: str | None) -> None:
-    """Raise _WriteProblem on every rank if any rank brings a problem. A collective."""
-    problems: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    for rank, found in enumerate(problems):
-        if found is not None:
-            raise _WriteProblem(f"rank {rank}: {found}")
-
-
-def _together(action: Callable[[], object], only_rank: int | None = None) -> None:
-    """Do local work on all ranks, or on one, and let all ranks fail if one did. torch.save reports OSErrors as
-    RuntimeErrors."""
-    problem = None
-    if only_rank in (None, dist.get_rank()):
-        try:
-            action()
-        except (OSError, RuntimeError) as error:
-            problem = _one_line(error)
-    _agree(problem)
-
-
 def _make_partial(root: Path, partial: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".iter_*"):  # of a run that was killed while it wrote or deleted
+    _put_back_replaced(root)
+    for leftover in root.glob(".iter_*.tmp"):  # of a run that was killed while it wrote or pruned
         shutil.rmtree(leftover)
     partial.mkdir()
 
 
-class _InProcessSave(TorchDistSaveShardedStrategy):
-    """Megatron-Core's torch_dist format, written by torch's own FileSystemWriter in this process."""
-
-    def __init__(self) -> None:
-        super().__init__("torch_dist", 1)
-        self.entered = False
-
-    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
-        self.entered = True
-        _agree(None)  # Megatron-Core lets rank 0 write the unsharded part just before; see _write_tensors
-        flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
-        try:
-            torch_checkpoint.save(
-                mcore_to_pyt_state_dict(flat, False),
-                storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir),
-                planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
-            )
-        except TorchCheckpointException as failed:  # raised on all ranks together
-            rank, (error, _) = next(iter(failed.failures.items()))
-            raise _WriteProblem(f"rank {rank}: {_one_line(error)}") from None
+def _put_back_replaced(root: Path) -> None:
+    """Undo a replacement (see _complete) that a crash cut in two; or finish one that only left the old folder over."""
+    for replaced in root.glob(".iter_*.old"):
+        final = root / replaced.name.removeprefix(".").removesuffix(".old")
+        if final.exists():
+            shutil.rmtree(replaced)
+        else:
+            os.replace(replaced, final)
 
 
-def _write_tensors(state: dict[str, Any], partial: Path) -> None:
-    """Write the sharded state. Megatron-Core lets rank 0 alone write two small files, before and after the strategy's
-    ``save``; when one of them fails, rank 0 catches up with the collective in which the others wait for it."""
-    strategy = _InProcessSave()
-    problem = None
-    try:
-        dist_checkpointing.save(state, str(partial), strategy, content_metadata=dict(_SHARDING))
-    except (OSError, RuntimeError) as error:
-        problem = _one_line(error)
-        if strategy.entered:
-            dist.barrier()
-    _agree(problem)
+def _require_shared(partial: Path) -> None:
+    if not partial.is_dir():
+        raise OSError("the folder that rank 0 made is not to be seen here; it must be on a shared file system")
+
+
+def _write_own_state(state: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # through Python's file, whose errors name their cause
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())  # rank 0 of another node cannot do it for this one
 
 
 def _complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
@@ -394,8 +312,9 @@ def _complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
     for path in partial.iterdir():
         _flush(path)
     _flush(partial)
+    replaced = final.with_name(f".{final.name}.old")
     if final.exists():  # the same iteration, done again after resuming from an earlier one
-        os.replace(final, final.with_name(f".{final.name}.old"))
+        os.replace(final, replaced)
     os.replace(partial, final)
     _flush(final.parent)
     record = final.parent / f".{LATEST}.tmp"
@@ -403,6 +322,7 @@ def _complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
     _flush(record)
     os.replace(record, final.parent / LATEST)
     _flush(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -414,64 +334,15 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-# ---- tensors ---------------------------------------------------------------------------------------------------------
-
-
-def _sharded_state(
-    chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None, is_loading: bool = False
-) -> dict[str, Any]:
-    """Megatron-Core's sharded state of model and optimizer, under the keys of ``megatron.training``."""
-    names = ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
-    state = {
-        name: unwrap_model(chunk).sharded_state_dict(metadata=dict(_SHARDING))
-        for name, chunk in zip(names, chunks, strict=True)
-    }
-    if optimizer is not None:
-        if is_loading:
-            _allocate_state(optimizer)
-        # A copy of the dictionaries: the optimizer's view must not gain the optimizer itself.
-        state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
-    return state
-
-
-def _allocate_state(optimizer: MegatronOptimizer) -> None:
-    """The distributed optimizer's loader expects that torch's Adam has a state already."""
-    for part in _parts(optimizer):
-        if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
-            part._init_optimizer_states_with_dummy_values()
-
-
-def _restart_optimizer(optimizer: MegatronOptimizer) -> None:
-    """As at the start of a run: no moments, master weights equal to the model's."""
-    for part in _parts(optimizer):
-        part.optimizer.state.clear()
-    optimizer.reload_model_params()
-
-
-def _load_tensors(folder: Path, chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None) -> None:
-    state = _sharded_state(chunks, optimizer, is_loading=True)
-    names = [name for name in state if name != "optimizer"]
-    with _reading(folder):
-        loaded, surplus, lacking = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RETURN_ALL)
-        surplus = {key for key in surplus if not key.startswith(("optimizer.", "common_state"))}
-        if surplus or lacking:
-            one = min(surplus or lacking)
-            raise BadInput(
-                f"the checkpoint {folder} is of another model: {one} is only in "
-                f"{'the checkpoint' if surplus else 'this model'} ({len(surplus)} and {len(lacking)} such tensors)"
-            )
-        for name, chunk in zip(names, chunks, strict=True):
-            unwrap_model(chunk).load_state_dict(loaded[name], strict=True)
-        if optimizer is not None:
-            optimizer.load_state_dict(loaded["optimizer"])
-
-
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
+    """One line for whatever goes wrong with the files. A damaged pickle can raise any exception there is."""
     try:
         yield
-    except TorchCheckpointException as failed:
+    except BadInput:
+        raise
+    except TorchCheckpointException as failed:  # not an Exception
         rank, (error, _) = next(iter(failed.failures.items()))
-        raise BadInput(f"the checkpoint {folder} cannot be loaded (rank {rank}: {_one_line(error)})") from None
-    except _UNREADABLE as error:
-        raise BadInput(f"the checkpoint {folder} cannot be loaded ({_one_line(error)})") from None
+        raise BadInput(f"the checkpoint {folder} cannot be loaded (rank {rank}: {one_line(error)})") from error
+    except Exception as error:
+        raise BadInput(f"the checkpoint {folder} cannot be loaded ({one_line(error)})") from error

@@ -59,6 +59,8 @@ def wrap(
         ),
         chunks,
     )
+    for group in optimizer.param_groups:  # the factors of the standard rule, which Megatron leaves to its scheduler
+        group["weight_decay"] = config.weight_decay * group["wd_mult"]
     model_config.finalize_model_grads_func = finalize_model_grads
     model_config.grad_scale_func = optimizer.scale_loss
     return chunks, optimizer

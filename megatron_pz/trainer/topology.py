@@ -52,10 +52,10 @@ class Topology:
         timeout = timedelta(minutes=parallel.distributed_timeout_minutes)
         device = _own_device()
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if "RANK" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
-        else:
+        if world_size == 1:
             dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, timeout=timeout)
         parallel_state.initialize_model_parallel(
             parallel.tensor_model_parallel_size,
             parallel.pipeline_model_parallel_size,
@@ -137,9 +137,9 @@ def _own_device() -> torch.device:
 
 
 def _store_of_one_rank() -> dist.Store:
-    """The store of a run without a launcher, on a port that the system picks.
+    """The store of a run of one rank, on a port that the system picks: it has nobody to meet, and needs no launcher.
 
-    The variables are those that torchrun would have set: a vLLM engine started later in this process reads them.
+    The variables are those that torchrun sets: a vLLM engine started later in this process reads them.
     """
     store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
     os.environ |= {

@@ -1,0 +1,40 @@
+"""Local work that may fail on one rank must fail on all of them, or the others wait in a collective for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+
+class AgreedProblem(Exception):
+    """Some rank could not do its part; raised on all ranks, with the same words. Names the rank and the cause."""
+
+
+def agree(problem: str | None) -> None:
+    """Raise AgreedProblem on every rank if any rank brings a problem. A collective."""
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for rank, found in enumerate(problems):
+        if found is not None:
+            raise AgreedProblem(f"rank {rank}: {found}")
+
+
+def together(action: Callable[[], object], only_rank: int | None = None) -> None:
+    """Do local work with files on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective.
+
+    OSError and RuntimeError count as failures: torch.save turns the first into the second when its own code writes.
+    """
+    problem = None
+    if only_rank in (None, dist.get_rank()):
+        try:
+            action()
+        except (OSError, RuntimeError) as error:
+            problem = one_line(error)
+    agree(problem)
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """The error's message without line breaks, cut at ``length`` characters; its type's name where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -1,0 +1,256 @@
+"""What a checkpoint folder may look like, and what is refused. Processes, layouts and exactness: tests/distributed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from megatron_pz.config import OptimizerConfig, ParallelConfig
+from megatron_pz.errors import BadInput
+from megatron_pz.trainer import checkpoint
+from megatron_pz.trainer.optimizer import wrap
+from megatron_pz.trainer.topology import Topology
+
+from megatron.core.transformer import MegatronModule, TransformerConfig  # isort: skip
+
+
+class Line(MegatronModule):
+    """y = w x: the least that Megatron's wrappers take for a model."""
+
+    def __init__(self, weight: float, size: int = 4, name: str = "weight") -> None:
+        super().__init__(
+            TransformerConfig(
+                num_layers=1, hidden_size=4, num_attention_heads=1, params_dtype=torch.bfloat16, bf16=True
+            )
+        )
+        self.register_parameter(name, torch.nn.Parameter(torch.full((size,), weight, dtype=torch.bfloat16)))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs * next(self.parameters())
+
+
+class Trainee:
+    def __init__(self, weight: float = 1.0, distributed: bool = False, **shape: object) -> None:
+        self.model = Line(weight, **shape)
+        parallel = ParallelConfig(use_distributed_optimizer=distributed)
+        self.chunks, self.optimizer = wrap([self.model], OptimizerConfig(lr=1e-3), parallel, bf16=True)
+
+    def step(self) -> None:
+        self.chunks[0].zero_grad_buffer()
+        self.chunks[0](torch.rand(4)).sum().backward()
+        self.chunks[0].finish_grad_sync()
+        self.optimizer.step()
+
+    def save(self, folder: Path, iteration: int) -> Path:
+        state = checkpoint.collect_rng_state()
+        return checkpoint.save_checkpoint(
+            folder, iteration, self.chunks, self.optimizer, common={"cursor": iteration}, per_rank=state
+        )
+
+    def load(self, folder: Path, iteration: int | None = None) -> checkpoint.LoadedState:
+        return checkpoint.load_checkpoint(folder, self.chunks, self.optimizer, iteration)
+
+    def masters(self) -> torch.Tensor:
+        return torch.cat([master.detach() for group in self.optimizer.param_groups for master in group["params"]])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def topology() -> Iterator[Topology]:
+    alone = Topology.start(ParallelConfig(), seed=1)
+    yield alone
+    alone.close()
+
+
+@pytest.fixture(scope="module")
+def saved(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints of iterations 1 and 2."""
+    folder = tmp_path_factory.mktemp("saved")
+    trainee = Trainee()
+    for iteration in (1, 2):
+        trainee.step()
+        trainee.save(folder, iteration)
+    return folder
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def test_the_layout_on_disk_is_megatrons(saved: Path) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == [
+        "iter_0000001",
+        "iter_0000002",
+        "latest_checkpointed_iteration.txt",
+    ]
+    assert checkpoint.latest_iteration(saved) == 2
+    names = {path.name for path in (saved / "iter_0000002").iterdir()}
+    assert {".metadata", "metadata.json", "run_state.json", "rank_00000.pt"} <= names
+    assert json.loads((saved / "iter_0000002" / "metadata.json").read_text())["sharded_backend"] == "torch_dist"
+
+
+def test_any_complete_checkpoint_can_be_loaded(saved: Path) -> None:
+    trainee = Trainee(weight=9.0)
+    newest, older = trainee.load(saved), Trainee().load(saved, 1)
+    assert (newest.iteration, newest.common) == (2, {"cursor": 2})
+    assert (older.iteration, older.common) == (1, {"cursor": 1})
+    assert trainee.masters().lt(1.0).all()
+    assert torch.equal(trainee.masters().bfloat16(), trainee.model.weight)
+
+
+def test_weights_alone(saved: Path) -> None:
+    trainee, bare = Trainee(weight=9.0), Line(7.0)
+    trainee.load(saved)
+    assert checkpoint.load_model_weights(saved, [bare]) == {"cursor": 2}
+    assert torch.equal(bare.weight, trainee.model.weight)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_before_the_first_step_there_is_no_optimizer_to_store(tmp_path: Path, distributed: bool) -> None:
+    Trainee(weight=3.0, distributed=distributed).save(tmp_path, 0)
+    other = Trainee(weight=9.0, distributed=distributed)
+    other.step()
+    other.load(tmp_path)
+    assert other.masters().tolist() == [3.0] * 4
+    assert other.model.weight.tolist() == [3.0] * 4
+    other.step()
+    assert other.masters().tolist() == pytest.approx([3.0 - 1e-3] * 4), "the first step of a fresh Adam is lr"
+
+
+def test_generators_go_on_where_they_were() -> None:
+    def draws() -> list[float]:
+        return [random.random(), random.gauss(0, 1), *np.random.randn(3), *torch.rand(3).tolist()]
+
+    random.gauss(0, 1)  # Python and NumPy keep the second of a pair of normal numbers: part of the state
+    np.random.randn(1)
+    state = checkpoint.collect_rng_state()
+    first = draws()
+    assert draws() != first
+    checkpoint.restore_rng_state(state)
+    assert draws() == first
+
+
+def test_generators_survive_the_disk(saved: Path) -> None:
+    loaded = Trainee().load(saved)
+    checkpoint.restore_rng_state(loaded.per_rank)
+    again = Trainee().load(saved).per_rank
+    assert torch.equal(torch.get_rng_state(), again["torch"])
+    assert random.getstate() == again["python"]
+
+
+def test_pruning_keeps_the_newest_and_always_the_latest(tmp_path: Path) -> None:
+    trainee = Trainee()
+    for iteration in (1, 2, 3, 4):
+        trainee.save(tmp_path, iteration)
+    (tmp_path / "iter_of_someone_else").mkdir()
+    checkpoint.prune(tmp_path, 0)
+    assert len(list(tmp_path.glob("iter_000*"))) == 4
+    (tmp_path / checkpoint.LATEST).write_text("1\n")
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "iter_0000001",
+        "iter_0000003",
+        "iter_0000004",
+        "iter_of_someone_else",
+        "latest_checkpointed_iteration.txt",
+    ]
+
+
+def test_what_a_killed_run_left_is_cleared_and_an_iteration_can_be_done_again(copy: Path) -> None:
+    half = copy / ".iter_0000003.tmp"
+    half.mkdir()
+    (half / "__0_0.distcp").write_bytes(b"half a file")
+    trainee = Trainee(weight=5.0)
+    trainee.step()
+    trainee.save(copy, 2)
+    assert not half.exists()
+    reader = Trainee()
+    reader.load(copy)
+    assert torch.equal(reader.masters(), trainee.masters())
+    assert not [path for path in copy.iterdir() if path.name.startswith(".iter")]
+
+
+def test_a_replacement_that_a_crash_cut_in_two_is_undone(copy: Path) -> None:
+    latest = copy / "iter_0000002"
+    content = (latest / "run_state.json").read_bytes()
+    latest.rename(copy / ".iter_0000002.old")
+    assert Trainee().load(copy).iteration == 2
+    assert (latest / "run_state.json").read_bytes() == content
+
+
+def test_a_state_that_json_cannot_hold_is_the_callers_mistake(tmp_path: Path) -> None:
+    trainee = Trainee()
+    with pytest.raises(TypeError):
+        checkpoint.save_checkpoint(
+            tmp_path / "new", 1, trainee.chunks, None, common={"model": trainee.model}, per_rank={}
+        )
+    assert not (tmp_path / "new").exists()
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, trainee: Trainee | None = None, iteration: int | None = None) -> str:
+    with pytest.raises(BadInput) as caught:
+        (trainee or Trainee()).load(folder, iteration)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+def test_nothing_to_load(tmp_path: Path, saved: Path) -> None:
+    assert checkpoint.latest_iteration(tmp_path / "absent") is None
+    assert "there is no checkpoint in" in refusal(tmp_path / "absent")
+    assert "has no checkpoint of iteration 7 (complete ones: 1, 2)" in refusal(saved, iteration=7)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "-3"])
+def test_a_broken_record_of_the_latest(tmp_path: Path, text: str) -> None:
+    (tmp_path / checkpoint.LATEST).write_text(text)
+    with pytest.raises(BadInput, match="where the number of an iteration should stand"):
+        checkpoint.latest_iteration(tmp_path)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _garble(path: Path) -> None:
+    path.write_bytes(b"\x80" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", "common.pt", "metadata.json", "rank_00000.pt"])
+def test_damaged_files(copy: Path, name: str) -> None:
+    victim = copy / "iter_0000002" / name
+    whole = victim.read_bytes()
+    _garble(victim)
+    assert "cannot be loaded" in refusal(copy)
+    victim.write_bytes(whole[:-7])
+    assert f"is damaged: {name} has {len(whole) - 7} bytes instead of {len(whole)}" in refusal(copy)
+    victim.unlink()
+    assert f"is damaged: {name} has 0 bytes" in refusal(copy)
+
+
+@pytest.mark.parametrize("damage", [_truncate, _garble, Path.unlink])
+def test_a_damaged_run_state(copy: Path, damage) -> None:
+    damage(copy / "iter_0000002" / "run_state.json")
+    assert "has no usable run_state.json" in refusal(copy)
+
+
+def test_another_models_checkpoint(saved: Path) -> None:
+    assert "cannot be loaded" in refusal(saved, Trainee(size=5))
+    assert "is of another model" in refusal(saved, Trainee(name="bias"))
+
+
+def test_another_kind_of_optimizer(saved: Path) -> None:
+    message = refusal(saved, Trainee(distributed=True))
+    assert "Float16OptimizerWithFloat16Params" in message
+    assert "DistributedOptimizer" in message
