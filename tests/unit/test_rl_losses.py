@@ -72,9 +72,10 @@ def test_without_old_log_probs_the_gradient_is_reinforce() -> None:
     [("off", [1, 1, 1, 1]), ("tis", [0.4, 1.5, 2, 2]), ("icepop", [0, 1.5, 3, 0])],
 )
 def test_mismatch_correction_by_hand(correction: str, expected: list[float]) -> None:
-    ratio = torch.tensor([0.4, 1.5, 3.0, 6.0])
-    weights = mismatch_weights(ratio.log(), GrpoConfig(mismatch_correction=correction))
+    mismatch = log(0.4, 1.5, 3.0, 6.0).requires_grad_()
+    weights = mismatch_weights(mismatch, GrpoConfig(mismatch_correction=correction))
     assert weights.tolist() == pytest.approx(expected)
+    assert not weights.requires_grad
 
 
 def test_mismatch_weighs_the_gradient_but_has_none_itself() -> None:
