@@ -9,7 +9,7 @@ set -euo pipefail
 
 torch_version=2.13.0
 torch_cpu_index=https://download.pytorch.org/whl/cpu
-needed_mib=5000 # 2.6 GB installed, the rest is pip's room to unpack
+needed_mib=5000 # 2.9 GB installed, the rest is pip's room to unpack
 watcher=
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
