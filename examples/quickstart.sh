@@ -75,7 +75,7 @@ parse_flags() {
         ((${#dumps[@]})) || fail "--dump needs at least one file"
         ;;
       --model | --steps | --output | --nproc)
-        (($# > 1)) && [[ $2 != --* ]] || fail "$1 needs a value"
+        if (($# < 2)) || [[ $2 == --* ]]; then fail "$1 needs a value"; fi
         case $1 in
           --model) model=$(absolute "$2") ;;
           --steps) steps=$2 ;;

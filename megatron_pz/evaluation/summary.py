@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from megatron_pz.evaluation.results import Evaluation, OwnMask, PassageResult
+from megatron_pz.evaluation.results import Evaluation, MaskPredictions, OwnMask, PassageResult
 from megatron_pz.evaluation.statistics import Estimate, estimate, paired_difference
 from megatron_pz.roles.spans import MaskFault
 
@@ -27,10 +27,10 @@ def _rollouts(value: Callable[[OwnMask], float]) -> Measure:
     return lambda result: _mean([float(value(mask)) for mask in result.own])
 
 
-def _valid(value: Callable[[OwnMask, float], float]) -> Measure:
-    """Mean over the passage's valid masks, given with their accuracy; undefined without one."""
+def _valid(value: Callable[[OwnMask, MaskPredictions], float]) -> Measure:
+    """Mean over the passage's valid masks, each given with its predictions; undefined without one."""
     return lambda result: _mean(
-        [float(value(mask, mask.predictions.accuracy)) for mask in result.own if mask.predictions is not None]
+        [float(value(mask, mask.predictions)) for mask in result.own if mask.predictions is not None]
     )
 
 
@@ -45,7 +45,7 @@ def _share_of_fault(fault: str) -> Measure:
 MAIN_MEASURES: dict[str, tuple[str, Measure]] = {
     "valid_masks": ("valid masks", _rollouts(lambda mask: mask.predictions is not None)),
     "generator_reward": ("generator reward (Eq. 9)", _rollouts(lambda mask: mask.reward)),
-    "own_accuracy": ("predictor: accuracy on own masks", _valid(lambda _, accuracy: accuracy)),
+    "own_accuracy": ("predictor: accuracy on own masks", _valid(lambda _, found: found.accuracy)),
     "repeated_accuracy": ("predictor: fixed repeated words", lambda r: r.repeated.accuracy if r.repeated else None),
     "once_accuracy": ("predictor: fixed once-only words", lambda r: r.once.accuracy if r.once else None),
 }
@@ -57,12 +57,12 @@ FAULT_MEASURES: dict[str, tuple[str, Measure]] = {
     if fault is not MaskFault.OK
 }
 WATCH_MEASURES: dict[str, tuple[str, Measure]] = {
-    "own_all_zero": ("own masks: nobody right", _valid(lambda _, accuracy: accuracy == 0)),
-    "own_mixed": ("own masks: mixed", _valid(lambda _, accuracy: 0 < accuracy < 1)),
-    "own_all_one": ("own masks: everybody right", _valid(lambda _, accuracy: accuracy == 1)),
+    "own_all_zero": ("own masks: nobody right", _valid(lambda _, found: found.accuracy == 0)),
+    "own_mixed": ("own masks: mixed", _valid(lambda _, found: 0 < found.accuracy < 1)),
+    "own_all_one": ("own masks: everybody right", _valid(lambda _, found: found.accuracy == 1)),
     "sub_word": ("own masks inside words", _valid(lambda mask, _: mask.sub_word)),
     "function_word": ("own masks that are function words", _valid(lambda mask, _: mask.function_word)),
-    "span_words": ("words in an own mask", _valid(lambda mask, _: len(mask.predictions.span.split()))),
+    "span_words": ("words in an own mask", _valid(lambda _, found: len(found.span.split()))),
     "distinct_masks": ("different masks per passage", _distinct),
     "generator_length": ("generator: tokens", _rollouts(lambda mask: mask.length)),
     "generator_entropy": ("generator: nats a token", _rollouts(lambda mask: mask.entropy)),

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -55,9 +55,13 @@ class Console:
         """``first_iteration`` is the number of iterations already done."""
         self._total = total_iterations
         self._out = out or sys.stdout
-        watched = sys.stderr.isatty()
-        bar = {"total": total_iterations, "initial": first_iteration, "unit": "step", "dynamic_ncols": True}
-        self._bar = tqdm(desc="PretrainZero", disable=not watched, **bar)
+        self._bar: tqdm[NoReturn] = tqdm(
+            total=total_iterations,
+            initial=first_iteration,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
 
     def show(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Print the line of an iteration and move the bar to it."""
