@@ -1,0 +1,72 @@
+"""What vLLM changes in its process, kept from the trainer that shares it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Give Python's, NumPy's, torch's and every CUDA device's generator the state they had before the block.
+
+    Starting an engine seeds all of them, and its sampler draws from torch's even for requests with their own seeds.
+    """
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
+    torch_state = torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def preserved_environment(*names: str) -> Iterator[None]:
+    """Give these environment variables the values that they had before the block.
+
+    vLLM's CPU platform preloads libraries into all later child processes (``LD_PRELOAD``) and overwrites the launcher's
+    ``LOCAL_WORLD_SIZE`` with the engine's.
+    """
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def default_process_group_kept(*, keep: bool) -> Iterator[None]:
+    """Within the block ``destroy_process_group()`` without a group does nothing, if ``keep``.
+
+    vLLM's shutdown ends with that call, for an engine that is alone in its process, and has no setting against it; in
+    the trainer's process it would destroy the trainer's groups. The groups that vLLM made itself are named in its calls
+    and are destroyed as they should be.
+    """
+    destroy = dist.destroy_process_group
+
+    def destroy_named(group: dist.ProcessGroup | None = None) -> None:
+        if group is not None:
+            destroy(group)
+
+    if keep:
+        dist.destroy_process_group = destroy_named
+    try:
+        yield
+    finally:
+        dist.destroy_process_group = destroy

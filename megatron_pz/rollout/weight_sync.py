@@ -1,0 +1,95 @@
+"""The trainer's weights into the rollout engine, in place and tensor by tensor, after every update."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from megatron_pz.errors import BadInput
+from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+
+WeightStream = Iterable[tuple[str, torch.Tensor]]
+
+
+def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
+    """Replace all of the engine's weights. Cached prefixes of the old ones die at the next generation's start.
+
+    Args:
+        engine: it must not be asleep (on a GPU: ``wake("weights")`` first).
+        stream: (Hugging Face name, full tensor), every tensor of the checkpoint once, in any order; tensors of one
+            layer should follow each other, since vLLM holds them until it can fuse them. A tied model has no
+            ``lm_head.weight``. Any floating dtype; any device. A tensor must keep its value until the stream ends.
+            Collectives of a sharded trainer may run inside the iterator: all ranks then consume it together.
+    Raises:
+        EngineBroken: the stream raised, or lacks a tensor, or has one of a wrong name or shape. vLLM takes its layers
+            apart before the first tensor and cannot go back, so the engine is unusable from then on.
+    """
+    llm = engine.llm
+    shapes = checkpoint_shapes(engine.model_dir, tied_head=engine.tied_head)
+    try:
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _complete(stream, shapes)})
+        llm.apply_model(_repack_tied_head)
+    except BaseException as error:
+        reason = f"its weight update failed ({type(error).__name__}: {' '.join(str(error).split())})"
+        engine.mark_broken(reason)
+        if isinstance(error, Exception):
+            raise EngineBroken(f"the rollout engine cannot be used any more: {reason}; start a new one") from error
+        raise
+
+
+def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a complete stream, from the headers of the checkpoint's safetensors files.
+
+    Raises:
+        BadInput: there are no such files in model_dir.
+    """
+    from safetensors import safe_open
+
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted({model_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
+    else:
+        files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise BadInput(f"{model_dir} has no *.safetensors file: convert the checkpoint to safetensors")
+    shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    if tied_head:
+        shapes.pop("lm_head.weight", None)
+    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _complete(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Pass the stream on, and raise at the first tensor that does not belong and at an end that comes too early.
+
+    vLLM itself only logs a warning for tensors that never came, and goes on with their old values.
+    """
+    missing = dict(shapes)
+    for name, tensor in stream:
+        expected = missing.pop(name, None)
+        if expected is None:
+            fault = "a second time" if name in shapes else "which the checkpoint does not have"
+            raise ValueError(f"the weight stream has {name!r}, {fault}")
+        if tuple(tensor.shape) != expected:
+            raise ValueError(f"the weight stream has {name!r} as {tuple(tensor.shape)}, the checkpoint as {expected}")
+        yield name, tensor
+    if missing:
+        raise ValueError(f"the weight stream ended without {len(missing)} tensors, {next(iter(missing))!r} among them")
+
+
+def _repack_tied_head(model: torch.nn.Module) -> None:
+    """Repack a tied head from the embedding that it shares.
+
+    vLLM's CPU linear layers multiply by a packed copy of their weight. A reload repacks every layer that received
+    tensors; a tied head receives none, and would go on with a copy of the old weights: log-probabilities 0.3 off on
+    average, without any error. Elsewhere than on CPU there is no copy, and an untied head has been repacked already.
+    """
+    head = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
