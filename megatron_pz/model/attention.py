@@ -98,7 +98,7 @@ def _attend_segments(q: Tensor, k: Tensor, v: Tensor, runs: Runs, scale: float |
     # One split has one backward (a concatenation); a slice for every run would each write a gradient of full size.
     pieces = zip(q.split(lengths, 2), k.split(lengths, 2), v.split(lengths, 2), runs, strict=True)
     attended = []
-    prompt_k = prompt_v = None
+    prompt_k, prompt_v = k[:, :, :0], v[:, :, :0]
     for run_q, run_k, run_v, (length, is_prompt) in pieces:
         if is_prompt:
             prompt_k, prompt_v = run_k, run_v

@@ -10,6 +10,7 @@ tensor-parallel rank (those of the true vocabulary only), C the rows of one chun
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,16 @@ def vocab_parallel_log_probs(
 
 class _LogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_RH, weight_VH, labels_R, vocab_start, real_rows, group, logits_per_chunk):
+    def forward(
+        ctx: Any,
+        hidden_RH: Tensor,
+        weight_VH: Tensor,
+        labels_R: Tensor,
+        vocab_start: int,
+        real_rows: int,
+        group: ProcessGroup | None,
+        logits_per_chunk: int,
+    ) -> tuple[Tensor, Tensor]:
         local_R = labels_R - vocab_start
         is_local_R = (local_R >= 0) & (local_R < real_rows)
         local_R = torch.where(is_local_R, local_R, 0)
@@ -74,7 +84,7 @@ class _LogProbs(torch.autograd.Function):
         return log_probs_R, entropy_R
 
     @staticmethod
-    def backward(ctx, grad_R, _):
+    def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_RH, weight_VH, local_R, is_local_R, log_normalizer_R = ctx.saved_tensors
         real_VH = weight_VH[: ctx.real_rows]
         grad_hidden_RH = torch.zeros_like(hidden_RH)

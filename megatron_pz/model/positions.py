@@ -16,6 +16,7 @@ class PositionRotaryEmbedding(RotaryEmbedding):
     activation recomputation does not come here again.
     """
 
+    inv_freq: Tensor
     position_ids: Tensor | None = None
     """int64 [b, S] of the running forward call"""
 

@@ -41,10 +41,9 @@ class ResponseHead(ColumnParallelLinear):
         """``input_`` is [S, 1, hidden], or this rank's part of S under sequence parallelism."""
         if self.targets is None:
             return super().forward(input_, weight, runtime_gather_output)
-        weight = self.weight if weight is None else weight
         log_probs_R, entropy_R = vocab_parallel_log_probs(
-            self._response_rows(input_),
-            weight,
+            self._select(input_, self.targets.rows_R),
+            self.weight if weight is None else weight,
             self.targets.labels_R,
             vocab_start=self.tp_group.rank() * self.output_size_per_partition,
             vocab_size=self.true_vocab_size,
@@ -52,12 +51,12 @@ class ResponseHead(ColumnParallelLinear):
         )
         return torch.stack((log_probs_R, entropy_R), dim=-1)[:, None], None
 
-    def _response_rows(self, input_: Tensor) -> Tensor:
-        """[R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.
+    def _select(self, input_: Tensor, rows_R: Tensor) -> Tensor:
+        """The rows [R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.
 
         Under sequence parallelism the gather's backward reduce-scatters. Else the copy's backward all-reduces, over R
         rows and not over S. One of them, never both: both would double every gradient below this layer.
         """
         if self.sequence_parallel:
-            return gather_from_sequence_parallel_region(input_, group=self.tp_group)[:, 0][self.targets.rows_R]
-        return copy_to_tensor_model_parallel_region(input_[:, 0][self.targets.rows_R], group=self.tp_group)
+            return gather_from_sequence_parallel_region(input_, group=self.tp_group)[:, 0][rows_R]
+        return copy_to_tensor_model_parallel_region(input_[:, 0][rows_R], group=self.tp_group)

@@ -97,31 +97,9 @@ def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
     return torch.where(inside_R, ratio_R, 0.0)
 
 
-def supervised_loss(
-    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, old_log_probs_R: Tensor | None = None
-) -> tuple[Tensor, LossStatistics]:
-    """Weighted negative log-likelihood of the response tokens, for the cold start: - sum w log p.
+def supervised_loss(log_probs_R: Tensor, batch: MicroBatch) -> Tensor:
+    """Weighted negative log-likelihood of the response tokens, for the cold start: - sum w log p, a scalar.
 
-    Called as :func:`policy_loss` is. There is no rollout to compare with, so ``old_log_probs_R`` and the batch's
-    rollout log-probabilities are not read, and ratios and importance weights are reported as 1.
+    The batch's advantages and rollout log-probabilities are not read.
     """
-    loss_R = -batch.loss_weights_R * log_probs_R
-    with torch.no_grad():
-        ones_R, zeros_R = torch.ones_like(log_probs_R), torch.zeros_like(log_probs_R)
-        statistics = LossStatistics.of_tokens(
-            RoleTokens(
-                counted_R=batch.loss_weights_R > 0,
-                is_generator_R=batch.is_generator_R,
-                log_prob_R=log_probs_R,
-                entropy_R=entropy_R,
-                loss_R=loss_R,
-                log_ratio_R=zeros_R,
-                ratio_R=ones_R,
-                clipped_low_R=zeros_R,
-                clipped_high_R=zeros_R,
-                mismatch_R=zeros_R,
-                importance_R=ones_R,
-                pull_R=batch.loss_weights_R,
-            )
-        )
-    return loss_R.sum(), statistics
+    return -(batch.loss_weights_R * log_probs_R).sum()

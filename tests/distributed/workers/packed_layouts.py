@@ -20,6 +20,7 @@ from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rl.packing import LossWeighting, pack_groups
@@ -81,8 +82,25 @@ def check(hf_dir: Path, parallel: ParallelConfig, expected: Reference) -> None:
     assert_gradients_equal(stream_hf_weights(model, architecture), expected, tolerance=1e-5)
 
 
+def check_a_rank_of_padding() -> None:
+    """Of 100 rows the first 40 are the vocabulary: rank 1 has none of it, and must neither count nor give NaN."""
+    generator = torch.Generator().manual_seed(0)
+    hidden_RH = torch.randn(5, 8, generator=generator).requires_grad_()
+    weight_VH, labels_R = torch.randn(100, 8, generator=generator), torch.arange(5) * 9
+    expected_R = (hidden_RH @ weight_VH[:40].t()).log_softmax(-1).gather(1, labels_R[:, None])[:, 0]
+    (expected_gradient,) = torch.autograd.grad(expected_R.sum(), hidden_RH)
+    own_VH, start = weight_VH.chunk(2)[dist.get_rank()], 50 * dist.get_rank()
+    log_probs_R, entropy_R = vocab_parallel_log_probs(hidden_RH, own_VH, labels_R, start, 40, dist.group.WORLD)
+    (gradient,) = torch.autograd.grad(log_probs_R.sum(), hidden_RH)
+    dist.all_reduce(gradient)
+    torch.testing.assert_close(log_probs_R, expected_R)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert entropy_R.isfinite().all()
+
+
 def main() -> None:
     dist.init_process_group("gloo")
+    check_a_rank_of_padding()
     for directory in map(Path, sys.argv[1:]):
         vocab_size = Architecture.from_hf(directory).vocab_size
         expected = reference(directory, random_groups(vocab_size, SHAPES, seed=1))
