@@ -1,9 +1,9 @@
 """Megatron's ``.bin/.idx`` format, written in bulk.
 
 Byte for byte what ``megatron.core.datasets.indexed_dataset.IndexedDatasetBuilder`` writes, without its one call and one
-tensor a sequence. ``.bin`` is all token ids one after another. ``.idx`` is, little-endian: ``MMIDIDX\\0\\0``, u64 version
-1, u8 dtype code, u64 number of sequences N, u64 number of documents + 1, int32[N] lengths in tokens, int64[N] byte
-offsets, int64[documents + 1] number of the first sequence of every document and, last, N.
+tensor a sequence. ``.bin`` is all token ids one after another. ``.idx`` is, little-endian: ``MMIDIDX`` and two zero
+bytes, u64 version 1, u8 dtype code, u64 number of sequences N, u64 number of documents + 1, int32[N] lengths in tokens,
+int64[N] byte offsets, int64[documents + 1] number of the first sequence of every document and, last, N.
 """
 
 from __future__ import annotations

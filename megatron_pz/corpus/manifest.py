@@ -19,8 +19,8 @@ FORMAT: Final = 1
 LICENSE: Final = "CC BY-SA 4.0"
 ATTRIBUTION: Final = (
     "Text from Wikipedia, by its contributors, under the Creative Commons Attribution-ShareAlike licence "
-    "(https://creativecommons.org/licenses/by-sa/4.0/); changed: markup removed, cut into passages. Each document's URL "
-    "and revision id in the Parquet file lead to its authors."
+    "(https://creativecommons.org/licenses/by-sa/4.0/); changed: markup removed, cut into passages. Each document's "
+    "URL and revision id in the Parquet file lead to its authors."
 )
 
 DOCUMENTS_SCHEMA: Final = pa.schema(

@@ -85,6 +85,10 @@ class PassageDataset:
             index=index,
         )
 
+    def longest(self) -> int:
+        """Tokens of the longest passage within the bounds."""
+        return int(self.tokens.lengths[self._chosen].max())
+
     def _value(self, column: str, document: int) -> Any:
         return self._documents[column][document].as_py()
 
@@ -123,6 +127,10 @@ class PassageBlend:
         start = int(self._ends[number]) - self.sizes[number]
         passage = self.datasets[number][index - start]
         return Passage(**{**passage.__dict__, "index": index})
+
+    def longest(self) -> int:
+        """Tokens of the longest passage."""
+        return max(dataset.longest() for dataset in self.datasets)
 
 
 def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None]:
@@ -169,8 +177,8 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
         there = read_manifest(prefix)["tokenizer"]
         if there["sha256"] != here:
             raise BadInput(
-                f"{prefix}: was made with tokenizer {there['name']} (sha256 {there['sha256'][:12]}), {tokenizer_dir} is "
-                f"{here[:12]}; preprocess the corpus again or give its tokenizer"
+                f"{prefix}: was made with tokenizer {there['name']} (sha256 {there['sha256'][:12]}), {tokenizer_dir} "
+                f"is {here[:12]}; preprocess the corpus again or give its tokenizer"
             )
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
     datasets = [PassageDataset(prefix, tokenizer, min_words, max_words) for prefix in prefixes]

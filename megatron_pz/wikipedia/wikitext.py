@@ -3,8 +3,8 @@
 The scanner copies plain runs to the output and acts on the few characters that can begin or end markup. A construct
 that needs its whole content before it can be shown (template, link, raised text) opens a frame, which remembers where
 in the output its content begins; when it closes, that part of the output is replaced by what the construct shows. So
-inner constructs are rendered before outer ones and nothing is read twice. A construct known to show nothing (most templates,
-tables, files) opens a frame that drops its content and only counts its own brackets.
+inner constructs are rendered before outer ones and nothing is read twice. A construct known to show nothing (most
+templates, tables, files) opens a frame that drops its content and only counts its own brackets.
 
 Time is linear whatever the input: frames are at most :data:`MAX_DEPTH` deep (content is moved once a level; below it
 content is dropped and brackets are counted), and searches for a closing tag remember what they found. Broken markup

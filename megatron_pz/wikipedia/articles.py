@@ -1,0 +1,160 @@
+"""From pages to articles: what is dropped and why, and what an article is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import quote
+
+from megatron_pz.errors import BadInput
+from megatron_pz.wikipedia import localization
+from megatron_pz.wikipedia.dump import Job, Page, SiteInfo
+from megatron_pz.wikipedia.wikitext import TextOptions, Wiki, wikitext_to_paragraphs
+
+DropReason = Literal["namespace", "redirect", "disambiguation", "list", "too_short"]
+DROP_REASONS: tuple[str, ...] = get_args(DropReason)
+
+_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_DISAMBIGUATION_WORD = "__DISAMBIG__"
+_FILE, _CATEGORY = 6, 14
+_PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
+
+
+@dataclass(frozen=True)
+class Article:
+    """An encyclopedia article as clean text."""
+
+    page_id: str
+    revision_id: str
+    """Empty where the input does not say."""
+    title: str
+    url: str
+    paragraphs: tuple[str, ...]
+    """None empty; a list is one paragraph with an item a line."""
+
+
+@dataclass(frozen=True)
+class ArticleOptions:
+    """Which pages become articles."""
+
+    drop_lists: bool = False
+    """Drop pages whose title names a list ("List of …")."""
+    min_article_words: int = 20
+    """Articles with fewer words are dropped."""
+
+
+def wiki_of(site: SiteInfo) -> Wiki:
+    """What the scanner needs to know of a wiki."""
+
+    def local(namespace: int, known: frozenset[str]) -> frozenset[str]:
+        name = site.namespaces.get(namespace, "")
+        return known | {name.casefold().replace(" ", "_")} if name else known
+
+    return Wiki(
+        language=site.language,
+        file_namespaces=local(_FILE, localization.FILE_NAMESPACES),
+        category_namespaces=local(_CATEGORY, localization.CATEGORY_NAMESPACES),
+        trailing_sections=localization.trailing_sections(site.language),
+    )
+
+
+class ArticleReader:
+    """Turns the pages of one dump into articles."""
+
+    def __init__(self, site: SiteInfo, text: TextOptions, options: ArticleOptions) -> None:
+        self._wiki = wiki_of(site)
+        self._article_url = site.article_url
+        self._text = text
+        self._options = options
+        self._disambiguation = localization.disambiguation_template(site.language)
+
+    def read(self, page: Page) -> Article | DropReason:
+        """The page's article, or why it has none. The costly conversion comes last."""
+        if page.namespace != 0:
+            return "namespace"
+        if page.redirect is not None or _REDIRECT.match(page.text):
+            return "redirect"
+        if (
+            localization.is_disambiguation_title(page.title)
+            or _DISAMBIGUATION_WORD in page.text
+            or self._disambiguation.search(page.text)
+        ):
+            return "disambiguation"
+        if self._options.drop_lists and localization.is_list_title(page.title):
+            return "list"
+        paragraphs = wikitext_to_paragraphs(page.text, page.title, self._wiki, self._text)
+        if _words(paragraphs) < self._options.min_article_words:
+            return "too_short"
+        url = self._article_url + quote(page.title.replace(" ", "_"), safe="/:(),!*'@;")
+        return Article(page.page_id, page.revision_id, page.title, url, tuple(paragraphs))
+
+
+def read_extracts(job: Job, options: ArticleOptions) -> Iterator[Article | DropReason]:
+    """The articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
+
+    A line is ``{"id": …, "title": …, "text": …}`` with optional ``url`` and ``revision_id``; the text is clean, its
+    paragraphs separated by blank lines. Raises :class:`BadInput` with the byte offset for anything else.
+    """
+    with Path(job.path).open("rb") as file:
+        file.seek(max(job.start - 1, 0))
+        if job.start:
+            file.readline()  # the line that the range before owns
+        while (offset := file.tell()) < job.end and (line := file.readline()):
+            if line.strip():
+                yield _read_extract(line, job.path, offset, options)
+
+
+def _read_extract(line: bytes, path: str, offset: int, options: ArticleOptions) -> Article | DropReason:
+    try:
+        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+        page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
+        blocks = _PARAGRAPH_BREAK.split(text.replace("\r\n", "\n"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
+        raise BadInput(
+            f'{path}: the line at byte {offset} is not {{"id": …, "title": …, "text": "…"}}{ending}; mend or remove it'
+        ) from None
+    if localization.is_disambiguation_title(title):
+        return "disambiguation"
+    if options.drop_lists and localization.is_list_title(title):
+        return "list"
+    lines = ([" ".join(line.split()) for line in block.split("\n")] for block in blocks)
+    paragraphs = [paragraph for block in lines if (paragraph := "\n".join(line for line in block if line))]
+    if _words(paragraphs) < options.min_article_words:
+        return "too_short"
+    return Article(
+        page_id=page_id,
+        revision_id=str(record.get("revision_id") or ""),
+        title=title,
+        url=str(record.get("url") or ""),
+        paragraphs=tuple(paragraphs),
+    )
+
+
+def split_of(title: str, shares: Sequence[float]) -> int:
+    """Which of several splits an article belongs to, by blake2b of its title.
+
+    The title rather than the page id, so that an article that stands in a dump and in an extract (under other ids), or
+    in dumps of two dates, is always on the same side. Case and white space are normalised.
+
+    Args:
+        title: Of the article.
+        shares: Relative size of every split.
+    """
+    key = " ".join(title.replace("_", " ").split()).casefold()
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    point = int.from_bytes(digest, "big") / 2**64 * sum(shares)
+    for number, share in enumerate(shares[:-1]):
+        if point < share:
+            return number
+        point -= share
+    return len(shares) - 1
+
+
+def _words(paragraphs: Sequence[str]) -> int:
+    return sum(len(paragraph.split()) for paragraph in paragraphs)

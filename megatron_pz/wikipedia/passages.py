@@ -1,0 +1,147 @@
+"""Articles cut into passages: whole paragraphs, or whole sentences where a paragraph exceeds the budget."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from megatron_pz.wikipedia.sentences import sentences
+
+PARAGRAPH_BREAK = "\n\n"
+_BREAK_TOKENS = 2
+"""Most tokens that a paragraph break costs in a byte-level vocabulary."""
+_BYTES_A_CHARACTER = 4
+"""Most bytes, hence tokens, of one character in UTF-8."""
+_WORD = re.compile(r"\S+\s*")
+
+CountTokens = Callable[[Sequence[str]], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class PassageOptions:
+    """Size of a passage."""
+
+    passage_unit: Literal["paragraph", "sentences"] = "paragraph"
+    """``paragraph``: consecutive whole paragraphs are merged up to the budget. ``sentences``: a passage never leaves
+    its paragraph. In both, a paragraph over the budget becomes several passages of whole sentences."""
+    max_passage_tokens: int = 1024
+    """Most tokens in a passage; leave room for the prompt around it."""
+    min_passage_words: int = 0
+    """Passages with fewer words are dropped."""
+    max_passage_words: int = 0
+    """Most words in a passage; 0: only the tokens count."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    tokens: int
+    words: int
+
+
+class PassageCutter:
+    """Cuts articles and counts what that cost.
+
+    ``counts`` has ``sentences_cut`` (sentences that alone exceeded the budget and were cut between words, or inside a
+    word longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short).
+
+    Args:
+        options: Size of a passage.
+        count_tokens: Tokens of each of several texts.
+    """
+
+    def __init__(self, options: PassageOptions, count_tokens: CountTokens) -> None:
+        self._options = options
+        self._count_tokens = count_tokens
+        self.counts: Counter[str] = Counter()
+
+    def with_budget(self, tokens: int) -> PassageCutter:
+        """A cutter with another bound on tokens that adds to the same counts."""
+        other = PassageCutter(replace(self._options, max_passage_tokens=tokens), self._count_tokens)
+        other.counts = self.counts
+        return other
+
+    def cut(self, paragraphs: Sequence[str]) -> list[str]:
+        """The passages of an article, in its order."""
+        passages: list[_Piece] = []
+        merged: _Piece | None = None
+        for paragraph in self._measure(paragraphs):
+            if self._options.passage_unit == "paragraph" and merged is not None:
+                both = _joined(merged, paragraph)
+                if self._fits(both):
+                    merged = both
+                    continue
+            if merged is not None:
+                passages.append(merged)
+                merged = None
+            if self._fits(paragraph):
+                merged = paragraph
+            else:
+                passages.extend(self._split_paragraph(paragraph.text))
+        if merged is not None:
+            passages.append(merged)
+        return [piece.text.strip() for piece in passages if self._is_long_enough(piece)]
+
+    def _measure(self, texts: Sequence[str]) -> list[_Piece]:
+        counts = self._count_tokens(texts) if texts else []
+        return [_Piece(text, count, len(text.split())) for text, count in zip(texts, counts, strict=True)]
+
+    def _fits(self, piece: _Piece) -> bool:
+        most_words = self._options.max_passage_words
+        return piece.tokens <= self._options.max_passage_tokens and not (most_words and piece.words > most_words)
+
+    def _is_long_enough(self, piece: _Piece) -> bool:
+        if piece.words >= self._options.min_passage_words:
+            return True
+        self.counts["short_passages"] += 1
+        self.counts["short_passage_words"] += piece.words
+        return False
+
+    def _split_paragraph(self, paragraph: str) -> list[_Piece]:
+        """Fill passages with whole sentences."""
+        pieces: list[_Piece] = []
+        for sentence in self._measure(sentences(paragraph)):
+            if self._fits(sentence):
+                pieces.append(sentence)
+            else:
+                self.counts["sentences_cut"] += 1
+                pieces.extend(self._split_sentence(sentence.text))
+        return self._fill(pieces)
+
+    def _split_sentence(self, sentence: str) -> list[_Piece]:
+        """Fill passages with whole words, and with parts of a word that alone exceeds the budget."""
+        width = max(self._options.max_passage_tokens // _BYTES_A_CHARACTER, 1)
+        words: list[str] = []
+        whole = _WORD.findall(sentence)
+        for word, tokens in zip(whole, self._count_tokens(whole), strict=True):
+            if tokens <= self._options.max_passage_tokens:
+                words.append(word)
+            else:
+                words.extend(word[start : start + width] for start in range(0, len(word), width))
+        return self._fill(self._measure(words))
+
+    def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
+        filled: list[_Piece] = []
+        texts: list[str] = []
+        total = _Piece("", 0, 0)
+        for piece in pieces:
+            sum_ = _Piece("", total.tokens + piece.tokens, total.words + piece.words)
+            if texts and not self._fits(sum_):
+                filled.append(_Piece("".join(texts), total.tokens, total.words))
+                texts, sum_ = [], piece
+            texts.append(piece.text)
+            total = sum_
+        if texts:
+            filled.append(_Piece("".join(texts), total.tokens, total.words))
+        return filled
+
+
+def _joined(first: _Piece, second: _Piece) -> _Piece:
+    return _Piece(
+        f"{first.text}{PARAGRAPH_BREAK}{second.text}",
+        first.tokens + _BREAK_TOKENS + second.tokens,
+        first.words + second.words,
+    )
