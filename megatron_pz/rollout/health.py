@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
+
+from megatron_pz.rl.statistics import LossStatistics
 
 LogProbs = torch.Tensor | Sequence[float] | Sequence[Sequence[float]] | Sequence[torch.Tensor]
 """Log-probabilities of sampled tokens: flat, or one sequence a response."""
@@ -16,18 +18,24 @@ class EngineOutOfSync(RuntimeError):
     """Rollout and trainer disagree about the sampled tokens by more than rounding explains."""
 
 
+class Update(Protocol):
+    """What is asked of the trainer's report on an optimizer step."""
+
+    @property
+    def statistics(self) -> LossStatistics: ...
+
+
 @dataclass(frozen=True)
 class LogProbDifference:
-    """How far trainer and rollout log-probabilities lie apart over some sampled tokens.
+    """How far trainer and rollout log-probabilities of the same sampled tokens lie apart; all 0 without tokens."""
 
-    Sums rather than means, so that the shares of several ranks or batches add up (``a + b``).
-    """
-
-    tokens: int = 0
-    sum_absolute: float = 0.0
-    max: float = 0.0
-    """max |log p(trainer) - log p(rollout)|, nats"""
-    sum_k3: float = 0.0
+    tokens: int
+    mean: float
+    """Of |log p(trainer) - log p(rollout)|, nats."""
+    max: float
+    k3: float
+    """Estimate of KL(rollout || trainer) a token: mean of r - 1 - log r with r = p(trainer) / p(rollout), since it was
+    the rollout engine that sampled (Schulman, "Approximating KL Divergence", 2020)."""
 
     @classmethod
     def between(cls, trainer: LogProbs, rollout: LogProbs) -> LogProbDifference:
@@ -40,47 +48,44 @@ class LogProbDifference:
         if len(trainer_T) != len(rollout_T):
             raise ValueError(f"{len(trainer_T)} trainer log-probabilities against {len(rollout_T)} of the rollout")
         if len(trainer_T) == 0:
-            return cls()
+            return cls(0, 0.0, 0.0, 0.0)
         log_ratio_T = trainer_T - rollout_T
+        distance_T = log_ratio_T.abs()
         k3_T = torch.expm1(log_ratio_T) - log_ratio_T
-        return cls(len(log_ratio_T), float(log_ratio_T.abs().sum()), float(log_ratio_T.abs().max()), float(k3_T.sum()))
+        return cls(len(distance_T), float(distance_T.mean()), float(distance_T.max()), float(k3_T.mean()))
 
-    def __add__(self, other: LogProbDifference) -> LogProbDifference:
-        return LogProbDifference(
-            self.tokens + other.tokens,
-            self.sum_absolute + other.sum_absolute,
-            # max() drops a NaN that comes second
-            math.nan if math.isnan(self.max) or math.isnan(other.max) else max(self.max, other.max),
-            self.sum_k3 + other.sum_k3,
-        )
-
-    @property
-    def mean(self) -> float:
-        """Mean |log p(trainer) - log p(rollout)| a token, nats; 0 without tokens."""
-        return self.sum_absolute / self.tokens if self.tokens else 0.0
-
-    @property
-    def k3(self) -> float:
-        """Estimate of KL(rollout || trainer) a token: mean of r - 1 - log r with r = p(trainer) / p(rollout), since the
-        tokens were sampled by the rollout engine (Schulman, "Approximating KL Divergence", 2020)."""
-        return self.sum_k3 / self.tokens if self.tokens else 0.0
-
-    def require_below(self, max_log_prob_difference: float) -> None:
-        """Stop a run whose engine does not hold the trainer's weights.
+    def require_below(self, max_log_prob_difference: float, where: str = "") -> None:
+        """Stop when the mean says that the engine does not hold the trainer's weights.
 
         Raises:
             EngineOutOfSync: the mean is above the bound, or not a number.
         """
-        if not self.mean <= max_log_prob_difference:  # so written, NaN does not pass
+        if not self.mean <= max_log_prob_difference:  # written so that NaN does not pass
             raise EngineOutOfSync(
-                f"rollout and trainer log-probabilities differ by {self.mean:.3g} nats a token on average "
-                f"(max {self.max:.3g}, {self.tokens} tokens), max_log_prob_difference is {max_log_prob_difference:g}: "
-                "the rollout engine does not hold the trainer's weights; resume from the last checkpoint"
+                f"{where}rollout and trainer log-probabilities differ by {self.mean:.3g} nats a token on average "
+                f"(max {self.max:.3g}, k3 KL {self.k3:.3g}, {self.tokens} tokens), above max_log_prob_difference "
+                f"{max_log_prob_difference:g}: the engine does not hold the trainer's weights; resume from a checkpoint"
             )
+
+
+def require_in_sync(updates: Iterable[Update], max_log_prob_difference: float, iteration: int) -> None:
+    """Stop a run in the step in which rollouts and trainer have come apart.
+
+    Args:
+        updates: the step's optimizer steps. Their statistics cover all ranks, so all ranks stop alike.
+        max_log_prob_difference: bound on the mean over the step's tokens, nats.
+    Raises:
+        EngineOutOfSync: naming the iteration.
+    """
+    statistics = sum((update.statistics for update in updates), start=LossStatistics.zero())
+    figures = statistics.pooled()
+    LogProbDifference(
+        figures.tokens, figures.log_prob_difference_mean, figures.log_prob_difference_max, figures.k3_kl
+    ).require_below(max_log_prob_difference, where=f"iteration {iteration}: ")
 
 
 def _flat(log_probs: LogProbs) -> torch.Tensor:
     if isinstance(log_probs, torch.Tensor):
         return log_probs.detach().double().flatten().cpu()
-    parts = [torch.as_tensor(part).detach().double().flatten().cpu() for part in log_probs]
+    parts = [torch.as_tensor(part, dtype=torch.float64).detach().flatten().cpu() for part in log_probs]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)

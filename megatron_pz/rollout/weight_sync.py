@@ -30,7 +30,7 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
     llm = engine.llm
     shapes = checkpoint_shapes(engine.model_dir, tied_head=engine.tied_head)
     try:
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _complete(stream, shapes)})
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete_stream(stream, shapes)})
         llm.apply_model(_repack_tied_head)
     except BaseException as error:
         reason = f"its weight update failed ({type(error).__name__}: {' '.join(str(error).split())})"
@@ -65,7 +65,7 @@ def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[in
     return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def _complete(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
+def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
     """Pass the stream on, and raise at the first tensor that does not belong and at an end that comes too early.
 
     vLLM itself only logs a warning for tensors that never came, and goes on with their old values.
