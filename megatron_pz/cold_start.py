@@ -53,7 +53,7 @@ class ExampleMaker:
         self.spans = SpanPolicy.from_config(config.game)
         self.family = PromptFamily.load(config.game.prompt_family)
         self.random = random.Random(config.cold_start.cold_start_seed)
-        self.sampler = PassageSampler(passages, config.cold_start.cold_start_seed)
+        self.sampler = PassageSampler(passages.sizes, config.cold_start.cold_start_seed, passages.weights)
 
     def step(self) -> dict[Role, list[ScoredGroup]]:
         """The examples of one optimizer step, over all ranks."""

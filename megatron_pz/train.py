@@ -49,7 +49,7 @@ class Run:
         self.folder = claim_run_folder(config.training.save, config.training.load)
         self.tokenizer = open_tokenizer(config)
         self.passages = open_passages(config)
-        self.sampler = PassageSampler(self.passages, config.training.seed)
+        self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.policy = Policy(config, self.topology)
         self.consumed_passages = 0
         self.first_iteration = self.resume() if config.training.load else 1
@@ -161,7 +161,7 @@ def require_prompt_budget(passages: PassageBlend, game: Game) -> None:
     frame = max(
         len(game.encode(game.generator.prompt(""))), len(game.encode(game.predictor.family.predictor_prompt("")))
     )
-    longest, budget = passages.longest_tokens(), game.config.rollout.max_prompt_length
+    longest, budget = passages.longest(), game.config.rollout.max_prompt_length
     if longest + frame > budget:
         raise BadInput(
             f"the longest passage has {longest} tokens and its prompt {frame} more, over --max-prompt-length {budget}: "
