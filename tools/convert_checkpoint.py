@@ -30,6 +30,7 @@ from megatron_pz.trainer.topology import Topology
 
 @exits_with_one_line
 def main() -> None:
+    """The command line."""
     arguments = _parse()
     arch = Architecture.from_hf(arguments.hf_model)
     parallel = ParallelConfig(arguments.tensor_model_parallel_size, arguments.pipeline_model_parallel_size)
