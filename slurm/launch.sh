@@ -127,14 +127,13 @@ activation() {
 
 # Slurm, first node: one task on every node, each of which runs this file again.
 run_job() {
-  local head
-  head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  local nodes prefix=()
+  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   # The address that Slurm itself uses: the names of nodes need not be in DNS.
-  MASTER_ADDR=$(scontrol show node --oneliner "$head" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
+  MASTER_ADDR=$(scontrol show node --oneliner "${nodes[0]}" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
   MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
   export MASTER_ADDR MASTER_PORT
   echo "Job $SLURM_JOB_ID, attempt ${SLURM_RESTART_COUNT:-0}: $SLURM_JOB_NODELIST, head $MASTER_ADDR:$MASTER_PORT"
-  local prefix=()
   read -ra prefix <<<"${NODE_PREFIX:-}"
   srun "${srun_flags[@]}" "${prefix[@]}" bash slurm/launch.sh --on-node "${flags[@]}" &
   child=$!
@@ -217,7 +216,7 @@ wait_for_child() {
 signal_workers() {
   local workers
   signalled=$1
-  mapfile -t workers < <(pgrep -P "$child")
+  read -ra workers < <(cat /proc/"$child"/task/*/children 2>/dev/null | tr '\n' ' ') || true
   if ((${#workers[@]})); then
     kill -s "$1" "${workers[@]}" 2>/dev/null || true
   else
