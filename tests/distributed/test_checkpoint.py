@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_line_and_a_failed_run(small_disk: Path) -> None:
     assert errors
     assert len(set(errors)) == 1
     assert "No space left on device" in errors[0]
-    assert "Traceback" not in output.replace("Traceback : ", "")
+    assert "megatron_pz/trainer/checkpoint.py" not in output, "no traceback of ours"
     found = sorted(path.name for path in (small_disk / "bf16").iterdir())
     latest = int((small_disk / "bf16" / "latest_checkpointed_iteration.txt").read_text())
     assert found[-2:] == [f"iter_{latest:07d}", "latest_checkpointed_iteration.txt"]

@@ -9,8 +9,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import resource
+import signal
+import threading
 import warnings
 from pathlib import Path
 from unittest import mock
@@ -21,6 +24,7 @@ from megatron_pz.config import OptimizerConfig, ParallelConfig
 from megatron_pz.errors import exits_with_one_line
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.optimizer import learning_rate, set_learning_rate, wrap
+from megatron_pz.trainer.signals import StopRequest
 from megatron_pz.trainer.topology import Topology
 
 from megatron.core.distributed import DistributedDataParallel  # isort: skip
@@ -115,7 +119,8 @@ class Trainee:
         return {**found, "python": _digest(repr(random.getstate()).encode())}
 
     def report(self, **facts: object) -> None:
-        print("REPORT " + json.dumps({"variant": self.variant, "rank": self.topology.rank, **facts}), flush=True)
+        line = json.dumps({"variant": self.variant, "rank": self.topology.rank, **facts})
+        os.write(1, f"REPORT {line}\n".encode())  # one write, or the lines of two ranks on one pipe mix
 
 
 def _config(options: argparse.Namespace, bf16: bool, layers: int) -> TransformerConfig:
@@ -246,6 +251,28 @@ def write_on_full_disk(trainee: Trainee) -> None:
         trainee.save(iteration)
 
 
+def until_stopped(trainee: Trainee) -> None:
+    """Step after step until a signal asks for the end; then a checkpoint."""
+    with StopRequest() as stop:
+        for iteration in range(1, 100_000):
+            trainee.train(range(iteration - 1, iteration))
+            if stop.requested(trainee.topology):
+                break
+            trainee.report(iteration=iteration, pid=os.getpid())
+        trainee.save(iteration)
+    trainee.report(stopped=iteration, caught=stop.signal.name if stop.signal else None)
+
+
+def stuck_after_signal(trainee: Trainee) -> None:
+    """A run that heard the first signal and never comes to the end of its step."""
+    with StopRequest() as stop:
+        trainee.report(iteration=1, pid=os.getpid())
+        while stop.signal is None:
+            signal.pause()
+        trainee.report(caught=stop.signal.name)
+        threading.Event().wait()
+
+
 class _file_size_limit:  # noqa: N801 -- used as a function
     """Within it this process cannot write a file beyond so many bytes: the system's own error, on one rank only."""
 
@@ -261,7 +288,19 @@ class _file_size_limit:  # noqa: N801 -- used as a function
         resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
 
 
-TASKS = {task.__name__: task for task in (straight, resume, contents, copy, fail_to_write, write_on_full_disk)}
+TASKS = {
+    task.__name__: task
+    for task in (
+        straight,
+        resume,
+        contents,
+        copy,
+        fail_to_write,
+        write_on_full_disk,
+        until_stopped,
+        stuck_after_signal,
+    )
+}
 
 
 @exits_with_one_line
