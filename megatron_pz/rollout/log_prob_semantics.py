@@ -64,7 +64,7 @@ def _require_temperature_one(engine: VllmEngine) -> None:
     bound = MAX_MEAN_DIFFERENCE[engine.rollout.rollout_dtype]
     if not difference.mean <= bound:
         raise LogProbSemanticsError(
-            f"log-probabilities of sampled tokens are on average {difference.mean:.3g} nats off those at temperature 1, "
+            f"sampled tokens have log-probabilities {difference.mean:.3g} nats off those at temperature 1 on average, "
             f"above {bound:g} for {engine.rollout.rollout_dtype}: the engine samples at another temperature"
         )
 

@@ -1,0 +1,210 @@
+"""The real vLLM in this process: sampling, log-probabilities, weight sync. The truth is transformers in float32."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_pz.errors import BadInput
+from megatron_pz.rollout import weight_sync
+from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
+from megatron_pz.rollout.weight_sync import load_weights
+from tests.conftest import TINY_VOCAB_SIZE
+from tests.system.rollout_reference import (
+    SETTINGS,
+    largest_difference,
+    perturb,
+    random_prompts,
+    reference_model,
+    weight_stream,
+)
+
+PROMPTS = random_prompts(6, vocabulary=TINY_VOCAB_SIZE, shortest=1, longest=96)
+SEEDS = range(100, 106)
+END_TOKEN = 0
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def model_dir(request: pytest.FixtureRequest, tiny_llama_dir: Path, tiny_qwen3_dir: Path) -> Path:
+    return tiny_llama_dir if request.param == "tied" else tiny_qwen3_dir
+
+
+@pytest.fixture(scope="module")
+def engine(model_dir: Path, one_rank_process_group: None) -> Iterator[VllmEngine]:
+    with VllmEngine(model_dir, SETTINGS, seed=0, colocated=True) as engine:
+        yield engine
+
+
+@pytest.fixture
+def synced(engine: VllmEngine, model_dir: Path) -> Iterator[VllmEngine]:
+    """The engine, which gets the checkpoint's weights back after the test."""
+    yield engine
+    load_weights(engine, weight_stream(reference_model(model_dir)))
+
+
+def test_log_probs_are_those_of_transformers(engine: VllmEngine, model_dir: Path) -> None:
+    groups = engine.generate(PROMPTS, 4, seeds=SEEDS, max_tokens=16, stop=[])
+    assert [len(group) for group in groups] == [4] * len(PROMPTS)
+    assert largest_difference(reference_model(model_dir), PROMPTS, groups) < 1e-4
+
+
+def test_start_up_check_passes_and_sees_tempered_or_truncated_sampling(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_log_prob_semantics(engine)
+    # The engine refuses these settings at its start: they are put behind its back.
+    for setting, message in (({"temperature": 0.8}, "another temperature"), ({"top_k": 5}, "truncates")):
+        monkeypatch.setattr(engine, "rollout", replace(SETTINGS, **setting))
+        with pytest.raises(LogProbSemanticsError, match=message):
+            require_log_prob_semantics(engine)
+
+
+def test_equal_seeds_give_equal_samples_whatever_ran_before(engine: VllmEngine) -> None:
+    def sample() -> list:
+        return engine.generate(PROMPTS, 4, seeds=SEEDS, max_tokens=12, stop=[])
+
+    first = sample()
+    engine.generate(PROMPTS[2:5], 3, seeds=[1, 2, 3], max_tokens=5, stop=["e"])
+    torch.rand(17)
+    assert sample() == first
+    assert all(len({response.token_ids for response in group}) == 4 for group in first)
+
+
+def test_a_group_of_equal_prompts_shares_nothing_but_its_prompt(engine: VllmEngine) -> None:
+    groups = engine.generate([PROMPTS[0]] * 3, 2, seeds=[7, 7, 8], max_tokens=12, stop=[])
+    ids = [[response.token_ids for response in group] for group in groups]
+    assert ids[0] == ids[1]
+    assert not set(ids[0]) & set(ids[2])
+
+
+def test_samples_follow_the_probabilities_that_are_reported(engine: VllmEngine, model_dir: Path) -> None:
+    """Pearson's chi-square over the first token of 1,200 samples: neighbouring seeds must be as good as independent."""
+    prompt, n = PROMPTS[1], 1200
+    with torch.no_grad():
+        expected_V = n * reference_model(model_dir)(torch.tensor([prompt])).logits[0, -1].softmax(-1)
+    group = engine.generate([prompt], n, seeds=[5], max_tokens=1, stop=[])[0]
+    counts_V = torch.bincount(torch.tensor([r.token_ids[0] for r in group]), minlength=TINY_VOCAB_SIZE)
+    # Rare tokens are put into one cell, so that each cell expects at least 5.
+    frequent_V = expected_V >= 5
+    expected = torch.cat([expected_V[frequent_V], expected_V[~frequent_V].sum()[None]])
+    counts = torch.cat([counts_V[frequent_V], counts_V[~frequent_V].sum()[None]])
+    freedom = len(expected) - 1
+    assert freedom > 20
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+
+
+def test_responses_end_by_stop_string_end_token_or_length(engine: VllmEngine) -> None:
+    groups = engine.generate(PROMPTS, 24, seeds=SEEDS, max_tokens=32, stop=["e"])
+    responses = [response for group in groups for response in group]
+    by_stop = [r for r in responses if "e" in r.text]
+    by_end_token = [r for r in responses if r.token_ids[-1] == END_TOKEN and "e" not in r.text]
+    by_length = [r for r in responses if r.truncated]
+    assert by_stop and by_end_token and by_length
+    assert len(by_stop) + len(by_end_token) + len(by_length) == len(responses)
+    assert all(r.text.index("e") == len(r.text) - 1 for r in by_stop)
+    assert all(len(r.token_ids) == 32 for r in by_length)
+    assert all(len(r.log_probs) == len(r.token_ids) for r in responses)
+
+
+def test_budgets_are_enforced_and_an_empty_call_is_fine(engine: VllmEngine) -> None:
+    with pytest.raises(BadInput, match=r"prompt 1 has 97 tokens, max_prompt_length allows 1 to 96"):
+        engine.generate([[5], [5] * 97], 1, seeds=[0, 1], max_tokens=4, stop=[])
+    with pytest.raises(BadInput, match=r"prompt 0 has 0 tokens"):
+        engine.generate([[]], 1, seeds=[0], max_tokens=4, stop=[])
+    with pytest.raises(BadInput, match=r"max_tokens is 33, max_response_length allows 1 to 32"):
+        engine.generate([[5]], 1, seeds=[0], max_tokens=33, stop=[])
+    assert engine.generate([], 4, seeds=[], max_tokens=4, stop=[]) == []
+    full = engine.generate([[5] * 96], 1, seeds=[0], max_tokens=32, stop=[])[0][0]
+    assert full.truncated == (len(full.token_ids) == 32 and full.token_ids[-1] != END_TOKEN)
+
+
+def test_the_trainers_generators_and_group_are_left_alone(engine: VllmEngine) -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), random.getstate()
+    engine.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=4, stop=[])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    ones = torch.ones(3)
+    dist.all_reduce(ones)
+    assert dist.get_world_size() == 1
+
+
+def test_synced_weights_are_those_that_generate(synced: VllmEngine, model_dir: Path) -> None:
+    trainer = reference_model(model_dir)
+    for seed in (1, 2):
+        perturb(trainer, seed)
+        stale = synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[])
+        assert largest_difference(trainer, PROMPTS, stale) > 1e-2
+        load_weights(synced, weight_stream(trainer))
+        fresh = synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[])
+        assert largest_difference(trainer, PROMPTS, fresh) < 1e-4
+
+
+def test_the_comparison_would_see_a_stale_tied_head(
+    synced: VllmEngine, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = reference_model(model_dir)
+    perturb(trainer, 3)
+    monkeypatch.setattr(weight_sync, "_repack_tied_head", lambda model: None)
+    load_weights(synced, weight_stream(trainer))
+    difference = largest_difference(trainer, PROMPTS, synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[]))
+    # An untied head receives its own tensor and needs no mend.
+    assert difference > 1e-2 if synced.tied_head else difference < 1e-4
+
+
+def test_prefixes_of_old_weights_are_forgotten(
+    synced: VllmEngine, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = reference_model(model_dir)
+    perturb(trainer, 4)
+    long_prompts = [prompt for prompt in PROMPTS if len(prompt) > 64]  # two blocks of the prefix cache and more
+    seeds = range(len(long_prompts))
+    synced.generate(long_prompts, 1, seeds=seeds, max_tokens=1, stop=[])
+    load_weights(synced, weight_stream(trainer))
+    with monkeypatch.context() as without_reset:
+        without_reset.setattr(synced, "reset_prefix_cache", lambda: None)
+        stale = synced.generate(long_prompts, 1, seeds=seeds, max_tokens=4, stop=[])
+    assert largest_difference(trainer, long_prompts, stale) > 1e-2
+    fresh = synced.generate(long_prompts, 1, seeds=seeds, max_tokens=4, stop=[])
+    assert largest_difference(trainer, long_prompts, fresh) < 1e-4
+
+
+def test_the_trainers_memory_is_not_shared(synced: VllmEngine, model_dir: Path) -> None:
+    trainer = reference_model(model_dir)
+    load_weights(synced, ((name, weight.detach()) for name, weight in trainer.named_parameters()))
+    before = synced.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[])
+    perturb(trainer, 5)
+    assert synced.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[]) == before
+
+
+def test_a_broken_stream_ends_the_engine_but_not_the_process(
+    tiny_llama_dir: Path, one_rank_process_group: None
+) -> None:
+    def broken() -> Iterator[tuple[str, torch.Tensor]]:
+        yield next(weight_stream(reference_model(tiny_llama_dir)))
+        raise ConnectionError("rank 3 is gone")
+
+    with VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True) as engine:
+        assert engine.healthy()
+        with pytest.raises(EngineBroken, match=r"ConnectionError: rank 3 is gone.*start a new one"):
+            load_weights(engine, broken())
+        assert not engine.healthy()
+        for use in (
+            lambda: engine.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=1, stop=[]),
+            lambda: load_weights(engine, weight_stream(reference_model(tiny_llama_dir))),
+        ):
+            with pytest.raises(EngineBroken, match="rank 3 is gone"):
+                use()
+    engine.close()  # a second time
+    with pytest.raises(EngineBroken):
+        engine.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=1, stop=[])
+    assert dist.get_world_size() == 1

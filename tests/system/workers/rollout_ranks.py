@@ -1,0 +1,50 @@
+"""Two ranks of a trainer, each with an engine of its own: python rollout_ranks.py MODEL_DIR (under torchrun)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.weight_sync import load_weights
+from tests.conftest import TINY_VOCAB_SIZE
+from tests.system.rollout_reference import (
+    SETTINGS,
+    largest_difference,
+    perturb,
+    random_prompts,
+    reference_model,
+    weight_stream,
+)
+
+
+def main(model_dir: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    with VllmEngine(model_dir, SETTINGS, seed=0, colocated=True) as engine:
+        shared = random_prompts(4, vocabulary=TINY_VOCAB_SIZE, shortest=20, longest=96)
+        same = engine.generate(shared, 2, seeds=range(4), max_tokens=8, stop=[])
+        digest = hashlib.sha256(repr(same).encode()).hexdigest()
+        # An uneven load: neither engine may wait for the other.
+        for _ in range(1 + 2 * rank):
+            engine.generate(shared[:2], 1, seeds=[rank, rank], max_tokens=4, stop=[])
+        trainer = reference_model(model_dir)
+        perturb(trainer, 9)
+        load_weights(engine, weight_stream(trainer))
+        own = random_prompts(3, vocabulary=TINY_VOCAB_SIZE, shortest=20, longest=96, seed=rank)
+        groups = engine.generate(own, 2, seeds=range(3), max_tokens=8, stop=[])
+        assert largest_difference(trainer, own, groups) < 1e-4
+        assert os.environ["LOCAL_WORLD_SIZE"] == "2"
+    total = torch.tensor([rank + 1.0])
+    dist.all_reduce(total)
+    print(f"rank {rank} digest {digest} sum {total.item()}", flush=True)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
