@@ -147,13 +147,13 @@ fetch() {
 
 # Passages of 28 to 60 words, whole sentences; a tenth of the articles is held out, by a hash of the title.
 make_passages() {
-  local options=(--passage-unit sentences --min-passage-words 28 --max-passage-words 60 --max-passage-tokens 120)
+  local options=(--split '90,10' --passage-unit sentences --min-passage-words 28 --max-passage-words 60 --max-passage-tokens 120)
   data_key=$(key_of "${options[@]}" "$(state_of "${dumps[@]}")" "$(state_of "$model"/tokenizer*)")
   local made=$cache/passages-$data_key
   if [[ ! -d $made ]]; then
     rm -rf "$made.partial"
     python tools/preprocess_wikipedia.py --input "${dumps[@]}" --tokenizer-model "$model" \
-      --output-prefix "$made.partial/wikipedia" "${options[@]}"
+      --output-prefix "$made.partial/wikipedia" --workers "$processes" "${options[@]}"
     mv "$made.partial" "$made"
   fi
   train_data=$made/wikipedia_train_text_passage
