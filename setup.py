@@ -45,7 +45,7 @@ setup(
             "accelerate",
             "psutil",
         ],
-        # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with its LLM collection.
+        # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with an LLM collection
         "nemo": ["nemo-toolkit==2.7.3"],
         "dev": [
             "hypothesis",

@@ -41,7 +41,8 @@ check() {
 
 if [[ $group == unit || $group == all ]]; then
   mapfile -t shell_scripts < <(find . -name .venv -prune -o -name '*.sh' -print | sort)
-  check "ruff" ruff check --quiet .
+  check "ruff" ruff check --output-format concise .
+  check "ruff format" ruff format --check --quiet .
   check "mypy" mypy --no-error-summary
   check "shellcheck (${#shell_scripts[@]} scripts)" shellcheck "${shell_scripts[@]}" .ci/run
 fi
