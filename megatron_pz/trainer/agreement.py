@@ -21,16 +21,13 @@ def agree(problem: str | None) -> None:
 
 
 def together(action: Callable[[], object], only_rank: int | None = None) -> None:
-    """Do local work with files on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective.
-
-    OSError and RuntimeError count as failures: torch.save turns the first into the second when its own code writes.
-    """
+    """Do local work on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective."""
     problem = None
     if only_rank in (None, dist.get_rank()):
         try:
             action()
-        except (OSError, RuntimeError) as error:
-            problem = one_line(error)
+        except Exception as error:
+            problem = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
     agree(problem)
 
 

@@ -20,7 +20,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def save_checkpoint(
         together(lambda: _complete(partial, final, header), only_rank=0)
     except AgreedProblem as problem:
         if dist.get_rank() == 0:
-            shutil.rmtree(partial, ignore_errors=True)
+            _clean_up(root, partial)
         dist.barrier()  # the first rank to exit takes the others with it, so not before the folder is gone
         last_good = latest_iteration(root)
         kept = "no earlier one exists" if last_good is None else f"the one of iteration {last_good} is untouched"
@@ -229,14 +229,15 @@ def _layout() -> dict[str, int]:
 
 def _find(root: Path, iteration: int | None) -> Path:
     """The folder of an iteration, or of the latest. A collective."""
-    if dist.get_rank() == 0 and os.access(root, os.W_OK):
-        _put_back_replaced(root)
-    dist.barrier()
     if iteration is None:
         iteration = latest_iteration(root)
         if iteration is None:
             raise BadInput(f"there is no checkpoint in {root}: it has no {LATEST}")
     folder = _folder(root, iteration)
+    if dist.get_rank() == 0 and not folder.is_dir():
+        with suppress(OSError):
+            _put_back_replaced(root)
+    dist.barrier()
     if not folder.is_dir():
         have = ", ".join(map(str, sorted(_iterations(root)))) or "none"
         raise BadInput(f"{root} has no checkpoint of iteration {iteration} (complete ones: {have})")
@@ -284,13 +285,25 @@ def _make_partial(root: Path, partial: Path) -> None:
 
 
 def _put_back_replaced(root: Path) -> None:
-    """Undo a replacement (see _complete) that a crash cut in two; or finish one that only left the old folder over."""
+    """Undo a replacement (see _complete) that was cut in two; or finish one that only left the old folder over."""
     for replaced in root.glob(".iter_*.old"):
         final = root / replaced.name.removeprefix(".").removesuffix(".old")
         if final.exists():
             shutil.rmtree(replaced)
         else:
             os.replace(replaced, final)
+
+
+def _clean_up(root: Path, partial: Path) -> None:
+    """Leave the folder as it was before a failed write, as far as its disk allows."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):
+        _record_in_waiting(root).unlink(missing_ok=True)
+        _put_back_replaced(root)
+
+
+def _record_in_waiting(root: Path) -> Path:
+    return root / f".{LATEST}.tmp"
 
 
 def _require_shared(partial: Path) -> None:
@@ -312,14 +325,15 @@ def _complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
     for path in partial.iterdir():
         _flush(path)
     _flush(partial)
+    record = _record_in_waiting(final.parent)
+    record.write_text(f"{header['iteration']}\n")
+    _flush(record)
+    # From here on nothing needs space.
     replaced = final.with_name(f".{final.name}.old")
     if final.exists():  # the same iteration, done again after resuming from an earlier one
         os.replace(final, replaced)
     os.replace(partial, final)
     _flush(final.parent)
-    record = final.parent / f".{LATEST}.tmp"
-    record.write_text(f"{header['iteration']}\n")
-    _flush(record)
     os.replace(record, final.parent / LATEST)
     _flush(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 def collect_rng_state() -> dict[str, Any]:
     """The state of every random number generator of this process, as plain values and tensors."""
-    algorithm, keys, *rest = np.random.get_state()
+    of_numpy = cast(dict[str, Any], np.random.get_state(legacy=False))
+    key = torch.from_numpy(of_numpy["state"]["key"].astype(np.int64))
     return {
         "python": random.getstate(),
-        "numpy": (algorithm, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": {**of_numpy, "state": {**of_numpy["state"], "key": key}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "megatron": get_cuda_rng_tracker().get_states(),
@@ -24,10 +25,10 @@ def collect_rng_state() -> dict[str, Any]:
 
 def restore_rng_state(state: dict[str, Any]) -> None:
     """Set every generator to what :func:`collect_rng_state` saw."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    algorithm, keys, *rest = state["numpy"]
-    np.random.set_state((algorithm, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+    of_numpy = state["numpy"]
+    key = of_numpy["state"]["key"].numpy().astype(np.uint32)
+    np.random.set_state({**of_numpy, "state": {**of_numpy["state"], "key": key}})
     torch.set_rng_state(state["torch"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

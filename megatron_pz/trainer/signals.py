@@ -9,7 +9,7 @@ import signal
 import socket
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch.distributed as dist
 
@@ -35,7 +35,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         """The first signal that this process received."""
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._received) for number in self.SIGNALS}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,6 +194,37 @@ def test_a_state_that_json_cannot_hold_is_the_callers_mistake(tmp_path: Path) ->
             tmp_path / "new", 1, trainee.chunks, None, common={"model": trainee.model}, per_rank={}
         )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_state_of_one_rank_that_cannot_be_written_fails_like_a_disk(copy: Path) -> None:
+    """On many ranks an exception that only one of them raises would leave the others waiting."""
+    trainee = Trainee()
+    before = sorted(path.name for path in copy.iterdir())
+    with pytest.raises(checkpoint.CheckpointWriteFailed, match=r"rank 0: .*; the one of iteration 2 is untouched"):
+        checkpoint.save_checkpoint(copy, 3, trainee.chunks, None, common={}, per_rank={"lock": threading.Lock()})
+    assert sorted(path.name for path in copy.iterdir()) == before
+
+
+@pytest.mark.parametrize("failing_call", range(1, 4))
+def test_a_rename_that_fails_leaves_a_loadable_latest(
+    copy: Path, failing_call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Iteration 2 is written again; its three renames fail in turn."""
+    trainee, calls, plain = Trainee(weight=5.0), [], os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == failing_call:
+            raise OSError(5, "Input/output error")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(checkpoint.CheckpointWriteFailed, match="Input/output error"):
+        trainee.save(copy, 2)
+    monkeypatch.undo()
+    assert checkpoint.latest_iteration(copy) == 2
+    assert Trainee().load(copy).iteration == 2
+    assert not list(copy.glob(".*"))
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
