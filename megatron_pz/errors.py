@@ -1,30 +1,41 @@
-"""How a wrong input reaches the person who gave it: one line and a non-zero exit."""
+"""How what went wrong reaches the person at the terminal: one line and a non-zero exit, no traceback."""
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 Returned = TypeVar("Returned")
 
-EXIT_BAD_INPUT = 2
+
+class ExpectedFailure(Exception):
+    """A failure that needs no traceback. Its message is one line: what, its value, what to do."""
+
+    exit_code = 1
 
 
-class BadInput(Exception):
-    """Something the user gave cannot be used. The message is one line: what, its value, what to do."""
+class BadInput(ExpectedFailure):
+    """Something the user gave cannot be used."""
+
+    exit_code = 2
 
 
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
-    """Decorate a command's ``main``: a :class:`BadInput` becomes ``error: …`` on stderr and exit code 2."""
+    """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
+
+    Under torchrun most failures strike all ranks alike; the first rank of each node speaks for it.
+    """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> Returned:
         try:
             return main(*args, **kwargs)
-        except BadInput as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            raise SystemExit(EXIT_BAD_INPUT) from None
+        except ExpectedFailure as error:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            raise SystemExit(error.exit_code) from None
 
     return guarded

@@ -66,7 +66,7 @@ class PretrainZero:
         clock = Stopwatch()
         with clock("rollout"):
             turns, groups = self.gather_experience(iteration)
-        rate = learning_rate(iteration, self.config.optimizer, self.config.training.train_iters)
+        rate = learning_rate(iteration - 1, self.config.optimizer, self.config.training.train_iters)
         with clock("update"):
             updates = self.learn(groups, rate)
             self.require_engine_in_sync(updates)
