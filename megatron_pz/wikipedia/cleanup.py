@@ -8,11 +8,8 @@ import unicodedata
 
 from megatron_pz.wikipedia.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, SOUND, SPACE
 
-_SPACES = re.compile(r"[ \t\r\f\v\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-_INVISIBLE = re.compile(
-    r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc\x00-\x06\x08\x0e-\x1f\x7f]"
-)
-_BLANK = f" \t\r{DROPPED}{SOUND}"
+_SPACES = re.compile(r"[ \t\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+")
+_BLANK = f" \t{DROPPED}{SOUND}"
 
 _MARK = f"[{DROPPED}{SOUND}]"
 _MARK_RUN = re.compile(rf"{_MARK}(?: *{_MARK})+")
@@ -28,7 +25,7 @@ _MARKS = re.compile(_MARK)
 _OPENING_RUN = re.compile(rf"[(（][ ,;:()（）{DROPPED}]*")
 _BEFORE_CLOSING = re.compile(rf"(?<![ ,;{DROPPED}])[ ,;{DROPPED}]+(?=[)）])")
 _EMPTY_BRACKETS = re.compile(rf"\[[ {DROPPED}]*\]")
-_LEFTOVERS = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||</?ref\b(?:[^<>\n]{0,300}>)?", re.IGNORECASE)
+_LEFTOVERS = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
 _LEFTOVER_CHARACTERS = str.maketrans("", "", "[]{}'<")
 _LEFTOVER_PASSES = 4
 _ESCAPED_TWICE = re.compile(r"&(?:nbsp|thinsp|ensp|emsp|ndash|mdash|minus|times|#160|#8211);")  # &amp;nbsp; in the page
@@ -100,6 +97,8 @@ def _without_empty_sections(paragraphs: list[tuple[int, str]]) -> list[str]:
 
 def clean(text: str, keep_source: bool = False) -> str:
     """One paragraph: white space normalised, dropped markup's punctuation removed; empty if no word is left."""
+    if text.startswith(SPACE):
+        return text[1:].replace(BREAK, "\n").replace(SPACE, " ")
     if "&" in text:
         text = _ESCAPED_TWICE.sub(lambda entity: html.unescape(entity[0]), text)
     text = _SPACES.sub(" ", text)
@@ -109,7 +108,7 @@ def clean(text: str, keep_source: bool = False) -> str:
     text = _BETWEEN_SEPARATORS.sub(DROPPED, text)
     if "(" in text or "（" in text:
         text = _OPENING_RUN.sub(_close_empty, text)
-        text = _BEFORE_CLOSING.sub("", text)
+    text = _BEFORE_CLOSING.sub("", text)
     if "[" in text:
         text = _EMPTY_BRACKETS.sub(DROPPED, text)
     text = _MARK_RUN.sub(DROPPED, text)
@@ -121,7 +120,7 @@ def clean(text: str, keep_source: bool = False) -> str:
     if not keep_source:
         text = _without_leftovers(text)
     lines = (_SPACES.sub(" ", line).strip() for line in text.split(BREAK))
-    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", "\n".join(line for line in lines if line)))
+    text = unicodedata.normalize("NFC", "\n".join(line for line in lines if line))
     return text.replace(SPACE, " ") if _WORD.search(text) else ""
 
 

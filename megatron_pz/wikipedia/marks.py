@@ -3,6 +3,10 @@
 XML 1.0 forbids them in a dump, and the scanner removes them from any other input, so they cannot be confused with text.
 """
 
+from __future__ import annotations
+
+import re
+
 DROPPED = "\x01"
 """Something that shows nothing stood here: punctuation around it may be left over."""
 SOUND = "\x02"
@@ -20,4 +24,8 @@ SPACE = "\x07"
 PARAGRAPH = "\n\n"
 """A paragraph ends and another begins."""
 
+INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc]"
+)
+"""Control and format characters that no text needs, these marks among them. (Joiners matter in some scripts.)"""
 ALL = DROPPED + SOUND + ITEM + INDENT + BREAK + HEADING + SPACE

@@ -25,7 +25,7 @@ from typing import Final
 from megatron_pz.wikipedia import localization, templates
 from megatron_pz.wikipedia.cleanup import paragraphs_of
 from megatron_pz.wikipedia.localization import INTERLANGUAGE_PREFIX
-from megatron_pz.wikipedia.marks import ALL, BREAK, DROPPED, HEADING, INDENT, ITEM, PARAGRAPH, SPACE
+from megatron_pz.wikipedia.marks import ALL, BREAK, DROPPED, HEADING, INDENT, INVISIBLE, ITEM, PARAGRAPH, SPACE
 
 MAX_DEPTH: Final = 40
 """Deepest nesting whose content is kept; MediaWiki expands templates to a depth of 40 by default as well."""
@@ -98,6 +98,8 @@ class _Frame:
     braces: int = 2
     nested: int = 0
     """Brackets of the frame's own kind open inside, counted where content is dropped."""
+    single: int = 0
+    """Single brackets open inside, counted where content is dropped."""
     fields: list[int] = field(default_factory=list)
     """Length of the output at every ``|`` of this frame."""
     equals: list[int] = field(default_factory=list)
@@ -113,7 +115,7 @@ def wikitext_to_paragraphs(
     input; time is linear in its length.
     """
     options = options or TextOptions()
-    marked = _Scanner(_MARKS.sub("", wikitext), title, wiki or Wiki(), options).scan()
+    marked = _Scanner(INVISIBLE.sub("", wikitext), title, wiki or Wiki(), options).scan()
     return paragraphs_of(marked, options.keep_headings, keep_source=options.keep_math or options.keep_code)
 
 
@@ -230,7 +232,7 @@ class _Scanner:
             self._abandon_from(len(self.frames) - 1)
         self.position += 1
         following = self.position
-        while following < self.size and self.text[following] in " \t\r":
+        while following < self.size and self.text[following] in " \t":
             following += 1
         if following < self.size and self.text[following] == "\n":
             self.position = following
@@ -332,8 +334,9 @@ class _Scanner:
     def _open_bracket(self, top: _Frame | None) -> None:
         run = self._run("[")
         if top and top.dropped:
-            if run >= 2 and top.kind == LINK:
+            if top.kind == LINK:
                 top.nested += run // 2
+                top.single += run % 2
             self.position += run
         elif run == 1:
             url = _URL.match(self.text, self.position)
@@ -372,8 +375,15 @@ class _Scanner:
 
     def _close_dropped(self, top: _Frame, kind: int, run: int) -> None:
         """Closing brackets inside dropped content: only those of the frame's own kind count."""
+        if top.kind != kind:
+            self.position += run
+            return
+        if run % 2 and top.single:  # [[File:a.jpg|thumb|[http://x y]]]
+            top.single -= 1
+            run -= 1
+            self.position += 1
         pairs = run // 2
-        if top.kind != kind or pairs == 0:
+        if pairs == 0:
             self.position += run
             return
         inner = min(top.nested, pairs)
@@ -560,21 +570,22 @@ class _Scanner:
         """A tag whose content is no wikitext: drop it, or keep it as it is."""
         content_start = self.position
         begin, end = (content_start, content_start) if alone else self._closing_tag(name)
-        if name == "ref" and begin > self._heading_after(content_start):
-            # The end is missing: what follows the heading is no part of the note.
+        missing = not alone and end == content_start
+        if name == "ref" and (missing or begin > self._heading_after(content_start)):
+            # The end is missing: what follows the line, or a heading, is no part of the note.
             newline = self.text.find("\n", content_start)
             begin = end = newline if newline >= 0 else self.size
         self.position = end
         if dropped:
             return
-        content = _MARKS.sub("", html.unescape(self.text[content_start:begin]))
+        content = INVISIBLE.sub("", html.unescape(self.text[content_start:begin]))
         if name == "nowiki":
             self.out.append(content)
         elif name in _MATH_TAGS and self.options.keep_math:
             self.out.append(" ".join(content.split()))
         elif name in _CODE_TAGS and self.options.keep_code:
             code = content.strip("\n").replace(" ", SPACE).replace("\n", BREAK)
-            self.out.append(f"{PARAGRAPH}{code}{PARAGRAPH}")
+            self.out.append(f"{PARAGRAPH}{SPACE}{code}{PARAGRAPH}")
         else:
             self.out.append(DROPPED)
 
@@ -622,7 +633,7 @@ class _Scanner:
     def _entity(self) -> None:
         match = _ENTITY.match(self.text, self.position)
         if match:
-            self._emit(_MARKS.sub("", html.unescape(match[0])), len(match[0]))
+            self._emit(INVISIBLE.sub("", html.unescape(match[0])), len(match[0]))
         else:
             self._emit("&", 1)
 

@@ -1,0 +1,197 @@
+"""Wikitext to text: hand-worked examples, a real-looking article, and any input whatsoever."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from megatron_pz.wikipedia.articles import wiki_of
+from megatron_pz.wikipedia.dump import SiteInfo
+from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
+
+LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|\( *\)|\( *[;,]|[;,] *\)|[\x00-\x08]")
+
+
+def text_of(wikitext: str, **options: bool) -> str:
+    return "\n\n".join(wikitext_to_paragraphs(wikitext, "Title", options=TextOptions(**options)))
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        # Links
+        ("[[cat]], [[cat|dog]]s and [[Cat (animal)|]]", "cat, dogs and Cat"),
+        ("[[:Category:Cats]] [[Category:Cats]] [[fr:Chat]] x", "Category:Cats x"),
+        ("a [[File:x.jpg|thumb|left|A [[nested|caption]] {{x|y}} [http://z q]]] b", "a b"),
+        ("[[Image:a.png]] [https://x.org the site] and [https://y.org] http://z.org/a_b", "the site and http://z.org/a_b"),
+        ("[[wikt:word|word]] in [[Foo#Bar|there]] [[a_b]]", "word in there a b"),
+        ("[1] [sic] a[i]", "[1] [sic] a[i]"),
+        # Emphasis, entities, tags, comments, magic words
+        ("'''Bold''' ''it'' '''''both''''' L''''amour''' it's", "Bold it both L'amour it's"),
+        ("a&nbsp;b &lt;i&gt; &amp; &#8364; &unknown; AT&T", "a b <i> & € &unknown; AT&T"),
+        ("x<!-- gone [[ --> y<br/>z <span class='q'>s</span> <stdio.h>", "x y\nz s <stdio.h>"),
+        ("10<sup>6</sup> m<sup>-2</sup> H<sub>2</sub>O 19<sup>th</sup>", "10⁶ m⁻² H₂O 19th"),
+        ("__NOTOC__ a__b <nowiki>'x' &amp; [y]</nowiki>", "a__b 'x' & [y]"),
+        ("a<ref>n</ref> b<ref name=x/> c<ref group='g'>{{cite|t=[[x]]}}\n\nmore</ref>.", "a b c."),
+        ("<span style='display: none'>no</span>yes<table><tr><td>no</td></tr></table>", "yes"),
+        # Templates
+        ("{{Infobox|a={{b|c=[[d]]}}\n|e=f}}Text{{unknown}}.", "Text."),
+        ("{{lang|fr|mot}} {{lang-de|Wort}} {{langx|ru|слово}} {{transl|ar|DIN|kalima}}",
+         "mot German: Wort Russian: слово kalima"),
+        ("{{convert|5|km|mi}}, {{convert|1300|ft|m|abbr=on}}, {{convert|3|to|4|kg}}, a {{convert|9|mi|adj=on}} road",
+         "5 kilometres, 1,300 ft, 3 to 4 kilograms, a 9-mile road"),
+        ("{{convert|5|ft|6|in|cm}} {{convert|1|m2}} {{convert|-5|C|F}} {{convert|2|e6m3|sp=us}}",
+         "5 feet 6 inches 1 square metre -5 °C 2 million cubic meters"),
+        ("{{nihongo|Tokyo Tower|東京タワー|Tōkyō-tawā|lead=yes}}", "Tokyo Tower (東京タワー, Tōkyō-tawā)"),
+        ("{{birth date|1879|3|14}} {{Birth date and age|df=yes|1990|12|01}} {{start date|1999}}",
+         "March 14, 1879 1 December 1990 1999"),
+        ("{{as of|2010|1}}, {{As of|2011|lc=y}} {{circa|1900}} {{OldStyleDate|2 May|1905|19 April}}",
+         "As of January 2010, as of 2011 c. 1900 2 May [O.S. 19 April] 1905"),
+        ("{{frac|1|2}} {{frac|3|1|4}} {{val|6.02|e=23|u=mol}} {{chem|H|2|O}} {{chem|NH|4|+}} {{formatnum:12345}}",
+         "1/2 3 1/4 6.02×10²³ mol H₂O NH₄⁺ 12345"),
+        ("{{nowrap|a {{abbr|b|c}}}} {{nowrap|1=E = mc<sup>2</sup>}} {{sic}} {{USS|Enterprise|CVN-65}}",
+         "a b E = mc² USS Enterprise (CVN-65)"),
+        ("{{hlist|a|b}} {{key press|Ctrl|C}} {{ndash}} {{'}} {{PAGENAME}} {{{1|default}}}",
+         "a, b Ctrl+C – ' Title default"),
+        # What dropped markup leaves behind
+        ("X ({{lang-el|Χ}}; {{IPA-el|x}}) is", "X (Greek: Χ) is"),
+        ("X ({{IPA|x}}; {{audio-ipa|y}}, {{unknown}}) is", "X is"),
+        ("X (pronounced {{IPAc-en|x}}; born 1950) is", "X (born 1950) is"),
+        ("X (UK: {{IPA|a}}, US: {{IPA|b}}), or {{pron-en|z}}, is", "X, is"),
+        ("X , y ( ) and {{unknown}}, z{{cn}}. [ ] End <ref>r</ref>.", "X , y and, z. End."),
+        # Broken markup costs no more than its paragraph or section
+        ("a [[broken b\n\nc", "a broken b\n\nc"),
+        ("{{broken\n|a=b\n== Next ==\ntext }} more", "text more"),
+        ("{| class=x\n| a\n== Next ==\ntext", "text"),
+        ("a<ref>open\n== Next ==\ntext", "a\n\ntext"),
+        ("a ]] b }} c [[d|e}} f", "a b c e f"),
+    ],
+)  # fmt: skip
+def test_inline(wikitext: str, text: str) -> None:
+    assert text_of(wikitext) == text
+
+
+ARTICLE = """{{Short description|x}}
+{{Infobox thing
+| name = A
+| list = {{plainlist|
+* one
+* two
+}}
+}}
+'''A''' is a
+thing.<ref>R</ref> It is old.
+
+{| class="wikitable"
+|-
+| cell {| nested
+| x
+|}
+|}
+Second paragraph:
+* first [[item]]
+* second
+# numbered
+: indented
+
+== History == <!-- note -->
+{{Main|History of A}}
+Third.
+=== Empty ===
+== See also ==
+* [[B]]
+=== Deeper ===
+text
+== Reception ==
+{{quote|Quoted words.|Author}}
+After.<gallery>
+File:a.jpg|b
+</gallery>
+== References ==
+{{reflist}}
+== External links ==
+* [http://a b]
+[[Category:X]]
+[[de:A]]
+"""
+
+
+def test_an_article_keeps_its_paragraphs() -> None:
+    assert wikitext_to_paragraphs(ARTICLE) == [
+        "A is a thing. It is old.",
+        "Second paragraph:",
+        "- first item\n- second\n- numbered",
+        "indented",
+        "Third.",
+        "Quoted words.",
+        "After.",
+    ]
+
+
+def test_headings_are_kept_on_request_where_something_follows() -> None:
+    text = text_of(ARTICLE, keep_headings=True).split("\n\n")
+    assert [line for line in text if line in ("History", "Empty", "See also", "Reception", "References")] == [
+        "History",
+        "Reception",
+    ]
+
+
+def test_formulas_and_code_are_kept_on_request() -> None:
+    source = (
+        "Let <math>\\frac{{a}}{b}</math> be.\n<syntaxhighlight lang=py>\ndef f():\n    return {}\n</syntaxhighlight>"
+    )
+    assert text_of(source) == "Let be."
+    assert text_of(source, keep_math=True, keep_code=True) == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
+
+
+def test_names_come_from_the_wiki() -> None:
+    wiki = wiki_of(SiteInfo("de", "dewiki", "https://de.wikipedia.org/wiki/", {6: "Sonderdatei", 14: "Kategorie"}))
+    source = "a [[Sonderdatei:x.jpg|mini|b]][[Kategorie:Y]]\n== Einzelnachweise ==\nc\n== Leben ==\nd"
+    assert wikitext_to_paragraphs(source, wiki=wiki) == ["a", "d"]
+
+
+PIECES = st.sampled_from(
+    "{{ }} {{{ }}} [[ ]] [ ] {| |} | |- = == == ' '' ''' < > <ref> </ref> <ref/> <ref <!-- --> <nowiki> </nowiki> <br> "
+    "<sup> </sup> <math> </math> <table> </table> <div\tstyle='display:none'> </div> & &amp; &#123; &#0; &lt;ref ( ) "
+    "( ; , ) ; : * # File: Category: http://x [http://x lang nowrap convert IPA quote ubl 1 2 a é 東 __TOC__ ---- _ "
+    "1= x= {{lang|fr| {{convert| {{nowrap| [[File:a| {{IPA|x}} {{!}}".split(" ")
+) | st.sampled_from([" ", "\n", "\n\n", "\t", "\n== References ==\n", "\n{|", "\n|}", "\n=="])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PIECES | st.text(max_size=3), max_size=40).map("".join))
+@example("[''[")
+@example("}<!-- -->}")
+@example("(" * 50 + ")" * 50)
+@example("{{nowrap|" * 60 + "x" + "}}" * 60)
+def test_any_input_gives_clean_paragraphs(wikitext: str) -> None:
+    for paragraph in wikitext_to_paragraphs(wikitext):
+        assert paragraph == paragraph.strip()
+        assert paragraph
+        assert "\n\n" not in paragraph
+        leftover = LEFTOVERS.search(paragraph)
+        assert leftover is None, (leftover, paragraph)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    "{{|{{a|{{nowrap|x|}}|[[|[[a#]]|[http://x |<ref>|<ref|<!--|<math>|{#|\n{#|\n#}|'|''|(|( ; |[|]|&|<|<sup>|= |\n=|"
+    "\n== a|\n*|__|a__|{{{|\x01|{{IPA}} , |us us |<div style='display:none'>|\n\n|a=|{{quote#|{{x}}|{{lang#a#"
+    .split("|"),
+)  # fmt: skip
+def test_time_is_linear(piece: str) -> None:
+    """Sixteen times the input takes about sixteen times as long; a quadratic scanner would take 256 times."""
+    piece = piece.replace("#", "|")
+
+    def seconds(repetitions: int) -> float:
+        source = piece * repetitions
+        start = time.process_time()
+        wikitext_to_paragraphs(source)
+        return time.process_time() - start
+
+    short = max(min(seconds(250) for _ in range(3)), 2e-4)
+    assert min(seconds(4000) for _ in range(2)) < 80 * short
