@@ -153,7 +153,7 @@ make_passages() {
   if [[ ! -d $made ]]; then
     rm -rf "$made.partial"
     python tools/preprocess_wikipedia.py --input "${dumps[@]}" --tokenizer-model "$model" \
-      --output-prefix "$made.partial/wikipedia" --workers "$processes" "${options[@]}"
+      --output-prefix "$made.partial/wikipedia" --workers "$processes" "${options[@]}" | grep -v '^--data-path '
     mv "$made.partial" "$made"
   fi
   train_data=$made/wikipedia_train_text_passage
