@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 def collect_rng_state() -> dict[str, Any]:
     """The state of every random number generator of this process, as plain values and tensors."""
-    of_numpy = cast(dict[str, Any], np.random.get_state(legacy=False))
+    of_numpy = np.random.get_state(legacy=False)
     key = torch.from_numpy(of_numpy["state"]["key"].astype(np.int64))
     return {
         "python": random.getstate(),
