@@ -19,10 +19,6 @@ for bit, in any process with the same number of threads and whatever the engine 
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -34,16 +30,26 @@ import torch.distributed as dist
 from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout.isolation import default_process_group_kept, preserved_environment, preserved_rng
+from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
+from megatron_pz.rollout.isolation import (
+    default_process_group_kept,
+    import_warnings_silenced,
+    preserved_environment,
+    preserved_rng,
+)
+from megatron_pz.rollout.vllm_settings import (
+    engine_arguments,
+    require_positions,
+    require_unbiased_sampling,
+    set_environment,
+)
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
 
-CPU_BLOCK_SIZE = 32
-"""Tokens in a block of the CPU's KV cache: vLLM's kernels take multiples of 32, and a prompt shorter than a block never
-shares its prefill (prompts of 200, n = 8: 1.7 times the throughput of vLLM's default of 128)."""
-MIN_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
-"""Tokens in one forward pass, unless one full-length sequence needs more."""
+
+Part = Literal["weights", "kv_cache"]
+"""What of an engine sleeps and wakes."""
 
 
 class EngineBroken(RuntimeError):
@@ -75,12 +81,12 @@ class VllmEngine:
         self.on_gpu = torch.cuda.is_available()
         self._broken: str | None = None
         self._closed = False
-        self._asleep = False
-        _require_unbiased_sampling(rollout)
-        hf_config = _read_config(self.model_dir)
+        self._sleeping: set[Part] = set()
+        require_unbiased_sampling(rollout)
+        hf_config = read_hf_config(self.model_dir)
+        require_positions(hf_config, rollout)
         self.tied_head = bool(hf_config.get("tie_word_embeddings", False))
-        self.max_model_len = rollout.max_prompt_length + rollout.max_response_length
-        _require_positions(hf_config, self.max_model_len)
+        self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self._colocated = colocated
         self._llm = self._start(seed)
 
@@ -88,42 +94,23 @@ class VllmEngine:
 
     def _start(self, seed: int) -> LLM:
         world_size = _require_process_group(self._colocated)
-        _set_environment(self._colocated)
-        with preserved_rng(), preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"):
-            LLM = _import_llm()
+        set_environment(colocated=self._colocated)
+        with preserved_rng(), preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"), import_warnings_silenced():
+            from vllm import LLM
+
+            arguments = engine_arguments(self.rollout, colocated=self._colocated, on_gpu=self.on_gpu)
             try:
-                llm = LLM(str(self.model_dir), seed=seed, **self._engine_arguments())
+                llm = LLM(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too
-                raise BadInput(f"vLLM cannot serve {self.model_dir}: {_one_line(error)}") from error
+                memory = "gpu_memory_utilization" if self.on_gpu else "rollout_memory_gib"
+                raise BadInput(
+                    f"vLLM cannot serve {self.model_dir} with max_prompt_length + max_response_length = "
+                    f"{arguments['max_model_len']} and {memory} = {getattr(self.rollout, memory)}: {one_line(error)}"
+                ) from error
         if self._colocated and (not dist.is_initialized() or dist.get_world_size() != world_size):
             after = dist.get_world_size() if dist.is_initialized() else 0
             raise RuntimeError(f"starting the rollout engine changed the world size from {world_size} to {after}")
         return llm
-
-    def _engine_arguments(self) -> dict[str, Any]:
-        device = "cuda" if self.on_gpu else "cpu"
-        arguments: dict[str, Any] = {
-            "dtype": self.rollout.rollout_dtype,
-            "max_model_len": self.max_model_len,
-            "max_num_seqs": self.rollout.rollout_max_num_seqs,
-            "max_num_batched_tokens": max(self.max_model_len, MIN_BATCHED_TOKENS[device]),
-            "enable_chunked_prefill": False,
-            "enable_prefix_caching": True,
-            # Those of the distribution that is sampled from: log_prob_semantics sees when it is truncated or tempered.
-            "logprobs_mode": "processed_logprobs",
-            "max_logprobs": -1,  # as many as asked for
-            "use_tqdm_on_load": False,
-        }
-        if self._colocated:
-            arguments["distributed_executor_backend"] = "external_launcher"
-        if self.on_gpu:
-            arguments["gpu_memory_utilization"] = self.rollout.gpu_memory_utilization
-            arguments["enable_sleep_mode"] = True
-        else:
-            arguments["enforce_eager"] = True
-            arguments["block_size"] = CPU_BLOCK_SIZE
-            arguments["kv_cache_memory_bytes"] = int(self.rollout.rollout_memory_gib * 2**30)
-        return arguments
 
     def close(self) -> None:
         """Free vLLM's memory and its own process groups; the trainer's groups stay. Call it before destroying them.
@@ -161,17 +148,25 @@ class VllmEngine:
         self.require_usable()
         if self.on_gpu:
             self._llm.sleep(level=1)
-        self._asleep = self.on_gpu
+            self._sleeping = {"weights", "kv_cache"}
 
-    def wake(self, part: Literal["weights", "kv_cache", "all"] = "all") -> None:
-        """Undo :meth:`sleep`. Around a weight update wake ``weights``, update, then wake ``kv_cache``: a lower peak.
+    def wake(self, *parts: Part) -> None:
+        """Undo :meth:`sleep`, for both parts unless one is named.
 
-        On CPU nothing happens, as in :meth:`sleep`.
+        The lowest peak of memory around a weight update: wake ``weights``, update, free the trainer's copies, wake
+        ``kv_cache``. On CPU nothing happens, as in :meth:`sleep`.
         """
         self.require_usable()
-        if self.on_gpu and self._asleep:
-            self._llm.wake_up(tags=None if part == "all" else [part])
-        self._asleep = self._asleep and part == "weights"
+        woken = self._sleeping & set(parts or ("weights", "kv_cache"))
+        if woken:
+            self._llm.wake_up(tags=sorted(woken))
+            self._sleeping -= woken
+
+    def require_awake(self, *parts: Part) -> None:
+        """Raises RuntimeError when one of these parts sleeps."""
+        asleep = self._sleeping & set(parts)
+        if asleep:
+            raise RuntimeError(f"the rollout engine's {' and '.join(sorted(asleep))} sleep: wake them first")
 
     def require_usable(self) -> None:
         """Raises EngineBroken after a failed update or generation, RuntimeError after :meth:`close`."""
@@ -242,8 +237,7 @@ class VllmEngine:
     def run(self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> list[RequestOutput]:
         """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put."""
         self.require_usable()
-        if self._asleep:
-            raise RuntimeError("the rollout engine sleeps; wake it before generating")
+        self.require_awake("weights", "kv_cache")
         if not prompts:
             return []
         from vllm import TokensPrompt
@@ -255,7 +249,7 @@ class VllmEngine:
                 return self._llm.generate(requests, list(sampling), use_tqdm=False)
         except BaseException as error:
             # Requests that were under way stay in vLLM's queues and would come out among those of the next call.
-            self.mark_broken(f"generation was cut short by {type(error).__name__}: {_one_line(error)}")
+            self.mark_broken(f"generation was cut short by {type(error).__name__}: {one_line(error)}")
             raise
 
     def reset_prefix_cache(self) -> None:
@@ -302,35 +296,6 @@ def _response(completion: Any) -> Response:
     )
 
 
-def _require_unbiased_sampling(rollout: RolloutConfig) -> None:
-    reason = "the update's probability ratio assumes sampling from the model's full distribution; set it to"
-    if rollout.temperature != 1.0:
-        raise BadInput(f"temperature is {rollout.temperature}: {reason} 1.0")
-    if rollout.top_p != 1.0:
-        raise BadInput(f"top_p is {rollout.top_p}: {reason} 1.0")
-    if rollout.top_k != 0:
-        raise BadInput(f"top_k is {rollout.top_k}: {reason} 0, which is off")
-
-
-def _read_config(model_dir: Path) -> dict[str, Any]:
-    path = model_dir / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as a Hugging Face configuration: {_one_line(error)}") from error
-
-
-def _require_positions(hf_config: dict[str, Any], max_model_len: int) -> None:
-    limit = hf_config.get("max_position_embeddings")
-    rope = hf_config.get("rope_scaling") or hf_config.get("rope_parameters") or {}
-    stretched = rope.get("rope_type", rope.get("type", "default")) != "default"
-    if limit is not None and not stretched and max_model_len > limit:
-        raise BadInput(
-            f"max_prompt_length + max_response_length is {max_model_len}, but the model has {limit} positions "
-            "(max_position_embeddings): lower one of the two"
-        )
-
-
 def _require_process_group(colocated: bool) -> int:
     """The world size before the engine starts (1 without a group)."""
     if colocated and not dist.is_initialized():
@@ -341,39 +306,3 @@ def _require_process_group(colocated: bool) -> int:
     if not colocated and dist.is_initialized():
         raise RuntimeError("this process has a process group already: start the rollout engine with colocated=True")
     return dist.get_world_size() if colocated else 1
-
-
-def _set_environment(colocated: bool) -> None:
-    """What vLLM reads from the environment; it must be there before vLLM is imported."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS counts; ranks do not fight for the same cores
-    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over rollout_memory_gib
-    for name, value in {
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_CONFIGURE_LOGGING": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    if colocated:  # the launcher's variables, for launchers that set none of them
-        os.environ.setdefault("RANK", str(dist.get_rank()))
-        os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if torch.cuda.is_available() else 0))
-
-
-def _import_llm() -> type[LLM]:
-    """vLLM's class, without its import's warnings about the absence of Triton and about old names of torch."""
-    torch_log = logging.getLogger("torch._library.triton")
-    level = torch_log.level
-    torch_log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            from vllm import LLM
-    finally:
-        torch_log.setLevel(level)
-    return LLM
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

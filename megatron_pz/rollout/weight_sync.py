@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 
-from megatron_pz.errors import BadInput
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.hf_directory import one_line
 
 WeightStream = Iterable[tuple[str, torch.Tensor]]
 
@@ -18,7 +16,7 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
     """Replace all of the engine's weights. Cached prefixes of the old ones die at the next generation's start.
 
     Args:
-        engine: it must not be asleep (on a GPU: ``wake("weights")`` first).
+        engine: its weights must be awake.
         stream: (Hugging Face name, full tensor), every tensor of the checkpoint once, in any order; tensors of one
             layer should follow each other, since vLLM holds them until it can fuse them. A tied model has no
             ``lm_head.weight``. Any floating dtype; any device. A tensor must keep its value until the stream ends.
@@ -28,41 +26,16 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
             apart before the first tensor and cannot go back, so the engine is unusable from then on.
     """
     llm = engine.llm
-    shapes = checkpoint_shapes(engine.model_dir, tied_head=engine.tied_head)
+    engine.require_awake("weights")
     try:
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete_stream(stream, shapes)})
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete_stream(stream, engine.weight_shapes)})
         llm.apply_model(_repack_tied_head)
     except BaseException as error:
-        reason = f"its weight update failed ({type(error).__name__}: {' '.join(str(error).split())})"
+        reason = f"its weight update failed ({type(error).__name__}: {one_line(error)})"
         engine.mark_broken(reason)
         if isinstance(error, Exception):
             raise EngineBroken(f"the rollout engine cannot be used any more: {reason}; start a new one") from error
         raise
-
-
-def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a complete stream, from the headers of the checkpoint's safetensors files.
-
-    Raises:
-        BadInput: there are no such files in model_dir.
-    """
-    from safetensors import safe_open
-
-    index = model_dir / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({model_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
-        raise BadInput(f"{model_dir} has no *.safetensors file: convert the checkpoint to safetensors")
-    shapes = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    if tied_head:
-        shapes.pop("lm_head.weight", None)
-    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
 def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:

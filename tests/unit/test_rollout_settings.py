@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
 from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
@@ -23,6 +24,7 @@ from megatron_pz.rollout.isolation import default_process_group_kept, preserved_
 def model_dir(tmp_path: Path) -> Path:
     """As much of a model directory as the engine looks at before it asks vLLM."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": 512}))
+    save_file({"model.embed_tokens.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     return tmp_path
 
 

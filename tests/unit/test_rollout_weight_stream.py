@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from megatron_pz.errors import BadInput
-from megatron_pz.rollout.weight_sync import checkpoint_shapes, complete_stream
+from megatron_pz.rollout.hf_directory import checkpoint_shapes
+from megatron_pz.rollout.weight_sync import complete_stream
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 
@@ -61,6 +62,14 @@ def test_shapes_come_from_all_shards_without_a_tied_head(tmp_path: Path) -> None
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     assert checkpoint_shapes(tmp_path, tied_head=False) == {"a": (2, 3), "lm_head.weight": (4,)}
     assert checkpoint_shapes(tmp_path, tied_head=True) == {"a": (2, 3)}
+
+
+def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(64)}, file)
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(BadInput, match=r"model\.safetensors cannot be read"):
+        checkpoint_shapes(tmp_path, tied_head=False)
 
 
 def test_a_directory_without_safetensors_is_refused(tmp_path: Path) -> None:
