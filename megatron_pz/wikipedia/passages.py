@@ -124,19 +124,21 @@ class PassageCutter:
         return self._fill(self._measure(words))
 
     def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
-        filled: list[_Piece] = []
-        texts: list[str] = []
-        total = _Piece("", 0, 0)
+        """Join pieces of one paragraph, which bring their white space along, up to the budget."""
+        filled: list[list[_Piece]] = []
+        tokens = words = 0
         for piece in pieces:
-            sum_ = _Piece("", total.tokens + piece.tokens, total.words + piece.words)
-            if texts and not self._fits(sum_):
-                filled.append(_Piece("".join(texts), total.tokens, total.words))
-                texts, sum_ = [], piece
-            texts.append(piece.text)
-            total = sum_
-        if texts:
-            filled.append(_Piece("".join(texts), total.tokens, total.words))
-        return filled
+            if filled and self._fits(_Piece("", tokens + piece.tokens, words + piece.words)):
+                filled[-1].append(piece)
+                tokens, words = tokens + piece.tokens, words + piece.words
+            else:
+                filled.append([piece])
+                tokens, words = piece.tokens, piece.words
+        texts = ["".join(piece.text for piece in group) for group in filled]
+        return [
+            _Piece(text, sum(piece.tokens for piece in group), len(text.split()))
+            for text, group in zip(texts, filled, strict=True)
+        ]
 
 
 def _joined(first: _Piece, second: _Piece) -> _Piece:

@@ -46,8 +46,9 @@ def _ends_sentence(paragraph: str, start: int, end: re.Match[str]) -> bool:
     word = _LAST_WORD.search(paragraph, max(start, end.start() - _LONGEST_WORD), end.start())
     if word is None:
         return True
-    last = word[0].strip("'’-").casefold()
-    initial = len(last) == 1 and last.isalpha()
+    last = word[0].strip("'’-")
+    initial = len(last) == 1 and last.isupper()
+    last = last.casefold()
     if initial or last in _NEVER_LAST or ("." in last and not last.replace(".", "").isdigit()):
         return False
     return not (last in _BEFORE_A_NUMBER and following.isdigit())

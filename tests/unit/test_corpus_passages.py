@@ -1,0 +1,161 @@
+"""Reading corpora for training: blends, word bounds, and corpora that do not fit the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_pz.corpus.indexed_dataset import token_dtype, write_index, write_tokens
+from megatron_pz.corpus.manifest import DOCUMENTS_SCHEMA, FORMAT, tokenizer_sha256, write_manifest
+from megatron_pz.corpus.passages import open_blend, parse_blend
+from megatron_pz.errors import BadInput
+
+TEXTS = [
+    ["The old castle stands.", "Water boils: naïve 東京"],
+    ["One two three four five six"],
+    ["Songs for voice", "a b"],
+]
+
+
+def write_corpus(prefix: Path, tokenizer_dir: Path, texts: list[list[str]] = TEXTS) -> str:
+    """A corpus of one document a list, written from the format's parts."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    sequences = [[tokenizer(text)["input_ids"] for text in document] for document in texts]
+    flat = [sequence for document in sequences for sequence in document]
+    dtype = token_dtype(len(tokenizer))
+    with Path(f"{prefix}.bin").open("wb") as file:
+        write_tokens(file, dtype, flat)
+    lengths = np.array([len(sequence) for sequence in flat], dtype=np.int32)
+    write_index(Path(f"{prefix}.idx"), dtype, lengths, np.array([len(document) for document in texts]))
+    rows = [
+        {
+            "document": n,
+            "page_id": f"p{n}",
+            "title": f"T{n}",
+            "url": f"u{n}",
+            "words": [len(t.split()) for t in document],
+        }
+        for n, document in enumerate(texts)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA), f"{prefix}.parquet")
+    manifest = {
+        "format": FORMAT,
+        "tokenizer": {"name": "tiny", "sha256": tokenizer_sha256(tokenizer_dir), "eod": 0},
+        "options": {"append_eod": False},
+    }
+    write_manifest(Path(f"{prefix}.manifest.json"), manifest)
+    return str(prefix)
+
+
+def test_passages_with_their_articles(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    blend = open_blend([write_corpus(tmp_path / "a", tiny_tokenizer_dir)], str(tiny_tokenizer_dir))
+    found = [blend[index] for index in range(len(blend))]
+    assert [(p.title, p.page_id, p.url, p.document, p.text, p.index) for p in found] == [
+        ("T0", "p0", "u0", 0, "The old castle stands.", 0),
+        ("T0", "p0", "u0", 0, "Water boils: naïve 東京", 1),
+        ("T1", "p1", "u1", 1, "One two three four five six", 2),
+        ("T2", "p2", "u2", 2, "Songs for voice", 3),
+        ("T2", "p2", "u2", 2, "a b", 4),
+    ]
+    with pytest.raises(IndexError):
+        blend[5]
+
+
+def test_a_blend_is_its_corpora_in_order_within_the_word_bounds(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    first = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
+    second = write_corpus(tmp_path / "b", tiny_tokenizer_dir, [["x y z"], ["w"]])
+    blend = open_blend(["3", first, "1", second], str(tiny_tokenizer_dir), min_words=3, max_words=4)
+    assert blend.weights == [3.0, 1.0]
+    assert blend.sizes == [3, 1]
+    assert [blend[index].text for index in range(len(blend))] == [
+        "The old castle stands.",
+        "Water boils: naïve 東京",
+        "Songs for voice",
+        "x y z",
+    ]
+    longest = max(len(blend[index].token_ids) for index in range(len(blend)))
+    assert blend.longest() == longest
+
+
+@pytest.mark.parametrize(
+    ("data_path", "expected"),
+    [
+        (["a"], (["a"], None)),
+        (["a", "b"], (["a", "b"], None)),
+        (["0.3", "a", "0.7", "b"], (["a", "b"], [0.3, 0.7])),
+    ],
+)
+def test_data_path_is_read_as_megatron_reads_it(
+    data_path: list[str], expected: tuple[list[str], list[float] | None]
+) -> None:
+    from megatron.core.datasets.utils import get_blend_from_list
+
+    assert parse_blend(data_path) == expected == tuple(get_blend_from_list(data_path))
+
+
+@pytest.mark.parametrize("data_path", [[], ["0.3", "a", "b", "c"], ["0.3", "a", "0.7"], ["0", "a", "1", "b"]])
+def test_a_blend_that_is_none_is_refused(data_path: list[str]) -> None:
+    with pytest.raises(BadInput, match="--data-path"):
+        parse_blend(data_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda prefix: Path(f"{prefix}.idx").unlink(), "a.idx: is missing beside"),
+        (lambda prefix: Path(f"{prefix}.parquet").unlink(), "a.parquet: is missing"),
+        (lambda prefix: Path(f"{prefix}.manifest.json").unlink(), "a.manifest.json: is missing"),
+        (lambda prefix: Path(f"{prefix}.manifest.json").write_text("{"), "a.manifest.json: cannot be read"),
+        (lambda prefix: Path(f"{prefix}.manifest.json").write_text("{}"), "not a manifest of layout 1"),
+        (lambda prefix: Path(f"{prefix}.bin").write_bytes(b""), "a.bin: has 0 bytes"),
+        (
+            lambda prefix: pq.write_table(pq.read_table(f"{prefix}.parquet").slice(1), f"{prefix}.parquet"),
+            "has 2 rows where .* has 3 documents",
+        ),
+    ],
+)
+def test_a_damaged_corpus_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path, damage: object, words: str) -> None:
+    prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
+    assert callable(damage)
+    damage(prefix)
+    with pytest.raises(BadInput, match=words):
+        open_blend([prefix], str(tiny_tokenizer_dir))
+
+
+def test_a_corpus_that_is_not_there_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    with pytest.raises(BadInput, match=r"no .*nothing\.bin and \.idx"):
+        open_blend([str(tmp_path / "nothing")], str(tiny_tokenizer_dir))
+
+
+def test_word_bounds_that_no_passage_meets_are_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
+    with pytest.raises(BadInput, match="no passage has between 50 and 60 words"):
+        open_blend([prefix], str(tiny_tokenizer_dir), min_words=50, max_words=60)
+
+
+def test_another_tokenizer_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
+    other = shutil.copytree(tiny_tokenizer_dir, tmp_path / "other")
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+    with pytest.raises(BadInput, match="was made with tokenizer tiny"):
+        open_blend([prefix], str(other))
+
+
+def test_tokens_that_do_not_round_trip_are_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    """The hash fits, the ids do not: they are legal, but no text is tokenized to them."""
+    prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir, [["the the"]])
+    vocabulary = json.loads((tiny_tokenizer_dir / "tokenizer.json").read_text())["model"]["vocab"]
+    letters = [vocabulary[letter] for letter in "the"]
+    with Path(f"{prefix}.bin").open("wb") as file:
+        write_tokens(file, token_dtype(331), [letters])
+    write_index(Path(f"{prefix}.idx"), token_dtype(331), np.array([3], dtype=np.int32), np.array([1]))
+    with pytest.raises(BadInput, match="does not survive decoding and encoding"):
+        open_blend([prefix], str(tiny_tokenizer_dir))

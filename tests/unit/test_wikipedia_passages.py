@@ -1,0 +1,112 @@
+"""Sentences and passages: nothing is lost, nothing exceeds the budget, no sentence is cut without being counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions
+from megatron_pz.wikipedia.sentences import sentences
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        ["He met Dr. Smith in the U.S. Senate. ", "They spoke."],
+        ["It costs $3.50 (approx. 3 euros)! ", '"Why?" ', "He asked."],
+        ["J. R. R. Tolkien wrote it, e.g. in vol. 2. ", "No. 5 is next. ", "In 1999. ", "Then 2000."],
+        ["He said no. ", "Five came. ", "Is it? yes it is."],
+        ["Wait... what? ", "So it goes… ", "End."],
+        ["東京は首都である。", "人口は多い！", "終わり"],
+        ["यह एक वाक्य है। ", "दूसरा।"],
+        ["- one item\n", "- another. item\n", "- third"],
+        ["no end"],
+    ],
+)
+def test_sentences(expected: list[str]) -> None:
+    assert sentences("".join(expected)) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="aA. !?\n\"'。)…1", max_size=60))
+def test_sentences_join_to_their_paragraph(paragraph: str) -> None:
+    found = sentences(paragraph)
+    assert "".join(found) == paragraph
+    assert all(found)
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    """A tokenizer whose tokens are words of at most five characters."""
+    return [sum(-(-len(word) // 5) for word in text.split()) for text in texts]
+
+
+def cutter(unit: str = "paragraph", tokens: int = 16, least: int = 0, most: int = 0) -> PassageCutter:
+    return PassageCutter(PassageOptions(unit, tokens, least, most), count_words)  # type: ignore[arg-type]
+
+
+def test_whole_paragraphs_are_merged_up_to_the_budget() -> None:
+    paragraphs = ["one two three", "four five", "six", "a b c d e f g h i j"]
+    # A break counts two tokens: 3 + 2 + 2 + 2 + 1 = 10, and the next ten do not fit.
+    assert cutter(tokens=16).cut(paragraphs) == ["one two three\n\nfour five\n\nsix", "a b c d e f g h i j"]
+    assert cutter(tokens=9).cut(paragraphs[:3]) == ["one two three\n\nfour five", "six"]
+
+
+def test_a_long_paragraph_is_cut_between_sentences() -> None:
+    paragraph = "Aa bb cx. Dd ee ff gg. Hh ii. " + "Jj kk ll mm nn oo pp."
+    cut = cutter(tokens=9)
+    assert cut.cut(["x", paragraph, "y"]) == ["x", "Aa bb cx. Dd ee ff gg. Hh ii.", "Jj kk ll mm nn oo pp.", "y"]
+    assert not cut.counts
+
+
+def test_passages_of_sentences_do_not_leave_their_paragraph() -> None:
+    paragraphs = ["Aa bb. Cc dx.", "Ee ff gg hh. Ii jj kk. Ll mm."]
+    cut = cutter("sentences", most=5, least=3)
+    assert cut.cut(paragraphs) == ["Aa bb. Cc dx.", "Ee ff gg hh.", "Ii jj kk. Ll mm."]
+    assert cut.cut(["Aa bb.", "One two three four five six. Seven eight."]) == [
+        "One two three four five",
+        "six. Seven eight.",
+    ]
+    assert cut.counts == {"sentences_cut": 1, "short_passages": 1, "short_passage_words": 2}
+
+
+def test_a_word_beyond_the_budget_is_cut_and_counted() -> None:
+    cut = cutter(tokens=16)
+    passages = cut.cut(["x" * 200])
+    assert "".join(passages) == "x" * 200
+    assert max(count_words(passages)) <= 16
+    assert cut.counts == {"sentences_cut": 1}
+
+
+WORDS = st.lists(
+    st.sampled_from(["a", "Bb", "c.", "Dd!", "e?", "Mr.", "longword", "x" * 90, "F.\n", "。"]), min_size=1, max_size=60
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(WORDS.map(" ".join).map(str.strip), max_size=6),
+    st.sampled_from(["paragraph", "sentences"]),
+    st.integers(8, 40),
+    st.sampled_from([0, 3]),
+    st.sampled_from([0, 5, 12]),
+)
+def test_no_sentence_is_lost(paragraphs: list[str], unit: str, tokens: int, least: int, most: int) -> None:
+    cut = cutter(unit, tokens, least, most)
+    passages = cut.cut(paragraphs)
+    assert all(count <= tokens for count in count_words(passages))
+    assert all(least <= len(passage.split()) <= (most or 10**6) for passage in passages)
+    everything = "".join("".join(paragraphs).split())
+    kept = "".join("".join(passages).split())
+    if not cut.counts["short_passages"]:
+        assert kept == everything
+    else:
+        remaining = iter(everything)
+        assert all(character in remaining for character in kept), "the order changed"
+    whole = [sentence.strip() for paragraph in paragraphs for sentence in sentences(paragraph)]
+    lost = sum(not any(sentence in passage for passage in passages) for sentence in whole)
+    assert lost <= cut.counts["sentences_cut"] + cut.counts["short_passage_words"]
+    if not (cut.counts["short_passages"] or cut.counts["sentences_cut"]):
+        assert lost == 0
