@@ -24,7 +24,7 @@ from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens
-from megatron_pz.rollout.health import LogProbDifference
+from megatron_pz.rollout.health import require_in_sync
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.optimizer import learning_rate
@@ -69,7 +69,7 @@ class PretrainZero:
         rate = learning_rate(iteration - 1, self.config.optimizer, self.config.training.train_iters)
         with clock("update"):
             updates = self.learn(groups, rate)
-            self.require_engine_in_sync(updates)
+        require_in_sync(updates, self.config.rollout.max_log_prob_difference, iteration)
         with clock("sync"):
             if updates:
                 load_weights(self.game.engine, self.policy.weights())
@@ -137,13 +137,6 @@ class PretrainZero:
         longest = self.config.rollout.max_response_length
         weighting = LossWeighting(self.config.grpo.loss_aggregation, responses, tokens, longest)
         return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
-
-    def require_engine_in_sync(self, updates: Sequence[UpdateResult]) -> None:
-        """Stop the run when the sampled tokens have another probability for the trainer than for the engines."""
-        for seen in (update.statistics.pooled() for update in updates):
-            mean, k3 = seen.log_prob_difference_mean, seen.k3_kl
-            difference = LogProbDifference(seen.tokens, mean * seen.tokens, seen.log_prob_difference_max, k3 * seen.tokens)
-            difference.require_below(self.config.rollout.max_log_prob_difference)
 
     def limit_predictor_groups(self, groups: list[ScoredGroup], iteration: int) -> list[ScoredGroup]:
         """At most ``max_predictor_groups`` of the predictor's groups, drawn at random, and all of the generator's."""
