@@ -23,7 +23,8 @@ value_of() { local i; for ((i = 0; i < ${#words[@]}; i++)); do
 case "$*" in
   *megatron_pz.arguments*) [[ $* != *--train-iters\ 13* ]] || { echo "error: unlucky" >&2; exit 2; } ;;
   *fetch_quickstart_assets*) out=$(value_of --output)
-    if [[ ! -d $out ]]; then mkdir -p "$out/model"; touch "$out"/{model/tokenizer.json,enwiki.xml.bz2,leads.jsonl}; fi ;;
+    if [[ ! -d $out ]]; then mkdir -p "$out/model"; touch "$out"/{model/tokenizer.json,enwiki.xml.bz2,leads.jsonl}
+    fi ;;
   *preprocess_wikipedia*) mkdir -p "$(dirname "$(value_of --output-prefix)")"; echo "pages read" ;;
   *megatron_pz.cold_start*) mkdir -p "$(value_of --save)/hf" ;;
   *tools/evaluate.py*) reading=false; for word in "$@"; do
