@@ -20,8 +20,9 @@ from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
 from megatron_pz.wikipedia.passages import PassageOptions
-from megatron_pz.wikipedia.pipeline import OutputOptions, PreprocessOptions, PreprocessReport, preprocess
+from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.wikitext import TextOptions
+from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
 
 INTERRUPTED = 130
 

@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia import localization
-from megatron_pz.wikipedia.dump import Job, Page, SiteInfo
-from megatron_pz.wikipedia.wikitext import TextOptions, Wiki, wikitext_to_paragraphs
+from megatron_pz.wikipedia.dump import Page, SiteInfo
+from megatron_pz.wikipedia.localization import Wiki
+from megatron_pz.wikipedia.streams import Job
+from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
 
 DropReason = Literal["namespace", "redirect", "disambiguation", "list", "too_short"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)

@@ -8,6 +8,7 @@ namespaces that its dump declares; its trailing sections then stay in the text.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 
 FILE_NAMESPACES = frozenset(
     "file image media bild datei fichier imagen archivo immagine bestand afbeelding plik grafika ficheiro arquivo "
@@ -144,6 +145,16 @@ def is_disambiguation_title(title: str) -> bool:
 def is_list_title(title: str) -> bool:
     """Whether the title names a list of things ("List of …" in the languages known here)."""
     return bool(_LIST_TITLES.match(title))
+
+
+@dataclass(frozen=True)
+class Wiki:
+    """Names that one wiki uses, from its dump's siteinfo and the tables above."""
+
+    language: str = "en"
+    file_namespaces: frozenset[str] = FILE_NAMESPACES
+    category_namespaces: frozenset[str] = CATEGORY_NAMESPACES
+    trailing_sections: frozenset[str] = field(default_factory=lambda: trailing_sections("en"))
 
 
 LANGUAGE_NAMES = dict(

@@ -15,62 +15,37 @@ import os
 import shutil
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from megatron_pz import __version__
 from megatron_pz.corpus.indexed_dataset import token_dtype
 from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha256, write_manifest
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia.articles import DROP_REASONS, Article, ArticleOptions, ArticleReader, read_extracts, split_of
-from megatron_pz.wikipedia.dump import Job, SiteInfo, input_kind, plan_jobs, read_pages, read_siteinfo
-from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter, PassageOptions
-from megatron_pz.wikipedia.shards import ShardWriter, Totals, join_shards
+from megatron_pz.wikipedia.articles import DROP_REASONS
+from megatron_pz.wikipedia.dump import SiteInfo, read_siteinfo
+from megatron_pz.wikipedia.shards import Totals, join_shards
+from megatron_pz.wikipedia.streams import Job, input_kind, plan_jobs
 from megatron_pz.wikipedia.text_encoder import TextEncoder
-from megatron_pz.wikipedia.wikitext import TextOptions
+from megatron_pz.wikipedia.worker import (
+    JobResult,
+    OutputOptions,
+    PreprocessOptions,
+    Worker,
+    process_job,
+    shard_stem,
+)
 
 _SUFFIXES = (".bin", ".parquet", ".manifest.json", ".idx")
 """Of one output, in the order in which they appear: nothing opens a corpus without its ``.idx``."""
 _JOBS_AHEAD = 2
 """Jobs handed out per worker; more would only hold more decompressed text of one-stream dumps in memory."""
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is written."""
-
-    output_prefix: str
-    """Outputs are ``<prefix>_text_passage.bin`` and so on, with ``_train``, ``_valid``, ``_test`` before ``_text``."""
-    level: Literal["passage", "document"] = "passage"
-    """What one sequence is: a passage, or a whole article (the suffix is then ``_text_document``)."""
-    split: tuple[float, ...] = ()
-    """Relative sizes of train and valid, or train, valid and test, by a hash of the title; empty: no split."""
-    append_eod: bool = False
-    """Append the tokenizer's end-of-text token to every article."""
-    overwrite: bool = False
-    """Replace existing outputs."""
-
-
-@dataclass(frozen=True)
-class PreprocessOptions:
-    """Everything that :func:`preprocess` needs to know."""
-
-    inputs: tuple[str, ...]
-    """Dumps (.xml.bz2 of one or many streams, .xml) and extracts (.jsonl), in the order of the output."""
-    tokenizer_model: str
-    """Folder of a Hugging Face tokenizer."""
-    output: OutputOptions
-    workers: int = 1
-    text: TextOptions = field(default_factory=TextOptions)
-    articles: ArticleOptions = field(default_factory=ArticleOptions)
-    passages: PassageOptions = field(default_factory=PassageOptions)
 
 
 @dataclass(frozen=True)
@@ -80,32 +55,7 @@ class PreprocessReport:
     outputs: dict[str, Totals]
     """Size of every corpus, by its prefix."""
     counts: Counter[str]
-    """``pages``, ``articles``, ``dropped_<reason>``, and the counts of :class:`PassageCutter`."""
-
-
-@dataclass(frozen=True)
-class _Worker:
-    """What a worker process keeps from job to job."""
-
-    options: PreprocessOptions
-    encoder: TextEncoder
-    sites: dict[str, SiteInfo]
-    work: Path
-    dtype: np.dtype
-    is_stopped: Callable[[], bool]
-
-
-@dataclass(frozen=True)
-class _Result:
-    number: int
-    bytes_read: int
-    totals: tuple[Totals, ...]
-    """Of the shard of every split."""
-    counts: Counter[str]
-
-
-class _Stopped(Exception):
-    """The run was interrupted while this job was under way."""
+    """``pages``, ``articles``, ``dropped_<reason>``, and the counts of a passage cutter."""
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:
@@ -129,7 +79,7 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
         jobs = 0
         context = multiprocessing.get_context()
         stop = context.Event()
-        worker = _Worker(options, encoder, sites, work, dtype, stop.is_set)
+        worker = Worker(options, encoder, sites, work, dtype, stop.is_set)
         with tqdm(total=_input_bytes(options.inputs), unit="B", unit_scale=True, disable=None) as progress:
             for result in _run(worker, options.workers, context, stop):
                 counts += result.counts
@@ -228,30 +178,30 @@ def _terminates_cleanly() -> Iterator[None]:
 # Jobs over processes
 
 
-_worker: _Worker | None = None
+_worker: Worker | None = None
 
 
-def _start_worker(worker: _Worker) -> None:
+def _start_worker(worker: Worker) -> None:
     global _worker
     _worker = worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent tells us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _work(number: int, job: Job) -> _Result:
+def _work(number: int, job: Job) -> JobResult:
     assert _worker is not None
-    return _process(_worker, number, job)
+    return process_job(_worker, number, job)
 
 
-def _run(worker: _Worker, workers: int, context: Any, stop: Any) -> Iterator[_Result]:
+def _run(worker: Worker, workers: int, context: Any, stop: Any) -> Iterator[JobResult]:
     """The results of all jobs, in the order of the jobs."""
     jobs = enumerate(job for path in worker.options.inputs for job in plan_jobs(path))
     if workers == 1:
         for number, job in jobs:
-            yield _process(worker, number, job)
+            yield process_job(worker, number, job)
         return
     with ProcessPoolExecutor(workers, context, _start_worker, (worker,)) as pool:
-        pending: deque[Future[_Result]] = deque()
+        pending: deque[Future[JobResult]] = deque()
         try:
             for number, job in jobs:
                 pending.append(pool.submit(_work, number, job))
@@ -266,82 +216,17 @@ def _run(worker: _Worker, workers: int, context: Any, stop: Any) -> Iterator[_Re
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _process(worker: _Worker, number: int, job: Job) -> _Result:
-    """Everything from a job's bytes to its shards on disk."""
-    output = worker.options.output
-    shares = output.split or (1.0,)
-    writers = [ShardWriter(_stem(worker.work, number, split), worker.dtype) for split in range(len(shares))]
-    cutter = PassageCutter(worker.options.passages, worker.encoder.count)
-    counts: Counter[str] = Counter()
-    for article in _articles(worker, job):
-        if worker.is_stopped():
-            raise _Stopped
-        counts["pages"] += 1
-        if isinstance(article, str):
-            counts[f"dropped_{article}"] += 1
-            continue
-        texts, sequences = _sequences(worker, cutter, article)
-        if not sequences:
-            counts["dropped_too_short"] += 1
-            continue
-        if output.append_eod:
-            sequences[-1] = [*sequences[-1], _eod(worker)]
-        writers[split_of(article.title, shares)].add(article, sequences, [len(text.split()) for text in texts])
-        counts["articles"] += 1
-        counts["passages"] += len(sequences)
-    return _Result(number, job.end - job.start, tuple(writer.finish() for writer in writers), counts + cutter.counts)
-
-
-def _stem(work: Path, number: int, split: int) -> Path:
-    return work / f"{split}-{number:07d}"
-
-
-def _eod(worker: _Worker) -> int:
-    assert worker.encoder.eod is not None  # checked before any work began
-    return worker.encoder.eod
-
-
-def _articles(worker: _Worker, job: Job) -> Iterator[Article | str]:
-    if job.kind == "jsonl":
-        yield from read_extracts(job, worker.options.articles)
-        return
-    reader = ArticleReader(worker.sites[job.path], worker.options.text, worker.options.articles)
-    for page in read_pages(job):
-        yield reader.read(page)
-
-
-def _sequences(worker: _Worker, cutter: PassageCutter, article: Article) -> tuple[list[str], list[list[int]]]:
-    """The article's passages, or the whole article, as texts and token ids."""
-    if worker.options.output.level == "document":
-        texts = [PARAGRAPH_BREAK.join(article.paragraphs)]
-        return texts, worker.encoder.encode(texts)
-    texts = cutter.cut(article.paragraphs)
-    sequences = worker.encoder.encode(texts)
-    limit = worker.options.passages.max_passage_tokens
-    budget = limit
-    # Tokens were counted piece by piece; across the seams a few more can arise. Rarely does this loop run at all.
-    while any(len(sequence) > limit for sequence in sequences):
-        budget = max(budget - 1 - budget // 8, 4)
-        smaller = cutter.with_budget(budget)
-        texts = [
-            part
-            for text, sequence in zip(texts, sequences, strict=True)
-            for part in ([text] if len(sequence) <= limit else smaller.cut(text.split(PARAGRAPH_BREAK)))
-        ]
-        sequences = worker.encoder.encode(texts)
-    return texts, sequences
-
-
 # Outputs
 
 
-def _finish(worker: _Worker, prefixes: Sequence[str], jobs: int, counts: Counter[str]) -> list[Totals]:
+def _finish(worker: Worker, prefixes: Sequence[str], jobs: int, counts: Counter[str]) -> list[Totals]:
     """Join the shards, write the manifests, and only then let the outputs appear."""
     totals: list[Totals] = []
     inputs = [_describe_input(path, worker.sites.get(path)) for path in worker.options.inputs]
     for split, prefix in enumerate(prefixes):
         made = worker.work / Path(prefix).name
-        totals.append(join_shards([_stem(worker.work, number, split) for number in range(jobs)], made, worker.dtype))
+        stems = [shard_stem(worker.work, number, split) for number in range(jobs)]
+        totals.append(join_shards(stems, made, worker.dtype))
         if not totals[-1].documents:
             raise BadInput(f"{prefix}: would hold no article; give more input or another --split")
         write_manifest(Path(f"{made}.manifest.json"), _manifest(worker, inputs, split, totals[-1], counts))
@@ -363,7 +248,7 @@ def _describe_input(path: str, site: SiteInfo | None) -> dict[str, Any]:
 
 
 def _manifest(
-    worker: _Worker, inputs: list[dict[str, Any]], split: int, totals: Totals, counts: Counter[str]
+    worker: Worker, inputs: list[dict[str, Any]], split: int, totals: Totals, counts: Counter[str]
 ) -> dict[str, Any]:
     """Everything that decides the output's bytes, and what became of the input. No time, host or number of workers."""
     options = worker.options

@@ -462,6 +462,7 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "ucfirst": lambda text: text[:1].upper() + text[1:],
     "nowrap": str.strip,
 }
+_ENGLISH = ("en", "simple")
 _SOUND_PREFIXES = ("ipa-", "ipac-")
 
 
@@ -476,14 +477,17 @@ def is_shown(name: str) -> bool:
     return name in TEMPLATES or name.partition(":")[0] in _PARSER_FUNCTIONS or name.startswith(_SOUND_PREFIXES)
 
 
-def render(name: str, first_field: str, parameters: Parameters) -> str:
+def render(name: str, first_field: str, parameters: Parameters, language: str = "en") -> str:
     """The text that a template shows, or a mark that something was dropped.
 
     Args:
         name: Normalised name.
         first_field: The name as written, with a parser function's argument after its colon.
         parameters: What follows the first ``|``.
+        language: Of the wiki: the names of languages that ``{{lang-ru|…}}`` puts first are known in English only.
     """
+    if name.startswith("lang-") and language not in _ENGLISH:
+        return _first(parameters) or DROPPED
     renderer = TEMPLATES.get(name)
     if renderer is not None:
         return renderer(parameters) or DROPPED

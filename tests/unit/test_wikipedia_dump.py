@@ -12,8 +12,9 @@ from xml.sax.saxutils import escape
 import pytest
 
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia import dump
-from megatron_pz.wikipedia.dump import Page, plan_jobs, read_pages, read_siteinfo
+from megatron_pz.wikipedia import streams
+from megatron_pz.wikipedia.dump import Page, read_pages, read_siteinfo
+from megatron_pz.wikipedia.streams import plan_jobs
 
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
   <siteinfo>
@@ -77,7 +78,7 @@ def expected_pages(xml: str) -> list[Page]:
     return pages
 
 
-def streams(xml: bytes, size: int) -> bytes:
+def bz2_streams(xml: bytes, size: int) -> bytes:
     """A bz2 file whose streams are cut at every ``size`` bytes, wherever that is."""
     return b"".join(bz2.compress(xml[start : start + size]) for start in range(0, len(xml), size))
 
@@ -88,10 +89,10 @@ def pages_of(path: Path) -> list[Page]:
 
 @pytest.fixture
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dump, "JOB_BYTES", {"bz2": 600, "xml": 1000, "jsonl": 100})
-    monkeypatch.setattr(dump, "ONE_STREAM_JOB_BYTES", 2000)
-    monkeypatch.setattr(dump, "_READ", 512)
-    monkeypatch.setattr(dump, "LARGEST_BLOCK", 700)
+    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 600, "xml": 1000, "jsonl": 100})
+    monkeypatch.setattr(streams, "ONE_STREAM_JOB_BYTES", 2000)
+    monkeypatch.setattr(streams, "_READ", 512)
+    monkeypatch.setattr(streams, "LARGEST_BLOCK", 700)
 
 
 @pytest.mark.usefixtures("small_jobs")
@@ -99,7 +100,7 @@ def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_cut_of_a_bz2_file_gives_the_pages_once(tmp_path: Path, stream_size: int) -> None:
     xml = whole_dump()
     path = tmp_path / "dump.xml.bz2"
-    path.write_bytes(streams(xml.encode(), stream_size))
+    path.write_bytes(bz2_streams(xml.encode(), stream_size))
     assert len(list(plan_jobs(str(path)))) > 1
     assert pages_of(path) == expected_pages(xml)
 
@@ -110,7 +111,7 @@ def test_jobs_of_plain_xml_share_the_pages(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "dump.xml"
     path.write_text(xml)
     for size in (1, 61, 333, 5000):
-        monkeypatch.setitem(dump.JOB_BYTES, "xml", size)
+        monkeypatch.setitem(streams.JOB_BYTES, "xml", size)
         pages = pages_of(path) if size > 1 else pages_of_every_byte(path, xml)
         assert pages == expected_pages(xml)
 
@@ -121,7 +122,9 @@ def pages_of_every_byte(path: Path, xml: str) -> list[Page]:
     size = path.stat().st_size
     edges = [0, *range(first - 3, first + 9), size]
     return [
-        page for start, end in itertools.pairwise(edges) for page in read_pages(dump.Job(str(path), "xml", start, end))
+        page
+        for start, end in itertools.pairwise(edges)
+        for page in read_pages(streams.Job(str(path), "xml", start, end))
     ]
 
 
@@ -136,7 +139,7 @@ def test_siteinfo(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("stream_size", [3000, 10**9])
 def test_a_truncated_file_is_named_with_its_byte(tmp_path: Path, cut: float, stream_size: int) -> None:
-    whole = streams(whole_dump().encode(), stream_size)
+    whole = bz2_streams(whole_dump().encode(), stream_size)
     path = tmp_path / "dump.xml.bz2"
     size = int(len(whole) * cut)
     path.write_bytes(whole[:size])

@@ -15,10 +15,11 @@ from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import file_sha256, tokenizer_sha256
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia import dump, shards
+from megatron_pz.wikipedia import shards, streams
 from megatron_pz.wikipedia.articles import ArticleOptions, split_of
 from megatron_pz.wikipedia.passages import PassageOptions
-from megatron_pz.wikipedia.pipeline import OutputOptions, PreprocessOptions, PreprocessReport, preprocess
+from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
+from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
 
 SUFFIXES = (".bin", ".idx", ".parquet", ".manifest.json")
 HEADER = (
@@ -61,12 +62,12 @@ def pages() -> list[str]:
 @pytest.fixture
 def dump_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A multi-stream dump of five pages a stream, in several jobs."""
-    monkeypatch.setattr(dump, "JOB_BYTES", {"bz2": 900, "xml": 2000, "jsonl": 300})
+    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "xml": 2000, "jsonl": 300})
     every = pages()
     parts = [HEADER, *("".join(every[start : start + 5]) for start in range(0, len(every), 5)), "</mediawiki>\n"]
     path = tmp_path / "dump.xml.bz2"
     path.write_bytes(b"".join(bz2.compress(part.encode()) for part in parts))
-    assert len(list(dump.plan_jobs(str(path)))) > 2
+    assert len(list(streams.plan_jobs(str(path)))) > 2
     return path
 
 

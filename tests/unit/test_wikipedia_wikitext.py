@@ -150,8 +150,8 @@ def test_formulas_and_code_are_kept_on_request() -> None:
 
 def test_names_come_from_the_wiki() -> None:
     wiki = wiki_of(SiteInfo("de", "dewiki", "https://de.wikipedia.org/wiki/", {6: "Sonderdatei", 14: "Kategorie"}))
-    source = "a [[Sonderdatei:x.jpg|mini|b]][[Kategorie:Y]]\n== Einzelnachweise ==\nc\n== Leben ==\nd"
-    assert wikitext_to_paragraphs(source, wiki=wiki) == ["a", "d"]
+    source = "a {{lang-ru|б}} [[Sonderdatei:x.jpg|mini|b]][[Kategorie:Y]]\n== Einzelnachweise ==\nc\n== Leben ==\nd"
+    assert wikitext_to_paragraphs(source, wiki=wiki) == ["a б", "d"]
 
 
 PIECES = st.sampled_from(
