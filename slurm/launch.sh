@@ -155,6 +155,7 @@ run_node() {
     source "$file"
   fi
   export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes have no way out
+  export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
   export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
   torchrun_command
   if [[ ${SLURM_NODEID:-0} == 0 ]]; then

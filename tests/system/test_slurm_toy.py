@@ -1,0 +1,54 @@
+"""The cluster's script and the toy recipe on this machine: one node, two processes, the real trainer and vLLM."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.tiny_run import make_corpus, metrics_of
+from tests.torchrun import ROOT
+
+
+def launch(*flags: str, **variables: str) -> str:
+    """What the script prints, on a machine where it must succeed."""
+    script = subprocess.Popen(
+        ["bash", "slurm/pz_qwen3_4b.sh", *flags],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("SLURM")} | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        output, _ = script.communicate(timeout=280)
+    finally:
+        if script.poll() is None:  # killing it would leave torchrun and its workers behind
+            script.terminate()
+            script.wait(timeout=60)
+    assert script.returncode == 0, output[-6000:]
+    return output
+
+
+@pytest.mark.timeout(680)
+def test_the_toy_recipe_runs_on_two_processes_and_goes_on_where_it_ended(tmp_path: Path, tiny_llama_dir: Path) -> None:
+    run = tmp_path / "run"
+    variables = {
+        "CONFIG": "examples/toy/config.yaml",
+        "MODEL": str(tiny_llama_dir),
+        "DATA_PATH": make_corpus(tmp_path, tiny_llama_dir),
+        "SAVE": str(run),
+        "NPROC_PER_NODE": "2",
+        "PYTHON": sys.executable,
+    }
+    launch("--train-iters", "1", **variables)
+    assert [step["iteration"] for step in metrics_of(run)] == [1]
+
+    assert "Going on from iteration 1" in launch("--train-iters", "2", **variables)
+    steps = metrics_of(run)
+    assert [step["iteration"] for step in steps] == [1, 2]
+    assert [step["train/consumed_passages"] for step in steps] == [2, 4]
+    assert (run / "iter_0000002").is_dir()
