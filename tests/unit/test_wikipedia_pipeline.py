@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import errno
 import json
+import runpy
+import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -267,3 +269,40 @@ def test_a_line_that_is_no_article_is_named_by_its_byte(tmp_path: Path, tiny_tok
     path.write_text(good + good[:20])
     with pytest.raises(BadInput, match=rf"the line at byte {len(good)} is not .*may be truncated"):
         run(tmp_path / "wiki", tiny_tokenizer_dir, path)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, tool: str, *flags: str) -> None:
+    """Run a tool as ``python tools/<tool>`` does."""
+    path = Path(__file__).resolve().parents[2] / "tools" / tool
+    monkeypatch.setattr(sys, "argv", [str(path), *flags])
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_the_commands(
+    tmp_path: Path,
+    dump_path: Path,
+    tiny_tokenizer_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tokenizer = ("--tokenizer-model", str(tiny_tokenizer_dir))
+    flags = ("--input", str(dump_path), "--output-prefix", str(tmp_path / "wiki"), *tokenizer)
+    command(monkeypatch, "preprocess_wikipedia.py", *flags, "--split", "90,10", "--min-passage-words", "3")
+    train, valid = (str(tmp_path / f"wiki_{side}_text_passage") for side in ("train", "valid"))
+    assert capsys.readouterr().out.endswith(f"--data-path {train} --valid-data-path {valid}\n")
+    command(monkeypatch, "inspect_corpus.py", train, *tokenizer, "--passages", "100")
+    shown = capsys.readouterr().out
+    assert "https://en.wikipedia.org/wiki/River_%26_hill_" in shown
+    assert f"{len(open_blend([train], str(tiny_tokenizer_dir)))} passages" in shown
+    for wrong, words in (
+        (flags, "exists; give --overwrite"),
+        ((*flags, "--split", "a,b"), "--split a,b"),
+        ((*flags, "--wokers", "2"), "--wokers"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command(monkeypatch, "preprocess_wikipedia.py", *wrong, *(("--split", "90,10") if wrong is flags else ()))
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert words in error
+        assert error.count("\n") == 1
