@@ -6,9 +6,9 @@
 #   --model DIR     a Hugging Face directory (Llama or Qwen3) to start from; default: SmolLM2-135M-Instruct, fetched
 #   --dump FILE …   MediaWiki dumps (.xml, .xml.bz2, .xml.gz) or articles (.jsonl: id, title, text); default: a dump
 #                   excerpt and ten thousand article leads of the English Wikipedia, fetched
-#   --steps N       steps of reinforcement learning; default 30
+#   --steps N       steps of reinforcement learning; default 26
 #   --output DIR    folder of results, which must be new; default runs/quickstart-DATE-TIME
-#   --nproc N       processes, each with a shard of the batch and a rollout engine; default 2, or 1 on a single core
+#   --nproc N       processes, each with a shard of the batch and a rollout engine; default 1, with a thread a core
 #   --resume        go on with the interrupted run in --output
 #
 # What it does: set up .venv/, fetch model and text, make passages, teach both answer formats by a short supervised cold
@@ -63,8 +63,8 @@ fail() {
 parse_flags() {
   local dump
   root=$PWD config=examples/quickstart/config.yaml cache=$PWD/.cache/quickstart
-  model='' dumps=() steps=30 output='' resume=false
-  processes=$(($(nproc) > 1 ? 2 : 1))
+  model='' dumps=() steps=26 output='' resume=false
+  processes=1
   while (($#)); do
     case $1 in
       -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
@@ -119,12 +119,18 @@ set_up_processes() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
+  # glibc gives large blocks back to the system at once, and asks for them again at the next tensor.
+  export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-4294967296} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-8589934592}
   export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
   export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120} # Ctrl-C: time to save a checkpoint
 }
 
 # Run a module or a script of the project on all processes.
 distributed() {
+  if ((processes == 1)); then
+    python "$@"
+    return
+  fi
   python -m torch.distributed.run --nnodes=1 --nproc-per-node="$processes" --rdzv-backend=c10d \
     --rdzv-endpoint=localhost:0 --local-addr=127.0.0.1 "$@"
 }
@@ -145,15 +151,16 @@ fetch() {
   if ((${#dumps[@]} == 0)); then dumps=("$cache/assets/enwiki.xml.bz2" "$cache/assets/leads.jsonl"); fi
 }
 
-# Passages of 28 to 60 words, whole sentences; a tenth of the articles is held out, by a hash of the title.
+# Passages of 28 to 60 words, the whole sentences that a paragraph begins with; a tenth of the articles is held out, by a hash of the title.
 make_passages() {
-  local options=(--split '90,10' --passage-unit sentences --min-passage-words 28 --max-passage-words 60 --max-passage-tokens 120)
+  local options=(--split '90,10' --passage-unit lead_sentences --max-passage-tokens 120)
+  options+=(--min-passage-words 28 --max-passage-words 60)
   data_key=$(key_of "${options[@]}" "$(state_of "${dumps[@]}")" "$(state_of "$model"/tokenizer*)")
   local made=$cache/passages-$data_key
   if [[ ! -d $made ]]; then
     rm -rf "$made.partial"
     python tools/preprocess_wikipedia.py --input "${dumps[@]}" --tokenizer-model "$model" \
-      --output-prefix "$made.partial/wikipedia" --workers "$processes" "${options[@]}" | grep -v '^--data-path '
+      --output-prefix "$made.partial/wikipedia" --workers "$(nproc)" "${options[@]}" | grep -v '^--data-path '
     mv "$made.partial" "$made"
   fi
   train_data=$made/wikipedia_train_text_passage

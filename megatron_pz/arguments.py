@@ -1,7 +1,7 @@
 """From a YAML file and flags to a checked :class:`~megatron_pz.config.RunConfig`; anything wrong is one clear line.
 
-``python -m megatron_pz.arguments --config FILE [--flags]`` only checks, in about a second and without torch. Launchers run
-it before they start processes, so that a mistyped flag is reported once and not by every rank.
+``python -m megatron_pz.arguments --config FILE [--flags]`` only checks, in about a second and without torch. Launchers
+run it before they start processes, so that a mistyped flag is reported once and not by every rank.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         (game.max_sampling_rounds >= 1, f"--max-sampling-rounds {game.max_sampling_rounds}: must be at least 1"),
         (
             rollout.temperature == 1.0 and rollout.top_p == 1.0 and rollout.top_k == 0,
-            f"temperature {rollout.temperature}, top_p {rollout.top_p}, top_k {rollout.top_k}: only 1, 1 and 0 (off) keep "
-            "the probability ratio of the update unbiased",
+            f"temperature {rollout.temperature}, top_p {rollout.top_p}, top_k {rollout.top_k}: only 1, 1 and 0 (off) "
+            "keep the probability ratio of the update unbiased",
         ),
         (rollout.max_prompt_length >= 8, f"--max-prompt-length {rollout.max_prompt_length}: must be at least 8"),
         (rollout.max_response_length >= 1, f"--max-response-length {rollout.max_response_length}: must be at least 1"),

@@ -70,8 +70,9 @@ class ExampleMaker:
 
     def _generator_group(self, passage: str) -> list[ScoredGroup]:
         """One prompt with up to ``cold_start_spans`` answers; none when the passage offers no span."""
-        spans = {self._span(passage) for _ in range(self.settings.cold_start_spans)} - {None}
-        answers = [generator_example(passage, span, self.family, self.spans, self.random) for span in sorted(spans)]
+        drawn = (self._span(passage) for _ in range(self.settings.cold_start_spans))
+        spans = sorted({span for span in drawn if span is not None})
+        answers = [generator_example(passage, span, self.family, self.spans, self.random) for span in spans]
         return self._group("generator", answers)
 
     def _predictor_group(self, passage: str) -> list[ScoredGroup]:

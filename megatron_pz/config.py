@@ -191,7 +191,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ColdStartConfig:
-    """The supervised cold start (``python -m megatron_pz.cold_start``): both answer formats on masks made from passages.
+    """The supervised cold start (``python -m megatron_pz.cold_start``): both answer formats, on the passages.
 
     The paper's SmolLM3 run has a warm-up as well (100 steps of random-span RLPT); a model of a few hundred million
     parameters earns no reward without one.

@@ -2,8 +2,8 @@
 
 Every rank has an engine and plays its share of the prompts; what the ranks exchange is compact (spans, rewards and the
 groups that will be trained on). Nothing here depends on how the trainer's model is laid out. Every prompt's random
-numbers come from (seed, turn, role, its place in the turn), so a step repeats exactly, whatever ran before. A turn is one
-round of the game: the step's iteration, and with dynamic sampling the number of the draw within it.
+numbers come from (seed, turn, role, its place in the turn), so a step repeats exactly, whatever ran before. A turn is
+one round of the game: the step's iteration, and with dynamic sampling the number of the draw within it.
 """
 
 from __future__ import annotations

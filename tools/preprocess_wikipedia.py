@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,7 @@ from rich.table import Table
 from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
-from megatron_pz.wikipedia.passages import PassageOptions
+from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.wikitext import TextOptions
 from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
@@ -63,9 +64,10 @@ def _parse() -> PreprocessOptions:
     defaults = PassageOptions()
     passages.add_argument(
         "--passage-unit",
-        choices=("paragraph", "sentences"),
+        choices=get_args(PassageUnit),
         default=defaults.passage_unit,
-        help="merge whole paragraphs (default), or fill passages with whole sentences of one paragraph",
+        help="merge whole paragraphs (default), fill passages with whole sentences of one paragraph, or keep only the "
+        "sentences that a paragraph begins with",
     )
     passages.add_argument(
         "--max-passage-tokens",
@@ -118,6 +120,8 @@ def _show(report: PreprocessReport) -> None:
     table.add_row(
         "passages dropped: too short", f"{counts['short_passages']:,}", f"{counts['short_passage_words']:,} words"
     )
+    if counts["words_after_leads"]:
+        table.add_row("dropped behind the leads", "", f"{counts['words_after_leads']:,} words")
     table.add_row("sentences cut to the budget", f"{counts['sentences_cut']:,}", "")
     console.print(table)
     made = Table("corpus", "articles", "passages", "tokens")

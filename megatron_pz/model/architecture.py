@@ -77,7 +77,7 @@ class Architecture:
         path = Path(directory) / "config.json"
         raw = _read_json(path)
         model_type = raw.get("model_type")
-        if model_type not in FAMILIES:
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise BadInput(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
         _refuse_variants(raw, path)
         read = _Reader(raw, path)

@@ -62,7 +62,7 @@ class HFTensorSource:
         """Every tensor's name."""
         return tuple(self._file_of)
 
-    def slices(self, name: str) -> Sliceable:
+    def slices(self, name: str) -> Any:
         """The tensor ``name``, unread: index it with slices of its leading axes."""
         try:
             return self._file_of[name].get_slice(name)

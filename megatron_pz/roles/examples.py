@@ -8,6 +8,7 @@ Where a family has no stop string, the caller ends the response with the tokeniz
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
@@ -26,6 +27,7 @@ def teaching_span(passage: str, policy: SpanPolicy, rng: random.Random, repeated
     """
     passage = policy.normal_passage(passage)
     draw = rng.random()
+    kinds: tuple[Callable[[str], list[str]], ...]
     if draw < repeated_share:
         kinds = (repeated_words, content_words)
     elif draw < repeated_share + NAME_SHARE:

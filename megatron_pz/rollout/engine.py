@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.config import RolloutConfig
-from megatron_pz.errors import BadInput
+from megatron_pz.errors import BadInput, ExpectedFailure
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
 from megatron_pz.rollout.isolation import (
@@ -52,7 +52,7 @@ Part = Literal["weights", "kv_cache"]
 """What of an engine sleeps and wakes."""
 
 
-class EngineBroken(RuntimeError):
+class EngineBroken(ExpectedFailure):
     """The engine can no longer be trusted (failed weight update or generation); the process must start a new one."""
 
 

@@ -8,13 +8,14 @@ from typing import Protocol
 
 import torch
 
+from megatron_pz.errors import ExpectedFailure
 from megatron_pz.rl.statistics import LossStatistics
 
 LogProbs = torch.Tensor | Sequence[float] | Sequence[Sequence[float]] | Sequence[torch.Tensor]
 """Log-probabilities of sampled tokens: flat, or one sequence a response."""
 
 
-class EngineOutOfSync(RuntimeError):
+class EngineOutOfSync(ExpectedFailure):
     """Rollout and trainer disagree about the sampled tokens by more than rounding explains."""
 
 

@@ -29,7 +29,7 @@ from megatron_pz.trainer.topology import Topology
 LossFunction = Callable[
     [torch.Tensor, torch.Tensor, MicroBatch, torch.Tensor | None], tuple[torch.Tensor, LossStatistics]
 ]
-"""(log-probs_R, entropy_R, the row, old log-probs_R or None) -> (this row's part of the step's loss, its statistics)."""
+"""(log-probs_R, entropy_R, the row, old log-probs_R or None) -> (the row's part of the step's loss, its statistics)."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class UpdateResult:
 class Policy:
     """A model that gives log-probabilities, learns from packed rows and streams its weights out.
 
-    All methods are collective: every rank of the topology calls them in the same order. Ranks that share a data-parallel
-    rank (tensor and pipeline parallel peers) pass the same rows.
+    All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
+    data-parallel rank (tensor and pipeline parallel peers) pass the same rows.
     """
 
     def __init__(self, config: RunConfig, topology: Topology) -> None:

@@ -11,11 +11,14 @@ from typing import Literal
 from megatron_pz.wikipedia.sentences import sentences
 
 PARAGRAPH_BREAK = "\n\n"
+PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
 _BREAK_TOKENS = 2
 """Most tokens that a paragraph break costs in a byte-level vocabulary."""
 _BYTES_A_CHARACTER = 4
 """Most bytes, hence tokens, of one character in UTF-8."""
 _WORD = re.compile(r"\S+\s*")
+
+PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
 
 CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
@@ -24,9 +27,11 @@ CountTokens = Callable[[Sequence[str]], Sequence[int]]
 class PassageOptions:
     """Size of a passage."""
 
-    passage_unit: Literal["paragraph", "sentences"] = "paragraph"
+    passage_unit: PassageUnit = "paragraph"
     """``paragraph``: consecutive whole paragraphs are merged up to the budget. ``sentences``: a passage never leaves
-    its paragraph. In both, a paragraph over the budget becomes several passages of whole sentences."""
+    its paragraph. In both, a paragraph over the budget becomes several passages of whole sentences. ``lead_sentences``:
+    the first whole sentences of every paragraph, as many as fit; what follows them is dropped. They name what the
+    paragraph is about, so they can be understood, and guessed at, alone."""
     max_passage_tokens: int = 1024
     """Most tokens in a passage; leave room for the prompt around it."""
     min_passage_words: int = 0
@@ -46,7 +51,8 @@ class PassageCutter:
     """Cuts articles and counts what that cost.
 
     ``counts`` has ``sentences_cut`` (sentences that alone exceeded the budget and were cut between words, or inside a
-    word longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short).
+    word longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short),
+    ``words_after_leads`` (dropped by ``lead_sentences``).
 
     Args:
         options: Size of a passage.
@@ -66,6 +72,9 @@ class PassageCutter:
 
     def cut(self, paragraphs: Sequence[str]) -> list[str]:
         """The passages of an article, in its order."""
+        if self._options.passage_unit == "lead_sentences":
+            leads = [self._lead(paragraph) for paragraph in paragraphs]
+            return [lead.text.strip() for lead in leads if self._is_long_enough(lead)]
         passages: list[_Piece] = []
         merged: _Piece | None = None
         for paragraph in self._measure(paragraphs):
@@ -84,6 +93,17 @@ class PassageCutter:
         if merged is not None:
             passages.append(merged)
         return [piece.text.strip() for piece in passages if self._is_long_enough(piece)]
+
+    def _lead(self, paragraph: str) -> _Piece:
+        """The whole sentences that a paragraph begins with, up to the budget; empty where the first one exceeds it."""
+        lead = _Piece("", 0, 0)
+        for sentence in self._measure(sentences(paragraph)):
+            longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)
+            if not self._fits(longer):
+                break
+            lead = longer
+        self.counts["words_after_leads"] += len(paragraph.split()) - lead.words
+        return lead
 
     def _measure(self, texts: Sequence[str]) -> list[_Piece]:
         counts = self._count_tokens(texts) if texts else []

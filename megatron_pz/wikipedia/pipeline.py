@@ -30,6 +30,7 @@ from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha25
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.articles import DROP_REASONS
 from megatron_pz.wikipedia.dump import SiteInfo, read_siteinfo
+from megatron_pz.wikipedia.passages import PASSAGE_COUNTS
 from megatron_pz.wikipedia.shards import Totals, join_shards
 from megatron_pz.wikipedia.streams import Job, input_kind, plan_jobs
 from megatron_pz.wikipedia.text_encoder import TextEncoder
@@ -280,6 +281,6 @@ def _manifest(
             "pages": counts["pages"],
             "articles": counts["articles"],
             "dropped": {reason: counts[f"dropped_{reason}"] for reason in DROP_REASONS},
-            **{name: counts[name] for name in ("sentences_cut", "short_passages", "short_passage_words")},
+            **{name: counts[name] for name in PASSAGE_COUNTS},
         },
     }

@@ -42,7 +42,7 @@ def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
         {
             "id": str(number),
             "title": f"The {place}",
-            "text": f"The old {place} stands near the {other}, and people from the town visit the {place} every summer.",
+            "text": f"The old {place} stands near the {other}, and people of the town visit the {place} every summer.",
         }
         for number, (place, other) in enumerate(zip(PLACES, PLACES[1:] + PLACES[:1], strict=True))
     ]

@@ -33,7 +33,7 @@ def test_the_quote_family_asks_as_it_was_measured():
     family = PromptFamily.load("quote")
     assert family.generator_prompt("A b.") == "Paragraph: A b.\nWords to mask:"
     assert family.predictor_prompt("A [mask].") == "Passage: A [mask].\nMasked words:"
-    assert (family.stop, family.quote_words) == (("}",), 3)
+    assert (family.stop, family.quote_words) == (("}", "\n"), 3)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -72,6 +72,18 @@ def test_passages_of_sentences_do_not_leave_their_paragraph() -> None:
     assert cut.counts == {"sentences_cut": 1, "short_passages": 1, "short_passage_words": 2}
 
 
+def test_leads_are_the_first_whole_sentences_and_the_rest_is_counted() -> None:
+    cut = cutter("lead_sentences", tokens=100, least=3, most=6)
+    paragraphs = [
+        "One two three. Four five six. Seven eight.",  # the third sentence does not fit
+        "One two three four five six seven. Eight nine.",  # nor does the first of this one: nothing is left
+        "Too short.",
+    ]
+    assert cut.cut(paragraphs) == ["One two three. Four five six."]
+    assert cut.counts["words_after_leads"] == 2 + 9
+    assert cut.counts["short_passages"] == 2
+
+
 def test_a_word_beyond_the_budget_is_cut_and_counted() -> None:
     cut = cutter(tokens=16)
     passages = cut.cut(["x" * 200])
