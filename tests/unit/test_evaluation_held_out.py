@@ -43,7 +43,7 @@ class ScriptedEngine:
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
     ) -> list[list[Response]]:
         assert max_tokens == SETTINGS.max_response_length
-        assert list(stop) == ["}"]
+        assert list(stop) == ["}", "\n"]
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
         self.asked += [(text, seed, n) for text, seed in zip(texts, seeds, strict=True)]
         return [[respond(self.answer(text, k)) for k in range(n)] for text in texts]
