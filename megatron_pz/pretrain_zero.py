@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -123,9 +123,8 @@ class PretrainZero:
 
     def learn(self, groups: Sequence[ScoredGroup], rate: float) -> list[UpdateResult]:
         """Both roles' samples together, uniformly (equation 11): one optimizer step on each share of the groups."""
-        shares = [
-            groups[first :: self.config.grpo.updates_per_step] for first in range(self.config.grpo.updates_per_step)
-        ]
+        updates = self.config.grpo.updates_per_step
+        shares = [groups[first::updates] for first in range(updates)]
         rows = [self.pack(share) for share in shares if share]
         old = [self.policy.log_probs(row) if len(rows) > 1 else None for row in rows]
         loss = partial(policy_loss, grpo=self.config.grpo)
@@ -147,12 +146,7 @@ class PretrainZero:
         return [group for group in groups if group.role == "generator"] + predictor
 
     def draw_passages(self) -> list[Passage]:
-        """The next passages of the corpus; the same on every rank."""
-        return list(itertools.islice(self.playable_passages(), self.config.game.passages_per_step))
-
-    def playable_passages(self) -> Iterator[Passage]:
-        """The sampler's passages, less those that hold a literal [mask]."""
-        while True:
-            passage = self.passages[self.sampler.draw(1)[0]]
-            if self.game.spans.playable(passage.text):
-                yield passage
+        """The next passages of the corpus, the same on every rank; those that hold a literal [mask] are passed over."""
+        drawn = (self.passages[self.sampler.draw(1)[0]] for _ in itertools.count())
+        playable = (passage for passage in drawn if self.game.spans.playable(passage.text))
+        return list(itertools.islice(playable, self.config.game.passages_per_step))

@@ -24,9 +24,14 @@ from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.evaluation.held_out_masks import evaluate
+from megatron_pz.evaluation.passages import choose, share_of_rank
+from megatron_pz.evaluation.results import EvaluationSettings, merge
+from megatron_pz.evaluation.summary import summarize
 from megatron_pz.game import Game
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
+from megatron_pz.roles.spans import MASK
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.weight_sync import load_weights
@@ -53,6 +58,7 @@ class Run:
         self.policy = Policy(config, self.topology)
         self.consumed_passages = 0
         self.first_iteration = self.resume() if config.training.load else 1
+        self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
         self.engine = VllmEngine(config.model.hf_model, config.rollout, seed=config.training.seed, colocated=True)
         require_log_prob_semantics(self.engine)
         load_weights(self.engine, self.policy.weights())
@@ -81,6 +87,10 @@ class Run:
     def train(self) -> bool:
         """All steps up to ``train_iters``; False when a signal stopped the run before, after a checkpoint."""
         last = self.config.training.train_iters
+        if self.first_iteration > last and self.topology.rank == 0:
+            print(
+                f"{self.config.training.load} has done {self.first_iteration - 1} steps already: --train-iters {last}"
+            )
         with StopRequest() as stop:
             for iteration in range(self.first_iteration, last + 1):
                 started = time.perf_counter()
@@ -88,6 +98,10 @@ class Run:
                 metrics = step_metrics(report, self.game)
                 samples = step_samples(report.turns, self.game, SAMPLED_PASSAGES)
                 self.consumed_passages += len(report.turns) * self.config.game.passages_per_step
+                if self.held_out is not None and iteration % self.config.training.eval_interval == 0:
+                    with report.seconds("evaluation"):
+                        metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engine)
+                    metrics["time/evaluation"] = report.seconds["evaluation"]
                 stopping = stop.requested(self.topology)
                 if stopping or iteration == last or iteration % self.config.training.save_interval == 0:
                     with report.seconds("checkpoint"):
@@ -126,9 +140,37 @@ class Run:
         self.topology.close()
 
 
+class HeldOut:
+    """Held-out passages, evaluated between steps; every rank asks its share of them."""
+
+    def __init__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, topology: Topology) -> None:
+        self.config, self.tokenizer, self.topology = config, tokenizer, topology
+        limit = config.rollout.max_prompt_length
+        corpus = open_blend(config.data.valid_data_path, tokenizer_dir(config))
+        items = (corpus[index] for index in range(len(corpus)))
+        chosen = choose(items, config.training.eval_passages, tokenizer, config.game, config.data, limit)
+        self.passages = [passage.text for passage in share_of_rank(chosen, topology.rank, topology.world_size)]
+        self.settings = EvaluationSettings(
+            max_prompt_length=limit,
+            max_response_length=config.rollout.max_response_length,
+            predictions_per_mask=config.game.grpo_group_size,
+        )
+
+    def evaluate(self, name: str, engine: VllmEngine) -> dict[str, float]:
+        """Means over all held-out passages by name, ``held_out/…``. Collective."""
+        part = evaluate(name, engine, self.tokenizer, self.passages, self.config.game, self.settings)
+        whole = merge(self.topology.all_gather_object(part))
+        return {f"held_out/{measure}": estimate.mean for measure, estimate in summarize(whole).items()}
+
+
+def tokenizer_dir(config: RunConfig) -> str:
+    """Folder of the run's tokenizer."""
+    return config.model.tokenizer_model or config.model.hf_model
+
+
 def open_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises BadInput where there is none."""
-    directory = config.model.tokenizer_model or config.model.hf_model
+    directory = tokenizer_dir(config)
     try:
         return AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
@@ -139,10 +181,7 @@ def open_passages(config: RunConfig) -> PassageBlend:
     """The training passages. Raises BadInput when there are fewer than a step needs."""
     data = config.data
     passages = open_blend(
-        data.data_path,
-        config.model.tokenizer_model or config.model.hf_model,
-        min_words=data.min_passage_words,
-        max_words=data.max_passage_words,
+        data.data_path, tokenizer_dir(config), min_words=data.min_passage_words, max_words=data.max_passage_words
     )
     if len(passages) < config.game.passages_per_step:
         raise BadInput(
@@ -158,9 +197,11 @@ def require_prompt_budget(passages: PassageBlend, game: Game) -> None:
     Raises:
         BadInput: naming the lengths in tokens.
     """
-    frame = max(
-        len(game.encode(game.generator.prompt(""))), len(game.encode(game.predictor.family.predictor_prompt("")))
-    )
+    family, rules = game.generator.family, game.config.game
+    # A mask may take more tokens than the word that it hides.
+    masks = 1 if rules.span_policy == "one_mask" else rules.max_span_occurrences - 1
+    prompts = (family.generator_prompt(""), family.predictor_prompt(MASK * masks))
+    frame = max(len(game.encode(prompt)) for prompt in prompts)
     longest, budget = passages.longest(), game.config.rollout.max_prompt_length
     if longest + frame > budget:
         raise BadInput(
