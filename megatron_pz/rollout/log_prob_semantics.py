@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from megatron_pz.errors import ExpectedFailure
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.health import LogProbDifference
 
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
 
 MAX_MEAN_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.05}
 """Most nats a token between decoding a token and scoring it in a prompt. Both are the same function in other shapes of
-matrix products: equal to the last bit in bfloat16 (SmolLM2-135M on CPU), while a temperature of 0.9 is 0.27 off."""
+matrix products: equal to the last bit for SmolLM2-135M on CPU in both types, while a temperature of 0.9 is 0.27 off."""
 MAX_TOTAL_ERROR = 1e-3
 """Most that a distribution over the vocabulary may sum up to beside 1 (float32 log-softmax)."""
 PROMPTS, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 12, 8
 
 
-class LogProbSemanticsError(RuntimeError):
+class LogProbSemanticsError(ExpectedFailure):
     """The engine's log-probabilities are not log-softmax at temperature 1 over the whole vocabulary."""
 
 
