@@ -6,7 +6,7 @@
 #   --model DIR     a Hugging Face directory (Llama or Qwen3) to start from; default: SmolLM2-135M-Instruct, fetched
 #   --dump FILE …   MediaWiki dumps (.xml, .xml.bz2, .xml.gz) or articles (.jsonl: id, title, text); default: a dump
 #                   excerpt and ten thousand article leads of the English Wikipedia, fetched
-#   --steps N       steps of reinforcement learning; default 26
+#   --steps N       steps of reinforcement learning; default 22
 #   --output DIR    folder of results, which must be new; default runs/quickstart-DATE-TIME
 #   --nproc N       processes, each with a shard of the batch and a rollout engine; default 1, with a thread a core
 #   --resume        go on with the interrupted run in --output
@@ -19,6 +19,7 @@ set -euo pipefail
 
 phases=8
 evaluation_passages=200
+samples_per_word=2
 
 main() {
   here=$PWD
@@ -63,7 +64,7 @@ fail() {
 parse_flags() {
   local dump
   root=$PWD config=examples/quickstart/config.yaml cache=$PWD/.cache/quickstart
-  model='' dumps=() steps=26 output='' resume=false
+  model='' dumps=() steps=22 output='' resume=false
   processes=1
   while (($#)); do
     case $1 in
@@ -192,15 +193,16 @@ evaluate() {
   done
   ((${#files[@]})) || return 0
   distributed tools/evaluate.py --config "$config" --valid-data-path "$valid_data" --passages "$evaluation_passages" \
+    --samples-per-word "$samples_per_word" \
     --hf-model "${models[@]}" --name "${names[@]}" --output "${files[@]}"
 }
 
 evaluate_before() {
   local rules base_key
   rules=$(<"$config")
-  base_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages")
+  base_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages" "$samples_per_word")
   base_evaluation=$cache/evaluations/base-$base_key.json
-  cold_evaluation=$cache/evaluations/$(basename "$(dirname "$cold")")-$evaluation_passages.json
+  cold_evaluation=$cache/evaluations/$(basename "$(dirname "$cold")")-$evaluation_passages-$samples_per_word.json
   evaluate "base" "$model" "$base_evaluation" "cold start" "$cold" "$cold_evaluation"
 }
 
