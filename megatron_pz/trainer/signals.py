@@ -25,9 +25,9 @@ class StopRequest:
     like to repeat, only SIGINT does so.
 
     torchrun (2.13) hands SIGTERM, SIGINT, SIGHUP and SIGQUIT on to its workers and kills them 30 seconds later; SIGUSR1
-    ends torchrun itself. A launcher therefore sets ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` to more seconds than a step and
-    a checkpoint take, and ``--signals-to-handle`` with SIGUSR1 added. torchrun then exits with 1 and a traceback that
-    names the signal, whatever its workers return.
+    ends torchrun itself. A launcher therefore signals the workers (``slurm/launch.sh``), or sets
+    ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` to more seconds than a step and a checkpoint take. torchrun exits with 1 and a
+    traceback of its own, whatever its workers return.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)

@@ -29,7 +29,7 @@ def taught_model(tmp_path_factory: pytest.TempPathFactory, config: Path, corpus:
     """The tiny model after a cold start on two ranks: it answers in the right form, and is sometimes right."""
     save = tmp_path_factory.mktemp("taught") / "run"
     arguments = ["--config", config, "--hf-model", tiny_llama_dir, "--data-path", corpus, "--save", save]
-    run_workers("megatron_pz.cold_start", 2, *arguments, timeout=200)
+    run_workers("megatron_pz.cold_start", 2, *arguments, timeout=280)
     losses = [line["train/loss"] for line in metrics_of(save)]
     assert losses[-1] < losses[0] / 4
     return save / "hf"
