@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_VOCAB_SIZE = 331
 """Prime, so that no parallel size divides it and vocabulary padding is always exercised."""
