@@ -21,14 +21,17 @@ class Reference:
     """transformers' answers."""
 
     log_probs: Mapping[Tokens, Tensor]
-    """By the response's tokens, which occur once: float32 [length]."""
+    """By the response's tokens, which occur in one group only: float32 [length]."""
     entropies: Mapping[Tokens, Tensor]
     gradients: Mapping[str, Tensor]
     """Of the sum over responses of advantage * mean log-probability, by Hugging Face name."""
 
 
 def random_groups(vocab_size: int, shapes: Sequence[tuple[int, Sequence[int]]], seed: int) -> list[ScoredGroup]:
-    """Groups of (prompt length, response lengths), with random tokens and advantages."""
+    """Groups of (prompt length, response lengths), with random tokens and advantages.
+
+    The last response of three or more is equal to the first, with an advantage of its own.
+    """
     draw = random.Random(seed)
 
     def tokens(length: int) -> Tokens:
@@ -36,7 +39,10 @@ def random_groups(vocab_size: int, shapes: Sequence[tuple[int, Sequence[int]]], 
 
     groups = []
     for prompt_length, response_lengths in shapes:
-        responses = tuple(Response(tokens(n), (0.0,) * n, "", False) for n in response_lengths)
+        sampled = [tokens(n) for n in response_lengths]
+        if len(sampled) > 2:
+            sampled[-1] = sampled[0]
+        responses = tuple(Response(tokens, (0.0,) * len(tokens), "", False) for tokens in sampled)
         advantages = tuple(draw.gauss(0.0, 1.0) for _ in responses)
         groups.append(ScoredGroup("predictor", tokens(prompt_length), responses, (0.0,) * len(responses), advantages))
     return groups
@@ -48,13 +54,14 @@ def reference(hf_dir: Path, groups: Iterable[ScoredGroup]) -> Reference:
     log_probs, entropies = {}, {}
     objective = torch.zeros(())
     for group in groups:
+        different = {response.token_ids for response in group.responses}
+        assert different.isdisjoint(log_probs), "equal responses in two groups: choose another seed"
         for response, advantage in zip(group.responses, group.advantages, strict=True):
             tokens = torch.tensor([group.prompt_ids + response.token_ids])
             logits = model(tokens).logits[0, len(group.prompt_ids) - 1 : -1]
             distribution = logits.log_softmax(-1)
             sampled = distribution.gather(1, torch.tensor(response.token_ids)[:, None])[:, 0]
             objective = objective + advantage * sampled.mean()
-            assert response.token_ids not in log_probs, "two equal responses: choose another seed"
             log_probs[response.token_ids] = sampled.detach()
             entropies[response.token_ids] = -(distribution.exp() * distribution).sum(-1).detach()
     objective.backward()

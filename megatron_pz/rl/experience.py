@@ -42,7 +42,7 @@ class MicroBatch:
 
     A prompt token attends to the prompt's earlier tokens; a response token attends to its prompt and to the earlier
     tokens of its own response. Positions restart after the prompt for every response, so each response sees exactly
-    what it would see alone.
+    what it would see alone. Equal responses of a group share one copy, which several entries of R then point at.
     """
 
     tokens_S: torch.Tensor
@@ -50,8 +50,8 @@ class MicroBatch:
     positions_S: torch.Tensor
     """int64, rotary positions"""
     segments_2S: torch.Tensor
-    """int32. Row 0: number of the group. Row 1: 0 for the prompt, k for the group's k-th response. Padding at the row's
-    end is a group of its own."""
+    """int32. Row 0: number of the group. Row 1: 0 for the prompt, k for the group's k-th different response. Padding
+    at the row's end is a group of its own."""
     rows_R: torch.Tensor
     """int64: index in S of the token whose hidden state predicts the response token"""
     labels_R: torch.Tensor

@@ -1,7 +1,9 @@
 """Shared-prompt packing: groups become rows in which the responses of one prompt share one copy of it.
 
-With prompts of P and n responses of r tokens a group costs P + n*r tokens instead of n*(P + r). Nothing is
-approximated: :class:`~megatron_pz.rl.experience.MicroBatch` says which token sees which.
+With prompts of P and n responses of r tokens a group costs P + n*r tokens instead of n*(P + r), and responses that are
+equal token by token, as short ones often are, stand in the row once: each still has its own entries among the response
+tokens, with its own advantage and weight. Nothing is approximated: :class:`~megatron_pz.rl.experience.MicroBatch` says
+which token sees which.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ def count_responses_and_tokens(groups: Sequence[ScoredGroup]) -> tuple[int, int]
 
 
 def packed_length(group: ScoredGroup) -> int:
-    """Tokens of the group in a packed row: the prompt once, and every response."""
-    return len(group.prompt_ids) + sum(len(response.token_ids) for response in group.responses)
+    """Tokens of the group in a packed row: the prompt once, and every different response."""
+    return len(group.prompt_ids) + sum(map(len, _different_responses(group)))
+
+
+def _different_responses(group: ScoredGroup) -> set[tuple[int, ...]]:
+    return {response.token_ids for response in group.responses}
 
 
 def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
@@ -67,8 +73,7 @@ def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
     """
     prompt = len(group.prompt_ids)
     pairs = prompt * (prompt + 1) / 2
-    for response in group.responses:
-        length = len(response.token_ids)
+    for length in map(len, _different_responses(group)):
         pairs += length * prompt + length * (length + 1) / 2
     return packed_length(group) + pairs / (6 * hidden_size)
 
@@ -223,10 +228,13 @@ class _Row:
         prompt_length = len(group.prompt_ids)
         self._add_tokens(group.prompt_ids, 0, 0)
         last_prompt_token = len(self.tokens) - 1
-        scored = zip(group.responses, group.advantages, token_weights, strict=True)
-        for number, (response, advantage, weight) in enumerate(scored, start=1):
-            start, length = len(self.tokens), len(response.token_ids)
-            self._add_tokens(response.token_ids, prompt_length, number)
+        starts: dict[tuple[int, ...], int] = {}
+        for response, advantage, weight in zip(group.responses, group.advantages, token_weights, strict=True):
+            length = len(response.token_ids)
+            if response.token_ids not in starts:
+                starts[response.token_ids] = len(self.tokens)
+                self._add_tokens(response.token_ids, prompt_length, len(starts))
+            start = starts[response.token_ids]
             self.rows += [last_prompt_token, *range(start, start + length - 1)]
             self.labels += response.token_ids
             self.rollout_log_probs += response.log_probs

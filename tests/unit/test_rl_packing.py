@@ -50,7 +50,11 @@ def random_groups(seed: int, count: int) -> list[ScoredGroup]:
     def tokens(most: int) -> list[int]:
         return [draw.randrange(1, 99) for _ in range(draw.randint(1, most))]
 
-    return [make_group(tokens(12), *(tokens(6) for _ in range(draw.randint(1, 4)))) for _ in range(count)]
+    def responses() -> list[list[int]]:
+        different = [tokens(6) for _ in range(draw.randint(1, 4))]
+        return different + draw.choices(different, k=draw.randint(0, 2))
+
+    return [make_group(tokens(12), *responses()) for _ in range(count)]
 
 
 def test_a_row_by_hand() -> None:
@@ -71,6 +75,17 @@ def test_a_row_by_hand() -> None:
     assert dtypes == [torch.int64, torch.int32, torch.int64, torch.float32]
 
 
+def test_equal_responses_share_their_tokens_and_keep_their_entries() -> None:
+    (batch,) = pack([make_group([11, 12], [21, 22], [31], [21, 22])])
+    assert batch.tokens_S.tolist() == [11, 12, 21, 22, 31]
+    assert batch.segments_2S.tolist() == [[0] * 5, [0, 0, 1, 1, 2]]
+    assert batch.rows_R.tolist() == [1, 2, 1, 1, 2]
+    assert batch.labels_R.tolist() == [21, 22, 31, 21, 22]
+    assert batch.advantages_R.tolist() == [1, 1, 2, 3, 3]
+    assert batch.responses_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
+
+
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 80), st.sampled_from([1, 2, 16]))
 def test_every_group_is_packed_once_and_within_the_budget(seed: int, count: int, budget: int, multiple: int) -> None:
     groups = random_groups(seed, count)
@@ -83,7 +98,10 @@ def test_every_group_is_packed_once_and_within_the_budget(seed: int, count: int,
         assert filled <= budget or len(row) == 1
         assert batch.tokens_S.numel() - filled < multiple
         unpacked += row
-    expected = [(list(group.prompt_ids), [list(r.token_ids) for r in group.responses]) for group in groups]
+    expected = [
+        (list(group.prompt_ids), list(map(list, dict.fromkeys(response.token_ids for response in group.responses))))
+        for group in groups
+    ]
     assert sorted(unpacked) == sorted(expected)
 
 
