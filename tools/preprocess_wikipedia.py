@@ -20,6 +20,7 @@ from rich.table import Table
 from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
+from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS
 from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.wikitext import TextOptions
@@ -114,7 +115,7 @@ def _show(report: PreprocessReport) -> None:
     table = Table("", "number", "", title="Pages")
     table.columns[1].justify = "right"
     table.add_row("read", f"{counts['pages']:,}", "")
-    for reason in DROP_REASONS:
+    for reason in (*DROP_REASONS, *DUPLICATE_REASONS):
         table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{counts[f'dropped_{reason}']:,}", "")
     table.add_row("articles", f"{counts['articles']:,}", "")
     table.add_row(

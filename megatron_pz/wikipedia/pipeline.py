@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from megatron_pz import __version__
@@ -30,6 +31,7 @@ from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha25
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.articles import DROP_REASONS
 from megatron_pz.wikipedia.dump import SiteInfo, read_siteinfo
+from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS, Deduplicator
 from megatron_pz.wikipedia.passages import PASSAGE_COUNTS
 from megatron_pz.wikipedia.shards import Totals, join_shards
 from megatron_pz.wikipedia.streams import Job, input_kind, plan_jobs
@@ -39,6 +41,7 @@ from megatron_pz.wikipedia.worker import (
     OutputOptions,
     PreprocessOptions,
     Worker,
+    documents_path,
     process_job,
     shard_stem,
 )
@@ -223,11 +226,12 @@ def _run(worker: Worker, workers: int, context: Any, stop: Any) -> Iterator[JobR
 def _finish(worker: Worker, prefixes: Sequence[str], jobs: int, counts: Counter[str]) -> list[Totals]:
     """Join the shards, write the manifests, and only then let the outputs appear."""
     totals: list[Totals] = []
+    dropped = _drop_duplicates(worker, jobs, len(prefixes), counts)
     inputs = [_describe_input(path, worker.sites.get(path)) for path in worker.options.inputs]
     for split, prefix in enumerate(prefixes):
         made = worker.work / Path(prefix).name
         stems = [shard_stem(worker.work, number, split) for number in range(jobs)]
-        totals.append(join_shards(stems, made, worker.dtype))
+        totals.append(join_shards(stems, made, worker.dtype, dropped[split]))
         if not totals[-1].documents:
             raise BadInput(f"{prefix}: would hold no article; give more input or another --split")
         write_manifest(Path(f"{made}.manifest.json"), _manifest(worker, inputs, split, totals[-1], counts))
@@ -238,6 +242,23 @@ def _finish(worker: Worker, prefixes: Sequence[str], jobs: int, counts: Counter[
                 os.fsync(file.fileno())
             os.replace(made, f"{prefix}{suffix}")
     return totals
+
+
+def _drop_duplicates(worker: Worker, jobs: int, splits: int, counts: Counter[str]) -> list[dict[int, np.ndarray]]:
+    """Of every split: job -> the documents of its shard that go, ascending. Corrects ``counts``."""
+    deduplicator = Deduplicator()
+    dropped: list[dict[int, np.ndarray]] = [{} for _ in range(splits)]
+    for number in range(jobs):
+        documents = np.load(documents_path(worker.work, number))
+        reasons = deduplicator.drop_reasons(documents["fingerprint"])
+        goes = np.array([reason is not None for reason in reasons], dtype=bool)
+        counts.update(f"dropped_{reason}" for reason in reasons if reason is not None)
+        counts["articles"] -= int(goes.sum())
+        for split in range(splits):
+            of_split = goes[documents["split"] == split]
+            if of_split.any():
+                dropped[split][number] = np.flatnonzero(of_split)
+    return dropped
 
 
 def _describe_input(path: str, site: SiteInfo | None) -> dict[str, Any]:
@@ -280,7 +301,7 @@ def _manifest(
         "all_splits": {
             "pages": counts["pages"],
             "articles": counts["articles"],
-            "dropped": {reason: counts[f"dropped_{reason}"] for reason in DROP_REASONS},
+            "dropped": {reason: counts[f"dropped_{reason}"] for reason in (*DROP_REASONS, *DUPLICATE_REASONS)},
             **{name: counts[name] for name in PASSAGE_COUNTS},
         },
     }

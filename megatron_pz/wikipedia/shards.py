@@ -7,9 +7,10 @@ does not depend on which worker made them or when.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -72,8 +73,18 @@ class ShardWriter:
         return Totals(len(self._rows), len(self._lengths), sum(self._lengths))
 
 
-def join_shards(stems: Sequence[Path], prefix: Path, dtype: np.dtype) -> Totals:
-    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, and remove them one by one."""
+def join_shards(
+    stems: Sequence[Path], prefix: Path, dtype: np.dtype, dropped: Mapping[int, np.ndarray] | None = None
+) -> Totals:
+    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, and remove them one by one.
+
+    Args:
+        stems: The shards, in order.
+        prefix: Path without suffix.
+        dtype: Of the token ids.
+        dropped: Documents to leave out: position in ``stems`` -> their numbers within that shard, ascending.
+    """
+    dropped = dropped or {}
     totals = Totals()
     lengths: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     passages: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
@@ -81,10 +92,8 @@ def join_shards(stems: Sequence[Path], prefix: Path, dtype: np.dtype) -> Totals:
         prefix.with_name(f"{prefix.name}.bin").open("wb") as tokens,
         pq.ParquetWriter(prefix.with_name(f"{prefix.name}.parquet"), DOCUMENTS_SCHEMA, compression="zstd") as rows,
     ):
-        for stem in stems:
-            append_file(stem.with_suffix(".bin"), tokens)
-            shard_lengths = np.load(stem.with_suffix(".npy"))
-            table = pq.read_table(stem.with_suffix(".parquet"))
+        for position, stem in enumerate(stems):
+            table, shard_lengths = _append_shard(stem, tokens, dtype, dropped.get(position))
             if table.num_rows:
                 rows.write_table(_rebased(table, totals, dtype))
             lengths.append(shard_lengths)
@@ -97,12 +106,35 @@ def join_shards(stems: Sequence[Path], prefix: Path, dtype: np.dtype) -> Totals:
     return totals
 
 
+def _append_shard(
+    stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.ndarray | None
+) -> tuple[pa.Table, np.ndarray]:
+    """Append a shard's tokens; its rows and the lengths of its passages, as if the dropped documents never were."""
+    table, lengths = pq.read_table(stem.with_suffix(".parquet")), np.load(stem.with_suffix(".npy"))
+    if dropped is None or not len(dropped):
+        append_file(stem.with_suffix(".bin"), tokens)
+        return table, lengths
+    kept = np.ones(table.num_rows, dtype=bool)
+    kept[dropped] = False
+    kept_passages = np.repeat(kept, table["passages"].to_numpy())
+    ids = np.fromfile(stem.with_suffix(".bin"), dtype=dtype)
+    tokens.write(ids[np.repeat(kept_passages, lengths)].tobytes())
+    table = table.filter(pa.array(kept))
+    for column, counts, unit in (("first_passage", "passages", 1), ("offset", "tokens", dtype.itemsize)):
+        before = np.cumsum(table[counts].to_numpy(), dtype=np.int64) - table[counts].to_numpy()
+        table = _with_column(table, column, pa.array(before * unit))
+    return _with_column(table, "document", pa.array(np.arange(table.num_rows))), lengths[kept_passages]
+
+
 def _rebased(table: pa.Table, before: Totals, dtype: np.dtype) -> pa.Table:
     for column, shift in (
         ("document", before.documents),
         ("first_passage", before.passages),
         ("offset", before.tokens * dtype.itemsize),
     ):
-        number = table.schema.get_field_index(column)
-        table = table.set_column(number, DOCUMENTS_SCHEMA.field(column), pc.add(table[column], shift))
+        table = _with_column(table, column, pc.add(table[column], shift))
     return table
+
+
+def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), DOCUMENTS_SCHEMA.field(name), values)

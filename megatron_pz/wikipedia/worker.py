@@ -12,11 +12,15 @@ import numpy as np
 
 from megatron_pz.wikipedia.articles import Article, ArticleOptions, ArticleReader, read_extracts, split_of
 from megatron_pz.wikipedia.dump import SiteInfo, read_pages
+from megatron_pz.wikipedia.duplicates import FINGERPRINT, fingerprint
 from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter, PassageOptions
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
 from megatron_pz.wikipedia.text_encoder import TextEncoder
 from megatron_pz.wikipedia.wikitext import TextOptions
+
+DOCUMENT = np.dtype([("split", "u1"), ("fingerprint", FINGERPRINT)])
+"""What is needed of a document to decide, when all jobs are done, whether it stays."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def process_job(worker: Worker, number: int, job: Job) -> JobResult:
     writers = [ShardWriter(shard_stem(worker.work, number, split), worker.dtype) for split in range(len(shares))]
     cutter = PassageCutter(worker.options.passages, worker.encoder.count)
     counts: Counter[str] = Counter()
+    documents: list[tuple[int, tuple[object, ...]]] = []
     for article in _articles(worker, job):
         if worker.is_stopped():
             raise Stopped
@@ -97,15 +102,23 @@ def process_job(worker: Worker, number: int, job: Job) -> JobResult:
             continue
         if output.append_eod:
             sequences[-1] = [*sequences[-1], _eod(worker)]
-        writers[split_of(article.title, shares)].add(article, sequences, [len(text.split()) for text in texts])
+        split = split_of(article.title, shares)
+        writers[split].add(article, sequences, [len(text.split()) for text in texts])
+        documents.append((split, fingerprint(article.paragraphs)))
         counts["articles"] += 1
         counts["passages"] += len(sequences)
+    np.save(documents_path(worker.work, number), np.array(documents, dtype=DOCUMENT))
     return JobResult(number, job.end - job.start, tuple(writer.finish() for writer in writers), counts + cutter.counts)
 
 
 def shard_stem(work: Path, number: int, split: int) -> Path:
     """Path of a shard without suffix: the job's number and the split's."""
     return work / f"{split}-{number:07d}"
+
+
+def documents_path(work: Path, number: int) -> Path:
+    """Path of the job's documents in the order of the input: dtype :data:`DOCUMENT`."""
+    return work / f"documents-{number:07d}.npy"
 
 
 def _eod(worker: Worker) -> int:

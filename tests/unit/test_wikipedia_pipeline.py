@@ -61,10 +61,14 @@ def pages() -> list[str]:
     return [*articles[:9], *dropped, *articles[9:]]
 
 
-@pytest.fixture
-def dump_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A multi-stream dump of five pages a stream, in several jobs."""
+@pytest.fixture(autouse=True)
+def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "xml": 2000, "jsonl": 300})
+
+
+@pytest.fixture
+def dump_path(tmp_path: Path) -> Path:
+    """A multi-stream dump of five pages a stream, in several jobs."""
     every = pages()
     parts = [HEADER, *("".join(every[start : start + 5]) for start in range(0, len(every), 5)), "</mediawiki>\n"]
     path = tmp_path / "dump.xml.bz2"
@@ -108,7 +112,7 @@ def test_pages_are_dropped_for_a_reason_and_articles_kept(
     assert (report.counts["pages"], report.counts["articles"]) == (37, 30)
     prefix = tmp_path / "out" / "wiki_text_passage"
     manifest = json.loads(Path(f"{prefix}.manifest.json").read_text())
-    assert manifest["all_splits"]["dropped"] == reasons
+    assert manifest["all_splits"]["dropped"] == reasons | {"exact_duplicate": 0}
     assert manifest["inputs"] == [
         {
             "name": "dump.xml.bz2",
@@ -174,6 +178,29 @@ def test_no_title_is_on_both_sides_of_a_split(
     assert not sides[0] & sides[1]
     assert len(sides[0]) + len(sides[1]) == 30, "the twelve leads are articles of the dump"
     assert sum(totals.documents for totals in report.outputs.values()) == 42
+
+
+def test_a_repeated_article_is_dropped_whatever_its_title_and_its_split(
+    tmp_path: Path, leads_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    """Without the repetitions in the input the corpus is the same, byte for byte but for the manifest."""
+    unique = leads_path.read_text().splitlines()
+    repeated = [json.dumps(json.loads(line) | {"id": f"again {n}", "title": f"T {n}"}) for n, line in enumerate(unique)]
+    mixed = leads_path.with_name("mixed.jsonl")
+    mixed.write_text("\n".join([*unique[:7], *repeated[2:5], *unique[7:], *repeated[6:]]) + "\n")
+    reports = [
+        run(tmp_path / name / "wiki", tiny_tokenizer_dir, path, split=(60, 40), append_eod=True)
+        for name, path in (("unique", leads_path), ("mixed", mixed))
+    ]
+    assert reports[1].counts["dropped_exact_duplicate"] == 3 + 6
+    assert reports[1].counts["articles"] == reports[0].counts["articles"] == 12
+    for name in ("train", "valid"):
+        for suffix in (".bin", ".idx", ".parquet"):
+            made = [tmp_path / folder / f"wiki_{name}_text_passage{suffix}" for folder in ("unique", "mixed")]
+            if suffix == ".parquet":
+                assert pq.read_table(made[0]).equals(pq.read_table(made[1]))
+            else:
+                assert made[0].read_bytes() == made[1].read_bytes(), (name, suffix)
 
 
 def test_split_is_by_share_and_by_title() -> None:
