@@ -18,6 +18,7 @@ setup(
     package_data={"megatron_pz.roles": ["templates/**/*"]},
     python_requires=">=3.11",
     install_requires=[
+        "backports.zstd; python_version < '3.14'",
         "matplotlib",
         "numpy",
         "pyarrow",
