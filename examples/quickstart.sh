@@ -19,7 +19,7 @@ set -euo pipefail
 
 phases=8
 evaluation_passages=200
-samples_per_word=2
+evaluation_samples=(--masks-per-passage 1 --samples-per-word 2)
 
 main() {
   here=$PWD
@@ -193,16 +193,15 @@ evaluate() {
   done
   ((${#files[@]})) || return 0
   distributed tools/evaluate.py --config "$config" --valid-data-path "$valid_data" --passages "$evaluation_passages" \
-    --samples-per-word "$samples_per_word" \
-    --hf-model "${models[@]}" --name "${names[@]}" --output "${files[@]}"
+    "${evaluation_samples[@]}" --hf-model "${models[@]}" --name "${names[@]}" --output "${files[@]}"
 }
 
 evaluate_before() {
-  local rules base_key
+  local rules asked_key
   rules=$(<"$config")
-  base_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages" "$samples_per_word")
-  base_evaluation=$cache/evaluations/base-$base_key.json
-  cold_evaluation=$cache/evaluations/$(basename "$(dirname "$cold")")-$evaluation_passages-$samples_per_word.json
+  asked_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages" "${evaluation_samples[@]}")
+  base_evaluation=$cache/evaluations/base-$asked_key.json
+  cold_evaluation=$cache/evaluations/$(basename "$(dirname "$cold")")-$asked_key.json
   evaluate "base" "$model" "$base_evaluation" "cold start" "$cold" "$cold_evaluation"
 }
 

@@ -45,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", nargs="+", help="the models' names in the table; their folders' names when left out")
     parser.add_argument("--valid-data-path", nargs="+", required=True, help="prefix of a passage dataset, or a blend")
     parser.add_argument("--passages", type=int, default=200, help="how many held-out passages are asked")
+    parser.add_argument("--masks-per-passage", type=int, default=2, help="masks that the model proposes for a passage")
     parser.add_argument("--samples-per-word", type=int, default=4, help="predictions of each fixed mask")
     parser.add_argument("--output", type=Path, nargs="+", help="a JSON file for each model")
     flags = parser.parse_args(argv)
@@ -53,8 +54,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
             raise BadInput(f"{flag} has {count} values for {len(flags.hf_model)} models; give one for each")
-    if flags.samples_per_word < 1:
-        raise BadInput(f"--samples-per-word {flags.samples_per_word}: must be at least 1")
+    counts = {"--masks-per-passage": flags.masks_per_passage, "--samples-per-word": flags.samples_per_word}
+    for flag, value in counts.items():
+        if value < 1:
+            raise BadInput(f"{flag} {value}: must be at least 1")
     if len(set(flags.name)) < len(flags.name):
         raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
     for directory in flags.hf_model:
@@ -98,6 +101,7 @@ def evaluate_models(
     settings = EvaluationSettings(
         max_prompt_length=config.rollout.max_prompt_length,
         max_response_length=config.rollout.max_response_length,
+        masks_per_passage=flags.masks_per_passage,
         predictions_per_mask=config.game.grpo_group_size,
         samples_per_word=flags.samples_per_word,
     )
