@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from megatron_pz.config import RunConfig
 from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.layout_rules import layout_rules
 
 _SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
 
@@ -134,6 +135,12 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         (bool(training.save), "--save is missing: give the folder that the run writes to"),
         (training.train_iters >= 1, f"--train-iters {training.train_iters}: must be at least 1"),
         (training.save_interval >= 1, f"--save-interval {training.save_interval}: must be at least 1"),
+        (training.keep_last >= 0, f"--keep-last {training.keep_last}: must not be negative; 0 keeps all"),
+        (
+            training.keep_every >= 0 and training.keep_every % max(1, training.save_interval) == 0,
+            f"--keep-every {training.keep_every}: must be a multiple of --save-interval {training.save_interval}, "
+            "or no checkpoint falls on it",
+        ),
         (training.micro_batch_tokens >= 1, f"--micro-batch-tokens {training.micro_batch_tokens}: must be at least 1"),
         (game.passages_per_step >= 1, f"--passages-per-step {game.passages_per_step}: must be at least 1"),
         (
@@ -161,7 +168,19 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             0 < grpo.grpo_clamp_eps_lower < 1 and grpo.grpo_clamp_eps_upper > 0,
             f"clip range ({grpo.grpo_clamp_eps_lower}, {grpo.grpo_clamp_eps_upper}): needs 0 < lower < 1 and 0 < upper",
         ),
+        (
+            0 < grpo.gspo_clamp_eps_lower < 1 and grpo.gspo_clamp_eps_upper > 0,
+            f"GSPO's clip range ({grpo.gspo_clamp_eps_lower}, {grpo.gspo_clamp_eps_upper}): needs 0 < lower < 1 and "
+            "0 < upper",
+        ),
+        (
+            grpo.grpo_dual_clip == 0 or grpo.grpo_dual_clip > 1,
+            f"--grpo-dual-clip {grpo.grpo_dual_clip}: must be above 1, or 0 (off); at or below 1 it would stop tokens "
+            "whose probability has not grown",
+        ),
+        (grpo.grpo_kl_beta >= 0, f"--grpo-kl-beta {grpo.grpo_kl_beta}: must not be negative"),
         (grpo.updates_per_step >= 1, f"--updates-per-step {grpo.updates_per_step}: must be at least 1"),
+        (grpo.grpo_iterations >= 1, f"--grpo-iterations {grpo.grpo_iterations}: must be at least 1"),
         (grpo.tis_cap > 0, f"--tis-cap {grpo.tis_cap}: must be positive"),
         (
             0 <= grpo.icepop_lower < grpo.icepop_upper,
@@ -172,14 +191,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             0 <= c.optimizer.min_lr <= c.optimizer.lr,
             f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
         ),
-        (
-            parallel.tensor_model_parallel_size >= 1 and parallel.pipeline_model_parallel_size >= 1,
-            "parallel sizes must be at least 1",
-        ),
-        (
-            not parallel.sequence_parallel or parallel.tensor_model_parallel_size > 1,
-            "--sequence-parallel needs --tensor-model-parallel-size of at least 2",
-        ),
+        *layout_rules(parallel),
         (
             training.eval_interval == 0 or bool(c.data.valid_data_path),
             f"--eval-interval {training.eval_interval} needs --valid-data-path",

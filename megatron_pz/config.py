@@ -29,14 +29,41 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the trainer's model is laid out over the processes. Sizes are numbers of ranks."""
+    """How the trainer's model is laid out over the processes. Sizes are numbers of ranks; Megatron-LM's names."""
 
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     sequence_parallel: bool = False
+    """Between the linear layers each tensor parallel rank holds its share of the tokens only."""
     use_distributed_optimizer: bool = False
+    """Each data parallel rank keeps and updates its share of the optimizer's state only."""
     distributed_timeout_minutes: float = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
+    context_parallel_size: int = 1
+    """Ranks that share the tokens of one packed row; keys and values are gathered, so the result is exact."""
+    expert_model_parallel_size: int = 1
+    """Ranks that share the experts of a mixture. They come out of the data, context and tensor parallel ranks."""
+    expert_tensor_parallel_size: int = 0
+    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size."""
+    virtual_pipeline_model_parallel_size: int = 1
+    """Model chunks on each pipeline stage (the interleaved schedule); 1: plain 1F1B."""
+    decoder_first_pipeline_num_layers: int = 0
+    """Layers of the first pipeline stage, which also has the embedding; 0: as many as the others."""
+    decoder_last_pipeline_num_layers: int = 0
+    """Layers of the last pipeline stage, which also has the output layer; 0: as many as the others."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients bucket by bucket while the backward pass still runs."""
+    overlap_param_gather: bool = False
+    """Gather updated weights while the next forward pass runs; needs use_distributed_optimizer, overlap_grad_reduce."""
+    recompute_granularity: Literal["none", "selective", "full"] = "none"
+    """Compute again in the backward pass: nothing, the core attention, or whole layers."""
+    recompute_method: Literal["uniform", "block"] = "uniform"
+    """Of full recomputation: runs of recompute_num_layers layers, or single layers of which the first so many."""
+    recompute_num_layers: int = 1
+    moe_aux_loss_coeff: float = 0.0
+    """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs."""
+    packed_length_multiple: int = 1
+    """Packed rows are padded to a multiple of this for each rank that shares them: FP8 matrices need 16, mxfp8 32."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +157,28 @@ class GrpoConfig:
     """[C] DAPO's value: the ratio is clipped below 1 - this."""
     grpo_clamp_eps_upper: float = 0.28
     """[C] DAPO's value ("clip-higher"): the ratio is clipped above 1 + this."""
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    """Whose ratio is clipped: each token's own (equation 11) [P], or one of the whole response, the geometric mean of
+    its tokens' (GSPO, arXiv 2507.18071)."""
+    gspo_clamp_eps_lower: float = 3e-4
+    gspo_clamp_eps_upper: float = 4e-4
+    """[C] GSPO's values (section 5.1): the clip range of a response's ratio, in place of grpo_clamp_eps_*."""
+    grpo_dual_clip: float = 0.0
+    """Tokens of negative advantage stop counting above this ratio (dual-clip PPO, arXiv 1912.09729, which has 3); more
+    than 1, or 0 for off [C]."""
+    grpo_kl_beta: float = 0.0
+    """Weight of the penalty for leaving the run's initial weights; 0 is off [P]. Anything else keeps a second copy of
+    the model in host memory and adds a forward pass with it."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that distance (Schulman 2020); GRPO (arXiv 2402.03300) has k3."""
     advantage_scale: Literal["group_std", "none"] = "group_std"
     """Divide by the group's standard deviation (equation 10) [P], or not (Dr. GRPO)."""
     loss_aggregation: Literal["sequence_mean", "token_mean", "token_sum_constant"] = "sequence_mean"
     """Equation 11 [P], DAPO, Dr. GRPO."""
     updates_per_step: int = 1
-    """Optimizer steps on one step's experience, each on its own share of the groups [C]."""
+    """Minibatches of a step: optimizer steps on its experience, each on its own share of the groups [C]."""
+    grpo_iterations: int = 1
+    """Epochs over a step's experience, each of updates_per_step optimizer steps on the same shares [C]."""
     mismatch_correction: Literal["tis", "icepop", "off"] = "tis"
     """How a token's loss is weighted for trainer and rollout disagreeing about its probability [C]."""
     tis_cap: float = 2.0
@@ -180,6 +223,11 @@ class TrainingConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep_last: int = 3
     """Newest checkpoints that are kept; 0: all."""
+    keep_every: int = 0
+    """Checkpoints of iterations that are a multiple of this are kept for good, beside the newest; 0: none [C]."""
+    async_save: bool = False
+    """Write checkpoints in a thread beside the training (Megatron-LM's flag): a step then pays for a copy of the state
+    in host memory, weights and optimizer, instead of for the disk [C]."""
     log_interval: int = 1
     eval_interval: int = 0
     """Steps between held-out evaluations; 0: none."""

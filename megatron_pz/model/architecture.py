@@ -5,7 +5,6 @@ A new family is one row of :data:`FAMILIES` and one table of weight names in ``h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,31 +15,48 @@ from megatron.core.transformer import TransformerConfig
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
+from megatron_pz.model.hf_config import HFConfigReader, read_json, refuse_variants, rotary_base
+from megatron_pz.model.layout import layout_settings, refuse_layout
 
 
 @dataclass(frozen=True)
 class Family:
     """How a Hugging Face ``model_type`` differs from a plain transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
 
-    qk_norm: bool
+    qk_norm: bool = False
     """RMSNorm over each head of the queries and of the keys, before RoPE."""
-    derives_heads: bool
+    derives_heads: bool = False
     """config.json may leave out head_dim (then hidden / heads) and num_key_value_heads (then num_attention_heads)."""
+    has_experts: bool = False
+    """Layers may hold a mixture of experts instead of one MLP."""
+    skips_rope: bool = False
+    """Some layers have no position embedding."""
+    rotary_base: float = 10_000.0
+    """RoPE's theta where config.json does not tell it."""
+    tied_embeddings: bool = False
+    """The output layer is the embedding where config.json does not tell."""
 
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(qk_norm=False, derives_heads=True),
-    "qwen3": Family(qk_norm=True, derives_heads=False),
+    "llama": Family(derives_heads=True),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, has_experts=True),
+    "smollm3": Family(derives_heads=True, skips_rope=True, rotary_base=2_000_000.0, tied_embeddings=True),
 }
 
-# Switches of these families that change the computation in a way that is not built here, with the value that is.
-_ONLY: Mapping[str, Any] = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_sliding_window": False,
-    "quantization_config": None,
-}
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: a router sends every token to a few of many small MLPs."""
+
+    number: int
+    per_token: int
+    ffn_hidden_size: int
+    """Width of one expert."""
+    normalized: bool
+    """A token's weights for its experts are divided by their sum."""
+    in_layer: tuple[bool, ...]
+    """For every layer whether it has experts; the others have one MLP of the architecture's ``ffn_hidden_size``."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +79,19 @@ class Architecture:
     rotary_base: float
     tied_embeddings: bool
     """The output layer is the embedding; the checkpoint has no lm_head."""
+    experts: Experts | None = None
+    """None: every layer has one MLP."""
+    layers_without_rope: tuple[int, ...] = ()
+    """Numbers from 0."""
 
     @property
     def family(self) -> Family:
         return FAMILIES[self.model_type]
+
+    @property
+    def all_layers_are_sparse(self) -> bool:
+        """No layer has an MLP of ``ffn_hidden_size``."""
+        return self.experts is not None and all(self.experts.in_layer)
 
     @classmethod
     def from_hf(cls, directory: str | Path) -> Architecture:
@@ -75,30 +100,32 @@ class Architecture:
         Raises BadInput where the file is missing or damaged, or the model is of another family or variant.
         """
         path = Path(directory) / "config.json"
-        raw = _read_json(path)
+        raw = read_json(path)
         model_type = raw.get("model_type")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             raise BadInput(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
-        _refuse_variants(raw, path)
-        read = _Reader(raw, path)
+        refuse_variants(raw, path)
+        family, read = FAMILIES[model_type], HFConfigReader(raw, path)
         heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
-        derives = FAMILIES[model_type].derives_heads
-        groups = read.size("num_key_value_heads", default=heads if derives else None)
+        layers = read.size("num_hidden_layers")
+        groups = read.size("num_key_value_heads", default=heads if family.derives_heads else None)
         if heads % groups:
             raise BadInput(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
         return cls(
             model_type=model_type,
-            num_layers=read.size("num_hidden_layers"),
+            num_layers=layers,
             hidden_size=hidden,
             ffn_hidden_size=read.size("intermediate_size"),
             num_attention_heads=heads,
             num_query_groups=groups,
-            kv_channels=read.size("head_dim", default=hidden // heads if derives else None),
+            kv_channels=read.size("head_dim", default=hidden // heads if family.derives_heads else None),
             vocab_size=read.size("vocab_size"),
             max_position_embeddings=read.size("max_position_embeddings"),
             layernorm_epsilon=read.number("rms_norm_eps"),
-            rotary_base=_rotary_base(raw, path),
-            tied_embeddings=bool(raw.get("tie_word_embeddings", False)),
+            rotary_base=rotary_base(raw, path, default=family.rotary_base),
+            tied_embeddings=bool(raw.get("tie_word_embeddings", family.tied_embeddings)),
+            experts=_experts(raw, read, path, layers) if family.has_experts else None,
+            layers_without_rope=_layers_without_rope(raw, read, path, layers) if family.skips_rope else (),
         )
 
 
@@ -121,12 +148,13 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
 
     Weights are left uninitialised: every model here is filled from a checkpoint.
     """
-    _refuse_layout(arch, parallel)
+    refuse_layout(arch, parallel)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if model.bf16 else torch.float32
-    tensor_parallel = parallel.tensor_model_parallel_size
     return PolicyTransformerConfig(
-        padded_vocab_size=padded_vocab_size(arch.vocab_size, model.make_vocab_size_divisible_by, tensor_parallel),
+        padded_vocab_size=padded_vocab_size(
+            arch.vocab_size, model.make_vocab_size_divisible_by, parallel.tensor_model_parallel_size
+        ),
         num_layers=arch.num_layers,
         hidden_size=arch.hidden_size,
         ffn_hidden_size=arch.ffn_hidden_size,
@@ -141,13 +169,10 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        no_rope_freq=_no_rope_pattern(arch),
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=model.bf16,
-        tensor_model_parallel_size=tensor_parallel,
-        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
-        sequence_parallel=parallel.sequence_parallel,
-        variable_seq_lengths=True,  # pipeline stages are sent packed rows of any length
         moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, experts or not
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
@@ -157,85 +182,62 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         apply_rope_fusion=False,
         # Needs Apex's kernel, or weights that are all Transformer Engine's (the output layer is not).
         gradient_accumulation_fusion=False,
+        **layout_settings(parallel),
+        **_expert_settings(arch.experts, parallel),
     )
 
 
-def _refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
-    tensor_parallel, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    cut_by_tensor = {
-        "attention heads": arch.num_attention_heads,
-        "key/value heads": arch.num_query_groups,
-        "feed-forward channels": arch.ffn_hidden_size,
+def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> Experts:
+    """Qwen3MoE's choice of layers: every ``decoder_sparse_step``-th but those of ``mlp_only_layers``."""
+    step, dense = read.size("decoder_sparse_step", default=1), set(raw.get("mlp_only_layers") or ())
+    # "num_local_experts" is what transformers 5 writes.
+    number = read.size("num_experts" if raw.get("num_experts") is not None else "num_local_experts")
+    per_token = read.size("num_experts_per_tok")
+    in_layer = tuple((layer + 1) % step == 0 and layer not in dense for layer in range(layers))
+    if not any(in_layer):
+        raise BadInput(f"{path}: decoder_sparse_step {step} and mlp_only_layers leave no layer with experts")
+    if per_token > number:
+        raise BadInput(f"{path}: num_experts_per_tok {per_token} is more than num_experts {number}")
+    return Experts(
+        number=number,
+        per_token=per_token,
+        ffn_hidden_size=read.size("moe_intermediate_size"),
+        normalized=bool(raw.get("norm_topk_prob", False)),
+        in_layer=in_layer,
+    )
+
+
+def _layers_without_rope(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> tuple[int, ...]:
+    """SmolLM3's: where ``no_rope_layers`` is 0 (it says 1 for RoPE), or every ``no_rope_layer_interval``-th."""
+    uses_rope = raw.get("no_rope_layers")
+    if uses_rope is None:
+        interval = read.size("no_rope_layer_interval", default=4)
+        uses_rope = [int((layer + 1) % interval != 0) for layer in range(layers)]
+    if not isinstance(uses_rope, list) or len(uses_rope) < layers or not set(uses_rope) <= {0, 1}:
+        raise BadInput(f"{path}: no_rope_layers is not a list of 0 and 1 for each of the {layers} layers")
+    return tuple(layer for layer in range(layers) if not uses_rope[layer])
+
+
+def _no_rope_pattern(arch: Architecture) -> list[int] | None:
+    """Megatron's form: 1 for a layer without RoPE."""
+    if not arch.layers_without_rope:
+        return None
+    return [int(layer in arch.layers_without_rope) for layer in range(arch.num_layers)]
+
+
+def _expert_settings(experts: Experts | None, parallel: ParallelConfig) -> dict[str, Any]:
+    """The mixture's part of a TransformerConfig. The router computes in float32, as transformers' softmax does."""
+    if experts is None:
+        return {}
+    return {
+        "num_moe_experts": experts.number,
+        "moe_ffn_hidden_size": experts.ffn_hidden_size,
+        "moe_layer_freq": [int(sparse) for sparse in experts.in_layer],
+        "moe_router_topk": experts.per_token,
+        "moe_router_score_function": "softmax",
+        # A softmax over the chosen experts only is one over all, divided by the sum of the chosen.
+        "moe_router_pre_softmax": not experts.normalized,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "aux_loss" if parallel.moe_aux_loss_coeff else "none",
+        "moe_aux_loss_coeff": parallel.moe_aux_loss_coeff,
     }
-    for what, count in cut_by_tensor.items():
-        if count % tensor_parallel:
-            fits = [size for size in range(1, tensor_parallel) if all(n % size == 0 for n in cut_by_tensor.values())]
-            raise BadInput(
-                f"tensor_model_parallel_size {tensor_parallel} does not divide the model's {count} {what}; "
-                f"the next smaller size that fits is {fits[-1]}"
-            )
-    if arch.num_layers % stages:
-        fits = [size for size in range(1, stages) if arch.num_layers % size == 0]
-        raise BadInput(
-            f"pipeline_model_parallel_size {stages} does not divide the model's {arch.num_layers} layers; "
-            f"the next smaller size that fits is {fits[-1]}"
-        )
-    if parallel.sequence_parallel and tensor_parallel == 1:
-        raise BadInput("sequence_parallel needs a tensor_model_parallel_size above 1; turn it off or raise that size")
-
-
-class _Reader:
-    """Typed reads from config.json whose failures name the file and the key."""
-
-    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
-        self._raw, self._path = raw, path
-
-    def number(self, key: str) -> float:
-        value = self._raw.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            raise BadInput(f"{self._path}: {key} is {value!r}, not a positive number")
-        return value
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive whole number; ``default`` where the key is absent or null."""
-        if self._raw.get(key) is None and default is not None:
-            return default
-        value = self.number(key)
-        if not isinstance(value, int):
-            raise BadInput(f"{self._path}: {key} is {value!r}, not a whole number")
-        return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.parent.is_dir():
-        raise BadInput(f"{path.parent} is not a directory; give the directory of a Hugging Face checkpoint")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path.parent} has no config.json; give the directory of a Hugging Face checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
-    if not isinstance(raw, dict):
-        raise BadInput(f"{path} does not hold a JSON object")
-    return raw
-
-
-def _refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
-    for key, value in _ONLY.items():
-        if raw.get(key, value) not in (value, None):
-            raise BadInput(f"{path}: {key} {raw[key]!r} is not supported, only {value!r}")
-    other_layers = set(raw.get("layer_types") or ()) - {"full_attention"}
-    if other_layers:
-        raise BadInput(f"{path}: layer_types {', '.join(sorted(other_layers))} not supported, only full_attention")
-
-
-def _rotary_base(raw: Mapping[str, Any], path: Path) -> float:
-    """RoPE's theta: in ``rope_parameters`` since transformers 5, a key of its own (beside ``rope_scaling``) before."""
-    theta = raw.get("rope_theta")
-    for section in ("rope_scaling", "rope_parameters"):
-        rope = raw.get(section) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise BadInput(f"{path}: {section} of type {kind!r} is not supported, only plain RoPE ('default')")
-        theta = rope.get("rope_theta", theta)
-    return _Reader({"rope_theta": 10_000.0 if theta is None else theta}, path).number("rope_theta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from megatron.core import parallel_state, tensor_parallel
 
 from megatron_pz.config import ParallelConfig
 from megatron_pz.errors import BadInput
+from megatron_pz.layout_rules import expert_tensor_parallel_size
 
 Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
 class Topology:
-    """This rank's place in the tensor, pipeline and data parallel groups. All processes hold the same picture.
+    """This rank's place in the parallel groups of the run. All processes hold the same picture.
+
+    Experts have groups of their own over the same ranks, which only Megatron-Core needs to know.
 
     :meth:`start` makes the process groups, :meth:`close` ends them. Every method here but ``close`` is a collective:
     all ranks call it, in the same order. An exception on one rank must leave the program: torchrun then ends the
@@ -35,7 +39,11 @@ class Topology:
     pipeline_parallel_rank: int
     pipeline_parallel_size: int
     data_parallel_rank: int
+    """Ranks that differ in it hold the same weights and are given different rows."""
     data_parallel_size: int
+    context_parallel_rank: int
+    """Ranks that differ in it hold the same weights and share the tokens of the same rows."""
+    context_parallel_size: int
     device: torch.device
 
     @classmethod
@@ -56,11 +64,7 @@ class Topology:
             dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
         else:
             dist.init_process_group(backend, timeout=timeout)
-        parallel_state.initialize_model_parallel(
-            parallel.tensor_model_parallel_size,
-            parallel.pipeline_model_parallel_size,
-            distributed_timeout_minutes=parallel.distributed_timeout_minutes,
-        )
+        start_model_parallel(parallel)
         _seed_generators(seed)
         return cls(
             rank=dist.get_rank(),
@@ -71,6 +75,8 @@ class Topology:
             pipeline_parallel_size=parallel.pipeline_model_parallel_size,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=parallel_state.get_data_parallel_world_size(),
+            context_parallel_rank=parallel_state.get_context_parallel_rank(),
+            context_parallel_size=parallel.context_parallel_size,
             device=device,
         )
 
@@ -119,13 +125,41 @@ class Topology:
         dist.destroy_process_group()
 
 
+def start_model_parallel(parallel: ParallelConfig) -> None:
+    """Make Megatron-Core's groups of a layout, over a process group that is there already."""
+    chunks = parallel.virtual_pipeline_model_parallel_size
+    parallel_state.initialize_model_parallel(
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        chunks if chunks > 1 else None,
+        context_parallel_size=parallel.context_parallel_size,
+        expert_model_parallel_size=parallel.expert_model_parallel_size,
+        expert_tensor_parallel_size=expert_tensor_parallel_size(parallel),
+        distributed_timeout_minutes=parallel.distributed_timeout_minutes,
+    )
+
+
 def _refuse_world_size(world_size: int, parallel: ParallelConfig) -> None:
-    tensor, pipeline = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    if world_size % (tensor * pipeline):
-        raise BadInput(
-            f"{world_size} processes cannot be laid out as --tensor-model-parallel-size {tensor} x "
-            f"--pipeline-model-parallel-size {pipeline}: start a multiple of {tensor * pipeline} processes"
-        )
+    stages = parallel.pipeline_model_parallel_size
+    layouts = {
+        "": {
+            "--tensor-model-parallel-size": parallel.tensor_model_parallel_size,
+            "--context-parallel-size": parallel.context_parallel_size,
+            "--pipeline-model-parallel-size": stages,
+        },
+        " for the experts": {
+            "--expert-tensor-parallel-size": expert_tensor_parallel_size(parallel),
+            "--expert-model-parallel-size": parallel.expert_model_parallel_size,
+            "--pipeline-model-parallel-size": stages,
+        },
+    }
+    for whose, sizes in layouts.items():
+        needed = math.prod(sizes.values())
+        if world_size % needed:
+            product = " x ".join(f"{name} {size}" for name, size in sizes.items())
+            raise BadInput(
+                f"{world_size} processes cannot be laid out as {product}{whose}: start a multiple of {needed} processes"
+            )
 
 
 def _own_device() -> torch.device:

@@ -66,7 +66,7 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({**LLAMA, "model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, qwen3"),
+        ({**LLAMA, "model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, qwen3, qwen3_moe, smollm3"),
         (without(LLAMA, "model_type"), "model_type None"),
         (without(LLAMA, "hidden_size"), "hidden_size is None"),
         (without(QWEN3, "head_dim"), "head_dim is None"),
@@ -133,7 +133,7 @@ def test_the_configuration_follows_model_and_layout(tmp_path: Path) -> None:
         ({"tensor_model_parallel_size": 4}, "4 does not divide the model's 6 attention heads; .* fits is 3"),
         ({"tensor_model_parallel_size": 2}, "2 does not divide the model's 3 key/value heads; .* fits is 1"),
         ({"pipeline_model_parallel_size": 4}, "4 does not divide the model's 6 layers; .* fits is 3"),
-        ({"sequence_parallel": True}, "sequence_parallel needs a tensor_model_parallel_size above 1"),
+        ({"sequence_parallel": True}, "--sequence-parallel needs --tensor-model-parallel-size"),
     ],
 )
 def test_a_layout_that_does_not_divide_the_model_is_refused(tmp_path: Path, layout: dict, reason: str) -> None:

@@ -53,3 +53,20 @@ def test_ranks_that_do_not_fill_the_layout_are_refused(
     with pytest.raises(BadInput, match=f"^{world_size} processes .* multiple of {tensor * pipeline} processes$"):
         Topology.start(ParallelConfig(tensor, pipeline), seed=1)
     assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({"context_parallel_size": 3}, "--context-parallel-size 3 .* multiple of 3 processes"),
+        ({"expert_model_parallel_size": 3}, "--expert-model-parallel-size 3 .* for the experts: .* multiple of 3"),
+        (
+            {"tensor_model_parallel_size": 4, "expert_tensor_parallel_size": 1, "expert_model_parallel_size": 8},
+            "for the experts: start a multiple of 8 processes",
+        ),
+    ],
+)
+def test_context_and_expert_ranks_count_too(layout: dict, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(BadInput, match=f"^4 processes cannot be laid out as .*{words}"):
+        Topology.start(ParallelConfig(**layout), seed=1)
