@@ -27,7 +27,7 @@ from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.errors import exits_with_one_line
 from megatron_pz.model.hf_checkpoint import save_hf
 from megatron_pz.monitoring.run_logger import RunLogger
-from megatron_pz.rl.experience import MicroBatch, Role, ScoredGroup
+from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss, supervised_loss
 from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens, supervised_groups
 from megatron_pz.rl.statistics import LossStatistics
@@ -112,11 +112,9 @@ def rate(step: int, settings: ColdStartConfig) -> float:
     return settings.cold_start_lr * min(1.0, (step + 1) / WARMUP_STEPS) * decay
 
 
-def loss(
-    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, old_log_probs_R: Tensor | None
-) -> tuple[Tensor, LossStatistics]:
+def loss(log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, anchors: Anchors) -> tuple[Tensor, LossStatistics]:
     """Negative log-likelihood of the examples; the statistics are those of the policy loss, which has them all."""
-    _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, old_log_probs_R, GrpoConfig())
+    _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, anchors, GrpoConfig())
     return supervised_loss(log_probs_R, batch), statistics
 
 

@@ -21,7 +21,7 @@ from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.rl.advantages import group_advantages
-from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
+from megatron_pz.rl.experience import Anchors, MicroBatch, Response, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens
 from megatron_pz.rollout.health import require_in_sync
@@ -126,7 +126,7 @@ class PretrainZero:
         updates = self.config.grpo.updates_per_step
         shares = [groups[first::updates] for first in range(updates)]
         rows = [self.pack(share) for share in shares if share]
-        old = [self.policy.log_probs(row) if len(rows) > 1 else None for row in rows]
+        old = [[Anchors(p) for p in self.policy.log_probs(row)] if len(rows) > 1 else None for row in rows]
         loss = partial(policy_loss, grpo=self.config.grpo)
         return [self.policy.update(row, loss, rate, before) for row, before in zip(rows, old, strict=True)]
 

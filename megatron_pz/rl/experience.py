@@ -70,3 +70,13 @@ class MicroBatch:
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same batch with its tensors on ``device``."""
         return MicroBatch(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """What the loss compares the log-probabilities of a row's response tokens with, constant over a step's updates."""
+
+    old_log_probs_R: torch.Tensor | None = None
+    """float32, under the trainer's weights of the rollout; None: the weights have not changed since."""
+    reference_log_probs_R: torch.Tensor | None = None
+    """float32, under the reference policy of the KL penalty; None: there is no penalty."""

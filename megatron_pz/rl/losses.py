@@ -1,8 +1,12 @@
-"""The clipped policy-gradient loss (equation 11), its supervised sibling, and what to watch about them.
+"""The clipped policy-gradient loss (equation 11) and its relatives, its supervised sibling, and what to watch of them.
 
 Letters at the end of a tensor's name are its axes: R response tokens of a packed row. All arithmetic is float32.
 Every token's weight already holds the average over the whole step (:class:`~megatron_pz.rl.packing.LossWeighting`), so
 losses of micro-batches and of ranks add up to the step's loss, and so do their gradients.
+
+Which form is meant is said by fields of :class:`~megatron_pz.config.GrpoConfig`, which combine freely: the ratio of a
+token (PPO, GRPO) or of a response (GSPO), the clip range, dual clip, the mismatch correction, a penalty on the distance
+to a reference policy, and, in the token weights, the aggregation (the paper's, DAPO's, Dr. GRPO's).
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_pz.config import GrpoConfig
-from megatron_pz.rl.experience import MicroBatch
+from megatron_pz.rl.experience import Anchors, MicroBatch
 from megatron_pz.rl.statistics import LossStatistics, RoleTokens
 
 MAX_LOG_RATIO = 20.0
@@ -20,42 +24,46 @@ advantage of zero would be NaN. Beyond it a token has no gradient."""
 
 
 def policy_loss(
-    log_probs_R: Tensor,
-    entropy_R: Tensor,
-    batch: MicroBatch,
-    old_log_probs_R: Tensor | None,
-    grpo: GrpoConfig,
+    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, anchors: Anchors, grpo: GrpoConfig
 ) -> tuple[Tensor, LossStatistics]:
     """PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
 
-    loss = - sum over tokens of  w * c * min(q A, clip(q, 1 - eps_lower, 1 + eps_upper) A)
+    loss = sum over tokens of  w * (beta * kl - c * gain)
+    gain = min(q A, clip(q, 1 - eps_lower, 1 + eps_upper) A), and for A < 0 no less than grpo_dual_clip A
 
-    with w the token's weight in the step, A its response's advantage, q = p / p_old, and c the constant importance
-    weight of the old policy against the engine that sampled the token (:func:`mismatch_weights`).
+    with w the token's weight in the step, A its response's advantage, q its ratio p / p_old or that of its response
+    (:func:`log_ratios`), c the constant importance weight of the old policy against the engine that sampled the token
+    (:func:`mismatch_weights`), and beta * kl the penalty for leaving the reference policy (:func:`reference_kl`).
 
     Args:
         log_probs_R: float32 log-probabilities of the response tokens under the weights being trained.
         entropy_R: float32 entropies of the distributions that the tokens belong to, for the statistics only.
         batch: the micro-batch they belong to.
-        old_log_probs_R: the trainer's log-probabilities under the weights that made the rollout. None says that those
-            are the present weights (the first, or only, update of a step): then q is 1 and its gradient that of log p.
-        grpo: clip range and mismatch correction.
+        anchors: the same tokens' log-probabilities under the weights that made the rollout, and under the reference
+            policy if ``grpo_kl_beta`` is not 0. Without the former the rollout's weights are the present ones (the
+            first, or only, update of a step): then q is 1 and its gradient that of log p.
+        grpo: which form of the loss.
 
     Returns:
         The micro-batch's share of the loss (scalar) and its statistics, detached.
 
     A token with probability 0.6 that was 0.4, advantage 1: the ratio 1.5 is clipped to 1.28.
     """
-    old_R = log_probs_R.detach() if old_log_probs_R is None else old_log_probs_R
-    log_ratio_R = log_probs_R - old_R
+    old_R = log_probs_R.detach() if anchors.old_log_probs_R is None else anchors.old_log_probs_R
+    log_ratio_R = log_ratios(log_probs_R, old_R, batch.responses_R, grpo)
     ratio_R = log_ratio_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    clipped_R = ratio_R.clamp(1.0 - grpo.grpo_clamp_eps_lower, 1.0 + grpo.grpo_clamp_eps_upper)
+    lowest, highest = clip_range(grpo)
     advantages_R = batch.advantages_R
-    gain_R = torch.minimum(ratio_R * advantages_R, clipped_R * advantages_R)
+    gain_R = torch.minimum(ratio_R * advantages_R, ratio_R.clamp(lowest, highest) * advantages_R)
+    too_bad_R = torch.zeros_like(advantages_R, dtype=torch.bool)
+    if grpo.grpo_dual_clip:
+        too_bad_R = (advantages_R < 0) & (ratio_R > grpo.grpo_dual_clip)
+        gain_R = torch.where(too_bad_R, grpo.grpo_dual_clip * advantages_R, gain_R)
 
     mismatch_R = old_R - batch.rollout_log_probs_R
     importance_R = mismatch_weights(mismatch_R, grpo)
-    loss_R = -batch.loss_weights_R * importance_R * gain_R
+    kl_R = reference_kl(log_probs_R, anchors.reference_log_probs_R, grpo)
+    loss_R = batch.loss_weights_R * (grpo.grpo_kl_beta * kl_R - importance_R * gain_R)
 
     with torch.no_grad():
         statistics = LossStatistics.of_tokens(
@@ -67,14 +75,63 @@ def policy_loss(
                 loss_R=loss_R,
                 log_ratio_R=log_ratio_R,
                 ratio_R=ratio_R,
-                clipped_low_R=(ratio_R < 1.0 - grpo.grpo_clamp_eps_lower) & (advantages_R < 0),
-                clipped_high_R=(ratio_R > 1.0 + grpo.grpo_clamp_eps_upper) & (advantages_R > 0),
+                clipped_low_R=(ratio_R < lowest) & (advantages_R < 0),
+                clipped_high_R=(ratio_R > highest) & (advantages_R > 0),
+                clipped_dual_R=too_bad_R,
                 mismatch_R=mismatch_R,
                 importance_R=importance_R,
+                reference_kl_R=kl_R,
                 pull_R=(batch.loss_weights_R * importance_R * advantages_R).abs(),
             )
         )
     return loss_R.sum(), statistics
+
+
+def clip_range(grpo: GrpoConfig) -> tuple[float, float]:
+    """Lowest and highest ratio that still has a gradient; a response's ratio has a range of its own."""
+    if grpo.importance_sampling_level == "sequence":
+        return 1.0 - grpo.gspo_clamp_eps_lower, 1.0 + grpo.gspo_clamp_eps_upper
+    return 1.0 - grpo.grpo_clamp_eps_lower, 1.0 + grpo.grpo_clamp_eps_upper
+
+
+def log_ratios(log_probs_R: Tensor, old_R: Tensor, responses_R: Tensor, grpo: GrpoConfig) -> Tensor:
+    """log q of every response token: its own log p - log p_old, or at the level ``sequence`` its response's mean of it.
+
+    The sequence's ratio is (P / P_old)^(1 / length), GSPO (arXiv 2507.18071, section 4.1). It is written in the form
+    GSPO-token (section 4.3): the response's value, and each token's own gradient. Summed over a response with equal
+    weights the gradient is that of GSPO, q A times the mean of the tokens' gradients; a mismatch weight then still
+    weighs its own token only.
+    """
+    log_ratio_R = log_probs_R - old_R
+    if grpo.importance_sampling_level == "token":
+        return log_ratio_R
+    # There are at most R responses in the row: no need to wait for the device to say how many.
+    sums_R = torch.zeros_like(old_R).index_add(0, responses_R, log_ratio_R.detach())
+    lengths_R = torch.zeros_like(old_R).index_add(0, responses_R, torch.ones_like(old_R))
+    mean_R = (sums_R / lengths_R.clamp(min=1.0))[responses_R]
+    return mean_R + (log_probs_R - log_probs_R.detach())
+
+
+def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConfig) -> Tensor:
+    """Estimate of KL(p || p_ref) on each token that p sampled; zeros without a reference policy.
+
+    Schulman's estimators ("Approximating KL divergence", 2020), with d = log p - log p_ref: ``k1`` d, ``k2`` d^2 / 2,
+    ``k3`` e^-d - 1 + d (the one of GRPO, arXiv 2402.03300, equation 4). k2 and k3 are differentiated as they stand. The
+    derivative of k1 averages to zero and would hold nothing back (arXiv 2506.09477), so k1 has that of the expectation
+    of d over p, which is d times the gradient of log p.
+
+    Raises:
+        ValueError: ``grpo_kl_beta`` is not 0 and the reference's log-probabilities are missing.
+    """
+    if not grpo.grpo_kl_beta:
+        return torch.zeros_like(log_probs_R)
+    if reference_R is None:
+        raise ValueError("a KL penalty needs the reference policy's log-probabilities")
+    d_R = log_probs_R - reference_R
+    if grpo.kl_estimator == "k3":
+        return (-d_R).clamp(max=MAX_LOG_RATIO).exp() - 1.0 + d_R
+    k2_R = d_R.square() / 2.0
+    return k2_R if grpo.kl_estimator == "k2" else d_R.detach() + (k2_R - k2_R.detach())
 
 
 def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:

@@ -25,10 +25,12 @@ SUMS = (
     "ratio",
     "clipped_low",
     "clipped_high",
+    "clipped_dual",
     "difference",
     "k3",
     "importance",
     "importance_squared",
+    "reference_kl",
     "pull",
 )
 """Columns of ``LossStatistics.sums``: sums over response tokens."""
@@ -55,10 +57,14 @@ class RoleTokens:
     """the ratio is below the clip range and the advantage negative, so that the clip stops the gradient"""
     clipped_high_R: Tensor
     """the ratio is above the clip range and the advantage positive"""
+    clipped_dual_R: Tensor
+    """the ratio is above the dual clip's bound and the advantage negative"""
     mismatch_R: Tensor
     """log p_trainer - log p_rollout at the weights of the rollout"""
     importance_R: Tensor
     """weight against the mismatch"""
+    reference_kl_R: Tensor
+    """estimate of KL(p || p_ref); 0 without a reference policy"""
     pull_R: Tensor
     """|weight * importance * advantage|: how hard the token pulls at the gradient"""
 
@@ -77,6 +83,8 @@ class LossFigures:
     clip_low: float
     """Share of the tokens whose gradient the lower clip stopped."""
     clip_high: float
+    clip_dual: float
+    """Share of the tokens whose gradient the dual clip stopped."""
     ratio_mean: float
     """Of p / p_old."""
     ratio_min: float
@@ -91,6 +99,8 @@ class LossFigures:
     effective_sample_size: float
     """(sum c)^2 / (n sum c^2) of the importance weights c: 1 when all are equal."""
     importance_max: float
+    reference_kl: float
+    """Mean estimate of KL(p || p_ref) by the configured estimator; 0 without a reference policy."""
     gradient_share: float
     """Share in the sum of |weight * importance * advantage| over all tokens: who pulls how hard."""
 
@@ -130,10 +140,12 @@ class LossStatistics:
             "ratio": tokens.ratio_R,
             "clipped_low": tokens.clipped_low_R,
             "clipped_high": tokens.clipped_high_R,
+            "clipped_dual": tokens.clipped_dual_R,
             "difference": difference_R,
             "k3": torch.expm1(d_R) - d_R,
             "importance": tokens.importance_R,
             "importance_squared": tokens.importance_R**2,
+            "reference_kl": tokens.reference_kl_R,
             "pull": tokens.pull_R,
         }
         largest = {
@@ -179,6 +191,7 @@ def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float)
         entropy=total["entropy"] / n,
         clip_low=total["clipped_low"] / n,
         clip_high=total["clipped_high"] / n,
+        clip_dual=total["clipped_dual"] / n,
         ratio_mean=total["ratio"] / n,
         ratio_min=math.exp(-peak["log_ratio_down"]),
         ratio_max=math.exp(min(peak["log_ratio_up"], 700.0)),  # e^710 is beyond a float
@@ -187,6 +200,7 @@ def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float)
         k3_kl=total["k3"] / n,
         effective_sample_size=total["importance"] ** 2 / squares if squares else 0.0,
         importance_max=peak["importance"],
+        reference_kl=total["reference_kl"] / n,
         gradient_share=total["pull"] / pull_of_all if pull_of_all else 0.0,
     )
 

@@ -20,16 +20,14 @@ from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
-from megatron_pz.rl.experience import MicroBatch, ScoredGroup
+from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting, balance_groups, empty_micro_batch, group_cost, pack_groups
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.optimizer import set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
-LossFunction = Callable[
-    [torch.Tensor, torch.Tensor, MicroBatch, torch.Tensor | None], tuple[torch.Tensor, LossStatistics]
-]
-"""(log-probs_R, entropy_R, the row, old log-probs_R or None) -> (the row's part of the step's loss, its statistics)."""
+LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, Anchors], tuple[torch.Tensor, LossStatistics]]
+"""(log-probs_R, entropy_R, the row, its anchors) -> (the row's part of the step's loss, its statistics)."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Policy:
         def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
             return output_R2.new_zeros(()), {"log_probs": output_R2[:, 0].clone()}
 
-        outputs = self._run(batches, [None] * len(batches), loss, forward_only=True)
+        outputs = self._run(batches, [Anchors()] * len(batches), loss, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
         return [output["log_probs"] for output in outputs]
@@ -111,11 +109,11 @@ class Policy:
         batches: Sequence[MicroBatch],
         loss_function: LossFunction,
         learning_rate: float,
-        old_log_probs: Sequence[torch.Tensor | None] | None = None,
+        anchors: Sequence[Anchors] | None = None,
     ) -> UpdateResult:
         """One optimizer step on the sum of ``loss_function`` over all rows of all data-parallel ranks.
 
-        ``old_log_probs`` runs along ``batches``; None where the policy has not changed since the rollout.
+        ``anchors`` runs along ``batches``; None: the policy has not changed since the rollout, and has no reference.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -126,12 +124,12 @@ class Policy:
         to_sum = len(batches) * self.topology.data_parallel_size
 
         def loss(
-            output_R2: torch.Tensor, batch: MicroBatch, old_R: torch.Tensor | None
+            output_R2: torch.Tensor, batch: MicroBatch, row_anchors: Anchors
         ) -> tuple[torch.Tensor, dict[str, LossStatistics]]:
-            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, old_R)
+            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, row_anchors)
             return value * to_sum, {"statistics": statistics}
 
-        outputs = self._run(batches, old_log_probs or [None] * len(batches), loss, forward_only=False)
+        outputs = self._run(batches, anchors or [Anchors()] * len(batches), loss, forward_only=False)
         applied, grad_norm, _ = self.optimizer.step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
         return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
@@ -139,7 +137,7 @@ class Policy:
     def _run(
         self,
         batches: Sequence[MicroBatch],
-        old_log_probs: Sequence[torch.Tensor | None],
+        anchors: Sequence[Anchors],
         loss: Callable[..., tuple[torch.Tensor, Any]],
         *,
         forward_only: bool,
@@ -147,10 +145,10 @@ class Policy:
         """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
 
         def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-            batch, old_R = next(rows)
-            return packed_forward(model, batch), lambda output: loss(output, batch, old_R)
+            batch, row_anchors = next(rows)
+            return packed_forward(model, batch), lambda output: loss(output, batch, row_anchors)
 
-        rows = [(batch.to(self.device), old_R) for batch, old_R in zip(batches, old_log_probs, strict=True)]
+        rows = [(batch.to(self.device), anchor) for batch, anchor in zip(batches, anchors, strict=True)]
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(rows),
