@@ -46,6 +46,8 @@ setup(
             "accelerate",
             "psutil",
         ],
+        # Makes preprocessing faster. gigatoken encodes as Hugging Face does, at 50 times the speed.
+        "wikipedia": ["gigatoken>=0.10"],
         # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with an LLM collection
         "nemo": ["nemo-toolkit==2.7.3"],
         "dev": [

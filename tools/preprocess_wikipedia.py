@@ -23,6 +23,7 @@ from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
 from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS
 from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
+from megatron_pz.wikipedia.text_encoder import TokenizerBackend
 from megatron_pz.wikipedia.wikitext import TextOptions
 from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
 
@@ -60,6 +61,13 @@ def _parse() -> PreprocessOptions:
     tokenizer = parser.add_argument_group("tokenizer")
     tokenizer.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer",), default="HuggingFaceTokenizer")
     tokenizer.add_argument("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
+    tokenizer.add_argument(
+        "--tokenizer-backend",
+        choices=get_args(TokenizerBackend),
+        default="auto",
+        help="library that encodes: gigatoken where it is installed and agrees with Hugging Face (default), or one of "
+        "them; the ids are the same",
+    )
 
     passages = parser.add_argument_group("passages")
     defaults = PassageOptions()
@@ -93,6 +101,7 @@ def _parse() -> PreprocessOptions:
         inputs=tuple(flags.input),
         tokenizer_model=flags.tokenizer_model,
         workers=flags.workers,
+        tokenizer_backend=flags.tokenizer_backend,
         output=OutputOptions(flags.output_prefix, flags.level, _shares(flags.split), flags.append_eod, flags.overwrite),
         text=TextOptions(flags.keep_headings, flags.keep_math, flags.keep_code),
         articles=ArticleOptions(flags.drop_lists, flags.min_article_words),

@@ -9,7 +9,7 @@ int64[N] byte offsets, int64[documents + 1] number of the first sequence of ever
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,10 +54,10 @@ def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray, sequences_per_
         file.write(documents.tobytes())
 
 
-def write_tokens(file: BinaryIO, dtype: np.dtype, sequences: Iterable[Sequence[int]]) -> None:
+def write_tokens(file: BinaryIO, dtype: np.dtype, sequences: Sequence[np.ndarray | Sequence[int]]) -> None:
     """Append the ids of sequences to an open ``.bin`` file."""
-    flat = [token for sequence in sequences for token in sequence]
-    file.write(np.asarray(flat, dtype=dtype.newbyteorder("<")).tobytes())
+    if sequences:
+        file.write(np.concatenate(sequences).astype(dtype.newbyteorder("<")).tobytes())
 
 
 def append_file(source: Path, file: BinaryIO) -> None:

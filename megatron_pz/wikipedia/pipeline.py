@@ -74,7 +74,7 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
     prefixes = output_prefixes(options.output)
     _refuse_existing(prefixes, options.output)
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path) != "jsonl"}
-    encoder = TextEncoder(options.tokenizer_model)
+    encoder = TextEncoder(options.tokenizer_model, options.tokenizer_backend)
     if options.output.append_eod and encoder.eod is None:
         raise BadInput(f"--append-eod: the tokenizer {options.tokenizer_model} has no end-of-text token; leave it out")
     with _working_folder(options.output.output_prefix) as work, _terminates_cleanly():
@@ -285,6 +285,7 @@ def _manifest(
             "type": "HuggingFaceTokenizer",
             "name": worker.encoder.name,
             "sha256": worker.encoder.sha256,
+            "backend": worker.encoder.backend,
             "vocab_size": worker.encoder.vocab_size,
             "eod": worker.encoder.eod,
         },

@@ -44,7 +44,7 @@ class ShardWriter:
         self._offset = 0
         self._bin = stem.with_suffix(".bin").open("wb")
 
-    def add(self, article: Article, sequences: Sequence[Sequence[int]], words: Sequence[int]) -> None:
+    def add(self, article: Article, sequences: Sequence[np.ndarray], words: Sequence[int]) -> None:
         """Add an article with the token ids and the numbers of words of its passages."""
         lengths = [len(sequence) for sequence in sequences]
         self._rows.append(

@@ -16,7 +16,7 @@ from megatron_pz.wikipedia.duplicates import FINGERPRINT, fingerprint
 from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter, PassageOptions
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
-from megatron_pz.wikipedia.text_encoder import TextEncoder
+from megatron_pz.wikipedia.text_encoder import TextEncoder, TokenizerBackend
 from megatron_pz.wikipedia.wikitext import TextOptions
 
 DOCUMENT = np.dtype([("split", "u1"), ("fingerprint", FINGERPRINT)])
@@ -49,6 +49,8 @@ class PreprocessOptions:
     """Folder of a Hugging Face tokenizer."""
     output: OutputOptions
     workers: int = 1
+    tokenizer_backend: TokenizerBackend = "auto"
+    """The library that encodes; the ids do not depend on it."""
     text: TextOptions = field(default_factory=TextOptions)
     articles: ArticleOptions = field(default_factory=ArticleOptions)
     passages: PassageOptions = field(default_factory=PassageOptions)
@@ -101,7 +103,7 @@ def process_job(worker: Worker, number: int, job: Job) -> JobResult:
             counts["dropped_too_short"] += 1
             continue
         if output.append_eod:
-            sequences[-1] = [*sequences[-1], _eod(worker)]
+            sequences[-1] = np.append(sequences[-1], np.uint32(_eod(worker)))
         split = split_of(article.title, shares)
         writers[split].add(article, sequences, [len(text.split()) for text in texts])
         documents.append((split, fingerprint(article.paragraphs)))
@@ -135,7 +137,7 @@ def _articles(worker: Worker, job: Job) -> Iterator[Article | str]:
         yield reader.read(page)
 
 
-def _sequences(worker: Worker, cutter: PassageCutter, article: Article) -> tuple[list[str], list[list[int]]]:
+def _sequences(worker: Worker, cutter: PassageCutter, article: Article) -> tuple[list[str], list[np.ndarray]]:
     """The article's passages, or the whole article, as texts and token ids."""
     if worker.options.output.level == "document":
         texts = [PARAGRAPH_BREAK.join(article.paragraphs)]

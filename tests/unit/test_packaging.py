@@ -38,13 +38,14 @@ def locked_versions() -> dict[str, str]:
 
 def test_the_package_has_the_promised_extras(package: dict[str, Any]) -> None:
     assert package["name"] == "megatron-pz"
-    assert set(package["extras_require"]) == {"cpu", "gpu", "nemo", "dev"}
+    assert set(package["extras_require"]) == {"cpu", "gpu", "wikipedia", "nemo", "dev"}
     assert package["extras_require"]["nemo"] == ["nemo-toolkit==2.7.3"]
 
 
 def test_the_lock_has_what_setup_asks_for(package: dict[str, Any]) -> None:
     pins = locked_versions() | {"torch": "2.13.0"}  # torch comes from an index of its own, before the lock
-    wanted = [*package["install_requires"], *package["extras_require"]["cpu"], *package["extras_require"]["dev"]]
+    extras = package["extras_require"]
+    wanted = [*package["install_requires"], *extras["cpu"], *extras["wikipedia"], *extras["dev"]]
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not locked"
