@@ -56,6 +56,13 @@ class Run:
         self.passages = open_passages(config)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.policy = Policy(config, self.topology)
+        self.checkpoints = checkpoint.CheckpointWriter(
+            config.training.save,
+            self.policy.chunks,
+            self.policy.optimizer,
+            asynchronous=config.training.async_save,
+            retention=checkpoint.Retention(config.training.keep_last, config.training.keep_every),
+        )
         self.consumed_passages = 0
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
@@ -102,6 +109,7 @@ class Run:
                     with report.seconds("evaluation"):
                         metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engine)
                     metrics["time/evaluation"] = report.seconds["evaluation"]
+                self.checkpoints.poll()
                 stopping = stop.requested(self.topology)
                 if stopping or iteration == last or iteration % self.config.training.save_interval == 0:
                     with report.seconds("checkpoint"):
@@ -117,12 +125,8 @@ class Run:
 
     def save(self, iteration: int) -> None:
         """A checkpoint from which the run goes on bit for bit."""
-        directory = self.config.training.save
-        checkpoint.save_checkpoint(
-            directory,
+        self.checkpoints.save(
             iteration,
-            self.policy.chunks,
-            self.policy.optimizer,
             common={
                 "sampler": self.sampler.state_dict(),
                 "consumed_passages": self.consumed_passages,
@@ -130,10 +134,10 @@ class Run:
             },
             per_rank=checkpoint.collect_rng_state(),
         )
-        checkpoint.prune(directory, self.config.training.keep_last)
 
     def close(self) -> None:
-        """End the engine before the process groups that it joined."""
+        """End the engine before the process groups that it joined, and not before the last checkpoint is whole."""
+        self.checkpoints.wait()
         self.logger.close()
         self.engine.close()
         self.folder.release()

@@ -1,17 +1,22 @@
 """Weights and optimizer on disk: Megatron-Core's torch_dist format, which any parallel layout can read.
 
-Tensors are written by the training process itself. Megatron-Core's own writer forks a process for every file and spawns
-a manager that imports the main module again: not to be done in a process with a living vLLM engine and its threads.
+Tensors are written by the training process itself, in its own thread or in one beside it. Megatron-Core's own writer
+forks a process for every file and spawns a manager that imports the main module again: not to be done in a process with
+a living vLLM engine and its threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
     TorchDistSaveShardedStrategy,
@@ -25,6 +30,9 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import unwrap_model
 from torch.distributed import checkpoint as torch_checkpoint
 from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.errors import BadInput
 from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
@@ -33,24 +41,57 @@ from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
 
 
-def write_tensors(chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None, folder: Path) -> None:
-    """Write the model, and the optimizer's state if there is one, into an existing folder. A collective.
+class StagedTensors:
+    """This rank's part of a checkpoint: what goes into which file is settled among the ranks, nothing is written yet.
 
-    Raises AgreedProblem on all ranks if one could not write.
+    :meth:`write` is local work and may run in a thread beside the training; :meth:`seal` ends it on all ranks together.
+    """
 
-    Megatron-Core lets rank 0 alone write two small files, before and after the strategy's ``save``. When one of them
-    fails, rank 0 first joins the collective in which the others already wait for it.
+    def __init__(self, strategy: _StagedSave, finalize: Callable[[], None]) -> None:
+        self._strategy, self._finalize = strategy, finalize
+        self._results: list[WriteResult] = []
+
+    def write(self) -> None:
+        """Write and flush this rank's file. Raises whatever the disk does."""
+        self._results = self._strategy.write()
+
+    def seal(self) -> None:
+        """Write the index of all ranks' files, after every rank has written. A collective; AgreedProblem on failure."""
+        problem = None
+        try:
+            self._strategy.write_index(self._results)
+            self._finalize()
+        except (OSError, RuntimeError) as error:  # rank 0 alone, in _finalize: the others wait in its barrier
+            problem = one_line(error)
+            dist.barrier()
+        agree(problem)
+
+
+def stage_tensors(
+    chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None, folder: Path, *, copy: bool
+) -> StagedTensors:
+    """Plan how the model, and the optimizer's state if there is one, go into an existing folder. A collective.
+
+    Args:
+        copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise
+            they are read when they are written, and must not change until then.
+
+    Raises AgreedProblem on all ranks if one failed.
+
+    Megatron-Core lets rank 0 alone write two small files, before and after the tensors. When the first one fails,
+    rank 0 joins the collective in which the others already wait for it.
     """
     state = _sharded_state(chunks, optimizer)
-    strategy = _InProcessSave()
-    problem = None
+    strategy = _StagedSave(copy)
     try:
-        dist_checkpointing.save(state, str(folder), strategy, content_metadata=dict(_SHARDING))
+        request = dist_checkpointing.save(
+            state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(_SHARDING)
+        )
     except (OSError, RuntimeError) as error:
-        problem = one_line(error)
-        if strategy.entered:
-            dist.barrier()
-    agree(problem)
+        if not strategy.entered:
+            agree(one_line(error))
+        raise
+    return StagedTensors(strategy, request.finalize_fns[-1])
 
 
 def load_tensors(folder: Path, chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None) -> None:
@@ -89,26 +130,74 @@ def restart(optimizer: MegatronOptimizer) -> None:
     optimizer.reload_model_params()
 
 
-class _InProcessSave(TorchDistSaveShardedStrategy):
-    """Megatron-Core's torch_dist format, written by torch's own FileSystemWriter in this process."""
+class _StagedSave(TorchDistSaveShardedStrategy):
+    """Megatron-Core's torch_dist format in the three phases of torch's own writer: plan, write, index.
 
-    def __init__(self) -> None:
+    Planning and indexing are collectives, and stay in the thread that trains; writing is not.
+    """
+
+    def __init__(self, copy: bool) -> None:
         super().__init__("torch_dist", 1)
+        self.copy = copy
         self.entered = False
 
-    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
+    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> AsyncRequest:
+        """Called by ``dist_checkpointing.save``, which adds its own last step to the request."""
         self.entered = True
-        agree(None)  # the counterpart of write_tensors' agree, should rank 0 have failed on its way here
+        agree(None)  # the counterpart of stage_tensors' agree, should rank 0 have failed on its way here
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
-        try:
-            torch_checkpoint.save(
-                mcore_to_pyt_state_dict(flat, False),
-                storage_writer=torch_checkpoint.FileSystemWriter(checkpoint_dir),
-                planner=MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
-            )
-        except TorchCheckpointException as failed:  # raised on all ranks together
-            rank, (error, _) = next(iter(failed.failures.items()))
-            raise AgreedProblem(f"rank {rank}: {one_line(error)}") from None
+        self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
+        self._ranks = _DistWrapper(None, True, 0)
+        planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+
+        def local_plan() -> SavePlan:
+            planner.set_up_planner(mcore_to_pyt_state_dict(flat, False), None, self._ranks.is_coordinator)
+            return self._writer.prepare_local_plan(planner.create_local_plan())
+
+        def global_plan(plans: list[SavePlan]) -> list[SavePlan]:
+            plans, self._metadata = planner.create_global_plan(plans)
+            return self._writer.prepare_global_plan(plans)
+
+        with _agreed():
+            self._plan = planner.finish_plan(self._ranks.reduce_scatter("plan", local_plan, global_plan))
+        self._contents: Any = _Copies(self._plan, planner) if self.copy else planner
+        return AsyncRequest(None, (), [])
+
+    def write(self) -> list[WriteResult]:
+        done = self._writer.write_data(self._plan, self._contents)
+        return done.wait()
+
+    def write_index(self, results: list[WriteResult]) -> None:
+        def write(of_all_ranks: list[list[WriteResult]]) -> None:
+            self._writer.finish(self._metadata, of_all_ranks)
+
+        with _agreed():
+            self._ranks.all_reduce("index", lambda: results, write)
+
+
+class _Copies:
+    """Answers torch's writer, in the planner's place, with copies that were taken when this was made."""
+
+    def __init__(self, plan: SavePlan, planner: MCoreSavePlanner) -> None:
+        self._copies = {}
+        for item in plan.items:
+            content = planner.resolve_data(item)
+            if isinstance(content, torch.Tensor):  # anything else has been pickled into bytes already
+                content = content.detach().to("cpu", copy=True)
+            self._copies[item.index] = content
+
+    def resolve_data(self, item: WriteItem) -> torch.Tensor | BytesIO:
+        return self._copies[item.index]
+
+
+@contextmanager
+def _agreed() -> Iterator[None]:
+    """What torch raises on all ranks together, as an AgreedProblem."""
+    try:
+        yield
+    except TorchCheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise AgreedProblem(f"rank {rank}: {one_line(error)}") from None
 
 
 def _names(chunks: Sequence[MegatronModule]) -> list[str]:

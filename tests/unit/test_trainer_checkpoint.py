@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import torch
 
 from megatron_pz.config import OptimizerConfig, ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.trainer import checkpoint
+from megatron_pz.trainer import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.trainer.checkpoint_files import Retention
 from megatron_pz.trainer.optimizer import wrap
 from megatron_pz.trainer.topology import Topology
 
@@ -50,14 +52,22 @@ class Trainee:
         self.chunks[0].finish_grad_sync()
         self.optimizer.step()
 
-    def save(self, folder: Path, iteration: int) -> Path:
+    def save(self, folder: Path, iteration: int, common: dict | None = None) -> Path:
         state = checkpoint.collect_rng_state()
-        return checkpoint.save_checkpoint(
-            folder, iteration, self.chunks, self.optimizer, common={"cursor": iteration}, per_rank=state
-        )
+        common = {"cursor": iteration} if common is None else common
+        return checkpoint.save_checkpoint(folder, iteration, self.chunks, self.optimizer, common=common, per_rank=state)
+
+    def writer(self, folder: Path, *, asynchronous: bool) -> checkpoint.CheckpointWriter:
+        return checkpoint.CheckpointWriter(folder, self.chunks, self.optimizer, asynchronous=asynchronous)
 
     def load(self, folder: Path, iteration: int | None = None) -> checkpoint.LoadedState:
         return checkpoint.load_checkpoint(folder, self.chunks, self.optimizer, iteration)
+
+    def everything(self) -> list[torch.Tensor]:
+        """Weights, masters and moments."""
+        inner = self.optimizer.chained_optimizers[0].optimizer
+        moments = [state[name] for state in inner.state.values() for name in sorted(state)]
+        return [self.model.weight.detach(), self.masters(), *moments]
 
     def masters(self) -> torch.Tensor:
         return torch.cat([master.detach() for group in self.optimizer.param_groups for master in group["params"]])
@@ -152,10 +162,10 @@ def test_pruning_keeps_the_newest_and_always_the_latest(tmp_path: Path) -> None:
     for iteration in (1, 2, 3, 4):
         trainee.save(tmp_path, iteration)
     (tmp_path / "iter_of_someone_else").mkdir()
-    checkpoint.prune(tmp_path, 0)
+    checkpoint_files.prune(tmp_path, Retention(keep_last=0))
     assert len(list(tmp_path.glob("iter_000*"))) == 4
-    (tmp_path / checkpoint.LATEST).write_text("1\n")
-    checkpoint.prune(tmp_path, 2)
+    (tmp_path / checkpoint_files.LATEST).write_text("1\n")
+    checkpoint_files.prune(tmp_path, Retention(keep_last=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "iter_0000001",
         "iter_0000003",
@@ -163,6 +173,107 @@ def test_pruning_keeps_the_newest_and_always_the_latest(tmp_path: Path) -> None:
         "iter_of_someone_else",
         "latest_checkpointed_iteration.txt",
     ]
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "kept"),
+    [(2, 4, [4, 8, 9, 10]), (1, 5, [5, 10]), (3, 0, [8, 9, 10]), (0, 3, list(range(1, 11)))],
+)
+def test_a_writer_keeps_the_newest_and_every_so_many(
+    keep_last: int, keep_every: int, kept: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_files, "flush", lambda path: None)
+    trainee = Trainee()
+    writer = checkpoint.CheckpointWriter(tmp_path, trainee.chunks, None, retention=Retention(keep_last, keep_every))
+    for iteration in range(1, 11):
+        writer.save(iteration, common={}, per_rank={})
+    assert sorted(checkpoint_files.iterations(tmp_path)) == kept
+    assert checkpoint.latest_iteration(tmp_path) == 10
+
+
+class Gate:
+    """Holds the checkpoint's writer back until it is opened, so that no test depends on who is faster."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = threading.Event()
+        self.plain = sharded_state.StagedTensors.write
+        self.threads: list[str] = []
+        monkeypatch.setattr(sharded_state.StagedTensors, "write", lambda tensors: self._write(tensors))
+
+    def _write(self, tensors: sharded_state.StagedTensors) -> None:
+        self.threads.append(threading.current_thread().name)
+        assert self._open.wait(20)
+        self.plain(tensors)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_an_asynchronous_checkpoint_is_of_the_moment_in_which_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on while the writer is held back; what it then writes equals what was written at once."""
+    trainee, gate = Trainee(distributed=True), Gate(monkeypatch)
+    trainee.step()
+    with monkeypatch.context() as at_once:
+        at_once.setattr(sharded_state.StagedTensors, "write", gate.plain)
+        common = {"cursor": [1]}
+        trainee.save(tmp_path / "at_once", 1, common=common)
+    beside = trainee.writer(tmp_path / "beside", asynchronous=True)
+    own = checkpoint.collect_rng_state()
+    beside.save(1, common=common, per_rank=own)
+    common["cursor"].append(2)
+    own["torch"].zero_()
+    before = trainee.masters()
+    trainee.step()
+    assert not torch.equal(trainee.masters(), before)
+    beside.poll()
+    assert checkpoint.latest_iteration(tmp_path / "beside") is None, "it is not whole yet"
+    gate.open()
+    beside.wait()
+    assert gate.threads == ["checkpoint_0"]
+
+    whole, half = Trainee(weight=5.0, distributed=True), Trainee(weight=6.0, distributed=True)
+    first, second = whole.load(tmp_path / "at_once"), half.load(tmp_path / "beside")
+    assert (first.iteration, first.common) == (second.iteration, second.common) == (1, {"cursor": [1]})
+    assert torch.equal(first.per_rank["torch"], second.per_rank["torch"])
+    for own_state, other in zip(whole.everything(), half.everything(), strict=True):
+        assert torch.equal(own_state, other)
+    assert torch.equal(whole.masters(), before)
+
+
+def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainee, gate = Trainee(), Gate(monkeypatch)
+    beside = trainee.writer(tmp_path, asynchronous=True)
+    beside.save(1, common={}, per_rank={})
+    threading.Timer(0.05, gate.open).start()
+    beside.save(2, common={}, per_rank={})
+    assert checkpoint.latest_iteration(tmp_path) == 1
+    beside._pending.written.result(20)
+    beside.poll()
+    assert checkpoint.latest_iteration(tmp_path) == 2
+    beside.poll()
+    beside.wait()
+
+
+@pytest.mark.parametrize("method", ["poll", "wait", "save"])
+def test_a_write_that_fails_in_its_thread_ends_the_run_with_one_line(
+    method: str, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainee = Trainee()
+    beside = trainee.writer(copy, asynchronous=True)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(torch.distributed.checkpoint.filesystem, "_write_item", mock.Mock(side_effect=full))
+    beside.save(3, common={}, per_rank={})
+    beside._pending.written.exception(20)
+    with pytest.raises(checkpoint.CheckpointWriteFailed) as caught:
+        beside.save(4, common={}, per_rank={}) if method == "save" else getattr(beside, method)()
+    assert "of iteration 3 could not be written" in str(caught.value)
+    assert "No space left on device" in str(caught.value)
+    assert "the one of iteration 2 is untouched" in str(caught.value)
+    assert not list(copy.glob(".*"))
 
 
 def test_what_a_killed_run_left_is_cleared_and_an_iteration_can_be_done_again(copy: Path) -> None:
@@ -247,7 +358,7 @@ def test_nothing_to_load(tmp_path: Path, saved: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "ten", "-3"])
 def test_a_broken_record_of_the_latest(tmp_path: Path, text: str) -> None:
-    (tmp_path / checkpoint.LATEST).write_text(text)
+    (tmp_path / checkpoint_files.LATEST).write_text(text)
     with pytest.raises(BadInput, match="where the number of an iteration should stand"):
         checkpoint.latest_iteration(tmp_path)
 

@@ -232,7 +232,10 @@ def fail_to_write(trainee: Trainee) -> None:
         with _file_size_limit(most_bytes if trainee.topology.rank == rank else None):
             attempt(f"files of rank {rank} end after {most_bytes} bytes")
     full = OSError(28, "No space left on device")
-    for name in ("megatron.core.dist_checkpointing.serialization.save_config", "megatron_pz.trainer.checkpoint._flush"):
+    for name in (
+        "megatron.core.dist_checkpointing.serialization.save_config",
+        "megatron_pz.trainer.checkpoint_files.flush",
+    ):
         if trainee.topology.rank == 0:
             with mock.patch(name, side_effect=full):
                 attempt(name)

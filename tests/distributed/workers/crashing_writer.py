@@ -1,0 +1,127 @@
+"""Ranks that train, save, and are killed at a chosen place of a save; and ranks that go on from what they left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from megatron_pz.config import ParallelConfig
+from megatron_pz.trainer import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.trainer.topology import Topology
+from tests.distributed.workers.checkpoint_worker import Trainee
+
+VARIANT = "bf16-distributed"
+LAST_STEP = 4
+
+PLACES: dict[str, tuple[str, int, bool]] = {
+    # What is killed: (function, which call of it, after it has run instead of before)
+    "before the first file": ("stage_tensors", 1, False),
+    "before the tensors": ("write", 1, False),
+    "in the middle of a file": ("_write_item", 5, True),
+    "after the tensors": ("write", 1, True),
+    "before the index": ("seal", 1, False),
+    "after the index": ("seal", 1, True),
+    "while the folder is flushed": ("flush", 4, True),
+    "before the rename": ("replace", 1, False),
+    "between the rename and the record of the latest": ("replace", 1, True),
+    "after the record": ("replace", 2, True),
+    "an old one hidden": ("replace", 3, True),
+    "an old one half deleted": ("rmtree", 2, False),  # the first call is for what the new one replaced
+}
+"""The places of a save, in order; at the last four the new checkpoint has its name."""
+
+OWNERS: dict[str, tuple[Any, str]] = {
+    "stage_tensors": (checkpoint, "stage_tensors"),
+    "write": (sharded_state.StagedTensors, "write"),
+    "_write_item": (torch.distributed.checkpoint.filesystem, "_write_item"),
+    "seal": (sharded_state.StagedTensors, "seal"),
+    "flush": (checkpoint_files, "flush"),
+    "replace": (os, "replace"),
+    "rmtree": (shutil, "rmtree"),
+}
+
+
+def trainee(folder: Path, seed: int, **layout: int) -> Trainee:
+    """A model on this rank, in a process group of its own."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    options = argparse.Namespace(folder=folder, seed=seed, tp=layout.get("tp", 1), pp=layout.get("pp", 1))
+    topology = Topology.start(ParallelConfig(options.tp, options.pp, distributed_timeout_minutes=1), seed)
+    return Trainee(options, topology, VARIANT)
+
+
+def writer(trained: Trainee, asynchronous: bool) -> checkpoint.CheckpointWriter:
+    """Keeps the newest checkpoint only."""
+    retention = checkpoint.Retention(keep_last=1)
+    return checkpoint.CheckpointWriter(
+        trained.folder, trained.chunks, trained.optimizer, asynchronous=asynchronous, retention=retention
+    )
+
+
+def save(checkpoints: checkpoint.CheckpointWriter, iteration: int) -> None:
+    checkpoints.save(iteration, common={"cursor": 12 * iteration}, per_rank=checkpoint.collect_rng_state())
+
+
+def straight(folder: Path) -> None:
+    """All steps in one go, without a checkpoint."""
+    trained = trainee(folder, seed=7)
+    losses = trained.train(range(LAST_STEP))
+    trained.report(losses=losses, **trained.digests())
+    trained.topology.close()
+
+
+def killed(folder: Path, asynchronous: bool, place: str, victim: int) -> None:
+    """A checkpoint after step 1, and SIGKILL for one rank while the one after step 2 is written."""
+    trained = trainee(folder, seed=7)
+    checkpoints = writer(trained, asynchronous)
+    trained.train(range(1))
+    save(checkpoints, 1)
+    checkpoints.wait()
+    trained.train(range(1, 2))
+    name, call, after = PLACES[place]
+    if trained.topology.rank == victim:
+        owner, attribute = OWNERS[name]
+        mock.patch.object(owner, attribute, _deadly(getattr(owner, attribute), call, after)).start()
+    save(checkpoints, 2)
+    trained.train(range(2, 3))
+    checkpoints.wait()
+
+
+def resumed(folder: Path, asynchronous: bool) -> None:
+    """Go on from the latest checkpoint to the last step, with a checkpoint there."""
+    trained = trainee(folder, seed=8)
+    loaded = trained.load()
+    checkpoint.restore_rng_state(loaded.per_rank)
+    losses = trained.train(range(loaded.iteration, LAST_STEP))
+    checkpoints = writer(trained, asynchronous)
+    save(checkpoints, LAST_STEP)
+    checkpoints.wait()
+    trained.report(iteration=loaded.iteration, common=loaded.common, losses=losses, **trained.digests())
+    trained.topology.close()
+
+
+def _deadly(function: Callable[..., Any], call: int, after: bool) -> Callable[..., Any]:
+    calls = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call and not after:
+            if function is shutil.rmtree:
+                next(path for path in Path(args[0]).rglob("*") if path.is_file()).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*args, **kwargs)
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return wrapped
