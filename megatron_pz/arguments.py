@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from megatron_pz.config import RunConfig
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.layout_rules import layout_rules
+from megatron_pz.precision_rules import precision_rules
 
 _SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
 
@@ -192,6 +193,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
         ),
         *layout_rules(parallel),
+        *precision_rules(c),
         (
             training.eval_interval == 0 or bool(c.data.valid_data_path),
             f"--eval-interval {training.eval_interval} needs --valid-data-path",

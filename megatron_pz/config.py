@@ -15,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The pretrained model that the run starts from."""
+    """The pretrained model that the run starts from, and the precision in which the trainer computes with it."""
 
     hf_model: str = ""
     """Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json): qwen3 or llama."""
@@ -25,6 +25,19 @@ class ModelConfig:
     """The vocabulary is padded to a multiple of this times the tensor parallel size."""
     bf16: bool = True
     """Compute in bfloat16 with float32 master weights; false computes in float32."""
+    fp8_format: Literal["none", "hybrid", "e4m3"] = "none"
+    """Multiply the layers' matrices in FP8 by Transformer Engine; needs bf16 and a GPU of capability 8.9 or more.
+    hybrid: gradients of activations are e5m2, all else e4m3. none, the default, is off [C]; the paper names no format."""
+    fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
+    """Where FP8's scales come from: earlier steps' maxima, this tensor's, those of blocks of 128 (CUDA 12.9), or of 32
+    (Blackwell) [C]. tensorwise keeps no state that a new batch could belie; Megatron-LM's default is delayed."""
+    fp8_param_gather: bool = False
+    """Keep the weights of FP8 layers in FP8 only, and gather them so; needs use_distributed_optimizer [C]."""
+    first_last_layers_bf16: bool = False
+    """Leave the first and the last layers in bfloat16; not with the recipe delayed [C]."""
+    num_layers_at_start_in_bf16: int = 1
+    num_layers_at_end_in_bf16: int = 1
+    """How many layers first_last_layers_bf16 means (Megatron-LM's defaults)."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +151,9 @@ class RolloutConfig:
     top_k: int = 0
     """[C] 0 is off. Anything else is refused, for the same reason."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    rollout_quantization: Literal["none", "fp8"] = "none"
+    """GPU only: vLLM quantises the weights as they arrive, and its activations, to FP8 [C]. The tokens then come from
+    another distribution than the trainer's, so a mismatch_correction is required."""
     rollout_max_num_seqs: int = 128
     """Most sequences that one engine decodes at once."""
     rollout_memory_gib: float = 1.0

@@ -17,6 +17,7 @@ from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.model.hf_config import HFConfigReader, read_json, refuse_variants, rotary_base
 from megatron_pz.model.layout import layout_settings, refuse_layout
+from megatron_pz.model.precision import precision_settings, refuse_precision
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,13 @@ def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel: int) 
 
 
 def transformer_config(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> PolicyTransformerConfig:
-    """Megatron-Core's configuration of ``arch`` in a layout. Raises BadInput where the layout does not fit the model.
+    """Megatron-Core's configuration of ``arch`` in a layout. Raises BadInput where layout or precision do not fit it.
 
     Weights are left uninitialised: every model here is filled from a checkpoint.
     """
     refuse_layout(arch, parallel)
+    refuse_precision(arch, model, parallel)
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if model.bf16 else torch.float32
     return PolicyTransformerConfig(
         padded_vocab_size=padded_vocab_size(
             arch.vocab_size, model.make_vocab_size_divisible_by, parallel.tensor_model_parallel_size
@@ -170,9 +171,6 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         hidden_dropout=0.0,
         attention_dropout=0.0,
         no_rope_freq=_no_rope_pattern(arch),
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=model.bf16,
         moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, experts or not
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
@@ -182,6 +180,7 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         apply_rope_fusion=False,
         # Needs Apex's kernel, or weights that are all Transformer Engine's (the output layer is not).
         gradient_accumulation_fusion=False,
+        **precision_settings(model),
         **layout_settings(parallel),
         **_expert_settings(arch.experts, parallel),
     )

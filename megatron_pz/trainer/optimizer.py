@@ -37,7 +37,9 @@ def wrap(
     model_config = get_model_config(model_chunks[0])
     typed = [Float16Module(model_config, chunk) for chunk in model_chunks] if bf16 else list(model_chunks)
     ddp_config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=parallel.use_distributed_optimizer
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        fp8_param_gather=model_config.fp8_param,
     )
     chunks = [
         DistributedDataParallel(model_config, ddp_config, chunk, disable_bucketing=index > 0)
@@ -55,6 +57,7 @@ def wrap(
             clip_grad=config.clip_grad,
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
+            fp8_recipe=model_config.fp8_recipe if model_config.fp8 else None,
             use_distributed_optimizer=parallel.use_distributed_optimizer,
         ),
         chunks,

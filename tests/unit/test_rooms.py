@@ -14,7 +14,7 @@ PACKAGE = "megatron_pz"
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     # Room: the packages and modules in it. Rooms of one floor do not know each other.
     {"ground": ("config", "errors", "cpu_backend", "timing"), "contract": ("rl.experience",)},
-    {"settings": ("arguments", "command_line", "layout_rules")},
+    {"settings": ("arguments", "command_line", "layout_rules", "precision_rules")},
     {"roles": ("roles",), "rl": ("rl",), "model": ("model",), "corpus": ("corpus",)},
     {
         "trainer": ("trainer",),
@@ -24,7 +24,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
-    {"game": ("game",)},
+    {"game": ("game",), "learner": ("learner",)},
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},

@@ -1,0 +1,115 @@
+"""Precision in Megatron-Core's terms, and what a model's sizes or this machine do not allow.
+
+Nothing of FP8 has been run on a GPU: the rules are tested against Megatron-Core's own checks, not against a card.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.errors import BadInput
+from megatron_pz.precision_rules import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
+
+if TYPE_CHECKING:
+    from megatron_pz.model.architecture import Architecture
+
+_TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch")
+
+
+def precision_settings(model: ModelConfig) -> dict[str, Any]:
+    """The precision's part of a TransformerConfig; what is impossible has been refused before.
+
+    The data parallel wrapper and the optimizer read theirs from the same TransformerConfig (``trainer.optimizer``).
+    """
+    dtype = torch.bfloat16 if model.bf16 else torch.float32
+    settings = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": model.bf16}
+    if not uses_fp8(model):
+        return settings
+    return {
+        **settings,
+        "fp8": model.fp8_format,
+        "fp8_recipe": model.fp8_recipe,
+        "fp8_param": model.fp8_param_gather,
+        "first_last_layers_bf16": model.first_last_layers_bf16,
+        "num_layers_at_start_in_bf16": model.num_layers_at_start_in_bf16,
+        "num_layers_at_end_in_bf16": model.num_layers_at_end_in_bf16,
+        # Transformer Engine's own defaults for delayed scaling, read by no other recipe; Megatron-Core's, the last
+        # step's maximum alone, forget an outlier at once.
+        "fp8_amax_history_len": 1024,
+        "fp8_amax_compute_algo": "max",
+    }
+
+
+def refuse_precision(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> None:
+    """Raise BadInput, with the reason in one line, where FP8 cannot multiply the model's matrices in this layout."""
+    if not uses_fp8(model):
+        return
+    multiple = gemm_multiple(model)
+    for what, size in _matrix_sizes(arch, parallel).items():
+        if size % multiple:
+            raise BadInput(
+                f"--fp8-format {model.fp8_format}: the model's {what} is {size}, which is not a multiple of {multiple} "
+                f"as --fp8-recipe {model.fp8_recipe} needs; use bfloat16, or a smaller tensor parallel size"
+            )
+    if model.first_last_layers_bf16:
+        of_stage = arch.num_layers // parallel.pipeline_model_parallel_size
+        for name in ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16"):
+            if getattr(model, name) > of_stage:
+                raise BadInput(
+                    f"--{name.replace('_', '-')} {getattr(model, name)}: a pipeline stage has {of_stage} layers, and "
+                    "Megatron-Core keeps at most one stage's layers in bfloat16"
+                )
+
+
+def _matrix_sizes(arch: Architecture, parallel: ParallelConfig) -> dict[str, int]:
+    """Rows and columns of the layers' weights on one tensor parallel rank."""
+    ranks = parallel.tensor_model_parallel_size
+    heads = arch.num_attention_heads * arch.kv_channels
+    sizes = {
+        "hidden size": arch.hidden_size,
+        "attention width on a rank": heads // ranks,
+        "width of queries, keys and values on a rank": (heads + 2 * arch.num_query_groups * arch.kv_channels) // ranks,
+    }
+    if not arch.all_layers_are_sparse:
+        sizes["feed-forward width on a rank"] = arch.ffn_hidden_size // ranks
+    if arch.experts is not None:
+        own_ranks = parallel.expert_tensor_parallel_size or ranks
+        sizes["width of an expert on a rank"] = arch.experts.ffn_hidden_size // own_ranks
+    return sizes
+
+
+def this_machine() -> Machine:
+    """What this process would compute on. Transformer Engine is not imported: without CUDA it fails in its own ways."""
+    return Machine(
+        compute_capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
+        cuda=version_numbers(torch.version.cuda),
+        transformer_engine=transformer_engine_version(),
+    )
+
+
+def require_precision(config: RunConfig, machine: Machine) -> None:
+    """Raise BadInput, with all reasons in one line, where the configuration cannot run on that machine."""
+    reasons = machine_refusals(config, machine)
+    if reasons:
+        raise BadInput("; ".join(reasons))
+
+
+def transformer_engine_version() -> Version | None:
+    """Of the installed distribution, from its metadata; None where there is none."""
+    for name in _TRANSFORMER_ENGINE:
+        try:
+            return version_numbers(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def version_numbers(text: str | None) -> Version | None:
+    """The first two numbers of a version: "13.0" is (13, 0), "2.20.2+cu13" is (2, 20); None of None."""
+    found = re.match(r"(\d+)\.(\d+)", text or "")
+    return (int(found[1]), int(found[2])) if found else None
