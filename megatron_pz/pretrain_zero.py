@@ -14,21 +14,18 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.game import Game, Predictions, Proposals
+from megatron_pz.learner import Learner, Lesson
 from megatron_pz.rl.advantages import group_advantages
-from megatron_pz.rl.experience import Anchors, MicroBatch, Response, Role, ScoredGroup
-from megatron_pz.rl.losses import policy_loss
-from megatron_pz.rl.packing import LossWeighting, count_responses_and_tokens
+from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.rollout.health import require_in_sync
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.timing import Stopwatch
-from megatron_pz.trainer.optimizer import learning_rate
-from megatron_pz.trainer.policy import Policy, UpdateResult
+from megatron_pz.trainer.policy import UpdateResult
 
 
 @dataclass(frozen=True)
@@ -48,32 +45,43 @@ class StepReport:
     turns: list[Turn]
     groups: list[ScoredGroup]
     """What was learned from, over all ranks."""
-    updates: list[UpdateResult]
-    learning_rate: float
+    lessons: list[Lesson]
+    """One for each policy."""
     seconds: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def updates(self) -> list[UpdateResult]:
+        """The optimizer steps of all policies."""
+        return [update for lesson in self.lessons for update in lesson.updates]
 
 
 class PretrainZero:
     """The min-max game of one policy in two roles."""
 
     def __init__(
-        self, config: RunConfig, game: Game, policy: Policy, passages: PassageBlend, sampler: PassageSampler
+        self,
+        config: RunConfig,
+        game: Game,
+        learners: Sequence[Learner],
+        passages: PassageBlend,
+        sampler: PassageSampler,
     ) -> None:
-        self.config, self.game, self.policy, self.passages, self.sampler = config, game, policy, passages, sampler
+        self.config, self.game, self.learners, self.passages, self.sampler = config, game, learners, passages, sampler
 
     def step(self, iteration: int) -> StepReport:
         """Play, learn, hand the new weights to the engines. ``iteration`` counts from 1. Collective over all ranks."""
         clock = Stopwatch()
         with clock("rollout"):
             turns, groups = self.gather_experience(iteration)
-        rate = learning_rate(iteration - 1, self.config.optimizer, self.config.training.train_iters)
         with clock("update"):
-            updates = self.learn(groups, rate)
-        require_in_sync(updates, self.config.rollout.max_log_prob_difference, iteration)
+            lessons = [learner.learn(groups, iteration) for learner in self.learners]
+        report = StepReport(turns, groups, lessons, clock)
+        require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
         with clock("sync"):
-            if updates:
-                load_weights(self.game.engine, self.policy.weights())
-        return StepReport(turns, groups, updates, rate, clock)
+            for learner, lesson in zip(self.learners, lessons, strict=True):
+                if lesson.updates:
+                    load_weights(self.game.engine, learner.policy.weights())
+        return report
 
     def gather_experience(self, iteration: int) -> tuple[list[Turn], list[ScoredGroup]]:
         """Play until there is enough to learn from: once, or with dynamic sampling a few times."""
@@ -120,22 +128,6 @@ class PretrainZero:
         """A group with its advantages."""
         advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
         return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages))
-
-    def learn(self, groups: Sequence[ScoredGroup], rate: float) -> list[UpdateResult]:
-        """Both roles' samples together, uniformly (equation 11): one optimizer step on each share of the groups."""
-        updates = self.config.grpo.updates_per_step
-        shares = [groups[first::updates] for first in range(updates)]
-        rows = [self.pack(share) for share in shares if share]
-        old = [[Anchors(p) for p in self.policy.log_probs(row)] if len(rows) > 1 else None for row in rows]
-        loss = partial(policy_loss, grpo=self.config.grpo)
-        return [self.policy.update(row, loss, rate, before) for row, before in zip(rows, old, strict=True)]
-
-    def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
-        """This data-parallel rank's rows of the groups; a token's weight refers to the whole optimizer step."""
-        responses, tokens = count_responses_and_tokens(groups)
-        longest = self.config.rollout.max_response_length
-        weighting = LossWeighting(self.config.grpo.loss_aggregation, responses, tokens, longest)
-        return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
 
     def limit_predictor_groups(self, groups: list[ScoredGroup], iteration: int) -> list[ScoredGroup]:
         """At most ``max_predictor_groups`` of the predictor's groups, drawn at random, and all of the generator's."""

@@ -19,6 +19,7 @@ from megatron_pz.roles.spans import MaskFault, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
 from megatron_pz.trainer.policy import UpdateResult
 
+LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_max", "reference_kl")
 HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size")
 
 
@@ -64,7 +65,7 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
     for part in game.from_all_ranks([tally]):
         total.merge(part)
     metrics = total.means() | _update_metrics(report.updates)
-    metrics["train/lr"] = report.learning_rate
+    metrics["train/lr"] = report.lessons[-1].learning_rate
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
@@ -116,7 +117,7 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
             metrics[f"{role}/tokens"] = float(figures.tokens)
     both = dataclasses.asdict(statistics.pooled())
     metrics["train/loss"] = both["loss"]
-    sections = {"loss": ("clip_low", "clip_high", "ratio_mean", "ratio_min", "ratio_max"), "health": HEALTH}
+    sections = {"loss": LOSS, "health": HEALTH}
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
 
 

@@ -29,6 +29,7 @@ from megatron_pz.evaluation.passages import choose, share_of_rank
 from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
 from megatron_pz.game import Game
+from megatron_pz.learner import Learner
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
 from megatron_pz.roles.spans import MASK
@@ -37,7 +38,7 @@ from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.step_metrics import step_metrics, step_samples
 from megatron_pz.trainer import checkpoint
-from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.policy import Policy, ReferencePolicy
 from megatron_pz.trainer.signals import StopRequest, claim_run_folder
 from megatron_pz.trainer.topology import Topology
 
@@ -71,7 +72,9 @@ class Run:
         load_weights(self.engine, self.policy.weights())
         self.game = Game(config, self.tokenizer, self.engine, self.topology)
         require_prompt_budget(self.passages, self.game)
-        self.algorithm = PretrainZero(config, self.game, self.policy, self.passages, self.sampler)
+        reference = ReferencePolicy(config, self.topology) if config.grpo.grpo_kl_beta else None
+        learner = Learner(config, self.policy, ("generator", "predictor"), config.optimizer, reference)
+        self.algorithm = PretrainZero(config, self.game, [learner], self.passages, self.sampler)
         self.logger = RunLogger(
             Path(config.training.save),
             config.training.train_iters,

@@ -10,7 +10,8 @@ Names are ``section/quantity``. The sections and the quantities that the console
 ``predictor``  ``accuracy``, ``format`` (share of responses with a readable answer), ``groups_all_zero``,
                ``groups_mixed``, ``groups_all_one`` (shares of the masks)
 both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
-``loss``       ``clip_low``, ``clip_high`` (shares of the tokens), ``ratio_mean``, ``ratio_min``, ``ratio_max``
+``loss``       ``clip_low``, ``clip_high``, ``clip_dual`` (shares of the tokens), ``ratio_mean``, ``ratio_min``,
+               ``ratio_max``, ``reference_kl`` (nats, by the configured estimator; 0 without a reference policy)
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …

@@ -1,4 +1,4 @@
-"""The trainable policy: this rank's shard of a Megatron-Core model, its optimizer, and the passes that RL needs.
+"""The policy: this rank's shard of a Megatron-Core model, frozen or with its optimizer, and the passes that RL needs.
 
 Everything goes through Megatron's own schedules (``get_forward_backward_func``), so that the same code runs with and
 without tensor, pipeline and data parallelism. The letter R counts the response tokens of a packed row.
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer import MegatronModule
 
 from megatron_pz.config import RunConfig
 from megatron_pz.model.architecture import Architecture, transformer_config
@@ -42,8 +43,8 @@ class UpdateResult:
     """Summed over all rows of all ranks."""
 
 
-class Policy:
-    """A model that gives log-probabilities, learns from packed rows and streams its weights out.
+class FrozenPolicy:
+    """A model that gives log-probabilities and streams its weights out.
 
     All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
     data-parallel rank (tensor and pipeline parallel peers) pass the same rows.
@@ -56,7 +57,7 @@ class Policy:
         self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
         model = build_model(self.architecture, self.transformer_config)
         load_hf_weights(model, self.architecture, HFTensorSource(config.model.hf_model))
-        self.chunks, self.optimizer = wrap([model], config.optimizer, config.parallel, config.model.bf16)
+        self.chunks: list[MegatronModule] = [model]
 
     @property
     def device(self) -> torch.device:
@@ -87,22 +88,82 @@ class Policy:
         )
         return rows or [empty_micro_batch(multiple)]
 
-    @torch.no_grad()
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """log p of every response token under the current weights: a float32 [R] for each row.
 
         Stages other than the last one of a pipeline return no tensors; only the last stage computes a loss from them.
         """
+        return [output_R2[:, 0] for output_R2 in self._score(batches)]
+
+    def entropies(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """Entropy, in nats, of the distribution that every response token was drawn from; as :meth:`log_probs`."""
+        return [output_R2[:, 1] for output_R2 in self._score(batches)]
+
+    @torch.no_grad()
+    def _score(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         for chunk in self.chunks:
             chunk.eval()
 
-        def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            return output_R2.new_zeros(()), {"log_probs": output_R2[:, 0].clone()}
+        def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return output_R2.new_zeros(()), output_R2.clone()
 
         outputs = self._run(batches, [Anchors()] * len(batches), loss, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
-        return [output["log_probs"] for output in outputs]
+        return outputs
+
+    def _run(
+        self,
+        batches: Sequence[MicroBatch],
+        anchors: Sequence[Anchors],
+        loss: Callable[..., tuple[torch.Tensor, Any]],
+        *,
+        forward_only: bool,
+    ) -> list[Any]:
+        """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
+
+        def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+            batch, row_anchors = next(rows)
+            return packed_forward(model, batch), lambda output: loss(output, batch, row_anchors)
+
+        rows = [(batch.to(self.device), anchor) for batch, anchor in zip(batches, anchors, strict=True)]
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(rows),
+            model=self.chunks,
+            num_microbatches=len(rows),
+            seq_length=max(batch.tokens_S.numel() for batch in batches),
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+
+
+class ReferencePolicy(FrozenPolicy):
+    """The run's initial weights, which the KL penalty holds the policy to; on a GPU they wait in host memory."""
+
+    def __init__(self, config: RunConfig, topology: Topology) -> None:
+        super().__init__(config, topology)
+        self._move("cpu")
+
+    def _score(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """The weights are on the GPU only meanwhile."""
+        self._move(self.topology.device)
+        try:
+            return super()._score(batches)
+        finally:
+            self._move("cpu")
+
+    def _move(self, device: torch.device | str) -> None:
+        for chunk in self.chunks:
+            chunk.to(device)
+
+
+class Policy(FrozenPolicy):
+    """A policy that learns from packed rows."""
+
+    def __init__(self, config: RunConfig, topology: Topology) -> None:
+        super().__init__(config, topology)
+        self.chunks, self.optimizer = wrap(self.chunks, config.optimizer, config.parallel, config.model.bf16)
 
     def update(
         self,
@@ -133,31 +194,6 @@ class Policy:
         applied, grad_norm, _ = self.optimizer.step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
         return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
-
-    def _run(
-        self,
-        batches: Sequence[MicroBatch],
-        anchors: Sequence[Anchors],
-        loss: Callable[..., tuple[torch.Tensor, Any]],
-        *,
-        forward_only: bool,
-    ) -> list[Any]:
-        """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
-
-        def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-            batch, row_anchors = next(rows)
-            return packed_forward(model, batch), lambda output: loss(output, batch, row_anchors)
-
-        rows = [(batch.to(self.device), anchor) for batch, anchor in zip(batches, anchors, strict=True)]
-        return get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=iter(rows),
-            model=self.chunks,
-            num_microbatches=len(rows),
-            seq_length=max(batch.tokens_S.numel() for batch in batches),
-            micro_batch_size=1,
-            forward_only=forward_only,
-        )
 
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
         """The statistics of all rows, on every rank. Only last stages, and one of each tensor-parallel group, count."""

@@ -115,3 +115,24 @@ def test_the_rate_that_is_set_is_the_rate_that_is_used(topology: Topology) -> No
     optimizer.step()
     assert model.norm.tolist() == pytest.approx([4.75] * 4)
     assert model.matrix.flatten().tolist() == pytest.approx([2.75] * 8)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_updates_too_small_for_bfloat16_add_up_in_the_masters(topology: Topology, distributed: bool) -> None:
+    """Near 3 bfloat16 has steps of 1/64: single updates of 1/1000 change no weight, the eighth of them does."""
+    model = Scale(bf16=True)
+    parallel = ParallelConfig(use_distributed_optimizer=distributed)
+    # Betas of 0 make every step of Adam lr * sign(gradient).
+    config = OptimizerConfig(lr=1e-3, adam_beta1=0.0, adam_beta2=0.0)
+    chunks, optimizer = wrap([model], config, parallel, bf16=True)
+    seen = []
+    for _ in range(16):
+        chunks[0].zero_grad_buffer()
+        chunks[0](torch.ones(1, 4, dtype=torch.bfloat16)).sum().backward()
+        chunks[0].finish_grad_sync()
+        optimizer.step()
+        (weight,) = model.matrix.unique().tolist()
+        seen.append(weight)
+    assert seen == [3.0] * 7 + [3.0 - 1 / 64] * 9
+    masters = torch.cat([m.detach().flatten() for group in optimizer.param_groups for m in group["params"]])
+    assert sorted(masters.tolist()) == pytest.approx([3.0 - 16e-3] * 8 + [5.0 - 16e-3] * 4, rel=1e-6)

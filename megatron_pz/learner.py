@@ -1,0 +1,73 @@
+"""How a policy learns from a step's experience: minibatches, epochs, and the log-probabilities that anchor the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from megatron_pz.config import OptimizerConfig, RunConfig
+from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
+from megatron_pz.rl.losses import policy_loss
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.trainer.optimizer import learning_rate
+from megatron_pz.trainer.policy import FrozenPolicy, Policy, UpdateResult
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one policy did with a step's experience."""
+
+    roles: tuple[Role, ...]
+    learning_rate: float
+    updates: tuple[UpdateResult, ...]
+    """None where there was nothing to learn from."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A policy, the roles that it plays, and what it learns with."""
+
+    config: RunConfig
+    policy: Policy
+    roles: tuple[Role, ...]
+    optimizer: OptimizerConfig
+    """Its own: the policies of a run may have different learning rates."""
+    reference: FrozenPolicy | None
+    """What a KL penalty holds it to."""
+
+    def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> Lesson:
+        """``grpo_iterations`` times one optimizer step on each of ``updates_per_step`` shares of its roles' groups.
+
+        Every epoch has the same shares in the same order. The old log-probabilities and the reference's are those of
+        before the first optimizer step. ``iteration`` counts from 1. Collective over all ranks, with the same groups.
+        """
+        grpo = self.config.grpo
+        rate = learning_rate(iteration - 1, self.optimizer, self.config.training.train_iters)
+        own = [group for group in groups if group.role in self.roles]
+        shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
+        minibatches = [self.pack(share) for share in shares if share]
+        moves = len(minibatches) * grpo.grpo_iterations > 1
+        anchors = [self.anchors(rows, policy_moves=moves) for rows in minibatches]
+        loss = partial(policy_loss, grpo=grpo)
+        updates = [
+            self.policy.update(rows, loss, rate, anchored)
+            for _ in range(grpo.grpo_iterations)
+            for rows, anchored in zip(minibatches, anchors, strict=True)
+        ]
+        return Lesson(self.roles, rate, tuple(updates))
+
+    def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
+        """This data-parallel rank's rows of a minibatch; a token's weight refers to the whole optimizer step."""
+        longest = self.config.rollout.max_response_length
+        weighting = LossWeighting.of(groups, self.config.grpo.loss_aggregation, longest)
+        return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
+
+    def anchors(self, rows: Sequence[MicroBatch], *, policy_moves: bool) -> list[Anchors]:
+        """What the rows' losses refer to. Old log-probabilities are needed where the policy moves before the last one.
+
+        Only the last stage of a pipeline has log-probabilities, and only it computes a loss.
+        """
+        old = self.policy.log_probs(rows) if policy_moves else []
+        reference = self.reference.log_probs(rows) if self.reference else []
+        return [Anchors(old[row] if old else None, reference[row] if reference else None) for row in range(len(rows))]
