@@ -99,6 +99,26 @@ def require_precision(config: RunConfig, machine: Machine) -> None:
         raise BadInput("; ".join(reasons))
 
 
+def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or in its nominal dtype (bfloat16) what a quantised one stands for.
+
+    Transformer Engine's quantised tensors are subclasses with a ``dequantize`` of their own. Collectives would send
+    their bytes without the scales, and safetensors cannot write them.
+    """
+    kind = type(tensor)
+    return tensor.dequantize() if kind.dequantize is not torch.Tensor.dequantize else tensor
+
+
+def keep_unrounded(parameter: torch.Tensor, values: torch.Tensor) -> None:
+    """Let the optimizer start from ``values``, which ``parameter`` has been filled with, if that has rounded them.
+
+    Transformer Engine keeps the initial values of an FP8 parameter on the host (``_high_precision_init_val``), and
+    Megatron-Core's distributed optimizer makes its float32 weights of them: it would train what the constructor left.
+    """
+    if hasattr(parameter, "get_high_precision_init_val"):
+        parameter._high_precision_init_val = values.detach().cpu().clone()  # type: ignore[attr-defined]
+
+
 def transformer_engine_version() -> Version | None:
     """Of the installed distribution, from its metadata; None where there is none."""
     for name in _TRANSFORMER_ENGINE:
