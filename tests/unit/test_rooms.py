@@ -13,7 +13,7 @@ PACKAGE = "megatron_pz"
 
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     # Room: the packages and modules in it. Rooms of one floor do not know each other.
-    {"ground": ("config", "errors", "cpu_backend", "timing"), "contract": ("rl.experience",)},
+    {"ground": ("config", "errors", "cpu_backend", "timing", "deadlines"), "contract": ("rl.experience",)},
     {"settings": ("arguments", "command_line", "layout_rules", "precision_rules")},
     {"roles": ("roles",), "rl": ("rl",), "model": ("model",), "corpus": ("corpus",)},
     {
@@ -28,7 +28,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},
-    {"other commands": ("cold_start",)},
+    {"other commands": ("cold_start", "doctor")},
 )
 
 ROOMS = {
