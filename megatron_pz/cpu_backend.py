@@ -217,8 +217,16 @@ def _mend_distributed_optimizer(module: ModuleType) -> None:
     optimizer.load_state_dict = load_state_dict
 
 
+def _mend_moe_utils(module: ModuleType) -> None:
+    """The router's gating in float32 asks whether this function is None, which is not defined without Transformer
+    Engine: NameError."""
+    if not hasattr(module, "te_general_gemm"):
+        module.te_general_gemm = None
+
+
 _MENDS: dict[str, Callable[[ModuleType], None]] = {
     f"{_SCOPE}.jit": _mend_jit,
     f"{_SCOPE}.tensor_parallel.random": _mend_random,
+    f"{_SCOPE}.transformer.moe.moe_utils": _mend_moe_utils,
     f"{_SCOPE}.optimizer.distrib_optimizer": _mend_distributed_optimizer,
 }

@@ -7,6 +7,7 @@ What depends on the model's sizes is in :mod:`megatron_pz.model.layout`, what de
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from megatron_pz.config import ParallelConfig
 
@@ -37,6 +38,20 @@ def expert_tensor_parallel_size(parallel: ParallelConfig) -> int:
     return parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size
 
 
+@dataclass(frozen=True)
+class RowShape:
+    """What a layout asks of the packed rows that a data-parallel rank runs in one optimizer step."""
+
+    length_multiple: int = 1
+    """Tokens of a row are a multiple of this."""
+    equal_lengths: bool = False
+    """All rows of a rank have the same length."""
+    count_multiple: int = 1
+    """The rows of a rank are a multiple of this."""
+    equal_counts: bool = False
+    """All data-parallel ranks have equally many rows."""
+
+
 def packed_row_multiple(parallel: ParallelConfig) -> int:
     """What the length of a packed row, in tokens, must be a multiple of.
 
@@ -50,6 +65,21 @@ def packed_row_multiple(parallel: ParallelConfig) -> int:
         2 if ranks > 1 else 1,
     )
     return ranks * of_a_rank
+
+
+def row_shape(parallel: ParallelConfig) -> RowShape:
+    """The shape for a layout.
+
+    The interleaved schedule runs as many rows at a time as there are stages, and between two stages it cannot tell two
+    lengths apart that are under way in both directions. Experts of other data-parallel ranks are met in every row.
+    """
+    interleaved = parallel.virtual_pipeline_model_parallel_size > 1
+    return RowShape(
+        length_multiple=packed_row_multiple(parallel),
+        equal_lengths=interleaved,
+        count_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
+        equal_counts=parallel.expert_model_parallel_size > 1,
+    )
 
 
 def layout_rules(parallel: ParallelConfig) -> list[tuple[bool, str]]:

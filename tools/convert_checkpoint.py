@@ -1,8 +1,9 @@
 """Convert weights between a Hugging Face checkpoint and a Megatron-Core one (torch_dist), without rounding.
 
     python tools/convert_checkpoint.py hf-to-megatron --hf-model DIR --save DIR
-    python tools/convert_checkpoint.py megatron-to-hf --load DIR --hf-model DIR --save DIR [--iteration N]
+    python tools/convert_checkpoint.py megatron-to-hf --load DIR --hf-model DIR --save DIR [--iteration N] [--role ROLE]
 
+A run with ``--policy-sharing separate`` has two models: one call with ``--role`` for each writes two directories.
 ``--hf-model`` gives the architecture and, for an export, the tokenizer files. A torch_dist checkpoint does not depend
 on the parallel layout, so one process is enough for a model that fits into its memory. More of them share a larger one:
 ``torchrun --nproc-per-node 8 tools/convert_checkpoint.py … --tensor-model-parallel-size 8``.
@@ -23,7 +24,8 @@ from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource, refuse_existing, save_hf
-from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, save_checkpoint
 from megatron_pz.trainer.topology import Topology
 
@@ -37,7 +39,8 @@ def main() -> None:
     if arguments.direction == "hf-to-megatron":
         hf_to_megatron(arch, parallel, arguments.hf_model, arguments.save)
     else:
-        megatron_to_hf(arch, parallel, arguments.load, arguments.iteration, arguments.hf_model, arguments.save)
+        role, iteration = arguments.role, arguments.iteration
+        megatron_to_hf(arch, parallel, arguments.load, iteration, role, arguments.hf_model, arguments.save)
 
 
 def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path, save: Path) -> None:
@@ -54,9 +57,18 @@ def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path,
 
 
 def megatron_to_hf(
-    arch: Architecture, parallel: ParallelConfig, load: Path, iteration: int | None, hf_model: Path, save: Path
+    arch: Architecture,
+    parallel: ParallelConfig,
+    load: Path,
+    iteration: int | None,
+    role: str,
+    hf_model: Path,
+    save: Path,
 ) -> None:
-    """Write the weights of a checkpoint, of training or of this tool, as a Hugging Face checkpoint of their dtype."""
+    """Write the weights of a checkpoint, of training or of this tool, as a Hugging Face checkpoint of their dtype.
+
+    ``role`` names one of a checkpoint's two policies; empty: the only one.
+    """
     refuse_existing(save)
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
@@ -65,8 +77,8 @@ def megatron_to_hf(
     config = transformer_config(arch, ModelConfig(bf16=bf16), parallel)
     topology = Topology.start(parallel, seed=0)
     model = build_model(arch, config)
-    load_model_weights(load, [model], iteration)
-    save_hf(stream_hf_weights(model, arch), arch, hf_model, save)
+    load_model_weights(load, [model], iteration, role)
+    save_hf(stream_hf_weights([model], arch), arch, hf_model, save)
     _close(topology, save)
 
 
@@ -76,6 +88,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--hf-model", type=Path, required=True, help="the Hugging Face checkpoint")
     parser.add_argument("--load", type=Path, help="the folder of Megatron-Core checkpoints that is exported")
     parser.add_argument("--iteration", type=int, help="which of them; the latest if absent")
+    parser.add_argument("--role", choices=("generator", "predictor"), default="", help="whose, with a policy for each")
     parser.add_argument("--save", type=Path, required=True, help="the folder that is written")
     parser.add_argument("--tensor-model-parallel-size", type=int, default=1)
     parser.add_argument("--pipeline-model-parallel-size", type=int, default=1)
@@ -95,7 +108,7 @@ def _dtype_of_checkpoint(folder: Path) -> torch.dtype:
     weights = (
         entry
         for key, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata) and not key.startswith("optimizer.")
+        if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key
     )
     return next(weights).properties.dtype
 

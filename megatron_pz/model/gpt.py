@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 
@@ -9,6 +10,15 @@ from megatron_pz.model import packed_forward
 from megatron_pz.model.architecture import Architecture, PolicyTransformerConfig
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.layers import block_spec
+
+
+def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[GPTModel]:
+    """This rank's model on its device: one chunk, or as many as the interleaved schedule runs on a pipeline stage."""
+    stages = config.virtual_pipeline_model_parallel_size
+    chunks = [build_model(arch, config, vp_stage=stage) for stage in (range(stages) if stages else (None,))]
+    if torch.cuda.is_available():  # Megatron-Core leaves the routers of experts on the CPU
+        chunks = [chunk.cuda(torch.cuda.current_device()) for chunk in chunks]
+    return chunks
 
 
 def build_model(

@@ -1,21 +1,18 @@
 """Weights between Hugging Face's names and shapes and a Megatron-Core GPTModel's, tensor by tensor, both ways.
 
 One table a family says which Hugging Face tensors a parameter is made of and how they lie in it (:class:`Layout`).
-Loading and streaming read the same table, and neither holds more than one whole tensor at a time beside the model.
-Nothing is rounded on the way out: tensors keep the dtype of the trainer's weights.
-
-A mixture of experts would be one more table: the router is ``Replicated``, an expert's two matrices ``GateUp`` and
-``Columns`` under the number of the expert, as the layers are under theirs.
+Loading, here, and streaming (:mod:`~megatron_pz.model.hf_stream`) read the same table. Loading holds no more than one
+tensor at a time beside the model.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
@@ -23,6 +20,7 @@ from megatron.core.utils import unwrap_model
 from megatron_pz.errors import BadInput
 from megatron_pz.model.architecture import Architecture
 from megatron_pz.model.hf_checkpoint import HFTensorSource, Sliceable
+from megatron_pz.model.precision import keep_unrounded
 
 Shape = tuple[int, ...]
 
@@ -158,15 +156,63 @@ _QWEN3_LAYER: Mapping[str, Rule] = {
     "self_attention.q_layernorm.weight": Rule(("self_attn.q_norm.weight",), Replicated()),
     "self_attention.k_layernorm.weight": Rule(("self_attn.k_norm.weight",), Replicated()),
 }
-LAYER_RULES: Mapping[str, Mapping[str, Rule]] = {"llama": _LLAMA_LAYER, "qwen3": _QWEN3_LAYER}
+_QWEN3_MOE_LAYER: Mapping[str, Rule] = {**_QWEN3_LAYER, "mlp.router.weight": Rule(("mlp.gate.weight",), Replicated())}
+LAYER_RULES: Mapping[str, Mapping[str, Rule]] = {
+    "llama": _LLAMA_LAYER,
+    "qwen3": _QWEN3_LAYER,
+    "qwen3_moe": _QWEN3_MOE_LAYER,
+    "smollm3": _LLAMA_LAYER,
+}
+
+# Parameters of one expert; Hugging Face names follow "model.layers.{number}.mlp.experts.{expert}.".
+EXPERT_RULES: Mapping[str, Rule] = {
+    "linear_fc1": Rule(("gate_proj.weight", "up_proj.weight"), GateUp()),
+    "linear_fc2": Rule(("down_proj.weight",), Columns()),
+}
+# SequentialMLP's name of an expert's matrix, or that of Transformer Engine's grouped matrices.
+_EXPERT = re.compile(r"mlp\.experts\.(?:local_experts\.(\d+)\.(linear_fc[12])\.weight|(linear_fc[12])\.weight(\d+))")
+
 
 _EMBEDDING = Rule(("model.embed_tokens.weight",), Vocabulary())
-_OUTPUT_LAYER = "output_layer.weight"
+OUTPUT_LAYER = "output_layer.weight"
 _OUTSIDE_LAYERS: Mapping[str, Rule] = {
     "embedding.word_embeddings.weight": _EMBEDDING,
     "decoder.final_layernorm.weight": Rule(("model.norm.weight",), Replicated()),
-    _OUTPUT_LAYER: Rule(("lm_head.weight",), Vocabulary()),
+    OUTPUT_LAYER: Rule(("lm_head.weight",), Vocabulary()),
 }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which Hugging Face tensors a parameter of this rank is made of, for each expert parallel rank."""
+
+    hf_names: tuple[tuple[str, ...], ...]
+    """Complete names: of a parameter outside the experts one entry, else one for every expert parallel rank."""
+    layout: Layout
+    of_expert: bool
+
+
+def source_of(name: str, model: GPTModel, arch: Architecture) -> Source:
+    """The tensors behind a parameter, by its name in this rank's model."""
+    if name == OUTPUT_LAYER and arch.tied_embeddings:
+        return Source((_EMBEDDING.hf_names,), _EMBEDDING.layout, False)  # the last pipeline stage's own copy
+    if name in _OUTSIDE_LAYERS:
+        rule = _OUTSIDE_LAYERS[name]
+        return Source((rule.hf_names,), rule.layout, False)
+    _, _, place, suffix = name.split(".", 3)  # decoder.layers.{place in this chunk}.{suffix}
+    # Megatron numbers layers over all stages and chunks, from 1, however unevenly they share them.
+    prefix = f"model.layers.{model.decoder.layers[int(place)].layer_number - 1}."
+    expert = _EXPERT.fullmatch(suffix)
+    if expert is None:
+        rule = LAYER_RULES[arch.model_type][suffix]
+        return Source((tuple(prefix + hf_name for hf_name in rule.hf_names),), rule.layout, False)
+    assert arch.experts is not None, name
+    rule = EXPERT_RULES[expert[2] or expert[3]]
+    ranks = parallel_state.get_expert_model_parallel_world_size()
+    of_a_rank, local = arch.experts.number // ranks, int(expert[1] or expert[4])
+    numbers = (rank * of_a_rank + local for rank in range(ranks))
+    names = tuple(tuple(f"{prefix}mlp.experts.{number}.{name}" for name in rule.hf_names) for number in numbers)
+    return Source(names, rule.layout, True)
 
 
 @torch.no_grad()
@@ -176,96 +222,33 @@ def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTenso
     Each rank reads its own part of the files only. Values are cast to the parameters' dtype. Raises BadInput where a
     tensor is missing or of another shape.
     """
-    ranks = parallel_state.get_tensor_model_parallel_world_size()
-    rank = parallel_state.get_tensor_model_parallel_rank()
     model = unwrap_model(model)
     for name, parameter in model.named_parameters():
-        rule = _rule_of(name, model, arch)
+        source = source_of(name, model, arch)
+        ranks, rank = _tensor_ranks(source.of_expert)
+        hf_names = source.hf_names[parallel_state.get_expert_model_parallel_rank() if source.of_expert else 0]
         shard = tuple(parameter.shape)
-        shapes = rule.layout.hf_shapes(shard, ranks, arch)
-        for hf_name, expected in zip(rule.hf_names, shapes, strict=True):
+        shapes = source.layout.hf_shapes(shard, ranks, arch)
+        for hf_name, expected in zip(hf_names, shapes, strict=True):
             found = tensors.shape(hf_name)
             if found != expected:
                 raise BadInput(
                     f"{tensors.directory}: {hf_name} has shape {list(found)} where config.json implies {list(expected)}"
                 )
-        sources = [tensors.slices(hf_name) for hf_name in rule.hf_names]
-        parameter.copy_(rule.layout.cut(sources, shard, rank, arch))
+        values = source.layout.cut([tensors.slices(hf_name) for hf_name in hf_names], shard, rank, arch)
+        parameter.copy_(values)
+        keep_unrounded(parameter, values)
 
 
-@torch.no_grad()
-def stream_hf_weights(model: torch.nn.Module, arch: Architecture) -> Iterator[tuple[str, torch.Tensor]]:
-    """The whole model as (Hugging Face name, full tensor), one parameter at a time, in the same order on every rank.
-
-    ``model`` is this rank's GPTModel, or DDP around it. Collective: every rank of the tensor and pipeline parallel
-    groups must iterate to the end, and each is given all tensors, on its device and in the dtype of the weights.
-    Padding of the vocabulary is cut off, and a tied output layer is left out. A tensor may share memory with the
-    model: copy what is to outlive the next optimizer step.
-    """
-    model = unwrap_model(model)
-    own = [
-        (_Parameter(_rule_of(name, model, arch), tuple(parameter.shape), parameter.dtype), parameter.detach())
-        for name, parameter in model.named_parameters()
-        if not (arch.tied_embeddings and name == _OUTPUT_LAYER)
-    ]
-    own_stage = parallel_state.get_pipeline_model_parallel_rank()
-    for stage, parameters in enumerate(_of_all_stages([parameter for parameter, _ in own])):
-        for place, parameter in enumerate(parameters):
-            shard = own[place][1] if stage == own_stage else _empty(parameter)
-            _send_to_other_stages(shard, stage)
-            shards = _of_all_tensor_ranks(shard) if parameter.rule.layout.sharded else [shard]
-            yield from zip(parameter.rule.hf_names, parameter.rule.layout.join(shards, arch), strict=True)
-
-
-@dataclass(frozen=True)
-class _Parameter:
-    """What another pipeline stage has to know to receive a parameter."""
-
-    rule: Rule
-    shape: Shape
-    dtype: torch.dtype
-
-
-def _rule_of(name: str, model: GPTModel, arch: Architecture) -> Rule:
-    """The rule of a parameter by its name in this rank's model, with complete Hugging Face names."""
-    if name == _OUTPUT_LAYER and arch.tied_embeddings:
-        return _EMBEDDING  # the last pipeline stage's own copy of the embedding
-    if name in _OUTSIDE_LAYERS:
-        return _OUTSIDE_LAYERS[name]
-    _, _, place, suffix = name.split(".", 3)  # decoder.layers.{place in this stage}.{suffix}
-    rule = LAYER_RULES[arch.model_type][suffix]
-    # Megatron numbers layers over all stages, from 1, however unevenly the stages share them.
-    number = model.decoder.layers[int(place)].layer_number - 1
-    return Rule(tuple(f"model.layers.{number}.{hf_name}" for hf_name in rule.hf_names), rule.layout)
-
-
-def _of_all_stages(own: list[_Parameter]) -> list[list[_Parameter]]:
-    stages = parallel_state.get_pipeline_model_parallel_world_size()
-    gathered: list[list[_Parameter]] = [own] * stages
-    if stages > 1:
-        dist.all_gather_object(gathered, own, group=parallel_state.get_pipeline_model_parallel_group())
-    return gathered
-
-
-def _empty(parameter: _Parameter) -> torch.Tensor:
-    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-    return torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
-
-
-def _send_to_other_stages(shard: torch.Tensor, stage: int) -> None:
-    """Broadcast ``shard`` in place from pipeline stage ``stage`` to the other stages of the same tensor rank."""
-    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-        group = parallel_state.get_pipeline_model_parallel_group()
-        dist.broadcast(shard, src=dist.get_global_rank(group, stage), group=group)
-
-
-def _of_all_tensor_ranks(shard: torch.Tensor) -> list[torch.Tensor]:
-    ranks = parallel_state.get_tensor_model_parallel_world_size()
-    if ranks == 1:
-        return [shard]
-    shards = [torch.empty_like(shard) for _ in range(ranks)]
-    dist.all_gather(shards, shard, group=parallel_state.get_tensor_model_parallel_group())
-    return shards
+def _tensor_ranks(of_expert: bool) -> tuple[int, int]:
+    """Size of the group that shares a matrix, and this rank's place in it."""
+    if of_expert:
+        group = parallel_state.get_expert_tensor_parallel_group()
+        return group.size(), group.rank()
+    return (
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_tensor_model_parallel_rank(),
+    )
 
 
 def _concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:

@@ -13,6 +13,7 @@ from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -35,23 +36,30 @@ def block_spec(
     Transformer Engine's modules where there is a CUDA device, Megatron-Core's local ones elsewhere: Transformer Engine
     also imports on a machine without a GPU, and then each of its modules fails when it is built.
     """
-    if torch.cuda.is_available():
-        layer, final_norm = _transformer_engine_layer(config)
-    else:
-        layer, final_norm = _local_layer(config)
-    layer.submodules.self_attention.submodules.core_attention = core_attention
+    make_layer = _transformer_engine_layer if torch.cuda.is_available() else _local_layer
+    dense, final_norm = make_layer(config, None)
+    sparse = dense if config.num_moe_experts is None else make_layer(config, config.num_moe_experts)[0]
+    for layer in (dense, sparse):
+        layer.submodules.self_attention.submodules.core_attention = core_attention
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
     count = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * count, layer_norm=final_norm)
+    # Megatron's pattern: 1 for a layer with experts; a model without experts has the number 1.
+    has_experts = config.moe_layer_freq if isinstance(config.moe_layer_freq, list) else [0] * config.num_layers
+    layers = [sparse if has_experts[number] else dense for number in range(first, first + count)]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=final_norm)
 
 
-def _transformer_engine_layer(config: TransformerConfig) -> tuple[ModuleSpec, type]:
+def _transformer_engine_layer(config: TransformerConfig, num_experts: int | None) -> tuple[ModuleSpec, type]:
     from megatron.core.extensions.transformer_engine import TENorm  # importable with Transformer Engine only
 
-    return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm), TENorm
+    layer = get_gpt_layer_with_transformer_engine_spec(
+        num_experts=num_experts, moe_grouped_gemm=config.moe_grouped_gemm, qk_layernorm=config.qk_layernorm
+    )
+    return layer, TENorm
 
 
-def _local_layer(config: TransformerConfig) -> tuple[ModuleSpec, type]:
-    layer = get_gpt_layer_local_spec(qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
+def _local_layer(config: TransformerConfig, num_experts: int | None) -> tuple[ModuleSpec, type]:
+    layer = get_gpt_layer_local_spec(num_experts=num_experts, qk_layernorm=config.qk_layernorm, normalization="RMSNorm")
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     if config.qk_layernorm:
         attention = layer.submodules.self_attention.submodules

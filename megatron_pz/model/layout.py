@@ -76,9 +76,10 @@ def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
         "expert_model_parallel_size": parallel.expert_model_parallel_size,
         "expert_tensor_parallel_size": expert_tensor_parallel_size(parallel),
         "sequence_parallel": parallel.sequence_parallel,
-        "variable_seq_lengths": True,  # pipeline stages are sent packed rows of any length
-        # Interleaved with two stages, a stage's two neighbours are one process: its batched sends and receives are
-        # matched in the wrong order, without an error, and the gradients are wrong (megatron-core 0.16).
+        # Pipeline stages are sent packed rows of any length; interleaved ones, of one length (layout_rules.row_shape).
+        "variable_seq_lengths": not interleaved,
+        # Interleaved with two stages, both neighbours of a stage are the same process, and megatron-core 0.16 takes
+        # what one batched call sends in the two directions for each other: no error, and wrong gradients.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
         **recompute,

@@ -7,6 +7,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
+from megatron_pz.model.context_parallel import own_tokens
 from megatron_pz.model.positions import use_position_ids
 from megatron_pz.model.response_head import ResponseHead, ResponseTargets
 from megatron_pz.rl.experience import MicroBatch
@@ -26,6 +27,7 @@ def attach(model: GPTModel, vocab_size: int) -> None:
     if model.post_process:
         model.output_layer.__class__ = ResponseHead
         model.output_layer.true_vocab_size = vocab_size
+        model.output_layer.cp_group = model.pg_collection.cp
 
 
 def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
@@ -33,14 +35,19 @@ def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
 
     Args:
         model: an attached chunk, bare or wrapped (``Float16Module``, ``DistributedDataParallel``).
-        batch: on the model's device.
+        batch: on the model's device; the same whole row on all context parallel ranks, which share its tokens here.
 
     Returns:
         In the last stage float32 [R, 2]: natural log-probability and entropy (nats, without gradient) of every response
-        token. In the others the hidden states to send on, [S, 1, hidden].
+        token, on all ranks alike. In the others the hidden states to send on, [s, 1, hidden] for this rank's s tokens.
+
+    Raises:
+        BadInput: the row's length does not divide by twice the number of context parallel ranks.
     """
     chunk = unwrap_model(model)
-    inputs = (batch.tokens_S[None], batch.positions_S[None], batch.segments_2S[None, None])
+    group = chunk.pg_collection.cp
+    tokens_s, positions_s = (own_tokens(row_S, group) for row_S in (batch.tokens_S, batch.positions_S))
+    inputs = (tokens_s[None], positions_s[None], batch.segments_2S[None, None])
     if not chunk.post_process:
         return model(*inputs)
     chunk.output_layer.targets = ResponseTargets(batch.rows_R, batch.labels_R)

@@ -9,9 +9,12 @@ from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
+    reduce_from_tensor_model_parallel_region,
 )
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from megatron_pz.model.context_parallel import own_rows
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 
@@ -34,22 +37,37 @@ class ResponseHead(ColumnParallelLinear):
     targets: ResponseTargets | None = None
     true_vocab_size: int
     """Without padding."""
+    cp_group: ProcessGroup
+    """Ranks that share the tokens of a row."""
 
     def forward(
         self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """``input_`` is [S, 1, hidden], or this rank's part of S under sequence parallelism."""
+        """``input_`` is [S, 1, hidden], or this rank's part of S under context and sequence parallelism."""
         if self.targets is None:
             return super().forward(input_, weight, runtime_gather_output)
+        head = self.weight if weight is None else weight
+        if self.cp_group.size() == 1:
+            return self._answer(input_, head, self.targets)[:, None], None
+        # Every context parallel rank answers for its own tokens; together they know all. The loss that follows is the
+        # same on all these ranks, so the sum's backward, the identity, gives each of them its own part once.
+        length = input_.size(0) * self.cp_group.size() * (self.tp_group.size() if self.sequence_parallel else 1)
+        own_r, rows_r = own_rows(self.targets.rows_R, length, self.cp_group)
+        answer_r2 = self._answer(input_, head, ResponseTargets(rows_r, self.targets.labels_R[own_r]))
+        answer_R2 = answer_r2.new_zeros(len(self.targets.rows_R), 2).index_copy(0, own_r, answer_r2)
+        return reduce_from_tensor_model_parallel_region(answer_R2, group=self.cp_group)[:, None], None
+
+    def _answer(self, input_: Tensor, weight: Tensor, targets: ResponseTargets) -> Tensor:
+        """Float32 [R, 2] for targets among the tokens of ``input_``."""
         log_probs_R, entropy_R = vocab_parallel_log_probs(
-            self._select(input_, self.targets.rows_R),
-            self.weight if weight is None else weight,
-            self.targets.labels_R,
+            self._select(input_, targets.rows_R),
+            weight,
+            targets.labels_R,
             vocab_start=self.tp_group.rank() * self.output_size_per_partition,
             vocab_size=self.true_vocab_size,
             group=self.tp_group,
         )
-        return torch.stack((log_probs_R, entropy_R), dim=-1)[:, None], None
+        return torch.stack((log_probs_R, entropy_R), dim=-1)
 
     def _select(self, input_: Tensor, rows_R: Tensor) -> Tensor:
         """The rows [R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.

@@ -124,39 +124,29 @@ def pack_groups(
     """
     for group in groups:
         _check(group)
-    rows: list[list[ScoredGroup]] = []
-    room: list[int] = []
-    for group in sorted(groups, key=packed_length, reverse=True):
-        length = packed_length(group)
-        row = next((row for row, free in enumerate(room) if length <= free), None)
-        if row is None:
-            rows.append([group])
-            room.append(micro_batch_tokens - length)
-        else:
-            rows[row].append(group)
-            room[row] -= length
-    return [_pack_row(row, loss_weights, pad_to_multiple) for row in rows]
+    rows = first_fit_decreasing([packed_length(group) for group in groups], micro_batch_tokens)
+    return [_pack_row([groups[index] for index in row], loss_weights, pad_to_multiple) for row in rows]
 
 
-def pack_for_rank(
-    groups: Sequence[ScoredGroup],
-    loss_weights: LossWeighting,
-    micro_batch_tokens: int,
-    rank: int,
-    n_ranks: int,
-    pad_to_multiple: int = 1,
-) -> list[MicroBatch]:
-    """Rows of one data-parallel rank, of groups that all ranks know: :func:`balance_groups`, then :func:`pack_groups`.
+def first_fit_decreasing(lengths: Sequence[int], room_of_row: int) -> list[list[int]]:
+    """Which items share a row: each, the longest first, goes into the first row that still has room.
 
-    ``rank`` counts the ``n_ranks`` data-parallel ranks from 0. A rank may be left without rows.
+    An item longer than a row has one for itself. Returns for every row the indices of its items.
+
+    >>> first_fit_decreasing([3, 6, 2, 9], 8)
+    [[3], [1, 2], [0]]
     """
-    mine = balance_groups([group_cost(group) for group in groups], n_ranks)[rank]
-    return pack_groups(
-        [groups[index] for index in mine],
-        micro_batch_tokens=micro_batch_tokens,
-        loss_weights=loss_weights,
-        pad_to_multiple=pad_to_multiple,
-    )
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((row for row, free in enumerate(room) if lengths[index] <= free), None)
+        if row is None:
+            rows.append([index])
+            room.append(room_of_row - lengths[index])
+        else:
+            rows[row].append(index)
+            room[row] -= lengths[index]
+    return rows
 
 
 def empty_micro_batch(pad_to_multiple: int = 1) -> MicroBatch:

@@ -39,6 +39,8 @@ def wrap(
     ddp_config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel.use_distributed_optimizer,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
         fp8_param_gather=model_config.fp8_param,
     )
     chunks = [
@@ -59,6 +61,7 @@ def wrap(
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
             fp8_recipe=model_config.fp8_recipe if model_config.fp8 else None,
             use_distributed_optimizer=parallel.use_distributed_optimizer,
+            overlap_param_gather=parallel.overlap_param_gather,
         ),
         chunks,
     )
@@ -66,6 +69,8 @@ def wrap(
         group["weight_decay"] = config.weight_decay * group["wd_mult"]
     model_config.finalize_model_grads_func = finalize_model_grads
     model_config.grad_scale_func = optimizer.scale_loss
+    if parallel.overlap_grad_reduce:  # the schedule says in which micro-batch gradients are complete
+        model_config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
     return chunks, optimizer
 
 

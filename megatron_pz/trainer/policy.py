@@ -16,13 +16,17 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule
 
 from megatron_pz.config import RunConfig
+from megatron_pz.layout_rules import row_shape
 from megatron_pz.model.architecture import Architecture, transformer_config
-from megatron_pz.model.gpt import build_model
+from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
+from megatron_pz.precision_rules import padded_for_fp8
 from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
-from megatron_pz.rl.packing import LossWeighting, balance_groups, empty_micro_batch, group_cost, pack_groups
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.optimizer import set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
@@ -47,7 +51,7 @@ class FrozenPolicy:
     """A model that gives log-probabilities and streams its weights out.
 
     All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
-    data-parallel rank (tensor and pipeline parallel peers) pass the same rows.
+    data-parallel rank (tensor, context and pipeline parallel peers) pass the same rows.
     """
 
     def __init__(self, config: RunConfig, topology: Topology) -> None:
@@ -55,9 +59,11 @@ class FrozenPolicy:
         self.architecture = Architecture.from_hf(config.model.hf_model)
         self.topology = topology
         self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
-        model = build_model(self.architecture, self.transformer_config)
-        load_hf_weights(model, self.architecture, HFTensorSource(config.model.hf_model))
-        self.chunks: list[MegatronModule] = [model]
+        self.row_shape = row_shape(padded_for_fp8(config.model, config.parallel))
+        self.chunks: list[MegatronModule] = list(build_chunks(self.architecture, self.transformer_config))
+        tensors = HFTensorSource(config.model.hf_model)
+        for chunk in self.chunks:
+            load_hf_weights(chunk, self.architecture, tensors)
 
     @property
     def device(self) -> torch.device:
@@ -66,27 +72,21 @@ class FrozenPolicy:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(Hugging Face name, full tensor) one by one, in the model's own dtype; every rank receives every tensor."""
-        return stream_hf_weights(self.chunks[0], self.architecture)
+        return stream_hf_weights(self.chunks, self.architecture)
 
     def pack(
         self, groups: Sequence[ScoredGroup], weighting: LossWeighting, micro_batch_tokens: int
     ) -> list[MicroBatch]:
-        """This data-parallel rank's rows of the step's groups, which every rank passes whole; shared out by cost.
-
-        At least one row: a rank without groups gets one that teaches nothing, since collectives need every rank.
-        """
-        hidden = self.architecture.hidden_size
-        costs = [group_cost(group, hidden_size=hidden) for group in groups]
-        share = balance_groups(costs, self.topology.data_parallel_size)[self.topology.data_parallel_rank]
-        # Sequence parallelism cuts a row into equal parts.
-        multiple = self.topology.tensor_parallel_size if self.transformer_config.sequence_parallel else 1
-        rows = pack_groups(
-            [groups[index] for index in share],
-            micro_batch_tokens=micro_batch_tokens,
-            loss_weights=weighting,
-            pad_to_multiple=multiple,
+        """This data-parallel rank's rows of the step's groups, which every rank passes whole; shared out by cost."""
+        return pack_for_rank(
+            groups,
+            weighting,
+            micro_batch_tokens,
+            rank=self.topology.data_parallel_rank,
+            n_ranks=self.topology.data_parallel_size,
+            shape=self.row_shape,
+            hidden_size=self.architecture.hidden_size,
         )
-        return rows or [empty_micro_batch(multiple)]
 
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """log p of every response token under the current weights: a float32 [R] for each row.
@@ -129,7 +129,7 @@ class FrozenPolicy:
         rows = [(batch.to(self.device), anchor) for batch, anchor in zip(batches, anchors, strict=True)]
         return get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=iter(rows),
+            data_iterator=[iter(rows) for _ in self.chunks],
             model=self.chunks,
             num_microbatches=len(rows),
             seq_length=max(batch.tokens_S.numel() for batch in batches),
@@ -196,8 +196,9 @@ class Policy(FrozenPolicy):
         return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
 
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
-        """The statistics of all rows, on every rank. Only last stages, and one of each tensor-parallel group, count."""
-        counts = self.topology.is_last_stage and self.topology.tensor_parallel_rank == 0
+        """The statistics of all rows, on every rank. Of the ranks that computed the same, only one counts."""
+        place = self.topology
+        counts = place.is_last_stage and place.tensor_parallel_rank == place.context_parallel_rank == 0
         sums = statistics.sums.clone() if counts else torch.zeros_like(statistics.sums)
         maxima = statistics.maxima.clone()
         dist.all_reduce(sums)

@@ -9,7 +9,7 @@ import pytest
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.layout_rules import layout_rules, packed_row_multiple
+from megatron_pz.layout_rules import RowShape, layout_rules, row_shape
 from megatron_pz.model.architecture import Architecture, Experts, transformer_config
 from megatron_pz.model.layout import layers_of_stages, refuse_layout
 
@@ -165,4 +165,11 @@ def test_the_layout_reaches_megatron() -> None:
     ],
 )
 def test_packed_rows_divide_as_the_layout_asks(layout: dict[str, Any], multiple: int) -> None:
-    assert packed_row_multiple(ParallelConfig(**layout)) == multiple
+    assert row_shape(ParallelConfig(**layout)) == RowShape(length_multiple=multiple)
+
+
+def test_interleaving_and_experts_ask_for_rows_that_meet() -> None:
+    interleaved = ParallelConfig(pipeline_model_parallel_size=4, virtual_pipeline_model_parallel_size=2)
+    assert row_shape(interleaved) == RowShape(equal_lengths=True, count_multiple=4)
+    assert row_shape(ParallelConfig(pipeline_model_parallel_size=4)) == RowShape()
+    assert row_shape(ParallelConfig(expert_model_parallel_size=2)) == RowShape(equal_counts=True)

@@ -11,7 +11,7 @@ import torch
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.model.architecture import Architecture, padded_vocab_size, transformer_config
+from megatron_pz.model.architecture import Architecture, Experts, padded_vocab_size, transformer_config
 
 LLAMA = {
     "model_type": "llama",
@@ -26,7 +26,17 @@ LLAMA = {
     "hidden_act": "silu",
     "tie_word_embeddings": True,
 }
+SMOLLM3 = {**LLAMA, "model_type": "smollm3"}
 QWEN3 = {**LLAMA, "model_type": "qwen3", "head_dim": 32, "rope_theta": 1_000_000, "tie_word_embeddings": False}
+
+MOE = {
+    **QWEN3,
+    "model_type": "qwen3_moe",
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+}
 
 
 def read(folder: Path, config: dict[str, Any]) -> Architecture:
@@ -48,6 +58,33 @@ def test_sizes_are_read(tmp_path: Path) -> None:
 def test_llama_may_leave_its_heads_to_be_derived(tmp_path: Path) -> None:
     arch = read(tmp_path, without({**LLAMA, "head_dim": None}, "num_key_value_heads"))
     assert (arch.kv_channels, arch.num_query_groups) == (8, 6)
+
+
+def test_experts_are_read_under_either_of_their_names(tmp_path: Path) -> None:
+    arch = read(tmp_path, {**MOE, "decoder_sparse_step": 2, "mlp_only_layers": [5]})
+    assert arch.experts == Experts(4, 2, 24, normalized=True, in_layer=(False, True, False, True, False, False))
+    written_by_transformers_5 = {**without(MOE, "num_experts"), "num_local_experts": 4}
+    assert read(tmp_path, written_by_transformers_5) == read(tmp_path, MOE)
+    assert read(tmp_path, MOE).all_layers_are_sparse and not arch.all_layers_are_sparse
+
+
+def test_layers_without_rope_are_read_or_counted(tmp_path: Path) -> None:
+    assert read(tmp_path, SMOLLM3).layers_without_rope == (3,)
+    assert read(tmp_path, {**SMOLLM3, "no_rope_layer_interval": 2}).layers_without_rope == (1, 3, 5)
+    assert read(tmp_path, {**SMOLLM3, "no_rope_layers": [0, 1, 1, 1, 1, 0]}).layers_without_rope == (0, 5)
+    config = transformer_config(read(tmp_path, SMOLLM3), ModelConfig(), ParallelConfig())
+    assert config.no_rope_freq == [0, 0, 0, 1, 0, 0]  # Megatron's 1 is a layer without
+
+
+def test_the_mixture_reaches_megatron(tmp_path: Path) -> None:
+    config = transformer_config(read(tmp_path, MOE), ModelConfig(), ParallelConfig())
+    assert (config.num_moe_experts, config.moe_router_topk, config.moe_ffn_hidden_size) == (4, 2, 24)
+    assert (config.moe_router_dtype, config.moe_router_pre_softmax) == ("fp32", False)
+    assert (config.moe_router_load_balancing_type, config.moe_aux_loss_coeff) == ("none", 0.0)
+    plain = read(tmp_path, {**MOE, "norm_topk_prob": False})
+    balanced = transformer_config(plain, ModelConfig(), ParallelConfig(moe_aux_loss_coeff=0.01))
+    assert balanced.moe_router_pre_softmax
+    assert (balanced.moe_router_load_balancing_type, balanced.moe_aux_loss_coeff) == ("aux_loss", 0.01)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +116,13 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**LLAMA, "mlp_bias": True}, "mlp_bias"),
         ({**LLAMA, "quantization_config": {"bits": 4}}, "quantization_config"),
         ({**QWEN3, "use_sliding_window": True}, "use_sliding_window"),
+        (without(MOE, "num_experts"), "num_local_experts is None"),
+        (without(MOE, "moe_intermediate_size"), "moe_intermediate_size is None"),
+        ({**MOE, "num_experts_per_tok": 5}, "num_experts_per_tok 5 is more than num_experts 4"),
+        ({**MOE, "decoder_sparse_step": 7}, "leave no layer with experts"),
+        ({**MOE, "mlp_only_layers": list(range(6))}, "leave no layer with experts"),
+        ({**SMOLLM3, "no_rope_layers": [1, 1, 0]}, "no_rope_layers is not a list of 0 and 1 for each of the 6 layers"),
+        ({**SMOLLM3, "no_rope_layers": [1, 1, 2, 1, 1, 1]}, "no_rope_layers is not a list of 0 and 1"),
         ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types sliding_attention"),
         ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling of type 'linear'"),
         ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling of type 'llama3'"),

@@ -11,7 +11,14 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+)
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
@@ -25,17 +32,28 @@ from megatron_pz.model.hf_mapping import (
     Layout,
     Vocabulary,
     load_hf_weights,
-    stream_hf_weights,
 )
+from megatron_pz.model.hf_stream import stream_hf_weights
 
 SMALL = {"vocab_size": 331, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+NO_SPECIALS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 VARIANTS: dict[str, PreTrainedConfig] = {
     "qwen3 tied, wide heads": Qwen3Config(**SMALL, **HEADS, head_dim=16, tie_word_embeddings=True),
     "qwen3 untied": Qwen3Config(**SMALL, **HEADS, head_dim=8, tie_word_embeddings=False),
     "qwen3, one key/value head": Qwen3Config(**SMALL, num_attention_heads=4, num_key_value_heads=1, head_dim=16),
     "llama tied": LlamaConfig(**SMALL, **HEADS, tie_word_embeddings=True),
     "llama untied, no grouping": LlamaConfig(**SMALL, num_attention_heads=4, tie_word_embeddings=False),
+    "qwen3 with experts": Qwen3MoeConfig(**SMALL, **HEADS, **EXPERTS, head_dim=16, norm_topk_prob=True),
+    "qwen3 with experts in the second layer, not normalised": Qwen3MoeConfig(
+        **SMALL, **HEADS, **EXPERTS, head_dim=16, norm_topk_prob=False, decoder_sparse_step=2
+    ),
+    "qwen3 with experts, but not in the first layer": Qwen3MoeConfig(
+        **SMALL, **HEADS, **EXPERTS, head_dim=16, norm_topk_prob=True, mlp_only_layers=[0]
+    ),
+    "smollm3, second layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layer_interval=2),
+    "smollm3, first layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layers=[0, 1, 1]),
 }
 
 
@@ -81,7 +99,7 @@ def test_logits_are_those_of_transformers_and_the_weights_come_back_bit_for_bit(
     assert expected_BSV.abs().max() > 0.5
     torch.testing.assert_close(logits_BSV[..., : arch.vocab_size], expected_BSV, rtol=0, atol=1e-4)
 
-    streamed = dict(stream_hf_weights(model, arch))
+    streamed = dict(stream_hf_weights([model], arch))
     on_disk = load_file(checkpoint / "model.safetensors")
     assert streamed.keys() == on_disk.keys()
     assert all(torch.equal(streamed[name], on_disk[name]) for name in on_disk)
@@ -90,7 +108,7 @@ def test_logits_are_those_of_transformers_and_the_weights_come_back_bit_for_bit(
 def test_bfloat16_weights_are_streamed_as_they_are(tiny_qwen3_dir: Path) -> None:
     model, arch = loaded_model(tiny_qwen3_dir, bf16=True)
     on_disk = load_file(tiny_qwen3_dir / "model.safetensors")
-    for name, tensor in stream_hf_weights(model, arch):
+    for name, tensor in stream_hf_weights([model], arch):
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, on_disk[name].bfloat16()), name
 

@@ -19,7 +19,8 @@ from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rl.packing import LossWeighting, empty_micro_batch, pack_groups
@@ -84,7 +85,7 @@ def gradients(model: GPTModel, architecture: Architecture) -> list[tuple[str, to
     """By Hugging Face name: the mapping of weights is that of their gradients."""
     for weight in model.parameters():
         weight.data = weight.grad
-    return list(stream_hf_weights(model, architecture))
+    return list(stream_hf_weights([model], architecture))
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [40, 1000])
@@ -146,7 +147,7 @@ def test_an_error_in_the_model_leaves_no_targets_behind(model: GPTModel, archite
     assert logits.shape == (1, batch.tokens_S.numel(), model.vocab_size)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("attention_dropout", 0.1), ("context_parallel_size", 2)])
+@pytest.mark.parametrize(("setting", "value"), [("attention_dropout", 0.1)])
 def test_what_the_attention_cannot_do_is_refused(model: GPTModel, setting: str, value: float) -> None:
     setattr(model.config, setting, value)
     with pytest.raises(BadInput, match=str(value)):

@@ -21,7 +21,6 @@ from megatron_pz.rl.packing import (
     count_responses_and_tokens,
     empty_micro_batch,
     group_cost,
-    pack_for_rank,
     pack_groups,
     packed_length,
     supervised_groups,
@@ -134,18 +133,9 @@ def test_loss_weights_of_three_responses_on_two_ranks(aggregation: str, expected
     assert torch.cat([batch.loss_weights_R for batch in batches]).tolist() == pytest.approx(expected)
 
 
-def test_ranks_share_all_groups_and_agree_on_who_has_which() -> None:
-    groups = random_groups(3, 11)
-    weighting = LossWeighting.of(groups, "token_mean", 10)
-    shares = [pack_for_rank(groups, weighting, 60, rank, 3) for rank in range(3)]
-    assert sum(len([g for g in unpack(batch) if g[1]]) for share in shares for batch in share) == 11
-    assert sum(batch.loss_weights_R.sum().item() for share in shares for batch in share) == pytest.approx(1.0)
-    assert pack_for_rank(groups[:1], weighting, 60, 1, 2) == []
-
-
-def test_the_docstring_of_balance_groups_is_right() -> None:
+def test_the_docstrings_are_right() -> None:
     results = doctest.testmod(packing)
-    assert results.attempted >= 1 and results.failed == 0
+    assert results.attempted >= 2 and results.failed == 0
 
 
 @given(st.lists(st.floats(0.1, 100.0), max_size=6), st.integers(1, 3))

@@ -17,7 +17,8 @@ from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
 
 from megatron.core import parallel_state, tensor_parallel  # isort: skip
 
@@ -86,7 +87,7 @@ def check_stream(model: torch.nn.Module, arch: Architecture, folder: str, dtype:
     """On every rank: every tensor once, bit for bit what the file holds, in the model's dtype."""
     source = HFTensorSource(folder)
     streamed = []
-    for name, tensor in stream_hf_weights(model, arch):
+    for name, tensor in stream_hf_weights([model], arch):
         assert tensor.dtype == dtype, name
         assert torch.equal(tensor, source.slices(name)[:].to(dtype)), name
         streamed.append(name)

@@ -19,7 +19,8 @@ from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.model.hf_mapping import load_hf_weights, stream_hf_weights
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.rl.experience import MicroBatch
@@ -79,7 +80,7 @@ def check(hf_dir: Path, parallel: ParallelConfig, expected: Reference) -> None:
     )
     for weight in model.parameters():
         weight.data = weight.main_grad.clone()
-    assert_gradients_equal(stream_hf_weights(model, architecture), expected, tolerance=1e-5)
+    assert_gradients_equal(stream_hf_weights([model], architecture), expected, tolerance=1e-5)
 
 
 def check_a_rank_of_padding() -> None:
