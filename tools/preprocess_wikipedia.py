@@ -2,10 +2,13 @@
 """Turn Wikipedia dumps into Megatron datasets of passages, with the article of every passage beside them.
 
     python tools/preprocess_wikipedia.py --input enwiki-latest-pages-articles-multistream.xml.bz2 \\
-        --output-prefix data/enwiki --tokenizer-model Qwen3-4B-Base --workers 32 --split 99,1
+        --output-prefix data/enwiki --tokenizer-type HuggingFaceTokenizer --tokenizer-model Qwen3-4B-Base \\
+        --workers 32 --split 99,1
 
-Reads .xml.bz2 (one stream or many), .xml, and .jsonl extracts ({"id", "title", "text"} a line, paragraphs separated by
-blank lines). Writes <prefix>_text_passage.bin, .idx, .parquet and .manifest.json, or one such set a split.
+Reads dumps of any language (.xml; .xml.bz2 and .xml.zst of one stream or many; .xml.gz), and .jsonl extracts ({"id",
+"title", "text"} a line, paragraphs separated by blank lines; plain or compressed). Writes <prefix>_text_passage.bin,
+.idx, .parquet and .manifest.json, or one such set a split. Killed at any point, the same command goes on from what is
+finished and ends with the same bytes, whatever --workers is.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
 from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS
+from megatron_pz.wikipedia.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.text_encoder import TokenizerBackend
-from megatron_pz.wikipedia.wikitext import TextOptions
-from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
+from megatron_pz.wikipedia.wikitext import KEEPABLE, TextOptions
+from megatron_pz.wikipedia.working_folder import folder_of
 
 INTERRUPTED = 130
 
@@ -36,27 +40,64 @@ def main() -> None:
     try:
         report = preprocess(options)
     except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
+        work = folder_of(options.output.output_prefix)
+        kept = (
+            f"finished work is kept in {work}; give the same command again to go on"
+            if work.exists()
+            else "nothing done"
+        )
+        print(f"interrupted: {kept}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    _show(report)
+    _show(report, options.output)
 
 
 def _parse() -> PreprocessOptions:
     parser = Parser(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     files = parser.add_argument_group("input and output")
-    files.add_argument("--input", nargs="+", required=True, metavar="FILE", help="dumps and .jsonl extracts")
+    files.add_argument("--input", nargs="+", required=True, metavar="FILE", help="dumps, extracts and caches, in order")
     files.add_argument("--output-prefix", required=True, help="path without suffix")
-    files.add_argument("--workers", type=int, default=1, help="processes; the output does not depend on it (default 1)")
-    files.add_argument("--split", default="", help="sizes of train,valid or train,valid,test, by title; e.g. 95,5")
+    files.add_argument(
+        "--split",
+        default="",
+        help="sizes of train,valid or train,valid,test; e.g. 95,5. By a hash of the title, not of the page id, so that "
+        "an article is on the same side in every dump, and in an extract that numbers it otherwise",
+    )
     files.add_argument(
         "--level",
-        choices=("passage", "document"),
+        choices=get_args(Level),
         default="passage",
         help="what one sequence is: a passage (default) or a whole article",
     )
     files.add_argument("--append-eod", action="store_true", help="end every article with the end-of-text token")
-    files.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    files.add_argument(
+        "--export", choices=get_args(Export), help="also write the articles' clean text as <corpus>.text.<this>"
+    )
+    files.add_argument(
+        "--cache",
+        default="",
+        metavar="FILE",
+        help="keep the clean articles here (.zst); where the file is there, it is read in place of the inputs, so that "
+        "another tokenizer needs no second pass over the dump",
+    )
+    files.add_argument("--limit", type=int, default=0, metavar="N", help="dry run: only the first N articles")
+
+    run = parser.add_argument_group("how to work (nothing here shows in the output)")
+    run.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    run.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    run.add_argument("--fresh", action="store_true", help="drop an unfinished run instead of going on from it")
+    run.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave damaged streams, pages and lines out and record them in the manifest; otherwise they end the run",
+    )
+    run.add_argument(
+        "--log-interval",
+        type=int,
+        default=0,
+        metavar="N",
+        help="where stderr is no terminal: a line of progress every N articles (default: every 30 seconds)",
+    )
 
     tokenizer = parser.add_argument_group("tokenizer")
     tokenizer.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer",), default="HuggingFaceTokenizer")
@@ -93,17 +134,20 @@ def _parse() -> PreprocessOptions:
         "--min-article-words", type=int, default=minimum, help=f"drop shorter articles (default {minimum})"
     )
     text.add_argument("--drop-lists", action="store_true", help='drop "List of …" pages')
-    text.add_argument("--keep-headings", action="store_true", help="keep section headings as paragraphs")
-    text.add_argument("--keep-math", action="store_true", help="keep the TeX source of formulas")
-    text.add_argument("--keep-code", action="store_true", help="keep code listings")
+    text.add_argument(
+        "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
+    )
     flags = parser.parse_args()
     return PreprocessOptions(
         inputs=tuple(flags.input),
         tokenizer_model=flags.tokenizer_model,
-        workers=flags.workers,
         tokenizer_backend=flags.tokenizer_backend,
-        output=OutputOptions(flags.output_prefix, flags.level, _shares(flags.split), flags.append_eod, flags.overwrite),
-        text=TextOptions(flags.keep_headings, flags.keep_math, flags.keep_code),
+        output=OutputOptions(
+            flags.output_prefix, flags.level, _shares(flags.split), flags.append_eod, flags.export, flags.limit
+        ),
+        cache=flags.cache,
+        run=RunOptions(flags.workers, flags.overwrite, flags.fresh, flags.skip_damaged, flags.log_interval),
+        text=TextOptions.keeping(flags.keep),
         articles=ArticleOptions(flags.drop_lists, flags.min_article_words),
         passages=PassageOptions(
             flags.passage_unit, flags.max_passage_tokens, flags.min_passage_words, flags.max_passage_words
@@ -118,7 +162,7 @@ def _shares(split: str) -> tuple[float, ...]:
         raise BadInput(f"--split {split}: give two or three numbers with commas, such as 95,5") from None
 
 
-def _show(report: PreprocessReport) -> None:
+def _show(report: PreprocessReport, output: OutputOptions) -> None:
     console = Console()
     counts = report.counts
     table = Table("", "number", "", title="Pages")
@@ -140,6 +184,10 @@ def _show(report: PreprocessReport) -> None:
     for prefix, totals in report.outputs.items():
         made.add_row(prefix, f"{totals.documents:,}", f"{totals.passages:,}", f"{totals.tokens:,}")
     console.print(made)
+    if counts["damaged"]:
+        console.print(f"{counts['damaged']} damaged parts of the input were left out; the manifest names them")
+    if output.limit:
+        console.print(f"dry run: only the first {output.limit:,} articles (--limit)")
     train, *held_out = report.outputs
     line = f"--data-path {train}"
     if held_out:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import quote
 
-from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia import localization
+from megatron_pz.wikipedia.damage import DamageLog
 from megatron_pz.wikipedia.dump import Page, SiteInfo
 from megatron_pz.wikipedia.localization import Wiki
 from megatron_pz.wikipedia.streams import Job
@@ -79,55 +80,70 @@ class ArticleReader:
         """The page's article, or why it has none. The costly conversion comes last."""
         if page.namespace != 0:
             return "namespace"
-        if page.redirect is not None or _REDIRECT.match(page.text):
+        if page.redirect is not None:
             return "redirect"
-        if (
-            localization.is_disambiguation_title(page.title)
-            or _DISAMBIGUATION_WORD in page.text
-            or self._disambiguation.search(page.text)
-        ):
+        if localization.is_disambiguation_title(page.title):
+            return "disambiguation"
+        text = page.text
+        if _REDIRECT.match(text):
+            return "redirect"
+        if _DISAMBIGUATION_WORD in text or self._disambiguation.search(text):
             return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"
-        paragraphs = wikitext_to_paragraphs(page.text, page.title, self._wiki, self._text)
-        if _words(paragraphs) < self._options.min_article_words:
+        paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text)
+        if not _has_words(paragraphs, self._options.min_article_words):
             return "too_short"
         url = self._article_url + quote(page.title.replace(" ", "_"), safe="/:(),!*'@;")
         return Article(page.page_id, page.revision_id, page.title, url, tuple(paragraphs))
 
 
-def read_extracts(job: Job, options: ArticleOptions) -> Iterator[Article | DropReason]:
+def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Iterator[Article | DropReason]:
     """The articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
 
     A line is ``{"id": …, "title": …, "text": …}`` with optional ``url`` and ``revision_id``; the text is clean, its
-    paragraphs separated by blank lines. Raises :class:`BadInput` with the byte offset for anything else.
+    paragraphs separated by blank lines. Anything else is reported with its byte offset.
     """
+    for line, offset in _lines(job):
+        if not line.strip():
+            continue
+        try:
+            article = _read_extract(line, options)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
+            damage.report(
+                job.path,
+                offset,
+                f'the line at byte {offset} is not {{"id": …, "title": …, "text": "…"}}{ending}',
+            )
+        else:
+            yield article
+
+
+def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
+    """(line, byte offset for messages) for the lines that the job owns."""
+    if job.payload is not None:
+        yield from ((line, job.start) for line in io.BytesIO(job.payload))
+        return
     with Path(job.path).open("rb") as file:
         file.seek(max(job.start - 1, 0))
         if job.start:
             file.readline()  # the line that the range before owns
         while (offset := file.tell()) < job.end and (line := file.readline()):
-            if line.strip():
-                yield _read_extract(line, job.path, offset, options)
+            yield line, offset
 
 
-def _read_extract(line: bytes, path: str, offset: int, options: ArticleOptions) -> Article | DropReason:
-    try:
-        record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-        page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
-        blocks = _PARAGRAPH_BREAK.split(text.replace("\r\n", "\n"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
-        raise BadInput(
-            f'{path}: the line at byte {offset} is not {{"id": …, "title": …, "text": "…"}}{ending}; mend or remove it'
-        ) from None
+def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
+    record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
+    blocks = _PARAGRAPH_BREAK.split(text.replace("\r\n", "\n"))
     if localization.is_disambiguation_title(title):
         return "disambiguation"
     if options.drop_lists and localization.is_list_title(title):
         return "list"
     lines = ([" ".join(line.split()) for line in block.split("\n")] for block in blocks)
     paragraphs = [paragraph for block in lines if (paragraph := "\n".join(line for line in block if line))]
-    if _words(paragraphs) < options.min_article_words:
+    if not _has_words(paragraphs, options.min_article_words):
         return "too_short"
     return Article(
         page_id=page_id,
@@ -158,5 +174,11 @@ def split_of(title: str, shares: Sequence[float]) -> int:
     return len(shares) - 1
 
 
-def _words(paragraphs: Sequence[str]) -> int:
-    return sum(len(paragraph.split()) for paragraph in paragraphs)
+def _has_words(paragraphs: Sequence[str], least: int) -> bool:
+    """Whether the paragraphs have at least so many words. Long articles are not counted to their end."""
+    words = 0
+    for paragraph in paragraphs:
+        words += len(paragraph.split(maxsplit=least))
+        if words >= least:
+            return True
+    return least <= 0

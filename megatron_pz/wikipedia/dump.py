@@ -15,8 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers import expat
 
 from megatron_pz.errors import BadInput
+from megatron_pz.wikipedia.damage import DamageLog
 from megatron_pz.wikipedia.streams import (
     DUMP_END,
     LARGEST_PAGE,
@@ -24,9 +26,9 @@ from megatron_pz.wikipedia.streams import (
     TAIL,
     Block,
     Job,
+    check_end_of_dump,
     input_kind,
     read_blocks,
-    require_end_of_dump,
 )
 
 _PAGE = b"<page>"
@@ -46,7 +48,7 @@ class SiteInfo:
     """Local name of every namespace; 0 is articles (empty name), 6 files, 10 templates, 14 categories."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Page:
     """One page in its newest revision, as the dump has it."""
 
@@ -56,14 +58,23 @@ class Page:
     namespace: int
     redirect: str | None
     """Title that the page redirects to."""
-    text: str
-    """Wikitext."""
+    escaped_text: bytes
+    """Wikitext as it stands in the XML. Most pages of a dump are dropped before anyone needs it decoded."""
+
+    @property
+    def text(self) -> str:
+        """Wikitext, decoded anew at every call. Raises :class:`PageError` where it is not UTF-8."""
+        return _unescape(self.escaped_text)
+
+
+class PageError(Exception):
+    """A page is not what a dump holds; the message says how."""
 
 
 def read_siteinfo(path: str) -> SiteInfo:
     """Read the header of a dump. Raises :class:`BadInput` where there is none."""
     head = bytearray()
-    for block in read_blocks(path, input_kind(path), 0):
+    for block in read_blocks(path, input_kind(path).compression, 0, DamageLog(), hold=0):
         head += block.data
         if b"</siteinfo>" in head or len(head) > (4 << 20):
             break
@@ -88,26 +99,35 @@ def read_siteinfo(path: str) -> SiteInfo:
     )
 
 
-def read_pages(job: Job) -> Iterator[Page]:
-    """The pages that begin in the job's range.
+def read_pages(job: Job, damage: DamageLog | None = None) -> Iterator[tuple[Page, int]]:
+    """The pages that begin in the job's range, each with a byte offset of its file for messages.
 
-    Raises :class:`BadInput` with the byte offset for a truncated or damaged file.
+    A truncated or damaged file is reported with the byte offset; without a log it raises :class:`BadInput`.
     """
-    if job.xml is not None:
-        blocks: Iterator[Block] = iter([Block(job.xml, job.start, job.end)])
+    damage = damage or DamageLog()
+    if job.payload is not None:
+        blocks: Iterator[Block] = iter([Block(job.payload, job.start, job.end)])
     else:
-        blocks = read_blocks(job.path, job.kind, job.start)
-    for page, where in _page_elements(blocks, job):
-        yield _parse_page(page, job.path, where)
+        blocks = read_blocks(job.path, job.kind.compression, job.start, damage)
+    for element, offset in _page_elements(blocks, job, damage):
+        try:
+            page = _parse_page(element)
+        except PageError as error:
+            damage.report(job.path, offset, f"a page after byte {offset} {error}")
+        else:
+            yield page, offset
 
 
-def _page_elements(blocks: Iterator[Block], job: Job) -> Iterator[tuple[bytes, int]]:
+def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iterator[tuple[bytes, int]]:
     """(content of a ``<page>`` element, byte offset for messages) for the pages that the job owns."""
     buffer = bytearray()
     owned = 0  # bytes of the buffer, from its start, that lie in the job's range
-    offset, seen = job.start, 0
+    offset, seen, gaps = job.start, 0, 0
     begin, searched = -1, 0  # content of the page that is open; how far its end has been looked for
     for block in blocks:
+        if block.after_gap:  # what is open ended in the gap
+            buffer.clear()
+            owned, begin, gaps = 0, -1, gaps + 1
         owned += block.owned_bytes(job)
         buffer += block.data
         seen += len(block.data)
@@ -123,28 +143,32 @@ def _page_elements(blocks: Iterator[Block], job: Job) -> Iterator[tuple[bytes, i
             if end < 0:
                 searched = max(begin, len(buffer) - len(PAGE_END) + 1)
                 break
-            yield bytes(buffer[begin:end]), offset
+            yield _copy(buffer, begin, end), offset
             position, begin = end + len(PAGE_END), -1
         if begin < 0:
             if block.is_past(job) and not _may_begin_page(buffer, owned):
                 return
             keep = max(position, len(buffer) - TAIL)  # a tag may be cut by the block's end
+        elif len(buffer) - begin > LARGEST_PAGE:
+            damage.report(job.path, offset, f"no </page> in {len(buffer) - begin} bytes before byte {offset}")
+            keep, begin = len(buffer), -1
         else:
             keep = begin
-            if len(buffer) - begin > LARGEST_PAGE:
-                raise BadInput(f"{job.path}: no </page> after byte {offset}; the file is damaged, download it again")
             begin, searched = 0, searched - keep
         del buffer[:keep]
         owned = max(owned - keep, 0)
     if begin >= 0:
-        raise BadInput(
-            f"{job.path}: is truncated: a page that begins after byte {offset} has no end; download it again"
-        )
-    if job.xml is None and job.end == Path(job.path).stat().st_size:
+        damage.report(job.path, offset, f"is truncated: a page that begins after byte {offset} has no end")
+    elif job.payload is None and not gaps and job.end == Path(job.path).stat().st_size:
         # A job that holds less than the closing tag may begin inside or behind it.
         tail = bytes(buffer)
         if seen > len(DUMP_END) or not DUMP_END.endswith(tail.strip()):
-            require_end_of_dump(job.path, tail, job.end)
+            check_end_of_dump(job.path, tail, job.end, damage)
+
+
+def _copy(buffer: bytearray, begin: int, end: int) -> bytes:
+    with memoryview(buffer) as whole:  # slicing the bytearray itself would copy twice
+        return bytes(whole[begin:end])
 
 
 def _may_begin_page(buffer: bytearray, owned: int) -> bool:
@@ -153,55 +177,58 @@ def _may_begin_page(buffer: bytearray, owned: int) -> bool:
     return any(buffer.endswith(_PAGE[:length]) for length in range(beyond + 1, len(_PAGE)))
 
 
-_FIELDS = re.compile(rb"<title>([^<]*)</title>|<ns>(-?\d+)</ns>|<id>(\d+)</id>|<redirect title=\"([^\"]*)\"|<revision>")
+_FIELDS = re.compile(
+    rb"\s*<title>([^<]*)</title>\s*<ns>(-?\d+)</ns>\s*<id>(\d+)</id>\s*(?:<redirect title=\"([^\"]*)\"\s*/>)?"
+)
+_FIELDS_IN_ANY_ORDER = re.compile(
+    rb"<title>([^<]*)</title>|<ns>(-?\d+)</ns>|<id>(\d+)</id>|<redirect title=\"([^\"]*)\"|<revision>"
+)
 _ID = re.compile(rb"<id>(\d+)</id>")
-_TEXT = re.compile(rb"<text(?:\s[^<>]*?)?(?:/>|>([^<]*)</text>)")
-_CHARACTER_REFERENCE = re.compile(r"&#(?:x([0-9A-Fa-f]{1,6})|([0-9]{1,7}));")
+_TEXT = re.compile(rb"<text(?:\s[^<>]*?)?(/?)>")
+_EXPAT_BUFFER = 1 << 20
 
 
-def _parse_page(page: bytes, path: str, where: int) -> Page:
-    title = namespace = page_id = None
-    redirect: str | None = None
-    for match in _FIELDS.finditer(page):
-        if match[0] == b"<revision>":
-            break
-        title = title if match[1] is None else match[1]
-        namespace = namespace if match[2] is None else match[2]
-        page_id = page_id or match[3]
-        redirect = redirect if match[4] is None else _unescape(match[4], path, where)
+def _parse_page(page: bytes) -> Page:
+    if fields := _FIELDS.match(page):
+        title, namespace, page_id, redirect = fields.groups()
+    else:
+        title, namespace, page_id, redirect = _fields_in_any_order(page)
     revision = page.rfind(b"<revision>")  # a full-history dump lists the newest last
     text = _TEXT.search(page, revision) if revision >= 0 else None
     if title is None or page_id is None or text is None:
-        raise BadInput(
-            f"{path}: a page after byte {where} lacks its title, id or text; give a pages-articles dump, undamaged"
-        )
+        raise PageError("lacks its title, id or text")
+    begin = text.end()
     identity = _ID.search(page, revision)
     return Page(
         page_id=page_id.decode(),
         revision_id=identity[1].decode() if identity else "",
-        title=_unescape(title, path, where),
+        title=_unescape(title),
         namespace=int(namespace or 0),
-        redirect=redirect,
-        text=_unescape(text[1] or b"", path, where),
+        redirect=None if redirect is None else _unescape(redirect),
+        escaped_text=b"" if text[1] else page[begin : page.find(b"<", begin)],
     )
 
 
-def _unescape(value: bytes, path: str, where: int) -> str:
-    """UTF-8 with XML's character references."""
+def _fields_in_any_order(page: bytes) -> list[bytes | None]:
+    """Title, namespace, id and redirect of a page that is not laid out as MediaWiki does it today."""
+    found: list[bytes | None] = [None] * 4
+    for match in _FIELDS_IN_ANY_ORDER.finditer(page):
+        if match[0] == b"<revision>":
+            break
+        found = [before if before is not None else now for before, now in zip(found, match.groups(), strict=True)]
+    return found
+
+
+def _unescape(value: bytes) -> str:
+    """UTF-8 with XML's character references, as an XML parser reads it. Expat is faster than replacing strings."""
     try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        raise BadInput(f"{path}: text near byte {where} is not UTF-8; the file is damaged, download it again") from None
-    if "&" not in text:
-        return text
-    if "&#" in text:  # a literal ampersand is &amp; here, so this is a reference
-        text = _CHARACTER_REFERENCE.sub(_character, text)
-    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&apos;", "'")
-    return text.replace("&amp;", "&")
-
-
-def _character(reference: re.Match[str]) -> str:
-    code = int(reference[1], 16) if reference[1] else int(reference[2])
-    if code == ord("&"):
-        return "&amp;"  # decoded last, with the others
-    return chr(code) if code <= 0x10FFFF else reference[0]
+        if b"&" not in value and b"\r" not in value:
+            return value.decode()
+        parts: list[str] = []
+        parser = expat.ParserCreate("utf-8")
+        parser.buffer_text, parser.buffer_size = True, _EXPAT_BUFFER
+        parser.CharacterDataHandler = parts.append
+        parser.Parse(b"<text>%b</text>" % value, True)
+    except (UnicodeDecodeError, expat.ExpatError) as error:
+        raise PageError(f"is not XML in UTF-8 ({error})") from None
+    return "".join(parts)

@@ -2,54 +2,33 @@
 
 A worker does everything for its job (decompress, parse, clean, cut, tokenize, write a shard); only counts return. The
 jobs depend on the input files alone and their shards are joined in the order of the inputs, so the output bytes are the
-same for every number of workers.
+same for every number of workers. Finished jobs are noted in a journal, so the same command goes on where a run ended.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import multiprocessing
-import os
-import shutil
 import signal
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from megatron_pz import __version__
 from megatron_pz.corpus.indexed_dataset import token_dtype
-from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha256, write_manifest
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia.articles import DROP_REASONS
-from megatron_pz.wikipedia.dump import SiteInfo, read_siteinfo
-from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS, Deduplicator
-from megatron_pz.wikipedia.passages import PASSAGE_COUNTS
-from megatron_pz.wikipedia.shards import Totals, join_shards
-from megatron_pz.wikipedia.streams import Job, input_kind, plan_jobs
+from megatron_pz.wikipedia.cache import check_cache
+from megatron_pz.wikipedia.dump import read_siteinfo
+from megatron_pz.wikipedia.jobs import run_jobs
+from megatron_pz.wikipedia.journal import Identity, Journal, begun_run, code_identity, file_identity, journal_path
+from megatron_pz.wikipedia.options import PreprocessOptions
+from megatron_pz.wikipedia.outputs import Provenance, join, publish, refuse_existing
+from megatron_pz.wikipedia.selection import select
+from megatron_pz.wikipedia.shards import Totals
+from megatron_pz.wikipedia.streams import input_kind
 from megatron_pz.wikipedia.text_encoder import TextEncoder
-from megatron_pz.wikipedia.worker import (
-    JobResult,
-    OutputOptions,
-    PreprocessOptions,
-    Worker,
-    documents_path,
-    process_job,
-    shard_stem,
-)
-
-_SUFFIXES = (".bin", ".parquet", ".manifest.json", ".idx")
-"""Of one output, in the order in which they appear: nothing opens a corpus without its ``.idx``."""
-_JOBS_AHEAD = 2
-"""Jobs handed out per worker; more would only hold more decompressed text of one-stream dumps in memory."""
+from megatron_pz.wikipedia.worker import Worker
+from megatron_pz.wikipedia.working_folder import clear, working_folder
 
 
 @dataclass(frozen=True)
@@ -59,47 +38,51 @@ class PreprocessReport:
     outputs: dict[str, Totals]
     """Size of every corpus, by its prefix."""
     counts: Counter[str]
-    """``pages``, ``articles``, ``dropped_<reason>``, and the counts of a passage cutter."""
+    """``pages``, ``articles``, ``dropped_<reason>``, ``damaged``, and the counts of a passage cutter."""
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:
-    """Make one corpus, or one a split, from dumps and extracts.
+    """Make one corpus, or one a split, from dumps and extracts, going on from what an earlier run has finished.
 
     Raises:
         BadInput: An input is missing, damaged or truncated (with the byte offset), the tokenizer cannot be loaded, an
-            output exists, a split would be empty, or the disk is full. Nothing is left under an output's name then,
-            and an output that was there before is untouched.
+            output exists, a split would be empty, another run is unfinished there, or the disk is full. Nothing is left
+            under an output's name then, an output that was there before is untouched, and finished work is kept.
     """
     _check(options)
-    prefixes = output_prefixes(options.output)
-    _refuse_existing(prefixes, options.output)
-    sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path) != "jsonl"}
+    with working_folder(options.output.output_prefix, options.run.fresh) as work, _terminates_cleanly():
+        try:
+            report = _go_on(options, work)
+        except BaseException:
+            if not begun_run(work)[1]:
+                clear(work, journal_path(work))
+            raise
+        clear(work, journal_path(work))
+        return report
+
+
+def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
+    """From wherever the work stands to the outputs in their places."""
+    options, makes_cache = _with_cache(options, work)
     encoder = TextEncoder(options.tokenizer_model, options.tokenizer_backend)
     if options.output.append_eod and encoder.eod is None:
         raise BadInput(f"--append-eod: the tokenizer {options.tokenizer_model} has no end-of-text token; leave it out")
-    with _working_folder(options.output.output_prefix) as work, _terminates_cleanly():
-        dtype = token_dtype(encoder.vocab_size)
-        counts: Counter[str] = Counter()
-        jobs = 0
-        context = multiprocessing.get_context()
-        stop = context.Event()
-        worker = Worker(options, encoder, sites, work, dtype, stop.is_set)
-        with tqdm(total=_input_bytes(options.inputs), unit="B", unit_scale=True, disable=None) as progress:
-            for result in _run(worker, options.workers, context, stop):
-                counts += result.counts
-                jobs += 1
-                progress.update(result.bytes_read)
-                progress.set_postfix(articles=counts["articles"], passages=counts["passages"], refresh=False)
-        totals = _finish(worker, prefixes, jobs, counts)
-        return PreprocessReport(dict(zip(prefixes, totals, strict=True)), counts)
-
-
-def output_prefixes(output: OutputOptions) -> list[str]:
-    """Prefix of every corpus that these options make."""
-    suffix = f"_text_{output.level}"
-    if not output.split:
-        return [f"{output.output_prefix}{suffix}"]
-    return [f"{output.output_prefix}_{name}{suffix}" for name in ("train", "valid", "test")[: len(output.split)]]
+    sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
+    worker = Worker(options, encoder, sites, work, token_dtype(encoder.vocab_size), makes_cache)
+    journal = Journal(work, _identity(worker))
+    if journal.report is None:
+        if not (options.run.overwrite or journal.is_publishing):
+            refuse_existing(options.output)
+        results, damage = run_jobs(worker, journal)
+        selection = select(work, results, damage, max(len(options.output.split), 1), options.output.limit)
+        totals = join(worker, Provenance(journal.checksums, selection))
+        journal.begin_publishing()
+        publish(worker)
+        sizes = {prefix: asdict(size) for prefix, size in totals.items()}
+        journal.finish({"outputs": sizes, "counts": selection.counts})
+    assert journal.report is not None
+    outputs = {prefix: Totals(**size) for prefix, size in journal.report["outputs"].items()}
+    return PreprocessReport(outputs, Counter(journal.report["counts"]))
 
 
 def _check(options: PreprocessOptions) -> None:
@@ -108,8 +91,16 @@ def _check(options: PreprocessOptions) -> None:
     for path in options.inputs:
         if Path(path).is_dir():
             raise BadInput(f"{path}: is a folder; give the dump's files")
-    if options.workers < 1:
-        raise BadInput(f"--workers {options.workers}: must be at least 1")
+        input_kind(path)
+    if repeated := [path for path, count in Counter(options.inputs).items() if count > 1]:
+        raise BadInput(f"--input names {repeated[0]} twice; give every file once")
+    if options.run.workers < 1:
+        raise BadInput(f"--workers {options.run.workers}: must be at least 1")
+    for flag, value in (("--limit", options.output.limit), ("--log-interval", options.run.log_interval)):
+        if value < 0:
+            raise BadInput(f"{flag} {value}: cannot be negative; 0 is the default")
+    if options.cache and options.output.limit:
+        raise BadInput("--cache holds all articles and --limit reads a few; leave one of them out")
     split = options.output.split
     if split and (len(split) not in (2, 3) or min(split) <= 0):
         raise BadInput(f"--split {','.join(f'{share:g}' for share in split)}: give two or three numbers above 0")
@@ -125,45 +116,45 @@ def _check(options: PreprocessOptions) -> None:
         )
 
 
-def _refuse_existing(prefixes: Sequence[str], output: OutputOptions) -> None:
-    for path in (f"{prefix}{suffix}" for prefix in prefixes for suffix in _SUFFIXES):
-        if Path(path).exists() and not output.overwrite:
-            raise BadInput(f"{path}: exists; give --overwrite or another --output-prefix")
+def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptions, bool]:
+    """The options with the inputs that are really read, and whether this run makes the cache."""
+    inputs = tuple(path for path in options.inputs if input_kind(path).content != "index")
+    if not inputs:
+        raise BadInput(f"{options.inputs[0]}: is the index of a multi-stream dump; give the dump itself")
+    for path in inputs:
+        if input_kind(path).content == "cache":
+            check_cache(path, options)
+    begun, _ = begun_run(work)
+    if not options.cache or not Path(options.cache).exists() or (begun and begun["options"]["makes_cache"]):
+        return replace(options, inputs=inputs), bool(options.cache)
+    header = check_cache(options.cache, options)
+    there = [(made_from["name"], made_from["bytes"]) for made_from in header["inputs"]]
+    if there != [(Path(path).name, Path(path).stat().st_size) for path in inputs]:
+        raise BadInput(f"{options.cache}: was made from other inputs; remove it or give another --cache")
+    print(f"reading {options.cache} in place of its inputs", file=sys.stderr)
+    return replace(options, inputs=(options.cache,)), False
 
 
-def _input_bytes(inputs: Sequence[str]) -> int:
-    return sum(Path(path).stat().st_size for path in inputs)
-
-
-@contextlib.contextmanager
-def _working_folder(output_prefix: str) -> Iterator[Path]:
-    """A folder beside the outputs, on their disk, which goes whatever happens."""
-    work = Path(f"{output_prefix}.working")
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BadInput(
-                    f"{work}: another run writes there; wait for it or give another --output-prefix"
-                ) from None
-            try:
-                yield work
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(work.parent).free
-            raise BadInput(
-                f"{work.parent}: the disk is full ({free >> 20} MiB free); nothing was kept, make room and run again"
-            ) from None
-        raise BadInput(f"{error.filename or work}: cannot be written ({error.strerror or error})") from None
+def _identity(worker: Worker) -> Identity:
+    """Everything that decides the output's bytes; a person is told the names of the parts that differ."""
+    options = worker.options
+    return {
+        "input": [file_identity(path) for path in options.inputs],
+        "tokenizer": worker.encoder.sha256,
+        "options": {
+            "output": asdict(options.output),
+            "text": asdict(options.text),
+            "articles": asdict(options.articles),
+            "passages": asdict(options.passages),
+            "makes_cache": worker.makes_cache,
+        },
+        "version of this program": code_identity(),
+    }
 
 
 @contextlib.contextmanager
 def _terminates_cleanly() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that workers and working folder go."""
+    """SIGTERM ends the run as Ctrl-C does, so that the workers go."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -177,132 +168,3 @@ def _terminates_cleanly() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# Jobs over processes
-
-
-_worker: Worker | None = None
-
-
-def _start_worker(worker: Worker) -> None:
-    global _worker
-    _worker = worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent tells us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _work(number: int, job: Job) -> JobResult:
-    assert _worker is not None
-    return process_job(_worker, number, job)
-
-
-def _run(worker: Worker, workers: int, context: Any, stop: Any) -> Iterator[JobResult]:
-    """The results of all jobs, in the order of the jobs."""
-    jobs = enumerate(job for path in worker.options.inputs for job in plan_jobs(path))
-    if workers == 1:
-        for number, job in jobs:
-            yield process_job(worker, number, job)
-        return
-    with ProcessPoolExecutor(workers, context, _start_worker, (worker,)) as pool:
-        pending: deque[Future[JobResult]] = deque()
-        try:
-            for number, job in jobs:
-                pending.append(pool.submit(_work, number, job))
-                if len(pending) >= _JOBS_AHEAD * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise BadInput("a worker process was killed, most likely for want of memory; use fewer --workers") from None
-        finally:
-            stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-# Outputs
-
-
-def _finish(worker: Worker, prefixes: Sequence[str], jobs: int, counts: Counter[str]) -> list[Totals]:
-    """Join the shards, write the manifests, and only then let the outputs appear."""
-    totals: list[Totals] = []
-    dropped = _drop_duplicates(worker, jobs, len(prefixes), counts)
-    inputs = [_describe_input(path, worker.sites.get(path)) for path in worker.options.inputs]
-    for split, prefix in enumerate(prefixes):
-        made = worker.work / Path(prefix).name
-        stems = [shard_stem(worker.work, number, split) for number in range(jobs)]
-        totals.append(join_shards(stems, made, worker.dtype, dropped[split]))
-        if not totals[-1].documents:
-            raise BadInput(f"{prefix}: would hold no article; give more input or another --split")
-        write_manifest(Path(f"{made}.manifest.json"), _manifest(worker, inputs, split, totals[-1], counts))
-    for prefix in prefixes:
-        for suffix in _SUFFIXES:
-            made = worker.work / f"{Path(prefix).name}{suffix}"
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(made, f"{prefix}{suffix}")
-    return totals
-
-
-def _drop_duplicates(worker: Worker, jobs: int, splits: int, counts: Counter[str]) -> list[dict[int, np.ndarray]]:
-    """Of every split: job -> the documents of its shard that go, ascending. Corrects ``counts``."""
-    deduplicator = Deduplicator()
-    dropped: list[dict[int, np.ndarray]] = [{} for _ in range(splits)]
-    for number in range(jobs):
-        documents = np.load(documents_path(worker.work, number))
-        reasons = deduplicator.drop_reasons(documents["fingerprint"])
-        goes = np.array([reason is not None for reason in reasons], dtype=bool)
-        counts.update(f"dropped_{reason}" for reason in reasons if reason is not None)
-        counts["articles"] -= int(goes.sum())
-        for split in range(splits):
-            of_split = goes[documents["split"] == split]
-            if of_split.any():
-                dropped[split][number] = np.flatnonzero(of_split)
-    return dropped
-
-
-def _describe_input(path: str, site: SiteInfo | None) -> dict[str, Any]:
-    description: dict[str, Any] = {"name": Path(path).name, "bytes": Path(path).stat().st_size}
-    description["sha256"] = file_sha256(path)
-    if site is not None:
-        description |= {"wiki": site.name, "language": site.language}
-    return description
-
-
-def _manifest(
-    worker: Worker, inputs: list[dict[str, Any]], split: int, totals: Totals, counts: Counter[str]
-) -> dict[str, Any]:
-    """Everything that decides the output's bytes, and what became of the input. No time, host or number of workers."""
-    options = worker.options
-    output = options.output
-    return {
-        "format": FORMAT,
-        "tool": {"name": "megatron_pz", "version": __version__},
-        "license": LICENSE,
-        "attribution": ATTRIBUTION,
-        "inputs": inputs,
-        "tokenizer": {
-            "type": "HuggingFaceTokenizer",
-            "name": worker.encoder.name,
-            "sha256": worker.encoder.sha256,
-            "backend": worker.encoder.backend,
-            "vocab_size": worker.encoder.vocab_size,
-            "eod": worker.encoder.eod,
-        },
-        "options": {
-            "level": output.level,
-            "append_eod": output.append_eod,
-            **asdict(options.text),
-            **asdict(options.articles),
-            **asdict(options.passages),
-        },
-        "split": {"shares": list(output.split), "part": split},
-        "dtype": worker.dtype.name,
-        "counts": asdict(totals),
-        "all_splits": {
-            "pages": counts["pages"],
-            "articles": counts["articles"],
-            "dropped": {reason: counts[f"dropped_{reason}"] for reason in (*DROP_REASONS, *DUPLICATE_REASONS)},
-            **{name: counts[name] for name in PASSAGE_COUNTS},
-        },
-    }

@@ -1,16 +1,17 @@
 """What one job leaves on disk, and how the shards of all jobs become a corpus.
 
-A shard holds the documents of one job and one split, numbered from 0: ``.bin``, the lengths of its sequences, and its
-rows of the Parquet sidecar. Shards join by concatenation in the order of the jobs, with rebased numbers, so the result
-does not depend on which worker made them or when.
+A shard holds the documents of one job and one split, numbered from 0: ``.bin``, and their rows in an Arrow file. Shards
+join by concatenation in the order of the jobs, with rebased numbers, so the result does not depend on which worker made
+them or when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,12 @@ import pyarrow.parquet as pq
 from megatron_pz.corpus.indexed_dataset import append_file, write_index, write_tokens
 from megatron_pz.corpus.manifest import DOCUMENTS_SCHEMA
 from megatron_pz.wikipedia.articles import Article
+from megatron_pz.wikipedia.files import written_whole
+from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK
+
+_LENGTHS = pa.field("lengths", pa.list_(pa.int32()))  # tokens of every passage
+_TEXT = pa.field("text", pa.large_string())
+_BUFFERED_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -35,95 +42,156 @@ class Totals:
 
 
 class ShardWriter:
-    """Collects the documents of one shard and writes them at once. Files: ``<stem>.bin``, ``.npy``, ``.parquet``."""
+    """Collects the documents of one shard. Files, there after :meth:`finish`: ``<stem>.bin`` and ``<stem>.arrow``.
 
-    def __init__(self, stem: Path, dtype: np.dtype) -> None:
-        self._stem, self._dtype = stem, dtype
-        self._rows: list[dict[str, object]] = []
-        self._lengths: list[int] = []
-        self._offset = 0
-        self._bin = stem.with_suffix(".bin").open("wb")
+    Args:
+        stem: Path without suffix.
+        dtype: Of the token ids.
+        with_text: Also keep the clean text of every document.
+    """
+
+    def __init__(self, stem: Path, dtype: np.dtype, with_text: bool = False) -> None:
+        self._stem, self._dtype, self._with_text = stem, dtype, with_text
+        self._columns: dict[str, list[object]] = {name: [] for name in shard_schema(with_text).names}
+        self._totals = Totals()
+        self._sequences: list[np.ndarray] = []
+        self._buffered = 0
+        self._files = contextlib.ExitStack()
+        self._bin = self._files.enter_context(written_whole(stem.with_suffix(".bin")))
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._files.__exit__(*exception)  # type: ignore[arg-type]
 
     def add(self, article: Article, sequences: Sequence[np.ndarray], words: Sequence[int]) -> None:
         """Add an article with the token ids and the numbers of words of its passages."""
         lengths = [len(sequence) for sequence in sequences]
-        self._rows.append(
-            {
-                "document": len(self._rows),
-                "page_id": article.page_id,
-                "revision_id": article.revision_id,
-                "title": article.title,
-                "url": article.url,
-                "offset": self._offset,
-                "first_passage": len(self._lengths),
-                "passages": len(lengths),
-                "tokens": sum(lengths),
-                "words": list(words),
-            }
-        )
-        write_tokens(self._bin, self._dtype, sequences)
-        self._lengths += lengths
-        self._offset += sum(lengths) * self._dtype.itemsize
+        tokens = sum(lengths)
+        row = {
+            "document": self._totals.documents,
+            "page_id": article.page_id,
+            "revision_id": article.revision_id,
+            "title": article.title,
+            "url": article.url,
+            "offset": self._totals.tokens * self._dtype.itemsize,
+            "first_passage": self._totals.passages,
+            "passages": len(lengths),
+            "tokens": tokens,
+            "words": words,
+            "lengths": lengths,
+        }
+        if self._with_text:
+            row["text"] = PARAGRAPH_BREAK.join(article.paragraphs)
+        for name, column in self._columns.items():
+            column.append(row[name])
+        self._totals += Totals(1, len(lengths), tokens)
+        self._sequences += sequences
+        self._buffered += tokens
+        if self._buffered >= _BUFFERED_TOKENS:
+            self._write_sequences()
 
     def finish(self) -> Totals:
-        self._bin.close()
-        np.save(self._stem.with_suffix(".npy"), np.asarray(self._lengths, dtype=np.int32))
-        table = pa.Table.from_pylist(self._rows, schema=DOCUMENTS_SCHEMA)
-        pq.write_table(table, self._stem.with_suffix(".parquet"))
-        return Totals(len(self._rows), len(self._lengths), sum(self._lengths))
+        """Write the rest; the files are whole and on the disk when this returns."""
+        self._write_sequences()
+        self._files.close()
+        schema = shard_schema(self._with_text)
+        with (
+            written_whole(self._stem.with_suffix(".arrow")) as file,
+            pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as rows,
+        ):
+            rows.write_table(pa.table(self._columns, schema=schema))
+        return self._totals
+
+    def _write_sequences(self) -> None:
+        write_tokens(self._bin, self._dtype, self._sequences)
+        self._sequences, self._buffered = [], 0
+
+
+def shard_schema(with_text: bool) -> pa.Schema:
+    """Columns of a shard's Arrow file."""
+    schema = DOCUMENTS_SCHEMA.append(_LENGTHS)
+    return schema.append(_TEXT) if with_text else schema
+
+
+def shard_is_whole(stem: Path, totals: Totals, dtype: np.dtype) -> bool:
+    """Whether the files of a finished shard are still there."""
+    tokens = stem.with_suffix(".bin")
+    return (
+        tokens.is_file()
+        and tokens.stat().st_size == totals.tokens * dtype.itemsize
+        and stem.with_suffix(".arrow").is_file()
+    )
+
+
+class TextWriter(Protocol):
+    """Takes the clean text of a corpus: tables with the columns of a shard, in the corpus' order."""
+
+    def write(self, table: pa.Table) -> None: ...
 
 
 def join_shards(
-    stems: Sequence[Path], prefix: Path, dtype: np.dtype, dropped: Mapping[int, np.ndarray] | None = None
+    stems: Sequence[Path],
+    prefix: Path,
+    dtype: np.dtype,
+    dropped: Mapping[int, np.ndarray] | None = None,
+    export: TextWriter | None = None,
 ) -> Totals:
-    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, and remove them one by one.
+    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, which stay.
 
     Args:
         stems: The shards, in order.
         prefix: Path without suffix.
         dtype: Of the token ids.
         dropped: Documents to leave out: position in ``stems`` -> their numbers within that shard, ascending.
+        export: Takes the text of the documents.
     """
     dropped = dropped or {}
     totals = Totals()
     lengths: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     passages: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
-    with (
-        prefix.with_name(f"{prefix.name}.bin").open("wb") as tokens,
-        pq.ParquetWriter(prefix.with_name(f"{prefix.name}.parquet"), DOCUMENTS_SCHEMA, compression="zstd") as rows,
-    ):
+    with _corpus_files(prefix) as (tokens, rows):
         for position, stem in enumerate(stems):
-            table, shard_lengths = _append_shard(stem, tokens, dtype, dropped.get(position))
-            if table.num_rows:
-                rows.write_table(_rebased(table, totals, dtype))
-            lengths.append(shard_lengths)
+            table = _append_shard(stem, tokens, dtype, dropped.get(position))
+            if not table.num_rows:
+                continue
+            rows.write_table(_rebased(table, totals, dtype).select(DOCUMENTS_SCHEMA.names))
+            if export is not None:
+                export.write(table)
+            lengths.append(_flat(table["lengths"]))
             passages.append(table["passages"].to_numpy())
-            totals += Totals(table.num_rows, len(shard_lengths), int(shard_lengths.sum(dtype=np.int64)))
-            for suffix in (".bin", ".npy", ".parquet"):
-                stem.with_suffix(suffix).unlink()
+            totals += Totals(table.num_rows, len(lengths[-1]), int(lengths[-1].sum(dtype=np.int64)))
     index = prefix.with_name(f"{prefix.name}.idx")
     write_index(index, dtype, np.concatenate(lengths), np.concatenate(passages))
     return totals
 
 
-def _append_shard(
-    stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.ndarray | None
-) -> tuple[pa.Table, np.ndarray]:
-    """Append a shard's tokens; its rows and the lengths of its passages, as if the dropped documents never were."""
-    table, lengths = pq.read_table(stem.with_suffix(".parquet")), np.load(stem.with_suffix(".npy"))
+@contextlib.contextmanager
+def _corpus_files(prefix: Path) -> Iterator[tuple[BinaryIO, pq.ParquetWriter]]:
+    with (
+        prefix.with_name(f"{prefix.name}.bin").open("wb") as tokens,
+        pq.ParquetWriter(prefix.with_name(f"{prefix.name}.parquet"), DOCUMENTS_SCHEMA, compression="zstd") as rows,
+    ):
+        yield tokens, rows
+
+
+def _append_shard(stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.ndarray | None) -> pa.Table:
+    """Append a shard's tokens; its rows, as if the dropped documents never were."""
+    with pa.OSFile(str(stem.with_suffix(".arrow"))) as file:
+        table = pa.ipc.open_file(file).read_all()
     if dropped is None or not len(dropped):
         append_file(stem.with_suffix(".bin"), tokens)
-        return table, lengths
+        return table
     kept = np.ones(table.num_rows, dtype=bool)
     kept[dropped] = False
-    kept_passages = np.repeat(kept, table["passages"].to_numpy())
     ids = np.fromfile(stem.with_suffix(".bin"), dtype=dtype)
-    tokens.write(ids[np.repeat(kept_passages, lengths)].tobytes())
+    tokens.write(ids[np.repeat(kept, table["tokens"].to_numpy())].tobytes())
     table = table.filter(pa.array(kept))
     for column, counts, unit in (("first_passage", "passages", 1), ("offset", "tokens", dtype.itemsize)):
         before = np.cumsum(table[counts].to_numpy(), dtype=np.int64) - table[counts].to_numpy()
         table = _with_column(table, column, pa.array(before * unit))
-    return _with_column(table, "document", pa.array(np.arange(table.num_rows))), lengths[kept_passages]
+    return _with_column(table, "document", pa.array(np.arange(table.num_rows)))
 
 
 def _rebased(table: pa.Table, before: Totals, dtype: np.dtype) -> pa.Table:
@@ -138,3 +206,7 @@ def _rebased(table: pa.Table, before: Totals, dtype: np.dtype) -> pa.Table:
 
 def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), DOCUMENTS_SCHEMA.field(name), values)
+
+
+def _flat(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy()

@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from megatron_pz.wikipedia.articles import Article, ArticleOptions, ArticleReader, read_extracts, split_of
-from megatron_pz.wikipedia.dump import SiteInfo, read_pages
+from megatron_pz.wikipedia.articles import Article, ArticleReader, read_extracts, split_of
+from megatron_pz.wikipedia.cache import CachePart, read_cache
+from megatron_pz.wikipedia.damage import DamageLog
+from megatron_pz.wikipedia.dump import PageError, SiteInfo, read_pages
 from megatron_pz.wikipedia.duplicates import FINGERPRINT, fingerprint
-from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter, PassageOptions
+from megatron_pz.wikipedia.files import written_whole
+from megatron_pz.wikipedia.journal import JobResult
+from megatron_pz.wikipedia.options import PreprocessOptions
+from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter
+from megatron_pz.wikipedia.pool import Stopped
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
-from megatron_pz.wikipedia.text_encoder import TextEncoder, TokenizerBackend
-from megatron_pz.wikipedia.wikitext import TextOptions
+from megatron_pz.wikipedia.text_encoder import TextEncoder
 
 DOCUMENT = np.dtype([("split", "u1"), ("fingerprint", FINGERPRINT)])
 """What is needed of a document to decide, when all jobs are done, whether it stays."""
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """What is written."""
-
-    output_prefix: str
-    """Outputs are ``<prefix>_text_passage.bin`` and so on, with ``_train``, ``_valid``, ``_test`` before ``_text``."""
-    level: Literal["passage", "document"] = "passage"
-    """What one sequence is: a passage, or a whole article (the suffix is then ``_text_document``)."""
-    split: tuple[float, ...] = ()
-    """Relative sizes of train and valid, or train, valid and test, by a hash of the title; empty: no split."""
-    append_eod: bool = False
-    """Append the tokenizer's end-of-text token to every article."""
-    overwrite: bool = False
-    """Replace existing outputs."""
-
-
-@dataclass(frozen=True)
-class PreprocessOptions:
-    """Everything that :func:`preprocess` needs to know."""
-
-    inputs: tuple[str, ...]
-    """Dumps (.xml.bz2 of one or many streams, .xml) and extracts (.jsonl), in the order of the output."""
-    tokenizer_model: str
-    """Folder of a Hugging Face tokenizer."""
-    output: OutputOptions
-    workers: int = 1
-    tokenizer_backend: TokenizerBackend = "auto"
-    """The library that encodes; the ids do not depend on it."""
-    text: TextOptions = field(default_factory=TextOptions)
-    articles: ArticleOptions = field(default_factory=ArticleOptions)
-    passages: PassageOptions = field(default_factory=PassageOptions)
 
 
 @dataclass(frozen=True)
@@ -62,55 +34,72 @@ class Worker:
 
     options: PreprocessOptions
     encoder: TextEncoder
-    sites: dict[str, SiteInfo]
+    sites: Mapping[str, SiteInfo]
     work: Path
     dtype: np.dtype
-    is_stopped: Callable[[], bool]
+    makes_cache: bool = False
 
 
-@dataclass(frozen=True)
-class JobResult:
-    """All that leaves the worker's process."""
-
-    number: int
-    bytes_read: int
-    totals: tuple[Totals, ...]
-    """Of the shard of every split."""
-    counts: Counter[str]
-
-
-class Stopped(Exception):
-    """The run was interrupted while this job was under way."""
-
-
-def process_job(worker: Worker, number: int, job: Job) -> JobResult:
-    """Write the job's shards, one a split. Raises :class:`Stopped` when the run is interrupted."""
-    output = worker.options.output
-    shares = output.split or (1.0,)
-    writers = [ShardWriter(shard_stem(worker.work, number, split), worker.dtype) for split in range(len(shares))]
+def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], bool]) -> JobResult:
+    """Write the job's files, whole and on the disk. Raises :class:`Stopped` when the run is interrupted."""
+    damage = DamageLog(worker.options.run.skip_damaged)
     cutter = PassageCutter(worker.options.passages, worker.encoder.count)
     counts: Counter[str] = Counter()
-    documents: list[tuple[int, tuple[object, ...]]] = []
-    for article in _articles(worker, job):
-        if worker.is_stopped():
-            raise Stopped
-        counts["pages"] += 1
-        if isinstance(article, str):
-            counts[f"dropped_{article}"] += 1
-            continue
-        texts, sequences = _sequences(worker, cutter, article)
-        if not sequences:
-            counts["dropped_too_short"] += 1
-            continue
-        if output.append_eod:
-            sequences[-1] = np.append(sequences[-1], np.uint32(_eod(worker)))
-        split = split_of(article.title, shares)
-        writers[split].add(article, sequences, [len(text.split()) for text in texts])
-        documents.append((split, fingerprint(article.paragraphs)))
-        counts["articles"] += 1
-        counts["passages"] += len(sequences)
-    np.save(documents_path(worker.work, number), np.array(documents, dtype=DOCUMENT))
-    return JobResult(number, job.end - job.start, tuple(writer.finish() for writer in writers), counts + cutter.counts)
+    with contextlib.ExitStack() as open_files:
+        documents = _Documents(worker, number, open_files)
+        for article in _articles(worker, job, damage):
+            if is_stopped():
+                raise Stopped
+            counts["pages"] += 1
+            if isinstance(article, str):
+                counts[f"dropped_{article}"] += 1
+                continue
+            texts, sequences = _sequences(worker, cutter, article)
+            documents.extracted(article)
+            if not sequences:
+                counts["dropped_too_short"] += 1
+                continue
+            documents.add(article, texts, sequences)
+            counts["articles"] += 1
+            counts["passages"] += len(sequences)
+        totals = documents.finish()
+    return JobResult(number, job.end - job.start, totals, counts + cutter.counts, tuple(damage.found))
+
+
+class _Documents:
+    """All files of one job: a shard a split, the fingerprints of its documents, and its part of the cache."""
+
+    def __init__(self, worker: Worker, number: int, open_files: contextlib.ExitStack) -> None:
+        self._worker, self._number = worker, number
+        output = worker.options.output
+        self._shares = output.split or (1.0,)
+        self._shards = [
+            open_files.enter_context(
+                ShardWriter(shard_stem(worker.work, number, split), worker.dtype, output.export is not None)
+            )
+            for split in range(len(self._shares))
+        ]
+        self._records: list[tuple[int, tuple[object, ...]]] = []
+        self._cache = CachePart(cache_part_path(worker.work, number)) if worker.makes_cache else None
+
+    def extracted(self, article: Article) -> None:
+        if self._cache is not None:
+            self._cache.add(article)
+
+    def add(self, article: Article, texts: list[str], sequences: list[np.ndarray]) -> None:
+        if self._worker.options.output.append_eod:
+            assert self._worker.encoder.eod is not None  # checked before any work began
+            sequences[-1] = np.append(sequences[-1], np.uint32(self._worker.encoder.eod))
+        split = split_of(article.title, self._shares)
+        self._shards[split].add(article, sequences, [len(text.split()) for text in texts])
+        self._records.append((split, fingerprint(article.paragraphs)))
+
+    def finish(self) -> tuple[Totals, ...]:
+        with written_whole(documents_path(self._worker.work, self._number)) as file:
+            np.save(file, np.array(self._records, dtype=DOCUMENT))
+        if self._cache is not None:
+            self._cache.finish()
+        return tuple(shard.finish() for shard in self._shards)
 
 
 def shard_stem(work: Path, number: int, split: int) -> Path:
@@ -123,18 +112,27 @@ def documents_path(work: Path, number: int) -> Path:
     return work / f"documents-{number:07d}.npy"
 
 
-def _eod(worker: Worker) -> int:
-    assert worker.encoder.eod is not None  # checked before any work began
-    return worker.encoder.eod
+def cache_part_path(work: Path, number: int) -> Path:
+    """Path of the job's part of the cache."""
+    return work / f"cache-{number:07d}.zst"
 
 
-def _articles(worker: Worker, job: Job) -> Iterator[Article | str]:
-    if job.kind == "jsonl":
-        yield from read_extracts(job, worker.options.articles)
+def _articles(worker: Worker, job: Job, damage: DamageLog) -> Iterator[Article | str]:
+    """The job's articles, and for every page that is none the reason."""
+    if job.kind.content == "cache":
+        yield from read_cache(job, damage)
+        return
+    if job.kind.content == "jsonl":
+        yield from read_extracts(job, worker.options.articles, damage)
         return
     reader = ArticleReader(worker.sites[job.path], worker.options.text, worker.options.articles)
-    for page in read_pages(job):
-        yield reader.read(page)
+    for page, offset in read_pages(job, damage):
+        try:
+            article = reader.read(page)
+        except PageError as error:
+            damage.report(job.path, offset, f"page {page.page_id} after byte {offset} {error}")
+        else:
+            yield article
 
 
 def _sequences(worker: Worker, cutter: PassageCutter, article: Article) -> tuple[list[str], list[np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -59,14 +60,26 @@ def whole_dump(pages: int = 23) -> str:
     return HEADER + "".join(page_xml(number) for number in range(pages)) + END
 
 
-def expected_pages(xml: str) -> list[Page]:
+@dataclass(frozen=True)
+class Expected:
+    """A page as the standard library's parser finds it."""
+
+    page_id: str
+    revision_id: str
+    title: str
+    namespace: int
+    redirect: str | None
+    text: str
+
+
+def expected_pages(xml: str) -> list[Expected]:
     """What the standard library's parser finds."""
     space = "{http://www.mediawiki.org/xml/export-0.11/}"
     pages = []
     for element in ElementTree.parse(io.BytesIO(xml.encode())).getroot().iter(f"{space}page"):
         redirect = element.find(f"{space}redirect")
         pages.append(
-            Page(
+            Expected(
                 page_id=element.findtext(f"{space}id") or "",
                 revision_id=element.findtext(f"{space}revision/{space}id") or "",
                 title=element.findtext(f"{space}title") or "",
@@ -83,13 +96,17 @@ def bz2_streams(xml: bytes, size: int) -> bytes:
     return b"".join(bz2.compress(xml[start : start + size]) for start in range(0, len(xml), size))
 
 
-def pages_of(path: Path) -> list[Page]:
-    return [page for job in plan_jobs(str(path)) for page in read_pages(job)]
+def pages_of(path: Path) -> list[Expected]:
+    return [found(page) for job in plan_jobs(str(path)) for page, _ in read_pages(job)]
+
+
+def found(page: Page) -> Expected:
+    return Expected(page.page_id, page.revision_id, page.title, page.namespace, page.redirect, page.text)
 
 
 @pytest.fixture
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 600, "xml": 1000, "jsonl": 100})
+    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 600, "none": 1000, "zst": 600})
     monkeypatch.setattr(streams, "ONE_STREAM_JOB_BYTES", 2000)
     monkeypatch.setattr(streams, "_READ", 512)
     monkeypatch.setattr(streams, "LARGEST_BLOCK", 700)
@@ -111,20 +128,20 @@ def test_jobs_of_plain_xml_share_the_pages(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "dump.xml"
     path.write_text(xml)
     for size in (1, 61, 333, 5000):
-        monkeypatch.setitem(streams.JOB_BYTES, "xml", size)
+        monkeypatch.setitem(streams.JOB_BYTES, "none", size)
         pages = pages_of(path) if size > 1 else pages_of_every_byte(path, xml)
         assert pages == expected_pages(xml)
 
 
-def pages_of_every_byte(path: Path, xml: str) -> list[Page]:
+def pages_of_every_byte(path: Path, xml: str) -> list[Expected]:
     """Jobs that begin at each byte around the first page's tag."""
     first = xml.encode().index(b"<page>")
     size = path.stat().st_size
     edges = [0, *range(first - 3, first + 9), size]
     return [
-        page
+        found(page)
         for start, end in itertools.pairwise(edges)
-        for page in read_pages(streams.Job(str(path), "xml", start, end))
+        for page, _ in read_pages(streams.Job(str(path), streams.InputKind("xml"), start, end))
     ]
 
 
@@ -172,7 +189,7 @@ def test_a_damaged_stream_is_named_with_its_byte(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"PK\x03\x04", "neither"),
-        (b"BZh9 and then nothing of the kind", "no bz2 block at byte 0"),
+        (b"BZh9 and then nothing of the kind", "in the bz2 stream that begins at byte 0"),
         (b"<html><body></body></html>", "without </mediawiki>"),
     ],
 )

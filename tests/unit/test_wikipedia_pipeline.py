@@ -19,9 +19,9 @@ from megatron_pz.corpus.passages import open_blend
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia import shards, streams
 from megatron_pz.wikipedia.articles import ArticleOptions, split_of
+from megatron_pz.wikipedia.options import OutputOptions, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.passages import PassageOptions
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
-from megatron_pz.wikipedia.worker import OutputOptions, PreprocessOptions
 
 SUFFIXES = (".bin", ".idx", ".parquet", ".manifest.json")
 HEADER = (
@@ -62,8 +62,12 @@ def pages() -> list[str]:
 
 
 @pytest.fixture(autouse=True)
+def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_jobs(monkeypatch)
+
+
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "xml": 2000, "jsonl": 300})
+    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "none": 1000, "zst": 900})
 
 
 @pytest.fixture
@@ -88,12 +92,15 @@ def leads_path(tmp_path: Path) -> Path:
     return path
 
 
-def run(prefix: Path, tokenizer: Path, *inputs: Path, workers: int = 1, **output: object) -> PreprocessReport:
+def run(
+    prefix: Path, tokenizer: Path, *inputs: Path, how: RunOptions | None = None, cache: object = "", **output: object
+) -> PreprocessReport:
     return preprocess(
         PreprocessOptions(
             inputs=tuple(map(str, inputs)),
             tokenizer_model=str(tokenizer),
-            workers=workers,
+            run=how or RunOptions(),
+            cache=str(cache),
             output=OutputOptions(str(prefix), **output),  # type: ignore[arg-type]
             articles=ArticleOptions(drop_lists=True),
             passages=PassageOptions(max_passage_tokens=64),
@@ -113,6 +120,7 @@ def test_pages_are_dropped_for_a_reason_and_articles_kept(
     prefix = tmp_path / "out" / "wiki_text_passage"
     manifest = json.loads(Path(f"{prefix}.manifest.json").read_text())
     assert manifest["all_splits"]["dropped"] == reasons | {"exact_duplicate": 0}
+    assert manifest["all_splits"]["damaged"] == []
     assert manifest["inputs"] == [
         {
             "name": "dump.xml.bz2",
@@ -157,9 +165,8 @@ def test_bytes_do_not_depend_on_the_number_of_workers(
     tmp_path: Path, dump_path: Path, leads_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
     for workers in (1, 2):
-        run(
-            tmp_path / f"{workers}" / "wiki", tiny_tokenizer_dir, dump_path, leads_path, workers=workers, split=(80, 20)
-        )
+        how = RunOptions(workers)
+        run(tmp_path / f"{workers}" / "wiki", tiny_tokenizer_dir, dump_path, leads_path, how=how, split=(80, 20))
     names = sorted(path.name for path in (tmp_path / "1").iterdir())
     assert len(names) == 8
     for name in names:
@@ -223,13 +230,13 @@ def test_an_output_is_not_overwritten_unasked(tmp_path: Path, dump_path: Path, t
     with pytest.raises(BadInput, match=r"wiki_text_passage.bin: exists; give --overwrite"):
         run(prefix, tiny_tokenizer_dir, dump_path)
     assert Path(f"{prefix}_text_passage.bin").read_bytes() == b"precious"
-    run(prefix, tiny_tokenizer_dir, dump_path, overwrite=True)
+    run(prefix, tiny_tokenizer_dir, dump_path, how=RunOptions(overwrite=True))
     assert len(open_blend([f"{prefix}_text_passage"], str(tiny_tokenizer_dir))) > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("failure", ["full disk", "damaged dump", "interrupt"])
-def test_a_failure_leaves_nothing_behind(
+def test_a_failure_keeps_what_is_finished_and_what_was_there(
     tmp_path: Path,
     dump_path: Path,
     tiny_tokenizer_dir: Path,
@@ -261,9 +268,29 @@ def test_a_failure_leaves_nothing_behind(
     out.mkdir()
     (out / "wiki_text_passage.bin").write_bytes(b"the last good one")
     with pytest.raises(expected, match=words):
-        run(out / "wiki", tiny_tokenizer_dir, dump_path, workers=workers, overwrite=True)
-    assert [path.name for path in out.iterdir()] == ["wiki_text_passage.bin"]
+        run(out / "wiki", tiny_tokenizer_dir, dump_path, how=RunOptions(workers, overwrite=True))
     assert (out / "wiki_text_passage.bin").read_bytes() == b"the last good one"
+    kept = ["wiki.working"] if failure != "full disk" else []  # which struck in the first job
+    assert sorted(path.name for path in out.iterdir()) == [*kept, "wiki_text_passage.bin"]
+
+    monkeypatch.undo()
+    small_jobs(monkeypatch)
+    if failure == "damaged dump":
+        with pytest.raises(BadInput, match=r"wiki\.working: holds an unfinished run with another input; .*--fresh"):
+            dump_path.write_bytes(whole)
+            run(out / "wiki", tiny_tokenizer_dir, dump_path, how=RunOptions(workers, overwrite=True))
+    run(
+        out / "wiki",
+        tiny_tokenizer_dir,
+        dump_path,
+        how=RunOptions(workers, overwrite=True, fresh=failure == "damaged dump"),
+    )
+    run(tmp_path / "whole" / "wiki", tiny_tokenizer_dir, dump_path)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -271,7 +298,7 @@ def test_a_failure_leaves_nothing_behind(
     [
         ({"inputs": ()}, "--input names no file"),
         ({"inputs": ("/nowhere/dump.xml.bz2",)}, "cannot be read"),
-        ({"workers": 0}, "--workers 0"),
+        ({"run": RunOptions(workers=0)}, "--workers 0"),
         ({"output": OutputOptions("x", split=(1.0,))}, "--split 1"),
         ({"passages": PassageOptions(max_passage_tokens=3)}, "--max-passage-tokens 3"),
         ({"passages": PassageOptions("paragraph", 64, 9, 8)}, "--min-passage-words 9 is above"),

@@ -1,0 +1,64 @@
+"""The clean text of a corpus, for people and for other tools."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_pz.wikipedia.options import Export
+from megatron_pz.wikipedia.shards import TextWriter
+
+_COLUMNS = {"page_id": "id", "revision_id": "revision_id", "title": "title", "url": "url", "text": "text"}
+"""Of a shard, and their names in the export, which the pipeline also reads as an input."""
+
+
+def export_suffix(kind: Export) -> str:
+    """What follows the corpus' prefix in the file's name."""
+    return f".text.{kind}"
+
+
+@contextlib.contextmanager
+def text_writer(prefix: Path, kind: Export | None) -> Iterator[TextWriter | None]:
+    """Writes ``<prefix>.text.jsonl`` or ``.text.parquet``: a line or row an article, in the corpus' order."""
+    if kind is None:
+        yield None
+        return
+    path = prefix.with_name(f"{prefix.name}{export_suffix(kind)}")
+    writer = _JsonLines(path) if kind == "jsonl" else _Parquet(path)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+class _JsonLines:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, table: pa.Table) -> None:
+        for record in _renamed(table).to_pylist():
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        schema = pa.schema([(name, pa.large_string()) for name in _COLUMNS.values()])
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(_renamed(table).cast(self._writer.schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _renamed(table: pa.Table) -> pa.Table:
+    return table.select(list(_COLUMNS)).rename_columns(list(_COLUMNS.values()))
