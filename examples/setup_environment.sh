@@ -24,9 +24,13 @@ fail() {
   exit 1
 }
 
-# What the environment depends on. The place counts too: a virtual environment does not survive being moved.
+# What the environment depends on. The place counts too: a virtual environment does not survive being moved. And so do
+# the sources of the compiled scanner, which is made again when they change.
 recipe() {
-  { echo "$root" && cat "$lock" "$root/setup.py" "${BASH_SOURCE[0]}"; } | sha256sum
+  {
+    echo "$root" && cat "$lock" "$root/setup.py" "${BASH_SOURCE[0]}"
+    cat "$root"/megatron_pz/wikipedia/scanner{_sources.py,/*.py,/*.pxd} 2>/dev/null || true
+  } | sha256sum
 }
 
 is_done() {
@@ -106,9 +110,11 @@ import torch
 import transformers
 
 import megatron_pz
+from megatron_pz.wikipedia import scanner_form
 
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build; this environment is for the CPU"
 assert importlib.util.find_spec("vllm"), "vLLM is not importable"
+print("Wikipedia scanner:", scanner_form.FORM)
 print(megatron_pz.__version__, torch.__version__, megatron.core.__version__, transformers.__version__)
 PYTHON
 }
@@ -147,8 +153,8 @@ main() {
   if ! flock --nonblock 9; then
     echo "Another set-up of this checkout is at work; waiting for it"
     flock 9
-    if is_done "$wanted"; then return; fi
   fi
+  if is_done "$wanted"; then return; fi # by then: another may have finished since the first look
   free_mib=$(df -Pm "$root" | awk 'NR == 2 {print $4}')
   ((free_mib >= needed_mib)) || [[ -x $venv/bin/pip ]] ||
     fail "$root has $free_mib MiB free, the environment needs $needed_mib MiB"

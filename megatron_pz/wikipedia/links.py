@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from megatron_pz.wikipedia.localization import INTERLANGUAGE_PREFIX, Wiki
-from megatron_pz.wikipedia.marks import DROPPED
 
+_PROTOCOL = re.compile(r"(?:(?:https?|ftps?|ircs?|news|gopher|svn|git)://|//|mailto:)", re.IGNORECASE)
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 
 
@@ -23,23 +22,16 @@ def is_silent(target: str, wiki: Wiki) -> bool:
     return namespace in wiki.file_namespaces or namespace in wiki.category_namespaces
 
 
-def shown_link(target: str, labels: Sequence[str], wiki: Wiki) -> str:
-    """The text of ``[[target|label]]``.
+def is_silent_without_label(target: str, wiki: Wiki) -> bool:
+    """The same for ``[[target]]``, which may also lead to this article in another language."""
+    return is_silent(target, wiki) or bool(INTERLANGUAGE_PREFIX.match(namespace_of(target)))
 
-    Args:
-        target: Before the first ``|``.
-        labels: The parts after it; none, or more than one where a label holds a ``|``.
-        wiki: Names of its namespaces.
-    """
-    target = target.strip()
-    if target.startswith(":"):
-        target = target[1:].lstrip()
-    elif is_silent(target, wiki) or (not labels and INTERLANGUAGE_PREFIX.match(namespace_of(target))):
-        return DROPPED
-    if not labels:
-        return target.replace("_", " ")
-    label = "|".join(labels)
-    if label.strip():
-        return label
-    # The "pipe trick", [[Hill (Texas)|]], which MediaWiki expands when a page is saved.
-    return _PIPE_TRICK.sub("", target.rpartition(":")[2])
+
+def pipe_trick(target: str) -> str:
+    """What ``[[Hill (Texas)|]]`` shows: MediaWiki expands it when a page is saved, and some pages keep it."""
+    return _PIPE_TRICK.sub("", target.strip().rpartition(":")[2])
+
+
+def is_external(beginning: str) -> bool:
+    """Whether an address of the web begins with this: ``[http://…`` is a link, ``[1]`` is text."""
+    return bool(_PROTOCOL.match(beginning))

@@ -21,6 +21,12 @@ HEADING = "\x06"
 """A heading (at the start of a line); the next character is its level as a digit."""
 SPACE = "\x07"
 """A space that must not be merged with others (code)."""
+ROW = "\x08"
+"""A row of a kept table or infobox begins (at the start of a line)."""
+CELL = "\x0e"
+"""A cell of a kept table begins; gone once the table has ended."""
+HEADER = "\x0f"
+"""Directly after :data:`CELL`: the cell is a header."""
 PARAGRAPH = "\n\n"
 """A paragraph ends and another begins."""
 
@@ -28,4 +34,6 @@ INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc]"
 )
 """Control and format characters that no text needs, these marks among them. (Joiners matter in some scripts.)"""
-ALL = DROPPED + SOUND + ITEM + INDENT + BREAK + HEADING + SPACE
+MARKS = re.compile(f"[{DROPPED}{SOUND}{ITEM}{INDENT}{BREAK}{HEADING}{SPACE}{ROW}{CELL}{HEADER}]")
+IN_ONE_LINE = {ord(mark): " " for mark in f"{ITEM}{INDENT}{BREAK}{HEADING}{ROW}{HEADER}"}
+"""To translate the marks that part lines into spaces, where everything has to stand in one line."""

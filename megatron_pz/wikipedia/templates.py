@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from megatron_pz.wikipedia.localization import LANGUAGE_NAMES
-from megatron_pz.wikipedia.marks import BREAK, DROPPED, ITEM, PARAGRAPH, SOUND
+from megatron_pz.wikipedia.marks import BREAK, DROPPED, IN_ONE_LINE, ITEM, MARKS, PARAGRAPH, ROW, SOUND
 from megatron_pz.wikipedia.units import quantity
 
 Parameters = Mapping[str, str]
@@ -270,6 +270,13 @@ def _sort_name(parameters: Parameters) -> str:
     return " ".join(value for value in (_first(parameters), _second(parameters)) if value)
 
 
+def _infobox(parameters: Parameters) -> str:
+    """One ``name: value`` a line."""
+    rows = ((name, " ".join(value.translate(IN_ONE_LINE).split())) for name, value in parameters.items())
+    shown = "".join(f"\n{ROW}{name.replace('_', ' ')}: {value}" for name, value in rows if value)
+    return f"{PARAGRAPH}{shown}{PARAGRAPH}"
+
+
 def _table() -> dict[str, Render]:
     table: dict[str, Render] = {}
 
@@ -463,18 +470,38 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "nowrap": str.strip,
 }
 _ENGLISH = ("en", "simple")
+PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
+_MOST_SHOWN_NAMES = 20_000
+_shown_names: dict[tuple[str, bool], str] = {}  # of what shown_name has met
 _SOUND_PREFIXES = ("ipa-", "ipac-")
 
 
 def template_name(text: str) -> str:
     """A template's name as a key of :data:`TEMPLATES`: without the namespace, white space and case normalised."""
-    name = " ".join(text.replace("_", " ").split()).casefold()
+    name = " ".join(MARKS.sub("", text).replace("_", " ").split()).casefold()
     return name.removeprefix("template:").lstrip()
 
 
 def is_shown(name: str) -> bool:
     """Whether a template of this normalised name leaves text; its parameters are not even read otherwise."""
     return name in TEMPLATES or name.partition(":")[0] in _PARSER_FUNCTIONS or name.startswith(_SOUND_PREFIXES)
+
+
+def shown_name(text: str, keeps_infoboxes: bool) -> str:
+    """The normalised name of a template that leaves text; empty for one that leaves none."""
+    key = (text, keeps_infoboxes)
+    name = _shown_names.get(key)
+    if name is None:
+        if len(_shown_names) >= _MOST_SHOWN_NAMES:
+            _shown_names.clear()
+        name = template_name(text)
+        shown = is_shown(name) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name))
+        name = _shown_names[key] = name if shown else ""
+    return name
+
+
+def is_infobox(name: str) -> bool:
+    return name.startswith("infobox") or name.endswith(("infobox", "taxobox"))
 
 
 def render(name: str, first_field: str, parameters: Parameters, language: str = "en") -> str:
@@ -491,6 +518,8 @@ def render(name: str, first_field: str, parameters: Parameters, language: str = 
     renderer = TEMPLATES.get(name)
     if renderer is not None:
         return renderer(parameters) or DROPPED
+    if is_infobox(name):
+        return _infobox(parameters)
     function, colon, _ = name.partition(":")
     if colon and function in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function](first_field.partition(":")[2].strip())

@@ -61,7 +61,9 @@ def test_nothing_locked_brings_cuda_or_breaks_transformers() -> None:
 def test_the_package_carries_its_templates(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "--quiet", "build_py", "--build-lib", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
-    sources = [path for path in (ROOT / "megatron_pz").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    sources = [
+        path for path in (ROOT / "megatron_pz").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".so")
+    ]
     missing = [str(path) for path in sources if not (tmp_path / path.relative_to(ROOT)).is_file()]
     assert not missing
     assert list(tmp_path.glob("megatron_pz/roles/templates/*/*.txt"))
@@ -162,6 +164,19 @@ def test_a_changed_lock_updates_the_environment_in_place(checkout: Checkout) -> 
     assert checkout.run()[0] == 0
     assert len(checkout.calls()) == 4, "all but the making of .venv/"
     assert (checkout.root / ".venv/of_the_user").exists()
+
+
+def test_a_changed_scanner_is_compiled_again(checkout: Checkout) -> None:
+    scanner = checkout.root / "megatron_pz/wikipedia/scanner/scan.py"
+    scanner.parent.mkdir(parents=True)
+    scanner.write_text("old")
+    checkout.run()
+    assert checkout.run() == (0, "")
+    checkout.calls()
+    scanner.write_text("new")
+
+    assert checkout.run()[0] == 0
+    assert f"-m pip install --no-deps --no-build-isolation -e {checkout.root}" in checkout.calls()
 
 
 def test_two_set_ups_at_once_do_the_work_once(checkout: Checkout) -> None:

@@ -16,8 +16,8 @@ from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
 LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|\( *\)|\( *[;,]|[;,] *\)|[\x00-\x08]")
 
 
-def text_of(wikitext: str, **options: bool) -> str:
-    return "\n\n".join(wikitext_to_paragraphs(wikitext, "Title", options=TextOptions(**options)))
+def text_of(wikitext: str, keep: str = "") -> str:
+    return "\n\n".join(wikitext_to_paragraphs(wikitext, "Title", options=TextOptions.keeping(keep)))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_article_keeps_its_paragraphs() -> None:
 
 
 def test_headings_are_kept_on_request_where_something_follows() -> None:
-    text = text_of(ARTICLE, keep_headings=True).split("\n\n")
+    text = text_of(ARTICLE, "headings").split("\n\n")
     assert [line for line in text if line in ("History", "Empty", "See also", "Reception", "References")] == [
         "History",
         "Reception",
@@ -145,7 +145,7 @@ def test_formulas_and_code_are_kept_on_request() -> None:
         "Let <math>\\frac{{a}}{b}</math> be.\n<syntaxhighlight lang=py>\ndef f():\n    return {}\n</syntaxhighlight>"
     )
     assert text_of(source) == "Let be."
-    assert text_of(source, keep_math=True, keep_code=True) == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
+    assert text_of(source, "math,code") == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
 
 
 def test_names_come_from_the_wiki() -> None:

@@ -1,0 +1,15 @@
+# C types of angles.py.
+from .state cimport Scan
+
+cdef Py_ssize_t _LONGEST_BROKEN_REF, _SHORTEST_HIDING
+
+
+cdef void angle(Scan scan) except *
+cdef void _comment(Scan scan) except *
+cdef bint _tag(Scan scan, str name, bint closing, bint alone, Py_ssize_t start, Py_ssize_t end) except *
+cdef bint _is_hidden(Scan scan, Py_ssize_t start, Py_ssize_t end) except *
+cdef void _opaque_tag(Scan scan, str name, bint alone) except *
+cdef str _unescaped(Scan scan, Py_ssize_t start, Py_ssize_t end)
+cdef void _gallery(Scan scan, bint alone) except *
+cdef void _tag_in_dropped(Scan scan, str name, bint closing, bint alone) except *
+cdef void _framed_tag(Scan scan, str name, bint closing, bint alone) except *

@@ -1,0 +1,13 @@
+# C types of braces.py.
+from .state cimport Scan
+
+cdef Py_ssize_t _LONGEST_NAME
+
+
+cdef void open_braces(Scan scan) except *
+cdef Py_ssize_t _name_end(Scan scan) noexcept
+cdef void close_braces(Scan scan) except *
+cdef void _close_parameter(Scan scan) except *
+cdef void _close_template(Scan scan) except *
+cdef void template_bar(Scan scan) except *
+cdef void equals(Scan scan) except *

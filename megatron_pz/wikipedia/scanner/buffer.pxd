@@ -1,0 +1,72 @@
+# C types of buffer.py, and the few operations that C does with memory.
+cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.unicode cimport PyUnicode_FromKindAndData, PyUnicode_4BYTE_KIND
+from libc.string cimport memcpy, memmove
+
+
+cdef extern from "Python.h":
+    Py_UCS4* PyUnicode_AsUCS4(object text, Py_UCS4* buffer, Py_ssize_t room, int with_null) except NULL
+
+
+cdef inline Py_UCS4* allocate(Py_ssize_t room) except NULL:
+    cdef Py_UCS4* data = <Py_UCS4*> PyMem_Malloc(room * sizeof(Py_UCS4))
+    if data == NULL:
+        raise MemoryError
+    return data
+
+
+cdef inline Py_UCS4* reallocate(Py_UCS4* data, Py_ssize_t room) except NULL:
+    data = <Py_UCS4*> PyMem_Realloc(data, room * sizeof(Py_UCS4))
+    if data == NULL:
+        raise MemoryError
+    return data
+
+
+cdef inline void release(Py_UCS4* data) noexcept:
+    PyMem_Free(data)
+
+
+cdef inline void copy(Py_UCS4* to, Py_ssize_t at, Py_UCS4* source, Py_ssize_t start, Py_ssize_t length) noexcept:
+    memcpy(to + at, source + start, length * sizeof(Py_UCS4))
+
+
+cdef inline int copy_text(Py_UCS4* to, Py_ssize_t at, str text, Py_ssize_t length) except -1:
+    PyUnicode_AsUCS4(text, to + at, length, 0)
+    return 0
+
+
+cdef inline void move(Py_UCS4* data, Py_ssize_t to, Py_ssize_t start, Py_ssize_t length) noexcept:
+    memmove(data + to, data + start, length * sizeof(Py_UCS4))
+
+
+cdef inline str text_of(Py_UCS4* data, Py_ssize_t start, Py_ssize_t length):
+    return PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, data + start, length)
+
+
+cdef inline bint may_hide(Py_UCS4* data, Py_ssize_t size) noexcept:
+    """Whether a control or format character may be there (blocks that hold some count as a whole). Vectorisable."""
+    cdef Py_ssize_t index
+    cdef unsigned int c, found = 0
+    for index in range(size):
+        c = data[index]
+        found |= ((c < 32) & (c != 10) & (c != 9)) | (c - 0x7F < 0x21) | (c == 0xAD) | (c - 0x200B < 5) | (c - 0x202A < 5) \
+            | (c - 0x2060 < 16) | (c == 0xFEFF) | (c == 0xFFFC)
+    return found != 0
+
+
+@cython.final
+cdef class Buffer:
+    cdef Py_UCS4* data
+    cdef Py_ssize_t size, room
+
+    cdef int push(self, Py_UCS4 character) except -1
+    cdef int extend(self, Buffer other, Py_ssize_t start, Py_ssize_t end) except -1
+    cdef int write(self, str text) except -1
+    cdef void truncate(self, Py_ssize_t size) noexcept
+    cdef void remove(self, Py_ssize_t start, Py_ssize_t end) noexcept
+    cdef str text(self, Py_ssize_t start, Py_ssize_t end)
+    cdef int reserve(self, Py_ssize_t more) except -1
+
+
+cdef Buffer visible_text(str text)

@@ -1,0 +1,39 @@
+# C types of frames.py.
+cimport cython
+
+from .buffer cimport Buffer
+
+cdef int MAX_DEPTH, NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY
+
+
+@cython.final
+cdef class Frame:
+    cdef int kind, braces
+    cdef bint dropped
+    cdef Py_ssize_t start, nested, single, bar, last_bar
+    cdef str name
+    cdef list fields, equals
+
+    cdef void open(self, int kind, Py_ssize_t start, bint dropped) except *
+
+
+@cython.final
+cdef class Frames:
+    cdef Buffer out
+    cdef list stack
+    cdef int depth, kind
+    cdef bint dropping
+
+    cdef Frame top(self)
+    @cython.locals(frame=Frame)
+    cdef Frame push(self, int kind, bint dropped=*)
+    @cython.locals(frame=Frame, below=Frame)
+    cdef Frame pop(self)
+    cdef void drop_content(self) except *
+    cdef void close(self, str shown) except *
+    cdef void abandon_from(self, int depth) except *
+    @cython.locals(frame=Frame)
+    cdef int innermost(self, int kind, str name=*) except -2
+    cdef str content(self)
+    cdef str first_field(self)
+    cdef dict parameters(self)

@@ -1,0 +1,42 @@
+# C types of paragraphs.py.
+cimport cython
+from .buffer cimport Buffer
+
+cdef Py_UCS4 CLOSED, BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+cdef Py_UCS4 _FIRST_COMPOSED
+cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_REF
+cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
+
+
+@cython.final
+cdef class Paragraphs:
+    cdef Buffer marked, out
+    cdef bint keeps_headings, keeps_source, may_compose
+    cdef Py_ssize_t floor
+    cdef Py_UCS4 kind, eaten
+    cdef int level, pending
+    cdef list found
+
+    cdef list all(self)
+    cdef bint _has_word(self, Py_ssize_t start, Py_ssize_t end) noexcept
+    cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except *
+    cdef void _begin(self, Py_UCS4 kind) except *
+    cdef void _begin_item(self, Py_UCS4 kind) except *
+    cdef void _end_item(self) noexcept
+    cdef bint _holds_word(self, Py_ssize_t start) noexcept
+    cdef void _end(self) except *
+    cdef void _add_code(self, Py_ssize_t start, Py_ssize_t end) except *
+    cdef void _add(self, Py_ssize_t start, Py_ssize_t end) except *
+    cdef void _add_mark(self, Py_UCS4 mark) except *
+    cdef Py_UCS4 _last(self) noexcept
+    cdef void _push(self, Py_UCS4 character) except *
+    cdef int _push_white(self) except -1
+    cdef void _trim(self) noexcept
+    cdef void _take_back(self) noexcept
+    cdef bint _close_parenthesis(self) noexcept
+    cdef bint _is_leftover(self, Py_UCS4 character, Py_UCS4 last) noexcept
+    cdef Py_ssize_t _push_f(self, Py_UCS4 character, Py_ssize_t index, Py_ssize_t end) except -1
+    cdef void _take_back_sound_words(self) except *
+
+
+cdef bint is_white(Py_UCS4 character) noexcept

@@ -1,0 +1,33 @@
+# C types of state.py.
+cimport cython
+from .buffer cimport Buffer
+from .frames cimport Frames
+
+
+@cython.final
+cdef class Scan:
+    cdef Buffer source, out
+    cdef Frames frames
+    cdef Py_ssize_t size, position, end
+    cdef bint at_line_start
+    cdef str title, language
+    cdef object wiki
+    cdef frozenset trailing_sections
+    cdef bint keeps_tables, keeps_infoboxes, keeps_galleries, keeps_math, keeps_code
+    cdef int heading_level
+    cdef Py_ssize_t heading_start, heading_next
+    cdef dict closing_tags
+    cdef Py_ssize_t next_heading, next_comment_end
+
+    cdef Py_ssize_t run(self) noexcept
+    cdef Py_ssize_t after_blanks(self, Py_ssize_t start) noexcept
+    cdef Py_ssize_t line_end(self, Py_ssize_t start) noexcept
+    cdef bint follows(self, Py_ssize_t start, Py_UCS4 first, Py_UCS4 second) noexcept
+    cdef void emit(self, str text, Py_ssize_t length) except *
+    cdef Py_ssize_t comment_end(self) noexcept
+    cdef tuple closing_tag(self, str name)
+    cdef tuple _find_closing_tag(self, str name)
+    cdef Py_ssize_t heading_after(self, Py_ssize_t position) noexcept
+
+
+cdef bint is_letter(Py_UCS4 character) noexcept

@@ -1,0 +1,128 @@
+"""What one scan knows: the source and the place in it, the output, the wiki, and what has been looked up ahead."""
+
+from __future__ import annotations
+
+from megatron_pz.wikipedia.localization import Wiki
+
+from .buffer import visible_text
+from .frames import Frames
+
+
+class Scan:
+    """State of the scan of one page.
+
+    Args:
+        text: Wikitext.
+        title: Of the page.
+        wiki: Names that the wiki uses.
+        keeps: What is kept beyond prose and lists, as in ``TextOptions.keep``.
+    """
+
+    def __init__(self, text: str, title: str, wiki: Wiki, keeps: frozenset[str]) -> None:
+        self.source = visible_text(text)
+        self.size = self.source.size
+        self.position = 0
+        self.end = self.size  # of what is being scanned: the page, or a heading's text
+        self.at_line_start = True
+        self.frames = Frames(self.size // 2 + 64)
+        self.out = self.frames.out
+        self.title = title
+        self.wiki = wiki
+        self.language = wiki.language
+        self.trailing_sections = wiki.trailing_sections
+        self.keeps_tables = "tables" in keeps
+        self.keeps_infoboxes = "infoboxes" in keeps
+        self.keeps_galleries = "galleries" in keeps
+        self.keeps_math = "math" in keeps
+        self.keeps_code = "code" in keeps
+        self.heading_level = 0  # of the heading being scanned
+        self.heading_start = 0  # size of the output where its text begins
+        self.heading_next = 0  # where the source goes on after it
+        self.closing_tags: dict[str, tuple[int, int]] = {}
+        self.next_heading = -1
+        self.next_comment_end = -1
+
+    def run(self) -> int:
+        """How often the character at the position is repeated."""
+        data = self.source.data
+        character = data[self.position]
+        end = self.position + 1
+        while end < self.end and data[end] == character:
+            end += 1
+        return end - self.position
+
+    def after_blanks(self, start: int) -> int:
+        """Where spaces and tabs from ``start`` on end."""
+        data = self.source.data
+        while start < self.end and (data[start] == " " or data[start] == "\t"):
+            start += 1
+        return start
+
+    def line_end(self, start: int) -> int:
+        """Where the line ends that ``start`` is in."""
+        data = self.source.data
+        while start < self.end and data[start] != "\n":
+            start += 1
+        return start
+
+    def follows(self, start: int, first: str, second: str) -> bool:
+        """Whether these two characters stand at ``start``."""
+        data = self.source.data
+        return start + 1 < self.end and data[start] == first and data[start + 1] == second
+
+    def emit(self, text: str, length: int) -> None:
+        """Put out ``text`` in place of the next ``length`` characters."""
+        self.out.write(text)
+        self.position += length
+
+    def comment_end(self) -> int:
+        """Where ``-->`` ends after the position; the source's end if it is missing."""
+        if self.next_comment_end < self.position + 7:
+            data = self.source.data
+            last = self.size - 2
+            index = self.position + 4
+            while index < last and not (data[index] == "-" and data[index + 1] == "-" and data[index + 2] == ">"):
+                index += 1
+            self.next_comment_end = index + 3 if index < last else self.size
+        return min(self.next_comment_end, self.end)
+
+    def closing_tag(self, name: str) -> tuple[int, int]:
+        """Where ``</name>`` begins and ends after the position; twice the position if it is missing."""
+        known = self.closing_tags.get(name)
+        if known is None or known[0] < self.position:
+            known = self.closing_tags[name] = self._find_closing_tag(name)
+        return known if known[1] <= self.end else (self.position, self.position)
+
+    def _find_closing_tag(self, name: str) -> tuple[int, int]:
+        data = self.source.data
+        size = self.size
+        length = len(name)
+        index = self.position
+        while True:
+            while index < size and data[index] != "<":
+                index += 1
+            if index + length + 2 >= size:
+                return size + 1, size + 1
+            if data[index + 1] == "/" and self.source.text(index + 2, index + 2 + length).lower() == name:
+                end = index + 2 + length
+                while end < size and (data[end] == " " or data[end] == "\n" or data[end] == "\t"):
+                    end += 1
+                if end < size and data[end] == ">":
+                    return index, end + 1
+            index += 1
+
+    def heading_after(self, position: int) -> int:
+        """Where the next line that begins with ``==`` has its line break."""
+        if self.next_heading < position:
+            data = self.source.data
+            last = self.size - 2
+            index = position
+            while index < last and not (data[index] == "\n" and data[index + 1] == "=" and data[index + 2] == "="):
+                index += 1
+            self.next_heading = index if index < last else self.size + 1
+        return self.next_heading
+
+
+def is_letter(character: str) -> bool:
+    """Whether it is one of a … z, A … Z."""
+    return "a" <= character <= "z" or "A" <= character <= "Z"

@@ -1,0 +1,9 @@
+# C types of tables.py.
+from .state cimport Scan
+
+
+cdef void open_table(Scan scan) except *
+cdef bint begins_table(Scan scan) except *
+cdef void close_table(Scan scan) except *
+cdef void table_line(Scan scan) except *
+cdef void table_bar(Scan scan) except *

@@ -1,0 +1,45 @@
+"""Which form of the scanner runs: the compiled one where it fits its source, else the interpreted one.
+
+``setup.py`` joins the files of :mod:`megatron_pz.wikipedia.scanner` into one module and lets Cython and a C compiler
+make ``scanner_compiled`` of it. That module knows the checksum of what it was made from, so one that is older than the
+source is never used: the interpreted form runs, about forty times as slow and with the same results, and
+:data:`FORM` says why.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_pz.wikipedia.scanner_sources import COMPILED, source_sha256
+
+if TYPE_CHECKING:
+    from megatron_pz.wikipedia.localization import Wiki
+
+ScanPage = Callable[[str, str, "Wiki", frozenset[str]], list[str]]
+
+_REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython and a C compiler"
+
+
+def _load() -> tuple[ScanPage, str]:
+    """The scanner, and in words which form it is and why."""
+    try:
+        compiled = importlib.import_module(COMPILED)
+    except ImportError:
+        reason = f"not compiled on installation ({_REBUILD})"
+    else:
+        if source_sha256(Path(__file__).with_name("scanner")) == compiled.SOURCE_SHA256:
+            return compiled.scan_page, "compiled"
+        reason = f"the compiled one is older than its source ({_REBUILD})"
+    return load_interpreted(), f"interpreted, slow: {reason}"
+
+
+def load_interpreted() -> ScanPage:
+    """The interpreted form, whether or not there is a compiled one."""
+    return importlib.import_module("megatron_pz.wikipedia.scanner.scan").scan_page
+
+
+scan_page, FORM = _load()
+"""The scanner, and in words which form it is and why."""
