@@ -82,6 +82,7 @@ setup(
         "matplotlib",
         "numpy",
         "psutil",
+        "psutil",
         "pyarrow",
         "pydantic>=2",
         "pyyaml",
@@ -105,7 +106,6 @@ setup(
             "megatron-core>=0.16,<0.20",
             "transformer-engine[pytorch]>=2.20",
             "accelerate",
-            "psutil",
         ],
         # Makes preprocessing faster. gigatoken encodes as Hugging Face does, at 50 times the speed.
         "wikipedia": ["gigatoken>=0.10"],

@@ -142,6 +142,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--keep-every {training.keep_every}: must be a multiple of --save-interval {training.save_interval}, "
             "or no checkpoint falls on it",
         ),
+        *_deadline_rules(c),
         (training.micro_batch_tokens >= 1, f"--micro-batch-tokens {training.micro_batch_tokens}: must be at least 1"),
         (game.passages_per_step >= 1, f"--passages-per-step {game.passages_per_step}: must be at least 1"),
         (
@@ -203,6 +204,23 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--min-passage-words {c.data.min_passage_words} is above --max-passage-words {c.data.max_passage_words}",
         ),
     ]
+
+
+def _deadline_rules(c: RunConfig) -> list[tuple[bool, str]]:
+    longest, restarts = c.parallel.distributed_timeout_minutes, c.rollout.max_engine_restarts
+    inner = {
+        "--rollout-timeout-minutes": c.rollout.rollout_timeout_minutes,
+        "--sync-timeout-minutes": c.rollout.sync_timeout_minutes,
+        "--heartbeat-timeout-minutes": c.parallel.heartbeat_timeout_minutes,
+    }
+    return [
+        (
+            0 < minutes < longest,
+            f"{flag} {minutes:g}: must be positive and below --distributed-timeout-minutes {longest:g}, "
+            "after which the ranks that wait give up",
+        )
+        for flag, minutes in inner.items()
+    ] + [(restarts >= 0, f"--max-engine-restarts {restarts}: must not be negative; 0 ends the run at once")]
 
 
 @exits_with_one_line

@@ -52,6 +52,8 @@ class ParallelConfig:
     """Each data parallel rank keeps and updates its share of the optimizer's state only."""
     distributed_timeout_minutes: float = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
+    heartbeat_timeout_minutes: float = 2.0
+    """A rank that gives no sign of life for so long is missing: the run ends with one line that names it [C]."""
     context_parallel_size: int = 1
     """Ranks that share the tokens of one packed row; keys and values are gathered, so the result is exact."""
     expert_model_parallel_size: int = 1
@@ -160,6 +162,14 @@ class RolloutConfig:
     """CPU only: KV cache of one engine, GiB."""
     gpu_memory_utilization: float = 0.6
     """GPU only: vLLM's share of the card."""
+    rollout_timeout_minutes: float = 25.0
+    """The start of an engine, or one call of it (a rank's share of a role's prompts), that takes longer ends the run
+    with a line that names rank and host. Below distributed_timeout_minutes, since the other ranks wait for it [C]."""
+    sync_timeout_minutes: float = 10.0
+    """The same for one transfer of the trainer's weights into the engines [C]."""
+    max_engine_restarts: int = 2
+    """An engine that fails is started again with the current weights, and its prompts are generated again from the same
+    seeds; after so many times in a run its failure ends the run [C]."""
     max_log_prob_difference: float = 0.3
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
     not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5."""

@@ -23,6 +23,7 @@ from megatron_pz.arguments import parse_run_config
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.sampler import PassageSampler
+from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.evaluation.held_out_masks import evaluate
 from megatron_pz.evaluation.passages import choose, share_of_rank
@@ -49,9 +50,10 @@ SAMPLED_PASSAGES = 2
 class Run:
     """A training run: everything that has state, built in the one order that works (see ``rollout.engine``)."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
+    def __init__(self, config: RunConfig, watchdog: Watchdog) -> None:
+        self.config, self.watchdog = config, watchdog
         self.topology = Topology.start(config.parallel, config.training.seed)
+        watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         self.folder = claim_run_folder(config.training.save, config.training.load)
         self.tokenizer = open_tokenizer(config)
         self.passages = open_passages(config)
@@ -104,6 +106,7 @@ class Run:
         with StopRequest() as stop:
             for iteration in range(self.first_iteration, last + 1):
                 started = time.perf_counter()
+                self.watchdog.step(f"iteration {iteration}")
                 report = self.algorithm.step(iteration)
                 metrics = step_metrics(report, self.game)
                 samples = step_samples(report.turns, self.game, SAMPLED_PASSAGES)
@@ -144,6 +147,7 @@ class Run:
         self.logger.close()
         self.engine.close()
         self.folder.release()
+        self.watchdog.stop()
         self.topology.close()
 
 
@@ -233,9 +237,10 @@ def main() -> None:
     """Train; exit code 0 when all steps are done, 3 when a signal stopped the run after a checkpoint."""
     config = parse_run_config(sys.argv[1:], "megatron_pz.train")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    run = Run(config)
-    finished = run.train()
-    run.close()
+    with Watchdog(60 * config.parallel.heartbeat_timeout_minutes) as watchdog:
+        run = Run(config, watchdog)
+        finished = run.train()
+        run.close()
     if not finished:
         raise SystemExit(3)
 

@@ -58,11 +58,15 @@ class ForkedRanks:
         self._logs.cleanup()
 
     def codes(self, timeout: float = 60.0) -> list[int]:
-        """The ranks' exit codes (minus the signal's number where one killed it); AssertionError for one that lives."""
-        for rank, process in enumerate(self.processes):
-            process.join(timeout)
-            assert process.exitcode is not None, f"rank {rank} is still there after {timeout:g} s\n{self.output()}"
-        return [process.exitcode or 0 for process in self.processes]
+        """The exit codes of all ranks."""
+        return [self.code(rank, timeout) for rank in range(len(self.processes))]
+
+    def code(self, rank: int, timeout: float = 60.0) -> int:
+        """The exit code of a rank, minus the signal's number where one killed it; AssertionError for one that lives."""
+        process = self.processes[rank]
+        process.join(timeout)
+        assert process.exitcode is not None, f"rank {rank} is still there after {timeout:g} s\n{self.output()}"
+        return process.exitcode
 
     def signal(self, rank: int, number: signal.Signals) -> None:
         """Send a signal to one rank."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
+from torch.distributed.distributed_c10d import _get_default_store
 
 from megatron_pz.config import ParallelConfig
 from megatron_pz.errors import BadInput
@@ -63,7 +64,7 @@ class Topology:
         if world_size == 1:
             dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend, timeout=timeout)
+            _meet(backend, timeout)
         start_model_parallel(parallel)
         _seed_generators(seed)
         return cls(
@@ -114,6 +115,11 @@ class Topology:
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return bool(raised.item())
 
+    @property
+    def store(self) -> dist.Store:
+        """The key-value store of the rendezvous."""
+        return _get_default_store()
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         dist.barrier()
@@ -160,6 +166,19 @@ def _refuse_world_size(world_size: int, parallel: ParallelConfig) -> None:
             raise BadInput(
                 f"{world_size} processes cannot be laid out as {product}{whose}: start a multiple of {needed} processes"
             )
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Wait for all ranks, as torchrun's environment describes them. Raises BadInput when some do not come."""
+    try:
+        dist.init_process_group(backend, timeout=timeout)
+    except dist.DistError as error:
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise BadInput(
+            f"rank {os.environ.get('RANK', '?')} did not meet all {os.environ.get('WORLD_SIZE', '?')} ranks at {where} "
+            f"within {timeout.total_seconds():g} s ({' '.join(str(error).split())[:200]}): "
+            "see that every node runs and reaches that address"
+        ) from None
 
 
 def _own_device() -> torch.device:

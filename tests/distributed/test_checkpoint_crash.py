@@ -34,7 +34,7 @@ def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]
 
 
 CASES = [(1, False, place, 0) for place in PLACES]
-CASES += [(2, True, place, 0) for place in PLACES]
+CASES += [(2, True, place, 0) for place in PLACES[: PLACES.index("an old one hidden")]]
 CASES += [(2, bool(number % 2), place, 1) for number, place in enumerate(ANY_RANK)]
 
 
@@ -43,11 +43,10 @@ def test_a_killed_save_harms_nothing(
     nproc: int, asynchronous: bool, place: str, victim: int, tmp_path: Path, in_one_go: dict[int, list[dict]]
 ) -> None:
     with ForkedRanks(nproc, crashing_writer.killed, tmp_path, asynchronous, place, victim) as ranks:
-        assert ranks.codes()[victim] == -9, ranks.output()
-        survivor = ranks.output(1 - victim) if nproc == 2 else ""
+        assert ranks.code(victim) == -9, ranks.output()
     folder = tmp_path / crashing_writer.VARIANT
     expected = 2 if place in NEW_ONE_COUNTS else 1
-    assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{expected}\n", survivor
+    assert (folder / "latest_checkpointed_iteration.txt").read_text() == f"{expected}\n"
 
     with ForkedRanks(nproc, crashing_writer.resumed, tmp_path, asynchronous) as ranks:
         after = reports(ranks)

@@ -50,11 +50,11 @@ OWNERS: dict[str, tuple[Any, str]] = {
 }
 
 
-def trainee(folder: Path, seed: int, **layout: int) -> Trainee:
-    """A model on this rank, in a process group of its own."""
+def trainee(folder: Path, seed: int) -> Trainee:
+    """A model on this rank, in a process group of its own. Two ranks share every layer, so that both have to write."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    options = argparse.Namespace(folder=folder, seed=seed, tp=layout.get("tp", 1), pp=layout.get("pp", 1))
+    options = argparse.Namespace(folder=folder, seed=seed, tp=int(os.environ["WORLD_SIZE"]), pp=1)
     topology = Topology.start(ParallelConfig(options.tp, options.pp, distributed_timeout_minutes=1), seed)
     return Trainee(options, topology, VARIANT)
 
@@ -62,9 +62,8 @@ def trainee(folder: Path, seed: int, **layout: int) -> Trainee:
 def writer(trained: Trainee, asynchronous: bool) -> checkpoint.CheckpointWriter:
     """Keeps the newest checkpoint only."""
     retention = checkpoint.Retention(keep_last=1)
-    return checkpoint.CheckpointWriter(
-        trained.folder, trained.chunks, trained.optimizer, asynchronous=asynchronous, retention=retention
-    )
+    parts = {"": checkpoint.Part(trained.chunks, trained.optimizer)}
+    return checkpoint.CheckpointWriter(trained.folder, parts, asynchronous=asynchronous, retention=retention)
 
 
 def save(checkpoints: checkpoint.CheckpointWriter, iteration: int) -> None:
