@@ -1,0 +1,103 @@
+"""Do two ways to compute the same tokens' log-probabilities agree: trainer and reference, rollouts and trainer?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.gpu.measure import copy_seconds, synchronize
+from megatron_pz.rl.experience import Response, ScoredGroup
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.health import LogProbDifference
+from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.trainer.policy import FrozenPolicy
+
+ROW_TOKENS = 4096
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RolloutAgreement:
+    """The engine's sampled tokens under the trainer's weights."""
+
+    difference: LogProbDifference
+    effective_sample_size: float
+    """(sum r)^2 / (n sum r^2) of the ratios r = p(trainer) / p(rollout): the share of the tokens that count."""
+
+
+@dataclass(frozen=True)
+class SyncTime:
+    """Of handing all weights to the engine."""
+
+    seconds: float
+    copy_seconds: float
+    """One copy of as many bytes within the device: less is impossible."""
+    weight_bytes: int
+
+
+def against_reference(
+    policy: FrozenPolicy, groups: Sequence[ScoredGroup], expected: Mapping[Tokens, torch.Tensor]
+) -> LogProbDifference:
+    """The policy's log-probabilities against ``expected``, by a response's tokens, as an independent model has them."""
+    trainer_T, expected_T = [], []
+    for row, log_probs_R in _scored(policy, groups):
+        for number in range(int(row.responses_R.max()) + 1):
+            here = row.responses_R == number
+            trainer_T.append(log_probs_R[here])
+            expected_T.append(expected[tuple(row.labels_R[here].tolist())].float())
+    return LogProbDifference.between(torch.cat(trainer_T), torch.cat(expected_T))
+
+
+def against_rollout(
+    policy: FrozenPolicy, engine: VllmEngine, prompts: Sequence[Sequence[int]], *, n: int, max_tokens: int
+) -> RolloutAgreement:
+    """Sample ``n`` responses a prompt, and score them with the trainer."""
+    sampled = engine.generate(prompts, n, seeds=range(len(prompts)), max_tokens=max_tokens, stop=[])
+    groups = [_unscored(prompt, responses) for prompt, responses in zip(prompts, sampled, strict=True)]
+    trainer_T, rollout_T = [], []
+    for row, log_probs_R in _scored(policy, groups):
+        trainer_T.append(log_probs_R)
+        rollout_T.append(row.rollout_log_probs_R)
+    trainer, rollout = torch.cat(trainer_T), torch.cat(rollout_T)
+    ratio_T = (trainer.double() - rollout.double()).exp()
+    size = float(ratio_T.sum() ** 2 / (len(ratio_T) * (ratio_T**2).sum()))
+    return RolloutAgreement(LogProbDifference.between(trainer, rollout), size)
+
+
+@torch.no_grad()
+def perturb(policy: FrozenPolicy, amount: float, seed: int) -> None:
+    """Change every weight, embeddings and norms too, by a random share of about ``amount``."""
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    for chunk in policy.chunks:
+        for weight in chunk.parameters():
+            noise = torch.randn(weight.shape, generator=generator, device=policy.device)
+            weight.copy_(weight.float() * (1 + amount * noise))
+
+
+def time_sync(policy: FrozenPolicy, engine: VllmEngine, repeats: int = 3) -> SyncTime:
+    """The fastest of some transfers, the first, which warms up, not counted."""
+    n_bytes = sum(tensor.nbytes for _, tensor in policy.weights())
+    taken = []
+    for _ in range(1 + repeats):
+        synchronize(policy.device)
+        start = time.perf_counter()
+        load_weights(engine, policy.weights())
+        synchronize(policy.device)
+        taken.append(time.perf_counter() - start)
+    return SyncTime(min(taken[1:]), copy_seconds(policy.device, n_bytes), n_bytes)
+
+
+def _scored(policy: FrozenPolicy, groups: Sequence[ScoredGroup]) -> Iterable[tuple]:
+    """(row, its log-probabilities) of the packed groups, on the host."""
+    weighting = LossWeighting.of(groups, "token_mean", max_response_length=1)
+    rows = policy.pack(groups, weighting, ROW_TOKENS)
+    return [(row, log_probs_R.cpu()) for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True)]
+
+
+def _unscored(prompt: Sequence[int], responses: Sequence[Response]) -> ScoredGroup:
+    nothing = (0.0,) * len(responses)
+    return ScoredGroup("predictor", tuple(prompt), tuple(responses), nothing, nothing)
