@@ -82,7 +82,6 @@ setup(
         "matplotlib",
         "numpy",
         "psutil",
-        "psutil",
         "pyarrow",
         "pydantic>=2",
         "pyyaml",
