@@ -190,6 +190,18 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         ),
         (c.optimizer.lr > 0, f"--lr {c.optimizer.lr}: must be positive"),
         (
+            c.optimizer.generator_lr == 0 or game.policy_sharing == "separate",
+            f"--generator-lr {c.optimizer.generator_lr}: the roles share one policy; use --policy-sharing separate",
+        ),
+        (
+            c.optimizer.generator_lr == 0 or c.optimizer.generator_lr >= c.optimizer.min_lr,
+            f"--generator-lr {c.optimizer.generator_lr}: must be 0 (as --lr) or at least --min-lr {c.optimizer.min_lr}",
+        ),
+        (
+            game.policy_sharing == "shared" or game.mask_strategy == "active",
+            f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
+        ),
+        (
             0 <= c.optimizer.min_lr <= c.optimizer.lr,
             f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
         ),

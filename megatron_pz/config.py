@@ -101,8 +101,9 @@ class GameConfig:
 
     prompt_family: str = "qwen3"
     """Folder of prompt templates under megatron_pz/roles/templates/, or a path to such a folder."""
-    policy_sharing: Literal["shared"] = "shared"
-    """One set of weights plays both roles [P]."""
+    policy_sharing: Literal["shared", "separate"] = "shared"
+    """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
+    learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: Literal["active", "random_span", "random_next_token"] = "active"
     """Who chooses the masks: the generator [P], or one of the paper's passive baselines (PAPER section 5)."""
     passages_per_step: int = 32
@@ -161,7 +162,7 @@ class RolloutConfig:
     rollout_memory_gib: float = 1.0
     """CPU only: KV cache of one engine, GiB."""
     gpu_memory_utilization: float = 0.6
-    """GPU only: vLLM's share of the card."""
+    """GPU only: vLLM's share of the card; two engines (policy_sharing ``separate``) have half of it each."""
     rollout_timeout_minutes: float = 25.0
     """The start of an engine, or one call of it (a rank's share of a role's prompts), that takes longer ends the run
     with a line that names rank and host. Below distributed_timeout_minutes, since the other ranks wait for it [C]."""
@@ -220,6 +221,8 @@ class OptimizerConfig:
 
     lr: float = 5e-7
     """[P]"""
+    generator_lr: float = 0.0
+    """With policy_sharing ``separate``: the generator's learning rate; 0: the same as lr [C]."""
     min_lr: float = 0.0
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
     """[P] cosine, over train_iters."""

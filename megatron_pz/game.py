@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Response, Role
 from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
 from megatron_pz.roles.mask_predictor import MaskPredictor
 from megatron_pz.roles.prompts import PromptFamily
@@ -82,10 +82,13 @@ class Predictions:
 
 
 class Game:
-    """Both roles of one step, played on this rank's engine and shared with the other ranks."""
+    """Both roles of one step, played on this rank's engines and shared with the other ranks."""
 
-    def __init__(self, config: RunConfig, tokenizer: Tokenizer, engine: VllmEngine, topology: Topology) -> None:
-        self.config, self.tokenizer, self.engine, self.topology = config, tokenizer, engine, topology
+    def __init__(
+        self, config: RunConfig, tokenizer: Tokenizer, engines: Mapping[Role, VllmEngine], topology: Topology
+    ) -> None:
+        """``engines``: of each role; one and the same where one policy plays both."""
+        self.config, self.tokenizer, self.engines, self.topology = config, tokenizer, engines, topology
         self.spans = SpanPolicy.from_config(config.game)
         family = PromptFamily.load(config.game.prompt_family)
         self.generator = MaskGenerator(self.spans, family)
@@ -96,7 +99,7 @@ class Game:
         places = self._my_share(len(passages))
         prompts = [self.encode(self.generator.prompt(passages[place].text)) for place in places]
         seeds = [self._seed(turn, "generator", place) for place in places]
-        sampled = self._generate(prompts, self.config.game.masks_per_passage, seeds)
+        sampled = self._generate("generator", prompts, self.config.game.masks_per_passage, seeds)
         return [
             Proposals(
                 place,
@@ -142,7 +145,7 @@ class Game:
         share = [masks[index] for index in self._my_share(len(masks))]
         prompts = [self.encode(self.predictor.prompt(mask.masked)) for mask in share]
         seeds = [self._seed(turn, "predictor", *mask.key) for mask in share]
-        sampled = self._generate(prompts, self.config.game.grpo_group_size, seeds)
+        sampled = self._generate("predictor", prompts, self.config.game.grpo_group_size, seeds)
         return [
             Predictions(
                 mask,
@@ -170,8 +173,8 @@ class Game:
         """Token ids of a text, without special tokens."""
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def _generate(self, prompts: list[list[int]], n: int, seeds: list[int]) -> list[list[Response]]:
-        return self.engine.generate(
+    def _generate(self, role: Role, prompts: list[list[int]], n: int, seeds: list[int]) -> list[list[Response]]:
+        return self.engines[role].generate(
             prompts,
             n,
             seeds=seeds,

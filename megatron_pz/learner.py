@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from megatron_pz.config import OptimizerConfig, RunConfig
 from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rl.statistics import ROLES
 from megatron_pz.trainer.optimizer import learning_rate
-from megatron_pz.trainer.policy import FrozenPolicy, Policy, UpdateResult
+from megatron_pz.trainer.policy import FrozenPolicy, Policy, ReferencePolicy, UpdateResult
+from megatron_pz.trainer.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class Learner:
     """Its own: the policies of a run may have different learning rates."""
     reference: FrozenPolicy | None
     """What a KL penalty holds it to."""
+
+    @property
+    def name(self) -> str:
+        """The role, when there is a policy for each; the empty name, when one plays both."""
+        return self.roles[0] if len(self.roles) == 1 else ""
 
     def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> Lesson:
         """``grpo_iterations`` times one optimizer step on each of ``updates_per_step`` shares of its roles' groups.
@@ -71,3 +78,19 @@ class Learner:
         old = self.policy.log_probs(rows) if policy_moves else []
         reference = self.reference.log_probs(rows) if self.reference else []
         return [Anchors(old[row] if old else None, reference[row] if reference else None) for row in range(len(rows))]
+
+
+def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:
+    """The run's policies with their initial weights: one that plays both roles, or the generator and the predictor.
+
+    Raises BadInput as the readers of ``config.model.hf_model`` do. Collective over all ranks.
+    """
+    reference = ReferencePolicy(config, topology) if config.grpo.grpo_kl_beta else None
+    optimizer = config.optimizer
+    if config.game.policy_sharing == "shared":
+        return [Learner(config, Policy(config, topology), ROLES, optimizer, reference)]
+    own: dict[Role, OptimizerConfig] = {
+        "generator": replace(optimizer, lr=optimizer.generator_lr or optimizer.lr),
+        "predictor": optimizer,
+    }
+    return [Learner(config, Policy(config, topology), (role,), own[role], reference) for role in ROLES]

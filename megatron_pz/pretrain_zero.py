@@ -56,7 +56,7 @@ class StepReport:
 
 
 class PretrainZero:
-    """The min-max game of one policy in two roles."""
+    """The min-max game of one policy in two roles, or of two policies."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class PretrainZero:
         with clock("sync"):
             for learner, lesson in zip(self.learners, lessons, strict=True):
                 if lesson.updates:
-                    load_weights(self.game.engine, learner.policy.weights())
+                    load_weights(self.game.engines[learner.roles[0]], learner.policy.weights())
         return report
 
     def gather_experience(self, iteration: int) -> tuple[list[Turn], list[ScoredGroup]]:

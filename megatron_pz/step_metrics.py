@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from megatron_pz.game import Game, Predictions, Proposals
+from megatron_pz.learner import Lesson
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.pretrain_zero import StepReport, Turn
 from megatron_pz.rl.advantages import is_mixed, outcome
@@ -65,7 +66,7 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
     for part in game.from_all_ranks([tally]):
         total.merge(part)
     metrics = total.means() | _update_metrics(report.updates)
-    metrics["train/lr"] = report.lessons[-1].learning_rate
+    metrics |= _lesson_metrics(report.lessons)
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
@@ -97,6 +98,17 @@ def _tally_predictions(tally: Tally, group: Predictions) -> None:
     tally.add_shares("predictor/groups", ("all_zero", "mixed", "all_one"), [outcome(group.rewards)])
     tally.add("predictor/response_length", (float(len(response.token_ids)) for response in group.responses))
     tally.add("predictor/truncated", (float(response.truncated) for response in group.responses))
+
+
+def _lesson_metrics(lessons: list[Lesson]) -> dict[str, float]:
+    """Learning rates; with a policy for each role ``train/lr`` is the predictor's, and each has its gradient norm."""
+    metrics = {"train/lr": lessons[-1].learning_rate}
+    if len(lessons) > 1:
+        for lesson in lessons:
+            norms = [update.grad_norm for update in lesson.updates]
+            metrics[f"{lesson.roles[0]}/lr"] = lesson.learning_rate
+            metrics[f"{lesson.roles[0]}/grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    return metrics
 
 
 def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:

@@ -30,9 +30,10 @@ from megatron_pz.evaluation.passages import choose, share_of_rank
 from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
 from megatron_pz.game import Game
-from megatron_pz.learner import Learner
+from megatron_pz.learner import make_learners
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
+from megatron_pz.rl.experience import Role
 from megatron_pz.roles.spans import MASK
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
@@ -58,25 +59,21 @@ class Run:
         self.tokenizer = open_tokenizer(config)
         self.passages = open_passages(config)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
-        self.policy = Policy(config, self.topology)
+        self.learners = make_learners(config, self.topology)
+        self.parts = {each.name: checkpoint.Part(each.policy.chunks, each.policy.optimizer) for each in self.learners}
         self.checkpoints = checkpoint.CheckpointWriter(
             config.training.save,
-            self.policy.chunks,
-            self.policy.optimizer,
+            self.parts,
             asynchronous=config.training.async_save,
             retention=checkpoint.Retention(config.training.keep_last, config.training.keep_every),
         )
         self.consumed_passages = 0
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
-        self.engine = VllmEngine(config.model.hf_model, config.rollout, seed=config.training.seed, colocated=True)
-        require_log_prob_semantics(self.engine)
-        load_weights(self.engine, self.policy.weights())
-        self.game = Game(config, self.tokenizer, self.engine, self.topology)
+        self.engines = self.start_engines()
+        self.game = Game(config, self.tokenizer, self.engines, self.topology)
         require_prompt_budget(self.passages, self.game)
-        reference = ReferencePolicy(config, self.topology) if config.grpo.grpo_kl_beta else None
-        learner = Learner(config, self.policy, ("generator", "predictor"), config.optimizer, reference)
-        self.algorithm = PretrainZero(config, self.game, [learner], self.passages, self.sampler)
+        self.algorithm = PretrainZero(config, self.game, self.learners, self.passages, self.sampler)
         self.logger = RunLogger(
             Path(config.training.save),
             config.training.train_iters,
@@ -87,9 +84,21 @@ class Run:
         if self.topology.rank == 0:
             write_config(config, Path(config.training.save) / "config.yaml")
 
+    def start_engines(self) -> dict[Role, VllmEngine]:
+        """Each role's engine, with its policy's weights; one engine where one policy plays both."""
+        share = self.config.rollout.gpu_memory_utilization / len(self.learners)
+        rollout = dataclasses.replace(self.config.rollout, gpu_memory_utilization=share)
+        engines: dict[Role, VllmEngine] = {}
+        for learner in self.learners:
+            engine = VllmEngine(self.config.model.hf_model, rollout, seed=self.config.training.seed, colocated=True)
+            require_log_prob_semantics(engine)
+            load_weights(engine, learner.policy.weights())
+            engines |= dict.fromkeys(learner.roles, engine)
+        return engines
+
     def resume(self) -> int:
         """Load the newest checkpoint of ``--load``; the iteration to go on with."""
-        state = checkpoint.load_checkpoint(self.config.training.load, self.policy.chunks, self.policy.optimizer)
+        state = checkpoint.load_checkpoint(self.config.training.load, self.parts)
         self.sampler.load_state_dict(state.common["sampler"])
         self.consumed_passages = state.common["consumed_passages"]
         if state.per_rank is not None:
@@ -113,7 +122,7 @@ class Run:
                 self.consumed_passages += len(report.turns) * self.config.game.passages_per_step
                 if self.held_out is not None and iteration % self.config.training.eval_interval == 0:
                     with report.seconds("evaluation"):
-                        metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engine)
+                        metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engines)
                     metrics["time/evaluation"] = report.seconds["evaluation"]
                 self.checkpoints.poll()
                 stopping = stop.requested(self.topology)
@@ -142,10 +151,11 @@ class Run:
         )
 
     def close(self) -> None:
-        """End the engine before the process groups that it joined, and not before the last checkpoint is whole."""
+        """End the engines before the process groups that they joined, and not before the last checkpoint is whole."""
         self.checkpoints.wait()
         self.logger.close()
-        self.engine.close()
+        for engine in self.engines.values():
+            engine.close()
         self.folder.release()
         self.watchdog.stop()
         self.topology.close()
@@ -167,9 +177,10 @@ class HeldOut:
             predictions_per_mask=config.game.grpo_group_size,
         )
 
-    def evaluate(self, name: str, engine: VllmEngine) -> dict[str, float]:
+    def evaluate(self, name: str, engines: dict[Role, VllmEngine]) -> dict[str, float]:
         """Means over all held-out passages by name, ``held_out/…``. Collective."""
-        part = evaluate(name, engine, self.tokenizer, self.passages, self.config.game, self.settings)
+        predictor, generator, rules = engines["predictor"], engines["generator"], self.config.game
+        part = evaluate(name, predictor, self.tokenizer, self.passages, rules, self.settings, generator=generator)
         whole = merge(self.topology.all_gather_object(part))
         return {f"held_out/{measure}": estimate.mean for measure, estimate in summarize(whole).items()}
 

@@ -106,9 +106,7 @@ def _dtype_of_checkpoint(folder: Path) -> torch.dtype:
     except OSError as error:
         raise BadInput(f"the checkpoint {folder} cannot be read: {error}") from None
     weights = (
-        entry
-        for key, entry in entries.items()
-        if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key
+        entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key
     )
     return next(weights).properties.dtype
 

@@ -54,13 +54,19 @@ def evaluate(
     passages: Sequence[str],
     game: GameConfig,
     settings: EvaluationSettings,
+    *,
+    generator: Engine | None = None,
 ) -> Evaluation:
     """Evaluate the policy that the engine holds on ``passages`` (this rank's share); results keep their order.
+
+    Where each role has a policy, ``engine`` holds the predictor's and ``generator`` the generator's.
 
     Raises :class:`BadInput` for a passage whose generator prompt is longer than ``settings.max_prompt_length``;
     :func:`megatron_pz.evaluation.passages.choose` picks passages that fit.
     """
-    evaluator = _Evaluator(engine, tokenizer, PromptFamily.load(game.prompt_family), game, settings)
+    evaluator = _Evaluator(
+        generator or engine, engine, tokenizer, PromptFamily.load(game.prompt_family), game, settings
+    )
     own = evaluator.own_game(passages)
     repeated = evaluator.fixed_masks(passages, "repeated")
     once = evaluator.fixed_masks(passages, "once")
@@ -70,9 +76,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Evaluator:
-    """The engine, the rules and the settings of one evaluation."""
+    """The engines, the rules and the settings of one evaluation."""
 
-    engine: Engine
+    generator_engine: Engine
+    predictor_engine: Engine
     tokenizer: Tokenizer
     family: PromptFamily
     game: GameConfig
@@ -90,7 +97,7 @@ class _Evaluator:
                     f"max_prompt_length {self.settings.max_prompt_length}"
                 )
         seeds = [self._number("generator", text) for text in passages]
-        rollouts = self._sample(prompts, seeds, self.settings.masks_per_passage)
+        rollouts = self._sample(self.generator_engine, prompts, seeds, self.settings.masks_per_passage)
 
         proposals: dict[tuple[int, int], MaskProposal] = {}
         questions: dict[tuple[int, int], MaskedPassage] = {}
@@ -137,14 +144,17 @@ class _Evaluator:
         prompts = {key: self._encode(predictor.prompt(masked)) for key, masked in questions.items()}
         asked = [key for key in questions if len(prompts[key]) <= self.settings.max_prompt_length]
         seeds = [self._number(purposes[key], questions[key].text) for key in asked]
-        answers = dict(zip(asked, self._sample([prompts[key] for key in asked], seeds, n), strict=True))
+        sampled = self._sample(self.predictor_engine, [prompts[key] for key in asked], seeds, n)
+        answers = dict(zip(asked, sampled, strict=True))
         return {key: _judge(masked.span, answers.get(key, []), predictor) for key, masked in questions.items()}
 
-    def _sample(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int) -> list[list[Response]]:
+    def _sample(
+        self, engine: Engine, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int
+    ) -> list[list[Response]]:
         if not prompts:
             return []
         longest = self.settings.max_response_length
-        return self.engine.generate(prompts, n, seeds=seeds, max_tokens=longest, stop=self.family.stop)
+        return engine.generate(prompts, n, seeds=seeds, max_tokens=longest, stop=self.family.stop)
 
     def _encode(self, prompt: str) -> list[int]:
         return self.tokenizer.encode(prompt, add_special_tokens=False)  # as in training: plain completion prompts

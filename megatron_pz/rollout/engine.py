@@ -33,6 +33,7 @@ from megatron_pz.rl.experience import Response
 from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
 from megatron_pz.rollout.isolation import (
     default_process_group_kept,
+    engine_groups_kept,
     import_warnings_silenced,
     preserved_environment,
     preserved_rng,
@@ -60,8 +61,11 @@ class VllmEngine:
     """n sampled responses a prompt, with the log-probability of every sampled token.
 
     Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them.
-    Usable as a context manager, which closes it.
+    Usable as a context manager, which closes it. Several engines of one process share vLLM's process groups.
     """
+
+    _living = 0
+    """Engines of this process that have been started and not been closed."""
 
     def __init__(self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool) -> None:
         """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
@@ -89,6 +93,7 @@ class VllmEngine:
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self._colocated = colocated
         self._llm = self._start(seed)
+        VllmEngine._living += 1
 
     # ---- life ----
 
@@ -120,7 +125,8 @@ class VllmEngine:
         if self._closed:
             return
         self._closed = True
-        with default_process_group_kept(keep=self._colocated):
+        VllmEngine._living -= 1
+        with default_process_group_kept(keep=self._colocated), engine_groups_kept(keep=VllmEngine._living > 0):
             self._llm.llm_engine.engine_core.shutdown()
         del self._llm
 

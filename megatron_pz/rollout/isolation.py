@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
@@ -89,3 +90,21 @@ def default_process_group_kept(*, keep: bool) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group = destroy
+
+
+@contextmanager
+def engine_groups_kept(*, keep: bool) -> Iterator[None]:
+    """Within the block an engine's shutdown leaves vLLM's own process groups in place, if ``keep``.
+
+    They are globals of the process, which a second engine joins; the shutdown of the first destroys them, has no
+    setting against it, and leaves the second with "pipeline model parallel group is not initialized".
+    """
+    from vllm.v1.engine import core
+
+    destroy = core.cleanup_dist_env_and_memory
+    if keep:
+        core.cleanup_dist_env_and_memory = gc.collect
+    try:
+        yield
+    finally:
+        core.cleanup_dist_env_and_memory = destroy

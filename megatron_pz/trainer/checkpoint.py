@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,6 +41,8 @@ from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
 from megatron_pz.trainer.checkpoint_files import Retention, latest_iteration
 from megatron_pz.trainer.rng_state import collect_rng_state, restore_rng_state
 from megatron_pz.trainer.sharded_state import (
+    Part,
+    Parts,
     StagedTensors,
     has_stepped,
     load_tensors,
@@ -53,6 +55,7 @@ __all__ = [
     "CheckpointWriteFailed",
     "CheckpointWriter",
     "LoadedState",
+    "Part",
     "Retention",
     "collect_rng_state",
     "latest_iteration",
@@ -100,15 +103,14 @@ class CheckpointWriter:
     def __init__(
         self,
         directory: str | Path,
-        chunks: Sequence[MegatronModule],
-        optimizer: MegatronOptimizer | None,
+        parts: Parts,
         *,
         asynchronous: bool = False,
         retention: Retention = Retention(),  # noqa: B008 -- frozen
     ) -> None:
-        """``chunks``: the model as built or as wrapped. An ``optimizer`` of None stores weights only."""
+        """``parts``: the run's model, under the empty name, or several by name."""
         self.root = Path(directory)
-        self.chunks, self.optimizer = chunks, optimizer
+        self.parts = dict(parts)
         self.asynchronous, self.retention = asynchronous, retention
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
         self._pending: _Pending | None = None
@@ -127,11 +129,13 @@ class CheckpointWriter:
             the folder that the checkpoint has, or will have.
         """
         self.wait()
-        stored = self.optimizer if self.optimizer is not None and has_stepped(self.optimizer) else None
+        stored = {name: _with_stepped_optimizer(part) for name, part in self.parts.items()}
         header = {
             "iteration": iteration,
             "layout": _layout(),
-            "optimizer": optimizer_kind(stored) if stored is not None else None,
+            "parts": {
+                name: optimizer_kind(part.optimizer) if part.optimizer else None for name, part in stored.items()
+            },
             "common": common,
         }
         header = json.loads(json.dumps(header))  # a copy; what JSON cannot hold is the caller's mistake: say so first
@@ -151,15 +155,13 @@ class CheckpointWriter:
         if self._pending is not None:
             self._finish(self._pending)
 
-    def _start(
-        self, iteration: int, header: dict[str, Any], optimizer: MegatronOptimizer | None, per_rank: dict[str, Any]
-    ) -> _Pending:
+    def _start(self, iteration: int, header: dict[str, Any], parts: Parts, per_rank: dict[str, Any]) -> _Pending:
         partial = files.partial_folder(self.root, iteration)
         own_state = io.BytesIO()
         together(lambda: files.make_partial(partial), only_rank=0)
         together(lambda: _require_shared(partial))
         together(lambda: torch.save(per_rank, own_state))
-        tensors = stage_tensors(self.chunks, optimizer, partial, copy=self.asynchronous)
+        tensors = stage_tensors(parts, partial, copy=self.asynchronous)
 
         def write() -> None:
             tensors.write()
@@ -211,33 +213,39 @@ def save_checkpoint(
     common: dict[str, Any],
     per_rank: dict[str, Any],
 ) -> Path:
-    """Write one checkpoint at once: :meth:`CheckpointWriter.save` for those who need no writer of their own."""
-    return CheckpointWriter(directory, chunks, optimizer).save(iteration, common=common, per_rank=per_rank)
+    """Write one checkpoint of one model at once: for those who need no writer of their own."""
+    parts = {"": Part(chunks, optimizer)}
+    return CheckpointWriter(directory, parts).save(iteration, common=common, per_rank=per_rank)
 
 
-def load_checkpoint(
-    directory: str | Path,
-    chunks: Sequence[MegatronModule],
-    optimizer: MegatronOptimizer,
-    iteration: int | None = None,
-) -> LoadedState:
-    """Load weights and optimizer in place from the latest checkpoint, or from that of ``iteration``. A collective.
+def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None = None) -> LoadedState:
+    """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. A collective.
 
     The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
     the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
     """
     folder = _find(Path(directory), iteration)
     header = files.read_header(folder)
-    saved_kind = header["optimizer"]
-    if saved_kind not in (None, optimizer_kind(optimizer)):
+    saved_kinds = _kinds(header, folder)
+    if saved_kinds.keys() != parts.keys():
         raise BadInput(
-            f"{folder} was written with the optimizer {saved_kind}, this run has {optimizer_kind(optimizer)}: "
-            "resume with the same --use-distributed-optimizer and precision"
+            f"{folder} holds {_names_of(saved_kinds)}, this run has {_names_of(parts)}: resume with the same "
+            "--policy-sharing"
         )
+    for name, part in parts.items():
+        if part.optimizer is not None and saved_kinds[name] not in (None, optimizer_kind(part.optimizer)):
+            raise BadInput(
+                f"{folder} was written with the optimizer {saved_kinds[name]}, this run has "
+                f"{optimizer_kind(part.optimizer)}: resume with the same --use-distributed-optimizer and precision"
+            )
     with _reading(folder):
-        load_tensors(folder, chunks, optimizer if saved_kind else None)
-    if not saved_kind:
-        restart(optimizer)
+        load_tensors(
+            folder,
+            {name: part if saved_kinds[name] else Part(part.chunks, None) for name, part in parts.items()},
+        )
+    for name, part in parts.items():
+        if part.optimizer is not None and not saved_kinds[name]:
+            restart(part.optimizer)
     per_rank = None
     if header["layout"] == _layout():
         with _reading(folder):
@@ -246,9 +254,9 @@ def load_checkpoint(
 
 
 def load_model_weights(
-    directory: str | Path, chunks: Sequence[MegatronModule], iteration: int | None = None
+    directory: str | Path, chunks: Sequence[MegatronModule], iteration: int | None = None, name: str = ""
 ) -> dict[str, Any]:
-    """Load the weights only, in any parallel layout, from the latest checkpoint or that of ``iteration``.
+    """Load the weights of one part only, in any parallel layout, from the latest checkpoint or that of ``iteration``.
 
     Call it before :func:`megatron_pz.trainer.optimizer.wrap`: master weights that exist already are not touched.
 
@@ -257,9 +265,27 @@ def load_model_weights(
     """
     folder = _find(Path(directory), iteration)
     header = files.read_header(folder)
+    saved_kinds = _kinds(header, folder)
+    if name not in saved_kinds:
+        raise BadInput(f"{folder} holds {_names_of(saved_kinds)}, not {_names_of([name])}: name one that it has")
     with _reading(folder):
-        load_tensors(folder, chunks, None)
+        load_tensors(folder, {name: Part(chunks, None)})
     return header["common"]
+
+
+def _with_stepped_optimizer(part: Part) -> Part:
+    return part if part.optimizer is not None and has_stepped(part.optimizer) else Part(part.chunks, None)
+
+
+def _kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
+    """For each part of a checkpoint the kind of its optimizer, None where there was none or it had not stepped."""
+    if "parts" not in header:
+        raise BadInput(f"{folder} was written by an earlier version of this program: resume it with that one")
+    return header["parts"]
+
+
+def _names_of(parts: Iterable[str]) -> str:
+    return " and ".join(f"a policy of the {name}" if name else "one policy for both roles" for name in parts)
 
 
 def _layout() -> dict[str, int]:

@@ -7,8 +7,9 @@ a living vLLM engine and its threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     _replace_state_dict_keys_with_sharded_keys,
     mcore_to_pyt_state_dict,
 )
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
@@ -39,6 +41,20 @@ from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
 
 # Moments and master weights are stored as tensors of the model's shapes, so that a run can resume in another layout.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model with its optimizer: what a checkpoint holds one of, or several by name."""
+
+    chunks: Sequence[MegatronModule]
+    """As built or as wrapped."""
+    optimizer: MegatronOptimizer | None
+    """None: the weights only."""
+
+
+Parts = Mapping[str, Part]
+"""By name. The names of a part's tensors begin with it; a run's only part has the empty name."""
 
 
 class StagedTensors:
@@ -67,10 +83,8 @@ class StagedTensors:
         agree(problem)
 
 
-def stage_tensors(
-    chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None, folder: Path, *, copy: bool
-) -> StagedTensors:
-    """Plan how the model, and the optimizer's state if there is one, go into an existing folder. A collective.
+def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
+    """Plan how the models, and their optimizers' states if there are any, go into an existing folder. A collective.
 
     Args:
         copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise
@@ -81,7 +95,7 @@ def stage_tensors(
     Megatron-Core lets rank 0 alone write two small files, before and after the tensors. When the first one fails,
     rank 0 joins the collective in which the others already wait for it.
     """
-    state = _sharded_state(chunks, optimizer)
+    state = _sharded_states(parts)
     strategy = _StagedSave(copy)
     try:
         request = dist_checkpointing.save(
@@ -94,23 +108,31 @@ def stage_tensors(
     return StagedTensors(strategy, request.finalize_fns[-1])
 
 
-def load_tensors(folder: Path, chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None) -> None:
-    """Load the model, and the optimizer if one is given, in place. A collective.
+def load_tensors(folder: Path, parts: Parts) -> None:
+    """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
 
     Raises BadInput if the checkpoint is of another model; for files that cannot be read, whatever the readers raise.
     """
-    state = _sharded_state(chunks, optimizer, is_loading=True)
-    loaded, unasked, absent = dist_checkpointing.load(state, str(folder), strict=StrictHandling.RETURN_ALL)
-    unasked = {key for key in unasked if not key.startswith(("optimizer.", "common_state"))}
+    states = _sharded_states(parts, is_loading=True)
+    everything, unasked, absent = dist_checkpointing.load(states, str(folder), strict=StrictHandling.RETURN_ALL)
+    prefixes = [_prefix(name) for name in parts]
+    unasked = {
+        key
+        for key in unasked
+        for prefix in prefixes
+        if key.startswith(prefix) and not key.removeprefix(prefix).startswith(("optimizer.", "common_state"))
+    }
     if unasked or absent:
         raise BadInput(
             f"the checkpoint {folder} is of another model: {min(unasked or absent)} is only in "
             f"{'the checkpoint' if unasked else 'this model'} ({len(unasked)} and {len(absent)} such tensors)"
         )
-    for name, chunk in zip(_names(chunks), chunks, strict=True):
-        unwrap_model(chunk).load_state_dict(loaded[name], strict=True)
-    if optimizer is not None:
-        optimizer.load_state_dict(loaded["optimizer"])
+    for name, part in parts.items():
+        loaded = everything[name] if name else everything
+        for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
+            unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
+        if part.optimizer is not None:
+            part.optimizer.load_state_dict(loaded["optimizer"])
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
@@ -205,17 +227,32 @@ def _names(chunks: Sequence[MegatronModule]) -> list[str]:
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
-def _sharded_state(
-    chunks: Sequence[MegatronModule], optimizer: MegatronOptimizer | None, is_loading: bool = False
-) -> dict[str, Any]:
+def _prefix(name: str) -> str:
+    """What the names of a part's tensors begin with."""
+    return f"{name}." if name else ""
+
+
+def _sharded_states(parts: Parts, is_loading: bool = False) -> dict[str, Any]:
+    """A part without a name lies at the top, as megatron.training has it; the others under their names."""
+    states: dict[str, Any] = {}
+    for name, part in parts.items():
+        state = _sharded_state(part, is_loading)
+        add_prefix_for_sharding(state, _prefix(name))
+        states |= {name: state} if name else state
+    return states
+
+
+def _sharded_state(part: Part, is_loading: bool) -> dict[str, Any]:
     state = {
         name: unwrap_model(chunk).sharded_state_dict(metadata=dict(_SHARDING))
-        for name, chunk in zip(_names(chunks), chunks, strict=True)
+        for name, chunk in zip(_names(part.chunks), part.chunks, strict=True)
     }
-    if optimizer is not None:
+    if part.optimizer is not None:
         if is_loading:
-            _allocate_state(optimizer)
-        state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
+            _allocate_state(part.optimizer)
+        state["optimizer"] = part.optimizer.sharded_state_dict(
+            dict(state), is_loading=is_loading, metadata=dict(_SHARDING)
+        )
     return state
 
 

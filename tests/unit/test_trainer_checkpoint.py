@@ -58,10 +58,13 @@ class Trainee:
         return checkpoint.save_checkpoint(folder, iteration, self.chunks, self.optimizer, common=common, per_rank=state)
 
     def writer(self, folder: Path, *, asynchronous: bool) -> checkpoint.CheckpointWriter:
-        return checkpoint.CheckpointWriter(folder, self.chunks, self.optimizer, asynchronous=asynchronous)
+        return checkpoint.CheckpointWriter(folder, {"": self.part()}, asynchronous=asynchronous)
+
+    def part(self) -> checkpoint.Part:
+        return checkpoint.Part(self.chunks, self.optimizer)
 
     def load(self, folder: Path, iteration: int | None = None) -> checkpoint.LoadedState:
-        return checkpoint.load_checkpoint(folder, self.chunks, self.optimizer, iteration)
+        return checkpoint.load_checkpoint(folder, {"": self.part()}, iteration)
 
     def everything(self) -> list[torch.Tensor]:
         """Weights, masters and moments."""
@@ -184,7 +187,8 @@ def test_a_writer_keeps_the_newest_and_every_so_many(
 ) -> None:
     monkeypatch.setattr(checkpoint_files, "flush", lambda path: None)
     trainee = Trainee()
-    writer = checkpoint.CheckpointWriter(tmp_path, trainee.chunks, None, retention=Retention(keep_last, keep_every))
+    parts = {"": checkpoint.Part(trainee.chunks, None)}
+    writer = checkpoint.CheckpointWriter(tmp_path, parts, retention=Retention(keep_last, keep_every))
     for iteration in range(1, 11):
         writer.save(iteration, common={}, per_rank={})
     assert sorted(checkpoint_files.iterations(tmp_path)) == kept

@@ -103,7 +103,8 @@ class Trainee:
         )
 
     def load(self, iteration: int | None = None) -> checkpoint.LoadedState:
-        return checkpoint.load_checkpoint(self.folder, self.chunks, self.optimizer, iteration)
+        parts = {"": checkpoint.Part(self.chunks, self.optimizer)}
+        return checkpoint.load_checkpoint(self.folder, parts, iteration)
 
     def digests(self) -> dict[str, str]:
         """A digest of each kind of state, bit by bit."""

@@ -1,0 +1,126 @@
+"""Whole runs in pytest's own process: the real loop, trainer and checkpoints, with engines whose answers are scripted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from transformers import AutoTokenizer
+
+from megatron_pz import pretrain_zero, train
+from megatron_pz.config import RolloutConfig, RunConfig
+from megatron_pz.deadlines import Watchdog
+from megatron_pz.rl.experience import Response
+from megatron_pz.train import Run
+
+PASSAGES = [
+    f"The old {place} stands near the {other}, and people of the town visit the {place} every summer."
+    for place, other in [
+        ("castle", "river"),
+        ("bridge", "market"),
+        ("harbour", "garden"),
+        ("tower", "valley"),
+        ("forest", "island"),
+        ("canal", "mill"),
+    ]
+]
+
+
+class ScriptedEngine:
+    """Plays both roles by chance, drawn from each prompt's seed: masks a word of the passage, solves half of the masks.
+
+    What :func:`load_weights` gave it is kept, so that a test can say whose weights it would have sampled from.
+    """
+
+    started: ClassVar[list[ScriptedEngine]] = []
+
+    def __init__(self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool) -> None:
+        assert colocated
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.rollout = rollout
+        self.weights: dict[str, torch.Tensor] = {}
+        self.prompts: list[str] = []
+        self.closed = False
+        ScriptedEngine.started.append(self)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+    ) -> list[list[Response]]:
+        texts = [self.tokenizer.decode(prompt) for prompt in prompts]
+        self.prompts += texts
+        draws = [random.Random(seed) for seed in seeds]
+        return [[self._respond(text, draw) for _ in range(n)] for text, draw in zip(texts, draws, strict=True)]
+
+    def _respond(self, prompt: str, draw: random.Random) -> Response:
+        passage = prompt.split("\n")[0].split(": ", 1)[1]
+        if prompt.startswith("Paragraph:"):
+            text = f" \\mask{{{draw.choice(passage.rstrip('.').replace(',', '').split())}}}"
+        else:
+            text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
+        token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer(masked: str) -> str:
+    """The hidden words, found by comparing with the passages."""
+    before, after = masked.split("[mask]", 1)
+    (passage,) = (each for each in PASSAGES if each.startswith(before) and each.endswith(after))
+    return passage[len(before) : len(passage) - len(after)]
+
+
+def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """In place of the rollout room's."""
+    engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
+
+
+@pytest.fixture
+def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
+    """Runs start these instead of vLLM's."""
+    monkeypatch.setattr(ScriptedEngine, "started", [])
+    monkeypatch.setattr(train, "VllmEngine", ScriptedEngine)
+    monkeypatch.setattr(train, "require_log_prob_semantics", lambda engine: None)
+    for module in (train, pretrain_zero):
+        monkeypatch.setattr(module, "load_weights", load_weights)
+    return ScriptedEngine
+
+
+@contextmanager
+def started_run(config: RunConfig) -> Iterator[Run]:
+    """A run that is closed after the block; what a failure leaves of its process groups is destroyed."""
+    try:
+        with Watchdog(3600.0) as watchdog:
+            run = Run(config, watchdog)
+            yield run
+            run.close()
+    finally:
+        if dist.is_initialized():
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+
+
+def run_to_the_end(config: RunConfig) -> tuple[Run, list[dict[str, Any]]]:
+    """A run over all its steps, closed; and the metrics of all steps of its folder, without times."""
+    with started_run(config) as run:
+        assert run.train()
+    lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    return run, [{name: value for name, value in step.items() if not name.startswith("time/")} for step in steps]
+
+
+def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Every policy's weights by its name, read shard by shard: the process groups are gone once a run has closed."""
+    return {
+        learner.name: {name: weight.detach().clone() for name, weight in learner.policy.chunks[0].named_parameters()}
+        for learner in run.learners
+    }

@@ -1,0 +1,114 @@
+"""The training loop as a whole, on scripted engines: who learns from what, and that a resumed run repeats itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_pz.config import (
+    DataConfig,
+    GameConfig,
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from megatron_pz.errors import BadInput
+from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
+from tests.unit.test_corpus_passages import write_corpus
+
+__all__ = ["scripted_engines"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
+
+
+@pytest.fixture
+def config(corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engines: type[ScriptedEngine]) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False),
+        data=DataConfig(data_path=(corpus,)),
+        game=GameConfig(
+            prompt_family="quote",
+            passages_per_step=2,
+            masks_per_passage=3,
+            grpo_group_size=3,
+            span_policy="one_mask",
+            whole_words=True,
+        ),
+        rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
+        optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant"),
+        training=TrainingConfig(train_iters=4, micro_batch_tokens=600, save_interval=2, save=str(tmp_path / "run")),
+    )
+
+
+def with_fields(config: RunConfig, **sections: dict[str, object]) -> RunConfig:
+    """The configuration with some fields of some sections replaced."""
+    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+def assert_resumes_exactly(config: RunConfig, folder: Path) -> list[dict[str, float]]:
+    """A run in one go and the same run in two parts: equal metrics and equal weights, bit for bit. The metrics."""
+    whole, steps = run_to_the_end(with_fields(config, training={"save": str(folder / "whole")}))
+    parts = {"save": str(folder / "parts")}
+    run_to_the_end(with_fields(config, training={**parts, "train_iters": 2}))
+    resumed, steps_in_parts = run_to_the_end(with_fields(config, training={**parts, "load": parts["save"]}))
+    assert steps_in_parts == steps
+    before, after = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(after[part][name], weight) for part in before for name, weight in before[part].items())
+    return steps
+
+
+def test_separate_policies_have_their_own_engines_and_resume_exactly(config: RunConfig, tmp_path: Path) -> None:
+    separate = with_fields(config, game={"policy_sharing": "separate"}, optimizer={"generator_lr": 3e-3})
+    steps = assert_resumes_exactly(separate, tmp_path)
+    for half in (steps[:2], steps[2:]):  # both roles have learned something in both halves
+        assert all(sum(step[f"{role}/groups_learned_from"] for step in half) for role in ("generator", "predictor"))
+    assert {(step["generator/lr"], step["predictor/lr"]) for step in steps} == {(3e-3, 1e-3)}
+    generator, predictor = ScriptedEngine.started[:2]
+    assert {prompt.split(":")[0] for prompt in generator.prompts} == {"Paragraph"}
+    assert {prompt.split(":")[0] for prompt in predictor.prompts} == {"Passage"}
+    assert all(engine.closed for engine in ScriptedEngine.started)
+    assert not any(torch.equal(weight, predictor.weights[name]) for name, weight in generator.weights.items())
+
+
+@pytest.mark.parametrize("teacher", ["generator", "predictor"])
+def test_a_roles_update_leaves_the_other_roles_weights_untouched(
+    teacher: str, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separate = with_fields(config, game={"policy_sharing": "separate"}, training={"train_iters": 2})
+    with started_run(separate) as run:
+        start = weights_of(run)
+        turns, groups = run.algorithm.gather_experience(1)
+        only = [group for group in groups if group.role == teacher]
+        assert only
+        monkeypatch.setattr(run.algorithm, "gather_experience", lambda iteration: (turns, only))
+        run.algorithm.step(1)
+        now = weights_of(run)
+    other = "predictor" if teacher == "generator" else "generator"
+    assert all(torch.equal(weight, start[other][name]) for name, weight in now[other].items())
+    assert not any(torch.equal(weight, start[teacher][name]) for name, weight in now[teacher].items())
+
+
+def test_one_policy_learns_from_both_roles_and_has_one_engine(config: RunConfig, tmp_path: Path) -> None:
+    run, steps = run_to_the_end(config)
+    assert len(ScriptedEngine.started) == 1
+    assert {learner.name for learner in run.learners} == {""}
+    assert all(step["generator/tokens"] and step["predictor/tokens"] for step in steps)
+
+
+def test_a_checkpoint_of_one_policy_is_not_one_of_two(config: RunConfig) -> None:
+    run_to_the_end(with_fields(config, training={"train_iters": 2}))
+    resumed = with_fields(
+        config, game={"policy_sharing": "separate"}, training={"load": config.training.save, "train_iters": 4}
+    )
+    with pytest.raises(BadInput, match=r"one policy for both roles, this run has a policy of the generator and"):
+        run_to_the_end(resumed)
