@@ -106,8 +106,8 @@ setup(
             "transformer-engine[pytorch]>=2.20",
             "accelerate",
         ],
-        # Makes preprocessing faster. gigatoken encodes as Hugging Face does, at 50 times the speed.
-        "wikipedia": ["gigatoken>=0.10"],
+        # For preprocessing: encodes as Hugging Face does at 50 times the speed, --language, --near-duplicates.
+        "wikipedia": ["gigatoken>=0.10", "py3langid>=0.4", "rensa>=0.5"],
         # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with an LLM collection
         "nemo": ["nemo-toolkit==2.7.3"],
         "dev": [

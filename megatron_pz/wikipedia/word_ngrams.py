@@ -1,0 +1,77 @@
+"""Hashes of all word n-grams of a text, vectorised: what overlap between texts is measured by."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+_BASE: Final = 0x9E3779B97F4A7C15
+"""Odd, so that it has an inverse modulo 2^64; otherwise arbitrary (2^64 over the golden ratio)."""
+_SPREAD: Final = np.uint64(0xD6E8FEB86659FD93)
+_SHIFT: Final = np.uint64(32)
+_SMALLEST_TABLE: Final = 16
+
+_NOT_IN_WORDS: Final = re.compile(r"[^\w\x00-\x7f]+")
+_UNSPACED: Final = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han."""
+_ASCII: Final = bytes(
+    ord(chr(code).lower()) if chr(code) in string.ascii_letters + string.digits or code > 127 else ord(" ")
+    for code in range(128)
+) + bytes(range(128, 256))
+
+
+def normalised_words(text: str) -> bytes:
+    """The words in UTF-8 with single spaces between them: no case, no punctuation, compatibility forms made one.
+
+    A character of a script that puts no spaces between words is a word.
+    """
+    if not text.isascii():
+        text = _NOT_IN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+        text = _UNSPACED.sub(r" \g<0> ", text)
+    return b" ".join(text.encode("utf-8", "surrogatepass").translate(_ASCII).split())
+
+
+def ngram_hashes(words: bytes, lengths: Sequence[int]) -> list[np.ndarray]:
+    """64-bit hashes of all n-grams, in the order of the text: for every length uint64 ``[max(words - length + 1, 0)]``.
+
+    Polynomial hashes modulo 2^64 by prefix sums: the cost hardly depends on the lengths.
+
+    Args:
+        words: Of :func:`normalised_words`.
+        lengths: Words of an n-gram.
+    """
+    text = np.frombuffer(words, dtype=np.uint8)
+    powers, inverses = _power_tables(1 << max(len(text).bit_length(), _SMALLEST_TABLE))
+    prefix = np.zeros(len(text) + 1, dtype=np.uint64)
+    np.cumsum(text * powers[: len(text)], out=prefix[1:])
+    spaces = np.flatnonzero(text == ord(" "))
+    starts, ends = np.concatenate(([0], spaces + 1)), np.concatenate((spaces, [len(text)]))
+    count = len(starts) if words else 0
+    return [
+        _hashes(prefix, inverses, starts[: max(count - length + 1, 0)], ends[length - 1 : count]) for length in lengths
+    ]
+
+
+def _hashes(prefix: np.ndarray, inverses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of the stretches ``[starts, ends)`` of the text."""
+    hashes = (prefix[ends] - prefix[starts]) * inverses[starts]
+    return (hashes ^ (hashes >> _SHIFT)) * _SPREAD
+
+
+@lru_cache(maxsize=4)
+def _power_tables(length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Powers 0, 1, … of the base and of its inverse."""
+    bases = (_BASE, pow(_BASE, -1, 1 << 64))
+    tables = [np.full(length, base, dtype=np.uint64) for base in bases]
+    for table in tables:
+        table[0] = 1
+        np.cumprod(table, out=table)
+    return tables[0], tables[1]
