@@ -125,7 +125,7 @@ def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptio
         if input_kind(path).content == "cache":
             check_cache(path, options)
     begun, _ = begun_run(work)
-    if not options.cache or not Path(options.cache).exists() or (begun and begun["options"]["makes_cache"]):
+    if not options.cache or not Path(options.cache).exists() or (begun and begun["cache"]):
         return replace(options, inputs=inputs), bool(options.cache)
     header = check_cache(options.cache, options)
     there = [(made_from["name"], made_from["bytes"]) for made_from in header["inputs"]]
@@ -141,13 +141,11 @@ def _identity(worker: Worker) -> Identity:
     return {
         "input": [file_identity(path) for path in options.inputs],
         "tokenizer": worker.encoder.sha256,
-        "options": {
-            "output": asdict(options.output),
-            "text": asdict(options.text),
-            "articles": asdict(options.articles),
-            "passages": asdict(options.passages),
-            "makes_cache": worker.makes_cache,
-        },
+        **asdict(options.output),
+        **asdict(options.text),
+        **asdict(options.articles),
+        **asdict(options.passages),
+        "cache": str(Path(options.cache).resolve()) if worker.makes_cache else "",
         "version of this program": code_identity(),
     }
 

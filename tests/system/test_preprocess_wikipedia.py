@@ -1,0 +1,186 @@
+"""tools/preprocess_wikipedia.py as a process: killed, interrupted, out of disk, and how much memory it takes."""
+
+from __future__ import annotations
+
+import bz2
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEADER = '<mediawiki xml:lang="en"><siteinfo><base>https://en.wikipedia.org/wiki/M</base></siteinfo>\n'
+SMALL_JOBS = (
+    "import runpy, sys; from megatron_pz.wikipedia import streams; "
+    "streams.JOB_BYTES = dict.fromkeys(streams.JOB_BYTES, 1); "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+DEADLINE = 60.0
+
+
+def article(number: int) -> str:
+    sentences = " ".join(f"Its tower number {tower} was built in {1000 + number + tower}." for tower in range(40))
+    return (
+        f"<page><title>Castle {number}</title><ns>0</ns><id>{number}</id>"
+        f"<revision><id>{number}</id><text>The castle {number} is old. {sentences}\n\nThe end of {number}.</text>"
+        "</revision></page>\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """80 streams of two articles."""
+    parts = [HEADER, *(article(n) + article(n + 1) for n in range(0, 160, 2)), "</mediawiki>\n"]
+    path = tmp_path_factory.mktemp("dump") / "dump.xml.bz2"
+    path.write_bytes(b"".join(bz2.compress(part.encode()) for part in parts))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(dump: Path, tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a run that was left alone."""
+    out = tmp_path_factory.mktemp("whole")
+    ended = finish(command(dump, out, tiny_tokenizer_dir, workers=2))
+    assert ended.returncode == 0, ended.stderr
+    return contents(out)
+
+
+def command(dump: Path, out: Path, tokenizer: Path, workers: int) -> list[str]:
+    flags = f"--input {dump} --output-prefix {out / 'wiki'} --tokenizer-model {tokenizer} --workers {workers}"
+    limits = "--max-passage-tokens 128 --split 90,10 --append-eod"
+    return [sys.executable, "-c", SMALL_JOBS, "tools/preprocess_wikipedia.py", *flags.split(), *limits.split()]
+
+
+def finish(arguments: list[str], **how: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        arguments, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False, **how
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not holds():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.002)
+
+
+def jobs_done(out: Path) -> int:
+    journal = out / "wiki.working" / "journal.jsonl"
+    return journal.read_bytes().count(b'\n{"job"') if journal.exists() else 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.fixture
+def running(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """The tool with two workers, in the middle of its jobs."""
+    arguments = command(dump, tmp_path, tiny_tokenizer_dir, workers=2)
+    process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: jobs_done(tmp_path) >= 5 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigkill_takes_the_workers_along_and_the_same_command_goes_on(
+    tmp_path: Path, running: subprocess.Popen[str], dump: Path, whole: dict[str, bytes], tiny_tokenizer_dir: Path
+) -> None:
+    workers = children(running.pid)
+    assert len(workers) == 2
+    running.kill()
+    wait_until(lambda: not any(map(is_alive, workers)))
+    assert 5 <= jobs_done(tmp_path) < 82
+    assert not list(tmp_path.glob("wiki_*")), "nothing stands under an output's name"
+    ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1))
+    assert ended.returncode == 0, ended.stderr
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_one_line_that_says_how_to_go_on(
+    tmp_path: Path,
+    running: subprocess.Popen[str],
+    dump: Path,
+    whole: dict[str, bytes],
+    tiny_tokenizer_dir: Path,
+    number: int,
+) -> None:
+    workers = children(running.pid)
+    running.send_signal(number)
+    error = running.communicate(timeout=DEADLINE)[1]
+    assert running.returncode == 130
+    assert error == (
+        f"interrupted: finished work is kept in {tmp_path}/wiki.working; give the same command again to go on\n"
+    )
+    assert not any(map(is_alive, workers))
+    ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=2))
+    assert ended.returncode == 0, ended.stderr
+    assert contents(tmp_path) == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 320 KB: not enough for the corpus beside its shards."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=320k", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
+    small_disk: Path, dump: Path, whole: dict[str, bytes], tiny_tokenizer_dir: Path, workers: int
+) -> None:
+    ended = finish(command(dump, small_disk, tiny_tokenizer_dir, workers))
+    assert ended.returncode == 2
+    assert re.fullmatch(
+        rf"error: {small_disk}: the disk is full \(.*\); make room and give the same .*\n", ended.stderr
+    )
+    assert jobs_done(small_disk) > 3
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    before = jobs_done(small_disk)
+    ended = finish(command(dump, small_disk, tiny_tokenizer_dir, workers))
+    assert ended.returncode == 0, ended.stderr
+    assert before > 3
+    assert contents(small_disk) == whole
+
+
+def test_a_full_disk_without_a_file_system_of_its_own(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
+    """A limit on the size of files strikes where shards are joined."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, 64 << 10))
+
+    ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1), preexec_fn=limited)
+    assert ended.returncode == 2
+    assert re.fullmatch(r"error: .*: the disk is full \(.*File too large\); make room and .*\n", ended.stderr)
+    assert jobs_done(tmp_path) == 82
+    assert finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1)).returncode == 0
