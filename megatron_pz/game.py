@@ -22,7 +22,7 @@ from megatron_pz.roles.mask_predictor import MaskPredictor
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MaskedPassage, SpanPolicy
 from megatron_pz.roles.strategies import passive_mask
-from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.restarting import RestartingEngine
 from megatron_pz.trainer.topology import Topology
 
 Item = TypeVar("Item")
@@ -85,7 +85,7 @@ class Game:
     """Both roles of one step, played on this rank's engines and shared with the other ranks."""
 
     def __init__(
-        self, config: RunConfig, tokenizer: Tokenizer, engines: Mapping[Role, VllmEngine], topology: Topology
+        self, config: RunConfig, tokenizer: Tokenizer, engines: Mapping[Role, RestartingEngine], topology: Topology
     ) -> None:
         """``engines``: of each role; one and the same where one policy plays both."""
         self.config, self.tokenizer, self.engines, self.topology = config, tokenizer, engines, topology

@@ -23,7 +23,6 @@ from megatron_pz.learner import Learner, Lesson
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.rollout.health import require_in_sync
-from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.policy import UpdateResult
 
@@ -80,7 +79,7 @@ class PretrainZero:
         with clock("sync"):
             for learner, lesson in zip(self.learners, lessons, strict=True):
                 if lesson.updates:
-                    load_weights(self.game.engines[learner.roles[0]], learner.policy.weights())
+                    self.game.engines[learner.roles[0]].sync()
         return report
 
     def gather_experience(self, iteration: int) -> tuple[list[Turn], list[ScoredGroup]]:

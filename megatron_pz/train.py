@@ -37,7 +37,7 @@ from megatron_pz.rl.experience import Role
 from megatron_pz.roles.spans import MASK
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
-from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.rollout.restarting import RestartingEngine
 from megatron_pz.step_metrics import step_metrics, step_samples
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.policy import Policy, ReferencePolicy
@@ -84,15 +84,25 @@ class Run:
         if self.topology.rank == 0:
             write_config(config, Path(config.training.save) / "config.yaml")
 
-    def start_engines(self) -> dict[Role, VllmEngine]:
+    def start_engines(self) -> dict[Role, RestartingEngine]:
         """Each role's engine, with its policy's weights; one engine where one policy plays both."""
         share = self.config.rollout.gpu_memory_utilization / len(self.learners)
         rollout = dataclasses.replace(self.config.rollout, gpu_memory_utilization=share)
-        engines: dict[Role, VllmEngine] = {}
-        for learner in self.learners:
-            engine = VllmEngine(self.config.model.hf_model, rollout, seed=self.config.training.seed, colocated=True)
+        model, seed = self.config.model.hf_model, self.config.training.seed
+
+        def start() -> VllmEngine:
+            engine = VllmEngine(model, rollout, seed=seed, colocated=True, watchdog=self.watchdog)
             require_log_prob_semantics(engine)
-            load_weights(engine, learner.policy.weights())
+            return engine
+
+        engines: dict[Role, RestartingEngine] = {}
+        for learner in self.learners:
+            engine = RestartingEngine(
+                start,
+                learner.policy.weights,
+                exchange=self.topology.all_gather_object,
+                max_restarts=rollout.max_engine_restarts,
+            )
             engines |= dict.fromkeys(learner.roles, engine)
         return engines
 
@@ -177,7 +187,7 @@ class HeldOut:
             predictions_per_mask=config.game.grpo_group_size,
         )
 
-    def evaluate(self, name: str, engines: dict[Role, VllmEngine]) -> dict[str, float]:
+    def evaluate(self, name: str, engines: dict[Role, RestartingEngine]) -> dict[str, float]:
         """Means over all held-out passages by name, ``held_out/…``. Collective."""
         predictor, generator, rules = engines["predictor"], engines["generator"], self.config.game
         part = evaluate(name, predictor, self.tokenizer, self.passages, rules, self.settings, generator=generator)

@@ -15,10 +15,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from transformers import AutoTokenizer
 
-from megatron_pz import pretrain_zero, train
+from megatron_pz import train
 from megatron_pz.config import RolloutConfig, RunConfig
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import restarting
 from megatron_pz.train import Run
 
 PASSAGES = [
@@ -42,7 +43,9 @@ class ScriptedEngine:
 
     started: ClassVar[list[ScriptedEngine]] = []
 
-    def __init__(self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool) -> None:
+    def __init__(
+        self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool, watchdog: Watchdog
+    ) -> None:
         assert colocated
         self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
         self.rollout = rollout
@@ -68,6 +71,9 @@ class ScriptedEngine:
         token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
 
+    def healthy(self) -> bool:
+        return True
+
     def close(self) -> None:
         self.closed = True
 
@@ -90,8 +96,7 @@ def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     monkeypatch.setattr(ScriptedEngine, "started", [])
     monkeypatch.setattr(train, "VllmEngine", ScriptedEngine)
     monkeypatch.setattr(train, "require_log_prob_semantics", lambda engine: None)
-    for module in (train, pretrain_zero):
-        monkeypatch.setattr(module, "load_weights", load_weights)
+    monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
 
 

@@ -151,8 +151,6 @@ class _Evaluator:
     def _sample(
         self, engine: Engine, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int
     ) -> list[list[Response]]:
-        if not prompts:
-            return []
         longest = self.settings.max_response_length
         return engine.generate(prompts, n, seeds=seeds, max_tokens=longest, stop=self.family.stop)
 

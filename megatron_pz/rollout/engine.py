@@ -20,6 +20,7 @@ for bit, in any process with the same number of threads and whatever the engine 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +29,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.config import RolloutConfig
+from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, ExpectedFailure
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
@@ -67,7 +69,15 @@ class VllmEngine:
     _living = 0
     """Engines of this process that have been started and not been closed."""
 
-    def __init__(self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool) -> None:
+    def __init__(
+        self,
+        model_dir: str | Path,
+        rollout: RolloutConfig,
+        *,
+        seed: int,
+        colocated: bool,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
 
         Args:
@@ -76,6 +86,8 @@ class VllmEngine:
             seed: vLLM's own seed. It does not enter :meth:`generate`, whose requests all carry theirs.
             colocated: the process already has the trainer's process group, which the engine joins and leaves in place.
                 False: the engine is alone in the process and makes a group for itself.
+            watchdog: ends the process when the engine's start or a call of it takes longer than
+                ``rollout_timeout_minutes``, and a weight update longer than ``sync_timeout_minutes``.
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve.
             RuntimeError: the process group is missing (colocated) or in the way (not colocated).
@@ -92,7 +104,9 @@ class VllmEngine:
         self.tied_head = bool(hf_config.get("tie_word_embeddings", False))
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self._colocated = colocated
-        self._llm = self._start(seed)
+        self._watchdog = watchdog
+        with self.limited("the rollout engine's start", "rollout_timeout_minutes"):
+            self._llm = self._start(seed)
         VllmEngine._living += 1
 
     # ---- life ----
@@ -181,6 +195,13 @@ class VllmEngine:
         if self._closed:
             raise RuntimeError("the rollout engine is closed")
 
+    def limited(self, phase: str, setting: str) -> AbstractContextManager[None]:
+        """A block that the watchdog, if there is one, ends after so many minutes as this setting of the run says."""
+        if self._watchdog is None:
+            return nullcontext()
+        minutes = getattr(self.rollout, setting)
+        return self._watchdog.phase(phase, 60 * minutes, f"--{setting.replace('_', '-')} {minutes:g}")
+
     @property
     def llm(self) -> LLM:
         """vLLM's own object, for the other modules of this room."""
@@ -249,7 +270,7 @@ class VllmEngine:
         from vllm import TokensPrompt
 
         try:
-            with preserved_rng():
+            with preserved_rng(), self.limited("rollout", "rollout_timeout_minutes"):
                 self.reset_prefix_cache()
                 requests = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
                 return self._llm.generate(requests, list(sampling), use_tqdm=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import torch
 
@@ -27,15 +28,26 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
     """
     llm = engine.llm
     engine.require_awake("weights")
+    tensors = iter(stream)
+    complete = complete_stream(tensors, engine.weight_shapes)
     try:
-        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete_stream(stream, engine.weight_shapes)})
-        llm.apply_model(_repack_tied_head)
+        with engine.limited("the weight sync", "sync_timeout_minutes"):
+            llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
+            llm.apply_model(_repack_tied_head)
     except BaseException as error:
         reason = f"its weight update failed ({type(error).__name__}: {one_line(error)})"
         engine.mark_broken(reason)
         if isinstance(error, Exception):
+            _drain(tensors)
             raise EngineBroken(f"the rollout engine cannot be used any more: {reason}; start a new one") from error
         raise
+
+
+def _drain(tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """Read a stream to its end for the other ranks' sake, which wait in its collectives. One that raised is at it."""
+    with suppress(Exception):
+        for _ in tensors:
+            pass
 
 
 def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 
 from megatron_pz.config import RolloutConfig
 from megatron_pz.rl.experience import Response
+from megatron_pz.rollout.engine import VllmEngine
 
 SETTINGS = RolloutConfig(
     max_prompt_length=96, max_response_length=32, rollout_dtype="float32", rollout_memory_gib=0.125
@@ -57,3 +58,18 @@ def random_prompts(count: int, *, vocabulary: int, shortest: int, longest: int, 
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in lengths]
+
+
+def die_in_step(engine: VllmEngine, step: int) -> None:
+    """Let vLLM's engine core be dead from its ``step``-th decoding step on, counted from now."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    core = engine.llm.llm_engine.engine_core
+    plain, steps = core.get_output, iter(range(1, 1_000_000))
+
+    def get_output() -> object:
+        if next(steps) >= step:
+            raise EngineDeadError
+        return plain()
+
+    core.get_output = get_output

@@ -1,0 +1,67 @@
+"""The real vLLM dies in the middle of its work: a new engine gives what the old one would have given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megatron_pz.rollout import weight_sync
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
+from tests.conftest import TINY_VOCAB_SIZE
+from tests.system.rollout_reference import (
+    SETTINGS,
+    die_in_step,
+    perturb,
+    random_prompts,
+    reference_model,
+    weight_stream,
+)
+
+PROMPTS = random_prompts(5, vocabulary=TINY_VOCAB_SIZE, shortest=4, longest=90)
+
+
+@pytest.fixture
+def restarting(tiny_llama_dir: Path, one_rank_process_group: None) -> Iterator[RestartingEngine]:
+    trainer = reference_model(tiny_llama_dir)
+    perturb(trainer, 11)
+    with RestartingEngine(
+        lambda: VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True),
+        lambda: weight_stream(trainer),
+        exchange=lambda own: [own],
+        max_restarts=2,
+    ) as engine:
+        yield engine
+
+
+def test_the_step_is_the_same_after_an_engine_has_died(
+    restarting: RestartingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample() -> list:
+        return restarting.generate(PROMPTS, 3, seeds=range(5), max_tokens=12, stop=[])
+
+    expected = sample()
+    first = restarting.engine
+    die_in_step(first, 4)
+    assert sample() == expected, "bit for bit, log-probabilities included, with the trainer's weights"
+    assert restarting.engine is not first
+    assert not first.healthy()
+
+    plain, calls = weight_sync._repack_tied_head, []
+
+    def fail_once(model: object) -> None:
+        calls.append(model)
+        if len(calls) == 1:
+            raise MemoryError("no room for the head")
+        plain(model)
+
+    monkeypatch.setattr(weight_sync, "_repack_tied_head", fail_once)
+    restarting.sync()
+    assert len(calls) == restarting.restarts == 2
+    assert sample() == expected
+
+    die_in_step(restarting.engine, 1)
+    with pytest.raises(TooManyEngineFailures, match=r"failed \(EngineDeadError: .* after 2 restarts"):
+        sample()

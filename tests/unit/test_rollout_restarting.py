@@ -1,0 +1,135 @@
+"""Which failures start a new engine, on which ranks, and how often. The real vLLM: tests/system."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from megatron_pz.errors import BadInput
+from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import restarting
+from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
+
+
+class Engine:
+    """Answers with the weights that it holds; breaks in the calls that it is told."""
+
+    def __init__(self, breaks_in: set[str]) -> None:
+        self.breaks_in, self.weights, self.broken, self.closed = breaks_in, -1, False, False
+
+    def call(self, kind: str) -> None:
+        assert not self.broken and not self.closed
+        if kind in self.breaks_in:
+            self.broken = True
+            raise RuntimeError(f"{kind} went wrong")
+
+    def generate(self, prompts: list, n: int, *, seeds: list[int], max_tokens: int, stop: list) -> list:
+        if max_tokens > 100:
+            raise BadInput("too long")
+        self.call("generate")
+        return [[Response((seed, self.weights), (0.0, 0.0), "", False)] * n for seed in seeds]
+
+    def healthy(self) -> bool:
+        return not self.broken
+
+    def close(self) -> None:
+        self.closed = True
+        if self.broken:
+            raise RuntimeError("a broken engine does not even close")
+
+
+class Rank:
+    """A rank whose engines break as planned: one set of calls for each engine that it starts."""
+
+    def __init__(self, *breaks_in: set[str], exchange: Callable = lambda own: [own], max_restarts: int = 2) -> None:
+        self.plans, self.engines, self.trained = list(breaks_in), [], 0
+        self.restarting = RestartingEngine(self.start, self.weights, exchange=exchange, max_restarts=max_restarts)
+
+    def start(self) -> Engine:
+        self.engines.append(Engine(self.plans.pop(0) if self.plans else set()))
+        return self.engines[-1]
+
+    def weights(self) -> list:
+        return [("trained", torch.tensor(self.trained))]
+
+    def ask(self, *seeds: int, max_tokens: int = 8) -> list[list[tuple[int, ...]]]:
+        prompts = [[1]] * len(seeds)
+        answers = self.restarting.generate(prompts, 2, seeds=seeds, max_tokens=max_tokens, stop=[])
+        return [[response.token_ids for response in group] for group in answers]
+
+
+@pytest.fixture(autouse=True)
+def _load_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(engine: Engine, stream: list) -> None:
+        engine.call("sync")
+        engine.weights = int(dict(stream)["trained"])
+
+    monkeypatch.setattr(restarting, "load_weights", load)
+
+
+def test_a_living_engine_is_left_alone() -> None:
+    rank = Rank()
+    rank.trained = 1
+    rank.restarting.sync()
+    assert rank.ask(5, 6) == [[(5, 1)] * 2, [(6, 1)] * 2]
+    assert len(rank.engines) == 1
+
+
+def test_a_dead_engine_is_replaced_with_the_current_weights_and_asked_again() -> None:
+    rank = Rank({"generate"})
+    rank.trained = 3
+    rank.restarting.sync()
+    assert rank.ask(5) == [[(5, 3)] * 2]
+    assert [engine.closed for engine in rank.engines] == [True, False]
+    assert rank.restarting.restarts == 1
+
+
+def test_a_broken_weight_update_replaces_the_engine_too() -> None:
+    rank = Rank({"sync"}, {"sync"})
+    assert rank.ask(5) == [[(5, 0)] * 2]
+    assert len(rank.engines) == 3
+
+
+def test_after_so_many_restarts_the_failure_is_one_line() -> None:
+    rank = Rank({"generate"}, {"generate"}, max_restarts=1)
+    with pytest.raises(TooManyEngineFailures) as caught:
+        rank.ask(5)
+    assert str(caught.value) == (
+        "the rollout engine of rank 0 failed (RuntimeError: generate went wrong) after 1 restarts: no more are allowed "
+        "(--max-engine-restarts 1); resume from the last checkpoint"
+    )
+
+
+def test_bad_input_is_no_reason_to_restart() -> None:
+    rank = Rank()
+    with pytest.raises(BadInput, match="too long"):
+        rank.ask(5, max_tokens=101)
+    assert len(rank.engines) == 1
+
+
+def test_all_ranks_restart_together_and_only_the_failed_one_asks_again() -> None:
+    meeting, words = threading.Barrier(2), ["", ""]
+    ranks: list[Rank] = [None, None]  # type: ignore[list-item]
+    answers: list = [None, None]
+
+    def play(number: int, *plans: set[str]) -> None:
+        def exchange(own: str | None) -> list[str | None]:
+            words[number] = own
+            meeting.wait(10)
+            all_words = list(words)
+            meeting.wait(10)
+            return all_words
+
+        ranks[number] = Rank(*plans, exchange=exchange)
+        answers[number] = [ranks[number].ask(10 + number), ranks[number].ask()]
+
+    threads = [threading.Thread(target=play, args=args) for args in ((0,), (1, {"generate"}))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [[[[(10, 0)] * 2], []], [[[(11, 0)] * 2], []]]
+    assert [len(rank.engines) for rank in ranks] == [2, 2]
