@@ -224,9 +224,22 @@ def _mend_moe_utils(module: ModuleType) -> None:
         module.te_general_gemm = None
 
 
+def _mend_token_dispatcher(module: ModuleType) -> None:
+    """Numbers of tokens go to all_to_all as NumPy arrays; a tensor that is on the CPU already is left one: TypeError."""
+    plain_move = module.maybe_move_tensor_to_cpu
+
+    @functools.wraps(plain_move)
+    def move(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        moved = plain_move(tensor, as_numpy, record_stream)
+        return moved.numpy() if as_numpy and torch.is_tensor(moved) else moved
+
+    module.maybe_move_tensor_to_cpu = move
+
+
 _MENDS: dict[str, Callable[[ModuleType], None]] = {
     f"{_SCOPE}.jit": _mend_jit,
     f"{_SCOPE}.tensor_parallel.random": _mend_random,
     f"{_SCOPE}.transformer.moe.moe_utils": _mend_moe_utils,
+    f"{_SCOPE}.transformer.moe.token_dispatcher": _mend_token_dispatcher,
     f"{_SCOPE}.optimizer.distrib_optimizer": _mend_distributed_optimizer,
 }

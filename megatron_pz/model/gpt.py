@@ -5,6 +5,12 @@ from __future__ import annotations
 import torch
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 
 from megatron_pz.model import packed_forward
 from megatron_pz.model.architecture import Architecture, PolicyTransformerConfig
@@ -56,4 +62,17 @@ def build_model(
         vp_stage=vp_stage,
     )
     packed_forward.attach(model, arch.vocab_size)
+    _mark_tensor_parallel_weights(model)
     return model
+
+
+def _mark_tensor_parallel_weights(model: GPTModel) -> None:
+    """Give sharded weights the mark by which Megatron's gradient norm counts every rank's shard, and not rank 0's only.
+
+    Megatron sets it while it initialises a weight (Transformer Engine always does), and these come from a checkpoint.
+    """
+    for module in model.modules():
+        if isinstance(module, (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)):
+            weight, axis = module.weight, int(isinstance(module, RowParallelLinear))
+            if weight is not None and not hasattr(weight, "tensor_model_parallel"):
+                set_tensor_model_parallel_attributes(weight, True, axis, 1)
