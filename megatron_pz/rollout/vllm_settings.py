@@ -33,6 +33,8 @@ def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -
         "max_logprobs": -1,  # as many as asked for
         "use_tqdm_on_load": False,
     }
+    if rollout.rollout_quantization != "none":
+        arguments["quantization"] = rollout.rollout_quantization  # of weights as they are loaded or reloaded
     if colocated:
         arguments["distributed_executor_backend"] = "external_launcher"
     if on_gpu:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.gpu import results
 from benchmarks.gpu.agreement import against_reference, perturb
+from benchmarks.gpu.attention_check import compare_attention, visible
 from benchmarks.gpu.log_prob_kernel import compare
 from benchmarks.gpu.measure import copy_seconds, extra_bytes, matrix_rate, median_seconds
 from benchmarks.gpu.operations import update_operations
@@ -26,6 +27,7 @@ from benchmarks.gpu.update_rate import measure_updates, random_groups
 from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.model.architecture import Architecture
+from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer.policy import FrozenPolicy, Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import random_groups as mixed_groups
@@ -105,6 +107,25 @@ def test_updates_of_a_policy_are_timed_and_learn(topology: Topology, random_mode
     assert measured.tokens == 2 * (12 + 16)
     assert measured.rate == measured.operations / measured.seconds > 0
     assert any(not torch.equal(old, new) for old, new in zip(before, policy.chunks[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_packed_attention_is_compared_with_the_textbook(
+    topology: Topology, random_model: Path, dtype: torch.dtype, bound: float
+) -> None:
+    policy = FrozenPolicy(run_config(random_model), topology)
+    groups = mixed_groups(331, [(20, (6, 9, 4)), (11, (5,))], seed=3)
+    (row,) = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
+    errors = compare_attention(row, policy.transformer_config, CPU, dtype)
+    assert 0 < errors.output < bound
+    assert 0 < errors.gradient < bound
+
+
+def test_a_response_sees_its_prompt_and_itself_only() -> None:
+    """A prompt of two, responses of two and one, then a group of one, by hand."""
+    segments_2S = torch.tensor([[0, 0, 0, 0, 0, 1], [0, 0, 1, 1, 2, 0]])
+    rows = ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", ".....x"]
+    assert ["".join(".x"[seen] for seen in row) for row in visible(segments_2S).tolist()] == rows
 
 
 @pytest.mark.parametrize(("bf16", "bound"), [(False, 1e-4), (True, 0.1)])

@@ -18,6 +18,7 @@ from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.rollout.engine import VllmEngine, sample_seed
 from megatron_pz.rollout.isolation import default_process_group_kept, preserved_environment, preserved_rng
+from megatron_pz.rollout.vllm_settings import engine_arguments
 
 
 @pytest.fixture
@@ -48,6 +49,12 @@ def test_settings_that_cannot_be_served_are_refused(model_dir: Path, setting: di
     settings = RolloutConfig(**{"max_prompt_length": 64, "max_response_length": 64, **setting})  # type: ignore[arg-type]
     with pytest.raises(BadInput, match=message):
         VllmEngine(model_dir, settings, seed=0, colocated=False)
+
+
+def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
+    assert "quantization" not in engine_arguments(RolloutConfig(), colocated=True, on_gpu=True)
+    quantized = engine_arguments(RolloutConfig(rollout_quantization="fp8"), colocated=True, on_gpu=True)
+    assert (quantized["quantization"], quantized["dtype"]) == ("fp8", "bfloat16")
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Check and measure everything that needs a GPU, on a machine with one NVIDIA card. No GPU has run it yet.
+#
+#   ./tests/gpu/run.sh                       all parts, in the active environment (its python)
+#   ./tests/gpu/run.sh --part model          one part; may be given again: model, rollout, train, benchmarks
+#   ./tests/gpu/run.sh --wheels DIR          install DIR/*.whl first, without network: .cache/gpu_site/, beside what is there
+#   ./tests/gpu/run.sh --model DIR           the real small model (Qwen3 or Llama); default: the one the quickstart keeps
+#   ./tests/gpu/run.sh --output PATH         of the result, PATH.json and PATH.md; default: benchmarks/results/DATE_CARD
+#
+# A part ends within ten minutes, or is stopped. The part model needs Megatron-Core and Transformer Engine only, train and
+# rollout vLLM too. Exit code 0 when no check failed; a figure that misses its goal is told in the table and fails nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+all_parts=(model rollout train benchmarks)
+part_seconds=600
+
+fail() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+}
+
+parts=() wheels='' model='' output=''
+while (($#)); do
+  flag=$1
+  case $flag in
+    -h | --help) usage && exit ;;
+    --part | --wheels | --model | --output) (($# >= 2)) || fail "$flag needs a value (--help)" ;;
+    *) fail "unknown flag '$flag' (--help lists them)" ;;
+  esac
+  case $flag in
+    --part)
+      [[ " ${all_parts[*]} " == *" $2 "* ]] || fail "unknown part '$2': choose ${all_parts[*]}"
+      parts+=("$2")
+      ;;
+    --wheels) wheels=$2 ;;
+    --model) model=$2 ;;
+    --output) output=$2 ;;
+  esac
+  shift 2
+done
+((${#parts[@]})) || parts=("${all_parts[@]}")
+[[ -z $model || -f $model/config.json ]] || fail "--model $model: no config.json there; give a Hugging Face directory"
+[[ -z $wheels || -n $(compgen -G "$wheels/*.whl") ]] || fail "--wheels $wheels: no *.whl there"
+card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) || true
+[[ -n $card ]] || fail "no NVIDIA GPU here (nvidia-smi lists none): nothing was run"
+
+python=$(command -v python || command -v python3) || fail "no python on the PATH: activate an environment"
+if [[ -n $wheels ]]; then
+  site=$PWD/.cache/gpu_site
+  rm -rf "$site"
+  "$python" -m pip install --quiet --no-index --no-deps --no-cache-dir --target "$site" "$wheels"/*.whl
+  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+fi
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+export CUDA_DEVICE_MAX_CONNECTIONS=1 # Megatron-Core asks for it under tensor and sequence parallelism
+[[ -z $model ]] || PZ_GPU_MODEL=$(cd "$model" && pwd)
+export PZ_GPU_MODEL=${PZ_GPU_MODEL:-}
+PZ_GPU_RESULTS=$(mktemp -d)
+export PZ_GPU_RESULTS
+trap 'rm -rf "$PZ_GPU_RESULTS"' EXIT
+
+echo "== $card: ${parts[*]}"
+"$python" -m megatron_pz.doctor || true # says what is missing; what needs it is skipped below, with the reason
+failed=()
+for part in "${parts[@]}"; do
+  echo "== part $part"
+  code=0
+  timeout --kill-after=20 "$part_seconds" "$python" -m pytest -q -rfEs -s "tests/gpu/test_$part.py" || code=$?
+  case $code in
+    0) ;;
+    124 | 137) failed+=("$part (stopped after $part_seconds s)") ;;
+    *) failed+=("$part") ;;
+  esac
+done
+
+if compgen -G "$PZ_GPU_RESULTS/*.json" >/dev/null; then
+  name=$(tr -cs '[:alnum:]' '_' <<<"${card#NVIDIA }" | sed 's/_*$//')
+  output=${output:-benchmarks/results/$(date +%F)_$name}
+  "$python" -m benchmarks.gpu.results "$PZ_GPU_RESULTS" "$output"
+  echo "== result: $output.json and $output.md"
+fi
+if ((${#failed[@]})); then
+  printf 'FAILED: %s\n' "${failed[@]}"
+  exit 1
+fi

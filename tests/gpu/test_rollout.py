@@ -1,0 +1,97 @@
+"""vLLM beside the trainer on one card: agreement of log-probabilities, weight sync, sleep."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu.agreement import against_rollout, perturb, time_sync
+from benchmarks.gpu.random_model import QWEN3_4B, write_random_model
+from benchmarks.gpu.results import Goal
+from megatron_pz.config import RolloutConfig
+from megatron_pz.model.architecture import Architecture
+from megatron_pz.model.precision import this_machine
+from megatron_pz.precision_rules import machine_refusals
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
+from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.trainer.policy import FrozenPolicy
+from megatron_pz.trainer.topology import Topology
+from tests.gpu.conftest import Record, run_config
+from tests.system.rollout_reference import random_prompts
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+GIB = 2**30
+SETTINGS = {"max_prompt_length": 512, "max_response_length": 256, "gpu_memory_utilization": 0.3}
+ROLLOUTS = {"bf16": RolloutConfig(**SETTINGS), "FP8": RolloutConfig(**SETTINGS, rollout_quantization="fp8")}
+
+
+@pytest.fixture(scope="module")
+def model_4b(topology: Topology, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights at the shape of Qwen3-4B, with the small model's tokenizer, which vLLM asks for."""
+    folder = write_random_model(tmp_path_factory.mktemp("qwen3_4b") / "model", QWEN3_4B, topology.device)
+    for file in model_dir.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_rollouts_and_trainer_agree_before_and_after_a_sync(
+    name: str, topology: Topology, model_dir: Path, record: Record
+) -> None:
+    config = run_config(model_dir, rollout=ROLLOUTS[name])
+    if reasons := machine_refusals(config, this_machine()):
+        pytest.skip("; ".join(reasons))
+    policy = FrozenPolicy(config, topology)
+    vocabulary = Architecture.from_hf(model_dir).vocab_size
+    prompts = random_prompts(16, vocabulary=vocabulary, shortest=64, longest=256)
+    with VllmEngine(model_dir, config.rollout, seed=0, colocated=True) as engine:
+        require_log_prob_semantics(engine)
+        load_weights(engine, policy.weights())
+        found = against_rollout(policy, engine, prompts, n=4, max_tokens=128)
+        goal = Goal("at most", 0.02) if name == "bf16" else None
+        record(f"|Δ log p| of {name} rollouts, mean", found.difference.mean, "nats", goal)
+        record(f"|Δ log p| of {name} rollouts, max", found.difference.max, "nats")
+        record(f"k3 KL of {name} rollouts", found.difference.k3, "nats")
+        record(f"effective sample size of {name} rollouts", found.effective_sample_size)
+        perturb(policy, 0.05, seed=2)
+        stale = against_rollout(policy, engine, prompts, n=4, max_tokens=128)
+        load_weights(engine, policy.weights())
+        synced = against_rollout(policy, engine, prompts, n=4, max_tokens=128)
+        record(f"|Δ log p| of {name} rollouts after a sync of changed weights", synced.difference.mean, "nats")
+        assert stale.difference.mean > 3 * synced.difference.mean
+        assert synced.difference.mean < (0.1 if name == "bf16" else 0.5)
+
+
+def test_a_sleeping_engine_gives_its_memory_back(topology: Topology, model_dir: Path, record: Record) -> None:
+    prompts = random_prompts(4, vocabulary=1000, shortest=32, longest=64)
+    with VllmEngine(model_dir, ROLLOUTS["bf16"], seed=0, colocated=True) as engine:
+        awake = engine.generate(prompts, 1, seeds=range(4), max_tokens=16, stop=[])
+        free_awake = torch.cuda.mem_get_info()[0]
+        engine.sleep()
+        freed = torch.cuda.mem_get_info()[0] - free_awake
+        engine.wake()
+        record("memory that a sleeping engine gives back", freed / GIB, "GiB")
+        assert freed > 0.8 * 0.3 * torch.cuda.mem_get_info()[1] - 4 * GIB
+        assert engine.generate(prompts, 1, seeds=range(4), max_tokens=16, stop=[]) == awake
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+def test_time_of_a_weight_sync_at_the_size_of_qwen3_4b(
+    name: str, topology: Topology, model_4b: Path, record: Record
+) -> None:
+    config = run_config(model_4b, rollout=ROLLOUTS[name])
+    if reasons := machine_refusals(config, this_machine()):
+        pytest.skip("; ".join(reasons))
+    policy = FrozenPolicy(config, topology)
+    with VllmEngine(model_4b, config.rollout, seed=0, colocated=True) as engine:
+        found = time_sync(policy, engine)
+    del policy
+    gc.collect()
+    record(f"weight sync to {name} rollouts, 4B, colocated", found.seconds, "s", Goal("at most", 0.5))
+    record(f"the same as a multiple of one device copy, {name}", found.seconds / found.copy_seconds, "x")
