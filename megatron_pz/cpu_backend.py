@@ -225,7 +225,7 @@ def _mend_moe_utils(module: ModuleType) -> None:
 
 
 def _mend_token_dispatcher(module: ModuleType) -> None:
-    """Numbers of tokens go to all_to_all as NumPy arrays; a tensor that is on the CPU already is left one: TypeError."""
+    """Numbers of tokens go to all_to_all as NumPy arrays; a tensor that is on the CPU already stays one: TypeError."""
     plain_move = module.maybe_move_tensor_to_cpu
 
     @functools.wraps(plain_move)
@@ -236,10 +236,41 @@ def _mend_token_dispatcher(module: ModuleType) -> None:
     module.maybe_move_tensor_to_cpu = move
 
 
+def _mend_mappings(module: ModuleType) -> None:
+    """Tensor parallel experts exchange unequal numbers of tokens, and gloo wants equal ones: pad them and cut again."""
+    plain_gather, plain_scatter = module._gather_along_first_dim, module._reduce_scatter_along_first_dim
+
+    def padded(part: torch.Tensor, length: int) -> torch.Tensor:
+        return torch.cat((part, part.new_zeros(length - len(part), *part.shape[1:])))
+
+    @functools.wraps(plain_gather)
+    def gather(
+        part: torch.Tensor, group: Any, sizes: Sequence[int] | None = None, use_global_buffer: Any = False
+    ) -> Any:
+        if sizes is None or group.size() == 1:
+            return plain_gather(part, group, sizes, use_global_buffer)
+        pieces = (
+            plain_gather(padded(part, max(sizes)), group).chunk(group.size()) if max(sizes) else [part] * len(sizes)
+        )
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+    @functools.wraps(plain_scatter)
+    def scatter(
+        whole: torch.Tensor, group: Any, sizes: Sequence[int] | None = None, use_global_buffer: Any = False
+    ) -> Any:
+        if sizes is None or group.size() == 1:
+            return plain_scatter(whole, group, sizes, use_global_buffer)
+        pieces = [padded(piece, max(sizes)) for piece in whole.split(list(sizes))]
+        return plain_scatter(torch.cat(pieces), group)[: sizes[group.rank()]] if max(sizes) else whole
+
+    module._gather_along_first_dim, module._reduce_scatter_along_first_dim = gather, scatter
+
+
 _MENDS: dict[str, Callable[[ModuleType], None]] = {
     f"{_SCOPE}.jit": _mend_jit,
     f"{_SCOPE}.tensor_parallel.random": _mend_random,
     f"{_SCOPE}.transformer.moe.moe_utils": _mend_moe_utils,
     f"{_SCOPE}.transformer.moe.token_dispatcher": _mend_token_dispatcher,
+    f"{_SCOPE}.tensor_parallel.mappings": _mend_mappings,
     f"{_SCOPE}.optimizer.distrib_optimizer": _mend_distributed_optimizer,
 }

@@ -74,6 +74,17 @@ def wrap(
     return chunks, optimizer
 
 
+def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
+    """Bring every rank the weights that the others have updated, where that was left to the next update's forward pass.
+
+    With ``overlap_param_gather`` an optimizer step leaves each rank with its own share of the new weights only: whoever
+    reads weights before the next update calls this first. Collective. Bare chunks and other layouts have them already.
+    """
+    for chunk in chunks:
+        if isinstance(chunk, DistributedDataParallel) and chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
+
+
 def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> float:
     """The learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
 

@@ -23,12 +23,13 @@ from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
+from megatron_pz.model.precision import require_precision, this_machine
 from megatron_pz.precision_rules import padded_for_fp8
 from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
-from megatron_pz.trainer.optimizer import set_learning_rate, wrap
+from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, Anchors], tuple[torch.Tensor, LossStatistics]]
@@ -55,7 +56,11 @@ class FrozenPolicy:
     """
 
     def __init__(self, config: RunConfig, topology: Topology) -> None:
-        """Build the shard and read its weights from ``config.model.hf_model``. Raises BadInput as the readers do."""
+        """Build the shard and read its weights from ``config.model.hf_model``.
+
+        Raises BadInput as the readers do, and where this machine cannot compute in the configured precision.
+        """
+        require_precision(config, this_machine())
         self.architecture = Architecture.from_hf(config.model.hf_model)
         self.topology = topology
         self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
@@ -72,6 +77,7 @@ class FrozenPolicy:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """(Hugging Face name, full tensor) one by one, in the model's own dtype; every rank receives every tensor."""
+        gather_weights(self.chunks)
         return stream_hf_weights(self.chunks, self.architecture)
 
     def pack(
@@ -101,6 +107,7 @@ class FrozenPolicy:
 
     @torch.no_grad()
     def _score(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        gather_weights(self.chunks)
         for chunk in self.chunks:
             chunk.eval()
 

@@ -65,11 +65,16 @@ class Topology:
             dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
         else:
             _meet(backend, timeout)
-        start_model_parallel(parallel)
+        return cls.lay_out(parallel, seed, device)
+
+    @classmethod
+    def lay_out(cls, parallel: ParallelConfig, seed: int, device: torch.device) -> Topology:
+        """The second half of :meth:`start`: a layout's groups, and seeds, over a process group that is there."""
+        _start_model_parallel(parallel)
         _seed_generators(seed)
         return cls(
             rank=dist.get_rank(),
-            world_size=world_size,
+            world_size=dist.get_world_size(),
             tensor_parallel_rank=parallel_state.get_tensor_model_parallel_rank(),
             tensor_parallel_size=parallel.tensor_model_parallel_size,
             pipeline_parallel_rank=parallel_state.get_pipeline_model_parallel_rank(),
@@ -131,8 +136,7 @@ class Topology:
         dist.destroy_process_group()
 
 
-def start_model_parallel(parallel: ParallelConfig) -> None:
-    """Make Megatron-Core's groups of a layout, over a process group that is there already."""
+def _start_model_parallel(parallel: ParallelConfig) -> None:
     chunks = parallel.virtual_pipeline_model_parallel_size
     parallel_state.initialize_model_parallel(
         parallel.tensor_model_parallel_size,

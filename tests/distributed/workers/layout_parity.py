@@ -1,0 +1,141 @@
+"""Four updates of the same experience in one layout after another, for tests that hold them against one process.
+
+Every layout starts from the same Hugging Face checkpoint and the same groups. What it did, in a form that does not
+depend on the layout, is an :class:`Outcome`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.model.hf_checkpoint import HFTensorSource
+from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
+from megatron_pz.rl.losses import policy_loss
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.topology import Topology
+from tests.packed_reference import random_groups
+
+from megatron.core import parallel_state  # isort: skip
+
+UPDATES = 4
+LEARNING_RATE = 1e-3
+MICRO_BATCH_TOKENS = 48
+VOCAB_SIZE = 331
+SHAPES = [(17, [5, 1, 9]), (3, [3, 4]), (23, [2, 2, 3, 8]), (9, [6, 6]), (12, [1, 7, 4]), (31, [10, 2]), (5, [4, 3])]
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What four updates did."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    entropies: list[float]
+    """Mean entropy of the response tokens during each update."""
+    initial_log_probs: dict[Tokens, torch.Tensor]
+    """By a response's tokens: float32 [length], under the weights before the first update."""
+    final_log_probs: dict[Tokens, torch.Tensor]
+    weights: dict[str, torch.Tensor]
+    """By Hugging Face name, after the last update."""
+
+
+def experience() -> list[ScoredGroup]:
+    """Groups of both roles; rollout log-probabilities near those of a model that knows nothing."""
+    draw = random.Random(7)
+    groups = []
+    for number, group in enumerate(random_groups(VOCAB_SIZE, SHAPES, seed=11)):
+        responses = tuple(
+            dataclasses.replace(response, log_probs=tuple(-5.8 + draw.gauss(0.0, 0.5) for _ in response.token_ids))
+            for response in group.responses
+        )
+        groups.append(dataclasses.replace(group, role=("generator", "predictor")[number % 2], responses=responses))
+    return groups
+
+
+def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> Outcome:
+    """Run them; the same outcome on every rank."""
+    config = RunConfig(
+        model=ModelConfig(hf_model=hf_dir, bf16=False),
+        parallel=parallel,
+        # An eps above the rounding of gradients: Adam would make whole steps of that where a gradient is nearly zero.
+        optimizer=OptimizerConfig(lr=LEARNING_RATE, adam_eps=1e-5, weight_decay=0.01, clip_grad=1.0),
+    )
+    policy = Policy(config, topology)
+    _require_exact_export(policy, hf_dir)
+    groups = experience()
+    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)
+    # Without a clip range a ratio near its edge cannot fall on the one side here and on the other side there.
+    loss = partial(policy_loss, grpo=GrpoConfig(grpo_clamp_eps_lower=0.9, grpo_clamp_eps_upper=9.0))
+    before = policy.log_probs(rows)
+    results = [policy.update(rows, loss, LEARNING_RATE)]
+    anchors = [Anchors(old_R) for old_R in before] or None
+    results += [policy.update(rows, loss, LEARNING_RATE, anchors) for _ in range(UPDATES - 1)]
+    figures = [result.statistics.pooled() for result in results]
+    outcome = Outcome(
+        losses=[each.loss for each in figures],
+        grad_norms=[result.grad_norm for result in results],
+        entropies=[each.entropy for each in figures],
+        initial_log_probs=_of_all_ranks(rows, before, topology),
+        final_log_probs=_of_all_ranks(rows, policy.log_probs(rows), topology),
+        weights={name: tensor.clone() for name, tensor in policy.weights()},
+    )
+    assert all(result.applied for result in results)
+    return outcome
+
+
+def _require_exact_export(policy: Policy, hf_dir: str) -> None:
+    """On every rank: what the layout streams is what it was loaded from, each tensor once and bit for bit."""
+    source, streamed = HFTensorSource(hf_dir), []
+    for name, tensor in policy.weights():
+        assert torch.equal(tensor, source.slices(name)[:]), name
+        streamed.append(name)
+    assert sorted(streamed) == sorted(source.names())
+
+
+def _of_all_ranks(
+    rows: list[MicroBatch], log_probs: list[torch.Tensor], topology: Topology
+) -> dict[Tokens, torch.Tensor]:
+    """Response by response; ranks other than the last pipeline stage's have none."""
+    own: dict[Tokens, torch.Tensor] = {}
+    for row, log_probs_R in zip(rows, log_probs, strict=False):
+        if row.loss_weights_R.any():
+            for number in row.responses_R.unique():
+                here = row.responses_R == number
+                own[tuple(row.labels_R[here].tolist())] = log_probs_R[here]
+    parts = topology.all_gather_object(own)
+    return {response: values for part in parts for response, values in part.items()}
+
+
+def one_process(hf_dir: Path) -> Outcome:
+    """The outcome without any parallelism, in this process."""
+    topology = Topology.start(ParallelConfig(), seed=1)
+    try:
+        return four_updates(str(hf_dir), ParallelConfig(), topology)
+    finally:
+        topology.close()
+
+
+def run_layouts(cases: list[tuple[str, str, ParallelConfig]], folder: str) -> None:
+    """One rank of many: (name, checkpoint, layout) one after another; rank 0 writes ``folder/name.pt``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for name, hf_dir, parallel in cases:
+        topology = Topology.lay_out(parallel, seed=1, device=torch.device("cpu"))
+        outcome = four_updates(hf_dir, parallel, topology)
+        if topology.rank == 0:
+            torch.save(dataclasses.asdict(outcome), Path(folder) / f"{name}.pt")
+            print(f"{name}: done", flush=True)
+        dist.barrier()
+        parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
