@@ -153,6 +153,16 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             game.masks_per_passage >= 2 or game.mask_strategy != "active",
             f"--masks-per-passage {game.masks_per_passage}: a group of one has no relative advantage; use at least 2",
         ),
+        (game.passive_warmup_iters >= 0, f"--passive-warmup-iters {game.passive_warmup_iters}: must not be negative"),
+        (
+            game.passive_warmup_iters == 0 or game.mask_strategy == "active",
+            f"--passive-warmup-iters {game.passive_warmup_iters}: --mask-strategy {game.mask_strategy} is passive "
+            "itself; use active, or no warm-up",
+        ),
+        (
+            0 < game.entropy_top_share <= 1,
+            f"--entropy-top-share {game.entropy_top_share}: must be above 0 and at most 1",
+        ),
         (
             game.invalid_mask_penalty <= 0,
             f"--invalid-mask-penalty {game.invalid_mask_penalty}: is added as a reward, so it must not be positive",

@@ -12,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+PassiveStrategy = Literal["random_span", "random_next_token", "entropy_next_token"]
+"""The paper's baselines: masks chosen by chance, or by the policy's entropy."""
+MaskStrategy = Literal["active", "random_span", "random_next_token", "entropy_next_token"]
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -104,8 +108,14 @@ class GameConfig:
     policy_sharing: Literal["shared", "separate"] = "shared"
     """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
-    mask_strategy: Literal["active", "random_span", "random_next_token"] = "active"
+    mask_strategy: MaskStrategy = "active"
     """Who chooses the masks: the generator [P], or one of the paper's passive baselines (PAPER section 5)."""
+    passive_warmup_iters: int = 0
+    """The first so many steps use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
+    warmup_mask_strategy: PassiveStrategy = "random_span"
+    """[P]"""
+    entropy_top_share: float = 0.2
+    """``entropy_next_token`` draws from this share of a passage's words, those of highest entropy [P, after RPT]."""
     passages_per_step: int = 32
     """Passages drawn in a step [P]."""
     masks_per_passage: int = 8
@@ -132,7 +142,8 @@ class GameConfig:
     """Proposals of one passage that name the same span are predicted once and share the accuracy; false predicts every
     proposal by itself, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
-    """Draw further passages until the step has passages_per_step generator groups with unequal rewards (DAPO) [C]."""
+    """Draw further passages until the step has passages_per_step groups with unequal rewards, of the generator, or with
+    passive masks of the predictor (DAPO) [C]."""
     max_sampling_rounds: int = 3
     """With dynamic_sampling: at most this many draws in a step."""
     max_predictor_groups: int = 0

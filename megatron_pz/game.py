@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from megatron_pz.config import RunConfig
+from megatron_pz.config import PassiveStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.rl.experience import Response, Role
 from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
@@ -127,15 +127,34 @@ class Game:
         ]
         return sorted(self.from_all_ranks(mine), key=lambda mask: mask.key)
 
-    def passive_masks(self, passages: Sequence[Passage], turn: str) -> list[Mask]:
-        """The same number of questions, drawn by the configured passive strategy instead (the paper's baselines)."""
-        strategy = self.config.game.mask_strategy
-        assert strategy != "active"
+    def passive_masks(
+        self,
+        passages: Sequence[Passage],
+        turn: str,
+        strategy: PassiveStrategy,
+        entropies: Sequence[Sequence[float]] | None = None,
+    ) -> list[Mask]:
+        """The same number of questions, drawn by a passive strategy instead (the paper's baselines).
+
+        ``entropies``: of each passage, as :func:`~megatron_pz.uncertainty.word_entropies` has them, for the strategy
+        that needs them.
+        """
+        share = self.config.game.entropy_top_share
         keys = [
             (place, sample) for place in range(len(passages)) for sample in range(self.config.game.masks_per_passage)
         ]
         drawn = [
-            (key, passive_mask(strategy, passages[key[0]].text, self.spans, self._random(turn, strategy, *key)))
+            (
+                key,
+                passive_mask(
+                    strategy,
+                    passages[key[0]].text,
+                    self.spans,
+                    self._random(turn, strategy, *key),
+                    entropies[key[0]] if entropies else (),
+                    share,
+                ),
+            )
             for key in keys
         ]
         return [Mask(key, masked) for key, masked in drawn if masked is not None]

@@ -15,22 +15,26 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from megatron_pz.config import RunConfig
+from megatron_pz.config import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.learner import Learner, Lesson
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
+from megatron_pz.roles.strategies import mask_strategy
 from megatron_pz.rollout.health import require_in_sync
 from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.policy import UpdateResult
+from megatron_pz.uncertainty import word_entropies
 
 
 @dataclass(frozen=True)
 class Turn:
     """What this rank saw of one round of the game."""
 
+    strategy: MaskStrategy
+    """Who chose the masks."""
     proposals: list[Proposals]
     generator_rewards: list[list[float]]
     """For each proposal group the reward of each response."""
@@ -86,21 +90,22 @@ class PretrainZero:
         """Play until there is enough to learn from: once, or with dynamic sampling a few times."""
         rules, turns, groups = self.config.game, [], []
         for draw in range(rules.max_sampling_rounds if rules.dynamic_sampling else 1):
-            turns.append(self.play(self.draw_passages(), f"{iteration}.{draw}"))
+            turns.append(self.play(self.draw_passages(), f"{iteration}.{draw}", mask_strategy(iteration, rules)))
             groups += self.experience(turns[-1])
-            leading = "generator" if rules.mask_strategy == "active" else "predictor"
+            leading = "generator" if turns[-1].strategy == "active" else "predictor"
             if sum(group.role == leading for group in groups) >= rules.passages_per_step:
                 break
         return turns, self.limit_predictor_groups(groups, iteration)
 
-    def play(self, passages: Sequence[Passage], turn: str) -> Turn:
+    def play(self, passages: Sequence[Passage], turn: str, strategy: MaskStrategy) -> Turn:
         """Both roles play (equations 6 and 7); the generator earns what the predictor misses (equations 8 and 9)."""
         proposals: list[Proposals] = []
-        if self.config.game.mask_strategy == "active":
+        if strategy == "active":
             proposals = self.game.propose(passages, turn)
             masks = self.game.masks_of(proposals, turn)
         else:
-            masks = self.game.passive_masks(passages, turn)
+            entropies = self.entropies(passages) if strategy == "entropy_next_token" else None
+            masks = self.game.passive_masks(passages, turn, strategy, entropies)
         predictions = self.game.predict(masks, turn)
         accuracy = self.game.accuracies(predictions)
         rewards = [
@@ -111,7 +116,7 @@ class PretrainZero:
             )
             for group in proposals
         ]
-        return Turn(proposals, rewards, predictions)
+        return Turn(strategy, proposals, rewards, predictions)
 
     def experience(self, turn: Turn) -> list[ScoredGroup]:
         """Group-relative advantages (equation 10) of both roles; groups without any are dropped. From all ranks."""
@@ -135,6 +140,11 @@ class PretrainZero:
         if most and len(predictor) > most:
             predictor = random.Random(f"{self.config.training.seed} {iteration} limit").sample(predictor, most)
         return [group for group in groups if group.role == "generator"] + predictor
+
+    def entropies(self, passages: Sequence[Passage]) -> list[list[float]]:
+        """How uncertain the predictor's policy is at each word of the passages."""
+        predictor, limit = self.learners[-1].policy, self.config.training.micro_batch_tokens
+        return word_entropies(predictor, self.game.tokenizer, passages, limit)
 
     def draw_passages(self) -> list[Passage]:
         """The next passages of the corpus, the same on every rank; those that hold a literal [mask] are passed over."""

@@ -67,6 +67,8 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
         total.merge(part)
     metrics = total.means() | _update_metrics(report.updates)
     metrics |= _lesson_metrics(report.lessons)
+    metrics["train/active_masks"] = float(report.turns[0].strategy == "active")
+    metrics["train/sampling_rounds"] = float(len(report.turns))
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
@@ -135,7 +137,8 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
 
 def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:
     """Rank 0's first rollouts with the predictions that other ranks and this one made for their masks. Collective."""
-    predictions = {group.mask.key: group for turn in turns for group in turn.predictions}
+    # Of the first turn alone: the next one's masks have the same keys.
+    predictions = {group.mask.key: group for turn in turns[:1] for group in turn.predictions}
     everywhere = {
         key: group
         for part in game.from_all_ranks([predictions])

@@ -122,6 +122,9 @@ class Run:
             print(
                 f"{self.config.training.load} has done {self.first_iteration - 1} steps already: --train-iters {last}"
             )
+        warmup = self.config.game.passive_warmup_iters
+        if self.first_iteration <= warmup and self.topology.rank == 0:
+            print(f"steps {self.first_iteration} to {warmup}: masks by {self.config.game.warmup_mask_strategy}")
         with StopRequest() as stop:
             for iteration in range(self.first_iteration, last + 1):
                 started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Whole runs in pytest's own process: the real loop, trainer and checkpoints, with engines whose answers are scripted."""
+"""Whole runs in pytest's own process: the real loop, trainer and checkpoints; the engines' answers are scripted."""
 
 from __future__ import annotations
 

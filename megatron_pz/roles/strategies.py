@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
+from collections.abc import Sequence
+from re import Match
 
+from megatron_pz.config import GameConfig, MaskStrategy, PassiveStrategy
 from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
 from megatron_pz.roles.words import WORD
-
-PassiveStrategy = Literal["random_span", "random_next_token"]
 
 SPAN_LENGTH_P = 0.2
 LONGEST_SPAN = 10
@@ -44,20 +44,62 @@ def random_span(passage: str, policy: SpanPolicy, rng: random.Random) -> MaskedP
     return None
 
 
+def words_after_the_first(passage: str) -> list[Match[str]]:
+    """The words that a next-token mask can hide: something must precede them."""
+    return list(WORD.finditer(passage))[1:]
+
+
 def random_next_token(passage: str, rng: random.Random) -> MaskedPassage | None:
     """Cut the passage after a random word other than its first and mask that word; None with fewer than two words.
 
     The predictor sees what precedes the word, then ``[mask]``, and nothing of what follows.
     """
-    words = list(WORD.finditer(passage))[1:]
+    words = words_after_the_first(passage)
     if not words or MASK in passage:
         return None
-    word = rng.choice(words)
-    return MaskedPassage(passage[: word.start()] + MASK, word.group(), occurrences=1, replaced=1)
+    return _cut_after(passage, rng.choice(words))
+
+
+def entropy_next_token(
+    passage: str, entropies: Sequence[float], top_share: float, rng: random.Random
+) -> MaskedPassage | None:
+    """As :func:`random_next_token`, with the word drawn from those at which the policy is the least certain (RPT).
+
+    Args:
+        entropies: at each of :func:`words_after_the_first`, under the current policy.
+        top_share: the word is one of this share of them, those of highest entropy; at least one.
+    """
+    words = words_after_the_first(passage)
+    if not words or MASK in passage:
+        return None
+    count = max(1, round(top_share * len(words)))
+    hardest = sorted(zip(entropies, range(len(words)), strict=True), key=lambda pair: (-pair[0], pair[1]))[:count]
+    return _cut_after(passage, words[rng.choice(hardest)[1]])
 
 
 def passive_mask(
-    strategy: PassiveStrategy, passage: str, policy: SpanPolicy, rng: random.Random
+    strategy: PassiveStrategy,
+    passage: str,
+    policy: SpanPolicy,
+    rng: random.Random,
+    entropies: Sequence[float] = (),
+    top_share: float = 1.0,
 ) -> MaskedPassage | None:
-    """One mask by the named strategy, or None when the passage offers nothing."""
-    return random_span(passage, policy, rng) if strategy == "random_span" else random_next_token(passage, rng)
+    """One mask by the named strategy, or None when the passage offers nothing.
+
+    ``entropies`` and ``top_share`` are those of :func:`entropy_next_token`, which alone reads them.
+    """
+    if strategy == "random_span":
+        return random_span(passage, policy, rng)
+    if strategy == "random_next_token":
+        return random_next_token(passage, rng)
+    return entropy_next_token(passage, entropies, top_share, rng)
+
+
+def mask_strategy(iteration: int, game: GameConfig) -> MaskStrategy:
+    """Who chooses the masks in a step, counted from 1: during the passive warm-up another one than after it."""
+    return game.warmup_mask_strategy if iteration <= game.passive_warmup_iters else game.mask_strategy
+
+
+def _cut_after(passage: str, word: Match[str]) -> MaskedPassage:
+    return MaskedPassage(passage[: word.start()] + MASK, word.group(), occurrences=1, replaced=1)

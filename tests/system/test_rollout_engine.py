@@ -114,6 +114,21 @@ def test_responses_end_by_stop_string_end_token_or_length(engine: VllmEngine) ->
     assert all(len(r.log_probs) == len(r.token_ids) for r in responses)
 
 
+def test_two_engines_of_one_process_hold_weights_of_their_own(engine: VllmEngine, model_dir: Path) -> None:
+    """And the end of one leaves the other the process groups that they share."""
+    trainer, other = reference_model(model_dir), reference_model(model_dir)
+    perturb(other, 4)
+
+    def difference(asked: VllmEngine, model: torch.nn.Module) -> float:
+        return largest_difference(model, PROMPTS, asked.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=8, stop=[]))
+
+    with VllmEngine(model_dir, SETTINGS, seed=0, colocated=True) as second:
+        load_weights(second, weight_stream(other))
+        assert difference(second, other) < 1e-4
+        assert difference(engine, trainer) < 1e-4
+    assert difference(engine, trainer) < 1e-4
+
+
 def test_budgets_are_enforced_and_an_empty_call_is_fine(engine: VllmEngine) -> None:
     with pytest.raises(BadInput, match=r"prompt 1 has 97 tokens, max_prompt_length allows 1 to 96"):
         engine.generate([[5], [5] * 97], 1, seeds=[0, 1], max_tokens=4, stop=[])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from megatron_pz.trainer import checkpoint_files
 from tests.system.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
 from tests.torchrun import run_workers
+
+FAILING_RUN = Path(__file__).parent / "workers" / "failing_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +39,21 @@ def taught_model(tmp_path_factory: pytest.TempPathFactory, config: Path, corpus:
     return save / "hf"
 
 
-def weights(save: Path, source: Path, out: Path) -> dict[str, torch.Tensor]:
+def weights(save: Path, source: Path, out: Path, *flags: str) -> dict[str, torch.Tensor]:
     """The run's last checkpoint as Hugging Face tensors."""
-    run_tool("convert_checkpoint.py", "megatron-to-hf", "--load", save, "--hf-model", source, "--save", out)
+    run_tool("convert_checkpoint.py", "megatron-to-hf", "--load", save, "--hf-model", source, "--save", out, *flags)
     return load_file(out / "model.safetensors")
 
 
-@pytest.mark.parametrize("nproc", [1, 2])
-def test_resume_is_exact(nproc: int, config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("nproc", "sharing"), [(1, "shared"), (2, "separate")])
+def test_resume_is_exact(
+    nproc: int, sharing: str, config: Path, corpus: str, taught_model: Path, tmp_path: Path
+) -> None:
     """Six steps, and three steps + a new process + three steps: the same metrics and the same weights, bit for bit."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train(config, taught_model, corpus, whole, nproc, "--train-iters", 6)
-    train(config, taught_model, corpus, parts, nproc, "--train-iters", 3)
-    train(config, taught_model, corpus, parts, nproc, "--train-iters", 6, "--load", parts)
+    whole, parts, flags = tmp_path / "whole", tmp_path / "parts", ("--policy-sharing", sharing)
+    train(config, taught_model, corpus, whole, nproc, "--train-iters", 6, *flags)
+    train(config, taught_model, corpus, parts, nproc, "--train-iters", 3, *flags)
+    train(config, taught_model, corpus, parts, nproc, "--train-iters", 6, "--load", parts, *flags)
 
     in_one_go = metrics_of(whole)
     assert [line["iteration"] for line in in_one_go] == [1, 2, 3, 4, 5, 6]
@@ -58,11 +64,44 @@ def test_resume_is_exact(nproc: int, config: Path, corpus: str, taught_model: Pa
     assert metrics_of(parts) == in_one_go
 
     before = load_file(taught_model / "model.safetensors")
-    after = weights(whole, taught_model, tmp_path / "whole_hf")
-    resumed = weights(parts, taught_model, tmp_path / "parts_hf")
-    assert after.keys() == resumed.keys() == before.keys()
-    assert all(torch.equal(after[name], resumed[name]) for name in after)
-    assert all(not torch.equal(after[name], before[name]) for name in after)
+    exports = [("--role", role) for role in ("generator", "predictor")] if sharing == "separate" else [()]
+    ends = []
+    for number, role in enumerate(exports):
+        after = weights(whole, taught_model, tmp_path / f"whole_hf_{number}", *role)
+        resumed = weights(parts, taught_model, tmp_path / f"parts_hf_{number}", *role)
+        assert after.keys() == resumed.keys() == before.keys()
+        assert all(torch.equal(after[name], resumed[name]) for name in after)
+        assert all(not torch.equal(after[name], before[name]) for name in after)
+        ends.append(after)
+    if sharing == "separate":  # each role has gone its own way
+        assert all(not torch.equal(ends[0][name], ends[1][name]) for name in before)
 
     # The engine sampled with the trainer's weights in every step: float32 on both sides leaves only rounding.
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
+
+
+@pytest.mark.timeout(600)
+def test_a_dead_engine_changes_nothing_and_a_stalled_one_ends_the_run(
+    config: Path, corpus: str, taught_model: Path, tmp_path: Path
+) -> None:
+    """In its second step an engine of rank 1 dies, in its fourth one never answers; two ranks, a policy each role."""
+    plain, failing = tmp_path / "plain", tmp_path / "failing"
+    flags = ("--policy-sharing", "separate", "--save-interval", 1, "--async-save", "--train-iters", 6)
+    flags += ("--rollout-timeout-minutes", 0.5)
+    common = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, *flags]
+    deeds = "die:1:3,stall:1:8"  # two calls a step, and the third one twice
+    output = run_workers(FAILING_RUN, 2, deeds, *common, "--save", failing, timeout=280, expect_failure=True)
+    assert "this rank's rollout engine failed" in output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, lines
+    assert re.match(
+        r"error: rank 1 \(\S+, process \d+\) has been in rollout of iteration 4 for 3\d s, longer than "
+        r"--rollout-timeout-minutes 0\.5",
+        lines[0],
+    )
+    assert "Traceback" not in output.split("torch/distributed")[0]
+
+    train(config, taught_model, corpus, plain, 2, *flags[:-4], "--train-iters", 3)
+    assert metrics_of(failing)[:3] == metrics_of(plain)
+    assert checkpoint_files.latest_iteration(failing) in (2, 3), "the asynchronous one of step 3 may have been cut off"
+    checkpoint_files.read_header(checkpoint_files.folder_of(failing, checkpoint_files.latest_iteration(failing)))

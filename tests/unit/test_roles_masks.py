@@ -7,12 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megatron_pz.config import GameConfig
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.examples import generator_example, predictor_example, teaching_span
 from megatron_pz.roles.held_out import held_out_masks
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
-from megatron_pz.roles.strategies import passive_mask, random_next_token, random_span, span_length
+from megatron_pz.roles.strategies import (
+    entropy_next_token,
+    mask_strategy,
+    passive_mask,
+    random_next_token,
+    random_span,
+    span_length,
+    words_after_the_first,
+)
 from megatron_pz.roles.words import content_words, names, repeated_words
 
 PASSAGE = "In 1848 Bern became the seat of the government. Today the government and the embassies in Bern employ many."
@@ -80,9 +89,40 @@ class TestRandomNextToken:
         assert random_next_token(passage, rng()) is None
 
 
+class TestEntropyNextToken:
+    PASSAGE = "One two three four five six"
+    ENTROPIES = (0.5, 3.0, 1.0, 3.5, 2.0)
+    """Of two, three, four, five and six."""
+
+    @pytest.mark.parametrize(
+        ("share", "hardest"), [(0.1, {"five"}), (0.2, {"five"}), (0.4, {"three", "five"}), (1.0, None)]
+    )
+    def test_only_the_least_certain_words_are_masked(self, share, hardest):
+        source = rng()
+        masks = [entropy_next_token(self.PASSAGE, self.ENTROPIES, share, source) for _ in range(100)]
+        assert {mask.span for mask in masks} == (hardest or {"two", "three", "four", "five", "six"})
+        assert all(mask.text == self.PASSAGE[: self.PASSAGE.index(mask.span)] + MASK for mask in masks)
+
+    def test_equal_entropies_go_by_place(self):
+        assert entropy_next_token("a b c", [1.0, 1.0], 0.5, rng()).span == "b"
+
+    @pytest.mark.parametrize("passage", ["", "Alone", f"{MASK} b c"])
+    def test_nothing_to_mask(self, passage):
+        assert entropy_next_token(passage, [1.0] * len(words_after_the_first(passage)), 0.5, rng()) is None
+
+
 def test_a_strategy_is_chosen_by_name():
     assert passive_mask("random_span", PASSAGE, ONE, rng(5)) == random_span(PASSAGE, ONE, rng(5))
     assert passive_mask("random_next_token", PASSAGE, ONE, rng(5)) == random_next_token(PASSAGE, rng(5))
+    entropies = [float(place) for place, _ in enumerate(words_after_the_first(PASSAGE))]
+    by_entropy = passive_mask("entropy_next_token", PASSAGE, ONE, rng(5), entropies, 0.5)
+    assert by_entropy == entropy_next_token(PASSAGE, entropies, 0.5, rng(5))
+
+
+def test_the_strategy_of_a_step():
+    game = GameConfig(passive_warmup_iters=2, warmup_mask_strategy="random_next_token")
+    assert [mask_strategy(step, game) for step in (1, 2, 3)] == ["random_next_token", "random_next_token", "active"]
+    assert mask_strategy(1, GameConfig(mask_strategy="random_span")) == "random_span"
 
 
 class TestWords:

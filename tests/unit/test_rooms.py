@@ -24,7 +24,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
-    {"game": ("game",), "learner": ("learner",)},
+    {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",)},
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},

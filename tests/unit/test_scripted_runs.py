@@ -11,7 +11,6 @@ import torch
 from megatron_pz.config import (
     DataConfig,
     GameConfig,
-    GrpoConfig,
     ModelConfig,
     OptimizerConfig,
     RolloutConfig,
@@ -19,6 +18,8 @@ from megatron_pz.config import (
     TrainingConfig,
 )
 from megatron_pz.errors import BadInput
+from megatron_pz.roles.strategies import words_after_the_first
+from megatron_pz.step_metrics import step_samples
 from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
 from tests.unit.test_corpus_passages import write_corpus
 
@@ -112,3 +113,63 @@ def test_a_checkpoint_of_one_policy_is_not_one_of_two(config: RunConfig) -> None
     )
     with pytest.raises(BadInput, match=r"one policy for both roles, this run has a policy of the generator and"):
         run_to_the_end(resumed)
+
+
+def test_a_passive_warm_up_ends_after_its_steps_in_a_resumed_run_too(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three of four steps are passive, so that the run is resumed inside the warm-up."""
+    warmed = with_fields(config, game={"passive_warmup_iters": 3, "warmup_mask_strategy": "random_span"})
+    steps = assert_resumes_exactly(warmed, tmp_path)
+    assert [step["train/active_masks"] for step in steps] == [0.0, 0.0, 0.0, 1.0]
+    assert [step["generator/groups_learned_from"] > 0 for step in steps] == [False, False, False, True]
+    assert all(step["predictor/groups_learned_from"] > 0 for step in steps)
+    said = capsys.readouterr().out
+    assert said.count("steps 1 to 3: masks by random_span") == 2
+    assert said.count("steps 3 to 3: masks by random_span") == 1
+
+
+def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(config: RunConfig) -> None:
+    by_entropy = with_fields(
+        config, game={"mask_strategy": "entropy_next_token", "entropy_top_share": 0.01}, training={"train_iters": 1}
+    )
+    with started_run(by_entropy) as run:
+        passages = [run.passages[index] for index in (0, 1)]
+        entropies = run.algorithm.entropies(passages)
+        run.algorithm.play(passages, "1.0", "entropy_next_token")
+    asked = set(ScriptedEngine.started[0].prompts)
+    expected = set()
+    for passage, of_words in zip(passages, entropies, strict=True):
+        hardest = words_after_the_first(passage.text)[max(range(len(of_words)), key=of_words.__getitem__)]
+        expected.add(f"Passage: {passage.text[: hardest.start()]}[mask]\nMasked words:")
+    assert asked == expected
+
+
+@pytest.mark.parametrize("sharing", ["shared", "separate"])
+def test_dynamic_sampling_draws_until_the_groups_suffice_and_resumes_at_the_cursor(
+    sharing: str, config: RunConfig, tmp_path: Path
+) -> None:
+    drawing = with_fields(
+        config,
+        game={"dynamic_sampling": True, "max_sampling_rounds": 4, "policy_sharing": sharing, "masks_per_passage": 2},
+    )
+    steps = assert_resumes_exactly(drawing, tmp_path)
+    rounds = [int(step["train/sampling_rounds"]) for step in steps]
+    assert len(set(rounds)) > 1 and max(rounds) <= 4
+    for step, draws in zip(steps, rounds, strict=True):
+        enough = step["generator/groups_learned_from"] >= 2
+        assert enough or draws == 4
+    drawn = [step["train/consumed_passages"] for step in steps]
+    assert drawn == [2.0 * sum(rounds[: index + 1]) for index in range(len(rounds))]
+
+
+def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_draw(config: RunConfig) -> None:
+    drawing = with_fields(config, game={"dynamic_sampling": True, "max_sampling_rounds": 3, "passages_per_step": 3})
+    with started_run(drawing) as run:
+        run.algorithm.config = with_fields(drawing, game={"passages_per_step": 2})
+        turns = [run.algorithm.play(run.algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
+        samples = step_samples(turns, run.game, most=2)
+    predicted = [sample for sample in samples if sample.masked_passage]
+    assert predicted
+    for sample in predicted:
+        assert sample.masked_passage.replace("[mask]", sample.span) == sample.passage
