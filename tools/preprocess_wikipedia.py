@@ -22,11 +22,12 @@ from rich.table import Table
 
 from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.wikipedia.articles import DROP_REASONS, ArticleOptions
-from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS
+from megatron_pz.wikipedia.articles import ArticleOptions
+from megatron_pz.wikipedia.filters import FilterOptions
 from megatron_pz.wikipedia.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
+from megatron_pz.wikipedia.selection import REASONS
 from megatron_pz.wikipedia.text_encoder import TokenizerBackend
 from megatron_pz.wikipedia.wikitext import KEEPABLE, TextOptions
 from megatron_pz.wikipedia.working_folder import folder_of
@@ -137,6 +138,7 @@ def _parse() -> PreprocessOptions:
     text.add_argument(
         "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
     )
+    _add_filters(parser)
     flags = parser.parse_args()
     return PreprocessOptions(
         inputs=tuple(flags.input),
@@ -152,6 +154,48 @@ def _parse() -> PreprocessOptions:
         passages=PassageOptions(
             flags.passage_unit, flags.max_passage_tokens, flags.min_passage_words, flags.max_passage_words
         ),
+        filters=FilterOptions(
+            flags.language,
+            flags.min_language_probability,
+            tuple(flags.decontaminate),
+            flags.decontaminate_words,
+            flags.near_duplicates,
+        ),
+    )
+
+
+def _add_filters(parser: Parser) -> None:
+    group = parser.add_argument_group("filters (articles with equal text are always dropped but the first)")
+    defaults = FilterOptions()
+    group.add_argument(
+        "--near-duplicates",
+        type=float,
+        default=0.0,
+        metavar="SIMILARITY",
+        help="drop articles that share this part of their word 5-grams with an earlier one, e.g. 0.8; needs rensa",
+    )
+    group.add_argument(
+        "--decontaminate",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="drop passages (at --level document, articles) that have words in a row with these benchmark files in "
+        "common; .jsonl, .parquet, .csv: every text in them, .txt: a question a line",
+    )
+    group.add_argument(
+        "--decontaminate-words",
+        type=int,
+        default=defaults.decontaminate_words,
+        help=f"how many words in a row (default {defaults.decontaminate_words})",
+    )
+    group.add_argument(
+        "--language", default="", metavar="CODE", help="drop articles in other languages, e.g. en; needs py3langid"
+    )
+    group.add_argument(
+        "--min-language-probability",
+        type=float,
+        default=defaults.min_language_probability,
+        help=f"how sure it must be (default {defaults.min_language_probability:g})",
     )
 
 
@@ -168,12 +212,18 @@ def _show(report: PreprocessReport, output: OutputOptions) -> None:
     table = Table("", "number", "", title="Pages")
     table.columns[1].justify = "right"
     table.add_row("read", f"{counts['pages']:,}", "")
-    for reason in (*DROP_REASONS, *DUPLICATE_REASONS):
+    for reason in REASONS:
         table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{counts[f'dropped_{reason}']:,}", "")
     table.add_row("articles", f"{counts['articles']:,}", "")
     table.add_row(
         "passages dropped: too short", f"{counts['short_passages']:,}", f"{counts['short_passage_words']:,} words"
     )
+    if counts["overlapping_passages"]:
+        table.add_row(
+            "passages dropped: benchmark overlap",
+            f"{counts['overlapping_passages']:,}",
+            f"{counts['overlapping_passage_words']:,} words",
+        )
     if counts["words_after_leads"]:
         table.add_row("dropped behind the leads", "", f"{counts['words_after_leads']:,} words")
     table.add_row("sentences cut to the budget", f"{counts['sentences_cut']:,}", "")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib import metadata
 from typing import Any, Final, Literal, Protocol, get_args
 
 from megatron_pz.errors import BadInput
@@ -37,6 +38,9 @@ class FilterOptions:
     """Benchmark files; passages that overlap with them are dropped."""
     decontaminate_words: int = 13
     """Words in a row that make an overlap."""
+    near_duplicates: float = 0.0
+    """Share of word 5-grams in common with an earlier article (Jaccard) from which on an article goes; 0: none does.
+    At work when all articles are known: :class:`~megatron_pz.wikipedia.duplicates.Deduplicator`."""
 
 
 class Classifier(Protocol):
@@ -87,7 +91,12 @@ class Filters:
         """For the manifest: everything that decides what the filters drop, without paths."""
         options = asdict(self._options)
         options["decontaminate"] = [asdict(file) for file in self._decontaminator.files] if self._decontaminator else []
+        needs = {"py3langid": self._options.language, "rensa": self._options.near_duplicates}
+        options["filter_libraries"] = {name: metadata.version(name) for name, is_used in needs.items() if is_used}
         return options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._options,)
 
 
 def _load_classifier(options: FilterOptions) -> Classifier:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megatron_pz.wikipedia.articles import ArticleOptions
+from megatron_pz.wikipedia.filters import FilterOptions
 from megatron_pz.wikipedia.passages import PassageOptions
 from megatron_pz.wikipedia.text_encoder import TokenizerBackend
 from megatron_pz.wikipedia.wikitext import TextOptions
@@ -65,4 +66,5 @@ class PreprocessOptions:
     run: RunOptions = field(default_factory=RunOptions)
     text: TextOptions = field(default_factory=TextOptions)
     articles: ArticleOptions = field(default_factory=ArticleOptions)
+    filters: FilterOptions = field(default_factory=FilterOptions)
     passages: PassageOptions = field(default_factory=PassageOptions)

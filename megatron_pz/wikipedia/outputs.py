@@ -11,14 +11,13 @@ from typing import Any
 from megatron_pz import __version__
 from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha256, write_manifest
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia.articles import DROP_REASONS
 from megatron_pz.wikipedia.cache import extraction, join_cache
-from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS
 from megatron_pz.wikipedia.export import export_suffix, text_writer
 from megatron_pz.wikipedia.files import sync_folder
+from megatron_pz.wikipedia.filters import FILTER_COUNTS
 from megatron_pz.wikipedia.options import OutputOptions
 from megatron_pz.wikipedia.passages import PASSAGE_COUNTS
-from megatron_pz.wikipedia.selection import Selection
+from megatron_pz.wikipedia.selection import REASONS, Selection
 from megatron_pz.wikipedia.shards import Totals, join_shards
 from megatron_pz.wikipedia.streams import cache_header
 from megatron_pz.wikipedia.worker import Worker, cache_part_path, shard_stem
@@ -127,6 +126,7 @@ def _manifest(
             **asdict(options.text),
             **asdict(options.articles),
             **asdict(options.passages),
+            **worker.filters.describe(),
         },
         "split": {"shares": list(output.split), "part": split},
         "dtype": worker.dtype.name,
@@ -140,10 +140,10 @@ def _all_splits(selection: Selection) -> dict[str, Any]:
     return {
         "pages": counts["pages"],
         "articles": counts["articles"],
-        "dropped": {reason: counts[f"dropped_{reason}"] for reason in (*DROP_REASONS, *DUPLICATE_REASONS)},
+        "dropped": {reason: counts[f"dropped_{reason}"] for reason in REASONS},
         "damaged": [
             {"name": Path(damage.path).name, "offset": damage.offset, "reason": damage.reason}
             for damage in selection.damage
         ],
-        **{name: counts[name] for name in PASSAGE_COUNTS},
+        **{name: counts[name] for name in (*PASSAGE_COUNTS, *FILTER_COUNTS)},
     }

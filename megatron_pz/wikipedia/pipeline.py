@@ -19,6 +19,8 @@ from megatron_pz.corpus.indexed_dataset import token_dtype
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.cache import check_cache
 from megatron_pz.wikipedia.dump import read_siteinfo
+from megatron_pz.wikipedia.duplicates import Fingerprinter
+from megatron_pz.wikipedia.filters import Filters
 from megatron_pz.wikipedia.jobs import run_jobs
 from megatron_pz.wikipedia.journal import Identity, Journal, begun_run, code_identity, file_identity, journal_path
 from megatron_pz.wikipedia.options import PreprocessOptions
@@ -68,13 +70,16 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
     if options.output.append_eod and encoder.eod is None:
         raise BadInput(f"--append-eod: the tokenizer {options.tokenizer_model} has no end-of-text token; leave it out")
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
-    worker = Worker(options, encoder, sites, work, token_dtype(encoder.vocab_size), makes_cache)
+    filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
+    dtype = token_dtype(encoder.vocab_size)
+    worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache)
     journal = Journal(work, _identity(worker))
     if journal.report is None:
         if not (options.run.overwrite or journal.is_publishing):
             refuse_existing(options.output)
         results, damage = run_jobs(worker, journal)
-        selection = select(work, results, damage, max(len(options.output.split), 1), options.output.limit)
+        splits, limit = max(len(options.output.split), 1), options.output.limit
+        selection = select(work, results, damage, splits, limit, options.filters.near_duplicates)
         totals = join(worker, Provenance(journal.checksums, selection))
         journal.begin_publishing()
         publish(worker)
@@ -145,6 +150,7 @@ def _identity(worker: Worker) -> Identity:
         **asdict(options.text),
         **asdict(options.articles),
         **asdict(options.passages),
+        **worker.filters.describe(),
         "cache": str(Path(options.cache).resolve()) if worker.makes_cache else "",
         "version of this program": code_identity(),
     }

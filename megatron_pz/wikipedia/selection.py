@@ -9,10 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_pz.wikipedia.articles import DROP_REASONS
 from megatron_pz.wikipedia.damage import Damage
-from megatron_pz.wikipedia.duplicates import Deduplicator
+from megatron_pz.wikipedia.duplicates import DUPLICATE_REASONS, Deduplicator
+from megatron_pz.wikipedia.filters import FILTER_REASONS
 from megatron_pz.wikipedia.journal import JobResult
 from megatron_pz.wikipedia.worker import documents_path
+
+REASONS = (*DROP_REASONS, *FILTER_REASONS, *DUPLICATE_REASONS)
+"""Why pages do not become articles of a corpus, as they are judged; counted as ``dropped_<reason>``."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ def jobs_within(results: Sequence[JobResult], limit: int) -> int | None:
     return None
 
 
-def select(work: Path, results: Sequence[JobResult], damage: Sequence[Damage], splits: int, limit: int) -> Selection:
+def select(
+    work: Path, results: Sequence[JobResult], damage: Sequence[Damage], splits: int, limit: int, near_duplicates: float
+) -> Selection:
     """Drop duplicates, and what lies behind the first ``limit`` articles (0: nothing).
 
     Args:
@@ -48,11 +55,12 @@ def select(work: Path, results: Sequence[JobResult], damage: Sequence[Damage], s
         damage: What is damaged beyond the jobs.
         splits: Number of splits.
         limit: Articles, counted before duplicates are dropped.
+        near_duplicates: Similarity from which on an article repeats an earlier one; 0: only equal ones do.
     """
     if limit:
         results = results[: jobs_within(results, limit)]
     counts: Counter[str] = sum((result.counts for result in results), Counter())
-    deduplicator = Deduplicator()
+    deduplicator = Deduplicator(near_duplicates)
     dropped: list[dict[int, np.ndarray]] = [{} for _ in range(splits)]
     articles = counts["articles"]
     before = 0

@@ -14,8 +14,9 @@ from megatron_pz.wikipedia.articles import Article, ArticleReader, read_extracts
 from megatron_pz.wikipedia.cache import CachePart, read_cache
 from megatron_pz.wikipedia.damage import DamageLog
 from megatron_pz.wikipedia.dump import PageError, SiteInfo, read_pages
-from megatron_pz.wikipedia.duplicates import FINGERPRINT, fingerprint
+from megatron_pz.wikipedia.duplicates import Fingerprinter
 from megatron_pz.wikipedia.files import written_whole
+from megatron_pz.wikipedia.filters import Filters
 from megatron_pz.wikipedia.journal import JobResult
 from megatron_pz.wikipedia.options import PreprocessOptions
 from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter
@@ -23,9 +24,6 @@ from megatron_pz.wikipedia.pool import Stopped
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
 from megatron_pz.wikipedia.text_encoder import TextEncoder
-
-DOCUMENT = np.dtype([("split", "u1"), ("fingerprint", FINGERPRINT)])
-"""What is needed of a document to decide, when all jobs are done, whether it stays."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Worker:
     sites: Mapping[str, SiteInfo]
     work: Path
     dtype: np.dtype
+    filters: Filters
+    fingerprinter: Fingerprinter
     makes_cache: bool = False
 
 
@@ -54,14 +54,18 @@ def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], 
             if isinstance(article, str):
                 counts[f"dropped_{article}"] += 1
                 continue
-            texts, sequences = _sequences(worker, cutter, article)
             documents.extracted(article)
-            if not sequences:
-                counts["dropped_too_short"] += 1
+            if reason := worker.filters.drop_reason(article):
+                counts[f"dropped_{reason}"] += 1
                 continue
-            documents.add(article, texts, sequences)
+            texts, sequences = _sequences(worker, cutter, article)
+            kept = worker.filters.kept_passages(texts, counts)
+            if not kept:
+                counts["dropped_benchmark_overlap" if texts else "dropped_too_short"] += 1
+                continue
+            documents.add(article, [texts[number] for number in kept], [sequences[number] for number in kept])
             counts["articles"] += 1
-            counts["passages"] += len(sequences)
+            counts["passages"] += len(kept)
         totals = documents.finish()
     return JobResult(number, job.end - job.start, totals, counts + cutter.counts, tuple(damage.found))
 
@@ -92,11 +96,12 @@ class _Documents:
             sequences[-1] = np.append(sequences[-1], np.uint32(self._worker.encoder.eod))
         split = split_of(article.title, self._shares)
         self._shards[split].add(article, sequences, [len(text.split()) for text in texts])
-        self._records.append((split, fingerprint(article.paragraphs)))
+        self._records.append((split, self._worker.fingerprinter.fingerprint(article.paragraphs)))
 
     def finish(self) -> tuple[Totals, ...]:
         with written_whole(documents_path(self._worker.work, self._number)) as file:
-            np.save(file, np.array(self._records, dtype=DOCUMENT))
+            fingerprint = self._worker.fingerprinter.dtype
+            np.save(file, np.array(self._records, dtype=[("split", "u1"), ("fingerprint", fingerprint)]))
         if self._cache is not None:
             self._cache.finish()
         return tuple(shard.finish() for shard in self._shards)
@@ -108,7 +113,8 @@ def shard_stem(work: Path, number: int, split: int) -> Path:
 
 
 def documents_path(work: Path, number: int) -> Path:
-    """Path of the job's documents in the order of the input: dtype :data:`DOCUMENT`."""
+    """Path of what decides, when all jobs are done, which of the job's documents stay: their ``split`` and
+    ``fingerprint`` (dtype of :class:`~megatron_pz.wikipedia.duplicates.Fingerprinter`), in the order of the input."""
     return work / f"documents-{number:07d}.npy"
 
 
