@@ -55,7 +55,7 @@ class TextEncoder:
     Args:
         directory: Folder of a Hugging Face tokenizer.
         backend: ``gigatoken``; ``huggingface``; or ``auto``, which is gigatoken where it is installed and agrees with
-            Hugging Face, and says on stderr where it does not agree.
+            Hugging Face, and says on stderr where not.
 
     Raises:
         BadInput: The folder holds no fast tokenizer, or gigatoken was asked for and is missing or disagrees.
@@ -117,6 +117,7 @@ class TextEncoder:
                 raise BadInput(
                     "--tokenizer-backend gigatoken: is not installed; pip install gigatoken, or leave the flag out"
                 ) from None
+            print(f"gigatoken is not installed: {self.backend} encodes, and slowly", file=sys.stderr)
             return
         try:
             fast = _Gigatoken(loaded)

@@ -76,7 +76,7 @@ def test_texts_of_any_kind_are_the_same_for_both(tiny_tokenizer_dir: Path, bytel
         for folder in (tiny_tokenizer_dir, byteless_dir, qwen_dir)
     ]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(st.lists(st.text(), max_size=4))
     def check(texts: list[str]) -> None:
         for fast, slow in pairs:
@@ -143,7 +143,7 @@ def test_without_gigatoken_hugging_face_encodes(
 ) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert TextEncoder(str(tiny_tokenizer_dir)).backend.startswith("tokenizers ")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.startswith("gigatoken is not installed: tokenizers ")
     with pytest.raises(BadInput, match=r"^--tokenizer-backend gigatoken: is not installed; pip install gigatoken"):
         TextEncoder(str(tiny_tokenizer_dir), "gigatoken")
 
