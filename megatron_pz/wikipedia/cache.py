@@ -79,7 +79,7 @@ def check_cache(path: str, options: PreprocessOptions) -> dict[str, Any]:
         raise BadInput(f"{path}: is no cache of layout {FORMAT}; remove it or give another --cache")
     wanted = extraction(options)
     for group, settings in wanted.items():
-        there = header.get(group, {})
+        there = header["options"].get(group, {})
         for name, value in settings.items():
             if there.get(name) != json.loads(json.dumps(value)):
                 raise BadInput(

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megatron_pz.wikipedia.options import Export
-from megatron_pz.wikipedia.shards import TextWriter
+from megatron_pz.wikipedia.shards import RowGroups, TextWriter
 
 _COLUMNS = {"page_id": "id", "revision_id": "revision_id", "title": "title", "url": "url", "text": "text"}
 """Of a shard, and their names in the export, which the pipeline also reads as an input."""
+_ROWS_A_GROUP = 1 << 12
+"""A dozen MB of text."""
 
 
 def export_suffix(kind: Export) -> str:
@@ -50,15 +51,17 @@ class _JsonLines:
 
 class _Parquet:
     def __init__(self, path: Path) -> None:
-        schema = pa.schema([(name, pa.large_string()) for name in _COLUMNS.values()])
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows = RowGroups(
+            path, pa.schema([(name, pa.large_string()) for name in _COLUMNS.values()]), _ROWS_A_GROUP
+        )
 
     def write(self, table: pa.Table) -> None:
-        self._writer.write_table(_renamed(table).cast(self._writer.schema))
+        self._rows.write(_renamed(table))
 
     def close(self) -> None:
-        self._writer.close()
+        self._rows.close()
 
 
 def _renamed(table: pa.Table) -> pa.Table:
-    return table.select(list(_COLUMNS)).rename_columns(list(_COLUMNS.values()))
+    columns = [table[name].cast(pa.large_string()) for name in _COLUMNS]
+    return pa.table(dict(zip(_COLUMNS.values(), columns, strict=True)))

@@ -72,7 +72,7 @@ def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
         write_manifest(Path(f"{made}.manifest.json"), manifest)
     if worker.makes_cache:
         parts = [cache_part_path(worker.work, number) for number in range(selection.jobs)]
-        header = {**extraction(worker.options), "inputs": inputs, **_all_splits(selection)}
+        header = {"options": extraction(worker.options), "inputs": inputs, **_all_splits(selection)}
         join_cache(parts, Path(worker.options.cache), header)
     return totals
 

@@ -8,7 +8,7 @@ them or when.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -27,6 +27,7 @@ from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK
 _LENGTHS = pa.field("lengths", pa.list_(pa.int32()))  # tokens of every passage
 _TEXT = pa.field("text", pa.large_string())
 _BUFFERED_TOKENS = 1 << 20
+_ROWS_A_GROUP = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,30 @@ def shard_is_whole(stem: Path, totals: Totals, dtype: np.dtype) -> bool:
     )
 
 
+class RowGroups:
+    """A Parquet file whose row groups do not show in which pieces it was written."""
+
+    def __init__(self, path: Path, schema: pa.Schema, rows: int = _ROWS_A_GROUP) -> None:
+        self._schema, self._rows = schema, rows
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._waiting = schema.empty_table()
+
+    def write(self, table: pa.Table) -> None:
+        """Append the rows of a table that has at least the schema's columns."""
+        self._waiting = pa.concat_tables([self._waiting, table.select(self._schema.names)])
+        while self._waiting.num_rows >= self._rows:
+            self._write_group(self._rows)
+
+    def close(self) -> None:
+        if self._waiting.num_rows:
+            self._write_group(self._waiting.num_rows)
+        self._writer.close()
+
+    def _write_group(self, rows: int) -> None:
+        self._writer.write_table(self._waiting.slice(0, rows).combine_chunks())
+        self._waiting = self._waiting.slice(rows)
+
+
 class TextWriter(Protocol):
     """Takes the clean text of a corpus: tables with the columns of a shard, in the corpus' order."""
 
@@ -151,12 +176,13 @@ def join_shards(
     totals = Totals()
     lengths: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
     passages: list[np.ndarray] = [np.empty(0, dtype=np.int32)]
-    with _corpus_files(prefix) as (tokens, rows):
+    sidecar = RowGroups(prefix.with_name(f"{prefix.name}.parquet"), DOCUMENTS_SCHEMA)
+    with prefix.with_name(f"{prefix.name}.bin").open("wb") as tokens, contextlib.closing(sidecar) as rows:
         for position, stem in enumerate(stems):
             table = _append_shard(stem, tokens, dtype, dropped.get(position))
             if not table.num_rows:
                 continue
-            rows.write_table(_rebased(table, totals, dtype).select(DOCUMENTS_SCHEMA.names))
+            rows.write(_rebased(table, totals, dtype))
             if export is not None:
                 export.write(table)
             lengths.append(_flat(table["lengths"]))
@@ -165,15 +191,6 @@ def join_shards(
     index = prefix.with_name(f"{prefix.name}.idx")
     write_index(index, dtype, np.concatenate(lengths), np.concatenate(passages))
     return totals
-
-
-@contextlib.contextmanager
-def _corpus_files(prefix: Path) -> Iterator[tuple[BinaryIO, pq.ParquetWriter]]:
-    with (
-        prefix.with_name(f"{prefix.name}.bin").open("wb") as tokens,
-        pq.ParquetWriter(prefix.with_name(f"{prefix.name}.parquet"), DOCUMENTS_SCHEMA, compression="zstd") as rows,
-    ):
-        yield tokens, rows
 
 
 def _append_shard(stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.ndarray | None) -> pa.Table:
