@@ -23,7 +23,7 @@ ScanPage = Callable[[str, str, "Wiki", frozenset[str]], list[str]]
 _REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython and a C compiler"
 
 
-def _load() -> tuple[ScanPage, str]:
+def choose() -> tuple[ScanPage, str]:
     """The scanner, and in words which form it is and why."""
     try:
         compiled = importlib.import_module(COMPILED)
@@ -41,5 +41,5 @@ def load_interpreted() -> ScanPage:
     return importlib.import_module("megatron_pz.wikipedia.scanner.scan").scan_page
 
 
-scan_page, FORM = _load()
+scan_page, FORM = choose()
 """The scanner, and in words which form it is and why."""

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import time
-
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from megatron_pz.wikipedia.articles import wiki_of
 from megatron_pz.wikipedia.dump import SiteInfo
 from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
-
-LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|\( *\)|\( *[;,]|[;,] *\)|[\x00-\x08]")
 
 
 def text_of(wikitext: str, keep: str = "") -> str:
@@ -152,46 +145,3 @@ def test_names_come_from_the_wiki() -> None:
     wiki = wiki_of(SiteInfo("de", "dewiki", "https://de.wikipedia.org/wiki/", {6: "Sonderdatei", 14: "Kategorie"}))
     source = "a {{lang-ru|б}} [[Sonderdatei:x.jpg|mini|b]][[Kategorie:Y]]\n== Einzelnachweise ==\nc\n== Leben ==\nd"
     assert wikitext_to_paragraphs(source, wiki=wiki) == ["a б", "d"]
-
-
-PIECES = st.sampled_from(
-    "{{ }} {{{ }}} [[ ]] [ ] {| |} | |- = == == ' '' ''' < > <ref> </ref> <ref/> <ref <!-- --> <nowiki> </nowiki> <br> "
-    "<sup> </sup> <math> </math> <table> </table> <div\tstyle='display:none'> </div> & &amp; &#123; &#0; &lt;ref ( ) "
-    "( ; , ) ; : * # File: Category: http://x [http://x lang nowrap convert IPA quote ubl 1 2 a é 東 __TOC__ ---- _ "
-    "1= x= {{lang|fr| {{convert| {{nowrap| [[File:a| {{IPA|x}} {{!}}".split(" ")
-) | st.sampled_from([" ", "\n", "\n\n", "\t", "\n== References ==\n", "\n{|", "\n|}", "\n=="])
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(PIECES | st.text(max_size=3), max_size=40).map("".join))
-@example("[''[")
-@example("}<!-- -->}")
-@example("(" * 50 + ")" * 50)
-@example("{{nowrap|" * 60 + "x" + "}}" * 60)
-def test_any_input_gives_clean_paragraphs(wikitext: str) -> None:
-    for paragraph in wikitext_to_paragraphs(wikitext):
-        assert paragraph == paragraph.strip()
-        assert paragraph
-        assert "\n\n" not in paragraph
-        leftover = LEFTOVERS.search(paragraph)
-        assert leftover is None, (leftover, paragraph)
-
-
-@pytest.mark.parametrize(
-    "piece",
-    "{{|{{a|{{nowrap|x|}}|[[|[[a#]]|[http://x |<ref>|<ref|<!--|<math>|{#|\n{#|\n#}|'|''|(|( ; |[|]|&|<|<sup>|= |\n=|"
-    "\n== a|\n*|__|a__|{{{|\x01|{{IPA}} , |us us |<div style='display:none'>|\n\n|a=|{{quote#|{{x}}|{{lang#a#"
-    .split("|"),
-)  # fmt: skip
-def test_time_is_linear(piece: str) -> None:
-    """Sixteen times the input takes about sixteen times as long; a quadratic scanner would take 256 times."""
-    piece = piece.replace("#", "|")
-
-    def seconds(repetitions: int) -> float:
-        source = piece * repetitions
-        start = time.process_time()
-        wikitext_to_paragraphs(source)
-        return time.process_time() - start
-
-    short = max(min(seconds(250) for _ in range(3)), 2e-4)
-    assert min(seconds(4000) for _ in range(2)) < 80 * short

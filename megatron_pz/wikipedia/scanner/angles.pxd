@@ -1,10 +1,13 @@
 # C types of angles.py.
 from .state cimport Scan
 
+cdef Py_UCS4 DROPPED
+
 cdef Py_ssize_t _LONGEST_BROKEN_REF, _SHORTEST_HIDING
 
 
 cdef void angle(Scan scan) except *
+cdef bint _reference(Scan scan) except *
 cdef void _comment(Scan scan) except *
 cdef bint _tag(Scan scan, str name, bint closing, bint alone, Py_ssize_t start, Py_ssize_t end) except *
 cdef bint _is_hidden(Scan scan, Py_ssize_t start, Py_ssize_t end) except *

@@ -22,6 +22,8 @@ def angle(scan: Scan) -> None:
     if scan.follows(start + 1, "!", "-") and scan.follows(start + 2, "-", "-"):
         _comment(scan)
         return
+    if scan.is_word(start + 1, "ref") and _reference(scan):
+        return
     closing = start + 1 < scan.end and data[start + 1] == "/"
     name_start = start + 2 if closing else start + 1
     name_end = name_start
@@ -49,6 +51,27 @@ def angle(scan: Scan) -> None:
         scan.position += 1
     else:
         scan.emit("<", 1)
+
+
+def _reference(scan: Scan) -> bool:
+    """``<ref …>`` at the position: it goes with its content. False if it is another tag, or broken."""
+    data = scan.source.data
+    end = scan.position + len("<ref")
+    if end >= scan.end or data[end] not in "> \t\n/":
+        return False
+    while end < scan.end and data[end] != ">" and data[end] != "<":
+        end += 1
+    if end >= scan.end or data[end] != ">":
+        return False
+    scan.position = end + 1
+    if data[end - 1] != "/":
+        if scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
+            scan.position = scan.closing_end
+        else:  # the end is missing: what follows the line, or a heading, is no part of the note
+            scan.position = scan.line_end(scan.position)
+    if not scan.frames.dropping:
+        scan.out.push(DROPPED)
+    return True
 
 
 def _comment(scan: Scan) -> None:
@@ -95,12 +118,11 @@ def _opaque_tag(scan: Scan, name: str, alone: bool) -> None:
     if name == "gallery" and scan.keeps_galleries and not scan.frames.dropping:
         _gallery(scan, alone)
         return
-    begin, end = (content_start, content_start) if alone else scan.closing_tag(name)
-    missing = not alone and end == content_start
-    if name == "ref" and (missing or begin > scan.heading_after(content_start)):
-        # The end is missing: what follows the line, or a heading, is no part of the note.
-        begin = end = scan.line_end(content_start)
-    scan.position = end
+    begin = content_start
+    if not alone:
+        scan.find_closing_tag(name)
+        begin = scan.closing_start
+        scan.position = scan.closing_end
     if scan.frames.dropping:
         return
     if name == "nowiki":

@@ -60,7 +60,7 @@ cdef class Buffer:
     cdef Py_UCS4* data
     cdef Py_ssize_t size, room
 
-    cdef int push(self, Py_UCS4 character) except -1
+    cdef inline int push(self, Py_UCS4 character) except -1
     cdef int extend(self, Buffer other, Py_ssize_t start, Py_ssize_t end) except -1
     cdef int write(self, str text) except -1
     cdef void truncate(self, Py_ssize_t size) noexcept

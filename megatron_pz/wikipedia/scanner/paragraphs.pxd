@@ -2,16 +2,16 @@
 cimport cython
 from .buffer cimport Buffer
 
-cdef Py_UCS4 CLOSED, BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
 cdef Py_UCS4 _FIRST_COMPOSED
-cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_REF
+cdef Py_ssize_t _LONGEST_SOUND_WORDS
 cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
 
 
 @cython.final
 cdef class Paragraphs:
     cdef Buffer marked, out
-    cdef bint keeps_headings, keeps_source, may_compose
+    cdef bint keeps_headings, keeps_source, may_compose, has_angle
     cdef Py_ssize_t floor
     cdef Py_UCS4 kind, eaten
     cdef int level, pending
@@ -22,7 +22,7 @@ cdef class Paragraphs:
     cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except *
     cdef void _begin(self, Py_UCS4 kind) except *
     cdef void _begin_item(self, Py_UCS4 kind) except *
-    cdef void _end_item(self) noexcept
+    cdef void _end_item(self) except *
     cdef bint _holds_word(self, Py_ssize_t start) noexcept
     cdef void _end(self) except *
     cdef void _add_code(self, Py_ssize_t start, Py_ssize_t end) except *
@@ -35,8 +35,9 @@ cdef class Paragraphs:
     cdef void _take_back(self) noexcept
     cdef bint _close_parenthesis(self) noexcept
     cdef bint _is_leftover(self, Py_UCS4 character, Py_UCS4 last) noexcept
-    cdef Py_ssize_t _push_f(self, Py_UCS4 character, Py_ssize_t index, Py_ssize_t end) except -1
     cdef void _take_back_sound_words(self) except *
 
 
+cdef bint is_plain(Py_UCS4 character) noexcept
+cdef bint is_gap(Py_UCS4 character, Py_UCS4 following) noexcept
 cdef bint is_white(Py_UCS4 character) noexcept

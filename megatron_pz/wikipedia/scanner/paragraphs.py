@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import unicodedata
 
+from megatron_pz.wikipedia.leftovers import without_ref_tags, without_sound_words
 from megatron_pz.wikipedia.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
-from megatron_pz.wikipedia.sounds import without_sound_words
 
 from .buffer import Buffer
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
-_LONGEST_REF = 300
 
 # What waits for the next visible character: white space, a line break, a gap that dropped markup has left, and that
 # more of the same leftover character would go.
@@ -44,6 +43,7 @@ class Paragraphs:
         self.pending = NOTHING
         self.eaten = CLOSED  # the leftover character of which more would go
         self.may_compose = False  # the paragraph may not be in Unicode's normal form
+        self.has_angle = False  # the item may hold <ref
         self.found: list[tuple[int, str]] = []  # (level of a heading or 0, text)
 
     def all(self) -> list[str]:
@@ -116,12 +116,17 @@ class Paragraphs:
             self.out.push(" ")
         self.floor = self.out.size
         self.pending = NOTHING
+        self.has_angle = False
 
     def _end_item(self) -> None:
         """Close the item; one without a word goes, its dash and its line break with it."""
         out = self.out
         while out.size > self.floor and out.data[out.size - 1] in " \n":
             out.truncate(out.size - 1)
+        if self.has_angle and not self.keeps_source:
+            text = without_ref_tags(out.text(self.floor, out.size))
+            out.truncate(self.floor)
+            out.write(text)
         if not self._holds_word(self.floor):
             size = self.floor - 2 if self.kind == ITEM else self.floor
             out.truncate(max(size - 1, 0))
@@ -158,23 +163,27 @@ class Paragraphs:
         data = self.marked.data
         index = start
         while index < end:
+            run = index
+            while run < end and (is_plain(data[run]) or (index < run < end - 1 and is_gap(data[run], data[run + 1]))):
+                run += 1
+            if run > index:
+                if self.pending:
+                    if self._last() in "(（":
+                        self.pending = NOTHING
+                    self._push_white()
+                self.out.extend(self.marked, index, run)
+                index = run
+                continue
             character = data[index]
             index += 1
-            if "a" <= character <= "z" and character != "f" and self.pending <= WHITE:  # most characters
-                if self.pending == WHITE:
-                    self._push_white()
-                self.out.push(character)
-            elif character == " ":
+            if character == " " or is_white(character):
                 self.pending |= WHITE
             elif character < " ":
                 self._add_mark(character)
-            elif is_white(character):
-                self.pending |= WHITE
-            elif character == "f" or character == "F":
-                index = self._push_f(character, index, end)
             else:
                 if character >= _FIRST_COMPOSED and not "\u2010" <= character <= "\u205e":
                     self.may_compose = True
+                self.has_angle = self.has_angle or character == "<"
                 self._push(character)
 
     def _add_mark(self, mark: str) -> None:
@@ -271,25 +280,6 @@ class Paragraphs:
             return True
         return False
 
-    def _push_f(self, character: str, index: int, end: int) -> int:
-        """Append an ``f``, unless it completes ``<ref``: then the tag goes. Where to go on."""
-        self._push(character)
-        size = self.out.size
-        if size - self.floor < 4 or self.keeps_source:
-            return index
-        tail = self.out.text(max(size - 5, self.floor), size).lower()
-        if not (tail.endswith("<ref") or tail == "</ref"):
-            return index
-        self.out.truncate(size - (5 if tail == "</ref" else 4) + 1)
-        self._take_back()
-        data = self.marked.data
-        last = min(end, index + _LONGEST_REF)
-        close = index
-        while close < last and data[close] != ">" and data[close] != "<":
-            close += 1
-        is_tag = index < end and not data[index].isalnum() and close < last and data[close] == ">"
-        return close + 1 if is_tag else index
-
     def _take_back_sound_words(self) -> None:
         """Remove the words that introduce a pronunciation which is gone: ``(pronounced ◌, born 1950)``."""
         out = self.out
@@ -300,6 +290,16 @@ class Paragraphs:
             out.truncate(start + len(kept))
             self._trim()
             self.pending |= WHITE if kept.endswith(" ") else NOTHING
+
+
+def is_plain(character: str) -> bool:
+    """Whether it is a letter or digit of ASCII."""
+    return "a" <= character <= "z" or "A" <= character <= "Z" or "0" <= character <= "9"
+
+
+def is_gap(character: str, following: str) -> bool:
+    """Whether it is a space with a letter or digit behind it."""
+    return character == " " and is_plain(following)
 
 
 def is_white(character: str) -> bool:

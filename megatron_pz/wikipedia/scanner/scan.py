@@ -68,7 +68,7 @@ def _copy(scan: Scan) -> None:
     data = scan.source.data
     index = scan.position
     end = scan.end
-    while index < end and data[index] not in "\n[]{}<&'_|=":
+    while index < end and ("a" <= data[index] <= "z" or data[index] not in "\n[]{}<&'_|="):
         index += 1
     scan.out.extend(scan.source, scan.position, index)
     scan.position = index

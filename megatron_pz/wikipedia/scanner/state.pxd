@@ -18,6 +18,7 @@ cdef class Scan:
     cdef Py_ssize_t heading_start, heading_next
     cdef dict closing_tags
     cdef Py_ssize_t next_heading, next_comment_end
+    cdef Py_ssize_t closing_start, closing_end, ref_start, ref_end
 
     cdef Py_ssize_t run(self) noexcept
     cdef Py_ssize_t after_blanks(self, Py_ssize_t start) noexcept
@@ -25,8 +26,11 @@ cdef class Scan:
     cdef bint follows(self, Py_ssize_t start, Py_UCS4 first, Py_UCS4 second) noexcept
     cdef void emit(self, str text, Py_ssize_t length) except *
     cdef Py_ssize_t comment_end(self) noexcept
-    cdef tuple closing_tag(self, str name)
-    cdef tuple _find_closing_tag(self, str name)
+    cdef bint find_closing_tag(self, str name) except *
+    cdef bint find_closing_ref(self) noexcept
+    cdef bint _has_closing_tag(self) noexcept
+    cdef void _find_closing_tag(self, str name, Py_ssize_t index) noexcept
+    cdef bint is_word(self, Py_ssize_t start, str word) noexcept
     cdef Py_ssize_t heading_after(self, Py_ssize_t position) noexcept
 
 

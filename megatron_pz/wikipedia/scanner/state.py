@@ -39,6 +39,8 @@ class Scan:
         self.heading_start = 0  # size of the output where its text begins
         self.heading_next = 0  # where the source goes on after it
         self.closing_tags: dict[str, tuple[int, int]] = {}
+        self.closing_start = self.closing_end = 0  # of the closing tag that was looked for last
+        self.ref_start = self.ref_end = -1
         self.next_heading = -1
         self.next_comment_end = -1
 
@@ -86,30 +88,59 @@ class Scan:
             self.next_comment_end = index + 3 if index < last else self.size
         return min(self.next_comment_end, self.end)
 
-    def closing_tag(self, name: str) -> tuple[int, int]:
-        """Where ``</name>`` begins and ends after the position; twice the position if it is missing."""
+    def find_closing_tag(self, name: str) -> bool:
+        """Look for ``</name>`` after the position, and say whether it is there.
+
+        It begins at ``closing_start`` and ends at ``closing_end``; both are the position where it is missing.
+        """
         known = self.closing_tags.get(name)
         if known is None or known[0] < self.position:
-            known = self.closing_tags[name] = self._find_closing_tag(name)
-        return known if known[1] <= self.end else (self.position, self.position)
+            self._find_closing_tag(name, self.position)
+            self.closing_tags[name] = (self.closing_start, self.closing_end)
+        else:
+            self.closing_start, self.closing_end = known
+        return self._has_closing_tag()
 
-    def _find_closing_tag(self, name: str) -> tuple[int, int]:
+    def find_closing_ref(self) -> bool:
+        """The same for ``</ref>``, of which there are most."""
+        if self.ref_start < self.position:
+            self._find_closing_tag("ref", self.position)
+            self.ref_start, self.ref_end = self.closing_start, self.closing_end
+        else:
+            self.closing_start, self.closing_end = self.ref_start, self.ref_end
+        return self._has_closing_tag()
+
+    def _has_closing_tag(self) -> bool:
+        if self.closing_end <= self.end:
+            return True
+        self.closing_start = self.closing_end = self.position
+        return False
+
+    def _find_closing_tag(self, name: str, index: int) -> None:
         data = self.source.data
-        size = self.size
         length = len(name)
-        index = self.position
-        while True:
-            while index < size and data[index] != "<":
-                index += 1
-            if index + length + 2 >= size:
-                return size + 1, size + 1
-            if data[index + 1] == "/" and self.source.text(index + 2, index + 2 + length).lower() == name:
+        last = self.size - length - 2
+        while index < last:
+            if data[index] == "<" and data[index + 1] == "/" and self.is_word(index + 2, name):
                 end = index + 2 + length
-                while end < size and (data[end] == " " or data[end] == "\n" or data[end] == "\t"):
+                while end < self.size and (data[end] == " " or data[end] == "\n" or data[end] == "\t"):
                     end += 1
-                if end < size and data[end] == ">":
-                    return index, end + 1
+                if end < self.size and data[end] == ">":
+                    self.closing_start, self.closing_end = index, end + 1
+                    return
             index += 1
+        self.closing_start = self.closing_end = self.size + 1
+
+    def is_word(self, start: int, word: str) -> bool:
+        """Whether ``word``, in small letters of ASCII, stands at ``start`` in letters of any size."""
+        if start + len(word) > self.size:
+            return False
+        data = self.source.data
+        for index in range(len(word)):
+            character = data[start + index]
+            if character != word[index] and not ("A" <= character <= "Z" and character.lower() == word[index]):
+                return False
+        return True
 
     def heading_after(self, position: int) -> int:
         """Where the next line that begins with ``==`` has its line break."""

@@ -1,0 +1,30 @@
+"""Rare clean-up by patterns: words before a lost pronunciation, and tags that were spelled as entities."""
+
+from __future__ import annotations
+
+import re
+
+_SOUND_WORDS = re.compile(
+    r"(?:(?<!\w)(?:pronounced|pronunciation|pronounce|pron\.|ipa|us|uk|or|also|locally|english|in english|listen|as|"
+    r"english pronunciation|british|american|aussprache|prononcé|prononciation)[ :,;/]*)+$",
+    re.IGNORECASE,
+)
+_REF_TAG = re.compile(r"</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
+_UNCOVERED = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（][ ,;]*[)）]")
+_SPACES = re.compile(" {2,}")
+_PASSES = 4
+
+
+def without_sound_words(text: str) -> str:
+    """The text without words at its end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
+    return _SOUND_WORDS.sub("", text)
+
+
+def without_ref_tags(text: str) -> str:
+    """The text without ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
+    for _ in range(_PASSES):
+        shorter = _REF_TAG.sub("", text)
+        if len(shorter) == len(text):
+            return text
+        text = _SPACES.sub(" ", _UNCOVERED.sub("", shorter)).strip()
+    return _SPACES.sub(" ", _UNCOVERED.sub("", text.replace("<", ""))).strip()
