@@ -32,7 +32,8 @@ def dump_xml(language: str, numbers: range, file_namespace: str = "File") -> str
         f'"0" /><namespace key="6">{file_namespace}</namespace></namespaces></siteinfo>\n'
     )
     pages = (
-        f"<page><title>{language} river {number}</title><ns>0</ns><id>{number}</id><revision><id>{number + 900}</id><text>"
+        f"<page><title>{language} river {number}</title><ns>0</ns><id>{number}</id>"
+        f"<revision><id>{number + 900}</id><text>"
         f"[[{file_namespace}:Map {number}.png|thumb|A map of it.]]The {language} river number {number} is long. "
         f"{'It has a town on its bank. ' * 3}\n\nThe river number {number} has a second paragraph, and that is all."
         "</text></revision></page>\n"
