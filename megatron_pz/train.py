@@ -40,7 +40,6 @@ from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.restarting import RestartingEngine
 from megatron_pz.step_metrics import step_metrics, step_samples
 from megatron_pz.trainer import checkpoint
-from megatron_pz.trainer.policy import Policy, ReferencePolicy
 from megatron_pz.trainer.signals import StopRequest, claim_run_folder
 from megatron_pz.trainer.topology import Topology
 
