@@ -86,8 +86,8 @@ class VllmEngine:
             seed: vLLM's own seed. It does not enter :meth:`generate`, whose requests all carry theirs.
             colocated: the process already has the trainer's process group, which the engine joins and leaves in place.
                 False: the engine is alone in the process and makes a group for itself.
-            watchdog: ends the process when the engine's start or a call of it takes longer than
-                ``rollout_timeout_minutes``, and a weight update longer than ``sync_timeout_minutes``.
+            watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
+                start or a weight update longer than ``sync_timeout_minutes``.
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve.
             RuntimeError: the process group is missing (colocated) or in the way (not colocated).
@@ -105,7 +105,7 @@ class VllmEngine:
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self._colocated = colocated
         self._watchdog = watchdog
-        with self.limited("the rollout engine's start", "rollout_timeout_minutes"):
+        with self.limited("the rollout engine's start", "sync_timeout_minutes"):
             self._llm = self._start(seed)
         VllmEngine._living += 1
 

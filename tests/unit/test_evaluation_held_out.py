@@ -38,10 +38,12 @@ class ScriptedEngine:
     answer: Callable[[str, int], str]
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """Prompt, seed and number of samples."""
+    calls: int = 0
 
     def generate(
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
     ) -> list[list[Response]]:
+        self.calls += 1
         assert max_tokens == SETTINGS.max_response_length
         assert list(stop) == ["}", "\n"]
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
@@ -60,6 +62,15 @@ def player(prompt: str, k: int) -> str:
     if prompt.startswith("Paragraph:"):
         return [" a \\mask{hill}", " and so on…"][k]
     return " the \\boxed{river}" if k % 4 == 1 else " I do not know…"
+
+
+@pytest.mark.parametrize("passages", [[], [RIVER], [RIVER, HILL]])
+def test_every_rank_calls_its_engine_equally_often(passages: list[str]) -> None:
+    """A call is a collective of all ranks: one with fewer passages, or without a valid mask, must not leave it out."""
+    silent, engine = ScriptedEngine(lambda prompt, k: " nothing"), ScriptedEngine(player)
+    for each in (silent, engine):
+        evaluate("p", each, Characters(), passages, GAME, SETTINGS)
+    assert silent.calls == engine.calls == 4
 
 
 def test_results_are_those_worked_out_by_hand() -> None:

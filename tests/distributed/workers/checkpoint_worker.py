@@ -15,6 +15,7 @@ import resource
 import signal
 import threading
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -106,6 +107,11 @@ class Trainee:
         parts = {"": checkpoint.Part(self.chunks, self.optimizer)}
         return checkpoint.load_checkpoint(self.folder, parts, iteration)
 
+    def masters(self) -> list[torch.Tensor]:
+        """Copies of this rank's float32 master weights."""
+        groups = self.optimizer.chained_optimizers[0].optimizer.param_groups
+        return [master.detach().clone() for group in groups for master in group["params"]]
+
     def digests(self) -> dict[str, str]:
         """A digest of each kind of state, bit by bit."""
         kinds: dict[str, list[torch.Tensor]] = {"weights": [w.data for w in self.chunks[0].parameters()]}
@@ -175,6 +181,8 @@ def straight(trainee: Trainee) -> None:
     trainee.save(2)
     losses += trainee.train(range(2, 4))
     trainee.report(losses=losses, **trainee.digests())
+    trainee.folder = trainee.folder.with_name(f"{trainee.variant}-end")
+    trainee.save(4)
 
 
 def resume(trainee: Trainee) -> None:
@@ -191,6 +199,33 @@ def resume(trainee: Trainee) -> None:
         losses=trainee.train(range(2, 4)),
         **trainee.digests(),
     )
+
+
+def resume_elsewhere(trainee: Trainee) -> None:
+    """The same in another layout: the generators of the ranks that wrote are of no use there, but to draw the data."""
+    loaded = trainee.load()
+    assert loaded.per_rank is None
+    states = torch.load(trainee.folder / "iter_0000002" / "rank_00000.pt")
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    losses = trainee.train(range(2, 4))
+    topology = trainee.topology
+    layout = [topology.tensor_parallel_size, topology.pipeline_parallel_size, topology.data_parallel_size]
+    trainee.folder = trainee.folder.with_name(f"{trainee.variant}-moved-{'-'.join(map(str, layout))}")
+    trainee.save(4)
+    trainee.report(iteration=loaded.iteration, common=loaded.common, losses=losses)
+
+
+def ends(trainee: Trainee) -> None:
+    """How far the master weights after four steps lie apart, in one go and in two layouts; relative to the largest."""
+    trainee.folder = trainee.folder.with_name(f"{trainee.variant}-end")
+    trainee.load()
+    whole = trainee.masters()
+    for folder in sorted(trainee.folder.parent.glob(f"{trainee.variant}-moved-*")):
+        trainee.folder = folder
+        trainee.load()
+        distance = max(float((a - b).abs().max()) for a, b in zip(whole, trainee.masters(), strict=True))
+        trainee.report(layout=folder.name, difference=distance / max(float(each.abs().max()) for each in whole))
 
 
 def contents(trainee: Trainee) -> None:
@@ -297,6 +332,8 @@ TASKS = {
     for task in (
         straight,
         resume,
+        resume_elsewhere,
+        ends,
         contents,
         copy,
         fail_to_write,
@@ -308,7 +345,7 @@ TASKS = {
 
 
 @exits_with_one_line
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("folder", type=Path)
@@ -316,7 +353,7 @@ def main() -> None:
     parser.add_argument("--pp", type=int, default=1)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--only", choices=VARIANTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     layout = ParallelConfig(options.tp, options.pp, distributed_timeout_minutes=1)
