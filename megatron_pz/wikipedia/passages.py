@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from megatron_pz.wikipedia.sentences import sentences
+from megatron_pz.wikipedia.words import count_words
 
 PARAGRAPH_BREAK = "\n\n"
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
@@ -107,7 +108,7 @@ class PassageCutter:
 
     def _measure(self, texts: Sequence[str]) -> list[_Piece]:
         counts = self._count_tokens(texts) if texts else []
-        return [_Piece(text, count, len(text.split())) for text, count in zip(texts, counts, strict=True)]
+        return [_Piece(*piece) for piece in zip(texts, counts, count_words(texts), strict=True)]
 
     def _fits(self, piece: _Piece) -> bool:
         most_words = self._options.max_passage_words

@@ -24,6 +24,7 @@ from megatron_pz.wikipedia.pool import Stopped
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
 from megatron_pz.wikipedia.text_encoder import TextEncoder
+from megatron_pz.wikipedia.words import count_words
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class _Documents:
             assert self._worker.encoder.eod is not None  # checked before any work began
             sequences[-1] = np.append(sequences[-1], np.uint32(self._worker.encoder.eod))
         split = split_of(article.title, self._shares)
-        self._shards[split].add(article, sequences, [len(text.split()) for text in texts])
+        self._shards[split].add(article, sequences, count_words(texts))
         self._records.append((split, self._worker.fingerprinter.fingerprint(article.paragraphs)))
 
     def finish(self) -> tuple[Totals, ...]:
