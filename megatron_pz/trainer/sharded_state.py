@@ -38,6 +38,7 @@ from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.errors import BadInput
 from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
+from megatron_pz.trainer.optimizer import gather_weights
 
 # Moments and master weights are stored as tensors of the model's shapes, so that a run can resume in another layout.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
@@ -95,6 +96,8 @@ def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
     Megatron-Core lets rank 0 alone write two small files, before and after the tensors. When the first one fails,
     rank 0 joins the collective in which the others already wait for it.
     """
+    for part in parts.values():
+        gather_weights(part.chunks)
     state = _sharded_states(parts)
     strategy = _StagedSave(copy)
     try:

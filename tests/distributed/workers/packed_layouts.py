@@ -1,4 +1,4 @@
-"""Two ranks: packed rows under tensor, sequence and pipeline parallelism against transformers, response by response.
+"""Two ranks: packed rows under tensor, sequence, pipeline and context parallelism against transformers, one by one.
 
 Arguments: directories of Hugging Face models. Prints one line a model and layout; raises where one differs.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
@@ -25,6 +25,7 @@ from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rl.packing import LossWeighting, pack_groups
+from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import (
     Reference,
     assert_gradients_equal,
@@ -40,6 +41,7 @@ LAYOUTS = {
     "tensor": ParallelConfig(tensor_model_parallel_size=2),
     "tensor+sequence": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
     "pipeline": ParallelConfig(pipeline_model_parallel_size=2),
+    "context": ParallelConfig(context_parallel_size=2),
 }
 
 
@@ -106,10 +108,7 @@ def main() -> None:
         vocab_size = Architecture.from_hf(directory).vocab_size
         expected = reference(directory, random_groups(vocab_size, SHAPES, seed=1))
         for name, parallel in LAYOUTS.items():
-            parallel_state.initialize_model_parallel(
-                parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-            )
-            tensor_parallel.model_parallel_cuda_manual_seed(1)  # the embedding asks for it under sequence parallelism
+            Topology.lay_out(parallel, seed=1, device=torch.device("cpu"))
             check(directory, parallel, expected)
             dist.barrier()
             parallel_state.destroy_model_parallel()
