@@ -31,7 +31,7 @@ class ModelConfig:
     """Compute in bfloat16 with float32 master weights; false computes in float32."""
     fp8_format: Literal["none", "hybrid", "e4m3"] = "none"
     """Multiply the layers' matrices in FP8 by Transformer Engine; needs bf16 and a GPU of capability 8.9 or more.
-    hybrid: gradients of activations are e5m2, all else e4m3. none, the default, is off [C]; the paper names no format."""
+    hybrid: gradients of activations are e5m2, all else e4m3. The default is off [C]; the paper names no format."""
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
     """Where FP8's scales come from: earlier steps' maxima, this tensor's, those of blocks of 128 (CUDA 12.9), or of 32
     (Blackwell) [C]. tensorwise keeps no state that a new batch could belie; Megatron-LM's default is delayed."""
@@ -172,6 +172,8 @@ class RolloutConfig:
     """Most sequences that one engine decodes at once."""
     rollout_memory_gib: float = 1.0
     """CPU only: KV cache of one engine, GiB."""
+    sleep_during_update: bool = True
+    """GPU only: while the trainer works the engines' weights wait in host memory and their KV cache is given up [C]."""
     gpu_memory_utilization: float = 0.6
     """GPU only: vLLM's share of the card; two engines (policy_sharing ``separate``) have half of it each."""
     rollout_timeout_minutes: float = 25.0
@@ -244,6 +246,9 @@ class OptimizerConfig:
     adam_eps: float = 1e-8
     clip_grad: float = 1.0
     """Largest global gradient norm."""
+    rl_offload_optimizer_during_inference: bool = False
+    """GPU only: while the engines sample, the optimizer's state waits in host memory and gradients have none; needs
+    bf16 [C]. Megatron-LM's name."""
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,11 @@ def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
             min(counts) >= 0,
             f"--num-layers-at-start-in-bf16 {counts[0]}, --num-layers-at-end-in-bf16 {counts[1]}: must not be negative",
         ),
+        (
+            model.bf16 or not config.optimizer.rl_offload_optimizer_during_inference,
+            "--rl-offload-optimizer-during-inference needs --bf16: in float32 the optimizer holds the weights "
+            "themselves, which the rollout engines are given",
+        ),
         *_rollout_rules(config, rollout),
     ]
 

@@ -24,6 +24,7 @@ from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.roles.strategies import mask_strategy
 from megatron_pz.rollout.health import require_in_sync
+from megatron_pz.shared_card import SharedCard
 from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.policy import UpdateResult
 from megatron_pz.uncertainty import word_entropies
@@ -70,17 +71,23 @@ class PretrainZero:
         sampler: PassageSampler,
     ) -> None:
         self.config, self.game, self.learners, self.passages, self.sampler = config, game, learners, passages, sampler
+        self.card = SharedCard(
+            [learner.policy for learner in learners],
+            game.engines.values(),
+            sleep=config.rollout.sleep_during_update,
+            offload=config.optimizer.rl_offload_optimizer_during_inference,
+        )
 
     def step(self, iteration: int) -> StepReport:
         """Play, learn, hand the new weights to the engines. ``iteration`` counts from 1. Collective over all ranks."""
         clock = Stopwatch()
         with clock("rollout"):
             turns, groups = self.gather_experience(iteration)
-        with clock("update"):
+        with clock("update"), self.card.trainer_works():
             lessons = [learner.learn(groups, iteration) for learner in self.learners]
         report = StepReport(turns, groups, lessons, clock)
         require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
-        with clock("sync"):
+        with clock("sync"), self.card.weights_travel():
             for learner, lesson in zip(self.learners, lessons, strict=True):
                 if lesson.updates:
                     self.game.engines[learner.roles[0]].sync()

@@ -72,7 +72,10 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
-    return metrics | {f"time/{part}": seconds for part, seconds in report.seconds.items()}
+    clock = report.seconds
+    metrics |= {f"memory/peak_{part}": gib for part, gib in clock.peaks.items()}
+    metrics |= {f"memory/device_used_{part}": gib for part, gib in clock.device_used.items()}
+    return metrics | {f"time/{part}": seconds for part, seconds in clock.items()}
 
 
 def _tally_proposals(tally: Tally, group: Proposals, rewards: list[float], game: Game) -> None:

@@ -69,6 +69,9 @@ class Run:
         self.consumed_passages = 0
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
+        if config.optimizer.rl_offload_optimizer_during_inference:  # vLLM takes of what is free when it starts
+            for learner in self.learners:
+                learner.policy.offload()
         self.engines = self.start_engines()
         self.game = Game(config, self.tokenizer, self.engines, self.topology)
         require_prompt_budget(self.passages, self.game)
@@ -139,7 +142,7 @@ class Run:
                 self.checkpoints.poll()
                 stopping = stop.requested(self.topology)
                 if stopping or iteration == last or iteration % self.config.training.save_interval == 0:
-                    with report.seconds("checkpoint"):
+                    with report.seconds("checkpoint"), self.algorithm.card.optimizer_needed():
                         self.save(iteration)
                     metrics["time/checkpoint"] = report.seconds["checkpoint"]
                 metrics["train/consumed_passages"] = float(self.consumed_passages)

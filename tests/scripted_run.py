@@ -51,12 +51,15 @@ class ScriptedEngine:
         self.rollout = rollout
         self.weights: dict[str, torch.Tensor] = {}
         self.prompts: list[str] = []
+        self.calls: list[str] = []
+        """What was asked of it, in order."""
         self.closed = False
         ScriptedEngine.started.append(self)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
     ) -> list[list[Response]]:
+        self.calls.append("generate")
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
         self.prompts += texts
         draws = [random.Random(seed) for seed in seeds]
@@ -70,6 +73,12 @@ class ScriptedEngine:
             text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
         token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def wake(self, *parts: str) -> None:
+        self.calls.append(f"wake {' '.join(parts)}")
 
     def healthy(self) -> bool:
         return True
@@ -87,6 +96,7 @@ def answer(masked: str) -> str:
 
 def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tensor]]) -> None:
     """In place of the rollout room's."""
+    engine.calls.append("load_weights")
     engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
 
 
@@ -115,12 +125,13 @@ def started_run(config: RunConfig) -> Iterator[Run]:
 
 
 def run_to_the_end(config: RunConfig) -> tuple[Run, list[dict[str, Any]]]:
-    """A run over all its steps, closed; and the metrics of all steps of its folder, without times."""
+    """A run over all its steps, closed; and the metrics of all steps of its folder, without times and memory."""
     with started_run(config) as run:
         assert run.train()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
-    return run, [{name: value for name, value in step.items() if not name.startswith("time/")} for step in steps]
+    machine = ("time/", "memory/")
+    return run, [{name: value for name, value in step.items() if not name.startswith(machine)} for step in steps]
 
 
 def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:

@@ -16,6 +16,8 @@ both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …
+``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
+               a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends
 ``held_out``   an evaluation during the run
 =============  =====================================================================================================
 

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from megatron_pz.errors import ExpectedFailure
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.engine import Part, VllmEngine
 from megatron_pz.rollout.hf_directory import one_line
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
 
@@ -81,6 +81,14 @@ class RestartingEngine:
             self.sync()
         assert answers is not None
         return answers
+
+    def sleep(self) -> None:
+        """:meth:`VllmEngine.sleep`."""
+        self.engine.sleep()
+
+    def wake(self, *parts: Part) -> None:
+        """:meth:`VllmEngine.wake`; a new engine that has taken a failed one's place is awake already."""
+        self.engine.wake(*parts)
 
     def close(self) -> None:
         """End the engine, before the process groups that it joined."""

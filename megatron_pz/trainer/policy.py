@@ -202,6 +202,21 @@ class Policy(FrozenPolicy):
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
         return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
 
+    def offload(self) -> None:
+        """Put the optimizer's state aside until :meth:`onload`: into host memory, and the gradients into none.
+
+        The weights stay, so that everything but :meth:`update` works meanwhile. On a CPU only the gradients go.
+        """
+        self.optimizer.offload_to_cpu()
+        for chunk in self.chunks:
+            chunk.offload_grad_buffers()
+
+    def onload(self) -> None:
+        """Undo :meth:`offload`; gradients come back as zeros."""
+        for chunk in self.chunks:
+            chunk.restore_grad_buffers()
+        self.optimizer.restore_from_cpu()
+
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
         """The statistics of all rows, on every rank. Of the ranks that computed the same, only one counts."""
         place = self.topology

@@ -68,6 +68,7 @@ def train(config: Path, model: Path, data: str, save: Path, nproc: int, *flags: 
 
 
 def metrics_of(save: Path) -> list[dict[str, float]]:
-    """The run's metrics without its times."""
+    """The run's metrics without its times and its memory."""
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    machine = ("time/", "memory/")
+    return [{name: value for name, value in line.items() if not name.startswith(machine)} for line in lines]

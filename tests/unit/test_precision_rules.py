@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_pz.arguments import parse_run_config
-from megatron_pz.config import GrpoConfig, ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.precision_rules import Machine, machine_refusals, padded_for_fp8, precision_rules
 
@@ -42,6 +42,8 @@ def complaints(config: RunConfig) -> list[str]:
         (RunConfig(model=ModelConfig(first_last_layers_bf16=True)), "--first-last-layers-bf16 without --fp8-format"),
         (RunConfig(model=fp8("delayed", first_last_layers_bf16=True)), "choose tensorwise or blockwise"),
         (RunConfig(model=fp8(num_layers_at_end_in_bf16=-1)), "--num-layers-at-end-in-bf16 -1: must not be negative"),
+        (RunConfig(model=ModelConfig(bf16=False), optimizer=OptimizerConfig(rl_offload_optimizer_during_inference=True)),
+         "--rl-offload-optimizer-during-inference needs --bf16"),
         (RunConfig(rollout=RolloutConfig(rollout_quantization="fp8"), grpo=GrpoConfig(mismatch_correction="off")),
          "use tis (truncated importance sampling) or icepop"),
         (RunConfig(rollout=RolloutConfig(rollout_quantization="fp8", rollout_dtype="float32")),

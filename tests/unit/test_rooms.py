@@ -13,7 +13,10 @@ PACKAGE = "megatron_pz"
 
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     # Room: the packages and modules in it. Rooms of one floor do not know each other.
-    {"ground": ("config", "errors", "cpu_backend", "timing", "deadlines"), "contract": ("rl.experience",)},
+    {
+        "ground": ("config", "errors", "cpu_backend", "timing", "memory_peaks", "deadlines"),
+        "contract": ("rl.experience",),
+    },
     {"settings": ("arguments", "command_line", "layout_rules", "precision_rules")},
     {"roles": ("roles",), "rl": ("rl",), "model": ("model",), "corpus": ("corpus",)},
     {
@@ -24,7 +27,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
-    {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",)},
+    {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",), "shared card": ("shared_card",)},
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},
