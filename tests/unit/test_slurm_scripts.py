@@ -77,7 +77,11 @@ class Cluster:
         for name, source in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL)):
             (folder / name).write_text(f"#!{sys.executable}\n{source}")
             (folder / name).chmod(0o755)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "NPROC"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SLURM", "NPROC", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE"))
+        }
         self.env = {
             **kept,
             "PATH": f"{folder}:{os.environ['PATH']}",
