@@ -1,13 +1,18 @@
 #!/usr/bin/env python
 """Look at a corpus: passages with title and URL, how long they are, and what became of the pages.
 
-python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --passages 5
+    python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --passages 5
+    python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --title Anarchism
+    python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --output enwiki.html
+
+Of a corpus of any size only what is shown is read, and the lengths.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -15,10 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from megatron_pz.command_line import Parser
-from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.corpus.manifest import read_manifest
-from megatron_pz.corpus.passages import open_blend
-from megatron_pz.errors import exits_with_one_line
+from megatron_pz.corpus.browser import CorpusBrowser, Lengths
+from megatron_pz.corpus.manifest import tokenizer_sha256
+from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.monitoring.corpus_page import ShownPassage, write_page
+from megatron_pz.monitoring.corpus_picture import draw_corpus, headline, origin, outcomes, percent
+from megatron_pz.wikipedia.hf_tokenizer import load_hf_tokenizer
 
 BAR_WIDTH = 40
 BINS = 12
@@ -30,52 +37,95 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("prefix", help="the corpus: path without .bin")
     parser.add_argument("--tokenizer-model", metavar="DIR", help="its tokenizer; without it no passages are shown")
-    parser.add_argument("--passages", type=int, default=10, help="how many to show (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of passages (default 0)")
+    parser.add_argument("--passages", type=int, default=10, help="how many to draw at random (default 10)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--index", type=int, nargs="+", metavar="N", help="show these passages instead, by number")
+    parser.add_argument("--title", nargs="+", metavar="TITLE", help="show the passages of these articles instead")
+    parser.add_argument("--output", metavar="FILE", help="also draw a picture (.png), or write a page with it (.html)")
     flags = parser.parse_args()
-    tokens, manifest = IndexedTokens(flags.prefix), read_manifest(flags.prefix)
+    if flags.passages < 0:
+        raise BadInput(f"--passages {flags.passages}: cannot be negative")
+    output = Path(flags.output) if flags.output else None
+    if output and output.suffix not in (".png", ".html"):
+        raise BadInput(f"--output {output}: give a name that ends in .png or .html")
+    corpus = CorpusBrowser(flags.prefix)
+    passages = _passages(corpus, flags.tokenizer_model, _chosen(corpus, flags))
+    _show(corpus, passages)
+    if output:
+        try:
+            write_page(corpus, passages, output) if output.suffix == ".html" else draw_corpus(corpus, output)
+        except OSError as error:
+            raise BadInput(f"--output {output}: cannot be written ({error.strerror or error})") from None
+        print(output)
+
+
+def _chosen(corpus: CorpusBrowser, flags: argparse.Namespace) -> list[int]:
+    """Numbers of the passages to show."""
+    if flags.tokenizer_model is None:
+        if flags.index or flags.title:
+            raise BadInput("--index and --title show passages; give the corpus' tokenizer by --tokenizer-model")
+        return []
+    if not (flags.index or flags.title):
+        return corpus.sample(flags.passages, flags.seed)
+    return [*(flags.index or []), *(number for title in flags.title or [] for number in corpus.titled(title))]
+
+
+def _passages(corpus: CorpusBrowser, tokenizer_dir: str | None, indexes: Sequence[int]) -> list[ShownPassage]:
+    if tokenizer_dir is None:
+        return []
+    made_with = corpus.manifest["tokenizer"]
+    if tokenizer_sha256(tokenizer_dir) != made_with["sha256"]:
+        raise BadInput(f"{corpus.prefix}: was made with another tokenizer ({made_with['name']}) than {tokenizer_dir}")
+    decode = load_hf_tokenizer(tokenizer_dir).tokenizer.decode
+    return [
+        ShownPassage(
+            index,
+            stored.title,
+            stored.url,
+            decode(stored.token_ids.tolist(), skip_special_tokens=False),
+            len(stored.token_ids),
+        )
+        for index, stored in ((index, corpus.passage(index)) for index in indexes)
+    ]
+
+
+def _show(corpus: CorpusBrowser, passages: Sequence[ShownPassage]) -> None:
     console = Console()
-    if flags.tokenizer_model:
-        show_passages(console, flags.prefix, flags.tokenizer_model, flags.passages, flags.seed)
-    console.print(lengths_table(tokens.lengths))
-    console.print(pages_table(manifest))
-    total = tokens.lengths.sum(dtype=np.int64)
-    size = f"{len(tokens.documents) - 1:,} articles, {len(tokens):,} passages, {total:,} tokens"
-    sources = ", ".join(source["name"] for source in manifest["inputs"])
-    print(f"{size} of {manifest['tokenizer']['name']}, from {sources}; {manifest['license']}")
-
-
-def show_passages(console: Console, prefix: str, tokenizer_dir: str, count: int, seed: int) -> None:
-    blend = open_blend([prefix], tokenizer_dir)
-    for index in sorted(random.Random(seed).sample(range(len(blend)), min(count, len(blend)))):
-        passage = blend[index]
-        console.print(Text(f"{index}  {passage.title}", style="bold"), Text(passage.url or "(no URL)", style="dim"))
+    for passage in passages:
+        console.print(Text(f"{passage.index}  {passage.title}", style="bold"))
+        console.print(Text(passage.url or "(no URL)", style="dim"))
         console.print(Text(f"{passage.text}\n"))
+    console.print(_lengths_table(corpus.passage_tokens(), "tokens", corpus.unit))
+    console.print(_lengths_table(corpus.passage_words(), "words", corpus.unit))
+    console.print(_pages_table(corpus))
+    print(f"{headline(corpus)}; {origin(corpus)}")
 
 
-def lengths_table(lengths: np.ndarray) -> Table:
-    """Histogram of the passages' lengths in tokens."""
-    counts, edges = np.histogram(lengths, bins=BINS)
-    table = Table("tokens", "passages", "", title="Length of passages")
+def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
+    """Histogram of the passages' lengths."""
+    edges = np.unique(np.linspace(0, lengths.longest + 1, BINS + 1).round())
+    counts = lengths.binned(edges)
+    table = Table(quantity, f"{unit}s", "", title=f"Length of {unit}s in {quantity}")
     table.columns[1].justify = "right"
     for count, low in zip(counts, edges, strict=False):
         bar = "█" * round(BAR_WIDTH * int(count) / max(int(counts.max()), 1))
-        table.add_row(f"from {np.ceil(low):.0f}", f"{count:,}", bar)
-    table.caption = f"median {np.median(lengths):.0f}, mean {lengths.mean():.1f}, longest {lengths.max()}"
+        table.add_row(f"from {low:.0f}", f"{count:,}", bar)
+    table.caption = f"median {lengths.quantile(0.5):,}, mean {lengths.mean:,.1f}, longest {lengths.longest:,}"
     return table
 
 
-def pages_table(manifest: dict) -> Table:
+def _pages_table(corpus: CorpusBrowser) -> Table:
     """What became of the input's pages, over all splits."""
-    pages = manifest["all_splits"]
-    table = Table("", "number", title="Pages")
-    table.columns[1].justify = "right"
-    table.add_row("read", f"{pages['pages']:,}")
-    for reason, count in pages["dropped"].items():
-        table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{count:,}")
-    table.add_row("articles", f"{pages['articles']:,}")
-    table.add_row("passages dropped: too short", f"{pages['short_passages']:,}")
-    table.add_row("sentences cut to the budget", f"{pages['sentences_cut']:,}")
+    pages = corpus.manifest["all_splits"]
+    table = Table("", "number", "share", title="Pages")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, count in [("read", pages["pages"]), *outcomes(pages)]:
+        table.add_row(name, f"{count:,}", percent(count, pages["pages"]))
+    for name, count in pages.items():
+        if name.endswith("passages") and count:
+            table.add_row(f"{name.replace('_', ' ')}, dropped", f"{count:,}", "")
+    table.add_row("sentences cut to the budget", f"{pages['sentences_cut']:,}", "")
     return table
 
 

@@ -1,0 +1,161 @@
+"""Looking into a corpus of any size: single passages with their articles, and lengths, without loading the whole.
+
+The index is memory-mapped; of the Parquet sidecar only the row groups that are asked for are read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_pz.corpus.indexed_dataset import IndexedTokens
+from megatron_pz.corpus.manifest import read_manifest
+from megatron_pz.errors import BadInput
+
+
+@dataclass(frozen=True)
+class StoredPassage:
+    """One sequence as it is stored, with its article."""
+
+    index: int
+    token_ids: np.ndarray
+    """Without the end-of-text token."""
+    title: str
+    url: str
+    page_id: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How many things have which length."""
+
+    counts: np.ndarray
+    """``counts[n]`` things have length n."""
+
+    @property
+    def number(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def mean(self) -> float:
+        return float((self.counts * np.arange(len(self.counts))).sum() / max(self.number, 1))
+
+    @property
+    def shortest(self) -> int:
+        return int(np.flatnonzero(self.counts)[0]) if self.number else 0
+
+    @property
+    def longest(self) -> int:
+        return int(np.flatnonzero(self.counts)[-1]) if self.number else 0
+
+    def quantile(self, share: float) -> int:
+        """The least length that ``share`` of the things do not exceed."""
+        return int(np.searchsorted(np.cumsum(self.counts), share * self.number)) if self.number else 0
+
+    def binned(self, edges: np.ndarray) -> np.ndarray:
+        """How many lie in ``[edges[i], edges[i + 1])``, the last edge included; edges ascend."""
+        below = np.concatenate(([0], np.cumsum(self.counts)))
+        places = np.clip(np.ceil(edges).astype(int), 0, len(self.counts))
+        places[-1] = min(int(edges[-1]) + 1, len(self.counts))
+        return np.diff(below[places])
+
+
+class CorpusBrowser:
+    """A corpus on disk.
+
+    Args:
+        prefix: Path without ``.bin``.
+
+    Raises:
+        BadInput: A file is missing or damaged, or they do not belong together.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.name = Path(prefix).name
+        self.tokens = IndexedTokens(prefix)
+        self.manifest = read_manifest(prefix)
+        path = Path(f"{prefix}.parquet")
+        try:
+            self._sidecar = pq.ParquetFile(path, memory_map=True)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: is missing; preprocess the corpus again") from None
+        except (OSError, pa.ArrowInvalid):
+            raise BadInput(f"{path}: is no Parquet file or is truncated; preprocess the corpus again") from None
+        if self._sidecar.metadata.num_rows != self.articles:
+            raise BadInput(
+                f"{path}: has {self._sidecar.metadata.num_rows} rows where {prefix}.idx has {self.articles} documents; "
+                "preprocess the corpus again"
+            )
+        groups = range(self._sidecar.num_row_groups)
+        rows = [self._sidecar.metadata.row_group(group).num_rows for group in groups]
+        self._group_starts = np.concatenate(([0], np.cumsum(rows))).tolist()
+        self._eod = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
+
+    @property
+    def articles(self) -> int:
+        return len(self.tokens.documents) - 1
+
+    @property
+    def unit(self) -> str:
+        """What one sequence is: ``passage`` or ``article``."""
+        return "article" if self.manifest["options"]["level"] == "document" else "passage"
+
+    def passage(self, index: int) -> StoredPassage:
+        """The passage of this number. Raises :class:`BadInput` for a number that none has."""
+        if not 0 <= index < len(self.tokens):
+            raise BadInput(
+                f"{self.prefix}: has no {self.unit} {index}; they are numbered from 0 to {len(self.tokens) - 1}"
+            )
+        row = self._row(bisect_right(self.tokens.documents, index) - 1)
+        ids = self.tokens[index]
+        if self._eod is not None and len(ids) and ids[-1] == self._eod:
+            ids = ids[:-1]
+        return StoredPassage(index, ids, row["title"], row["url"], row["page_id"])
+
+    def titled(self, title: str) -> list[int]:
+        """Numbers of all passages of the articles with this title, whatever its case; ``_`` is a space."""
+        wanted = title.replace("_", " ").casefold()
+        found: list[int] = []
+        for group, start in enumerate(self._group_starts[:-1]):
+            titles = self._sidecar.read_row_group(group, columns=["title"])["title"].to_pylist()
+            for row in (row for row, known in enumerate(titles) if known.casefold() == wanted):
+                first, end = self.tokens.documents[start + row : start + row + 2]
+                found += range(int(first), int(end))
+        if not found:
+            raise BadInput(f"{self.prefix}: has no article with the title {title!r}")
+        return found
+
+    def sample(self, count: int, seed: int) -> list[int]:
+        """Numbers of passages drawn at random, ascending."""
+        size = len(self.tokens)
+        return sorted(np.random.default_rng(seed).choice(size, min(count, size), replace=False).tolist())
+
+    def passage_tokens(self) -> Lengths:
+        """Tokens of the passages."""
+        return Lengths(np.bincount(self.tokens.lengths))
+
+    def article_tokens(self) -> Lengths:
+        """Tokens of the articles."""
+        starts = self.tokens.documents[:-1]
+        return Lengths(np.bincount(np.add.reduceat(self.tokens.lengths, starts)) if len(starts) else np.zeros(1, int))
+
+    def passage_words(self) -> Lengths:
+        """Words of the passages, read batch by batch."""
+        counts = np.zeros(1, dtype=np.int64)
+        for batch in self._sidecar.iter_batches(columns=["words"]):
+            more = np.bincount(batch["words"].flatten().to_numpy(), minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
+        return Lengths(counts)
+
+    def _row(self, document: int) -> dict[str, Any]:
+        group = bisect_right(self._group_starts, document) - 1
+        table = self._sidecar.read_row_group(group, columns=["title", "url", "page_id"])
+        return table.slice(document - self._group_starts[group], 1).to_pylist()[0]

@@ -1,0 +1,136 @@
+"""A corpus in one picture: how long its passages and articles are, and what became of the pages it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from megatron_pz.corpus.browser import CorpusBrowser, Lengths
+
+KEPT, DROPPED, MARK, INK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
+"""Of the Okabe-Ito palette, which colour-blind readers can tell apart."""
+_BINS = 40
+_SPAN_OF_LOGARITHM = 100
+"""Longest over shortest from which on an axis of lengths is logarithmic."""
+
+
+def headline(corpus: CorpusBrowser) -> str:
+    """Size of a corpus in one line."""
+    counts = corpus.manifest["counts"]
+    parts = [f"{counts['documents']:,} articles"]
+    if corpus.unit == "passage":
+        parts.append(f"{counts['passages']:,} passages")
+    return ", ".join([*parts, f"{short(counts['tokens'])} tokens of {corpus.manifest['tokenizer']['name']}"])
+
+
+def origin(corpus: CorpusBrowser) -> str:
+    """Where a corpus comes from, in one line."""
+    return f"{', '.join(source['name'] for source in corpus.manifest['inputs'])}; {corpus.manifest['license']}"
+
+
+def short(number: float) -> str:
+    """A number in three digits: 950, 12.3 k, 1.07 M."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= 0.9995 * limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share with one decimal; what is there is never shown as nothing."""
+    share = part / max(whole, 1)
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
+
+
+def outcomes(pages: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """What became of the pages: articles, then the reasons that some were dropped for, the most frequent first."""
+    dropped = sorted(pages["dropped"].items(), key=lambda item: -item[1])
+    reasons = [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in dropped if count]
+    return [("articles", pages["articles"]), *reasons]
+
+
+def corpus_figure(corpus: CorpusBrowser) -> Figure:
+    """Four panels with the corpus' name and size above them and its origin below."""
+    figure = Figure(figsize=(12.5, 8.2), layout="constrained", facecolor="white")
+    panels = figure.subplots(2, 2)
+    unit = corpus.unit
+    histogram(
+        panels[0, 0], corpus.passage_tokens(), f"Length of {unit}s in tokens", f"tokens in {an(unit)}", f"{unit}s"
+    )
+    histogram(panels[0, 1], corpus.passage_words(), f"Length of {unit}s in words", f"words in {an(unit)}", f"{unit}s")
+    histogram(panels[1, 0], corpus.article_tokens(), "Length of articles", "tokens in an article", "articles")
+    bars(panels[1, 1], corpus.manifest["all_splits"])
+    figure.suptitle(f"{corpus.name}\n{headline(corpus)}", fontsize=14, color=INK)
+    figure.supxlabel(origin(corpus), fontsize=9, color="#666666")
+    return figure
+
+
+def draw_corpus(corpus: CorpusBrowser, path: Path) -> None:
+    """Write the picture as PNG."""
+    corpus_figure(corpus).savefig(path, dpi=120, format="png")
+
+
+def an(unit: str) -> str:
+    return f"an {unit}" if unit[0] in "aeiou" else f"a {unit}"
+
+
+def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: str) -> None:
+    """Bars over lengths, with the median marked; a logarithmic axis where lengths differ by orders of magnitude."""
+    shortest, longest = max(lengths.shortest, 1), max(lengths.longest, 1)
+    is_logarithmic = longest >= _SPAN_OF_LOGARITHM * max(lengths.quantile(0.02), 1)
+    edges = (
+        np.unique(np.round(np.geomspace(shortest, longest + 1, _BINS + 1)))
+        if is_logarithmic
+        else np.unique(np.round(np.linspace(0, longest + 1, _BINS + 1)))
+    )
+    axes.stairs(lengths.binned(edges), edges, fill=True, color=KEPT, alpha=0.9)
+    median = lengths.quantile(0.5)
+    axes.axvline(median, color=MARK, linewidth=1.5, label=f"median {median:,}")
+    axes.legend(frameon=False, labelcolor=MARK, handlelength=1.2)
+    if is_logarithmic:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, None)
+    axes.set_title(f"{title}: mean {lengths.mean:,.0f}, longest {longest:,}", fontsize=11, loc="left", color=INK)
+    _label(axes, x_label, y_label)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def bars(axes: Axes, pages: Mapping[str, Any]) -> None:
+    """What became of the pages: a bar an outcome, with its number and share."""
+    rows = outcomes(pages)
+    places = np.arange(len(rows))
+    counts = [count for _, count in rows]
+    axes.barh(places, counts, color=[KEPT, *[DROPPED] * (len(rows) - 1)], height=0.7)
+    axes.set_yticks(places, [name.removeprefix("dropped: ") for name, _ in rows])
+    axes.invert_yaxis()
+    for place, count in zip(places, counts, strict=True):
+        axes.annotate(
+            f"{count:,} ({percent(count, pages['pages'])})",
+            (count, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
+    axes.margins(x=0.3)
+    axes.set_title(f"What became of {pages['pages']:,} pages (grey: dropped)", fontsize=11, loc="left", color=INK)
+    _label(axes, "pages", "")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.grid(axis="y", visible=False)
+
+
+def _label(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
