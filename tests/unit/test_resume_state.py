@@ -1,0 +1,80 @@
+"""Every part of the run's state is needed for an exact resume, and whichever is lost, the comparison shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_pz.config import RunConfig
+from megatron_pz.corpus.sampler import PassageSampler
+from megatron_pz.trainer import checkpoint
+from megatron_pz.trainer.sharded_state import restart
+from tests.scripted_run import run_to_the_end, scripted_engines, weights_of
+from tests.unit.test_scripted_runs import config, corpus, with_fields
+
+__all__ = ["config", "corpus", "scripted_engines"]
+
+Outcome = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
+load = checkpoint.load_checkpoint
+
+
+def outcome(config: RunConfig, **training: object) -> Outcome:
+    """The metrics of all steps of a run's folder, and the weights at the end."""
+    run, steps = run_to_the_end(with_fields(config, training=training))
+    return steps, dict(weights_of(run)[""])
+
+
+def in_parts(config: RunConfig) -> Outcome:
+    """Two steps, and two more in a run that resumes."""
+    outcome(config, train_iters=2)
+    return outcome(config, load=config.training.save)
+
+
+def same(one: Outcome, other: Outcome) -> bool:
+    return one[0] == other[0] and all(torch.equal(other[1][name], weight) for name, weight in one[1].items())
+
+
+def without_the_moments(directory: str, parts: dict[str, checkpoint.Part], *rest: Any) -> checkpoint.LoadedState:
+    state = load(directory, parts, *rest)
+    for part in parts.values():
+        restart(part.optimizer)
+    return state
+
+
+def one_step_behind(*arguments: Any) -> checkpoint.LoadedState:
+    """The iteration is what schedule and seeds depend on."""
+    state = load(*arguments)
+    return dataclasses.replace(state, iteration=state.iteration - 1)
+
+
+def without_the_count(*arguments: Any) -> checkpoint.LoadedState:
+    state = load(*arguments)
+    return dataclasses.replace(state, common={**state.common, "consumed_passages": 0})
+
+
+def test_an_asynchronous_run_resumes_exactly(config: RunConfig, tmp_path: Path) -> None:
+    whole = outcome(config, save=str(tmp_path / "whole"))
+    beside = with_fields(config, training={"async_save": True, "save_interval": 1, "save": str(tmp_path / "parts")})
+    assert same(whole, in_parts(beside))
+    kept = sorted(path.name for path in (tmp_path / "parts").glob("iter_*"))
+    assert kept == ["iter_0000002", "iter_0000003", "iter_0000004"]
+
+
+@pytest.mark.parametrize("loses", [without_the_moments, one_step_behind, without_the_count, "the sampler's cursor"])
+def test_what_is_lost_is_seen(
+    loses: Callable[..., checkpoint.LoadedState] | str,
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = outcome(config, save=str(tmp_path / "whole"))
+    if callable(loses):
+        monkeypatch.setattr(checkpoint, "load_checkpoint", loses)
+    else:
+        monkeypatch.setattr(PassageSampler, "load_state_dict", lambda sampler, state: None)
+    assert not same(whole, in_parts(config))
