@@ -24,6 +24,8 @@ DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
 _REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 _DISAMBIGUATION_WORD = "__DISAMBIG__"
+_TEMPLATE_AT_AN_END = 1 << 12
+"""Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
 _FILE, _CATEGORY = 6, 14
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
 
@@ -87,7 +89,10 @@ class ArticleReader:
         text = page.text
         if _REDIRECT.match(text):
             return "redirect"
-        if _DISAMBIGUATION_WORD in text or self._disambiguation.search(text):
+        ends = (
+            text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
+        )
+        if _DISAMBIGUATION_WORD in text or self._disambiguation.search(ends):
             return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"

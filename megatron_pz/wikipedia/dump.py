@@ -183,6 +183,7 @@ _FIELDS = re.compile(
 _FIELDS_IN_ANY_ORDER = re.compile(
     rb"<title>([^<]*)</title>|<ns>(-?\d+)</ns>|<id>(\d+)</id>|<redirect title=\"([^\"]*)\"|<revision>"
 )
+_REVISION = b"<revision>"
 _ID = re.compile(rb"<id>(\d+)</id>")
 _TEXT = re.compile(rb"<text(?:\s[^<>]*?)?(/?)>")
 _EXPAT_BUFFER = 1 << 20
@@ -193,10 +194,13 @@ def _parse_page(page: bytes) -> Page:
         title, namespace, page_id, redirect = fields.groups()
     else:
         title, namespace, page_id, redirect = _fields_in_any_order(page)
-    revision = page.rfind(b"<revision>")  # a full-history dump lists the newest last
+    revision = page.find(_REVISION)
     text = _TEXT.search(page, revision) if revision >= 0 else None
     if title is None or page_id is None or text is None:
         raise PageError("lacks its title, id or text")
+    if page.find(_REVISION, text.end()) >= 0:  # a full-history dump lists the newest last
+        revision = page.rfind(_REVISION)
+        text = _TEXT.search(page, revision) or text
     begin = text.end()
     identity = _ID.search(page, revision)
     return Page(

@@ -19,7 +19,6 @@ def count_words(texts: Sequence[str]) -> list[int]:
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     characters = np.frombuffer(b"\n".join([b"", *encoded]), np.uint8)
     is_space = (characters == _SPACE) | (characters == _NEWLINE)
-    begins_word = is_space[:-1] > is_space[1:]
+    words = np.flatnonzero(is_space[:-1] > is_space[1:])  # the character before each
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1  # with the newline before each
-    ends = np.cumsum(np.concatenate(([0], begins_word)))[np.cumsum(lengths) - 1]
-    return np.diff(ends, prepend=0).tolist()
+    return np.diff(np.searchsorted(words, np.cumsum(lengths) - 1), prepend=0).tolist()
