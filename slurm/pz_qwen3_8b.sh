@@ -23,6 +23,6 @@ set -euo pipefail
 
 # sbatch runs a copy of this file from its spool folder, and was called in the checkout.
 root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
-export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml}
-export MODEL=${MODEL:-models/Qwen3-8B-Base} SAVE=${SAVE:-runs/pz_qwen3_8b} # the paper's settings are those of 4B
+export CONFIG=${CONFIG:-examples/qwen3_8b/config.yaml}
+export MODEL=${MODEL:-models/Qwen3-8B-Base} SAVE=${SAVE:-runs/pz_qwen3_8b}
 exec bash "$root/slurm/launch.sh" "$@"
