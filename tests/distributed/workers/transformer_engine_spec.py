@@ -1,0 +1,120 @@
+"""The GPU's layer spec on the CPU: python transformer_engine_spec.py QWEN3_DIR LLAMA_DIR, with tests/stand_ins first on
+PYTHONPATH. Megatron-Core's wrappers of Transformer Engine are the real ones, what they wrap stands in for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformer_engine.pytorch as te
+
+from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.model import layers
+from megatron_pz.model.attention import SharedPromptAttention
+from megatron_pz.model.hf_checkpoint import HFTensorSource
+from megatron_pz.model.hf_mapping import source_of
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.trainer import policy as policy_module
+from megatron_pz.trainer.policy import FrozenPolicy
+from megatron_pz.trainer.topology import Topology
+from tests.packed_reference import Reference, random_groups, reference
+
+from megatron.core.extensions import transformer_engine as wrappers  # isort: skip
+
+SHAPES = [(20, (6, 9, 4)), (11, (5, 5, 3))]
+FP8 = {"delayed": "TEDelayedScaling", "tensorwise": "Float8CurrentScaling", "blockwise": "Float8BlockScaling"}
+
+
+def built(folder: Path, topology: Topology, model: ModelConfig) -> FrozenPolicy:
+    from dataclasses import replace
+
+    return FrozenPolicy(RunConfig(model=replace(model, hf_model=str(folder))), topology)
+
+
+def largest_difference(policy: FrozenPolicy, expected: Reference) -> float:
+    """|log p - log p of transformers| over the response tokens of packed rows."""
+    groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
+    rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
+    assert all(row.tokens_S.numel() % policy.row_shape.length_multiple == 0 for row in rows)
+    largest = 0.0
+    for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True):
+        for number in range(int(row.responses_R.max()) + 1):
+            here = row.responses_R == number
+            wanted_R = expected.log_probs[tuple(row.labels_R[here].tolist())]
+            largest = max(largest, float((log_probs_R[here] - wanted_R).abs().max()))
+    return largest
+
+
+def check_modules(policy: FrozenPolicy) -> None:
+    """Fused norms, our attention, and every parameter known to the mapping under a name of its own."""
+    (model,) = policy.chunks
+    for layer in model.decoder.layers:
+        assert type(layer.self_attention.linear_qkv) is wrappers.TELayerNormColumnParallelLinear
+        assert type(layer.mlp.linear_fc1) is wrappers.TELayerNormColumnParallelLinear
+        assert type(layer.self_attention.linear_proj) is type(layer.mlp.linear_fc2) is wrappers.TERowParallelLinear
+        assert type(layer.self_attention.core_attention) is SharedPromptAttention
+        if policy.architecture.family.qk_norm:
+            norms = (layer.self_attention.q_layernorm, layer.self_attention.k_layernorm)
+            assert all(type(norm) is te.RMSNorm for norm in norms)
+    assert type(model.decoder.final_layernorm) is te.RMSNorm
+    names = [name for name, _ in model.named_parameters()]
+    assert "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight" in names
+    assert "decoder.layers.1.mlp.linear_fc1.layer_norm_weight" in names
+    behind = [hf for name in names for hf in source_of(name, model, policy.architecture).hf_names[0]]
+    assert len(behind) == len(set(behind))
+
+
+def linear_layers(policy: FrozenPolicy) -> Iterator[te.Linear]:
+    """Those of Transformer Engine, in order."""
+    return (module for module in policy.chunks[0].modules() if isinstance(module, te.Linear))
+
+
+def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
+    """Each recipe reaches the layers; the output layer, and layers that shall stay in bfloat16, stay out."""
+    in_bf16 = largest_difference(built(folder, topology, ModelConfig()), expected)
+    for recipe, name in FP8.items():
+        policy = built(folder, topology, ModelConfig(fp8_format="hybrid", fp8_recipe=recipe))
+        difference = largest_difference(policy, expected)
+        assert in_bf16 < difference < 1.0, (recipe, in_bf16, difference)
+        used = {used for layer in linear_layers(policy) for used in layer.used}
+        assert used == {name}, (recipe, used)
+    model = ModelConfig(fp8_format="e4m3", first_last_layers_bf16=True, num_layers_at_end_in_bf16=0)
+    policy = built(folder, topology, model)
+    largest_difference(policy, expected)
+    used_by = [{used for layer in linear_layers_of(layer) for used in layer.used} for layer in decoder_layers(policy)]
+    assert used_by == [{None}, {"Float8CurrentScaling"}], used_by
+
+
+def decoder_layers(policy: FrozenPolicy) -> list[torch.nn.Module]:
+    return list(policy.chunks[0].decoder.layers)
+
+
+def linear_layers_of(layer: torch.nn.Module) -> Iterator[te.Linear]:
+    return (module for module in layer.modules() if isinstance(module, te.Linear))
+
+
+def main(qwen3: Path, llama: Path) -> None:
+    layers._local_layer = layers._transformer_engine_layer  # what block_spec takes where there is a CUDA device
+    policy_module.require_precision = lambda config, machine: None
+    topology = Topology.start(ParallelConfig(), seed=1)
+    for folder in (qwen3, llama):
+        policy = built(folder, topology, ModelConfig(bf16=False))
+        check_modules(policy)
+        groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
+        expected = reference(folder, groups)
+        difference = largest_difference(policy, expected)
+        assert difference < 1e-4, difference
+        source, streamed = HFTensorSource(folder), dict(policy.weights())
+        assert set(streamed) == set(source.names())
+        assert all(torch.equal(tensor, source.slices(name)[:]) for name, tensor in streamed.items())
+        if folder == qwen3:
+            check_fp8(folder, topology, expected)
+        print(f"{policy.architecture.model_type}: log-probs within {difference:.1e} of transformers")
+    topology.close()
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,9 @@
+"""Names in Megatron-Core's annotations."""
+
+
+class Sequential:
+    pass
+
+
+class FusibleOperation:
+    pass
