@@ -304,6 +304,15 @@ class ColdStartConfig:
 
 
 @dataclass(frozen=True)
+class SupervisedConfig:
+    """The paper's baselines without reinforcement learning (``python -m megatron_pz.baselines``)."""
+
+    objective: Literal["continue_pt", "sft_mask"] = "continue_pt"
+    """Next-token pretraining on the passages, or the predictor's questions with their answers, without chain of
+    thought [P]. ``sft_mask`` asks masks_per_passage questions of each passage, by a passive mask_strategy [C]."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything ``python -m megatron_pz.train`` needs to know."""
 
@@ -316,3 +325,4 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from megatron_pz.compute import Costs, Work
 from megatron_pz.config import OptimizerConfig, RunConfig
 from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
@@ -24,6 +25,8 @@ class Lesson:
     learning_rate: float
     updates: tuple[UpdateResult, ...]
     """None where there was nothing to learn from."""
+    work: Work
+    """What it cost the trainers of all ranks."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,10 @@ class Learner:
             for _ in range(grpo.grpo_iterations)
             for rows, anchored in zip(minibatches, anchors, strict=True)
         ]
-        return Lesson(self.roles, rate, tuple(updates))
+        costs = Costs(self.policy.architecture)
+        forward_passes = int(moves) + int(self.reference is not None)
+        work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
+        return Lesson(self.roles, rate, tuple(updates), work)
 
     def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """This data-parallel rank's rows of a minibatch; a token's weight refers to the whole optimizer step."""

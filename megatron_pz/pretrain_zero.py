@@ -36,6 +36,8 @@ class Turn:
 
     strategy: MaskStrategy
     """Who chose the masks."""
+    passages: Sequence[Passage]
+    """All that were drawn, the same on every rank."""
     proposals: list[Proposals]
     generator_rewards: list[list[float]]
     """For each proposal group the reward of each response."""
@@ -123,7 +125,7 @@ class PretrainZero:
             )
             for group in proposals
         ]
-        return Turn(strategy, proposals, rewards, predictions)
+        return Turn(strategy, passages, proposals, rewards, predictions)
 
     def experience(self, turn: Turn) -> list[ScoredGroup]:
         """Group-relative advantages (equation 10) of both roles; groups without any are dropped. From all ranks."""

@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
+from megatron_pz.compute import Costs, Work
 from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.learner import Lesson
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
@@ -19,6 +20,7 @@ from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import MaskFault, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
 from megatron_pz.trainer.policy import UpdateResult
+from megatron_pz.uncertainty import scored_groups
 
 LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_max", "reference_kl")
 HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size")
@@ -136,6 +138,21 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     metrics["train/loss"] = both["loss"]
     sections = {"loss": LOSS, "health": HEALTH}
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
+
+
+def step_work(report: StepReport, game: Game, costs: Costs) -> Work:
+    """What a step has cost, over all ranks. Collective: the rollouts are each rank's own share."""
+    mine = Work()
+    for turn in report.turns:
+        asked = [(each.prompt_ids, each.responses) for each in turn.proposals]
+        asked += [(each.prompt_ids, each.responses) for each in turn.predictions]
+        for prompt_ids, responses in asked:
+            mine += costs.sampling(len(prompt_ids), responses)
+    total = sum(game.from_all_ranks([mine]), Work())
+    for turn in report.turns:
+        if turn.strategy == "entropy_next_token":
+            total += costs.scoring(scored_groups([passage.token_ids for passage in turn.passages]))
+    return sum((lesson.work for lesson in report.lessons), total)
 
 
 def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:

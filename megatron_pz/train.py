@@ -20,6 +20,7 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_pz.arguments import parse_run_config
+from megatron_pz.compute import Costs, Work
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.sampler import PassageSampler
@@ -38,7 +39,7 @@ from megatron_pz.roles.spans import MASK
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.restarting import RestartingEngine
-from megatron_pz.step_metrics import step_metrics, step_samples
+from megatron_pz.step_metrics import step_metrics, step_samples, step_work
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.signals import StopRequest, claim_run_folder
 from megatron_pz.trainer.topology import Topology
@@ -66,7 +67,7 @@ class Run:
             asynchronous=config.training.async_save,
             retention=checkpoint.Retention(config.training.keep_last, config.training.keep_every),
         )
-        self.consumed_passages = 0
+        self.consumed_passages, self.work = 0, Work()
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
         if config.optimizer.rl_offload_optimizer_during_inference:  # vLLM takes of what is free when it starts
@@ -113,6 +114,7 @@ class Run:
         state = checkpoint.load_checkpoint(self.config.training.load, self.parts)
         self.sampler.load_state_dict(state.common["sampler"])
         self.consumed_passages = state.common["consumed_passages"]
+        self.work = Work(**state.common["work"])
         if state.per_rank is not None:
             checkpoint.restore_rng_state(state.per_rank)
         return state.iteration + 1
@@ -124,15 +126,17 @@ class Run:
             print(
                 f"{self.config.training.load} has done {self.first_iteration - 1} steps already: --train-iters {last}"
             )
+        costs = Costs(self.learners[0].policy.architecture)
         warmup = self.config.game.passive_warmup_iters
         if self.first_iteration <= warmup and self.topology.rank == 0:
             print(f"steps {self.first_iteration} to {warmup}: masks by {self.config.game.warmup_mask_strategy}")
         with StopRequest() as stop:
             for iteration in range(self.first_iteration, last + 1):
-                started = time.perf_counter()
+                started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
                 report = self.algorithm.step(iteration)
                 metrics = step_metrics(report, self.game)
+                self.work += step_work(report, self.game, costs)
                 samples = step_samples(report.turns, self.game, SAMPLED_PASSAGES)
                 self.consumed_passages += len(report.turns) * self.config.game.passages_per_step
                 if self.held_out is not None and iteration % self.config.training.eval_interval == 0:
@@ -145,6 +149,8 @@ class Run:
                     with report.seconds("checkpoint"), self.algorithm.card.optimizer_needed():
                         self.save(iteration)
                     metrics["time/checkpoint"] = report.seconds["checkpoint"]
+                metrics |= self.work.metrics()
+                metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
                 metrics["train/consumed_passages"] = float(self.consumed_passages)
                 metrics["time/iteration"] = time.perf_counter() - started
                 self.logger.log(iteration, metrics, show=iteration % self.config.training.log_interval == 0)
@@ -160,6 +166,7 @@ class Run:
             common={
                 "sampler": self.sampler.state_dict(),
                 "consumed_passages": self.consumed_passages,
+                "work": dataclasses.asdict(self.work),
                 "config": dataclasses.asdict(self.config),
             },
             per_rank=checkpoint.collect_rng_state(),

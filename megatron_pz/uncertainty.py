@@ -39,7 +39,7 @@ def _token_entropies(
     policy: FrozenPolicy, sequences: Sequence[Sequence[int]], micro_batch_tokens: int
 ) -> list[list[float]]:
     """Of the distribution of each token but the first, which nothing precedes; 0 for that one."""
-    groups = [_sequence(ids, place) for place, ids in enumerate(sequences) if len(ids) > 1]
+    groups = scored_groups(sequences)
     rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), micro_batch_tokens)
     mine: dict[int, list[float]] = {}
     for row, entropy_R in zip(rows, policy.entropies(rows), strict=False):  # none but on a pipeline's last stage
@@ -53,8 +53,13 @@ def _token_entropies(
     return [everyones.get(place, [0.0] * len(ids)) for place, ids in enumerate(sequences)]
 
 
-def _sequence(token_ids: Sequence[int], place: int) -> ScoredGroup:
-    """A passage as a prompt of one token and one response. In the advantage its place travels through the packing."""
+def scored_groups(sequences: Sequence[Sequence[int]]) -> list[ScoredGroup]:
+    """The token sequences of passages as groups, without those of a single token, at which there is nothing to ask."""
+    return [_group(ids, place) for place, ids in enumerate(sequences) if len(ids) > 1]
+
+
+def _group(token_ids: Sequence[int], place: int) -> ScoredGroup:
+    """A prompt of one token and one response. In the advantage the passage's place travels through the packing."""
     response = Response(tuple(token_ids[1:]), (0.0,) * (len(token_ids) - 1), text="", truncated=False)
     return ScoredGroup("predictor", (token_ids[0],), (response,), rewards=(0.0,), advantages=(float(place),))
 

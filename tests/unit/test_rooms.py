@@ -27,11 +27,13 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
+    {"compute": ("compute",)},
     {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",), "shared card": ("shared_card",)},
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},
-    {"other commands": ("cold_start", "doctor")},
+    {"supervised": ("supervised",)},
+    {"other commands": ("cold_start", "baselines", "doctor")},
 )
 
 ROOMS = {

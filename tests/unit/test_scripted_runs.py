@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_pz.compute import Costs
 from megatron_pz.config import (
     DataConfig,
     GameConfig,
@@ -18,8 +19,9 @@ from megatron_pz.config import (
     TrainingConfig,
 )
 from megatron_pz.errors import BadInput
+from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
-from megatron_pz.step_metrics import step_samples
+from megatron_pz.step_metrics import step_samples, step_work
 from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
 from tests.unit.test_corpus_passages import write_corpus
 
@@ -173,3 +175,15 @@ def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_
     assert predicted
     for sample in predicted:
         assert sample.masked_passage.replace("[mask]", sample.span) == sample.passage
+
+
+def test_the_account_of_a_step_is_that_of_its_rollouts_and_updates(config: RunConfig, tiny_llama_dir: Path) -> None:
+    paid = with_fields(config, grpo={"grpo_iterations": 2, "grpo_kl_beta": 0.1}, training={"train_iters": 1})
+    with started_run(paid) as run:
+        report = run.algorithm.step(1)
+        work = step_work(report, run.game, Costs(run.learners[0].policy.architecture))
+    rollouts = [each for turn in report.turns for each in (*turn.proposals, *turn.predictions)]
+    assert work.prefilled_tokens == sum(len(each.prompt_ids) for each in rollouts)
+    assert work.sampled_tokens == sum(len(response.token_ids) for each in rollouts for response in each.responses)
+    packed = sum(packed_length(group) for group in report.groups)
+    assert (work.trained_tokens, work.scored_tokens) == (2 * packed, 2 * packed)

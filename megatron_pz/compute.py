@@ -1,0 +1,96 @@
+"""What training has cost: tokens and floating point operations, counted the same way for every kind of run.
+
+Counts are over all ranks and add up over a run, so that two methods can be compared at equal cost. Operations are those
+that the model asks for (matrix products forward, twice as many backward), whatever the hardware repeats or pads: no
+recomputation, no padding, no communication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+from megatron_pz.model.architecture import Architecture
+from megatron_pz.rl.experience import Response, ScoredGroup
+
+
+@dataclass(frozen=True)
+class Work:
+    """An amount of work; amounts add up."""
+
+    trained_tokens: int = 0
+    """Went forward and backward through the trainer; a prompt that responses share counts once."""
+    scored_tokens: int = 0
+    """Went forward only: old and reference log-probabilities, entropies."""
+    prefilled_tokens: int = 0
+    """Read by the rollout engines as prompts; the samples of a prompt share one reading."""
+    sampled_tokens: int = 0
+    """Written by the rollout engines."""
+    flops: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        mine, theirs = asdict(self), asdict(other)
+        return Work(**{name: mine[name] + theirs[name] for name in mine})
+
+    def metrics(self) -> dict[str, float]:
+        """``compute/…`` by name."""
+        return {f"compute/{name}": float(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What work on groups costs a model of this architecture."""
+
+    architecture: Architecture
+
+    def training(self, groups: Iterable[ScoredGroup], passes: int = 1) -> Work:
+        """``passes`` forward and backward passes over packed groups."""
+        tokens, flops = self._packed(groups)
+        return Work(trained_tokens=passes * tokens, flops=3.0 * passes * flops)
+
+    def scoring(self, groups: Iterable[ScoredGroup], passes: int = 1) -> Work:
+        """``passes`` forward passes over packed groups."""
+        tokens, flops = self._packed(groups)
+        return Work(scored_tokens=passes * tokens, flops=passes * flops)
+
+    def sampling(self, prompt_tokens: int, responses: Iterable[Response]) -> Work:
+        """The rollout of one prompt's responses."""
+        lengths = [len(response.token_ids) for response in responses]
+        flops = self._forward(prompt_tokens + sum(lengths), sum(lengths), _pairs(prompt_tokens, lengths))
+        return Work(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
+
+    def _packed(self, groups: Iterable[ScoredGroup]) -> tuple[int, float]:
+        """Tokens of packed rows, where equal responses of a group stand once, and operations of a forward pass."""
+        tokens, flops = 0, 0.0
+        for group in groups:
+            lengths = [len(ids) for ids in {response.token_ids for response in group.responses}]
+            of_group = len(group.prompt_ids) + sum(lengths)
+            predicted = sum(len(response.token_ids) for response in group.responses)
+            tokens += of_group
+            flops += self._forward(of_group, predicted, _pairs(len(group.prompt_ids), lengths))
+        return tokens, flops
+
+    def _forward(self, tokens: int, predicted: int, pairs: float) -> float:
+        """Two operations a weight and token; in attention two products of a head's width a pair and query head."""
+        arch = self.architecture
+        attention = arch.num_layers * arch.num_attention_heads * arch.kv_channels * pairs
+        return 2.0 * (tokens * _layer_weights(arch) + predicted * arch.vocab_size * arch.hidden_size + 2.0 * attention)
+
+
+def _pairs(prompt: int, lengths: Iterable[int]) -> float:
+    """Pairs of tokens that see each other: the prompt's own, and each response's with the prompt and itself."""
+    return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
+
+
+def _layer_weights(arch: Architecture) -> int:
+    """Weights of all layers' matrices that one token meets: of a mixture, the router and the chosen experts."""
+    heads, groups = arch.num_attention_heads, arch.num_query_groups
+    attention = arch.hidden_size * arch.kv_channels * (2 * heads + 2 * groups)
+    weights = 0
+    for layer in range(arch.num_layers):
+        mlp = 3 * arch.hidden_size * arch.ffn_hidden_size  # gate, up and down
+        if arch.experts is not None and arch.experts.in_layer[layer]:
+            experts = arch.experts
+            mlp = experts.per_token * 3 * arch.hidden_size * experts.ffn_hidden_size + arch.hidden_size * experts.number
+        weights += attention + mlp
+    return weights

@@ -1,0 +1,168 @@
+"""The loop on given targets: both baselines against transformers, resumption, and the cold start as one source."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from transformers import AutoModelForCausalLM
+
+from megatron_pz import baselines
+from megatron_pz.baselines import MaskExamples, PassageExamples
+from megatron_pz.cold_start import ExampleMaker
+from megatron_pz.config import DataConfig, GameConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from megatron_pz.errors import BadInput
+from megatron_pz.supervised import Plan, Source, run_supervised
+from megatron_pz.train import open_passages, open_tokenizer
+from tests.scripted_run import PASSAGES
+from tests.unit.test_corpus_passages import write_corpus
+
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
+
+
+@pytest.fixture
+def config(corpus: str, tiny_llama_dir: Path, tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False),
+        data=DataConfig(data_path=(corpus,)),
+        game=GameConfig(
+            prompt_family="quote",
+            passages_per_step=3,
+            masks_per_passage=2,
+            mask_strategy="random_span",
+            span_policy="one_mask",
+            whole_words=True,
+        ),
+        optimizer=OptimizerConfig(lr=RATE, lr_decay_style="constant", clip_grad=1e6),
+        training=TrainingConfig(train_iters=4, micro_batch_tokens=200, save_interval=2, save=str(tmp_path / "run")),
+    )
+
+
+def run(config: RunConfig, source: Source, save_interval: int = 2) -> list[dict[str, Any]]:
+    """A run to its end, and the metrics of its steps without times."""
+    plan = Plan(config.training.train_iters, lambda step: RATE, config.training.seed, save_interval)
+    try:
+        run_supervised(config, plan, source)
+    finally:
+        if dist.is_initialized():  # a run that was refused
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+    lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if not key.startswith("time/")} for line in lines]
+
+
+def exported(save: str | Path) -> dict[str, torch.Tensor]:
+    return dict(AutoModelForCausalLM.from_pretrained(Path(save) / "hf", dtype=torch.float32).named_parameters())
+
+
+def to(config: RunConfig, **training: object) -> RunConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+
+
+@torch.no_grad()
+def likelihood(model: torch.nn.Module, prompt: list[int], target: list[int]) -> float:
+    """Sum of the target's negative log-probabilities."""
+    tokens = torch.tensor([prompt + target])
+    log_probs = model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    return -log_probs.gather(1, torch.tensor(target)[:, None]).sum().item()
+
+
+def first_step(config: RunConfig, source: type[PassageExamples]) -> Any:
+    tokenizer = open_tokenizer(config)
+    (part,) = source(config, tokenizer, open_passages(config), None).step()
+    return part, tokenizer
+
+
+def test_continued_pretraining_is_the_next_token_loss_of_whole_passages(config: RunConfig) -> None:
+    (step, *_) = run(to(config, train_iters=1), PassageExamples)
+    groups, tokenizer = first_step(config, PassageExamples)
+    texts = [tokenizer.decode(group.prompt_ids + group.responses[0].token_ids) for group in groups]
+    assert len(texts) == 3 and set(texts) < set(PASSAGES)
+    model = AutoModelForCausalLM.from_pretrained(config.model.hf_model, dtype=torch.float32)
+    ids = [tokenizer.encode(text) for text in texts]
+    tokens = sum(len(each) - 1 for each in ids)
+    expected = sum(likelihood(model, each[:1], each[1:]) for each in ids) / tokens
+    assert step["train/loss"] == pytest.approx(expected, rel=1e-5)
+    assert step["compute/trained_tokens"] == tokens + 3
+    assert step["compute/sampled_tokens"] == 0
+    assert step["train/responses"] == 3
+
+
+def test_supervised_masks_ask_the_predictors_question_and_teach_the_bare_answer(config: RunConfig) -> None:
+    (step, *_) = run(to(config, train_iters=1), MaskExamples)
+    groups, tokenizer = first_step(config, MaskExamples)
+    assert len(groups) == 6
+    total, tokens = 0.0, 0
+    model = AutoModelForCausalLM.from_pretrained(config.model.hf_model, dtype=torch.float32)
+    for group in groups:
+        prompt, response = tokenizer.decode(group.prompt_ids), tokenizer.decode(group.responses[0].token_ids)
+        assert prompt.startswith("Passage: ") and prompt.endswith("\nMasked words:")
+        span = response.removeprefix(" \\boxed{").removesuffix("}")
+        passage = prompt.removeprefix("Passage: ").removesuffix("\nMasked words:").replace("[mask]", span)
+        assert passage in PASSAGES
+        total += likelihood(model, list(group.prompt_ids), list(group.responses[0].token_ids))
+        tokens += len(group.responses[0].token_ids)
+    assert step["train/loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("source", [PassageExamples, MaskExamples, ExampleMaker])
+def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, tmp_path: Path) -> None:
+    steps = run(to(config, save=str(tmp_path / "whole")), source)
+    parts = str(tmp_path / "parts")
+    run(to(config, save=parts, train_iters=2), source)
+    assert run(to(config, save=parts, load=parts), source) == steps
+    whole, resumed = exported(tmp_path / "whole"), exported(parts)
+    assert all(torch.equal(resumed[name], weight) for name, weight in whole.items())
+    assert [step["iteration"] for step in steps] == [1, 2, 3, 4]
+    assert steps[-1]["train/loss"] < steps[0]["train/loss"]
+    assert steps[3]["compute/flops"] > steps[0]["compute/flops"] > 0
+
+
+def test_one_step_is_that_of_torchs_adamw(config: RunConfig) -> None:
+    smooth = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, adam_eps=1e-2))
+    run(to(smooth, train_iters=1), PassageExamples)
+    groups, _ = first_step(config, PassageExamples)
+    model = AutoModelForCausalLM.from_pretrained(config.model.hf_model, dtype=torch.float32)
+    start = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    adamw = torch.optim.AdamW(model.parameters(), RATE, (0.9, 0.95), 1e-2, weight_decay=0.0)
+    losses = []
+    for group in groups:
+        ids = torch.tensor([group.prompt_ids + group.responses[0].token_ids])
+        losses.append(torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum"))
+    (sum(losses) / sum(len(group.responses[0].token_ids) for group in groups)).backward()
+    adamw.step()
+    for name, weight in exported(config.training.save).items():
+        target = dict(model.named_parameters())[name]
+        assert (weight - target).norm() <= 1e-3 * (target - start[name]).norm() > 0, name
+
+
+def test_supervised_masks_without_a_passive_strategy_are_refused(config: RunConfig) -> None:
+    active = dataclasses.replace(config, game=dataclasses.replace(config.game, mask_strategy="active"))
+    with pytest.raises(BadInput, match="has no generator"):
+        run(active, MaskExamples)
+
+
+def test_the_command_runs_the_objective_that_is_named(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[tuple[Plan, Source]] = []
+    monkeypatch.setattr(baselines, "run_supervised", lambda config, plan, source: started.append((plan, source)))
+    flags = ["--hf-model", config.model.hf_model, "--data-path", *config.data.data_path, "--save", str(tmp_path / "x")]
+    flags += ["--train-iters", "7", "--lr", "0.5", "--lr-decay-style", "linear", "--objective"]
+    for objective, source in (("continue_pt", PassageExamples), ("sft_mask", MaskExamples)):
+        monkeypatch.setattr("sys.argv", ["baselines", *flags, objective])
+        baselines.main()
+        plan, asked = started.pop()
+        assert asked is source
+        assert (plan.iterations, plan.rate(0), plan.rate(7)) == (7, 0.5, 0.0)
