@@ -11,6 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,7 +143,9 @@ class SupervisedRun:
     def train(self) -> bool:
         """All steps; False when a signal stopped the run before, after a checkpoint."""
         costs, interval = Costs(self.policy.architecture), self.plan.save_interval
-        with StopRequest() as stop:
+        with (
+            StopRequest() if interval else nullcontext() as stop
+        ):  # without checkpoints there is nothing to end in order
             for iteration in range(self.first_iteration, self.plan.iterations + 1):
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
@@ -153,7 +156,7 @@ class SupervisedRun:
                 metrics |= self.work.metrics()
                 metrics["train/responses"] = float(sum(len(group.responses) for group in groups))
                 self.checkpoints.poll()
-                stopping = stop.requested(self.topology)
+                stopping = stop is not None and stop.requested(self.topology)
                 if interval and (stopping or iteration == self.plan.iterations or iteration % interval == 0):
                     self.save(iteration)
                 metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
