@@ -6,8 +6,8 @@
 Half of the articles are held out by a hash of their titles (see ``is_held_out``); the other half (``--half open``) is
 for development. The peers are installed into an environment of their own under .cache/, never into the project's.
 
-A 6-gram is six words in a row of one line (words casefolded and in compatibility form, so that ⁷ is 7). The consensus of
-an article holds those that at least three of the five peers give.
+A 6-gram is six words in a row of one line (words casefolded and in compatibility form, so that ⁷ is 7). The consensus
+of an article holds those that at least three of the five peers give.
  - recall: how much of the consensus the tool gives;
  - precision: how much of what the tool gives at least one other peer gives too.
 All tools get the same wikitext: articles without their closing sections (References, External links, …), which the
@@ -73,7 +73,7 @@ def is_held_out(title: str) -> bool:
 
 
 def read_articles(dump: Path, held_out: bool) -> list[dict[str, str]]:
-    xml = bz2.open(dump, "rt", encoding="utf-8").read()
+    xml = bz2.decompress(dump.read_bytes()).decode()
     pages = ((html.unescape(title), html.unescape(text)) for title, text in _PAGE.findall(xml))
     return [
         {"title": title, "wikitext": without_closing_sections(text)}
@@ -139,7 +139,8 @@ def own_texts(articles: list[dict[str, str]]) -> tuple[list[str], float]:
     options = TextOptions.keeping("headings")
     start = time.process_time()
     texts = [
-        "\n".join(wikitext_to_paragraphs(article["wikitext"], article["title"], options=options)) for article in articles
+        "\n".join(wikitext_to_paragraphs(article["wikitext"], article["title"], options=options))
+        for article in articles
     ]
     return texts, time.process_time() - start
 

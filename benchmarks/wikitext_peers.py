@@ -82,7 +82,9 @@ def wikiextractor(articles: list[dict[str, str]]) -> list[str]:
             for number, article in enumerate(articles, start=1)
         )
         head = "<siteinfo>\n<sitename>Wikipedia</sitename>\n<base>https://en.wikipedia.org/wiki/Main_Page</base>\n"
-        names = '<namespaces>\n<namespace key="10" case="first-letter">Template</namespace>\n</namespaces>\n</siteinfo>\n'
+        names = (
+            '<namespaces>\n<namespace key="10" case="first-letter">Template</namespace>\n</namespaces>\n</siteinfo>\n'
+        )
         dump.write_text(f"<mediawiki>\n{head}{names}{pages}</mediawiki>\n", encoding="utf-8")
         command = [sys.executable, "-m", "wikiextractor.WikiExtractor", "--json", "--no-templates", "--processes", "1"]
         subprocess.run([*command, "-o", f"{folder}/out", str(dump)], check=True, capture_output=True)

@@ -46,6 +46,7 @@ _NAMES = {
     "kg/m3": "kilogram per cubic metre|kilograms per cubic metre",
     "g/cm3": "gram per cubic centimetre|grams per cubic centimetre", "oilbbl/d": "barrel per day|barrels per day",
     "moilbbl/d": "million barrels per day|million barrels per day", "moilbbl": "million barrels|million barrels",
+    "goilbbl": "billion barrels|billion barrels", "musgal": "million US gallons|million US gallons",
     "b/d": "barrel per day|barrels per day", "kwh": "kilowatt-hour|kilowatt-hours",
 }  # fmt: skip
 

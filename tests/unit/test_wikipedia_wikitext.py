@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.articles import wiki_of
 from megatron_pz.wikipedia.dump import SiteInfo
 from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
@@ -25,6 +26,9 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("[1] [sic] a[i]", "[1] [sic] a[i]"),
         # Emphasis, entities, tags, comments, magic words
         ("'''Bold''' ''it'' '''''both''''' L''''amour''' it's", "Bold it both L'amour it's"),
+        ("''Emma'''s ''x'' '''b''' '''''c''''' d", "Emma's x b c d"),
+        ("''Emma'''s plot and l'''amour''", "Emmas plot and lamour"),
+        ("He, l'''amour'', no", "He, l'amour, no"),
         ("a&nbsp;b &lt;i&gt; &amp; &#8364; &unknown; AT&T", "a b <i> & € &unknown; AT&T"),
         ("x<!-- gone [[ --> y<br/>z <span class='q'>s</span> <stdio.h>", "x y\nz s <stdio.h>"),
         ("10<sup>6</sup> m<sup>-2</sup> H<sub>2</sub>O 19<sup>th</sup>", "10⁶ m⁻² H₂O 19th"),
@@ -139,6 +143,52 @@ def test_formulas_and_code_are_kept_on_request() -> None:
     )
     assert text_of(source) == "Let be."
     assert text_of(source, "math,code") == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
+
+
+TABLE = """Before.
+{| class="wikitable" style="x"
+|+ Some [[caption]]
+! scope="col" | Name !! style="b" | Born
+|-
+| align=left | '''Ada''' || {{circa|1815}}<ref>x</ref>
+|-
+| Two
+lines
+| {| class="inner"
+| inside
+|}
+|- bgcolor=red
+|
+|}
+After.
+"""
+
+
+def test_tables_are_kept_on_request_with_a_row_a_line() -> None:
+    assert wikitext_to_paragraphs(TABLE) == ["Before.", "After."]
+    assert text_of(TABLE, "tables").split("\n\n") == [
+        "Before.",
+        "Some caption\nName | Born\nAda | c. 1815\nTwo lines | inside",
+        "After.",
+    ]
+
+
+def test_infoboxes_and_captions_of_galleries_are_kept_on_request() -> None:
+    source = (
+        "{{Infobox person\n| name = [[Ada]]\n| birth_date = {{birth date|1815|12|10}}\n| image =\n}}\nText."
+        "<gallery mode=packed>\nFile:a.jpg|alt=x|The [[house]]\nb.png\n</gallery>"
+    )
+    assert text_of(source) == "Text."
+    assert text_of(source, "infoboxes,galleries").split("\n\n") == [
+        "name: Ada\nbirth date: December 10, 1815",
+        "Text.",
+        "- The house",
+    ]
+
+
+def test_an_unknown_thing_to_keep_is_one_clear_line() -> None:
+    with pytest.raises(BadInput, match="--keep sounds: is none of headings, tables"):
+        TextOptions.keeping("math,sounds")
 
 
 def test_names_come_from_the_wiki() -> None:

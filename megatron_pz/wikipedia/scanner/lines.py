@@ -73,15 +73,16 @@ def is_letter_of_text(character: str) -> bool:
 
 
 def _gallery_line(scan: Scan) -> None:
-    """``File:a.jpg|caption``: an item with the caption."""
+    """``File:a.jpg|alt=text|caption``: an item with the caption."""
     data = scan.source.data
     end = scan.position
-    while end < scan.end and data[end] != "|" and data[end] != "\n" and data[end] != "<":
+    while end < scan.end and data[end] != "\n" and data[end] != "<":
+        if data[end] == "|" and not (scan.is_word(end + 1, "alt=") or scan.is_word(end + 1, "link=")):
+            scan.position = end + 1
+            scan.out.write(ITEM)
+            return
         end += 1
     scan.position = end
-    if end < scan.end and data[end] == "|":
-        scan.position += 1
-        scan.out.write(ITEM)
 
 
 def _bar_or_mark(scan: Scan, start: int) -> None:

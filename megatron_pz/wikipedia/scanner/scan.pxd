@@ -11,5 +11,6 @@ cdef void _skip(Scan scan) noexcept
 cdef void _special(Scan scan, Py_UCS4 character) except *
 cdef void _open_brace(Scan scan) except *
 cdef void _quotes(Scan scan) except *
+cdef void _weigh_quotes(Scan scan) noexcept
 cdef void _entity(Scan scan) except *
 cdef void _magic_word(Scan scan) except *

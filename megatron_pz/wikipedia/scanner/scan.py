@@ -129,11 +129,48 @@ def _open_brace(scan: Scan) -> None:
 
 
 def _quotes(scan: Scan) -> None:
-    """Bold and italic marks; four and more than five hold an apostrophe of the text."""
+    """Bold and italic marks; four and more than five hold an apostrophe of the text, and sometimes three do."""
+    if scan.position >= scan.quotes_end:
+        _weigh_quotes(scan)
     run = scan.run()
-    if run == 1 or run == 4 or run > 5:
+    if run == 1 or run == 4 or run > 5 or scan.position == scan.apostrophe:
         scan.out.push("'")
     scan.position += run
+
+
+def _weigh_quotes(scan: Scan) -> None:
+    """Find the three quotes of the line that are an apostrophe and an italic mark.
+
+    There are some where bold and italic marks are both odd in number, as around ``Emma`` in "Emma's": MediaWiki takes
+    the first after a word of one letter, or else after a longer one, or else after a space.
+    """
+    data = scan.source.data
+    index = scan.position
+    scan.quotes_end = scan.line_end(index)
+    scan.apostrophe = -1
+    italic = bold = 0
+    after_letter = after_word = after_space = -1
+    while index < scan.quotes_end:
+        if data[index] != "'":
+            index += 1
+            continue
+        start = index
+        while index < scan.quotes_end and data[index] == "'":
+            index += 1
+        run = index - start
+        if run == 2 or run > 4:
+            italic += 1
+        if run > 2:
+            bold += 1
+        if run == 3:
+            if start == 0 or data[start - 1] == " " or data[start - 1] == "\n":
+                after_space = start if after_space < 0 else after_space
+            elif start > 1 and data[start - 2] == " ":
+                after_letter = start if after_letter < 0 else after_letter
+            else:
+                after_word = start if after_word < 0 else after_word
+    if italic % 2 == 1 and bold % 2 == 1:
+        scan.apostrophe = after_letter if after_letter >= 0 else after_word if after_word >= 0 else after_space
 
 
 def _entity(scan: Scan) -> None:

@@ -17,7 +17,7 @@ cdef class Scan:
     cdef int heading_level
     cdef Py_ssize_t heading_start, heading_next
     cdef dict closing_tags
-    cdef Py_ssize_t next_heading, next_comment_end
+    cdef Py_ssize_t next_heading, next_comment_end, quotes_end, apostrophe
     cdef Py_ssize_t closing_start, closing_end, ref_start, ref_end
 
     cdef Py_ssize_t run(self) noexcept

@@ -38,6 +38,8 @@ class Scan:
         self.heading_level = 0  # of the heading being scanned
         self.heading_start = 0  # size of the output where its text begins
         self.heading_next = 0  # where the source goes on after it
+        self.quotes_end = 0  # of the line whose quotes have been weighed
+        self.apostrophe = -1  # where in it three quotes hold an apostrophe
         self.closing_tags: dict[str, tuple[int, int]] = {}
         self.closing_start = self.closing_end = 0  # of the closing tag that was looked for last
         self.ref_start = self.ref_end = -1

@@ -46,7 +46,9 @@ def close_table(scan: Scan) -> None:
     elif frame.dropped:
         frames.close(PARAGRAPH)
     else:
-        frames.close(rows_of(frames.content()))
+        rows = rows_of(frames.content())
+        frames.close("")
+        scan.out.write(rows.translate(IN_ONE_LINE).replace("\n", " ") if frames.kind == TABLE else rows)
 
 
 def table_line(scan: Scan) -> None:
@@ -58,9 +60,12 @@ def table_line(scan: Scan) -> None:
         scan.out.write(ROW)
         scan.position = scan.line_end(start)
         return
-    if scan.follows(start, "|", "+"):
-        scan.out.write(ROW)
+    is_caption = scan.follows(start, "|", "+")
+    if is_caption:
         scan.position += 1
+    if is_caption or frame.single:  # a row of its own, and another one after it
+        scan.out.write(ROW)
+    frame.single = is_caption
     scan.out.write(CELL + HEADER if data[start] == "!" else CELL)
     scan.position += 1
     frame.bar = scan.out.size
