@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config
 from tests.system.rollout_reference import random_prompts
 
-pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 GIB = 2**30
 SETTINGS = {"max_prompt_length": 512, "max_response_length": 256, "gpu_memory_utilization": 0.3}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from benchmarks.gpu.results import Goal
 from tests.gpu.conftest import ROOT, Record
 from tests.system.tiny_run import make_corpus
 
-pytest.importorskip("vllm", reason="vLLM is not installed")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 
 CONFIG = """
 game: {prompt_family: quote, passages_per_step: 8, masks_per_passage: 8, grpo_group_size: 8, whole_words: true,

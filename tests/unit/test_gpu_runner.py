@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_pz.arguments import parse_run_config
+from megatron_pz.precision_rules import Machine, machine_refusals
+from tests.gpu import test_train
+
 ROOT = Path(__file__).resolve().parents[2]
 
 NOTING_PYTHON = r"""#!/usr/bin/env bash
@@ -103,6 +107,17 @@ def test_without_a_card_nothing_is_run_and_that_is_said(checkout: Path) -> None:
     result, commands = call(checkout)
     assert (result.returncode, commands) == (2, [])
     assert result.stderr.strip() == "error: no NVIDIA GPU here (nvidia-smi lists none): nothing was run"
+
+
+@pytest.mark.parametrize("name", test_train.PRECISIONS)
+def test_the_configurations_of_the_ten_steps_are_accepted_and_run_on_an_h200(
+    name: str, tmp_path: Path, tiny_qwen3_dir: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(test_train.CONFIG)
+    flags = ["--config", str(tmp_path / "config.yaml"), "--hf-model", str(tiny_qwen3_dir), "--data-path", "x"]
+    config = parse_run_config([*flags, "--save", "y", *test_train.PRECISIONS[name]], "test")
+    assert machine_refusals(config, Machine((9, 0), (13, 0), (2, 20))) == []
+    assert (config.model.fp8_format != "none") is (config.rollout.rollout_quantization != "none") is (name == "FP8")
 
 
 def test_help_is_the_scripts_own_comment(checkout: Path) -> None:

@@ -20,6 +20,7 @@ ADA = Machine((8, 9), (12, 8), (2, 20))
 HOPPER = Machine((9, 0), (13, 0), (2, 20))
 BLACKWELL = Machine((10, 0), (13, 0), (2, 20))
 DESKTOP_BLACKWELL = Machine((12, 0), (13, 0), (2, 20))
+OFFLOAD = OptimizerConfig(rl_offload_optimizer_during_inference=True)
 
 
 def fp8(recipe: str = "tensorwise", **more: Any) -> ModelConfig:
@@ -42,7 +43,7 @@ def complaints(config: RunConfig) -> list[str]:
         (RunConfig(model=ModelConfig(first_last_layers_bf16=True)), "--first-last-layers-bf16 without --fp8-format"),
         (RunConfig(model=fp8("delayed", first_last_layers_bf16=True)), "choose tensorwise or blockwise"),
         (RunConfig(model=fp8(num_layers_at_end_in_bf16=-1)), "--num-layers-at-end-in-bf16 -1: must not be negative"),
-        (RunConfig(model=ModelConfig(bf16=False), optimizer=OptimizerConfig(rl_offload_optimizer_during_inference=True)),
+        (RunConfig(model=ModelConfig(bf16=False), optimizer=OFFLOAD),
          "--rl-offload-optimizer-during-inference needs --bf16"),
         (RunConfig(rollout=RolloutConfig(rollout_quantization="fp8"), grpo=GrpoConfig(mismatch_correction="off")),
          "use tis (truncated importance sampling) or icepop"),

@@ -5,20 +5,25 @@ PYTHONPATH. Megatron-Core's wrappers of Transformer Engine are the real ones, wh
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 import transformer_engine.pytorch as te
 
-from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.config import GrpoConfig, ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.model import layers
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import source_of
+from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer import policy as policy_module
-from megatron_pz.trainer.policy import FrozenPolicy
+from megatron_pz.trainer.checkpoint import Part, load_checkpoint, save_checkpoint
+from megatron_pz.trainer.policy import FrozenPolicy, Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import Reference, random_groups, reference
 
@@ -29,8 +34,6 @@ FP8 = {"delayed": "TEDelayedScaling", "tensorwise": "Float8CurrentScaling", "blo
 
 
 def built(folder: Path, topology: Topology, model: ModelConfig) -> FrozenPolicy:
-    from dataclasses import replace
-
     return FrozenPolicy(RunConfig(model=replace(model, hf_model=str(folder))), topology)
 
 
@@ -88,6 +91,31 @@ def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
     assert used_by == [{None}, {"Float8CurrentScaling"}], used_by
 
 
+def check_training_and_resume(folder: Path, topology: Topology) -> None:
+    """An update changes every weight, and a checkpoint brings the scaling state of FP8 back."""
+    config = RunConfig(
+        model=ModelConfig(hf_model=str(folder), fp8_format="hybrid", fp8_recipe="delayed"),
+        parallel=ParallelConfig(use_distributed_optimizer=True),
+    )
+    policy = Policy(config, topology)
+    before = {name: tensor.clone() for name, tensor in policy.weights()}
+    groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
+    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
+    result = policy.update(rows, partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off")), 1e-2)
+    assert result.applied and 0 < result.grad_norm < float("inf")
+    assert all(not torch.equal(before[name], tensor) for name, tensor in policy.weights())
+
+    histories = [layer.amax_history for layer in linear_layers(policy)]
+    assert histories and all(histories)
+    with tempfile.TemporaryDirectory() as run:
+        save_checkpoint(run, 1, policy.chunks, policy.optimizer, common={}, per_rank={})
+        resumed = Policy(config, topology)
+        assert not any(layer.amax_history for layer in linear_layers(resumed))
+        load_checkpoint(run, {"": Part(resumed.chunks, resumed.optimizer)})
+    assert [layer.amax_history for layer in linear_layers(resumed)] == histories
+    assert all(torch.equal(*pair) for pair in zip(policy.log_probs(rows), resumed.log_probs(rows), strict=True))
+
+
 def decoder_layers(policy: FrozenPolicy) -> list[torch.nn.Module]:
     return list(policy.chunks[0].decoder.layers)
 
@@ -112,6 +140,7 @@ def main(qwen3: Path, llama: Path) -> None:
         assert all(torch.equal(tensor, source.slices(name)[:]) for name, tensor in streamed.items())
         if folder == qwen3:
             check_fp8(folder, topology, expected)
+            check_training_and_resume(folder, topology)
         print(f"{policy.architecture.model_type}: log-probs within {difference:.1e} of transformers")
     topology.close()
 
