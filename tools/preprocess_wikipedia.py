@@ -22,6 +22,7 @@ from rich.table import Table
 
 from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.wikipedia import scanner_form
 from megatron_pz.wikipedia.articles import ArticleOptions
 from megatron_pz.wikipedia.filters import FilterOptions
 from megatron_pz.wikipedia.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
@@ -38,6 +39,7 @@ INTERRUPTED = 130
 @exits_with_one_line
 def main() -> None:
     options = _parse()
+    print(f"wikitext scanner: {scanner_form.FORM}", file=sys.stderr)
     try:
         report = preprocess(options)
     except KeyboardInterrupt:
