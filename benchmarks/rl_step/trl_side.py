@@ -1,0 +1,185 @@
+"""TRL's side: its GRPOTrainer as it is, with the settings under which it is fastest on a CPU.
+
+python -m benchmarks.rl_step.trl_side WORK.json OUTCOME.json {float32|bfloat16} {generate|vllm|vllm-mended}
+
+``float32`` weights are computed with under bf16 autocast, which is what this project's float32 masters correspond to;
+``bfloat16`` weights are updated in bf16, which is faster, and loses updates smaller than a weight's rounding.
+``vllm-mended`` replaces the transfer of the weights into vLLM, which fails on a CPU: vLLM has packed them there.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from benchmarks.rl_step.work import Outcome, Step, Work, files_of_side, reward
+from megatron_pz.rollout.weight_sync import _repack_tied_head
+
+COMPARED_SEQUENCES = 16
+"""Of the last rollout, for the difference of log-probabilities."""
+
+Sampled = tuple[list[list[int]], list[list[int]], list[list[float]]]
+"""Prompt ids, response ids, log-probabilities."""
+
+
+class MeasuredTrainer(GRPOTrainer):
+    """GRPOTrainer, with what :class:`Step` holds read off where its parts begin and end."""
+
+    def __init__(self, *, mended: bool, **settings: Any) -> None:
+        self.step = Step()
+        self.experience_seconds = 0.0
+        """CPU-seconds from prompts to advantages; what the rest of a step takes is the update."""
+        self.last_rollout: Sampled | None = None
+        super().__init__(**settings)
+        if self.use_vllm:
+            self.transfer = self.repacking_transfer if mended else self.vllm_generation.sync_weights
+            self.vllm_generation.sync_weights = self.measured_transfer
+
+    def repacking_transfer(self) -> None:
+        """vLLM's own reload, which packs again what it has packed, and this project's mend of a tied head."""
+        llm = self.vllm_generation.llm
+        stream = self.vllm_generation._iter_named_params()
+        llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
+        llm.apply_model(_repack_tied_head)
+        llm.reset_prefix_cache()
+
+    def measured_transfer(self) -> None:
+        """TRL hands over the weights when it is about to sample."""
+        with self.step.phase("sync"):
+            self.transfer()
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **settings: Any) -> Any:
+        with self.step.phase("rollout"):
+            responses, log_probs = super()._generate_single_turn(prompt_ids, *args, **settings)
+        self.step.phases["rollout"] -= self.step.phases["sync"]
+        self.step.prompt_tokens = sum(map(len, prompt_ids[:: self.num_generations]))
+        self.step.response_tokens = sum(map(len, responses))
+        self.step.trained_responses = len(responses)
+        if log_probs is not None:
+            chosen = slice(0, None, max(1, len(responses) // COMPARED_SEQUENCES))
+            self.last_rollout = (prompt_ids[chosen], responses[chosen], log_probs[chosen])
+        return responses, log_probs
+
+    def _generate_and_score_completions(self, *args: Any, **settings: Any) -> Any:
+        before = time.process_time()
+        experience = super()._generate_and_score_completions(*args, **settings)
+        self.experience_seconds = time.process_time() - before
+        return experience
+
+
+class StepCallback(TrainerCallback):
+    """Cuts the run into steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.trainer: MeasuredTrainer
+        self.measuring: AbstractContextManager[None]
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """A step begins where its batch of prompts is there."""
+        step = self.trainer.step = Step()
+        self.measuring = step.measured()
+        self.measuring.__enter__()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """The optimizer has moved the weights."""
+        self.measuring.__exit__(None, None, None)
+        step = self.trainer.step
+        step.phases["update"] = step.cpu_seconds - self.trainer.experience_seconds
+        self.steps.append(step)
+
+
+def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """The work's reward, as TRL calls it."""
+    return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+
+def end_tokens(stop: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens after which a response ends: TRL's own generation knows no stop strings, and the model's end."""
+    ends = [token for token in range(len(tokenizer)) if any(text in tokenizer.decode([token]) for text in stop)]
+    return [tokenizer.eos_token_id, *ends]
+
+
+def grpo_settings(work: Work, rollout: str, folder: Path) -> GRPOConfig:
+    """One optimizer step a step on all its samples, no checkpoints, no logs, no gradient checkpointing."""
+    vllm = rollout != "generate"
+    if work.stop:
+        generation: dict[str, Any] = {"stop": list(work.stop), "include_stop_str_in_output": True} if vllm else {}
+    else:
+        generation = {"ignore_eos": True} if vllm else {"min_new_tokens": work.response_tokens}
+    sequences = work.prompts_per_step * work.samples
+    return GRPOConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=True,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=work.sequences_in_micro_batch,
+        gradient_accumulation_steps=sequences // work.sequences_in_micro_batch,
+        num_generations=work.samples,
+        max_completion_length=work.response_tokens,
+        generation_kwargs=generation,
+        loss_type="grpo",
+        epsilon=0.2,
+        epsilon_high=0.28,
+        # Without it there is no second forward pass under vLLM: the faster setting, though not TRL's default.
+        vllm_importance_sampling_correction=False,
+        use_vllm=vllm,
+        vllm_max_model_length=work.max_prompt_tokens + work.response_tokens,
+        max_steps=work.steps,
+        learning_rate=work.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta2=0.95,
+        shuffle_dataset=False,
+        seed=work.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+@torch.no_grad()
+def log_prob_difference(model: PreTrainedModel, rollout: Sampled) -> float:
+    """Mean |log p(vLLM) - log p(model)| of the last rollout's tokens; the model has taken one small step since."""
+    differences = []
+    for prompt, response, log_probs in zip(*rollout, strict=True):
+        logits_SV = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
+        own_S = logits_SV.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        differences.append((own_S - torch.tensor(log_probs)).abs())
+    return float(torch.cat(differences).mean())
+
+
+def main() -> None:
+    """All steps; the first one warms up."""
+    work, path, (dtype, rollout) = files_of_side()
+    tokenizer = AutoTokenizer.from_pretrained(work.hf_model)
+    model = AutoModelForCausalLM.from_pretrained(work.hf_model, dtype=dtype, attn_implementation="sdpa")
+    if work.stop:
+        model.generation_config.eos_token_id = end_tokens(work.stop, tokenizer)
+    callback = StepCallback()
+    callback.trainer = trainer = MeasuredTrainer(
+        mended=rollout == "vllm-mended",
+        model=model,
+        args=grpo_settings(work, rollout, path.parent),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": list(work.prompts)}),
+        reward_funcs=rewards,
+        callbacks=[callback],
+    )
+    trainer.train()
+    outcome = Outcome(callback.steps)
+    if trainer.last_rollout is not None:
+        outcome.log_prob_difference = log_prob_difference(trainer.model.eval(), trainer.last_rollout)
+    outcome.write(path)
+
+
+if __name__ == "__main__":
+    main()
