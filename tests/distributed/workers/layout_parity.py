@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.model import hf_stream
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
@@ -96,11 +100,36 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
 
 def _require_exact_export(policy: Policy, hf_dir: str) -> None:
     """On every rank: what the layout streams is what it was loaded from, each tensor once and bit for bit."""
-    source, streamed = HFTensorSource(hf_dir), []
-    for name, tensor in policy.weights():
-        assert torch.equal(tensor, source.slices(name)[:]), name
-        streamed.append(name)
-    assert sorted(streamed) == sorted(source.names())
+    source = HFTensorSource(hf_dir)
+    for bucket_bytes in (hf_stream.BUCKET_BYTES, 60_000, 1):
+        with recorded_buckets() as buckets:
+            streamed = []
+            for name, tensor in hf_stream.stream_hf_weights(policy.chunks, policy.architecture, bucket_bytes):
+                assert torch.equal(tensor, source.slices(name)[:]), name
+                streamed.append(name)
+        assert sorted(streamed) == sorted(source.names())
+        # What is gathered at once stays within the bound, unless one parameter alone is larger.
+        assert all(whole <= bucket_bytes or count == 1 for count, whole in buckets)
+
+
+@contextmanager
+def recorded_buckets() -> Iterator[list[tuple[int, int]]]:
+    """(parameters, bytes of their whole tensors) of every bucket that is exchanged meanwhile."""
+    buckets: list[tuple[int, int]] = []
+    exchange = hf_stream._exchange
+
+    def recorded(bucket: list, *rest: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        tensors = list(exchange(bucket, *rest))
+        padding = sum(entry.whole_bytes for entry in bucket) - sum(tensor.nbytes for _, tensor in tensors)
+        assert padding >= 0
+        buckets.append((len(bucket), sum(tensor.nbytes for _, tensor in tensors)))
+        yield from tensors
+
+    hf_stream._exchange = recorded
+    try:
+        yield buckets
+    finally:
+        hf_stream._exchange = exchange
 
 
 def _of_all_ranks(

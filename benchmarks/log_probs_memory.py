@@ -1,0 +1,82 @@
+"""Peak memory of log-probabilities with their gradients: in chunks from the hidden states, against full logits.
+
+    python -m benchmarks.log_probs_memory [--tokens 2048] [--hidden-size 128] [--vocabulary 151936]
+
+Both compute log p and its gradients with respect to hidden states and output matrix, and must agree. What is counted is
+the memory above inputs and results: resident memory on a CPU, torch's allocations on a GPU. The peak of the chunks does
+not depend on the number of tokens, that of the logits is proportional to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from megatron_pz import memory_peaks
+from megatron_pz.model.log_probs import vocab_parallel_log_probs
+
+GOAL = 1 / 8
+LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def in_chunks(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> Tensor:
+    """The project's."""
+    return vocab_parallel_log_probs(hidden_RH, weight_VH, labels_R, 0, len(weight_VH), None)[0]
+
+
+def from_full_logits(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> Tensor:
+    """The plain way: logits of all tokens, log-softmax, pick."""
+    logits_RV = (hidden_RH @ weight_VH.t()).float()
+    return logits_RV.log_softmax(-1).gather(1, labels_R[:, None])[:, 0]
+
+
+def peak_gib(log_probs: LogProbs, hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> float:
+    """Memory of a forward and backward pass above what was there before and the two gradients that stay, in GiB."""
+    hidden_RH.grad = weight_VH.grad = None
+    memory_peaks.start()
+    before = memory_peaks.peak_gib()
+    log_probs(hidden_RH, weight_VH, labels_R).sum().backward()
+    gradients = (hidden_RH.nbytes + weight_VH.nbytes) / memory_peaks.GIB
+    return memory_peaks.peak_gib() - before - gradients
+
+
+def main() -> None:
+    """Print both peaks and their ratio; exit code 1 where the ratio misses the goal or the results differ."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--hidden-size", type=int, default=128)
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    options = parser.parse_args()
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    generator = torch.Generator(device).manual_seed(0)
+    hidden_RH = torch.randn(options.tokens, options.hidden_size, generator=generator, device=device, dtype=dtype)
+    weight_VH = torch.randn(options.vocabulary, options.hidden_size, generator=generator, device=device, dtype=dtype)
+    labels_R = torch.randint(options.vocabulary, (options.tokens,), generator=generator, device=device)
+    weight_VH = weight_VH.mul_(options.hidden_size**-0.5).requires_grad_()
+    hidden_RH.requires_grad_()
+
+    peaks, gradients = {}, {}
+    for name, function in (("in chunks", in_chunks), ("full logits", from_full_logits)):
+        function(hidden_RH[:8], weight_VH, labels_R[:8]).sum().backward()  # what libraries allocate once
+        peaks[name] = peak_gib(function, hidden_RH, weight_VH, labels_R)
+        gradients[name] = hidden_RH.grad.clone() if hidden_RH.grad is not None else None
+    ratio = peaks["in chunks"] / peaks["full logits"]
+    agree = torch.allclose(gradients["in chunks"], gradients["full logits"], rtol=0.02, atol=1e-4)
+
+    logits = options.tokens * options.vocabulary * 4 / memory_peaks.GIB
+    print(
+        f"{options.tokens} tokens, vocabulary {options.vocabulary}, {dtype}, {device}; float32 logits {logits:.2f} GiB"
+    )
+    for name, peak in peaks.items():
+        print(f"{name:12} {peak:6.2f} GiB at most, {peak / logits:.2f} of the logits")
+    print(f"ratio {ratio:.3f}, goal at most {GOAL:.3f}; gradients agree: {agree}")
+    raise SystemExit(0 if ratio <= GOAL and agree else 1)
+
+
+if __name__ == "__main__":
+    main()
