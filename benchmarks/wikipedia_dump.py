@@ -1,0 +1,91 @@
+"""A large dump made of a small real one: its pages again and again, with other ids, titles and words each time.
+
+Copies must not be the same: the pipeline drops duplicates, and tokenizers remember words. So in every copy one word of
+sixteen among the longer ones of the prose has two letters swapped, other ones in every copy. That makes new words about
+as often as going on reading Wikipedia would, or more often; markup stays as it is.
+"""
+
+from __future__ import annotations
+
+import bz2
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+VERSION = 1
+"""Of what is made; a dump of another version is made again."""
+STREAM_BYTES = 400_000
+"""XML of one bz2 stream, about what a hundred pages make in the dumps that Wikimedia publishes."""
+
+_PAGE = re.compile(rb"<page>.*?</page>\s*", re.DOTALL)
+_TITLE = re.compile(rb"<title>([^<]*)</title>")
+_ID = re.compile(rb"<id>(\d+)</id>")
+_PROSE_WORD = re.compile(rb"(?<=[a-z] )[a-z]{6,}(?= [a-z])")
+_IDS_A_COPY = 1_000_000_000
+_ONE_IN = 16
+
+
+def make_dump(source: Path, target: Path, megabytes: float) -> int:
+    """Write a multi-stream dump of about so many megabytes of XML; returns how many bytes of XML it holds.
+
+    Args:
+        source: A small .xml.bz2 dump.
+        target: The dump to make; one that is there is kept. Beside it ``<target>.bytes`` says how large its XML is.
+        megabytes: Of XML, in millions of bytes; a whole number of pages is written.
+    """
+    note = target.with_name(f"{target.name}.bytes")
+    if target.exists() and note.exists():
+        return int(note.read_text())
+    xml = bz2.decompress(source.read_bytes())
+    first = xml.index(b"<page>")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    written = 0
+    with unfinished.open("wb") as file:
+        for stream in _streams(xml[:first], _copies(xml), int(megabytes * 1e6)):
+            file.write(bz2.compress(stream))
+            written += len(stream)
+    unfinished.replace(target)
+    note.write_text(str(written))
+    return written
+
+
+def _streams(header: bytes, pages: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """The content of every stream: the header alone, pages, the closing tag alone."""
+    yield header
+    stream = bytearray()
+    left = size
+    for page in pages:
+        stream += page
+        left -= len(page)
+        if len(stream) >= STREAM_BYTES or left <= 0:
+            yield bytes(stream)
+            stream.clear()
+        if left <= 0:
+            break
+    yield b"</mediawiki>\n"
+
+
+def _copies(xml: bytes) -> Iterator[bytes]:
+    pages = _PAGE.findall(xml)
+    copy = 0
+    while True:
+        yield from (_copied(page, copy) for page in pages) if copy else pages
+        copy += 1
+
+
+def _copied(page: bytes, copy: int) -> bytes:
+    page = _TITLE.sub(lambda match: b"<title>%s %d</title>" % (match[1], copy), page, count=1)
+    page = _ID.sub(lambda match: b"<id>%d</id>" % (int(match[1]) + copy * _IDS_A_COPY), page, count=2)
+    number = copy * 7
+
+    def other(match: re.Match[bytes]) -> bytes:
+        nonlocal number
+        number += 1
+        if number % _ONE_IN:
+            return match[0]
+        word = match[0]
+        place = 1 + (copy + number // _ONE_IN) % (len(word) - 3)
+        return word[:place] + word[place + 1 : place + 2] + word[place : place + 1] + word[place + 2 :]
+
+    return _PROSE_WORD.sub(other, page)

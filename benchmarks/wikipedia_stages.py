@@ -1,0 +1,159 @@
+"""CPU seconds of every stage of preprocessing, in one process, on the pipeline's own functions.
+
+    python -m benchmarks.wikipedia_stages DUMP.xml.bz2 TOKENIZER_FOLDER WORK_FOLDER
+
+Prints one JSON object. The stages add up to a little less than the pipeline: journal, checksums and waiting are not in.
+"""
+
+from __future__ import annotations
+
+import bz2
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_pz.corpus.indexed_dataset import token_dtype
+from megatron_pz.wikipedia import scanner_form
+from megatron_pz.wikipedia.articles import ArticleOptions, ArticleReader, wiki_of
+from megatron_pz.wikipedia.dump import SiteInfo, read_pages, read_siteinfo
+from megatron_pz.wikipedia.duplicates import Fingerprinter
+from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions
+from megatron_pz.wikipedia.shards import ShardWriter, join_shards
+from megatron_pz.wikipedia.streams import plan_jobs
+from megatron_pz.wikipedia.text_encoder import TextEncoder
+from megatron_pz.wikipedia.wikitext import TextOptions
+
+STAGES = ("bz2", "XML", "text", "passages", "tokens", "duplicates", "write")
+INTERPRETED_BYTES = 2_000_000
+"""Wikitext that the interpreted scanner, some forty times as slow, is measured on."""
+
+
+class Clock:
+    """CPU seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self.seconds[stage] += time.process_time() - began
+
+    def each(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
+        """The items, with the time that it takes to get them."""
+        while True:
+            with self(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
+def decompress(dump: Path, target: Path) -> float:
+    """Write the dump's XML; CPU seconds of decompressing alone, stream by stream, as any reader must."""
+    seconds, rest = 0.0, dump.read_bytes()
+    with target.open("wb") as file:
+        while rest:
+            began = time.process_time()
+            decompressor = bz2.BZ2Decompressor()
+            content = decompressor.decompress(rest)
+            rest = decompressor.unused_data
+            seconds += time.process_time() - began
+            file.write(content)
+    return seconds
+
+
+def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str, int]:
+    """All stages behind decompression; how much went through them."""
+    encoder = TextEncoder(tokenizer)
+    encoder.encode(["warm up"])
+    dtype = token_dtype(encoder.vocab_size)
+    reader = ArticleReader(read_siteinfo(str(xml)), TextOptions(), ArticleOptions())
+    fingerprinter = Fingerprinter()
+    amounts: Counter[str] = Counter()
+    stems = []
+
+    def count(texts: Any) -> list[int]:
+        with clock("tokens"):
+            return encoder.count(texts)
+
+    for number, job in enumerate(plan_jobs(str(xml))):
+        stems.append(work / f"{number}")
+        cutter = PassageCutter(PassageOptions(), count)
+        with ShardWriter(stems[-1], dtype) as shard:
+            for page, _ in clock.each("XML", read_pages(job)):
+                with clock("text"):
+                    article = reader.read(page)
+                if isinstance(article, str):
+                    continue
+                before = clock.seconds["tokens"]
+                with clock("passages"):
+                    texts = cutter.cut(article.paragraphs)
+                    words = [len(text.split()) for text in texts]
+                clock.seconds["passages"] -= clock.seconds["tokens"] - before
+                with clock("tokens"):
+                    sequences = encoder.encode(texts)
+                with clock("duplicates"):
+                    fingerprinter.fingerprint(article.paragraphs)
+                with clock("write"):
+                    shard.add(article, sequences, words)
+                amounts.update(articles=1, passages=len(texts), tokens=sum(map(len, sequences)))
+            with clock("write"):
+                shard.finish()
+    with clock("write"):
+        join_shards(stems, work / "corpus", dtype)
+    return dict(amounts)
+
+
+def scanner_speed(xml: Path, site: SiteInfo) -> dict[str, float]:
+    """MB of wikitext a CPU second, for the form of the scanner that is installed and for the interpreted one."""
+    wiki = wiki_of(site)
+    texts = [page.text for job in plan_jobs(str(xml)) for page, _ in read_pages(job) if page.namespace == 0]
+    return {
+        "installed": _speed(scanner_form.scan_page, texts, wiki),
+        "interpreted": _speed(scanner_form.load_interpreted(), _first(texts, INTERPRETED_BYTES), wiki),
+    }
+
+
+def _first(texts: list[str], size: int) -> list[str]:
+    ends = np.cumsum([len(text) for text in texts])
+    return texts[: int(np.searchsorted(ends, size)) + 1]
+
+
+def _speed(scan: Callable[..., list[str]], texts: list[str], wiki: Any) -> float:
+    began = time.process_time()
+    for text in texts:
+        scan(text, "", wiki, frozenset())
+    return sum(len(text.encode()) for text in texts) / (time.process_time() - began) / 1e6
+
+
+def main() -> None:
+    dump, tokenizer, work = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    work.mkdir(parents=True, exist_ok=True)
+    xml = work / "dump.xml"
+    clock = Clock()
+    clock.seconds["bz2"] = decompress(dump, xml)
+    amounts = run_stages(xml, tokenizer, work, clock)
+    speed = scanner_speed(xml, read_siteinfo(str(xml)))
+    print(
+        json.dumps(
+            {
+                "stages": {stage: clock.seconds[stage] for stage in STAGES},
+                "amounts": amounts,
+                "scanner": scanner_form.FORM,
+                "scanner_mb_per_s": speed,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
