@@ -1,0 +1,72 @@
+"""A step of two learners, and the entropies of passages, in one layout after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import AutoTokenizer
+
+from megatron_pz.config import (
+    GameConfig,
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from megatron_pz.corpus.passages import Passage
+from megatron_pz.learner import make_learners
+from megatron_pz.trainer.topology import Topology
+from megatron_pz.uncertainty import word_entropies
+from tests.distributed.workers.layout_parity import MICRO_BATCH_TOKENS, experience
+
+from megatron.core import parallel_state  # isort: skip
+
+PASSAGES = ["The old castle stands near the river.", "Water boils.", "In 1887 the railway reached the village."]
+
+
+def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[str, Any]:
+    """Two shares, twice each, by response-level ratios and with a reference policy; the same on every rank."""
+    config = RunConfig(
+        model=ModelConfig(hf_model=hf_dir, bf16=False),
+        parallel=parallel,
+        game=GameConfig(policy_sharing="separate"),
+        rollout=RolloutConfig(max_response_length=12),
+        # Without a narrow clip range a ratio near its edge cannot fall on the one side here and on the other there.
+        grpo=GrpoConfig(
+            importance_sampling_level="sequence",
+            gspo_clamp_eps_lower=0.9,
+            gspo_clamp_eps_upper=9.0,
+            grpo_dual_clip=20.0,
+            grpo_kl_beta=0.2,
+            updates_per_step=2,
+            grpo_iterations=2,
+        ),
+        optimizer=OptimizerConfig(lr=1e-3, generator_lr=2e-3, lr_decay_style="constant", adam_eps=1e-5),
+        training=TrainingConfig(micro_batch_tokens=MICRO_BATCH_TOKENS),
+    )
+    learners = make_learners(config, topology)
+    lessons = [learner.learn(experience(), 1) for learner in learners]
+    passages = [Passage(text, (), 0, "", "", "", 0) for text in PASSAGES]
+    tokenizer = AutoTokenizer.from_pretrained(hf_dir)
+    return {
+        "figures": [update.statistics.pooled() for lesson in lessons for update in lesson.updates],
+        "weights": [{name: weight.clone() for name, weight in learner.policy.weights()} for learner in learners],
+        "entropies": word_entropies(learners[1].policy, tokenizer, passages, MICRO_BATCH_TOKENS),
+    }
+
+
+def run_layouts(cases: dict[str, ParallelConfig], hf_dir: str, folder: str) -> None:
+    """One rank of many; every rank writes ``folder/name.rank.pt``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
+    for name, parallel in cases.items():
+        topology = Topology.lay_out(parallel, seed=1, device=torch.device("cpu"))
+        torch.save(outcome(hf_dir, parallel, topology), Path(folder) / f"{name}.{topology.rank}.pt")
+        dist.barrier()
+        parallel_state.destroy_model_parallel()
