@@ -154,12 +154,8 @@ class _Gigatoken:
         from gigatoken import Tokenizer as Gigatokenizer
 
         self._new = Gigatokenizer.from_json
-        self._definition, self._top = loaded.definition, 0
-        try:
-            self._renew()
-        except RuntimeError:
-            self._definition, self._top = _with_every_byte(loaded)
-            self._renew()
+        self._definition, self._top = _with_every_byte(loaded)
+        self._renew()
 
     def _renew(self) -> None:
         self._encode_one = self._new(self._definition).backend.encode
@@ -179,10 +175,14 @@ class _Gigatoken:
 
 
 def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
-    """The ``tokenizer.json`` of a byte-level vocabulary with a token for every byte; the lowest id of the new ones."""
+    """The ``tokenizer.json`` with a token for every byte where it is byte-level, and the lowest id of the new ones.
+
+    The id is 0 where there are no new ones.
+    """
+    lacking = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if loaded.tokenizer.token_to_id(byte) is None]
+    if not lacking or '"ByteLevel"' not in loaded.definition:
+        return loaded.definition, 0
     definition = json.loads(loaded.definition)
-    vocabulary = loaded.tokenizer.get_vocab(with_added_tokens=True)
-    lacking = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - vocabulary.keys())
-    top = max(vocabulary.values()) + 1
-    definition["model"]["vocab"].update({byte: top + number for number, byte in enumerate(lacking)})
+    top = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    definition["model"]["vocab"].update({byte: top + number for number, byte in enumerate(sorted(lacking))})
     return json.dumps(definition), top
