@@ -22,7 +22,7 @@ from megatron_pz.command_line import Parser
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.model.architecture import Architecture, transformer_config
-from megatron_pz.model.gpt import build_model
+from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_checkpoint import HFTensorSource, refuse_existing, save_hf
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
@@ -35,7 +35,13 @@ def main() -> None:
     """The command line."""
     arguments = _parse()
     arch = Architecture.from_hf(arguments.hf_model)
-    parallel = ParallelConfig(arguments.tensor_model_parallel_size, arguments.pipeline_model_parallel_size)
+    tensor_ranks = arguments.tensor_model_parallel_size
+    parallel = ParallelConfig(
+        tensor_ranks,
+        arguments.pipeline_model_parallel_size,
+        sequence_parallel=arch.experts is not None and tensor_ranks > 1,  # experts ask for it; weights lie the same
+        expert_model_parallel_size=arguments.expert_model_parallel_size,
+    )
     if arguments.direction == "hf-to-megatron":
         hf_to_megatron(arch, parallel, arguments.hf_model, arguments.save)
     else:
@@ -50,7 +56,7 @@ def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path,
         raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
     config = transformer_config(arch, ModelConfig(bf16=tensors.dtype == torch.bfloat16), parallel)
     topology = Topology.start(parallel, seed=0)
-    model = build_model(arch, config)
+    (model,) = build_chunks(arch, config)
     load_hf_weights(model, arch, tensors)
     folder = save_checkpoint(save, 0, [model], None, common={}, per_rank={})
     _close(topology, folder)
@@ -76,7 +82,7 @@ def megatron_to_hf(
     bf16 = _dtype_of_checkpoint(load / f"iter_{iteration:07d}") == torch.bfloat16
     config = transformer_config(arch, ModelConfig(bf16=bf16), parallel)
     topology = Topology.start(parallel, seed=0)
-    model = build_model(arch, config)
+    (model,) = build_chunks(arch, config)
     load_model_weights(load, [model], iteration, role)
     save_hf(stream_hf_weights([model], arch), arch, hf_model, save)
     _close(topology, save)
@@ -92,6 +98,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--save", type=Path, required=True, help="the folder that is written")
     parser.add_argument("--tensor-model-parallel-size", type=int, default=1)
     parser.add_argument("--pipeline-model-parallel-size", type=int, default=1)
+    parser.add_argument("--expert-model-parallel-size", type=int, default=1)
     arguments = parser.parse_args()
     exports = arguments.direction == "megatron-to-hf"
     if exports != (arguments.load is not None):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tests.torchrun import ROOT, run_workers
 
@@ -69,7 +69,36 @@ def test_conversion_to_megatron_and_back_is_exact_across_layouts(tiny_qwen3_dir:
 
     to_hf = ("megatron-to-hf", "--load", megatron, "--hf-model", tiny_qwen3_dir, "--save", back)
     run_workers(TOOL, 2, *to_hf, "--pipeline-model-parallel-size", 2)
-    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_qwen3_dir, back))
+    _assert_same_weights(tiny_qwen3_dir, back)
+    assert AutoModelForCausalLM.from_pretrained(back).dtype == torch.float32
+
+
+def test_experts_are_converted_too(tmp_path: Path) -> None:
+    """Written by two ranks with two of the four experts each, read by two that have half of every expert."""
+    source, megatron, back = tmp_path / "source", tmp_path / "megatron", tmp_path / "hf"
+    config = Qwen3MoeConfig(
+        vocab_size=331,
+        hidden_size=32,
+        intermediate_size=48,
+        moe_intermediate_size=24,
+        num_experts=4,
+        num_experts_per_tok=2,
+        norm_topk_prob=True,
+        num_hidden_layers=2,
+        mlp_only_layers=[0],
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+    )
+    Qwen3MoeForCausalLM(config).float().save_pretrained(source)
+    to_megatron = ("hf-to-megatron", "--hf-model", source, "--save", megatron)
+    run_workers(TOOL, 2, *to_megatron, "--expert-model-parallel-size", 2)
+    to_hf = ("megatron-to-hf", "--load", megatron, "--hf-model", source, "--save", back)
+    run_workers(TOOL, 2, *to_hf, "--tensor-model-parallel-size", 2)
+    _assert_same_weights(source, back)
+
+
+def _assert_same_weights(source: Path, back: Path) -> None:
+    before, after = (load_file(folder / "model.safetensors") for folder in (source, back))
     assert before.keys() == after.keys()
     assert all(before[name].dtype == after[name].dtype and torch.equal(before[name], after[name]) for name in before)
-    assert AutoModelForCausalLM.from_pretrained(back).dtype == torch.float32
