@@ -10,8 +10,11 @@ _SOUND_WORDS = re.compile(
     re.IGNORECASE,
 )
 _REF_TAG = re.compile(r"</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
-_UNCOVERED = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（][ ,;]*[)）]")
+_UNCOVERED = re.compile(
+    r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（][ ,;:]*[)）]|(?<=[(（])[ ,;:]+|[ ,;]+(?=[)）])"
+)
 _SPACES = re.compile(" {2,}")
+_BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
 
 
@@ -23,8 +26,8 @@ def without_sound_words(text: str) -> str:
 def without_ref_tags(text: str) -> str:
     """The text without ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
     for _ in range(_PASSES):
-        shorter = _REF_TAG.sub("", text)
+        shorter = _SPACES.sub(" ", _UNCOVERED.sub("", _REF_TAG.sub("", text))).strip()
         if len(shorter) == len(text):
             return text
-        text = _SPACES.sub(" ", _UNCOVERED.sub("", shorter)).strip()
-    return _SPACES.sub(" ", _UNCOVERED.sub("", text.replace("<", ""))).strip()
+        text = shorter
+    return text.translate(_BRACKETS)

@@ -51,6 +51,7 @@ MARKUP = st.binary(max_size=48).map(lambda drawn: "".join(PIECES[byte % len(PIEC
 @example("}<!-- -->}")
 @example("&lt;ref")
 @example("(&lt;ref>)")
+@example("(&lt;ref; x, )")
 @example("(" * 50 + ")" * 50)
 @example("{{nowrap|" * 60 + "x" + "}}" * 60)
 def test_any_input_gives_clean_paragraphs(wikitext: str) -> None:

@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Coverage-guided fuzzing of the wikitext scanner, with atheris in an environment of its own:
+
+    python3.11 -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris
+    PYTHONPATH=. /tmp/fuzz/bin/python tests/fuzz/fuzz_wikitext.py -max_total_time=120
+
+The interpreted form is instrumented; the compiled one, where it is there, has to give the same. A finding is written to
+crash-… in the present folder; the same command with that file's name shows it again. Arguments are libFuzzer's.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+
+import atheris
+
+with atheris.instrument_imports(include=["megatron_pz"]):
+    from megatron_pz.wikipedia import scanner_form
+    from megatron_pz.wikipedia.localization import Wiki
+    from megatron_pz.wikipedia.wikitext import KEEPABLE
+
+    interpreted = scanner_form.load_interpreted()
+
+LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|\( *\)|\( *[;,]|[\x00-\x08\x0b-\x1f]", re.IGNORECASE)
+SECONDS_A_CHARACTER = 2e-4
+WIKI = Wiki()
+
+# The fuzzer builds its input of these: a byte below 128 is the character, one above it one of them.
+TOKENS = [
+    *"{{ }} {{{ }}} [[ ]] {| |} |- || !! |+ == '' ''' ''''' <ref> </ref> <ref/> <!-- --> <nowiki> </nowiki> <br/> "
+    "<sup> </sup> <math> </math> <table> </table> <gallery> </gallery> <pre> </pre> <li> &amp; &nbsp; &lt;ref &#123; "
+    "File: Category: [http://x {{lang|fr| {{convert|1|km}} {{IPA|x}} {{infobox|a= {{quote| {{ubl| __TOC__ （ ） é 東 "
+    "\u0301 \x01".split(" "),
+    *["\n\n", "\n== References ==\n", "\n{|\n", "\n|}", "\n* "],
+]
+
+
+def wikitext_of(data: bytes) -> tuple[str, frozenset[str]]:
+    """The first byte says what is kept."""
+    keep = frozenset(name for bit, name in enumerate(KEEPABLE) if data[:1] and data[0] >> bit & 1)
+    text = "".join(chr(byte) if byte < 128 else TOKENS[(byte - 128) % len(TOKENS)] for byte in data[1:])
+    return text, keep
+
+
+def check(data: bytes) -> None:
+    text, keep = wikitext_of(data)
+    start = time.process_time()
+    paragraphs = interpreted(text, "Title", WIKI, keep)
+    seconds = time.process_time() - start
+    assert seconds < 0.5 + SECONDS_A_CHARACTER * len(text), f"{seconds:.2f} s for {len(text)} characters"
+    if scanner_form.FORM == "compiled":
+        assert paragraphs == scanner_form.scan_page(text, "Title", WIKI, keep), "the compiled form differs"
+    assert all(paragraphs), "an empty paragraph"
+    if not keep & {"math", "code"}:
+        leftovers = [found[0] for paragraph in paragraphs if (found := LEFTOVERS.search(paragraph))]
+        assert not leftovers, f"left over: {leftovers}"
+
+
+if __name__ == "__main__":
+    print(f"scanner: {scanner_form.FORM}", file=sys.stderr)
+    atheris.Setup(sys.argv, check)
+    atheris.Fuzz()
