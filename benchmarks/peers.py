@@ -30,12 +30,23 @@ def peer_python(name: str, requirements: Sequence[str], folder: Path = ENVIRONME
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     shutil.rmtree(environment, ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (site_packages,) = (environment / "lib").glob("python*/site-packages")
     # A .pth file appends to the path: what is installed here comes before the project's packages.
     (site_packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-input", *requirements],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            python,
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-input",
+            *requirements,
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -112,7 +112,8 @@ def draw_prompts(flags: argparse.Namespace) -> tuple[list[str], int, tuple[str, 
     needed = (flags.steps + 1) * flags.passages
     if len(passages) < needed:
         raise BadInput(f"--data-path has {len(passages)} passages, {needed} are needed: lower --passages or --steps")
-    sampler, prompts = PassageSampler(passages.sizes, flags.seed, passages.weights), []
+    sampler = PassageSampler(passages.sizes, flags.seed, passages.weights)
+    prompts: list[str] = []
     while len(prompts) < 2 * needed:
         text = passages[sampler.draw(1)[0]].text
         span = teaching_span(text, spans, draw, repeated_share=0.5) if spans.playable(text) else None

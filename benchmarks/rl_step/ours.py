@@ -39,8 +39,11 @@ def sample(engine: VllmEngine, work: Work, prompts: Sequence[Sequence[int]], ste
     seeds = range(first, first + len(prompts))
     if work.stop:
         return engine.generate(prompts, work.samples, seeds=seeds, max_tokens=work.response_tokens, stop=work.stop)
-    fixed = {"n": work.samples, "max_tokens": work.response_tokens, "stop": (), "ignore_eos": True}
-    outputs = engine.run(prompts, [engine.sampling(seed, **fixed) for seed in seeds])
+    sampling = [
+        engine.sampling(seed, n=work.samples, max_tokens=work.response_tokens, stop=(), ignore_eos=True)
+        for seed in seeds
+    ]
+    outputs = engine.run(prompts, sampling)
     return [
         [
             Response(tuple(each.token_ids), tuple(each.logprobs.logprobs), each.text, truncated=True)
