@@ -137,6 +137,12 @@ def _megatron_core() -> Iterator[Finding]:
 def _transformer_engine() -> Iterator[Finding]:
     subject = "Transformer Engine"
     version = _version("transformer-engine") or _version("transformer-engine-torch")
+    if version is None and importlib.util.find_spec("transformer_engine") is not None:
+        remark = (
+            "Megatron-Core asks for its version and cannot be imported: install it properly, or take it off the path"
+        )
+        yield Finding(subject, "problem", "a folder of that name, without metadata", remark)
+        return
     if version is None:
         yield Finding(subject, "absent", "not installed", "needed on a GPU: the extra gpu")
         return

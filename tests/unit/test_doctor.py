@@ -60,6 +60,15 @@ def test_a_transformer_engine_that_fails_is_told_and_survived(installed, body: s
     assert words in finding.remark
 
 
+def test_a_left_over_folder_of_transformer_engine_is_a_problem(installed) -> None:
+    """An empty folder of that name on the path is enough: Python imports it, and Megatron-Core stumbles over it."""
+    assert one(doctor._transformer_engine()).mark == "absent"
+    installed("anything", "1", {"transformer_engine/left_over.txt": ""})
+    finding = one(doctor._transformer_engine())
+    assert finding.mark == "problem"
+    assert "without metadata" in finding.found
+
+
 def test_the_recipes_that_transformer_engine_says_it_has_are_named(installed) -> None:
     answers = {"fp8": (True, ""), "fp8_block_scaling": (False, "CUDA >= 12.9"), "mxfp8": (False, "10.0 or higher")}
     quantization = "".join(f"def check_{name}_support():\n    return {answer}\n" for name, answer in answers.items())
