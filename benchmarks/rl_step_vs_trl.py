@@ -12,6 +12,10 @@ TRL runs with one thread, sdpa attention, bf16, a key-value cache, no gradient c
 and, under vLLM, without the second forward pass that its importance weights need (this project has such weights).
 ``trl vllm`` is TRL as it is. Where vLLM packs its weights, as on this CPU, TRL's transfer of the weights fails;
 ``trl vllm-mended`` has this project's transfer put in its place, to see what vLLM would bring it.
+
+Where the difference comes from: TRL's rows repeat the prompt for every sample, and without Triton, as on a CPU, TRL
+multiplies prompt tokens, too, by the vocabulary (nearly half of its update here); under vLLM it asks for every sample
+by itself, so that a prompt shorter than vLLM's block is read once for each.
 """
 
 from __future__ import annotations
@@ -230,6 +234,16 @@ def verdicts(results: Mapping[str, Result]) -> list[str]:
     return lines
 
 
+def keep(results: Mapping[str, Result], work: Work, place: Mapping[str, Any], path: Path) -> None:
+    """Write what is known so far, as JSON and as a table."""
+    settings = {name: value for name, value in dataclasses.asdict(work).items() if name != "prompts"}
+    sides = {side: dataclasses.asdict(result) for side, result in results.items()}
+    content = {"environment": place, "work": settings, "sides": sides}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".txt").write_text(as_table(results, work, place) + "\n", encoding="utf-8")
+
+
 def where_measured() -> dict[str, Any]:
     """Hardware, versions, commit, and how busy the machine was."""
     import torch
@@ -284,20 +298,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parse(argv)
     work, place = make_work(flags), where_measured()
     peer = peer_python("trl", PEER)
-    results = {}
+    results: dict[str, Result] = {}
     for side in ("ours", *(side for side in flags.side if side != "ours")):
         print(f"{side} …", file=sys.stderr, flush=True)
         results[side] = run_side(side, work, peer, flags.time_limit)
-        if side == "ours" and results[side].outcome is None:
-            raise BadInput(f"our own side failed: {results[side].failure}")
-    require_equal_work(results, work)
-    text = as_table(results, work, place)
-    flags.output.parent.mkdir(parents=True, exist_ok=True)
-    settings = {name: value for name, value in dataclasses.asdict(work).items() if name != "prompts"}
-    content = {"environment": place, "work": settings, "sides": {s: dataclasses.asdict(r) for s, r in results.items()}}
-    flags.output.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    flags.output.with_suffix(".txt").write_text(text + "\n", encoding="utf-8")
-    print(text)
+        if results["ours"].outcome is None:
+            raise BadInput(f"our own side failed: {results['ours'].failure}")
+        require_equal_work(results, work)
+        keep(results, work, place, flags.output)  # after every side: they take minutes each
+    print(as_table(results, work, place))
 
 
 if __name__ == "__main__":
