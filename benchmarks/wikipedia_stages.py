@@ -29,6 +29,7 @@ from megatron_pz.wikipedia.shards import ShardWriter, join_shards
 from megatron_pz.wikipedia.streams import plan_jobs
 from megatron_pz.wikipedia.text_encoder import TextEncoder
 from megatron_pz.wikipedia.wikitext import TextOptions
+from megatron_pz.wikipedia.words import count_words
 
 STAGES = ("bz2", "XML", "text", "passages", "tokens", "duplicates", "write")
 INTERPRETED_BYTES = 2_000_000
@@ -81,13 +82,13 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
     amounts: Counter[str] = Counter()
     stems = []
 
-    def count(texts: Any) -> list[int]:
+    def encode(texts: Any) -> list[np.ndarray]:
         with clock("tokens"):
-            return encoder.count(texts)
+            return encoder.encode(texts)
 
     for number, job in enumerate(plan_jobs(str(xml))):
         stems.append(work / f"{number}")
-        cutter = PassageCutter(PassageOptions(), count)
+        cutter = PassageCutter(PassageOptions(), encode)
         with ShardWriter(stems[-1], dtype) as shard:
             for page, _ in clock.each("XML", read_pages(job)):
                 with clock("text"):
@@ -96,16 +97,15 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
                     continue
                 before = clock.seconds["tokens"]
                 with clock("passages"):
-                    texts = cutter.cut(article.paragraphs)
-                    words = [len(text.split()) for text in texts]
+                    passages = cutter.cut(article.paragraphs)
+                    words = count_words([passage.text for passage in passages])
                 clock.seconds["passages"] -= clock.seconds["tokens"] - before
-                with clock("tokens"):
-                    sequences = encoder.encode(texts)
+                sequences = [passage.ids for passage in passages]
                 with clock("duplicates"):
                     fingerprinter.fingerprint(article.paragraphs)
                 with clock("write"):
                     shard.add(article, sequences, words)
-                amounts.update(articles=1, passages=len(texts), tokens=sum(map(len, sequences)))
+                amounts.update(articles=1, passages=len(passages), tokens=sum(map(len, sequences)))
             with clock("write"):
                 shard.finish()
     with clock("write"):

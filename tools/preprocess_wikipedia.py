@@ -39,7 +39,8 @@ INTERRUPTED = 130
 @exits_with_one_line
 def main() -> None:
     options = _parse()
-    print(f"wikitext scanner: {scanner_form.FORM}", file=sys.stderr)
+    if scanner_form.FORM != "compiled":
+        print(f"wikitext scanner: {scanner_form.FORM}", file=sys.stderr)
     try:
         report = preprocess(options)
     except KeyboardInterrupt:

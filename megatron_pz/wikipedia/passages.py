@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK, Encode, Ids, Joints, text_of
 from megatron_pz.wikipedia.sentences import sentences
-from megatron_pz.wikipedia.words import count_words
 
-PARAGRAPH_BREAK = "\n\n"
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
-_BREAK_TOKENS = 2
-"""Most tokens that a paragraph break costs in a byte-level vocabulary."""
 _BYTES_A_CHARACTER = 4
 """Most bytes, hence tokens, of one character in UTF-8."""
 _WORD = re.compile(r"\S+\s*")
+_LEAST_BUDGET = 4
 
 PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
-
-CountTokens = Callable[[Sequence[str]], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -42,10 +38,19 @@ class PassageOptions:
 
 
 @dataclass(frozen=True)
+class Passage:
+    """A text and its token ids, never more than the budget."""
+
+    text: str
+    ids: Ids
+
+
+@dataclass(frozen=True)
 class _Piece:
     text: str
     tokens: int
     words: int
+    """0 where nobody asks for words."""
 
 
 class PassageCutter:
@@ -57,43 +62,78 @@ class PassageCutter:
 
     Args:
         options: Size of a passage.
-        count_tokens: Tokens of each of several texts.
+        encode: Token ids of each of several texts. Every paragraph is encoded once, and again only what
+            :mod:`megatron_pz.wikipedia.joints` says; sentences only where a paragraph exceeds the budget.
     """
 
-    def __init__(self, options: PassageOptions, count_tokens: CountTokens) -> None:
+    def __init__(self, options: PassageOptions, encode: Encode) -> None:
         self._options = options
-        self._count_tokens = count_tokens
+        self._encode = encode
+        self._joints = Joints(encode, passages_join=options.passage_unit == "paragraph")
+        self._budget = options.max_passage_tokens
+        self._words_matter = bool(options.max_passage_words) or options.passage_unit == "lead_sentences"
         self.counts: Counter[str] = Counter()
 
-    def with_budget(self, tokens: int) -> PassageCutter:
-        """A cutter with another bound on tokens that adds to the same counts."""
-        other = PassageCutter(replace(self._options, max_passage_tokens=tokens), self._count_tokens)
-        other.counts = self.counts
-        return other
-
-    def cut(self, paragraphs: Sequence[str]) -> list[str]:
+    def cut(self, paragraphs: Sequence[str]) -> list[Passage]:
         """The passages of an article, in its order."""
-        if self._options.passage_unit == "lead_sentences":
-            leads = [self._lead(paragraph) for paragraph in paragraphs]
-            return [lead.text.strip() for lead in leads if self._is_long_enough(lead)]
-        passages: list[_Piece] = []
-        merged: _Piece | None = None
-        for paragraph in self._measure(paragraphs):
-            if self._options.passage_unit == "paragraph" and merged is not None:
-                both = _joined(merged, paragraph)
-                if self._fits(both):
-                    merged = both
-                    continue
-            if merged is not None:
-                passages.append(merged)
-                merged = None
-            if self._fits(paragraph):
-                merged = paragraph
+        paragraphs = [stripped for paragraph in paragraphs if (stripped := paragraph.strip())]
+        self._budget = self._options.max_passage_tokens
+        passages = self._passages(paragraphs)
+        if self._options.min_passage_words:
+            passages = [passage for passage in passages if self._is_long_enough(passage.text)]
+        return passages
+
+    def _passages(self, paragraphs: Sequence[str]) -> list[Passage]:
+        measured = self._joints.measured(paragraphs)
+        drafts = self._drafts(paragraphs, measured)
+        found: list[Passage] = []
+        for draft, ids in zip(drafts, self._joints.passages(paragraphs, measured, drafts), strict=True):
+            passage = Passage(text_of(paragraphs, draft), ids)
+            if len(ids) <= self._options.max_passage_tokens:
+                found.append(passage)
             else:
-                passages.extend(self._split_paragraph(paragraph.text))
-        if merged is not None:
-            passages.append(merged)
-        return [piece.text.strip() for piece in passages if self._is_long_enough(piece)]
+                found += self._smaller(passage.text)
+        return found
+
+    def _smaller(self, text: str) -> list[Passage]:
+        """Tokens were counted piece by piece; where more arise across the seams, cut with a smaller budget."""
+        budget = self._budget
+        self._budget = max(budget - 1 - budget // 8, _LEAST_BUDGET)
+        passages = self._passages(text.split(PARAGRAPH_BREAK))
+        self._budget = budget
+        return passages
+
+    def _drafts(self, paragraphs: Sequence[str], measured: Sequence[Ids]) -> list[str | range]:
+        """What each passage is made of: whole paragraphs, or a text inside one."""
+        drafts: list[str | range] = []
+        merged = range(0)
+        total = _Piece("", 0, 0)
+        for number, (paragraph, ids) in enumerate(zip(paragraphs, measured, strict=True)):
+            piece = self._piece(paragraph, len(ids))
+            both = _Piece("", total.tokens + self._joints.break_tokens + piece.tokens, total.words + piece.words)
+            if merged and self._options.passage_unit == "paragraph" and self._fits(both):
+                merged, total = range(merged.start, number + 1), both
+                continue
+            if merged:
+                drafts.append(merged)
+            merged, total = range(number, number + 1), piece
+            if not self._fits(piece):
+                merged = range(0)
+                drafts += self._inside(paragraph, piece)
+        if merged:
+            drafts.append(merged)
+        return drafts
+
+    def _inside(self, paragraph: str, piece: _Piece) -> list[str]:
+        """Passages inside a paragraph that exceeds the budget."""
+        if self._options.passage_unit == "lead_sentences":
+            lead = self._lead(paragraph)
+            self.counts["words_after_leads"] += piece.words - lead.words
+            self.counts["short_passages"] += not lead.text
+            texts = [lead.text]
+        else:
+            texts = [part.text for part in self._split_paragraph(paragraph)]
+        return [stripped for text in texts if (stripped := text.strip())]
 
     def _lead(self, paragraph: str) -> _Piece:
         """The whole sentences that a paragraph begins with, up to the budget; empty where the first one exceeds it."""
@@ -103,22 +143,25 @@ class PassageCutter:
             if not self._fits(longer):
                 break
             lead = longer
-        self.counts["words_after_leads"] += len(paragraph.split()) - lead.words
         return lead
 
+    def _piece(self, text: str, tokens: int) -> _Piece:
+        return _Piece(text, tokens, len(text.split()) if self._words_matter else 0)
+
     def _measure(self, texts: Sequence[str]) -> list[_Piece]:
-        counts = self._count_tokens(texts) if texts else []
-        return [_Piece(*piece) for piece in zip(texts, counts, count_words(texts), strict=True)]
+        encoded = self._encode(texts) if texts else []
+        return [self._piece(text, len(ids)) for text, ids in zip(texts, encoded, strict=True)]
 
     def _fits(self, piece: _Piece) -> bool:
         most_words = self._options.max_passage_words
-        return piece.tokens <= self._options.max_passage_tokens and not (most_words and piece.words > most_words)
+        return piece.tokens <= self._budget and not (most_words and piece.words > most_words)
 
-    def _is_long_enough(self, piece: _Piece) -> bool:
-        if piece.words >= self._options.min_passage_words:
+    def _is_long_enough(self, text: str) -> bool:
+        words = len(text.split())
+        if words >= self._options.min_passage_words:
             return True
         self.counts["short_passages"] += 1
-        self.counts["short_passage_words"] += piece.words
+        self.counts["short_passage_words"] += words
         return False
 
     def _split_paragraph(self, paragraph: str) -> list[_Piece]:
@@ -134,14 +177,13 @@ class PassageCutter:
 
     def _split_sentence(self, sentence: str) -> list[_Piece]:
         """Fill passages with whole words, and with parts of a word that alone exceeds the budget."""
-        width = max(self._options.max_passage_tokens // _BYTES_A_CHARACTER, 1)
+        width = max(self._budget // _BYTES_A_CHARACTER, 1)
         words: list[str] = []
-        whole = _WORD.findall(sentence)
-        for word, tokens in zip(whole, self._count_tokens(whole), strict=True):
-            if tokens <= self._options.max_passage_tokens:
-                words.append(word)
+        for word in self._measure(_WORD.findall(sentence)):
+            if word.tokens <= self._budget:
+                words.append(word.text)
             else:
-                words.extend(word[start : start + width] for start in range(0, len(word), width))
+                words.extend(word.text[start : start + width] for start in range(0, len(word.text), width))
         return self._fill(self._measure(words))
 
     def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
@@ -155,16 +197,7 @@ class PassageCutter:
             else:
                 filled.append([piece])
                 tokens, words = piece.tokens, piece.words
-        texts = ["".join(piece.text for piece in group) for group in filled]
         return [
-            _Piece(text, sum(piece.tokens for piece in group), len(text.split()))
-            for text, group in zip(texts, filled, strict=True)
+            self._piece("".join(piece.text for piece in group), sum(piece.tokens for piece in group))
+            for group in filled
         ]
-
-
-def _joined(first: _Piece, second: _Piece) -> _Piece:
-    return _Piece(
-        f"{first.text}{PARAGRAPH_BREAK}{second.text}",
-        first.tokens + _BREAK_TOKENS + second.tokens,
-        first.words + second.words,
-    )

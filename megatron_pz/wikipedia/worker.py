@@ -44,7 +44,7 @@ class Worker:
 def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], bool]) -> JobResult:
     """Write the job's files, whole and on the disk. Raises :class:`Stopped` when the run is interrupted."""
     damage = DamageLog(worker.options.run.skip_damaged)
-    cutter = PassageCutter(worker.options.passages, worker.encoder.count)
+    cutter = PassageCutter(worker.options.passages, worker.encoder.encode)
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as open_files:
         documents = _Documents(worker, number, open_files)
@@ -147,18 +147,5 @@ def _sequences(worker: Worker, cutter: PassageCutter, article: Article) -> tuple
     if worker.options.output.level == "document":
         texts = [PARAGRAPH_BREAK.join(article.paragraphs)]
         return texts, worker.encoder.encode(texts)
-    texts = cutter.cut(article.paragraphs)
-    sequences = worker.encoder.encode(texts)
-    limit = worker.options.passages.max_passage_tokens
-    budget = limit
-    # Tokens were counted piece by piece; across the seams a few more can arise. Rarely does this loop run at all.
-    while any(len(sequence) > limit for sequence in sequences):
-        budget = max(budget - 1 - budget // 8, 4)
-        smaller = cutter.with_budget(budget)
-        texts = [
-            part
-            for text, sequence in zip(texts, sequences, strict=True)
-            for part in ([text] if len(sequence) <= limit else smaller.cut(text.split(PARAGRAPH_BREAK)))
-        ]
-        sequences = worker.encoder.encode(texts)
-    return texts, sequences
+    passages = cutter.cut(article.paragraphs)
+    return [passage.text for passage in passages], [passage.ids for passage in passages]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megatron_pz.wikipedia.joints import Ids, Joints
 from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions
 from megatron_pz.wikipedia.sentences import sentences
 
@@ -43,15 +47,30 @@ def count_words(texts: Sequence[str]) -> list[int]:
     return [sum(-(-len(word) // 5) for word in text.split()) for text in texts]
 
 
-def cutter(unit: str = "paragraph", tokens: int = 16, least: int = 0, most: int = 0) -> PassageCutter:
-    return PassageCutter(PassageOptions(unit, tokens, least, most), count_words)  # type: ignore[arg-type]
+def encode_words(texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.zeros(count, np.int64) for count in count_words(texts)]
+
+
+class Cut:
+    """A cutter over that tokenizer, and what it cost."""
+
+    def __init__(self, options: PassageOptions) -> None:
+        self._cutter = PassageCutter(options, encode_words)
+        self.counts = self._cutter.counts
+
+    def cut(self, paragraphs: Sequence[str]) -> list[str]:
+        return [passage.text for passage in self._cutter.cut(paragraphs)]
+
+
+def cutter(unit: str = "paragraph", tokens: int = 16, least: int = 0, most: int = 0) -> Cut:
+    return Cut(PassageOptions(unit, tokens, least, most))  # type: ignore[arg-type]
 
 
 def test_whole_paragraphs_are_merged_up_to_the_budget() -> None:
     paragraphs = ["one two three", "four five", "six", "a b c d e f g h i j"]
-    # A break counts two tokens: 3 + 2 + 2 + 2 + 1 = 10, and the next ten do not fit.
-    assert cutter(tokens=16).cut(paragraphs) == ["one two three\n\nfour five\n\nsix", "a b c d e f g h i j"]
-    assert cutter(tokens=9).cut(paragraphs[:3]) == ["one two three\n\nfour five", "six"]
+    # 3 + 2 + 1 = 6 tokens, since a break costs this tokenizer nothing, and the next ten do not fit.
+    assert cutter(tokens=15).cut(paragraphs) == ["one two three\n\nfour five\n\nsix", "a b c d e f g h i j"]
+    assert cutter(tokens=5).cut(paragraphs[:3]) == ["one two three\n\nfour five", "six"]
 
 
 def test_a_long_paragraph_is_cut_between_sentences() -> None:
@@ -122,3 +141,63 @@ def test_no_sentence_is_lost(paragraphs: list[str], unit: str, tokens: int, leas
     assert lost <= cut.counts["sentences_cut"] + cut.counts["short_passage_words"]
     if not (cut.counts["short_passages"] or cut.counts["sentences_cut"]):
         assert lost == 0
+
+
+def byte_pair_like(pattern: str, prefix: str = "") -> Callable[[Sequence[str]], list[Ids]]:
+    """A tokenizer that cuts by a pattern, as byte-level tokenizers do, and then into pieces of five characters."""
+    words = regex.compile(pattern)
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        found = (
+            [word[i : i + 5] for word in words.findall(prefix + text) for i in range(0, len(word), 5)] for text in texts
+        )
+        return [np.array([zlib.crc32(piece.encode()) for piece in pieces], np.int64) for pieces in found]
+
+    return encode
+
+
+TOKENIZERS = {
+    "constant": byte_pair_like(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+    "attached": byte_pair_like(
+        r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "none": byte_pair_like(r"[ ▁][^ ▁]*", prefix="▁"),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_how_a_tokenizer_takes_a_blank_line_is_found_out(kind: str) -> None:
+    assert Joints(TOKENIZERS[kind]).kind == kind
+
+
+WRITING = st.sampled_from(["Aa", "b.", "(c)", "1990", "d!", "“e”", "東京。", "- f\n- g", "'s", "x" * 40, "e\u0301"])
+PARAGRAPHS = st.lists(st.lists(WRITING, min_size=1).map(" ".join).map(str.strip), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PARAGRAPHS, st.sampled_from(sorted(TOKENIZERS)), st.booleans(), st.integers(12, 60))
+def test_ids_are_those_of_the_passage_and_within_the_budget(
+    paragraphs: list[str], kind: str, merge: bool, most: int
+) -> None:
+    unit = "paragraph" if merge else "sentences"
+    encode = TOKENIZERS[kind]
+    passages = PassageCutter(PassageOptions(unit, most), encode).cut(paragraphs)  # type: ignore[arg-type]
+    for passage, ids in zip(passages, encode([passage.text for passage in passages]), strict=True):
+        assert passage.ids.tolist() == ids.tolist()
+        assert len(ids) <= most
+    assert "".join("".join(passage.text for passage in passages).split()) == "".join("".join(paragraphs).split())
+
+
+def test_paragraphs_are_tokenized_once_and_the_last_of_a_passage_twice_where_breaks_are_attached() -> None:
+    paragraphs = [f"Paragraph number {number} has some words." for number in range(40)]
+    for kind, most in (("constant", 40), ("attached", 40 + 8)):
+        encoded: list[str] = []
+
+        def encode(texts: Sequence[str], kind: str = kind, encoded: list[str] = encoded) -> list[Ids]:
+            encoded += texts
+            return TOKENIZERS[kind](texts)
+
+        cut = PassageCutter(PassageOptions("paragraph", 100), encode)
+        encoded.clear()
+        assert len(cut.cut(paragraphs)) <= 8
+        assert len(encoded) <= most
