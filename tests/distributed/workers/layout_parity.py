@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.sharded_state import Part, stage_tensors
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import random_groups
 
@@ -85,6 +87,8 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
     results = [policy.update(rows, loss, LEARNING_RATE)]
     anchors = [Anchors(old_R) for old_R in before] or None
     results += [policy.update(rows, loss, LEARNING_RATE, anchors) for _ in range(UPDATES - 1)]
+    if parallel.overlap_param_gather:
+        _require_a_checkpoint_of_the_updated_weights(policy, topology)
     figures = [result.statistics.pooled() for result in results]
     outcome = Outcome(
         losses=[each.loss for each in figures],
@@ -96,6 +100,22 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
     )
     assert all(result.applied for result in results)
     return outcome
+
+
+def _require_a_checkpoint_of_the_updated_weights(policy: Policy, topology: Topology) -> None:
+    """After an overlapped update each rank has its own share of the new weights only, until somebody asks for more."""
+
+    def weights() -> dict[str, torch.Tensor]:
+        return {name: t.clone() for name, t in hf_stream.stream_hf_weights(policy.chunks, policy.architecture)}
+
+    shares = weights()
+    with TemporaryDirectory() as own:
+        folder = Path(topology.broadcast_object(own))
+        stage_tensors({"": Part(policy.chunks, None)}, folder, copy=False)
+        topology.barrier()
+    whole = weights()
+    assert topology.any_rank(any(not torch.equal(shares[name], whole[name]) for name in whole))
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in policy.weights())
 
 
 def _require_exact_export(policy: Policy, hf_dir: str) -> None:
