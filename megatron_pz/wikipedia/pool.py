@@ -57,7 +57,10 @@ def map_unordered(
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
         except BrokenProcessPool:
-            raise BadInput("a worker process was killed, most likely for want of memory; use fewer --workers") from None
+            raise BadInput(
+                "a worker process was killed, most likely for want of memory; what is finished is kept, the same "
+                "command with fewer --workers goes on"
+            ) from None
         finally:
             stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)

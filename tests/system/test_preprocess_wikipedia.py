@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bz2
+import json
+import os
 import re
 import resource
 import signal
@@ -61,6 +63,11 @@ def finish(arguments: list[str], **how: object) -> subprocess.CompletedProcess[s
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         arguments, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False, **how
     )
+
+
+def last_line(ended: subprocess.CompletedProcess[str]) -> str:
+    assert "Traceback" not in ended.stderr, ended.stderr
+    return ended.stderr.splitlines()[-1]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -131,9 +138,10 @@ def test_a_signal_ends_the_run_in_one_line_that_says_how_to_go_on(
     running.send_signal(number)
     error = running.communicate(timeout=DEADLINE)[1]
     assert running.returncode == 130
-    assert error == (
-        f"interrupted: finished work is kept in {tmp_path}/wiki.working; give the same command again to go on\n"
+    assert error.splitlines()[-1] == (
+        f"interrupted: finished work is kept in {tmp_path}/wiki.working; give the same command again to go on"
     )
+    assert "Traceback" not in error
     assert not any(map(is_alive, workers))
     ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=2))
     assert ended.returncode == 0, ended.stderr
@@ -160,9 +168,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
 ) -> None:
     ended = finish(command(dump, small_disk, tiny_tokenizer_dir, workers))
     assert ended.returncode == 2
-    assert re.fullmatch(
-        rf"error: {small_disk}: the disk is full \(.*\); make room and give the same .*\n", ended.stderr
-    )
+    assert re.fullmatch(rf"error: {small_disk}: the disk is full \(.*\); make room and give .*", last_line(ended))
     assert jobs_done(small_disk) > 3
     subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
     before = jobs_done(small_disk)
@@ -181,6 +187,50 @@ def test_a_full_disk_without_a_file_system_of_its_own(tmp_path: Path, dump: Path
 
     ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1), preexec_fn=limited)
     assert ended.returncode == 2
-    assert re.fullmatch(r"error: .*: the disk is full \(.*File too large\); make room and .*\n", ended.stderr)
+    assert re.fullmatch(r"error: .*: the disk is full \(.*File too large\); make room and .*", last_line(ended))
     assert jobs_done(tmp_path) == 82
     assert finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1)).returncode == 0
+
+
+def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, running: subprocess.Popen[str], dump: Path, whole: dict[str, bytes], tiny_tokenizer_dir: Path
+) -> None:
+    os.kill(children(running.pid)[0], signal.SIGKILL)
+    error = running.communicate(timeout=DEADLINE)[1]
+    assert running.returncode == 2
+    assert error.splitlines()[-1].startswith("error: a worker process was killed, most likely for want of memory; ")
+    ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1))
+    assert ended.returncode == 0, ended.stderr
+    assert contents(tmp_path) == whole
+
+
+def test_a_page_of_a_million_braces_is_a_page(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    braces = article(7).replace("The castle 7 is old.", "The castle 7 is old. " + "{" * 1_000_000)
+    dump = tmp_path / "dump.xml"
+    dump.write_text(HEADER + "".join(map(article, range(20, 60))) + braces + article(8) + "</mediawiki>\n")
+    arguments = command(dump, tmp_path, tiny_tokenizer_dir, workers=1)
+    ended = finish([arguments[0], *arguments[3:]])
+    assert ended.returncode == 0, ended.stderr
+    manifest = json.loads((tmp_path / "wiki_train_text_passage.manifest.json").read_text())
+    assert manifest["all_splits"]["pages"] == 42
+
+
+def test_a_worker_takes_less_than_300_mb_whatever_the_input_holds(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    """Jobs of the real size: one of 16 MB and a small one."""
+    extract = tmp_path / "extract.jsonl"
+    text = " ".join(f"Its tower number {tower} was built in {1000 + tower}." for tower in range(800))
+    with extract.open("w") as file:
+        for number in range(600):
+            record = {"id": number, "title": f"Castle {number}", "text": f"Castle {number}. {text}"}
+            file.write(json.dumps(record) + "\n")
+    assert 17 << 20 < extract.stat().st_size < 20 << 20
+    program = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); "
+        "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10, 'torch' in sys.modules)"
+    )
+    arguments = command(extract, tmp_path, tiny_tokenizer_dir, workers=2)
+    ended = finish([arguments[0], "-c", program, *arguments[3:]])
+    assert ended.returncode == 0, ended.stderr
+    peak, torch = ended.stdout.split("peak ")[1].split()
+    assert 50 < int(peak) < 300, "MB"
+    assert torch == "False"
