@@ -113,7 +113,10 @@ class PretrainZero:
             proposals = self.game.propose(passages, turn)
             masks = self.game.masks_of(proposals, turn)
         else:
-            entropies = self.entropies(passages) if strategy == "entropy_next_token" else None
+            entropies = None
+            if strategy == "entropy_next_token":
+                limit = self.config.training.micro_batch_tokens
+                entropies = word_entropies(self.learners[-1].policy, self.game.tokenizer, passages, limit)
             masks = self.game.passive_masks(passages, turn, strategy, entropies)
         predictions = self.game.predict(masks, turn)
         accuracy = self.game.accuracies(predictions)
@@ -149,11 +152,6 @@ class PretrainZero:
         if most and len(predictor) > most:
             predictor = random.Random(f"{self.config.training.seed} {iteration} limit").sample(predictor, most)
         return [group for group in groups if group.role == "generator"] + predictor
-
-    def entropies(self, passages: Sequence[Passage]) -> list[list[float]]:
-        """How uncertain the predictor's policy is at each word of the passages."""
-        predictor, limit = self.learners[-1].policy, self.config.training.micro_batch_tokens
-        return word_entropies(predictor, self.game.tokenizer, passages, limit)
 
     def draw_passages(self) -> list[Passage]:
         """The next passages of the corpus, the same on every rank; those that hold a literal [mask] are passed over."""

@@ -22,6 +22,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.step_metrics import step_samples, step_work
+from megatron_pz.uncertainty import word_entropies
 from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
 from tests.unit.test_corpus_passages import write_corpus
 
@@ -137,7 +138,7 @@ def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(config: Run
     )
     with started_run(by_entropy) as run:
         passages = [run.passages[index] for index in (0, 1)]
-        entropies = run.algorithm.entropies(passages)
+        entropies = word_entropies(run.learners[0].policy, run.tokenizer, passages, 100)
         run.algorithm.play(passages, "1.0", "entropy_next_token")
     asked = set(ScriptedEngine.started[0].prompts)
     expected = set()
