@@ -65,12 +65,7 @@ class PretrainZero:
     """The min-max game of one policy in two roles, or of two policies."""
 
     def __init__(
-        self,
-        config: RunConfig,
-        game: Game,
-        learners: Sequence[Learner],
-        passages: PassageBlend,
-        sampler: PassageSampler,
+        self, config: RunConfig, game: Game, learners: list[Learner], passages: PassageBlend, sampler: PassageSampler
     ) -> None:
         self.config, self.game, self.learners, self.passages, self.sampler = config, game, learners, passages, sampler
         self.card = SharedCard(
