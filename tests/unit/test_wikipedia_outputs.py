@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def dump_xml(language: str, numbers: range, file_namespace: str = "File") -> str
 @pytest.fixture
 def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Twelve articles in several jobs."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
     monkeypatch.setattr(streams, "JOB_BYTES", {"none": 1000, "bz2": 1, "zst": 1})
     path = tmp_path / "dump.xml.bz2"
     xml = dump_xml("en", range(12)).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import errno
 import json
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -67,6 +68,7 @@ def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
     monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "none": 1000, "zst": 900})
 
 

@@ -36,6 +36,7 @@ def article(number: int) -> str:
 @pytest.fixture
 def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six streams of three articles, a job each."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
     monkeypatch.setitem(streams.JOB_BYTES, "bz2", 1)
     monkeypatch.setattr(pipeline, "code_identity", lambda: "this")  # someone may be editing while the tests run
     parts = [HEADER + article(0), *("".join(map(article, range(n, n + 3))) for n in range(1, 16, 3)), "</mediawiki>\n"]
