@@ -237,6 +237,7 @@ def verdicts(results: Mapping[str, Result]) -> list[str]:
 def keep(results: Mapping[str, Result], work: Work, place: Mapping[str, Any], path: Path) -> None:
     """Write what is known so far, as JSON and as a table."""
     settings = {name: value for name, value in dataclasses.asdict(work).items() if name != "prompts"}
+    settings["hf_model"] = Path(work.hf_model).name
     sides = {side: dataclasses.asdict(result) for side, result in results.items()}
     content = {"environment": place, "work": settings, "sides": sides}
     path.parent.mkdir(parents=True, exist_ok=True)
