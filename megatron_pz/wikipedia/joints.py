@@ -6,6 +6,7 @@ their ids follow from the paragraphs' own depends on how the tokenizer takes a b
  - ``attached``: it belongs to what stands before it (the family of GPT-4's pattern: Qwen, Llama 3): paragraphs are
    measured with it, and only the last of a passage is tokenized again;
  - ``none`` of both: passages are tokenized again as a whole.
+In the first two cases a whole article is tokenized in one call, and cut where the ids of blank lines stand.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Joints:
         self._encode = encode
         self.kind: Literal["constant", "attached", "none"] = "none"
         self._seam = np.empty(0, np.int64)
+        self._ends_break = np.zeros(1, np.bool_)  # by id: it has ended a text with a blank line
         if passages_join:
             self._probe()
         self.break_tokens = {"constant": len(self._seam), "attached": 0, "none": _MOST_BREAK_TOKENS}[self.kind]
@@ -63,15 +65,52 @@ class Joints:
                 joined = next(whole)
                 is_constant &= np.array_equal(joined, np.concatenate([ending, self._seam, beginning]))
                 is_attached &= np.array_equal(joined, np.concatenate([with_break, beginning]))
+        self._learn_breaks(attached)
         self.kind = "constant" if is_constant else "attached" if is_attached else "none"
 
     def measured(self, paragraphs: Sequence[str]) -> Sequence[Ids]:
-        """Ids of every paragraph, with its blank line where that is attached."""
+        """Ids of every paragraph, with its blank line where that is attached.
+
+        No paragraph is empty, holds a blank line, or begins or ends with white space.
+        """
         if not paragraphs:
             return []
+        after = PARAGRAPH_BREAK if self.kind == "attached" else ""
+        if self.kind != "none":
+            (whole,) = self._encode([PARAGRAPH_BREAK.join(paragraphs) + after])
+            cut = self._cut_at_breaks(whole, len(paragraphs))
+            if cut is not None:
+                return cut
+        measured = self._encode([paragraph + after for paragraph in paragraphs])
         if self.kind == "attached":
-            return self._encode([paragraph + PARAGRAPH_BREAK for paragraph in paragraphs])
-        return self._encode(paragraphs)
+            self._learn_breaks(measured)
+        return measured
+
+    def _learn_breaks(self, ended: Sequence[Ids]) -> None:
+        """Note the last ids of texts that end with a blank line: they mean one wherever they stand."""
+        last = [int(ids[-1]) for ids in ended]
+        size = max(len(self._ends_break), max(last) + 2)  # of the ids beyond it the last entry tells: no
+        self._ends_break = np.pad(self._ends_break, (0, size - len(self._ends_break)))
+        self._ends_break[last] = True
+
+    def _cut_at_breaks(self, whole: Ids, paragraphs: int) -> list[Ids] | None:
+        """The ids of so many paragraphs, or None if not all breaks between them can be told from ``whole``."""
+        if self.kind == "attached":
+            ends = np.flatnonzero(self._ends_break[np.minimum(whole, len(self._ends_break) - 1)]) + 1
+            starts = np.concatenate([[0], ends[:-1]])
+            complete = len(ends) == paragraphs
+        else:
+            width = len(self._seam)
+            last = len(whole) - width + 1
+            found = np.full(max(last, 0), width > 0)
+            for offset, token in enumerate(self._seam):
+                found &= whole[offset : last + offset] == token
+            breaks = np.flatnonzero(found)
+            starts, ends = np.concatenate([[0], breaks + width]), np.concatenate([breaks, [len(whole)]])
+            complete = len(breaks) == paragraphs - 1
+        if not complete:
+            return None
+        return [whole[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
     def passages(self, paragraphs: Sequence[str], measured: Sequence[Ids], drafts: Sequence[str | range]) -> list[Ids]:
         """Ids of passages, each of which is a text or a range of consecutive paragraphs."""

@@ -107,28 +107,31 @@ class PassageCutter:
         """What each passage is made of: whole paragraphs, or a text inside one."""
         drafts: list[str | range] = []
         merged = range(0)
-        total = _Piece("", 0, 0)
-        for number, (paragraph, ids) in enumerate(zip(paragraphs, measured, strict=True)):
-            piece = self._piece(paragraph, len(ids))
-            both = _Piece("", total.tokens + self._joints.break_tokens + piece.tokens, total.words + piece.words)
-            if merged and self._options.passage_unit == "paragraph" and self._fits(both):
-                merged, total = range(merged.start, number + 1), both
+        tokens = words = 0  # of what is merged
+        between = self._joints.break_tokens
+        merges = self._options.passage_unit == "paragraph"
+        for number, ids in enumerate(measured):
+            more = len(paragraphs[number].split()) if self._words_matter else 0
+            if merges and merged and self._fits(tokens + between + len(ids), words + more):
+                merged = range(merged.start, number + 1)
+                tokens, words = tokens + between + len(ids), words + more
                 continue
             if merged:
                 drafts.append(merged)
-            merged, total = range(number, number + 1), piece
-            if not self._fits(piece):
+            merged = range(number, number + 1)
+            tokens, words = len(ids), more
+            if not self._fits(tokens, words):
                 merged = range(0)
-                drafts += self._inside(paragraph, piece)
+                drafts += self._inside(paragraphs[number], words)
         if merged:
             drafts.append(merged)
         return drafts
 
-    def _inside(self, paragraph: str, piece: _Piece) -> list[str]:
+    def _inside(self, paragraph: str, words: int) -> list[str]:
         """Passages inside a paragraph that exceeds the budget."""
         if self._options.passage_unit == "lead_sentences":
             lead = self._lead(paragraph)
-            self.counts["words_after_leads"] += piece.words - lead.words
+            self.counts["words_after_leads"] += words - lead.words
             self.counts["short_passages"] += not lead.text
             texts = [lead.text]
         else:
@@ -140,7 +143,7 @@ class PassageCutter:
         lead = _Piece("", 0, 0)
         for sentence in self._measure(sentences(paragraph)):
             longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)
-            if not self._fits(longer):
+            if not self._fits(longer.tokens, longer.words):
                 break
             lead = longer
         return lead
@@ -152,9 +155,9 @@ class PassageCutter:
         encoded = self._encode(texts) if texts else []
         return [self._piece(text, len(ids)) for text, ids in zip(texts, encoded, strict=True)]
 
-    def _fits(self, piece: _Piece) -> bool:
+    def _fits(self, tokens: int, words: int) -> bool:
         most_words = self._options.max_passage_words
-        return piece.tokens <= self._budget and not (most_words and piece.words > most_words)
+        return tokens <= self._budget and not (most_words and words > most_words)
 
     def _is_long_enough(self, text: str) -> bool:
         words = len(text.split())
@@ -168,7 +171,7 @@ class PassageCutter:
         """Fill passages with whole sentences."""
         pieces: list[_Piece] = []
         for sentence in self._measure(sentences(paragraph)):
-            if self._fits(sentence):
+            if self._fits(sentence.tokens, sentence.words):
                 pieces.append(sentence)
             else:
                 self.counts["sentences_cut"] += 1
@@ -191,7 +194,7 @@ class PassageCutter:
         filled: list[list[_Piece]] = []
         tokens = words = 0
         for piece in pieces:
-            if filled and self._fits(_Piece("", tokens + piece.tokens, words + piece.words)):
+            if filled and self._fits(tokens + piece.tokens, words + piece.words):
                 filled[-1].append(piece)
                 tokens, words = tokens + piece.tokens, words + piece.words
             else:
