@@ -151,7 +151,7 @@ def byte_pair_like(pattern: str, prefix: str = "") -> Callable[[Sequence[str]], 
         found = (
             [word[i : i + 5] for word in words.findall(prefix + text) for i in range(0, len(word), 5)] for text in texts
         )
-        return [np.array([zlib.crc32(piece.encode()) for piece in pieces], np.int64) for pieces in found]
+        return [np.array([zlib.crc32(piece.encode()) % 50_000 for piece in pieces], np.int64) for pieces in found]
 
     return encode
 
