@@ -167,7 +167,9 @@ def run_side(side: str, work: Work, peer: Path, time_limit: float) -> Result:
             return Result(None, f"took more than {time_limit:g} s")
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-            return Result(None, next((line for line in reversed(lines) if "Error: " in line), lines[-1]).strip())
+            return Result(
+                None, next((line for line in reversed(lines) if "Error: " in line), lines[-1]).split("]: ")[-1]
+            )
         return Result(Outcome.read(outcome))
 
 
@@ -190,7 +192,7 @@ def as_table(results: Mapping[str, Result], work: Work, place: Mapping[str, Any]
     ours, rows = results["ours"], []
     for side, result in results.items():
         if result.outcome is None:
-            rows.append([side, *["–"] * 8, f"did not run: {result.failure[:70]}"])
+            rows.append([side, *["–"] * 9])
             continue
         whole, parts = result.seconds(), [result.seconds(phase) for phase in PHASES]
         counted, difference = result.outcome.steps[1:], result.outcome.log_prob_difference
@@ -216,7 +218,8 @@ def as_table(results: Mapping[str, Result], work: Work, place: Mapping[str, Any]
         f"{place['cpu']}, one thread, load average {place['load_average']:.1f}; Python {place['python']}, {versions}; "
         f"commit {place['commit'][:7]}{state}, {place['date']}"
     )
-    return "\n".join([table(title, header, rows), "", *verdicts(results), where])
+    failures = [f"{side} did not run: {each.failure}" for side, each in results.items() if each.outcome is None]
+    return "\n".join([table(title, header, rows), "", *verdicts(results), *failures, where])
 
 
 def verdicts(results: Mapping[str, Result]) -> list[str]:
