@@ -1,0 +1,51 @@
+"""Measuring on one CPU thread of a machine with neighbours: CPU-seconds, interleaved repeats, dated results."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.results import ROOT, environment
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def compared(work: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, float]:
+    """CPU-seconds of each piece of work: the median of ``repeats``, taken in turn, so that a slow minute strikes all.
+
+    CPU-seconds of all threads of the process, since wall seconds depend on what else the machine does.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(warm_up + repeats):
+        for name, act in work.items():
+            start = time.process_time()
+            act()
+            if turn >= warm_up:
+                taken[name].append(time.process_time() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def cpu_name() -> str:
+    """As the kernel has it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def write_result(name: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:
+    """Print the figures, and keep them with date, commit, hardware and versions under ``benchmarks/results/``."""
+    place = {**environment(torch.device("cpu")), "device": cpu_name(), "threads": torch.get_num_threads()}
+    result = {"benchmark": name, "environment": place, "settings": dict(settings), "figures": dict(figures)}
+    path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}_{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for figure, value in figures.items():
+        print(f"{figure:<60} {value:.4g}" if isinstance(value, float) else f"{figure:<60} {value}")
+    print(f"-> {path.relative_to(ROOT)}")
+    return path

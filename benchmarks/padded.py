@@ -1,0 +1,70 @@
+"""The same samples padded, which packing is measured against. Logits for response tokens only, here too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
+
+import torch
+from megatron.core.utils import unwrap_model
+from torch import Tensor
+
+from megatron_pz.model.response_head import ResponseHead, ResponseTargets
+from megatron_pz.rl.experience import MicroBatch, ScoredGroup
+from megatron_pz.trainer.policy import Policy
+
+
+class PaddedHead(ResponseHead):
+    """Takes a batch of rows instead of one row."""
+
+    def _select(self, input_: Tensor, rows_R: Tensor) -> Tensor:
+        return input_.transpose(0, 1).flatten(0, 1)[rows_R]
+
+
+def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
+    """The group's samples, each with its own copy of the prompt, end to end in ``tokens_S``; no two may be equal.
+
+    ``packed`` is the same group packed: the labels, advantages and weights of its response tokens are taken over.
+    """
+    prompt = list(group.prompt_ids)
+    samples = [prompt + list(response.token_ids) for response in group.responses]
+    longest = max(map(len, samples))
+    tokens = torch.tensor([sample + [0] * (longest - len(sample)) for sample in samples])
+    rows = [
+        number * longest + len(prompt) - 1 + place
+        for number, response in enumerate(group.responses)
+        for place in range(len(response.token_ids))
+    ]
+    labels = [token for response in group.responses for token in response.token_ids]
+    assert labels == packed.labels_R.tolist(), "the packed row has the response tokens in the same order"
+    positions = torch.arange(longest).repeat(len(samples))
+    return replace(packed, tokens_S=tokens.flatten(), positions_S=positions, rows_R=torch.tensor(rows))
+
+
+@contextmanager
+def padded_policy(policy: Policy, samples: int) -> Iterator[None]:
+    """Within it the policy reads its rows as batches of ``samples`` padded samples; plain causal attention."""
+    (chunk,) = (unwrap_model(wrapped) for wrapped in policy.chunks)
+
+    def forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
+        chunk.output_layer.targets = ResponseTargets(batch.rows_R, batch.labels_R)
+        try:
+            return model(batch.tokens_S.view(samples, -1), batch.positions_S.view(samples, -1), None)[0]
+        finally:
+            chunk.output_layer.targets = None
+
+    head = chunk.output_layer
+    plain = type(head)
+    head.__class__ = PaddedHead
+    try:
+        with mock.patch("megatron_pz.trainer.policy.packed_forward", forward):
+            yield
+    finally:
+        head.__class__ = plain
+
+
+def one_row_each(policy: Policy, groups: Sequence[ScoredGroup], weighting: object) -> list[MicroBatch]:
+    """Each group packed into a row of its own, in the order of the groups."""
+    return [policy.pack([group], weighting, micro_batch_tokens=1_000_000)[0] for group in groups]  # type: ignore[arg-type]

@@ -1,0 +1,93 @@
+"""Rollouts through the project against bare ``vllm.LLM.generate``, and the weight sync against a copy in memory.
+
+    python -m benchmarks.rollout_overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
+
+The same engine answers the same prompts with the same number of tokens. The bare side asks for nothing but samples: no
+seeds, no log-probabilities, no emptied prefix cache. The project's side is what the trainer gets: seeded samples, each
+token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects, generators of the process preserved. One
+thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one copy
+of their bytes.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import torch
+
+from benchmarks.cpu import compared, write_result
+from megatron_pz.command_line import Parser
+from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.errors import exits_with_one_line
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.topology import Topology
+
+SAMPLES, PROMPT = 8, 200
+GOALS = {"rollouts": 0.95, "sync": 10.0}
+
+
+@exits_with_one_line
+def main() -> None:
+    flags = Parser(__doc__.split("\n")[0])
+    flags.add_argument("--hf-model", required=True)
+    flags.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    flags.add_argument("--prompts", type=int, default=16)
+    flags.add_argument("--response", type=int, default=32)
+    flags.add_argument("--repeats", type=int, default=2)
+    given = flags.parse_args(sys.argv[1:])
+    torch.set_num_threads(1)
+    bf16 = given.precision == "bf16"
+    rollout = RolloutConfig(
+        max_prompt_length=PROMPT,
+        max_response_length=given.response,
+        rollout_dtype="bfloat16" if bf16 else "float32",
+        rollout_memory_gib=0.5,
+    )
+    topology = Topology.start(ParallelConfig(), seed=1)
+    policy = Policy(RunConfig(model=ModelConfig(hf_model=given.hf_model, bf16=bf16), rollout=rollout), topology)
+    with VllmEngine(given.hf_model, rollout, seed=0, colocated=True) as engine:
+        from vllm import SamplingParams, TokensPrompt
+
+        draw = random.Random(0)
+        vocabulary = policy.architecture.vocab_size
+        prompts = [[draw.randrange(vocabulary) for _ in range(PROMPT)] for _ in range(given.prompts)]
+        bare = SamplingParams(n=SAMPLES, temperature=1.0, max_tokens=given.response, ignore_eos=True, detokenize=True)
+        generated: dict[str, int] = {}
+
+        def through_vllm() -> None:
+            requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+            outputs = engine.llm.generate(requests, bare, use_tqdm=False)
+            generated["bare"] = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+            engine.reset_prefix_cache()  # the next call must not find this one's prompts
+
+        plain_sampling = engine.sampling
+        engine.sampling = lambda *args, **more: plain_sampling(*args, **more, ignore_eos=True)  # type: ignore[method-assign]
+
+        def through_the_project() -> None:
+            groups = engine.generate(prompts, SAMPLES, seeds=range(len(prompts)), max_tokens=given.response, stop=[])
+            generated["project"] = sum(len(response.token_ids) for group in groups for response in group)
+
+        seconds = compared({"bare": through_vllm, "project": through_the_project}, repeats=given.repeats)
+        assert generated["bare"] == generated["project"], "both sides do the same work"
+        weights = [tensor.detach().clone() for _, tensor in policy.weights()]
+        room = [torch.empty_like(tensor) for tensor in weights]
+
+        def copy() -> None:
+            for target, source in zip(room, weights, strict=True):
+                target.copy_(source)
+
+        sync = compared({"copy": copy, "sync": lambda: load_weights(engine, policy.weights())}, repeats=3)
+        figures = {f"{side}: tokens a CPU-second": generated[side] / taken for side, taken in seconds.items()}
+        figures[f"rollouts: project / bare (goal {GOALS['rollouts']})"] = seconds["bare"] / seconds["project"]
+        figures["weights, MB"] = sum(tensor.nbytes for tensor in weights) / 1e6
+        figures |= {f"{name} of the weights, CPU-s": taken for name, taken in sync.items()}
+        figures[f"sync / copy (goal at most {GOALS['sync']:g})"] = sync["sync"] / sync["copy"]
+        write_result(f"rollout_overhead_{given.precision}", vars(given), figures)
+    topology.close()
+
+
+if __name__ == "__main__":
+    main()
