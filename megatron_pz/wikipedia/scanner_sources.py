@@ -10,7 +10,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-MODULES = ("buffer", "frames", "state", "brackets", "braces", "angles", "tables", "lines", "paragraphs", "scan")
+MODULES = (
+    "buffer", "characters", "frames", "state", "brackets", "braces", "angles", "tables", "lines", "paragraphs", "scan",
+)  # fmt: skip
 """The scanner's modules in the order in which they import one another."""
 
 COMPILED = "megatron_pz.wikipedia.scanner_compiled"

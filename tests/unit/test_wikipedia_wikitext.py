@@ -145,6 +145,16 @@ def test_formulas_and_code_are_kept_on_request() -> None:
     assert text_of(source, "math,code") == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
 
 
+def test_french_templates_stand_in_french_sentences() -> None:
+    wiki = wiki_of(SiteInfo("fr", "frwiki", "https://fr.wikipedia.org/wiki/", {6: "Fichier", 14: "Catégorie"}))
+    source = "Le {{date|14|juillet|1789}}, au {{s|XVIII|e}}, sur {{unité|12|km|2}} ; {{sp|XVI|e|et|XVII|e}}."
+    source += "\n== Voir aussi ==\nx"
+    assert wikitext_to_paragraphs(source, wiki=wiki) == [
+        "Le 14 juillet 1789, au XVIIIe siècle, sur 12 km² ; XVIe et XVIIe siècles."
+    ]
+    assert wikitext_to_paragraphs("a {{s|XVIII|e}} b") == ["a b"]
+
+
 TABLE = """Before.
 {| class="wikitable" style="x"
 |+ Some [[caption]]

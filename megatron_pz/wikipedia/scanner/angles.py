@@ -6,10 +6,11 @@ import html
 
 from megatron_pz.wikipedia import tags
 from megatron_pz.wikipedia.marks import BREAK, DROPPED, INVISIBLE, ITEM, PARAGRAPH, SPACE
-from megatron_pz.wikipedia.templates import subscript, superscript
+from megatron_pz.wikipedia.templates.parameters import subscript, superscript
 
+from .characters import is_letter
 from .frames import GALLERY, TAG
-from .state import Scan, is_letter
+from .state import Scan
 
 _LONGEST_BROKEN_REF = 300
 _SHORTEST_HIDING = len("display:none")

@@ -27,7 +27,7 @@ def open_braces(scan: Scan) -> None:
     name_end = _name_end(scan)
     name = ""
     if name_end >= 0 and run == 2:
-        name = templates.shown_name(scan.source.text(scan.position, name_end), scan.keeps_infoboxes)
+        name = templates.shown_name(scan.source.text(scan.position, name_end), scan.keeps_infoboxes, scan.language)
         if not name:
             scan.position = name_end
             frames.push(TEMPLATE, True)
@@ -91,7 +91,7 @@ def _close_parameter(scan: Scan) -> None:
 def _close_template(scan: Scan) -> None:
     frames = scan.frames
     first = frames.first_field()
-    name = frames.top().name or templates.shown_name(first, scan.keeps_infoboxes)
+    name = frames.top().name or templates.shown_name(first, scan.keeps_infoboxes, scan.language)
     if not name:
         frames.close(DROPPED)
     elif name in templates.PAGE_TITLE:
@@ -108,7 +108,7 @@ def template_bar(scan: Scan) -> None:
     scan.position += 1
     if frame.bar < 0:
         if not frame.name and frame.braces == 2:
-            frame.name = templates.shown_name(frames.content(), scan.keeps_infoboxes)
+            frame.name = templates.shown_name(frames.content(), scan.keeps_infoboxes, scan.language)
             if not frame.name:
                 frames.drop_content()
                 return

@@ -36,8 +36,3 @@ cdef class Paragraphs:
     cdef bint _close_parenthesis(self) noexcept
     cdef bint _is_leftover(self, Py_UCS4 character, Py_UCS4 last) noexcept
     cdef void _take_back_sound_words(self) except *
-
-
-cdef bint is_plain(Py_UCS4 character) noexcept
-cdef bint is_gap(Py_UCS4 character, Py_UCS4 following) noexcept
-cdef bint is_white(Py_UCS4 character) noexcept

@@ -11,8 +11,10 @@ import unicodedata
 
 from megatron_pz.wikipedia.leftovers import without_ref_tags, without_sound_words
 from megatron_pz.wikipedia.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+from megatron_pz.wikipedia.sections import without_empty_sections
 
 from .buffer import Buffer
+from .characters import is_gap, is_plain, is_white
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -290,37 +292,3 @@ class Paragraphs:
             out.truncate(start + len(kept))
             self._trim()
             self.pending |= WHITE if kept.endswith(" ") else NOTHING
-
-
-def is_plain(character: str) -> bool:
-    """Whether it is a letter or digit of ASCII."""
-    return "a" <= character <= "z" or "A" <= character <= "Z" or "0" <= character <= "9"
-
-
-def is_gap(character: str, following: str) -> bool:
-    """Whether it is a space with a letter or digit behind it."""
-    return character == " " and is_plain(following)
-
-
-def is_white(character: str) -> bool:
-    """White space of any width."""
-    return character in "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" or "\u2000" <= character <= "\u200a"
-
-
-def without_empty_sections(paragraphs: list[tuple[int, str]]) -> list[str]:
-    """The texts, less the headings that nothing follows.
-
-    Args:
-        paragraphs: Level of a heading or 0, and text.
-    """
-    kept: list[str] = []
-    following = 1  # level of the next heading that stays; prose follows every heading above it
-    for level, text in reversed(paragraphs):
-        if level == 0:
-            following = 7
-        elif level >= following:
-            continue
-        else:
-            following = level
-        kept.append(text)
-    return kept[::-1]

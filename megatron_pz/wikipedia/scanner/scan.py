@@ -21,10 +21,11 @@ from .angles import angle
 from .braces import close_braces, equals, open_braces, template_bar
 from .brackets import bar, close_bracket, open_bracket
 from .buffer import Buffer
+from .characters import is_letter
 from .frames import LINK, TABLE, TEMPLATE
 from .lines import begin_line, end_heading, newline
 from .paragraphs import Paragraphs
-from .state import Scan, is_letter
+from .state import Scan
 from .tables import begins_table, open_table, table_bar
 
 _LONGEST_ENTITY = 40

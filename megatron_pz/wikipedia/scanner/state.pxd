@@ -32,6 +32,3 @@ cdef class Scan:
     cdef void _find_closing_tag(self, str name, Py_ssize_t index) noexcept
     cdef bint is_word(self, Py_ssize_t start, str word) noexcept
     cdef Py_ssize_t heading_after(self, Py_ssize_t position) noexcept
-
-
-cdef bint is_letter(Py_UCS4 character) noexcept

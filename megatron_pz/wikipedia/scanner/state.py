@@ -154,8 +154,3 @@ class Scan:
                 index += 1
             self.next_heading = index if index < last else self.size + 1
         return self.next_heading
-
-
-def is_letter(character: str) -> bool:
-    """Whether it is one of a … z, A … Z."""
-    return "a" <= character <= "z" or "A" <= character <= "Z"
