@@ -2,7 +2,7 @@
 
 ``setup.py`` joins the files of :mod:`megatron_pz.wikipedia.scanner` into one module and lets Cython and a C compiler
 make ``scanner_compiled`` of it. That module knows the checksum of what it was made from, so one that is older than the
-source is never used: the interpreted form runs, about forty times as slow and with the same results, and
+source is never used: the interpreted form runs, about thirty times as slow and with the same results, and
 :data:`FORM` says why.
 """
 
