@@ -41,7 +41,8 @@ def cpu_name() -> str:
 def write_result(name: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:
     """Print the figures, and keep them with date, commit, hardware and versions under ``benchmarks/results/``."""
     place = {**environment(torch.device("cpu")), "device": cpu_name(), "threads": torch.get_num_threads()}
-    result = {"benchmark": name, "environment": place, "settings": dict(settings), "figures": dict(figures)}
+    told = {key: Path(value).name if key == "hf_model" else value for key, value in settings.items()}
+    result = {"benchmark": name, "environment": place, "settings": told, "figures": dict(figures)}
     path = RESULTS / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}_{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Coverage-guided fuzzing of the wikitext scanner, with atheris in an environment of its own:
 
-    python3.11 -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris
-    PYTHONPATH=. /tmp/fuzz/bin/python tests/fuzz/fuzz_wikitext.py -max_total_time=120
+    python3.11 -m venv .cache/fuzz && .cache/fuzz/bin/pip install atheris
+    PYTHONPATH=. .cache/fuzz/bin/python tests/fuzz/fuzz_wikitext.py -max_total_time=120
 
 The interpreted form is instrumented; the compiled one, where it is there, has to give the same. A finding is written to
 crash-… in the present folder; the same command with that file's name shows it again. Arguments are libFuzzer's.
