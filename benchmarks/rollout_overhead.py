@@ -2,11 +2,11 @@
 
     python -m benchmarks.rollout_overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
 
-The same engine answers the same prompts with the same number of tokens. The bare side asks for nothing but samples: no
-seeds, no log-probabilities, no emptied prefix cache. The project's side is what the trainer gets: seeded samples, each
-token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects, generators of the process preserved. One
-thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one copy
-of their bytes.
+The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side asks
+for nothing but samples: no seeds, no log-probabilities. The project's side is what the trainer gets: seeded samples,
+each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects, generators of the process preserved.
+One thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one
+copy of their bytes.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def main() -> None:
         generated: dict[str, int] = {}
 
         def through_vllm() -> None:
+            engine.reset_prefix_cache()  # the other side's call has left these very prompts in it
             requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
             outputs = engine.llm.generate(requests, bare, use_tqdm=False)
             generated["bare"] = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
-            engine.reset_prefix_cache()  # the next call must not find this one's prompts
 
         plain_sampling = engine.sampling
         engine.sampling = lambda *args, **more: plain_sampling(*args, **more, ignore_eos=True)  # type: ignore[method-assign]
