@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.results import ROOT, environment
+from benchmarks.hardware import cpu_name
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -30,12 +31,6 @@ def compared(work: Mapping[str, Callable[[], object]], *, repeats: int, warm_up:
             if turn >= warm_up:
                 taken[name].append(time.process_time() - start)
     return {name: statistics.median(times) for name, times in taken.items()}
-
-
-def cpu_name() -> str:
-    """As the kernel has it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
 
 
 def write_result(name: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:

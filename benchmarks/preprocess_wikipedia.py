@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hardware import cpu_name
 from benchmarks.peers import peer_python
 from benchmarks.wikipedia_dump import VERSION, make_dump
 from megatron_pz.command_line import Parser
@@ -190,13 +191,12 @@ def describe(xml_bytes: int, load_before: float) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
     return {
         "date": datetime.datetime.now(tz=datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit.stdout.strip() or "unknown",
-        "processor": model[0].partition(":")[2].strip() if model else platform.machine(),
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "load_before": load_before,
         "load_after": os.getloadavg()[0],

@@ -25,7 +25,6 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -39,6 +38,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from benchmarks.gpu.results import ROOT, environment
+from benchmarks.hardware import cpu_name
 from benchmarks.peers import peer_python
 from benchmarks.rl_step.work import PHASES, Outcome, Work
 from megatron_pz.command_line import Parser
@@ -252,10 +252,9 @@ def where_measured() -> dict[str, Any]:
     """Hardware, versions, commit, and how busy the machine was."""
     import torch
 
-    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     place = environment(torch.device("cpu"))
     place["versions"] |= dict(package.split("==") for package in PEER[:2])
-    cpu = f"{models[0].split(': ')[1] if models else platform.machine()}, {os.cpu_count()} cores"
+    cpu = f"{cpu_name()}, {os.cpu_count()} cores"
     return place | {"cpu": cpu, "load_average": os.getloadavg()[0]}
 
 
