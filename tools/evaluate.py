@@ -46,7 +46,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--valid-data-path", nargs="+", required=True, help="prefix of a passage dataset, or a blend")
     parser.add_argument("--passages", type=int, default=200, help="how many held-out passages are asked")
     parser.add_argument("--masks-per-passage", type=int, default=2, help="masks that the model proposes for a passage")
-    parser.add_argument("--samples-per-word", type=int, default=4, help="predictions of each fixed mask")
+    parser.add_argument(
+        "--samples-per-repeated-word",
+        type=int,
+        default=4,
+        help="predictions of a fixed word that stands elsewhere, too",
+    )
+    parser.add_argument(
+        "--samples-per-once-word", type=int, default=4, help="predictions of a fixed word that stands nowhere else"
+    )
     parser.add_argument("--output", type=Path, nargs="+", help="a JSON file for each model")
     flags = parser.parse_args(argv)
     flags.name = flags.name or [directory.resolve().name for directory in flags.hf_model]
@@ -54,8 +62,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
             raise BadInput(f"{flag} has {count} values for {len(flags.hf_model)} models; give one for each")
-    counts = {"--masks-per-passage": flags.masks_per_passage, "--samples-per-word": flags.samples_per_word}
-    for flag, value in counts.items():
+    for flag in ("--masks-per-passage", "--samples-per-repeated-word", "--samples-per-once-word"):
+        value = getattr(flags, flag[2:].replace("-", "_"))
         if value < 1:
             raise BadInput(f"{flag} {value}: must be at least 1")
     if len(set(flags.name)) < len(flags.name):
@@ -103,7 +111,8 @@ def evaluate_models(
         max_response_length=config.rollout.max_response_length,
         masks_per_passage=flags.masks_per_passage,
         predictions_per_mask=config.game.grpo_group_size,
-        samples_per_word=flags.samples_per_word,
+        samples_per_repeated_word=flags.samples_per_repeated_word,
+        samples_per_once_word=flags.samples_per_once_word,
     )
     for number, (name, directory) in enumerate(zip(flags.name, flags.hf_model, strict=True)):
         if number > 0:

@@ -22,8 +22,10 @@ class EvaluationSettings:
     masks_per_passage: int = 2
     predictions_per_mask: int = 8
     """G of equation 9."""
-    samples_per_word: int = 4
-    """Predictions of each fixed mask."""
+    samples_per_repeated_word: int = 4
+    """Predictions of each fixed mask whose answer stands elsewhere in the passage."""
+    samples_per_once_word: int = 4
+    """Predictions of each fixed mask that only the context gives away."""
     seed: int = 11
 
 

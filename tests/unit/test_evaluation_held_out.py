@@ -106,9 +106,14 @@ def test_results_are_those_worked_out_by_hand() -> None:
 
 def test_every_question_is_asked_as_often_as_the_settings_say() -> None:
     engine = ScriptedEngine(player)
-    evaluate("p", engine, Characters(), [HILL], GAME, SETTINGS)
-    assert [n for _, _, n in engine.asked] == [2, 8, 4], "two masks of which one is valid, and a once-only word"
-    assert len({seed for _, seed, _ in engine.asked}) == 3
+    settings = dataclasses.replace(SETTINGS, samples_per_repeated_word=5, samples_per_once_word=3)
+    evaluate("toy", engine, Characters(), [HILL, RIVER], GAME, settings)
+    asked = [n for _, _, n in engine.asked]
+    assert asked[:2] == [2, 2], "two masks of each passage"
+    assert asked[2:] == [8, 8, 5, 3, 3], (
+        "a valid mask of each, a repeated word in one of them, a once-only word in both"
+    )
+    assert len({seed for _, seed, _ in engine.asked}) == len(asked)
 
 
 def test_equal_masks_of_one_passage_are_predicted_independently() -> None:
