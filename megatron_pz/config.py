@@ -164,6 +164,9 @@ class RolloutConfig:
     """[C] Anything but 1 is refused: truncation would bias the probability ratio."""
     top_k: int = 0
     """[C] 0 is off. Anything else is refused, for the same reason."""
+    rollout_tensor_parallel_size: int = 1
+    """Neighbouring ranks that hold one engine together (vLLM's tensor parallelism), for models that do not fit beside
+    the trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rollout_quantization: Literal["none", "fp8"] = "none"
     """GPU only: vLLM quantises the weights as they arrive, and its activations, to FP8 [C]. The tokens then come from

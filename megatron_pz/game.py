@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -93,6 +94,8 @@ class Game:
         family = PromptFamily.load(config.game.prompt_family)
         self.generator = MaskGenerator(self.spans, family)
         self.predictor = MaskPredictor(family, config.game.answer_normalization)
+        self.seconds_generating = 0.0
+        """Wall time that this rank has spent in its engines so far."""
 
     def propose(self, passages: Sequence[Passage], turn: str) -> list[Proposals]:
         """The generator's rollouts on this rank's share of the step's passages: m ~ pi(. | s)."""
@@ -193,13 +196,16 @@ class Game:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _generate(self, role: Role, prompts: list[list[int]], n: int, seeds: list[int]) -> list[list[Response]]:
-        return self.engines[role].generate(
+        start = time.perf_counter()
+        sampled = self.engines[role].generate(
             prompts,
             n,
             seeds=seeds,
             max_tokens=self.config.rollout.max_response_length,
             stop=self.generator.family.stop,
         )
+        self.seconds_generating += time.perf_counter() - start
+        return sampled
 
     def _seed(self, *identity: object) -> int:
         """31 bits that depend on the run's seed and on what the numbers are for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +28,8 @@ class Lesson:
     """None where there was nothing to learn from."""
     work: Work
     """What it cost the trainers of all ranks."""
+    seconds_computing: float = 0.0
+    """Wall time of this rank in forward passes, backward passes and optimizer steps."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Learner:
         own = [group for group in groups if group.role in self.roles]
         shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
         minibatches = [self.pack(share) for share in shares if share]
+        start = time.perf_counter()
         moves = len(minibatches) * grpo.grpo_iterations > 1
         anchors = [self.anchors(rows, policy_moves=moves) for rows in minibatches]
         loss = partial(policy_loss, grpo=grpo)
@@ -65,10 +69,11 @@ class Learner:
             for _ in range(grpo.grpo_iterations)
             for rows, anchored in zip(minibatches, anchors, strict=True)
         ]
+        seconds_computing = time.perf_counter() - start
         costs = Costs(self.policy.architecture)
         forward_passes = int(moves) + int(self.reference is not None)
         work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
-        return Lesson(self.roles, rate, tuple(updates), work)
+        return Lesson(self.roles, rate, tuple(updates), work, seconds_computing)
 
     def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """This data-parallel rank's rows of a minibatch; a token's weight refers to the whole optimizer step."""

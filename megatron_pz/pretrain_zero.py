@@ -54,6 +54,8 @@ class StepReport:
     lessons: list[Lesson]
     """One for each policy."""
     seconds: Stopwatch = field(default_factory=Stopwatch)
+    seconds_generating: float = 0.0
+    """Of the rollout, those that this rank spent in its engines."""
 
     @property
     def updates(self) -> list[UpdateResult]:
@@ -77,12 +79,12 @@ class PretrainZero:
 
     def step(self, iteration: int) -> StepReport:
         """Play, learn, hand the new weights to the engines. ``iteration`` counts from 1. Collective over all ranks."""
-        clock = Stopwatch()
+        clock, generated_before = Stopwatch(), self.game.seconds_generating
         with clock("rollout"):
             turns, groups = self.gather_experience(iteration)
         with clock("update"), self.card.trainer_works():
             lessons = [learner.learn(groups, iteration) for learner in self.learners]
-        report = StepReport(turns, groups, lessons, clock)
+        report = StepReport(turns, groups, lessons, clock, self.game.seconds_generating - generated_before)
         require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
         with clock("sync"), self.card.weights_travel():
             for learner, lesson in zip(self.learners, lessons, strict=True):

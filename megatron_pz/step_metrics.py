@@ -75,6 +75,8 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
     clock = report.seconds
+    metrics["time/rollout_engines"] = report.seconds_generating
+    metrics["time/update_passes"] = sum(lesson.seconds_computing for lesson in report.lessons)
     metrics |= {f"memory/peak_{part}": gib for part, gib in clock.peaks.items()}
     metrics |= {f"memory/device_used_{part}": gib for part, gib in clock.device_used.items()}
     return metrics | {f"time/{part}": seconds for part, seconds in clock.items()}

@@ -3,7 +3,8 @@
     python -m megatron_pz.train --config FILE [--flags]                              one process
     torchrun --nproc-per-node N -m megatron_pz.train --config FILE [--flags]         N processes
 
-One process a device. Each holds its shard of the Megatron policy and its own vLLM engine. The run's folder (``--save``)
+One process a device. Each holds its shard of the Megatron policy and its own vLLM engine, or one with its neighbours
+(``rollout_tensor_parallel_size``). The run's folder (``--save``)
 gets the resolved configuration, checkpoints, metrics and samples; ``--load`` with the same folder goes on with it.
 """
 

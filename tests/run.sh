@@ -49,19 +49,26 @@ fi
 
 groups=("$group")
 [[ $group != all ]] || groups=(unit distributed system gpu)
+run_pytest() {
+  local code=0
+  python -m pytest -q -rfEs --durations=5 "$@" "${pytest_flags[@]}" || code=$?
+  ((code == 0 || (code == 5 && ${#pytest_flags[@]}))) # 5: the flags select none of these tests
+}
+
+pytest_flags=("$@")
 folders=()
 for name in "${groups[@]}"; do
   if [[ $name == gpu ]] && ! nvidia-smi --list-gpus >/dev/null 2>&1; then
     echo "skipped: tests/gpu: no NVIDIA GPU (nvidia-smi lists none); NCCL, Transformer Engine, FP8 and speed are unchecked"
-  elif compgen -G "tests/$name/test_*.py" >/dev/null; then
-    folders+=("tests/$name")
-  else
+  elif ! compgen -G "tests/$name/test_*.py" >/dev/null; then
     echo "skipped: tests/$name: it holds no tests"
+  elif [[ $name == unit ]]; then
+    check "pytest tests/unit" run_pytest tests/unit --numprocesses "$(($(nproc) < 4 ? $(nproc) : 4))" --dist worksteal
+  else
+    folders+=("tests/$name") # these start processes of their own: one test at a time
   fi
 done
-if ((${#folders[@]})); then
-  check "pytest ${folders[*]}" python -m pytest -q -rfEs --durations=5 "${folders[@]}" "$@"
-fi
+if ((${#folders[@]})); then check "pytest ${folders[*]}" run_pytest "${folders[@]}"; fi
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -72,7 +72,7 @@ class SharePanel:
     parts: tuple[Line, ...] = ()
     prefix: str = ""
     left_out: tuple[str, ...] = ()
-    """Names under the prefix that are not parts: totals."""
+    """Names under the prefix that are not parts: totals, and parts of parts."""
     whole_is_one: bool = True
 
     def draw(self, axes: Axes, iterations: np.ndarray, series: Series, names: Sequence[str] = ()) -> None:
@@ -144,7 +144,7 @@ PANELS: tuple[LinePanel | SharePanel, ...] = (
         "Where the time goes",
         "seconds an iteration",
         prefix="time/",
-        left_out=("time/iteration",),
+        left_out=("time/iteration", "time/cpu_seconds", "time/rollout_engines", "time/update_passes"),
         whole_is_one=False,
     ),
 )

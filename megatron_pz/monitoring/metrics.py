@@ -15,8 +15,9 @@ both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
                ``ratio_max``, ``reference_kl`` (nats, by the configured estimator; 0 without a reference policy)
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share)
-``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of all ranks
-               together ``cpu_seconds``
+``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
+               rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
+               optimizer steps, ``update_passes``; of all ranks together ``cpu_seconds``
 ``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
                a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,

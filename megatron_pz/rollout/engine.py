@@ -1,4 +1,5 @@
-"""The rollout engine: vLLM in the trainer's own process, one engine a rank.
+"""The rollout engine: vLLM in the trainer's own process, one engine a rank or, with ``rollout_tensor_parallel_size``,
+one of several neighbouring ranks.
 
 Order in a rank's life, which :class:`VllmEngine` checks where it can: process group, trainer, engine, training,
 :meth:`VllmEngine.close`, ``destroy_process_group``. An engine made before the process group would make a one-rank group
@@ -64,6 +65,9 @@ class VllmEngine:
 
     Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them.
     Usable as a context manager, which closes it. Several engines of one process share vLLM's process groups.
+
+    Where ranks hold an engine together, its start, :meth:`generate`, :meth:`run` and weight updates are collectives of
+    theirs. vLLM then runs on all of them in step; one that fails leaves the others waiting, for the watchdog to end.
     """
 
     _living = 0
@@ -89,7 +93,8 @@ class VllmEngine:
             watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
                 start or a weight update longer than ``sync_timeout_minutes``.
         Raises:
-            BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve.
+            BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
+                a number of processes that cannot be divided among the engines.
             RuntimeError: the process group is missing (colocated) or in the way (not colocated).
         """
         self.model_dir = Path(model_dir)
@@ -113,6 +118,7 @@ class VllmEngine:
 
     def _start(self, seed: int) -> LLM:
         world_size = _require_process_group(self._colocated)
+        _require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
         set_environment(colocated=self._colocated)
         with preserved_rng(), preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"), import_warnings_silenced():
             from vllm import LLM
@@ -222,8 +228,8 @@ class VllmEngine:
         """Sample n responses to each prompt at temperature 1.
 
         Args:
-            prompts: token ids, at most ``max_prompt_length`` of them.
-            n: samples of a prompt.
+            prompts: this rank's; token ids, at most ``max_prompt_length`` of them.
+            n: samples of a prompt, and ``max_tokens`` and ``stop``: the same on all ranks of an engine.
             seeds: one a prompt, e.g. a function of step and global prompt number; equal seeds give equal noise.
             max_tokens: a response that reaches it is truncated; at most ``max_response_length``.
             stop: a response ends with the first token that completes one of these strings. Its text ends with the
@@ -240,9 +246,27 @@ class VllmEngine:
         if n < 1:
             raise BadInput(f"{n} samples of a prompt were asked for; ask for at least 1")
         self._require_budget(prompts, max_tokens)
+        own, prompts, seeds = self._joined(prompts, seeds)
         sampling = [self.sampling(seed, n=n, max_tokens=max_tokens, stop=stop) for seed in seeds]
-        outputs = self.run(prompts, sampling)
+        outputs = self.run(prompts, sampling)[own]
         return [[_response(completion) for completion in output.outputs] for output in outputs]
+
+    def _joined(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
+    ) -> tuple[slice, Sequence[Sequence[int]], Sequence[int]]:
+        """What all ranks of this engine ask, in the order of the ranks, and which part of it is this rank's."""
+        if self.rollout.rollout_tensor_parallel_size == 1:
+            return slice(None), prompts, seeds
+        from vllm.distributed import get_tp_group
+
+        ranks = get_tp_group()
+        asked: list[Any] = [None] * ranks.world_size
+        with self.limited("rollout", "rollout_timeout_minutes"):
+            dist.all_gather_object(asked, (list(prompts), list(seeds)), group=ranks.cpu_group)
+        first = sum(len(of_rank) for of_rank, _ in asked[: ranks.rank_in_group])
+        all_prompts = [prompt for of_rank, _ in asked for prompt in of_rank]
+        all_seeds = [seed for _, of_rank in asked for seed in of_rank]
+        return slice(first, first + len(prompts)), all_prompts, all_seeds
 
     def sampling(self, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any) -> SamplingParams:
         """vLLM's parameters for one prompt; ``more`` are further ones of vLLM's."""
@@ -321,6 +345,14 @@ def _response(completion: Any) -> Response:
         text=completion.text,
         truncated=completion.finish_reason == "length",
     )
+
+
+def _require_ranks(world_size: int, tensor_parallel_size: int) -> None:
+    if tensor_parallel_size < 1 or world_size % tensor_parallel_size:
+        raise BadInput(
+            f"--rollout-tensor-parallel-size {tensor_parallel_size}: {world_size} processes cannot be divided among "
+            "engines of that size; start a multiple of it, or lower it"
+        )
 
 
 def _require_process_group(colocated: bool) -> int:

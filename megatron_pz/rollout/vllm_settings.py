@@ -25,6 +25,7 @@ def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -
         "dtype": rollout.rollout_dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": rollout.rollout_max_num_seqs,
+        "tensor_parallel_size": rollout.rollout_tensor_parallel_size,
         "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS["cuda" if on_gpu else "cpu"]),
         "enable_chunked_prefill": False,  # seeded requests break or lose their place otherwise, see rollout.engine
         "enable_prefix_caching": True,

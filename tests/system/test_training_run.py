@@ -80,6 +80,47 @@ def test_resume_is_exact(
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
 
 
+@pytest.fixture(scope="module")
+def run_of_one_process(
+    tmp_path_factory: pytest.TempPathFactory, config: Path, corpus: str, taught_model: Path
+) -> list[dict[str, float]]:
+    save = tmp_path_factory.mktemp("one_process") / "run"
+    train(config, taught_model, corpus, save, 1, "--train-iters", 3)
+    return metrics_of(save)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ("--tensor-model-parallel-size", 2, "--sequence-parallel", "--rollout-tensor-parallel-size", 2),
+        ("--pipeline-model-parallel-size", 2),
+        ("--context-parallel-size", 2),
+    ],
+    ids=["tensor parallel, engine too", "pipeline parallel", "context parallel"],
+)
+def test_a_run_in_any_layout_is_the_run_of_one_process(
+    layout: tuple[object, ...],
+    run_of_one_process: list[dict[str, float]],
+    config: Path,
+    corpus: str,
+    taught_model: Path,
+    tmp_path: Path,
+) -> None:
+    """Rollouts, rewards, updates and weight sync together: every metric of every step agrees, to float32's rounding.
+
+    One token sampled otherwise would show in the rewards and lengths.
+    """
+    train(config, taught_model, corpus, tmp_path / "run", 2, "--train-iters", 3, *layout)
+    for step, expected in zip(metrics_of(tmp_path / "run"), run_of_one_process, strict=True):
+        assert step.keys() == expected.keys()
+        assert sum(step[f"{role}/groups_learned_from"] for role in ("generator", "predictor")) > 0
+        rounding = {name for name in expected if name.startswith("health/")}
+        assert {name: step[name] for name in expected if name not in rounding} == pytest.approx(
+            {name: value for name, value in expected.items() if name not in rounding}, rel=1e-3, abs=1e-4
+        )
+        assert step["health/log_prob_difference_max"] < 1e-4
+
+
 @pytest.mark.timeout(600)
 def test_a_dead_engine_changes_nothing_and_a_stalled_one_ends_the_run(
     config: Path, corpus: str, taught_model: Path, tmp_path: Path

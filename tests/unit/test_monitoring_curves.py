@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from megatron_pz.errors import BadInput
-from megatron_pz.monitoring.curves import Line, SharePanel, draw_curves, moving_mean
+from megatron_pz.monitoring.curves import PANELS, Line, SharePanel, draw_curves, moving_mean
 from megatron_pz.monitoring.curves import main as draw
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.tables import table
@@ -36,6 +36,16 @@ def test_shares_are_stacked_from_the_floor_in_order_of_size() -> None:
     assert labels == ["valid", "often", "rare"]
     tops = [patch.get_data().values.tolist() for patch in axes.patches]
     assert tops == [[0.5, 0.75], [0.875, 1.0], [1.0, 1.0]]
+
+
+def test_seconds_are_stacked_once() -> None:
+    """Neither totals nor parts of parts stand on top of the parts."""
+    seconds = {"rollout": 6.0, "rollout_engines": 5.5, "update": 3.0, "update_passes": 2.5, "iteration": 9.5}
+    series = {f"time/{part}": np.array([value]) for part, value in (seconds | {"cpu_seconds": 18.0}).items()}
+    (panel,) = (panel for panel in PANELS if panel.title == "Where the time goes")
+    axes = Figure().add_subplot()
+    panel.draw(axes, np.array([1]), series.__getitem__, sorted(series))
+    assert axes.get_legend_handles_labels()[1] == ["rollout", "update"]
 
 
 def test_a_run_without_some_metrics_is_drawn(tmp_path: Path) -> None:
