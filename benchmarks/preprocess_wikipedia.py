@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """What preprocessing costs, everything side by side in one run, in CPU seconds with all children.
 
     python -m benchmarks.preprocess_wikipedia --dump SMALL.xml.bz2 --tokenizer-model DIR [--megabytes 100] [--repeats 3]

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """The scanner's text against the consensus of five other tools, on articles that nobody looked at while writing it.
 
     python benchmarks/wikitext_consensus.py DUMP.xml.bz2 [--half held-out] [--show 20]

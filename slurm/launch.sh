@@ -6,8 +6,8 @@
 # --print shows what would run and starts nothing; it needs no Slurm. Paths are relative to the root of the checkout.
 #
 #   CONFIG           the recipe (YAML); required
-#   SAVE             the run's folder; default runs/RECIPE, after the recipe's folder. If it holds a checkpoint, the run
-#                    goes on from it. The flags --save and --load come first.
+#   SAVE             the run's folder; default: the recipe's own (training.save), or runs/RECIPE after the recipe's
+#                    folder. If it holds a checkpoint, the run goes on from it. The flags --save and --load come first.
 #   MODEL, DATA_PATH the recipe's --hf-model and --data-path
 #   NPROC_PER_NODE   processes a node; default: the node's GPUs, or 1 where there are none
 #   ACTIVATE         file that every node sources first; default .venv/bin/activate if it is there
@@ -44,6 +44,11 @@ fail() {
   exit 2
 }
 
+# Refuse variable $1 unless its value $2 is a whole number of at least 1.
+require_number() {
+  [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1=$2: give a whole number of at least 1"
+}
+
 # The last value of flag $1 among the other arguments, in either form, --flag value or --flag=value.
 value_of() {
   local flag=$1 value='' previous='' argument
@@ -65,6 +70,9 @@ collect_flags() {
   done
   [[ -n ${CONFIG:-} ]] || fail "CONFIG is not set: give the recipe, e.g. CONFIG=examples/qwen3_4b/config.yaml"
   [[ -f $CONFIG ]] || fail "CONFIG=$CONFIG: no such file under $PWD"
+  require_number NPROC_PER_NODE "${NPROC_PER_NODE:-1}"
+  require_number MASTER_PORT "${MASTER_PORT:-1}"
+  require_number OMP_NUM_THREADS "${OMP_NUM_THREADS:-1}"
   flags=(--config "$CONFIG")
   if [[ -n ${MODEL:-} ]]; then flags+=(--hf-model "$MODEL"); fi
   if [[ -n ${DATA_PATH:-} ]]; then
@@ -79,13 +87,19 @@ collect_flags() {
 add_run_folder() {
   save=$(value_of --save "$@")
   if [[ -z $save ]]; then
-    save=${SAVE:-runs/$(basename "$(dirname "$CONFIG")")}
+    save=${SAVE:-$(recipe_save)}
+    save=${save:-runs/$(basename "$(dirname "$CONFIG")")}
     flags+=(--save "$save")
   fi
   if [[ -z $(value_of --load "$@") && -f $save/latest_checkpointed_iteration.txt ]]; then
     flags+=(--load "$save")
     echo "Going on from iteration $(<"$save/latest_checkpointed_iteration.txt") in $save"
   fi
+}
+
+# The recipe's training.save, if it has one in a line of its own, without quotes and what stands behind it.
+recipe_save() {
+  sed -n -E 's/^ +save: *"?([^"#]*[^"# ]).*$/\1/p' "$CONFIG" | head -n 1
 }
 
 # A requeued job that never came to its first checkpoint begins anew; what it had written stays, under another name.
@@ -158,6 +172,7 @@ run_node() {
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
   export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
   torchrun_command
+  command -v "$python" >/dev/null || fail "PYTHON=$python: no such command; set ACTIVATE, or PYTHON to an interpreter"
   if [[ ${SLURM_NODEID:-0} == 0 ]]; then
     # Here, once, in a second, and not from every rank after a minute.
     "$python" -m megatron_pz.arguments "$@" || return

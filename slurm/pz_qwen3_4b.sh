@@ -24,4 +24,8 @@ set -euo pipefail
 # sbatch runs a copy of this file from its spool folder, and was called in the checkout.
 root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
 export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml}
+if [[ ! -f $root/slurm/launch.sh ]]; then
+  echo "error: $root is not the checkout: call sbatch from its root, or name it in ROOT" >&2
+  exit 2
+fi
 exec bash "$root/slurm/launch.sh" "$@"

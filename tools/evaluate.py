@@ -1,6 +1,6 @@
 """Evaluate one or more Hugging Face models on held-out passages, in both roles.
 
-    tools/evaluate.py --config FILE --hf-model DIR [DIR …] --valid-data-path PREFIX [--output FILE.json …]
+    python tools/evaluate.py --config FILE --hf-model DIR [DIR …] --valid-data-path PREFIX [--output FILE.json …]
 
 The models share an architecture; the engine is started with the first and is given the weights of the others in turn.
 Under torchrun the passages are shared out over the processes. The table marks what differs from the model to the left.

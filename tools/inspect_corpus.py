@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Look at a corpus: passages with title and URL, how long they are, and what became of the pages.
 
     python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --passages 5

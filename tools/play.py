@@ -1,6 +1,6 @@
 """Play one round of the game with a Hugging Face model: it masks a paragraph of yours, then solves its own mask.
 
-    tools/play.py --config FILE --hf-model DIR --text "A paragraph of your own."
+    python tools/play.py --config FILE --hf-model DIR --text "A paragraph of your own."
 
 Runs on transformers alone, greedily: an exported model needs neither Megatron-Core nor vLLM.
 """

@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Turn Wikipedia dumps into Megatron datasets of passages, with the article of every passage beside them.
 
     python tools/preprocess_wikipedia.py --input enwiki-latest-pages-articles-multistream.xml.bz2 \\

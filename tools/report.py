@@ -1,6 +1,6 @@
 """Put the results of a run together: a table, a picture of the evaluations and one of the run.
 
-    tools/report.py --evaluations BEFORE.json … AFTER.json [--run RUN] --output DIR
+    python tools/report.py --evaluations BEFORE.json … AFTER.json [--run RUN] --output DIR
 
 Prints the table and writes ``results.txt`` and ``evaluation.png``, and with ``--run`` also ``curves.png``. The
 evaluations must be of the same passages (tools/evaluate.py), in the order in which they are to be read.
