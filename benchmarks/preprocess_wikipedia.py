@@ -129,7 +129,7 @@ def least(runs: Sequence[dict[str, Any]], *keys: str) -> float:
 
 
 def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
-    """The figures of the issue's table, and what they are made of."""
+    """The figures that have goals, and what they are made of."""
     own, bz2_alone = least(results["one worker"], "cpu"), least(results["stages"], "stages", "bz2")
     peer = results["peers"]
     chain = sum(peer[part] for part in ("wikiextractor", "read", "tokenize", "build"))

@@ -1,6 +1,6 @@
 """PretrainZero, one step at a time (arXiv 2512.03442, section 3). Read it beside the paper.
 
-Departures from the paper, each a field of the configuration where one can choose (PAPER section 4, "[C]"):
+Departures from the paper, each a field of the configuration where one can choose ("[C]" in ``config.py``):
 
 - Equation 10's second equality cannot hold (the mean advantage of a group is zero); its first part is implemented.
 - A generator group stays although its masks were solved always or never, as long as its rewards differ: otherwise the
@@ -14,6 +14,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from megatron_pz.config import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
@@ -128,12 +129,20 @@ class PretrainZero:
         return Turn(strategy, passages, proposals, rewards, predictions)
 
     def experience(self, turn: Turn) -> list[ScoredGroup]:
-        """Group-relative advantages (equation 10) of both roles; groups without any are dropped. From all ranks."""
-        mine = [
-            self.score("generator", group.prompt_ids, group.responses, rewards)
+        """Group-relative advantages (equation 10) of both roles; groups without any are dropped.
+
+        From all ranks, in an order that does not depend on their number: minibatches and draws go by it.
+        """
+        generator = [
+            ((0, group.place, 0), self.score("generator", group.prompt_ids, group.responses, rewards))
             for group, rewards in zip(turn.proposals, turn.generator_rewards, strict=True)
-        ] + [self.score("predictor", group.prompt_ids, group.responses, group.rewards) for group in turn.predictions]
-        return self.game.from_all_ranks([group for group in mine if any(group.advantages)])
+        ]
+        predictor = [
+            ((1, *group.mask.key), self.score("predictor", group.prompt_ids, group.responses, group.rewards))
+            for group in turn.predictions
+        ]
+        mixed = [(place, group) for place, group in generator + predictor if any(group.advantages)]
+        return [group for _, group in sorted(self.game.from_all_ranks(mixed), key=itemgetter(0))]
 
     def score(
         self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]

@@ -1,4 +1,4 @@
-"""What to watch in a run (PAPER section 7): a step's report turned into named figures, and into samples to read.
+"""What to watch in a run: a step's report turned into named figures, and into samples to read.
 
 The names are those of :mod:`megatron_pz.monitoring.metrics`.
 """

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.results FOLDER OUTPUT      joins the parts that lie in FOLDER to OUTPUT.json and OUTPUT.md
 
-A figure may have a goal (issue 5's table); whether it was met is said, never judged by whether a test fails.
+A figure may have a goal; whether it was met is said, never judged by whether a test fails.
 """
 
 from __future__ import annotations

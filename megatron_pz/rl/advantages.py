@@ -61,7 +61,7 @@ def mixed_groups(groups: Iterable[ScoredGroup]) -> list[ScoredGroup]:
 
 
 def outcome(rewards: Sequence[float]) -> Outcome:
-    """What became of a group, for the counts of PAPER section 7: which kind of equal, or mixed."""
+    """What became of a group, for the counts in a run's metrics: which kind of equal, or mixed."""
     if is_mixed(rewards):
         return "mixed"
     mean = math.fsum(rewards) / len(rewards)

@@ -1,4 +1,4 @@
-"""Statistics of the loss that add up over micro-batches and ranks, role by role (PAPER section 7).
+"""Statistics of the loss that add up over micro-batches and ranks, role by role.
 
 :class:`LossStatistics` is two small tensors, so a step needs one all-reduce with SUM and one with MAX, and never waits
 for a GPU in its middle. :meth:`LossStatistics.by_role` and :meth:`LossStatistics.pooled` turn them into figures.

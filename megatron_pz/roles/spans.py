@@ -175,7 +175,7 @@ class SpanPolicy:
 
 
 def is_subword(span: str, passage: str) -> bool:
-    """Whether any occurrence of a span lies inside a longer word (a figure to watch, PAPER section 7)."""
+    """Whether any occurrence of a span lies inside a longer word (a figure to watch)."""
     policy = SpanPolicy()
     span, passage = policy.normal_span(span), policy.normal_passage(passage)
     starts = policy.occurrences(span, passage)

@@ -1,4 +1,4 @@
-"""Passive masks, the paper's baselines: chosen by chance instead of by the generator (PAPER section 5)."""
+"""Passive masks, the paper's baselines: chosen by chance instead of by the generator."""
 
 from __future__ import annotations
 
