@@ -55,6 +55,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--samples-per-once-word", type=int, default=4, help="predictions of a fixed word that stands nowhere else"
     )
+    parser.add_argument(
+        "--predictions-per-mask",
+        type=int,
+        help="predictions of each of the model's own masks, G of equation 9; left out: grpo_group_size",
+    )
     parser.add_argument("--output", type=Path, nargs="+", help="a JSON file for each model")
     flags = parser.parse_args(argv)
     flags.name = flags.name or [directory.resolve().name for directory in flags.hf_model]
@@ -62,16 +67,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
             raise BadInput(f"{flag} has {count} values for {len(flags.hf_model)} models; give one for each")
-    for flag in ("--masks-per-passage", "--samples-per-repeated-word", "--samples-per-once-word"):
+    counts = ("passages", "masks-per-passage", "samples-per-repeated-word", "samples-per-once-word")
+    for flag in (*(f"--{count}" for count in counts), "--predictions-per-mask"):
         value = getattr(flags, flag[2:].replace("-", "_"))
-        if value < 1:
+        if value is not None and value < 1:
             raise BadInput(f"{flag} {value}: must be at least 1")
     if len(set(flags.name)) < len(flags.name):
         raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
     for directory in flags.hf_model:
         if not (directory / "config.json").is_file():
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
+    if len(set(flags.output)) < len(flags.output):
+        raise BadInput(f"--output {' '.join(map(str, flags.output))}: give every model a file of its own")
+    for path in flags.output:
+        require_writable(path)
     return flags
+
+
+def require_writable(path: Path) -> None:
+    """Raise :class:`BadInput` now, and not after an evaluation of minutes, where ``path`` cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--output {path}: the folder cannot be made ({error.strerror})") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--output {path}: {'is a folder' if path.is_dir() else 'the folder cannot be written to'}")
 
 
 @exits_with_one_line
@@ -80,8 +100,8 @@ def main(argv: list[str] | None = None) -> None:
     flags = parse(argv)
     config = load_yaml(flags.config)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
     blend = open_blend(flags.valid_data_path, str(flags.hf_model[0]))
+    tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
     corpus = (blend[index] for index in range(0, len(blend), -(-len(blend) // MOST_PASSAGES_READ)))
     limit = config.rollout.max_prompt_length
     chosen = choose(corpus, flags.passages, tokenizer, config.game, config.data, limit)
@@ -110,7 +130,7 @@ def evaluate_models(
         max_prompt_length=config.rollout.max_prompt_length,
         max_response_length=config.rollout.max_response_length,
         masks_per_passage=flags.masks_per_passage,
-        predictions_per_mask=config.game.grpo_group_size,
+        predictions_per_mask=flags.predictions_per_mask or config.game.grpo_group_size,
         samples_per_repeated_word=flags.samples_per_repeated_word,
         samples_per_once_word=flags.samples_per_once_word,
     )
