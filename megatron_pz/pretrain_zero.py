@@ -131,18 +131,17 @@ class PretrainZero:
     def experience(self, turn: Turn) -> list[ScoredGroup]:
         """Group-relative advantages (equation 10) of both roles; groups without any are dropped.
 
-        From all ranks, in an order that does not depend on their number: minibatches and draws go by it.
+        From all ranks, in the order of their places, whatever the number of ranks: minibatches and draws go by it.
         """
-        generator = [
-            ((0, group.place, 0), self.score("generator", group.prompt_ids, group.responses, rewards))
+        mine = {
+            ("generator", group.place, 0): self.score("generator", group.prompt_ids, group.responses, rewards)
             for group, rewards in zip(turn.proposals, turn.generator_rewards, strict=True)
-        ]
-        predictor = [
-            ((1, *group.mask.key), self.score("predictor", group.prompt_ids, group.responses, group.rewards))
+        } | {
+            ("predictor", *group.mask.key): self.score("predictor", group.prompt_ids, group.responses, group.rewards)
             for group in turn.predictions
-        ]
-        mixed = [(place, group) for place, group in generator + predictor if any(group.advantages)]
-        return [group for _, group in sorted(self.game.from_all_ranks(mixed), key=itemgetter(0))]
+        }
+        scored = self.game.from_all_ranks([item for item in mine.items() if any(item[1].advantages)])
+        return [group for _, group in sorted(scored, key=itemgetter(0))]
 
     def score(
         self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]

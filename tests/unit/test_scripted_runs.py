@@ -19,6 +19,7 @@ from megatron_pz.config import (
     TrainingConfig,
 )
 from megatron_pz.errors import BadInput
+from megatron_pz.game import Game
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.step_metrics import step_samples, step_work
@@ -107,6 +108,23 @@ def test_one_policy_learns_from_both_roles_and_has_one_engine(config: RunConfig,
     assert len(ScriptedEngine.started) == 1
     assert {learner.name for learner in run.learners} == {""}
     assert all(step["generator/tokens"] and step["predictor/tokens"] for step in steps)
+
+
+@pytest.mark.parametrize("grpo", [{"updates_per_step": 2}, {}], ids=["minibatches", "drawn groups"])
+def test_the_number_of_ranks_does_not_enter_what_is_learned(
+    grpo: dict[str, object], config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks play every other passage and mask, and hand over what they have one after the other."""
+    game = {"masks_per_passage": 4, "max_predictor_groups": 0 if grpo else 2}
+    several = with_fields(config, grpo=grpo, game=game)
+    run, steps = run_to_the_end(several)
+    assert sum(step["predictor/groups_learned_from"] for step in steps) > 4
+    monkeypatch.setattr(Game, "from_all_ranks", lambda self, mine: [*mine[0::2], *mine[1::2]])
+    of_two, steps_of_two = run_to_the_end(with_fields(several, training={"save": str(tmp_path / "two")}))
+    for step, other in zip(steps, steps_of_two, strict=True):
+        assert other == pytest.approx(step, rel=1e-6)
+    before, after = weights_of(run)[""], weights_of(of_two)[""]
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 def test_a_checkpoint_of_one_policy_is_not_one_of_two(config: RunConfig) -> None:
