@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,8 +80,10 @@ def require_in_sync(updates: Iterable[Update], max_log_prob_difference: float, i
     Raises:
         EngineOutOfSync: naming the iteration.
     """
-    statistics = sum((update.statistics for update in updates), start=LossStatistics.zero())
-    figures = statistics.pooled()
+    statistics = [update.statistics for update in updates]  # on the trainer's device: a sum must not begin elsewhere
+    if not statistics:
+        return
+    figures = functools.reduce(operator.add, statistics).pooled()
     LogProbDifference(
         figures.tokens, figures.log_prob_difference_mean, figures.log_prob_difference_max, figures.k3_kl
     ).require_below(max_log_prob_difference, where=f"iteration {iteration}: ")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from megatron_pz.rl.statistics import MAXIMA, SUMS, LossStatistics
+from megatron_pz.rl.statistics import MAXIMA, SUMS, LossFigures, LossStatistics
 from megatron_pz.rollout.health import EngineOutOfSync, LogProbDifference, require_in_sync
 
 
@@ -67,3 +67,18 @@ def test_the_step_is_judged_by_the_mean_over_all_its_updates() -> None:
 
 def test_a_step_without_updates_is_in_sync() -> None:
     require_in_sync([], 0.0, iteration=1)
+
+
+def test_statistics_may_be_on_another_device_than_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's are on its GPU. "meta" is the one other device that every machine has, without values."""
+    figures = update(tokens=10, difference=5.0, largest=2.0).statistics.pooled()
+    asked: list[str] = []
+
+    def pooled(statistics: LossStatistics) -> LossFigures:
+        asked.append(statistics.sums.device.type)
+        return figures
+
+    monkeypatch.setattr(LossStatistics, "pooled", pooled)
+    with pytest.raises(EngineOutOfSync, match=r"0\.5 nats"):
+        require_in_sync([Update(LossStatistics.zero("meta"))] * 2, 0.3, iteration=1)
+    assert asked == ["meta"]
