@@ -138,7 +138,7 @@ def machine_refusals(config: RunConfig, machine: Machine) -> list[str]:
 
     ``config`` has passed :func:`precision_rules`.
     """
-    reasons = [*_device_refusals(config.model, machine)]
+    reasons = [*_device_refusals(config.model, machine), *_engine_refusals(config, machine)]
     if uses_fp8(config.model):
         reasons += _fp8_refusals(config.model, machine)
     if config.rollout.rollout_quantization != "none":
@@ -157,6 +157,16 @@ def _device_refusals(model: ModelConfig, machine: Machine) -> list[str]:
     if model.bf16 and machine.compute_capability < (8, 0):
         reasons.append(f"--bf16 needs a device of capability 8.0 or more, this one has {_text(machine)}; use --no-bf16")
     return reasons
+
+
+def _engine_refusals(config: RunConfig, machine: Machine) -> list[str]:
+    two = config.game.policy_sharing == "separate"
+    if machine.compute_capability is None or not (two and config.rollout.sleep_during_update):
+        return []
+    return [
+        "--policy-sharing separate has two rollout engines in every process, and vLLM's sleep mode serves one only: "
+        "use --no-sleep-during-update"
+    ]
 
 
 def _fp8_refusals(model: ModelConfig, machine: Machine) -> list[str]:

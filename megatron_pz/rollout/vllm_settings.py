@@ -40,7 +40,8 @@ def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -
         arguments["distributed_executor_backend"] = "external_launcher"
     if on_gpu:
         arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
-        arguments["enable_sleep_mode"] = True
+        # One engine of a process at most can sleep: vLLM's allocator refuses the weights of a second one.
+        arguments["enable_sleep_mode"] = rollout.sleep_during_update
     else:
         arguments["enforce_eager"] = True
         arguments["block_size"] = CPU_BLOCK_SIZE

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from megatron_pz.arguments import parse_run_config
-from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.config import (
+    GameConfig,
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RolloutConfig,
+    RunConfig,
+)
 from megatron_pz.errors import BadInput
 from megatron_pz.precision_rules import Machine, machine_refusals, padded_for_fp8, precision_rules
 
@@ -128,6 +136,16 @@ def test_bfloat16_runs_on_a_cpu_and_from_ampere_on() -> None:
 def test_fp8_rollouts_need_a_device_that_multiplies_fp8(machine: Machine, refused: bool) -> None:
     reasons = machine_refusals(RunConfig(rollout=RolloutConfig(rollout_quantization="fp8")), machine)
     assert bool(reasons) is refused
+
+
+@pytest.mark.parametrize(("machine", "refused"), [(CPU, False), (HOPPER, True)])
+def test_two_engines_in_a_process_cannot_sleep(machine: Machine, refused: bool) -> None:
+    """vLLM's GPU worker asserts it when the second one loads its weights ("one instance per process")."""
+    separate = RunConfig(game=GameConfig(policy_sharing="separate"))
+    reasons = machine_refusals(separate, machine)
+    assert [("use --no-sleep-during-update" in reason) for reason in reasons] == [True] * refused
+    awake = dataclasses.replace(separate, rollout=RolloutConfig(sleep_during_update=False))
+    assert machine_refusals(awake, machine) == []
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
     assert (quantized["quantization"], quantized["dtype"]) == ("fp8", "bfloat16")
 
 
+@pytest.mark.parametrize("sleeps", [True, False])
+def test_vllm_is_prepared_for_sleep_where_engines_sleep(sleeps: bool) -> None:
+    arguments = engine_arguments(RolloutConfig(sleep_during_update=sleeps), colocated=True, on_gpu=True)
+    assert arguments["enable_sleep_mode"] is sleeps
+
+
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"config\.json cannot be read"):
         VllmEngine(tmp_path, RolloutConfig(), seed=0, colocated=False)
