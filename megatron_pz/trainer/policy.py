@@ -6,6 +6,7 @@ without tensor, pipeline and data parallelism. The letter R counts the response 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,9 @@ class UpdateResult:
     """What one optimizer step did."""
 
     grad_norm: float
-    """Global gradient norm before clipping."""
+    """Global gradient norm before clipping; NaN where the gradient was not finite."""
     applied: bool
-    """False when the optimizer skipped the step (a non-finite gradient)."""
+    """False when the step was left out, and the weights are as they were: the gradient was not finite."""
     statistics: LossStatistics
     """Summed over all rows of all ranks."""
 
@@ -198,9 +199,23 @@ class Policy(FrozenPolicy):
             return value * to_sum, {"statistics": statistics}
 
         outputs = self._run(batches, anchors or [Anchors()] * len(batches), loss, forward_only=False)
-        applied, grad_norm, _ = self.optimizer.step()
+        applied, grad_norm = self._step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
-        return UpdateResult(float(grad_norm), bool(applied), self._over_all_ranks(total))
+        return UpdateResult(grad_norm, applied, self._over_all_ranks(total))
+
+    def _step(self) -> tuple[bool, float]:
+        """The optimizer's step, on all ranks or on none; (whether it was made, the gradient's norm).
+
+        Megatron-Core looks for gradients that are not finite in float16 only. In other types one of them would, through
+        the global norm, leave no weight of the model whole.
+        """
+        sums = [
+            buffer.grad_data.sum() for chunk in self.chunks for buffer in chunk.buffers + chunk.expert_parallel_buffers
+        ]
+        if self.topology.any_rank(not bool(torch.stack(sums).isfinite().all())):
+            return False, math.nan
+        applied, grad_norm, _ = self.optimizer.step()
+        return bool(applied), float(grad_norm)
 
     def offload(self) -> None:
         """Put the optimizer's state aside until :meth:`onload`: into host memory, and the gradients into none.

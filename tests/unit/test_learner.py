@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, RolloutConfig, RunConfig, TrainingConfig
+from megatron_pz.config import (
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from megatron_pz.learner import Learner
 from megatron_pz.rl.experience import ScoredGroup
+from megatron_pz.rl.losses import policy_loss
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.policy import Policy, ReferencePolicy
 from megatron_pz.trainer.topology import Topology
 from tests.conftest import TINY_VOCAB_SIZE
@@ -130,3 +144,33 @@ def test_each_learner_has_its_own_schedule(topology: Topology, tiny_llama_dir: P
         for optimizer in (OPTIMIZER, slow)
     ]
     assert rates == pytest.approx([3e-3, 1e-3 * 6 / 9])
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("gradient", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_changes_nothing(
+    gradient: float, sharded: bool, topology: Topology, tiny_llama_dir: Path
+) -> None:
+    config = dataclasses.replace(
+        run_config(tiny_llama_dir, GrpoConfig()), parallel=ParallelConfig(use_distributed_optimizer=sharded)
+    )
+    spared, spoilt = Policy(config, topology), Policy(config, topology)
+    groups = experience()
+    rows = spared.pack(groups, LossWeighting.of(groups, "sequence_mean", 12), 48)
+    loss = partial(policy_loss, grpo=config.grpo)
+
+    def bad_loss(log_probs_R: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, LossStatistics]:
+        value, statistics = loss(log_probs_R, *rest)
+        log_probs_R.register_hook(lambda grad_R: grad_R * gradient)
+        return value, statistics
+
+    for policy in (spared, spoilt):
+        assert policy.update(rows, loss, 1e-3).applied
+    result = spoilt.update(rows, bad_loss, 1e-3)
+    assert not result.applied
+    assert math.isnan(result.grad_norm)
+    assert result.statistics.pooled().tokens == sum(len(row.labels_R) for row in rows)
+    for policy in (spared, spoilt):
+        assert policy.update(rows, loss, 1e-3).applied
+    expected = dict(spared.weights())
+    assert all(torch.equal(weight, expected[name]) for name, weight in spoilt.weights())
