@@ -65,13 +65,23 @@ def wrap(
         ),
         chunks,
     )
-    for group in optimizer.param_groups:  # the factors of the standard rule, which Megatron leaves to its scheduler
-        group["weight_decay"] = config.weight_decay * group["wd_mult"]
+    use_own_settings(optimizer)
     model_config.finalize_model_grads_func = finalize_model_grads
     model_config.grad_scale_func = optimizer.scale_loss
     if parallel.overlap_grad_reduce:  # the schedule says in which micro-batch gradients are complete
         model_config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
     return chunks, optimizer
+
+
+def use_own_settings(optimizer: MegatronOptimizer) -> None:
+    """Let AdamW have the settings that the optimizer was made with. What a state was saved with comes with that state,
+    and would win over a resumed run's configuration."""
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        settings = part.config
+        for group in part.param_groups:
+            # The factors of the standard rule, which Megatron leaves to its scheduler.
+            group["weight_decay"] = settings.weight_decay * group["wd_mult"]
+            group["betas"], group["eps"] = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps
 
 
 def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:

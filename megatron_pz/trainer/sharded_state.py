@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.errors import BadInput
 from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
-from megatron_pz.trainer.optimizer import gather_weights
+from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
 
 # Moments and master weights are stored as tensors of the model's shapes, so that a run can resume in another layout.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
@@ -114,6 +114,7 @@ def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
 def load_tensors(folder: Path, parts: Parts) -> None:
     """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
 
+    Optimizers keep their own settings (weight decay, betas, epsilon), not those that the checkpoint was written with.
     Raises BadInput if the checkpoint is of another model; for files that cannot be read, whatever the readers raise.
     """
     states = _sharded_states(parts, is_loading=True)
@@ -136,6 +137,7 @@ def load_tensors(folder: Path, parts: Parts) -> None:
             unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
         if part.optimizer is not None:
             part.optimizer.load_state_dict(loaded["optimizer"])
+            use_own_settings(part.optimizer)
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:

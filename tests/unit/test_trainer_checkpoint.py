@@ -41,10 +41,13 @@ class Line(MegatronModule):
 
 
 class Trainee:
-    def __init__(self, weight: float = 1.0, distributed: bool = False, **shape: object) -> None:
+    def __init__(
+        self, weight: float = 1.0, distributed: bool = False, settings: dict[str, float] | None = None, **shape: object
+    ) -> None:
         self.model = Line(weight, **shape)
         parallel = ParallelConfig(use_distributed_optimizer=distributed)
-        self.chunks, self.optimizer = wrap([self.model], OptimizerConfig(lr=1e-3), parallel, bf16=True)
+        config = OptimizerConfig(**{"lr": 1e-3, **(settings or {})})
+        self.chunks, self.optimizer = wrap([self.model], config, parallel, bf16=True)
 
     def step(self) -> None:
         self.chunks[0].zero_grad_buffer()
@@ -125,6 +128,22 @@ def test_weights_alone(saved: Path) -> None:
     trainee.load(saved)
     assert checkpoint.load_model_weights(saved, [bare]) == {"cursor": 2}
     assert torch.equal(bare.weight, trainee.model.weight)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_a_resumed_run_has_its_own_settings_of_adamw(tmp_path: Path, distributed: bool) -> None:
+    """The state's own are those of the run that saved it."""
+    before = Trainee(distributed=distributed)
+    before.step()
+    before.save(tmp_path, 1)
+    settings = {"weight_decay": 0.25, "adam_beta1": 0.5, "adam_beta2": 0.75, "adam_eps": 0.125}
+    resumed = Trainee(distributed=distributed, settings=settings, size=4)
+    expected = [(group["weight_decay"], group["betas"], group["eps"]) for group in resumed.optimizer.param_groups]
+    resumed.load(tmp_path)
+    found = [(group["weight_decay"], group["betas"], group["eps"]) for group in resumed.optimizer.param_groups]
+    assert found == expected
+    assert found[0][1:] == ((0.5, 0.75), 0.125)
+    assert resumed.everything()[2].gt(0.0).all(), "the moments are those of the checkpoint"
 
 
 @pytest.mark.parametrize("distributed", [False, True])
