@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from megatron_pz.config import ParallelConfig
@@ -20,6 +21,7 @@ def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
     _refuse_tensor_parallel(arch, parallel)
     _refuse_experts(arch, parallel)
     layers = layers_of_stages(arch.num_layers, parallel)
+    _refuse_stages_without_experts(arch, layers, parallel)
     _refuse_recompute(layers, parallel)
 
 
@@ -122,10 +124,32 @@ def _refuse_experts(arch: Architecture, parallel: ParallelConfig) -> None:
             f"expert_tensor_parallel_size {own_tensor} does not divide the {experts.ffn_hidden_size} channels of an "
             f"expert; the next smaller size that fits is {_next_smaller(own_tensor, experts.ffn_hidden_size)}"
         )
+    if ranks == 1 and own_tensor != parallel.tensor_model_parallel_size:
+        raise BadInput(
+            f"--expert-tensor-parallel-size {own_tensor} beside --tensor-model-parallel-size "
+            f"{parallel.tensor_model_parallel_size} needs --expert-model-parallel-size of at least 2: without it "
+            "Megatron-Core averages the experts' gradients over the ranks of the other layers, which hold other parts"
+        )
     if parallel.tensor_model_parallel_size > 1 and not parallel.sequence_parallel:
         raise BadInput(
             f"tensor_model_parallel_size {parallel.tensor_model_parallel_size} with experts needs --sequence-parallel: "
             "without it every tensor parallel rank would send the same tokens to the experts"
+        )
+
+
+def _refuse_stages_without_experts(arch: Architecture, layers: list[int], parallel: ParallelConfig) -> None:
+    """Experts that ranks share have an optimizer of their own, and where it is empty checkpoints of it fail."""
+    if arch.experts is None or parallel.expert_model_parallel_size == 1:
+        return
+    chunks, numbers = parallel.virtual_pipeline_model_parallel_size, iter(range(arch.num_layers))
+    sparse = [0] * len(layers)
+    for _ in range(chunks):  # a stage has one run of layers from every turn
+        for stage, count in enumerate(layers):
+            sparse[stage] += sum(arch.experts.in_layer[number] for number in islice(numbers, count // chunks))
+    if not all(sparse):
+        raise BadInput(
+            f"pipeline stage {sparse.index(0)} (from 0) would have no layer with experts, as every stage needs under "
+            f"--expert-model-parallel-size {parallel.expert_model_parallel_size}: choose other pipeline stages"
         )
 
 

@@ -69,6 +69,7 @@ LAYOUTS: dict[int, tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]] 
             "experts x sharded optimizer": {**EXPERT, **SHARDED},
             "experts x tensor+sequence": {**EXPERT, **SEQUENCE},
             "experts x interleaved": {**EXPERT, **INTERLEAVED},
+            "experts, their matrices over data ranks": {**EXPERT, "expert_tensor_parallel_size": 2},
         },
     ),
     8: ({"tensor+sequence x pipeline x context": {**SEQUENCE, **PIPELINE, **CONTEXT}}, {}),
