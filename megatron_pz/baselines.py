@@ -106,7 +106,7 @@ class MaskExamples(PassageExamples):
 @exits_with_one_line
 def main() -> None:
     """Run the baseline that the flags ask for; exit codes as those of ``megatron_pz.train``."""
-    config = parse_run_config(sys.argv[1:], "megatron_pz.supervised")
+    config = parse_run_config(sys.argv[1:], "megatron_pz.baselines")
     training = config.training
 
     def rate(step: int) -> float:

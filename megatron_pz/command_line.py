@@ -11,9 +11,12 @@ from megatron_pz.errors import BadInput
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are :class:`BadInput`. Flags cannot be abbreviated."""
 
-    def __init__(self, description: str) -> None:
+    def __init__(self, description: str, *, add_help: bool = True) -> None:
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+            description=description,
+            add_help=add_help,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
 
     def error(self, message: str) -> NoReturn:

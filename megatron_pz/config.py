@@ -22,7 +22,8 @@ class ModelConfig:
     """The pretrained model that the run starts from, and the precision in which the trainer computes with it."""
 
     hf_model: str = ""
-    """Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json): qwen3 or llama."""
+    """Directory of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer.json): Qwen3, Qwen3-MoE,
+    Llama or SmolLM3."""
     tokenizer_model: str = ""
     """Directory of the Hugging Face tokenizer; empty: the one in hf_model."""
     make_vocab_size_divisible_by: int = 128
@@ -109,7 +110,7 @@ class GameConfig:
     """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: MaskStrategy = "active"
-    """Who chooses the masks: the generator [P], or one of the paper's passive baselines (PAPER section 5)."""
+    """Who chooses the masks: the generator [P], or one of the paper's passive baselines."""
     passive_warmup_iters: int = 0
     """The first so many steps use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
     warmup_mask_strategy: PassiveStrategy = "random_span"
@@ -248,7 +249,7 @@ class OptimizerConfig:
     adam_beta2: float = 0.95
     adam_eps: float = 1e-8
     clip_grad: float = 1.0
-    """Largest global gradient norm."""
+    """Largest global gradient norm; 0: any."""
     rl_offload_optimizer_during_inference: bool = False
     """GPU only: while the engines sample, the optimizer's state waits in host memory and gradients have none; needs
     bf16 [C]. Megatron-LM's name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -9,6 +10,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 Returned = TypeVar("Returned")
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_INTERRUPTED = 128 + 2
+"""What a shell makes of a program that SIGINT ended."""
 
 
 class ExpectedFailure(Exception):
@@ -26,7 +31,8 @@ class BadInput(ExpectedFailure):
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 
-    Under torchrun most failures strike all ranks alike; the first rank of each node speaks for it.
+    So do a full disk and Ctrl-C, wherever they strike. Under torchrun most failures strike all ranks alike; the first
+    rank of each node speaks for it.
     """
 
     @functools.wraps(main)
@@ -34,8 +40,21 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
         try:
             return main(*args, **kwargs)
         except ExpectedFailure as error:
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            _say(str(error))
             raise SystemExit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            where = f" for {error.filename}" if error.filename else ""
+            _say(f"no room{where}: {error.strerror}; make room and give the same command again")
+            raise SystemExit(ExpectedFailure.exit_code) from None
+        except KeyboardInterrupt:
+            _say("interrupted")
+            raise SystemExit(_INTERRUPTED) from None
 
     return guarded
+
+
+def _say(message: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)

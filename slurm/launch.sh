@@ -114,9 +114,9 @@ print_commands() {
   node=("${PYTHON:-python}" -m megatron_pz.train "${flags[@]}")
   echo "recipe      $CONFIG"
   echo "run folder  $save"
-  echo "node setup  $(activation || echo none)"
+  echo "node setup  ${ACTIVATE:-$(activation || echo none)}"
   echo "under Slurm, on every node of the job:"
-  echo "  srun $(quoted "${srun_flags[@]}")${NODE_PREFIX:-} bash slurm/launch.sh --on-node …, which starts"
+  echo "  srun $(quoted "${srun_flags[@]}")${NODE_PREFIX:+$NODE_PREFIX }bash slurm/launch.sh --on-node …, which starts"
   echo "  $(quoted "${PYTHON:-python}" -m torch.distributed.run)--nnodes=\$SLURM_NNODES --node-rank=\$SLURM_NODEID" \
     "--nproc-per-node=${NPROC_PER_NODE:-GPUS} --master-addr=HEAD_NODE --master-port=${MASTER_PORT:-FROM_JOB_ID}" \
     "$(quoted "${node[@]:1}")"
@@ -128,6 +128,7 @@ quoted() {
   printf '%q ' "$@"
 }
 
+# The file that a node sources first; code 1 where there is none to source, 2 where the one that was named is missing.
 activation() {
   local file=${ACTIVATE:-.venv/bin/activate}
   if [[ -f $file ]]; then
@@ -163,8 +164,10 @@ run_job() {
 
 # One node: torchrun and its workers.
 run_node() {
-  local file
-  if file=$(activation); then
+  local file code=0
+  file=$(activation) || code=$?
+  ((code < 2)) || return "$code"
+  if [[ -n $file ]]; then
     # shellcheck source=/dev/null
     source "$file"
   fi

@@ -27,6 +27,7 @@ from megatron_pz.model.hf_checkpoint import HFTensorSource, refuse_existing, sav
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, save_checkpoint
+from megatron_pz.trainer.checkpoint_files import folder_of, iterations
 from megatron_pz.trainer.topology import Topology
 
 
@@ -52,6 +53,8 @@ def main() -> None:
 def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path, save: Path) -> None:
     """Write ``save/iter_0000000`` with the weights of a Hugging Face checkpoint, in the dtype that they have there."""
     tensors = HFTensorSource(hf_model)
+    if save.exists() and not save.is_dir():
+        raise BadInput(f"--save {save}: is a file; give a folder")
     if latest_iteration(save) is not None:
         raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
     config = transformer_config(arch, ModelConfig(bf16=tensors.dtype == torch.bfloat16), parallel)
@@ -79,7 +82,10 @@ def megatron_to_hf(
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
         raise BadInput(f"there is no checkpoint in {load}")
-    bf16 = _dtype_of_checkpoint(load / f"iter_{iteration:07d}") == torch.bfloat16
+    if not folder_of(load, iteration).is_dir():
+        have = ", ".join(map(str, sorted(iterations(load)))) or "none"
+        raise BadInput(f"--iteration {iteration}: {load} has no such checkpoint (it has {have})")
+    bf16 = _dtype_of_checkpoint(folder_of(load, iteration)) == torch.bfloat16
     config = transformer_config(arch, ModelConfig(bf16=bf16), parallel)
     topology = Topology.start(parallel, seed=0)
     (model,) = build_chunks(arch, config)

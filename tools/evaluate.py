@@ -66,7 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flags.output = flags.output or []
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
-            raise BadInput(f"{flag} has {count} values for {len(flags.hf_model)} models; give one for each")
+            raise BadInput(f"{flag} has {count} values, --hf-model {len(flags.hf_model)}; give one for each")
     counts = ("passages", "masks-per-passage", "samples-per-repeated-word", "samples-per-once-word")
     for flag in (*(f"--{count}" for count in counts), "--predictions-per-mask"):
         value = getattr(flags, flag[2:].replace("-", "_"))

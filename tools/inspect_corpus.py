@@ -44,17 +44,22 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.passages < 0:
         raise BadInput(f"--passages {flags.passages}: cannot be negative")
+    if flags.seed < 0:
+        raise BadInput(f"--seed {flags.seed}: cannot be negative")
+    if flags.prefix.endswith((".bin", ".idx")):
+        raise BadInput(f"{flags.prefix}: give the corpus' prefix, without {flags.prefix[-4:]}")
     output = Path(flags.output) if flags.output else None
     if output and output.suffix not in (".png", ".html"):
         raise BadInput(f"--output {output}: give a name that ends in .png or .html")
     corpus = CorpusBrowser(flags.prefix)
     passages = _passages(corpus, flags.tokenizer_model, _chosen(corpus, flags))
-    _show(corpus, passages)
     if output:
         try:
             write_page(corpus, passages, output) if output.suffix == ".html" else draw_corpus(corpus, output)
         except OSError as error:
             raise BadInput(f"--output {output}: cannot be written ({error.strerror or error})") from None
+    _show(corpus, passages)
+    if output:
         print(output)
 
 

@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from megatron_pz.arguments import load_yaml
 from megatron_pz.command_line import Parser
+from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.mask_generator import MaskGenerator
@@ -30,6 +31,9 @@ class GreedyModel:
     def __init__(self, directory: Path, stop: tuple[str, ...], max_new_tokens: int) -> None:
         """Raises :class:`BadInput` when transformers cannot load the directory."""
         disable_progress_bar()
+        if not (directory / "config.json").is_file():  # transformers would take it for a name on the hub
+            raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
+        tokenizer_sha256(directory)  # refuses a folder without a tokenizer
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory)
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
@@ -57,6 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hf-model", type=Path, required=True, help="directory of the model")
     parser.add_argument("--text", required=True, help="a paragraph")
     flags = parser.parse_args(argv)
+    if not flags.text.strip():
+        raise BadInput("--text is empty: give a paragraph")
     config = load_yaml(flags.config)
     family, policy = PromptFamily.load(config.game.prompt_family), SpanPolicy.from_config(config.game)
     if not policy.playable(flags.text):

@@ -98,7 +98,8 @@ class Evaluation:
         except OSError as error:
             raise BadInput(f"evaluation {path}: {error.strerror}") from None
         except ValidationError as error:
-            raise BadInput(f"{path} is not an evaluation ({error.error_count()} faults); delete the file") from None
+            faults = error.error_count()
+            raise BadInput(f"{path} is not a result of tools/evaluate.py ({faults} faults); make it again") from None
 
 
 def merge(parts: Sequence[Evaluation]) -> Evaluation:

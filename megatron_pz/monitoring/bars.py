@@ -25,7 +25,10 @@ def draw_bars(path: Path, title: str, labels: Sequence[str], bars: Mapping[str, 
         means = np.array([mean for mean, _ in values])
         half_widths = np.nan_to_num([half_width for _, half_width in values])
         colour = COLOURS[number % len(COLOURS)]
-        axes.bar(places, np.nan_to_num(means), width * 0.92, yerr=half_widths, capsize=3, color=colour, label=name)
+        known = ~np.isnan(means)
+        axes.bar(
+            places[known], means[known], width * 0.92, yerr=half_widths[known], capsize=3, color=colour, label=name
+        )
         for place, mean, half_width in zip(places, means, half_widths, strict=True):
             if not np.isnan(mean):
                 axes.annotate(

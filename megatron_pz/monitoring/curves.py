@@ -1,4 +1,4 @@
-"""The curves of a run as one picture, a panel for each group of figures to watch (PAPER section 7).
+"""The curves of a run as one picture, a panel for each group of figures to watch.
 
 Run it as ``python -m megatron_pz.monitoring.curves RUN [--output FILE.png]``, also on a run that still goes on.
 """
@@ -56,11 +56,15 @@ class LinePanel:
             if np.isnan(values).all():
                 continue
             axes.plot(iterations, values, line.style, color=line.colour, alpha=0.3, linewidth=1)
-            axes.plot(iterations, moving_mean(values), line.style, color=line.colour, linewidth=2, label=line.label)
+            dot = "o" if len(values) == 1 else ""  # a line of one point shows nothing
+            means = moving_mean(values)
+            axes.plot(iterations, means, line.style, marker=dot, color=line.colour, linewidth=2, label=line.label)
         if self.log_scale:
             axes.set_yscale("log")
+        elif axes.dataLim.y0 < 0:
+            axes.axhline(0.0, color=OTHER, linewidth=0.8)
         elif self.from_zero:
-            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            axes.set_ylim(bottom=0.0)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,6 @@ class SharePanel:
             floor = top
         if self.whole_is_one:
             axes.set_ylim(0, 1)
-        axes.set_xlim(edges[0], edges[-1])
 
 
 def _role_lines(quantity: str) -> tuple[Line, Line]:
@@ -176,6 +179,7 @@ def draw_curves(steps: Sequence[StepMetrics], path: Path, title: str = "") -> No
             panel.draw(axes, iterations, series, names)
         else:
             panel.draw(axes, iterations, series)
+        axes.set_xlim(iterations[0] - 0.5, iterations[-1] + 0.5)  # the same in all panels, to read them down a column
         _finish(axes, panel.title, panel.unit)
     if title:
         figure.suptitle(title, fontsize=14)

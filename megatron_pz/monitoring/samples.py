@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SAMPLES_FILE = "samples.jsonl"
@@ -44,23 +45,30 @@ class MaskSample:
 
 
 def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> None:
-    """Write a Markdown page that shows each passage once, with its masks and the predictions of each."""
+    """Write a Markdown page that shows each passage once, with its masks and the predictions of each.
+
+    Rollouts that name the same mask and share its predictions (``share_equal_masks``) are shown together.
+    """
     lines = [f"# Iteration {iteration}"]
-    passages: dict[tuple[str, str], list[MaskSample]] = {}
+    passages: dict[tuple[str, str], dict[MaskSample, Counter[str]]] = {}
     for sample in samples:
-        passages.setdefault((sample.title, sample.passage), []).append(sample)
+        masks = passages.setdefault((sample.title, sample.passage), {})
+        masks.setdefault(replace(sample, response=""), Counter())[sample.response] += 1
     for (title, passage), masks in passages.items():
         lines += ["", f"## {_inline(title) or 'untitled'}", "", _quoted(passage)]
-        for mask in masks:
-            lines += ["", *_mask_lines(mask)]
+        for mask, responses in masks.items():
+            lines += ["", *_mask_lines(mask, responses)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _mask_lines(mask: MaskSample) -> list[str]:
+def _mask_lines(mask: MaskSample, responses: Counter[str]) -> list[str]:
+    """A mask with the generator's responses that name it, and how often each came."""
     head = f"### {_code(mask.span)}" if mask.span is not None else f"### no valid mask ({mask.fault})"
     right = sum(prediction.right for prediction in mask.predictions)
     score = f", {right} of {len(mask.predictions)} predictions right" if mask.predictions else ""
-    lines = [f"{head} — reward {mask.reward:+.3f}{score}", "", f"generator: {_code(mask.response)}"]
+    lines = [f"{head} — reward {mask.reward:+.3f}{score}"]
+    for response, count in responses.most_common():
+        lines += ["", f"generator{f', {count} times' if count > 1 else ''}: {_code(response)}"]
     if mask.span is not None:
         lines += ["", _quoted(mask.masked_passage), ""]
         lines += [f"- {'**right**' if p.right else 'wrong'} {_code(p.response)}" for p in mask.predictions]

@@ -52,7 +52,17 @@ def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> No
         ("game: {span_policy: sentence}", "game.span_policy = 'sentence'"),
         ("[1, 2]", "expected sections"),
         ("game: [1]", "section 'game' must hold key: value lines"),
-        ("game: {", "is not YAML"),
+        ("game: {", "cannot be read as YAML"),
+        ("game: {span_policy: words}\nmodel: {}\ngame: {}", "the key 'game' stands twice"),
+        ("optimizer:\n  lr: 1.0\n  lr: 2.0", "the key 'lr' stands twice"),
+        ("training: {train_iters: true}", "training.train_iters = true: give a number"),
+        ("game: 0", "section 'game' must hold key: value lines"),
+        ("false", "expected sections"),
+        ("3: {}", "unknown section 3"),
+        ("? [1, 2]\n: 3", "cannot be read as YAML"),
+        ("lr: 1e-5", "unknown section 'lr' (it belongs to the section 'optimizer')"),
+        ("game: {train_iters: 3}", "unknown key game.train_iters (it belongs to the section 'training')"),
+        ("data: {data_path: 5}", "data.data_path = 5: Input should be a list"),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
@@ -64,6 +74,15 @@ def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> N
     assert str(path) in str(refusal.value)
 
 
+def test_numbers_and_lists_read_as_a_flag_would_give_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("optimizer: {lr: 5e-7}\ndata: {data_path: 0.7 a 0.3 b, valid_data_path: v}\ngame:\n")
+    config = load_yaml(path)
+    assert config.optimizer.lr == 5e-7
+    assert (config.data.data_path, config.data.valid_data_path) == (("0.7", "a", "0.3", "b"), ("v",))
+    assert config.game == RunConfig().game
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_run_config(["--config", str(tmp_path / "none.yaml")], "x")
@@ -72,7 +91,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--lrr", "1"], "--lrr"),
+        (["--lrr", "1"], "--lrr, 1: did you mean --lr?"),
+        (["examples/toy/config.yaml"], "give a configuration file as --config FILE"),
+        (["--bf16", "True"], "switches take no value"),
         (["--lr", "fast"], "'fast'"),
         (["--span-policy", "sentence"], "invalid choice 'sentence'"),
         (["stray"], "stray"),
@@ -97,6 +118,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--eval-interval", "5"], "needs --valid-data-path"),
         (["--hf-model", "/nowhere/at/all"], "no such directory"),
         (["--min-passage-words", "9", "--max-passage-words", "5"], "is above --max-passage-words"),
+        (["--config"], "expected one argument"),
+        (["--log-interval", "0"], "--log-interval 0: must be at least 1"),
+        (["--eval-interval", "-1"], "--eval-interval -1: must not be negative"),
+        (["--rollout-memory-gib", "-1"], "--rollout-memory-gib -1.0: must be above 0"),
+        (["--clip-grad", "nan"], "--clip-grad nan: give a finite number"),
+        (["--lr", "inf"], "--lr inf: give a finite number"),
+        (["--adam-beta2", "1"], "--adam-beta2 1.0: must be at least 0 and below 1"),
+        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (["--gpu-memory-utilization", "60"], "must be above 0 and at most 1"),
+        (["--cold-start-repeated-share", "1.5"], "must lie between 0 and 1"),
+        (["--save", "~/run"], "~ and $ are not expanded here"),
+        (["--save", "/tmp/$USER/run"], "~ and $ are not expanded here"),
+        (["--data-path", "corpus_text_passage.bin"], "give the prefix, without .bin"),
+        (["--tokenizer-model", "/nowhere/at/all"], "--tokenizer-model /nowhere/at/all: no such directory"),
     ],
 )
 def test_a_wrong_flag_is_refused_in_one_line(flags: list[str], complaint: str, required: list[str]) -> None:

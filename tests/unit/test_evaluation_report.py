@@ -70,8 +70,18 @@ def test_evaluations_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Capt
         (["--hf-model", "{model}"], "--valid-data-path"),
         (["--hf-model", "{model}/absent", "--valid-data-path", "p"], "no config.json"),
         (["--hf-model", "{model}", "{model}", "--valid-data-path", "p"], "not all different"),
-        (["--hf-model", "{model}", "--name", "a", "b", "--valid-data-path", "p"], "--name has 2 values for 1 model"),
+        (["--hf-model", "{model}", "--name", "a", "b", "--valid-data-path", "p"], "--name has 2 values, --hf-model 1"),
         (["--hf-model", "{model}", "--valid-data-path", "p", "--bogus"], "--bogus"),
+        (["--hf-model", "{model}", "--valid-data-path", "p", "--passages", "0"], "--passages 0: must be at least 1"),
+        (["--hf-model", "{model}", "--valid-data-path", "p", "--output", "{model}"], "is a folder"),
+        (
+            ["--hf-model", "{model}", "--valid-data-path", "p", "--output", "/proc/a/b.json"],
+            "the folder cannot be made",
+        ),
+        (
+            ["--hf-model", "{model}", "{model}/.", "--name", "a", "b", "--valid-data-path", "p", "--output", "c", "c"],
+            "give every model a file of its own",
+        ),
     ],
 )
 def test_evaluate_refuses_flags_before_it_starts_anything(

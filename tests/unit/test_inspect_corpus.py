@@ -207,6 +207,7 @@ def test_the_picture_has_titles_units_and_true_numbers(corpus_prefix: str) -> No
         (("--output", "a.pdf"), "--output a.pdf: give a name that ends in .png or .html"),
         (("--title", "A"), "--index and --title show passages"),
         (("--passages", "-1"), "--passages -1: cannot be negative"),
+        (("--seed", "-1"), "--seed -1: cannot be negative"),
         (("--output", "/nowhere/a.png"), "--output /nowhere/a.png: cannot be written"),
         (("--tokenizer-model", "OTHER"), "was made with another tokenizer"),
     ],

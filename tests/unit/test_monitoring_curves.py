@@ -54,6 +54,21 @@ def test_a_run_without_some_metrics_is_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_panels_share_the_iterations_and_one_step_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    values = {"generator/reward": -0.1, "generator/valid_masks": 0.5, "train/grad_norm": 2.0, "time/update": 3.0}
+    draw_curves([StepMetrics(i, values) for i in (3, 4, 5)], tmp_path / "a.png")
+    draw_curves([StepMetrics(3, values)], tmp_path / "b.png")
+    assert {axes.get_xlim() for axes in drawn[0].axes} == {(2.5, 5.5)}
+    for figure in drawn:
+        limits = {axes.get_title(loc="left"): axes.get_ylim() for axes in figure.axes}
+        assert limits["Reward"][0] < -0.1, "what is below zero is not cut off"
+        assert limits["Gradient norm, before clipping"][0] == 0
+    (line,) = (line for line in drawn[1].axes[0].lines if line.get_label() == "generator (Eq. 9)")
+    assert line.get_marker() == "o", "a line of one point would be invisible"
+
+
 def test_drawing_nothing_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadInput, match="no iterations"):
         draw_curves([], tmp_path / "curves.png")

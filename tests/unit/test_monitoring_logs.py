@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -15,7 +16,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.monitoring.console import Console, iteration_line
 from megatron_pz.monitoring.metrics import IterationLog, StepMetrics, read_metrics
 from megatron_pz.monitoring.run_logger import RunLogger
-from megatron_pz.monitoring.samples import MaskSample, PredictionSample
+from megatron_pz.monitoring.samples import MaskSample, PredictionSample, write_page
 
 SAMPLE = MaskSample(
     title="Danube",
@@ -146,6 +147,16 @@ def test_console_prints_a_line_each_and_no_bar_into_a_file(capsys: pytest.Captur
     console.close()
     assert [line.split("|")[0].split()[-1] for line in out.getvalue().splitlines()] == ["2", "2"]
     assert capsys.readouterr().err == ""
+
+
+def test_the_page_shows_equal_masks_once_and_counts_the_responses_that_name_them(tmp_path: Path) -> None:
+    alike = dataclasses.replace(SAMPLE, response="\\mask{Danube}")
+    other = dataclasses.replace(SAMPLE, predictions=())
+    write_page(tmp_path / "page.md", 1, [SAMPLE, alike, SAMPLE, other])
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("### `Danube`") == 2, "predictions of its own make it another"
+    assert page.count("\\boxed{Danube}") == 1
+    assert "generator, 2 times: `is the \\mask{Danube}`\n\ngenerator: `\\mask{Danube}`\n" in page
 
 
 def test_the_page_shows_a_passage_once_with_all_its_masks(tmp_path: Path) -> None:

@@ -194,6 +194,49 @@ def test_a_missing_recipe_is_one_clear_line(cluster: Cluster) -> None:
     )
 
 
+@pytest.mark.parametrize("variable", ["NPROC_PER_NODE", "MASTER_PORT", "OMP_NUM_THREADS"])
+def test_a_number_that_is_none_is_one_clear_line(cluster: Cluster, variable: str) -> None:
+    said = (2, f"error: {variable}=two: give a whole number of at least 1\n")
+    assert cluster.run("pz_qwen3_4b.sh", "--print", **{variable: "two"}) == said
+
+
+def test_a_python_that_is_not_there_is_one_clear_line(cluster: Cluster) -> None:
+    code, output = cluster.run("pz_qwen3_4b.sh", PYTHON="/no/python")
+    assert (code, output.count("\n")) == (2, 1)
+    assert "PYTHON=/no/python: no such command" in output
+
+
+def test_an_environment_that_is_not_there_is_one_clear_line(cluster: Cluster) -> None:
+    assert cluster.run("pz_qwen3_4b.sh", ACTIVATE="/no/activate") == (2, "error: ACTIVATE=/no/activate: no such file\n")
+    assert cluster.notes.read_text() == "", "nothing was started"
+
+
+def test_a_job_from_another_folder_than_the_checkout_is_one_clear_line(cluster: Cluster) -> None:
+    code, output = cluster.slurm(SLURM_SUBMIT_DIR=str(cluster.folder)).run("pz_qwen3_4b.sh")
+    assert (code, output.count("\n")) == (2, 1)
+    assert f"{cluster.folder} is not the checkout" in output
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("  save: /scratch/run # of mine", "/scratch/run"),
+        ('  save: "with space"', "with space"),
+        ("  save_interval: 5", None),
+        ('  save: ""', None),
+    ],
+)
+def test_the_run_folder_is_the_recipes_where_no_one_says_otherwise(
+    cluster: Cluster, line: str, folder: str | None
+) -> None:
+    recipe = cluster.folder / "mine" / "config.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text(f"training:\n  train_iters: 3\n{line}\n")
+    code, output = cluster.run("launch.sh", "--print", CONFIG=str(recipe), SAVE="")
+    assert code == 0, output
+    assert f"run folder  {folder or 'runs/mine'}\n" in output
+
+
 def test_every_node_of_a_job_joins_at_the_head_nodes_address(cluster: Cluster) -> None:
     code, output = cluster.slurm(nodes=2, SLURM_GPUS_ON_NODE="8").run("pz_qwen3_4b.sh", "--train-iters", "7")
     assert code == 0, output

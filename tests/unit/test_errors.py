@@ -1,0 +1,55 @@
+"""What a command says and returns when it cannot go on."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from megatron_pz.errors import BadInput, exits_with_one_line
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (BadInput("two\n  lines"), 2, "error: two lines"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/a.bin"), 1, "no room for /data/a.bin: No space left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "no room: Disk quota exceeded; make room"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_an_expected_failure_is_one_line(
+    failure: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @exits_with_one_line
+    def main() -> None:
+        raise failure
+
+    with pytest.raises(SystemExit) as stop:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == code
+    assert words in line
+
+
+def test_only_the_first_rank_of_a_node_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @exits_with_one_line
+    def main() -> None:
+        raise BadInput("no")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_other_failures_keep_their_traceback() -> None:
+    @exits_with_one_line
+    def main() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        main()
