@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,7 +23,15 @@ from megatron_pz.corpus.browser import CorpusBrowser, Lengths
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.monitoring.corpus_page import ShownPassage, write_page
-from megatron_pz.monitoring.corpus_picture import draw_corpus, headline, origin, outcomes, percent
+from megatron_pz.monitoring.corpus_picture import (
+    draw_corpus,
+    even_edges,
+    headline,
+    origin,
+    outcomes,
+    pages_title,
+    percent,
+)
 from megatron_pz.wikipedia.hf_tokenizer import load_hf_tokenizer
 
 BAR_WIDTH = 40
@@ -107,13 +115,13 @@ def _show(corpus: CorpusBrowser, passages: Sequence[ShownPassage]) -> None:
 
 def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
     """Histogram of the passages' lengths."""
-    edges = np.unique(np.linspace(0, lengths.longest + 1, BINS + 1).round())
+    edges = even_edges(lengths.shortest, lengths.longest, BINS)
     counts = lengths.binned(edges)
     table = Table(quantity, f"{unit}s", "", title=f"Length of {unit}s in {quantity}")
     table.columns[1].justify = "right"
-    for count, low in zip(counts, edges, strict=False):
+    for count, (low, end) in zip(counts, pairwise(edges), strict=True):
         bar = "█" * round(BAR_WIDTH * int(count) / max(int(counts.max()), 1))
-        table.add_row(f"from {low:.0f}", f"{count:,}", bar)
+        table.add_row(f"{low} to {end - 1}" if end - 1 > low else f"{low}", f"{count:,}", bar)
     table.caption = f"median {lengths.quantile(0.5):,}, mean {lengths.mean:,.1f}, longest {lengths.longest:,}"
     return table
 
@@ -121,7 +129,7 @@ def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
 def _pages_table(corpus: CorpusBrowser) -> Table:
     """What became of the input's pages, over all splits."""
     pages = corpus.manifest["all_splits"]
-    table = Table("", "number", "share", title="Pages")
+    table = Table("", "number", "share", title=pages_title(corpus))
     for column in table.columns[1:]:
         column.justify = "right"
     for name, count in [("read", pages["pages"]), *outcomes(pages)]:

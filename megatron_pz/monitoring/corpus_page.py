@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from megatron_pz.corpus.browser import CorpusBrowser
-from megatron_pz.monitoring.corpus_picture import corpus_figure, headline, origin, outcomes, percent
+from megatron_pz.monitoring.corpus_picture import corpus_figure, headline, origin, outcomes, pages_title, percent
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -57,7 +57,7 @@ def write_page(corpus: CorpusBrowser, passages: Sequence[ShownPassage], path: Pa
 <p class="size">{escape(headline(corpus))}</p>
 <p class="quiet">{escape(origin(corpus))}</p>
 <figure>{svg[svg.index("<svg") :]}</figure>
-<h2>Pages</h2>
+<h2>{escape(pages_title(corpus))}</h2>
 {_pages_table(corpus)}
 {_passages(corpus.unit, passages)}
 <footer><p>{escape(attribution)}</p></footer>

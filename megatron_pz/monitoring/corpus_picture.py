@@ -26,7 +26,10 @@ def headline(corpus: CorpusBrowser) -> str:
     parts = [f"{counts['documents']:,} articles"]
     if corpus.unit == "passage":
         parts.append(f"{counts['passages']:,} passages")
-    return ", ".join([*parts, f"{short(counts['tokens'])} tokens of {corpus.manifest['tokenizer']['name']}"])
+    return (
+        ", ".join([*parts, f"{short(counts['tokens'])} tokens"])
+        + f" (tokenizer: {corpus.manifest['tokenizer']['name']})"
+    )
 
 
 def origin(corpus: CorpusBrowser) -> str:
@@ -55,6 +58,19 @@ def outcomes(pages: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [("articles", pages["articles"]), *reasons]
 
 
+def pages_title(corpus: CorpusBrowser) -> str:
+    """Heading of what became of the pages, which are those of all splits."""
+    pages = corpus.manifest["all_splits"]
+    of_all = ", for all splits together" if pages["articles"] != corpus.manifest["counts"]["documents"] else ""
+    return f"What became of {pages['pages']:,} pages{of_all}"
+
+
+def even_edges(shortest: int, longest: int, bins: int) -> np.ndarray:
+    """Edges of at most so many bins that each hold the same number of lengths: others would differ for no reason."""
+    width = -(-(longest + 1 - shortest) // bins)
+    return np.arange(shortest, longest + 1 + width, width)
+
+
 def corpus_figure(corpus: CorpusBrowser) -> Figure:
     """Four panels with the corpus' name and size above them and its origin below."""
     figure = Figure(figsize=(12.5, 8.2), layout="constrained", facecolor="white")
@@ -65,7 +81,7 @@ def corpus_figure(corpus: CorpusBrowser) -> Figure:
     )
     histogram(panels[0, 1], corpus.passage_words(), f"Length of {unit}s in words", f"words in {an(unit)}", f"{unit}s")
     histogram(panels[1, 0], corpus.article_tokens(), "Length of articles", "tokens in an article", "articles")
-    bars(panels[1, 1], corpus.manifest["all_splits"])
+    bars(panels[1, 1], corpus.manifest["all_splits"], pages_title(corpus))
     figure.suptitle(f"{corpus.name}\n{headline(corpus)}", fontsize=14, color=INK)
     figure.supxlabel(origin(corpus), fontsize=9, color="#666666")
     return figure
@@ -87,7 +103,7 @@ def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: s
     edges = (
         np.unique(np.round(np.geomspace(shortest, longest + 1, _BINS + 1)))
         if is_logarithmic
-        else np.unique(np.round(np.linspace(0, longest + 1, _BINS + 1)))
+        else even_edges(0, longest, _BINS)
     )
     axes.stairs(lengths.binned(edges), edges, fill=True, color=KEPT, alpha=0.9)
     median = lengths.quantile(0.5)
@@ -103,7 +119,7 @@ def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: s
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def bars(axes: Axes, pages: Mapping[str, Any]) -> None:
+def bars(axes: Axes, pages: Mapping[str, Any], title: str) -> None:
     """What became of the pages: a bar an outcome, with its number and share."""
     rows = outcomes(pages)
     places = np.arange(len(rows))
@@ -122,7 +138,7 @@ def bars(axes: Axes, pages: Mapping[str, Any]) -> None:
             color=INK,
         )
     axes.margins(x=0.3)
-    axes.set_title(f"What became of {pages['pages']:,} pages (grey: dropped)", fontsize=11, loc="left", color=INK)
+    axes.set_title(f"{title} (grey: dropped)", fontsize=11, loc="left", color=INK)
     _label(axes, "pages", "")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.grid(axis="y", visible=False)

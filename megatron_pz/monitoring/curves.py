@@ -61,10 +61,10 @@ class LinePanel:
             axes.plot(iterations, means, line.style, marker=dot, color=line.colour, linewidth=2, label=line.label)
         if self.log_scale:
             axes.set_yscale("log")
-        elif axes.dataLim.y0 < 0:
-            axes.axhline(0.0, color=OTHER, linewidth=0.8)
         elif self.from_zero:
-            axes.set_ylim(bottom=0.0)
+            axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+            if axes.dataLim.y0 < 0:
+                axes.axhline(0.0, color=OTHER, linewidth=0.8)
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel("iteration")
     axes.set_ylabel(unit)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:

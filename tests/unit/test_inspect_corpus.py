@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from megatron_pz.corpus.browser import CorpusBrowser, Lengths
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.errors import BadInput
-from megatron_pz.monitoring.corpus_picture import corpus_figure, percent, short
+from megatron_pz.monitoring.corpus_picture import corpus_figure, even_edges, percent, short
 from megatron_pz.wikipedia.options import OutputOptions, PreprocessOptions
 from megatron_pz.wikipedia.passages import PassageOptions
 from megatron_pz.wikipedia.pipeline import preprocess
@@ -109,6 +109,15 @@ def test_bins_are_those_of_numpy(lengths: list[int], edges: list[int]) -> None:
     edges = sorted(edges)
     expected, _ = np.histogram(lengths, bins=edges)
     assert Lengths(np.bincount(lengths)).binned(np.array(edges, dtype=float)).tolist() == expected.tolist()
+
+
+@given(st.integers(0, 300), st.integers(0, 3000), st.integers(1, 60))
+def test_bins_hold_equally_many_lengths(shortest: int, more: int, bins: int) -> None:
+    edges = even_edges(shortest, shortest + more, bins)
+    assert len(set(np.diff(edges))) == 1
+    assert edges[0] == shortest
+    assert edges[-2] <= shortest + more < edges[-1], "the last bin is not empty by construction"
+    assert len(edges) - 1 <= bins
 
 
 def test_numbers_are_short() -> None:
