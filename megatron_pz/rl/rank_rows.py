@@ -57,10 +57,13 @@ def pack_for_rank(
         count = max(count, *(len(first_fit_decreasing(share, micro_batch_tokens)) for share in lengths))
     count = -(-count // shape.count_multiple) * shape.count_multiple
     rows += [empty_micro_batch(shape.length_multiple)] * (count - len(rows))
-    if shape.equal_lengths:
-        longest = max(row.tokens_S.numel() for row in rows)
-        rows = [padded_to(row, longest) for row in rows]
-    return rows
+    return of_one_step(rows, shape)
+
+
+def of_one_step(rows: Sequence[MicroBatch], shape: RowShape) -> list[MicroBatch]:
+    """Rows that one optimizer step runs together, packed in one go or apart; as long as each other where asked for."""
+    longest = max(row.tokens_S.numel() for row in rows)
+    return [padded_to(row, longest) if shape.equal_lengths else row for row in rows]
 
 
 def padded_to(row: MicroBatch, length: int) -> MicroBatch:

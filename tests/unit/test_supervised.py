@@ -18,8 +18,12 @@ from megatron_pz.baselines import MaskExamples, PassageExamples
 from megatron_pz.cold_start import ExampleMaker
 from megatron_pz.config import DataConfig, GameConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from megatron_pz.errors import BadInput
+from megatron_pz.layout_rules import RowShape
+from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.supervised import Plan, Source, run_supervised
 from megatron_pz.train import open_passages, open_tokenizer
+from megatron_pz.trainer import policy as policy_module
+from megatron_pz.trainer.policy import Policy, UpdateResult
 from tests.scripted_run import PASSAGES
 from tests.unit.test_corpus_passages import write_corpus
 
@@ -127,6 +131,25 @@ def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, t
     assert [step["iteration"] for step in steps] == [1, 2, 3, 4]
     assert steps[-1]["train/loss"] < steps[0]["train/loss"]
     assert steps[3]["compute/flops"] > steps[0]["compute/flops"] > 0
+
+
+def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interleaved schedule wants rows of one length; each part was packed, and padded, by itself."""
+    once = to(config, train_iters=1, micro_batch_tokens=40)
+    expected = run(once, ExampleMaker)
+    seen: list[set[int]] = []
+    update = Policy.update
+
+    def spied(policy: Policy, rows: list[MicroBatch], *rest: Any) -> UpdateResult:
+        seen.append({row.tokens_S.numel() for row in rows})
+        return update(policy, rows, *rest)
+
+    monkeypatch.setattr(Policy, "update", spied)
+    run(to(once, save=f"{config.training.save} again"), ExampleMaker)
+    monkeypatch.setattr(policy_module, "row_shape", lambda _: RowShape(equal_lengths=True))
+    (step,) = run(to(once, save=f"{config.training.save} padded"), ExampleMaker)
+    assert [len(lengths) > 1 for lengths in seen] == [True, False]
+    assert step == pytest.approx(expected[0], rel=1e-5)
 
 
 def test_one_step_is_that_of_torchs_adamw(config: RunConfig) -> None:
