@@ -12,6 +12,8 @@ In the first two cases a whole article is tokenized in one call, and cut where t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -32,6 +34,20 @@ _BEGINNINGS = (
 )  # fmt: skip
 _MOST_BREAK_TOKENS = 2
 """Most tokens that a blank line costs in a byte-level vocabulary."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Ids of an article: those of its paragraph ``n`` are ``ids[starts[n] : ends[n]]``."""
+
+    ids: Ids
+    starts: Sequence[int]
+    ends: Sequence[int]
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of every paragraph."""
+        return [end - start for start, end in zip(self.starts, self.ends, strict=True)]
 
 
 class Joints:
@@ -68,23 +84,32 @@ class Joints:
         self._learn_breaks(attached)
         self.kind = "constant" if is_constant else "attached" if is_attached else "none"
 
-    def measured(self, paragraphs: Sequence[str]) -> Sequence[Ids]:
+    def measured(self, paragraphs: Sequence[str]) -> Measured:
         """Ids of every paragraph, with its blank line where that is attached.
 
         No paragraph is empty, holds a blank line, or begins or ends with white space.
         """
         if not paragraphs:
-            return []
+            return Measured(self._seam[:0], (), ())
         after = PARAGRAPH_BREAK if self.kind == "attached" else ""
         if self.kind != "none":
             (whole,) = self._encode([PARAGRAPH_BREAK.join(paragraphs) + after])
-            cut = self._cut_at_breaks(whole, len(paragraphs))
-            if cut is not None:
-                return cut
-        measured = self._encode([paragraph + after for paragraph in paragraphs])
+            measured = self._cut_at_breaks(whole, len(paragraphs))
+            if measured is not None:
+                return measured
+        apart = self._encode([paragraph + after for paragraph in paragraphs])
         if self.kind == "attached":
-            self._learn_breaks(measured)
-        return measured
+            self._learn_breaks(apart)
+        return self._put_together(apart)
+
+    def _put_together(self, apart: Sequence[Ids]) -> Measured:
+        """The ids of every paragraph in one array, with the blank lines that the tokenizer takes for themselves."""
+        is_constant = self.kind == "constant"
+        pieces = [piece for ids in apart for piece in (ids, self._seam)][:-1] if is_constant else apart
+        width = len(self._seam) if is_constant else 0
+        starts = list(accumulate((len(ids) + width for ids in apart[:-1]), initial=0))
+        ends = [start + len(ids) for start, ids in zip(starts, apart, strict=True)]
+        return Measured(np.concatenate(pieces), starts, ends)
 
     def _learn_breaks(self, ended: Sequence[Ids]) -> None:
         """Note the last ids of texts that end with a blank line: they mean one wherever they stand."""
@@ -93,8 +118,8 @@ class Joints:
         self._ends_break = np.pad(self._ends_break, (0, size - len(self._ends_break)))
         self._ends_break[last] = True
 
-    def _cut_at_breaks(self, whole: Ids, paragraphs: int) -> list[Ids] | None:
-        """The ids of so many paragraphs, or None if not all breaks between them can be told from ``whole``."""
+    def _cut_at_breaks(self, whole: Ids, paragraphs: int) -> Measured | None:
+        """So many paragraphs, or None if not all breaks between them can be told from ``whole``."""
         if self.kind == "attached":
             ends = np.flatnonzero(self._ends_break[np.minimum(whole, len(self._ends_break) - 1)]) + 1
             starts = np.concatenate([[0], ends[:-1]])
@@ -108,11 +133,9 @@ class Joints:
             breaks = np.flatnonzero(found)
             starts, ends = np.concatenate([[0], breaks + width]), np.concatenate([breaks, [len(whole)]])
             complete = len(breaks) == paragraphs - 1
-        if not complete:
-            return None
-        return [whole[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return Measured(whole, starts.tolist(), ends.tolist()) if complete else None
 
-    def passages(self, paragraphs: Sequence[str], measured: Sequence[Ids], drafts: Sequence[str | range]) -> list[Ids]:
+    def passages(self, paragraphs: Sequence[str], measured: Measured, drafts: Sequence[str | range]) -> list[Ids]:
         """Ids of passages, each of which is a text or a range of consecutive paragraphs."""
         again: list[str] = []
         for draft in drafts:
@@ -125,19 +148,13 @@ class Joints:
         encoded = iter(self._encode(again) if again else [])
         return [self._passage(measured, draft, encoded) for draft in drafts]
 
-    def _passage(self, measured: Sequence[Ids], draft: str | range, encoded: Iterator[Ids]) -> Ids:
-        if isinstance(draft, str):
+    def _passage(self, measured: Measured, draft: str | range, encoded: Iterator[Ids]) -> Ids:
+        if isinstance(draft, str) or (self.kind == "none" and len(draft) > 1):
             return next(encoded)
+        ids, begin = measured.ids, measured.starts[draft.start]
         if self.kind == "attached":
-            return np.concatenate([*(measured[number] for number in draft[:-1]), next(encoded)])
-        if len(draft) == 1:
-            return measured[draft[0]]
-        if self.kind == "none":
-            return next(encoded)
-        pieces = [measured[draft[0]]]
-        for number in draft[1:]:
-            pieces += [self._seam, measured[number]]
-        return np.concatenate(pieces)
+            return np.concatenate([ids[begin : measured.starts[draft[-1]]], next(encoded)])
+        return ids[begin : measured.ends[draft[-1]]]
 
 
 def text_of(paragraphs: Sequence[str], draft: str | range) -> str:

@@ -85,7 +85,7 @@ class PassageCutter:
 
     def _passages(self, paragraphs: Sequence[str]) -> list[Passage]:
         measured = self._joints.measured(paragraphs)
-        drafts = self._drafts(paragraphs, measured)
+        drafts = self._drafts(paragraphs, measured.tokens)
         found: list[Passage] = []
         for draft, ids in zip(drafts, self._joints.passages(paragraphs, measured, drafts), strict=True):
             passage = Passage(text_of(paragraphs, draft), ids)
@@ -103,23 +103,23 @@ class PassageCutter:
         self._budget = budget
         return passages
 
-    def _drafts(self, paragraphs: Sequence[str], measured: Sequence[Ids]) -> list[str | range]:
-        """What each passage is made of: whole paragraphs, or a text inside one."""
+    def _drafts(self, paragraphs: Sequence[str], measured: Sequence[int]) -> list[str | range]:
+        """What each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
         drafts: list[str | range] = []
         merged = range(0)
         tokens = words = 0  # of what is merged
         between = self._joints.break_tokens
         merges = self._options.passage_unit == "paragraph"
-        for number, ids in enumerate(measured):
+        for number, own in enumerate(measured):
             more = len(paragraphs[number].split()) if self._words_matter else 0
-            if merges and merged and self._fits(tokens + between + len(ids), words + more):
+            if merges and merged and self._fits(tokens + between + own, words + more):
                 merged = range(merged.start, number + 1)
-                tokens, words = tokens + between + len(ids), words + more
+                tokens, words = tokens + between + own, words + more
                 continue
             if merged:
                 drafts.append(merged)
             merged = range(number, number + 1)
-            tokens, words = len(ids), more
+            tokens, words = own, more
             if not self._fits(tokens, words):
                 merged = range(0)
                 drafts += self._inside(paragraphs[number], words)

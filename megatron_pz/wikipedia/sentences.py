@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 _END = re.compile(
-    r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s)\s+"  # and white space must follow
-    r"|[。！？｡।؟۔]++[」』）”’]*+\s*"  # scripts that need none
-    r"|\n\s*"
+    r"[.!?…。！？｡।؟۔\n]"  # first of all one of these: the search skips to it
+    r"(?:(?<=[.!?…])(?<![.!?…]{2})[.!?…]*+[\"'”’»)\]]*+\s+"  # white space must follow
+    r"|(?<=[。！？｡।؟۔])[。！？｡।؟۔]*+[」』）”’]*+\s*"  # scripts that need none
+    r"|(?<=\n)\s*)"
 )
 _LAST_WORD = re.compile(r"[\w.’'-]+$")
 _LONGEST_WORD = 16
