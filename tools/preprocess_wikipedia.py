@@ -16,9 +16,6 @@ import argparse
 import sys
 from typing import get_args
 
-from rich.console import Console
-from rich.table import Table
-
 from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia import scanner_form
@@ -209,6 +206,9 @@ def _shares(split: str) -> tuple[float, ...]:
 
 
 def _show(report: PreprocessReport, output: OutputOptions) -> None:
+    from rich.console import Console  # not before the work: a dump of a few megabytes takes no longer than this
+    from rich.table import Table
+
     console = Console()
     counts = report.counts
     table = Table("", "number", "", title="Pages")

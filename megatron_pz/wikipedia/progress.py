@@ -6,9 +6,10 @@ import sys
 import time
 from collections import Counter
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _SECONDS_A_LINE = 30.0
 
@@ -28,6 +29,8 @@ class Progress:
         self._total = total
         self._bar: tqdm | None = None
         if self._stream.isatty():
+            from tqdm import tqdm
+
             self._bar = tqdm(total=total, unit="B", unit_scale=True, file=self._stream)
         self._began = self._last_line = time.monotonic()
         self._already = self._done = 0
@@ -68,6 +71,8 @@ class Progress:
 
     def line(self, seconds: float, counts: Counter[str]) -> str:
         """One line: share done, articles, speed and time left, ``seconds`` after the beginning."""
+        from tqdm import tqdm
+
         speed = max(self._done - self._already, 1) / max(seconds, 1e-9)
         left = tqdm.format_interval((self._total - self._done) / speed)
         return (

@@ -15,7 +15,6 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import append_file, write_index, write_tokens
@@ -217,7 +216,7 @@ def _rebased(table: pa.Table, before: Totals, dtype: np.dtype) -> pa.Table:
         ("first_passage", before.passages),
         ("offset", before.tokens * dtype.itemsize),
     ):
-        table = _with_column(table, column, pc.add(table[column], shift))
+        table = _with_column(table, column, pa.array(table[column].to_numpy() + shift))
     return table
 
 
@@ -226,4 +225,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().flatten().to_numpy()
+    """The elements of all lists. Without pyarrow.compute, which takes longer to load than a small corpus to join."""
+    lists = column.combine_chunks()
+    offsets = lists.offsets
+    return lists.values.to_numpy()[offsets[0].as_py() : offsets[-1].as_py()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -28,6 +29,9 @@ _AUDIT_EVERY = 4096
 """Texts from one comparison with Hugging Face to the next: two per cent of the time."""
 _RENEW_AFTER = 1 << 28
 """Characters after which gigatoken is loaded anew: it remembers every word that it has seen, 64 bytes each."""
+
+_VOCABULARY = re.compile(r'"vocab"\s*:\s*\{')
+"""Where the vocabulary begins in a ``tokenizer.json``; quotes inside its strings have a backslash before them."""
 
 HARD_CASES = (
     "In 1887 the railway reached the village; by 1897 its population had doubled, from 1,204 to 2,431 (+102 %).",
@@ -182,7 +186,7 @@ def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
     lacking = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if loaded.tokenizer.token_to_id(byte) is None]
     if not lacking or '"ByteLevel"' not in loaded.definition:
         return loaded.definition, 0
-    definition = json.loads(loaded.definition)
     top = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    definition["model"]["vocab"].update({byte: top + number for number, byte in enumerate(sorted(lacking))})
-    return json.dumps(definition), top
+    new = "".join(f"{json.dumps(byte)}: {top + number}, " for number, byte in enumerate(sorted(lacking)))
+    definition, places = _VOCABULARY.subn(lambda begin: begin[0] + new, loaded.definition)
+    return (definition, top) if places == 1 else (loaded.definition, 0)
