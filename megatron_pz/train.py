@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from megatron_pz.arguments import parse_run_config
 from megatron_pz.compute import Costs, Work
 from megatron_pz.config import RunConfig
+from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.deadlines import Watchdog
@@ -36,6 +37,7 @@ from megatron_pz.learner import make_learners
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
 from megatron_pz.rl.experience import Role
+from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
@@ -60,6 +62,7 @@ class Run:
         self.topology = Topology.start(config.parallel, config.training.seed)
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         self.folder = claim_run_folder(config.training.save, config.training.load)
+        PromptFamily.load(config.game.prompt_family)  # a mistake in it is not to wait for model and engines
         self.tokenizer = open_tokenizer(config)
         self.passages = open_passages(config)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
@@ -219,6 +222,7 @@ def tokenizer_dir(config: RunConfig) -> str:
 def open_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises BadInput where there is none."""
     directory = tokenizer_dir(config)
+    tokenizer_sha256(directory)  # refuses a folder without one more clearly than transformers does
     try:
         return AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:

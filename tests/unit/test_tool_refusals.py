@@ -1,0 +1,84 @@
+"""What the command lines refuse in one line before anything heavy starts, beyond what their rooms' tests have."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from megatron_pz.config import ModelConfig, RunConfig
+from megatron_pz.errors import BadInput
+from megatron_pz.train import open_tokenizer
+from tools import convert_checkpoint, play
+
+
+def refused(capsys: pytest.CaptureFixture[str], stop: pytest.ExceptionInfo[SystemExit]) -> str:
+    """The one line that was said."""
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture
+def without_tokenizer(tiny_llama_dir: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_llama_dir / name, folder)
+    return folder
+
+
+def test_a_model_without_a_tokenizer_is_told_in_our_words(without_tokenizer: Path) -> None:
+    config = dataclasses.replace(RunConfig(), model=ModelConfig(hf_model=str(without_tokenizer)))
+    with pytest.raises(BadInput, match=r"no tokenizer\.json there"):
+        open_tokenizer(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--hf-model", "{model}", "--text", " "], "--text is empty"),
+        (["--hf-model", "Qwen/Qwen3-4B-Base", "--text", "a b"], "no config.json there"),
+        (["--hf-model", "{model}", "--text", "a b"], "no tokenizer.json there"),
+    ],
+)
+def test_play(
+    flags: list[str], words: str, without_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}")
+    given = [flag.format(model=without_tokenizer) for flag in flags]
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), *given])
+    assert words in refused(capsys, stop)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["hf-to-megatron", "--save", "{file}"], "is a file; give a folder"),
+        (["megatron-to-hf", "--load", "{run}", "--iteration", "7", "--save", "{new}"], "(it has 3, 12)"),
+        (["megatron-to-hf", "--load", "{new}", "--save", "{new}"], "there is no checkpoint in"),
+    ],
+)
+def test_convert(
+    flags: list[str],
+    words: str,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    for iteration in (3, 12):
+        folder = tmp_path / "run" / f"iter_{iteration:07d}"
+        folder.mkdir(parents=True)
+        (folder / "run_state.json").touch()  # what marks a complete one
+    places = {name: tmp_path / name for name in ("file", "run", "new")}
+    given = [flag.format(**places) for flag in flags]
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *given, "--hf-model", str(tiny_llama_dir)])
+    with pytest.raises(SystemExit) as stop:
+        convert_checkpoint.main()
+    assert words in refused(capsys, stop)
