@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -43,6 +44,9 @@ class Sign:
 
     rank: int
     host: str
+    """For people. Nodes may have equal names, and containers that share the network of a node have its name."""
+    machine: str
+    """Where process numbers mean the same (:func:`_this_machine`)."""
     process: int
     born: float
     """When the process was started, so that another one with its number is not taken for it."""
@@ -261,7 +265,9 @@ class Watchdog:
 
     def _own_sign(self, ended: str | None = None) -> Sign:
         born = psutil.Process().create_time()
-        return Sign(self._rank, socket.gethostname(), os.getpid(), born, self._beats, self._place(), ended)
+        return Sign(
+            self._rank, socket.gethostname(), _this_machine(), os.getpid(), born, self._beats, self._place(), ended
+        )
 
     def _me(self) -> str:
         return str(self._own_sign())
@@ -313,9 +319,14 @@ def _of_a_collective(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup"))
 
 
+def _this_machine() -> str:
+    """This boot of this kernel, and the namespace of process numbers that a container may have to itself."""
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').stat().st_ino}"
+
+
 def _own_process(sign: Sign) -> psutil.Process | None:
-    """The rank's process, where it is on this host and there; it must be the same one, not another with its number."""
-    if sign.host != socket.gethostname():
+    """The rank's process, where it is on this machine and there; the same one, not another with its number."""
+    if sign.machine != _this_machine():
         return None
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(sign.process)
@@ -325,7 +336,7 @@ def _own_process(sign: Sign) -> psutil.Process | None:
 
 
 def _is_gone(sign: Sign) -> bool:
-    return sign.host == socket.gethostname() and _own_process(sign) is None
+    return sign.machine == _this_machine() and _own_process(sign) is None
 
 
 def _end_stopped(sign: Sign) -> None:

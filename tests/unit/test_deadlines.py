@@ -8,10 +8,11 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 
+import psutil
 import pytest
 import torch.distributed as dist
 
-from megatron_pz.deadlines import Watchdog
+from megatron_pz.deadlines import Sign, Watchdog, _is_gone, _this_machine
 
 
 class Ended:
@@ -57,6 +58,15 @@ def test_a_phase_that_takes_too_long_is_named(
         f"{me} has been in rollout of iteration 7 for 0 s, longer than --rollout-timeout-minut"
     )
     assert capfd.readouterr().err == f"error: {ended.line}\n"
+
+
+@pytest.mark.parametrize(("machine", "gone"), [(_this_machine(), True), ("another one", False)])
+def test_a_process_is_missed_only_where_its_number_would_mean_it(machine: str, gone: bool) -> None:
+    """Two nodes may both be called localhost, and two containers on one node by the node's name."""
+    lost = Sign(1, socket.gethostname(), machine, 2**22 + 1, 0.0, 3, "rollout")  # beyond the greatest process number
+    assert _is_gone(lost) is gone
+    here = Sign(1, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time(), 3, "rollout")
+    assert not _is_gone(here)
 
 
 def test_phases_within_their_limits_are_nobodys_business(watchdog: Watchdog, ended: Ended) -> None:
