@@ -137,7 +137,7 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
             metrics[f"{role}/gradient_share"] = figures.gradient_share
             metrics[f"{role}/tokens"] = float(figures.tokens)
     both = dataclasses.asdict(statistics.pooled())
-    metrics["train/loss"] = both["loss"]
+    metrics["train/loss"] = both["loss"] / len(updates)  # a sum over the tokens of each
     sections = {"loss": LOSS, "health": HEALTH}
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
 
@@ -159,14 +159,11 @@ def step_work(report: StepReport, game: Game, costs: Costs) -> Work:
 
 def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:
     """Rank 0's first rollouts with the predictions that other ranks and this one made for their masks. Collective."""
-    # Of the first turn alone: the next one's masks have the same keys.
-    predictions = {group.mask.key: group for turn in turns[:1] for group in turn.predictions}
-    everywhere = {
-        key: group
-        for part in game.from_all_ranks([predictions])
-        for key, group in part.items()
-        if key[0] < most * game.topology.world_size
-    }
+    # Of the first turn alone: the next one's masks have the same keys. And of those passages alone: a step's responses
+    # are many.
+    passages = range(0, most * game.topology.world_size, game.topology.world_size)
+    predictions = [group for turn in turns[:1] for group in turn.predictions if group.mask.key[0] in passages]
+    everywhere = {group.mask.key: group for group in game.from_all_ranks(predictions)}
     samples = []
     for turn in turns[:1]:
         for group, rewards in zip(turn.proposals[:most], turn.generator_rewards, strict=False):

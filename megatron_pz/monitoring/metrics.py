@@ -3,7 +3,8 @@
 Names are ``section/quantity``. The sections and the quantities that the console, the curves and the reports know:
 
 =============  =====================================================================================================
-``train``      ``lr``, ``grad_norm``, ``consumed_passages`` (so far), ``responses`` (in the update), ``loss``,
+``train``      ``lr``, ``grad_norm``, ``consumed_passages`` (so far), ``responses`` (in the update), ``loss`` (mean over
+               the step's optimizer steps, as of ``grad_norm``), ``skipped_updates`` (gradients that were not finite),
                ``active_masks`` (1: the generator's, 0: passive ones), ``sampling_rounds`` (draws of passages)
 ``generator``  ``reward``, ``valid_masks`` and ``fault_<cause>`` (shares of all rollouts), ``distinct_masks`` (different
                valid spans per passage), ``span_words``, ``span_tokens``, ``sub_word_masks``, ``stop_word_masks``

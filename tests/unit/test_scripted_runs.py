@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.game import Game
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
-from megatron_pz.step_metrics import step_samples, step_work
+from megatron_pz.step_metrics import step_metrics, step_samples, step_work
 from megatron_pz.uncertainty import word_entropies
 from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
 from tests.unit.test_corpus_passages import write_corpus
@@ -194,6 +195,28 @@ def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_
     assert predicted
     for sample in predicted:
         assert sample.masked_passage.replace("[mask]", sample.span) == sample.passage
+
+
+def test_ranks_exchange_the_predictions_that_are_shown_and_no_others(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+    with started_run(with_fields(config, game={"passages_per_step": 3})) as run:
+        report = run.algorithm.step(1)
+        monkeypatch.setattr(run.game, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
+        samples = step_samples(report.turns, run.game, most=1)
+    assert any(sample.predictions for sample in samples)
+    assert {predictions.mask.key[0] for predictions in sent} == {0}
+
+
+def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> None:
+    several = with_fields(config, grpo={"updates_per_step": 2, "grpo_iterations": 2}, game={"masks_per_passage": 4})
+    with started_run(several) as run:
+        report = run.algorithm.step(1)
+        metrics = step_metrics(report, run.game)
+    losses = [update.statistics.pooled().loss for update in report.updates]
+    assert len(losses) == 4 and len(set(losses)) > 1
+    assert metrics["train/loss"] == pytest.approx(sum(losses) / 4)
 
 
 def test_the_account_of_a_step_is_that_of_its_rollouts_and_updates(config: RunConfig, tiny_llama_dir: Path) -> None:
