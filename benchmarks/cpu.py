@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import statistics
@@ -14,8 +15,16 @@ import torch
 
 from benchmarks.gpu.results import ROOT, environment
 from benchmarks.hardware import cpu_name
+from megatron_pz.errors import BadInput
 
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def require_positive(flags: argparse.Namespace, *names: str) -> None:
+    """Raise :class:`BadInput` for a count below 1, before a model is loaded."""
+    for name in names:
+        if getattr(flags, name) < 1:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(flags, name)}: must be at least 1")
 
 
 def compared(work: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, float]:

@@ -9,13 +9,15 @@ not depend on the number of tokens, that of the logits is proportional to it.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.cpu import require_positive
 from megatron_pz import memory_peaks
+from megatron_pz.command_line import Parser
+from megatron_pz.errors import exits_with_one_line
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 GOAL = 1 / 8
@@ -43,13 +45,15 @@ def peak_gib(log_probs: LogProbs, hidden_RH: Tensor, weight_VH: Tensor, labels_R
     return memory_peaks.peak_gib() - before - gradients
 
 
+@exits_with_one_line
 def main() -> None:
     """Print both peaks and their ratio; exit code 1 where the ratio misses the goal or the results differ."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=2048)
-    parser.add_argument("--hidden-size", type=int, default=128)
-    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser = Parser((__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--tokens", type=int, default=2048, help="whose log-probabilities are computed")
+    parser.add_argument("--hidden-size", type=int, default=128, help="width of a hidden state")
+    parser.add_argument("--vocabulary", type=int, default=151_936, help="rows of the output matrix")
     options = parser.parse_args()
+    require_positive(options, "tokens", "hidden_size", "vocabulary")
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from benchmarks.cpu import compared, write_result
+from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.command_line import Parser
@@ -89,6 +89,7 @@ def main() -> None:
     flags.add_argument("--precision", choices=["bf16", "fp32"], default="fp32")
     flags.add_argument("--repeats", type=int, default=2)
     given = flags.parse_args(sys.argv[1:])
+    require_positive(given, "repeats")
     torch.set_num_threads(1)
     topology = Topology.start(ParallelConfig(), seed=1)
     bf16 = given.precision == "bf16"

@@ -16,7 +16,7 @@ import sys
 
 import torch
 
-from benchmarks.cpu import compared, write_result
+from benchmarks.cpu import compared, require_positive, write_result
 from megatron_pz.command_line import Parser
 from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import exits_with_one_line
@@ -38,6 +38,7 @@ def main() -> None:
     flags.add_argument("--response", type=int, default=32)
     flags.add_argument("--repeats", type=int, default=2)
     given = flags.parse_args(sys.argv[1:])
+    require_positive(given, "prompts", "response", "repeats")
     torch.set_num_threads(1)
     bf16 = given.precision == "bf16"
     rollout = RolloutConfig(

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from benchmarks.cpu import compared, write_result
+from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.command_line import Parser
@@ -38,6 +38,7 @@ def main() -> None:
     flags.add_argument("--groups", type=int, default=2, help="groups of 8 samples in an update")
     flags.add_argument("--repeats", type=int, default=2)
     given = flags.parse_args(sys.argv[1:])
+    require_positive(given, "groups", "repeats")
     torch.set_num_threads(1)
     topology = Topology.start(ParallelConfig(), seed=1)
     model = ModelConfig(hf_model=given.hf_model, bf16=given.precision == "bf16")

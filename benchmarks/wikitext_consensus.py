@@ -24,13 +24,14 @@ import html
 import json
 import re
 import subprocess
-import sys
 import time
 import unicodedata
 import venv
 from collections import Counter
 from pathlib import Path
 
+from megatron_pz.command_line import Parser
+from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia import scanner_form
 from megatron_pz.wikipedia.localization import Wiki, trailing_sections
 from megatron_pz.wikipedia.templates import shown_name
@@ -152,7 +153,7 @@ def interpreted_speed(articles: list[dict[str, str]]) -> float:
     seconds = time.process_time() - start
     for article, paragraphs in zip(articles, found, strict=True):
         if paragraphs != wikitext_to_paragraphs(article["wikitext"], article["title"]):
-            sys.exit(f"error: the two forms of the scanner differ on {article['title']}")
+            raise BadInput(f"the two forms of the scanner differ on {article['title']}")
     return sum(len(article["wikitext"].encode()) for article in articles) / 1e6 / seconds
 
 
@@ -186,14 +187,20 @@ def compare(articles: list[dict[str, str]], most_shown: int) -> None:
         print(f"| {name} | {' | '.join(map(str, counts))} |")
 
 
+@exits_with_one_line
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dump", type=Path)
-    parser.add_argument("--half", choices=("held-out", "open"), default="held-out")
+    parser = Parser(__doc__ or "")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("dump", type=Path, help="a small .xml.bz2 dump")
+    parser.add_argument("--half", choices=("held-out", "open"), default="held-out", help="of the articles")
     parser.add_argument("--show", type=int, default=0, help="most differences to show of an article of the open half")
     flags = parser.parse_args()
     if flags.show and flags.half != "open":
-        sys.exit("error: --show would show held-out articles; use it with --half open")
+        raise BadInput("--show would show held-out articles; use it with --half open")
+    if not flags.dump.is_file():
+        raise BadInput(
+            f"{flags.dump}: no such file; ./examples/quickstart.sh leaves one, .cache/quickstart/assets/enwiki.xml.bz2"
+        )
     articles = read_articles(flags.dump, flags.half == "held-out")
     size = sum(len(article["wikitext"].encode()) for article in articles) / 1e6
     print(f"{len(articles)} articles ({flags.half}), {size:.1f} MB of wikitext; scanner {scanner_form.FORM}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ from megatron_pz.arguments import parse_run_config
 from megatron_pz.config import ColdStartConfig, RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.errors import exits_with_one_line
+from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.rl.experience import Role, ScoredGroup
 from megatron_pz.rl.packing import supervised_groups
 from megatron_pz.roles.examples import generator_example, predictor_example, teaching_span
@@ -49,7 +49,10 @@ class ExampleMaker:
         self.sampler = PassageSampler(passages.sizes, config.cold_start.cold_start_seed, passages.weights)
 
     def step(self) -> list[Part]:
-        """The examples of one optimizer step, over all ranks: the generator's, and the predictor's."""
+        """The examples of one optimizer step, over all ranks: the generator's, and the predictor's.
+
+        Raises BadInput when a pass over the whole corpus gives none.
+        """
         makers = {"generator": self._generator_group, "predictor": self._predictor_group}
         wanted = {
             "generator": self.settings.cold_start_passages,
@@ -57,8 +60,16 @@ class ExampleMaker:
         }
         examples: dict[Role, list[ScoredGroup]] = {"generator": [], "predictor": []}
         for role, groups in examples.items():
+            barren = 0
             while len(groups) < wanted[role]:
-                groups += makers[role](next(self._passages()))
+                text = self.passages[self.sampler.draw(1)[0]].text
+                made = makers[role](text) if self.spans.playable(text) else []
+                groups += made
+                barren = 0 if made else barren + 1
+                if barren == len(self.passages):
+                    raise BadInput(
+                        "no passage of --data-path has a word to mask under these rules: give other passages"
+                    )
         return list(examples.values())
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,12 +106,6 @@ class ExampleMaker:
     def _span(self, passage: str) -> str | None:
         return teaching_span(passage, self.spans, self.random, self.settings.cold_start_repeated_share)
 
-    def _passages(self) -> Iterator[str]:
-        while True:
-            text = self.passages[self.sampler.draw(1)[0]].text
-            if self.spans.playable(text):
-                yield text
-
 
 def rate(step: int, settings: ColdStartConfig) -> float:
     """Learning rate of a step, counted from 0."""
@@ -111,6 +116,8 @@ def rate(step: int, settings: ColdStartConfig) -> float:
 
 def cold_start(config: RunConfig) -> None:
     """Train and write ``<save>/hf``. Collective over all ranks of the launcher."""
+    if config.training.load:
+        raise BadInput(f"--load {config.training.load}: a cold start keeps no checkpoints; give --save a new folder")
     settings = config.cold_start
     config = dataclasses.replace(
         config, optimizer=dataclasses.replace(config.optimizer, lr=settings.cold_start_lr, min_lr=0.0)

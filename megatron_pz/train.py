@@ -130,9 +130,8 @@ class Run:
         """All steps up to ``train_iters``; False when a signal stopped the run before, after a checkpoint."""
         last = self.config.training.train_iters
         if self.first_iteration > last and self.topology.rank == 0:
-            print(
-                f"{self.config.training.load} has done {self.first_iteration - 1} steps already: --train-iters {last}"
-            )
+            done = self.first_iteration - 1
+            print(f"nothing to do: {self.config.training.load} has done {done} steps, and --train-iters is {last}")
         costs = Costs(self.learners[0].policy.architecture)
         warmup = self.config.game.passive_warmup_iters
         if self.first_iteration <= warmup and self.topology.rank == 0:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_pz import baselines
 from megatron_pz.baselines import MaskExamples, PassageExamples
-from megatron_pz.cold_start import ExampleMaker
+from megatron_pz.cold_start import ExampleMaker, cold_start
 from megatron_pz.config import DataConfig, GameConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.layout_rules import RowShape
@@ -86,6 +86,22 @@ def first_step(config: RunConfig, source: type[PassageExamples]) -> Any:
     tokenizer = open_tokenizer(config)
     (part,) = source(config, tokenizer, open_passages(config), None).step()
     return part, tokenizer
+
+
+def test_a_corpus_that_teaches_nothing_is_refused_and_not_searched_forever(
+    config: RunConfig, tiny_tokenizer_dir: Path, tmp_path: Path
+) -> None:
+    barren = write_corpus(tmp_path / "barren", tiny_tokenizer_dir, [["of the and in of the"], ["It is a [mask]."]])
+    config = dataclasses.replace(config, data=DataConfig(data_path=(barren,)))
+    config = dataclasses.replace(config, game=dataclasses.replace(config.game, passages_per_step=1))
+    maker = ExampleMaker(config, open_tokenizer(config), open_passages(config), None)
+    with pytest.raises(BadInput, match="has a word to mask"):
+        maker.step()
+
+
+def test_a_cold_start_does_not_resume(config: RunConfig) -> None:
+    with pytest.raises(BadInput, match="--load old: a cold start keeps no checkpoints"):
+        cold_start(to(config, load="old"))
 
 
 def test_continued_pretraining_is_the_next_token_loss_of_whole_passages(config: RunConfig) -> None:
