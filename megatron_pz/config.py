@@ -64,7 +64,8 @@ class ParallelConfig:
     expert_model_parallel_size: int = 1
     """Ranks that share the experts of a mixture. They come out of the data, context and tensor parallel ranks."""
     expert_tensor_parallel_size: int = 0
-    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size."""
+    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Another number than that needs an
+    expert_model_parallel_size of at least 2."""
     virtual_pipeline_model_parallel_size: int = 1
     """Model chunks on each pipeline stage (the interleaved schedule); 1: plain 1F1B."""
     decoder_first_pipeline_num_layers: int = 0
@@ -158,7 +159,7 @@ class RolloutConfig:
     max_prompt_length: int = 1536
     """Tokens [P]."""
     max_response_length: int = 4096
-    """Tokens [P]. A response that reaches it is truncated and earns 0 [C]."""
+    """Tokens [P]. A response that reaches it is truncated: a predictor's earns 0, a generator's names no mask [C]."""
     temperature: float = 1.0
     """[C] Anything but 1 is refused: the log-probabilities that the update uses are those of temperature 1."""
     top_p: float = 1.0
@@ -177,7 +178,8 @@ class RolloutConfig:
     rollout_memory_gib: float = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
-    """GPU only: while the trainer works the engines' weights wait in host memory and their KV cache is given up [C]."""
+    """GPU only: while the trainer works the engine's weights wait in host memory and its KV cache is given up [C]. Not
+    with two engines in a process (policy_sharing ``separate``), which vLLM's sleep mode does not serve."""
     gpu_memory_utilization: float = 0.6
     """GPU only: vLLM's share of the card; two engines (policy_sharing ``separate``) have half of it each."""
     rollout_timeout_minutes: float = 25.0
