@@ -7,10 +7,10 @@ cdef Py_ssize_t _LONGEST_BROKEN_REF, _SHORTEST_HIDING
 
 
 cdef void angle(Scan scan) except *
-cdef bint _reference(Scan scan) except *
-cdef void _comment(Scan scan) except *
-cdef bint _tag(Scan scan, str name, bint closing, bint alone, Py_ssize_t start, Py_ssize_t end) except *
-cdef bint _is_hidden(Scan scan, Py_ssize_t start, Py_ssize_t end) except *
+cdef bint _reference(Scan scan) except -1
+cdef int _comment(Scan scan) except -1
+cdef bint _tag(Scan scan, str name, bint closing, bint alone, Py_ssize_t start, Py_ssize_t end) except -1
+cdef bint _is_hidden(Scan scan, Py_ssize_t start, Py_ssize_t end) except -1
 cdef void _opaque_tag(Scan scan, str name, bint alone) except *
 cdef str _unescaped(Scan scan, Py_ssize_t start, Py_ssize_t end)
 cdef void _gallery(Scan scan, bint alone) except *

@@ -8,6 +8,6 @@ cdef void open_braces(Scan scan) except *
 cdef Py_ssize_t _name_end(Scan scan) noexcept
 cdef void close_braces(Scan scan) except *
 cdef void _close_parameter(Scan scan) except *
-cdef void _close_template(Scan scan) except *
+cdef int _close_template(Scan scan) except -1
 cdef void template_bar(Scan scan) except *
-cdef void equals(Scan scan) except *
+cdef int equals(Scan scan) except -1

@@ -1,12 +1,17 @@
 # C types of buffer.py, and the few operations that C does with memory.
 cimport cython
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from cpython.unicode cimport PyUnicode_FromKindAndData, PyUnicode_4BYTE_KIND
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_FromKindAndData, PyUnicode_KIND, PyUnicode_4BYTE_KIND
 from libc.string cimport memcpy, memmove
 
 
 cdef extern from "Python.h":
     Py_UCS4* PyUnicode_AsUCS4(object text, Py_UCS4* buffer, Py_ssize_t room, int with_null) except NULL
+
+
+cdef extern from "<wchar.h>":
+    ctypedef int wchar_t
+    wchar_t* wmemchr(const wchar_t* data, wchar_t character, size_t size) nogil
 
 
 cdef inline Py_UCS4* allocate(Py_ssize_t room) except NULL:
@@ -44,15 +49,43 @@ cdef inline str text_of(Py_UCS4* data, Py_ssize_t start, Py_ssize_t length):
     return PyUnicode_FromKindAndData(PyUnicode_4BYTE_KIND, data + start, length)
 
 
-cdef inline bint may_hide(Py_UCS4* data, Py_ssize_t size) noexcept:
-    """Whether a control or format character may be there (blocks that hold some count as a whole). Vectorisable."""
+cdef fused Unit:  # of a string's characters in memory: as wide as its widest
+    unsigned char
+    unsigned short
+    unsigned int
+
+
+cdef inline bint _unit_hides(const Unit* data, Py_ssize_t size) noexcept:
     cdef Py_ssize_t index
-    cdef unsigned int c, found = 0
+    cdef Unit c, found = 0
     for index in range(size):
         c = data[index]
-        found |= ((c < 32) & (c != 10) & (c != 9)) | (c - 0x7F < 0x21) | (c == 0xAD) | (c - 0x200B < 5) | (c - 0x202A < 5) \
-            | (c - 0x2060 < 16) | (c == 0xFEFF) | (c == 0xFFFC)
+        found |= ((c < 32) & (c != 10) & (c != 9)) | (<Unit> (c - 0x7F) < 0x21) | (c == 0xAD)
+        if sizeof(Unit) > 1:
+            found |= (<Unit> (c - 0x200B) < 5) | (<Unit> (c - 0x202A) < 5) | (<Unit> (c - 0x2060) < 16) | (c == 0xFEFF) \
+                | (c == 0xFFFC)
     return found != 0
+
+
+cdef inline bint may_hide(str text) noexcept:
+    """Whether a control or format character may be there (blocks that hold some count as a whole). Vectorisable."""
+    cdef void* data = PyUnicode_DATA(text)
+    cdef int kind = PyUnicode_KIND(text)
+    if kind == 1:
+        return _unit_hides(<const unsigned char*> data, len(text))
+    if kind == 2:
+        return _unit_hides(<const unsigned short*> data, len(text))
+    return _unit_hides(<const unsigned int*> data, len(text))
+
+
+cdef inline Py_ssize_t find_in(Py_UCS4* data, Py_UCS4 character, Py_ssize_t start, Py_ssize_t end) noexcept:
+    cdef wchar_t* found
+    if sizeof(wchar_t) == sizeof(Py_UCS4) and start < end:
+        found = wmemchr(<wchar_t*> data + start, <wchar_t> character, end - start)
+        return found - <wchar_t*> data if found != NULL else end
+    while start < end and data[start] != character:
+        start += 1
+    return start
 
 
 @cython.final
@@ -65,6 +98,7 @@ cdef class Buffer:
     cdef int write(self, str text) except -1
     cdef void truncate(self, Py_ssize_t size) noexcept
     cdef void remove(self, Py_ssize_t start, Py_ssize_t end) noexcept
+    cdef Py_ssize_t find(self, Py_UCS4 character, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef str text(self, Py_ssize_t start, Py_ssize_t end)
     cdef int reserve(self, Py_ssize_t more) except -1
 

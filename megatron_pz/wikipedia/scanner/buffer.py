@@ -85,6 +85,15 @@ class Buffer:
             return text_of(self.data, start, end - start)  # type: ignore[name-defined] # noqa: F821
         return "".join(self.data[start:end])
 
+    def find(self, character: str, start: int, end: int) -> int:
+        """Where in ``[start:end]`` the character stands first; ``end`` where it does not (``start`` if that is more)."""
+        if cython.compiled:
+            return find_in(self.data, character, start, end)  # type: ignore[name-defined] # noqa: F821
+        try:
+            return self.data.index(character, start, end)
+        except ValueError:
+            return max(start, end)
+
     def reserve(self, more: int) -> None:
         """Make room for ``more`` code points."""
         if cython.compiled and self.size + more > self.room:
@@ -96,7 +105,7 @@ def visible_text(text: str) -> Buffer:
     """A buffer with the text less what :data:`~megatron_pz.wikipedia.marks.INVISIBLE` matches."""
     buffer = Buffer(len(text) + 1)
     buffer.write(text)
-    if cython.compiled and not may_hide(buffer.data, buffer.size):  # type: ignore[name-defined] # noqa: F821
+    if cython.compiled and not may_hide(text):  # type: ignore[name-defined] # noqa: F821
         return buffer
     visible = INVISIBLE.sub("", text)
     if len(visible) < len(text):

@@ -14,7 +14,7 @@ cdef class Frame:
     cdef str name
     cdef list fields, equals
 
-    cdef void open(self, int kind, Py_ssize_t start, bint dropped) except *
+    cdef int open(self, int kind, Py_ssize_t start, bint dropped) except -1
 
 
 @cython.final
@@ -29,9 +29,9 @@ cdef class Frames:
     cdef Frame push(self, int kind, bint dropped=*)
     @cython.locals(frame=Frame, below=Frame)
     cdef Frame pop(self)
-    cdef void drop_content(self) except *
-    cdef void close(self, str shown) except *
-    cdef void abandon_from(self, int depth) except *
+    cdef int drop_content(self) except -1
+    cdef int close(self, str shown) except -1
+    cdef int abandon_from(self, int depth) except -1
     @cython.locals(frame=Frame)
     cdef int innermost(self, int kind, str name=*) except -2
     cdef str content(self)

@@ -5,14 +5,14 @@ from .state cimport Scan
 cdef Py_ssize_t _DEEPEST_HEADING
 
 
-cdef void newline(Scan scan) except *
-cdef void _end_paragraph(Scan scan) except *
-cdef bint _ends_with_paragraph(Frame frame) except *
+cdef int newline(Scan scan) except -1
+cdef int _end_paragraph(Scan scan) except -1
+cdef bint _ends_with_paragraph(Frame frame) except -1
 cdef void begin_line(Scan scan) except *
 cdef bint is_letter_of_text(Py_UCS4 character) noexcept
 cdef void _gallery_line(Scan scan) except *
-cdef void _bar_or_mark(Scan scan, Py_ssize_t start) except *
-cdef void _list_item(Scan scan, Py_ssize_t start) except *
+cdef int _bar_or_mark(Scan scan, Py_ssize_t start) except -1
+cdef int _list_item(Scan scan, Py_ssize_t start) except -1
 cdef void _heading(Scan scan) except *
-cdef void end_heading(Scan scan) except *
+cdef int end_heading(Scan scan) except -1
 cdef void _skip_section(Scan scan, int level) noexcept

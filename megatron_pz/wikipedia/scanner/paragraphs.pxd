@@ -19,15 +19,16 @@ cdef class Paragraphs:
 
     cdef list all(self)
     cdef bint _has_word(self, Py_ssize_t start, Py_ssize_t end) noexcept
-    cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except *
-    cdef void _begin(self, Py_UCS4 kind) except *
-    cdef void _begin_item(self, Py_UCS4 kind) except *
-    cdef void _end_item(self) except *
+    cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except -1
+    cdef int _begin(self, Py_UCS4 kind) except -1
+    cdef int _begin_item(self, Py_UCS4 kind) except -1
+    cdef int _end_item(self) except -1
     cdef bint _holds_word(self, Py_ssize_t start) noexcept
     cdef void _end(self) except *
-    cdef void _add_code(self, Py_ssize_t start, Py_ssize_t end) except *
-    cdef void _add(self, Py_ssize_t start, Py_ssize_t end) except *
-    cdef void _add_mark(self, Py_UCS4 mark) except *
+    cdef int _add_code(self, Py_ssize_t start, Py_ssize_t end) except -1
+    cdef int _add(self, Py_ssize_t start, Py_ssize_t end) except -1
+    cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
+    cdef int _add_mark(self, Py_UCS4 mark) except -1
     cdef Py_UCS4 _last(self) noexcept
     cdef void _push(self, Py_UCS4 character) except *
     cdef int _push_white(self) except -1
@@ -35,4 +36,4 @@ cdef class Paragraphs:
     cdef void _take_back(self) noexcept
     cdef bint _close_parenthesis(self) noexcept
     cdef bint _is_leftover(self, Py_UCS4 character, Py_UCS4 last) noexcept
-    cdef void _take_back_sound_words(self) except *
+    cdef int _take_back_sound_words(self) except -1

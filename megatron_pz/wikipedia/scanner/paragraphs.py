@@ -14,7 +14,7 @@ from megatron_pz.wikipedia.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, R
 from megatron_pz.wikipedia.sections import without_empty_sections
 
 from .buffer import Buffer
-from .characters import is_gap, is_plain, is_white
+from .characters import is_plain, is_prose, is_white
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -55,9 +55,7 @@ class Paragraphs:
         start = 0
         is_apart = True
         while start < size:
-            end = start
-            while end < size and data[end] != "\n":
-                end += 1
+            end = self.marked.find("\n", start, size)
             first = start
             while first < end and data[first] in " \t\x01\x02":  # DROPPED, SOUND
                 first += 1
@@ -165,10 +163,8 @@ class Paragraphs:
         data = self.marked.data
         index = start
         while index < end:
-            run = index
-            while run < end and (is_plain(data[run]) or (index < run < end - 1 and is_gap(data[run], data[run + 1]))):
-                run += 1
-            if run > index:
+            if is_plain(data[index]):
+                run = self._run_end(index, end)
                 if self.pending:
                     if self._last() in "(（":
                         self.pending = NOTHING
@@ -187,6 +183,14 @@ class Paragraphs:
                     self.may_compose = True
                 self.has_angle = self.has_angle or character == "<"
                 self._push(character)
+
+    def _run_end(self, start: int, end: int) -> int:
+        """Where a run of prose ends that begins with a letter or digit and can be copied as it is."""
+        data = self.marked.data
+        run = start + 1
+        while run < end and is_prose(data[run]) and not (data[run] == data[run - 1] and data[run] == " "):
+            run += 1
+        return run - 1 if data[run - 1] == " " else run
 
     def _add_mark(self, mark: str) -> None:
         if mark == DROPPED:

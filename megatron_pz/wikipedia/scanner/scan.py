@@ -21,7 +21,7 @@ from .angles import angle
 from .braces import close_braces, equals, open_braces, template_bar
 from .brackets import bar, close_bracket, open_bracket
 from .buffer import Buffer
-from .characters import is_letter
+from .characters import is_letter, is_skipped, is_text
 from .frames import LINK, TABLE, TEMPLATE
 from .lines import begin_line, end_heading, newline
 from .paragraphs import Paragraphs
@@ -69,7 +69,7 @@ def _copy(scan: Scan) -> None:
     data = scan.source.data
     index = scan.position
     end = scan.end
-    while index < end and ("a" <= data[index] <= "z" or data[index] not in "\n[]{}<&'_|="):
+    while index < end and is_text(data[index]):
         index += 1
     scan.out.extend(scan.source, scan.position, index)
     scan.position = index
@@ -80,7 +80,7 @@ def _skip(scan: Scan) -> None:
     data = scan.source.data
     index = scan.position
     end = scan.end
-    while index < end and data[index] not in "\n[]{}<":
+    while index < end and is_skipped(data[index]):
         index += 1
     scan.position = index
 
@@ -151,11 +151,10 @@ def _weigh_quotes(scan: Scan) -> None:
     scan.apostrophe = -1
     italic = bold = 0
     after_letter = after_word = after_space = -1
-    while index < scan.quotes_end:
-        if data[index] != "'":
-            index += 1
-            continue
-        start = index
+    while True:
+        start = index = scan.source.find("'", index, scan.quotes_end)
+        if start >= scan.quotes_end:
+            break
         while index < scan.quotes_end and data[index] == "'":
             index += 1
         run = index - start

@@ -24,9 +24,9 @@ cdef class Scan:
     cdef Py_ssize_t after_blanks(self, Py_ssize_t start) noexcept
     cdef Py_ssize_t line_end(self, Py_ssize_t start) noexcept
     cdef bint follows(self, Py_ssize_t start, Py_UCS4 first, Py_UCS4 second) noexcept
-    cdef void emit(self, str text, Py_ssize_t length) except *
+    cdef int emit(self, str text, Py_ssize_t length) except -1
     cdef Py_ssize_t comment_end(self) noexcept
-    cdef bint find_closing_tag(self, str name) except *
+    cdef bint find_closing_tag(self, str name) except -1
     cdef bint find_closing_ref(self) noexcept
     cdef bint _has_closing_tag(self) noexcept
     cdef void _find_closing_tag(self, str name, Py_ssize_t index) noexcept

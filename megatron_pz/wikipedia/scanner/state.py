@@ -64,10 +64,7 @@ class Scan:
 
     def line_end(self, start: int) -> int:
         """Where the line ends that ``start`` is in."""
-        data = self.source.data
-        while start < self.end and data[start] != "\n":
-            start += 1
-        return start
+        return self.source.find("\n", start, self.end)
 
     def follows(self, start: int, first: str, second: str) -> bool:
         """Whether these two characters stand at ``start``."""
@@ -122,8 +119,11 @@ class Scan:
         data = self.source.data
         length = len(name)
         last = self.size - length - 2
-        while index < last:
-            if data[index] == "<" and data[index + 1] == "/" and self.is_word(index + 2, name):
+        while True:
+            index = self.source.find("<", index, last)
+            if index >= last:
+                break
+            if data[index + 1] == "/" and self.is_word(index + 2, name):
                 end = index + 2 + length
                 while end < self.size and (data[end] == " " or data[end] == "\n" or data[end] == "\t"):
                     end += 1
@@ -149,8 +149,8 @@ class Scan:
         if self.next_heading < position:
             data = self.source.data
             last = self.size - 2
-            index = position
-            while index < last and not (data[index] == "\n" and data[index + 1] == "=" and data[index + 2] == "="):
-                index += 1
+            index = self.source.find("\n", position, last)
+            while index < last and not (data[index + 1] == "=" and data[index + 2] == "="):
+                index = self.source.find("\n", index + 1, last)
             self.next_heading = index if index < last else self.size + 1
         return self.next_heading

@@ -3,7 +3,7 @@ from .state cimport Scan
 
 
 cdef void open_table(Scan scan) except *
-cdef bint begins_table(Scan scan) except *
-cdef void close_table(Scan scan) except *
+cdef bint begins_table(Scan scan) except -1
+cdef int close_table(Scan scan) except -1
 cdef void table_line(Scan scan) except *
-cdef void table_bar(Scan scan) except *
+cdef int table_bar(Scan scan) except -1
