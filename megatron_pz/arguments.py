@@ -66,7 +66,8 @@ def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
     known, flags = own.parse_known_args(list(argv))
     from_file = load_yaml(known.config) if known.config else RunConfig()
     if "-h" in flags or "--help" in flags:
-        print("--config FILE   a YAML file with the sections below; flags override it\n")
+        print("--config FILE   a YAML file with the sections below; flags override it")
+        print("[P]: the paper says so; [C]: the paper is silent, and this is our choice\n")
     return _parse_flags(flags, program, from_file)
 
 

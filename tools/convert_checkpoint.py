@@ -12,6 +12,7 @@ on the parallel layout, so one process is enough for a model that fits into its 
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from megatron_pz.trainer.topology import Topology
 def main() -> None:
     """The command line."""
     arguments = _parse()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of Megatron-Core's calls
     arch = Architecture.from_hf(arguments.hf_model)
     tensor_ranks = arguments.tensor_model_parallel_size
     parallel = ParallelConfig(
@@ -53,10 +55,12 @@ def main() -> None:
 def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path, save: Path) -> None:
     """Write ``save/iter_0000000`` with the weights of a Hugging Face checkpoint, in the dtype that they have there."""
     tensors = HFTensorSource(hf_model)
-    if save.exists() and not save.is_dir():
-        raise BadInput(f"--save {save}: is a file; give a folder")
     if latest_iteration(save) is not None:
         raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--save {save}: the folder cannot be made ({error.strerror})") from None
     config = transformer_config(arch, ModelConfig(bf16=tensors.dtype == torch.bfloat16), parallel)
     topology = Topology.start(parallel, seed=0)
     (model,) = build_chunks(arch, config)

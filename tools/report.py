@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the report")
     flags = parser.parse_args(argv)
     evaluations = [Evaluation.load(path) for path in flags.evaluations]
+    steps = read_metrics(flags.run) if flags.run else []
     if len({evaluation.name for evaluation in evaluations}) < len(evaluations):
         raise BadInput("two evaluations have the same name: evaluate again with other --name")
     try:
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
     draw_evaluations(evaluations, flags.output / "evaluation.png")
     if flags.run:
-        draw_curves(read_metrics(flags.run), flags.output / "curves.png", title="PretrainZero")
+        draw_curves(steps, flags.output / "curves.png", title="PretrainZero")
 
 
 def results(evaluations: Sequence[Evaluation]) -> str:

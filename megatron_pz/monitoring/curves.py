@@ -206,10 +206,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="the run's --save folder, or its metrics.jsonl")
     parser.add_argument("--output", type=Path, help="the picture; curves.png in the run's folder when left out")
     arguments = parser.parse_args(argv)
-    steps = read_metrics(arguments.run)
     folder = arguments.run if arguments.run.is_dir() else arguments.run.parent
-    output = arguments.output or folder / "curves.png"
-    draw_curves(steps, output, title=folder.resolve().name)
+    output: Path = arguments.output or folder / "curves.png"
+    if output.suffix != ".png":
+        raise BadInput(f"--output {output}: give a name that ends in .png")
+    steps = read_metrics(arguments.run)
+    try:
+        draw_curves(steps, output, title=folder.resolve().name)
+    except OSError as error:
+        raise BadInput(f"--output {output}: cannot be written ({error.strerror or error})") from None
     print(output)
 
 

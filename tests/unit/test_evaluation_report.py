@@ -57,6 +57,17 @@ def test_evaluations_of_other_passages_are_refused(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        report.main(
+            ["--evaluations", saved(tmp_path, "a", 0.1), "--run", "/nowhere", "--output", str(tmp_path / "out")]
+        )
+    assert "no metrics at /nowhere" in one_line_of(capsys, stop)
+    assert not (tmp_path / "out").exists()
+
+
 def test_evaluations_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path, "model", 0.1)
     with pytest.raises(SystemExit) as stop:

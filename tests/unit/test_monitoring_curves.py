@@ -79,6 +79,17 @@ def test_drawing_nothing_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text(StepMetrics(1, {"generator/reward": 0.5}).to_json() + "\n")
+    for output, words in (("/nowhere/a.png", "cannot be written"), ("a.xyz", "ends in .png")):
+        with pytest.raises(SystemExit) as stop:
+            draw([str(tmp_path), "--output", output])
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stop.value.code == 2
+        assert f"--output {output}: " in line
+        assert words in line
+
+
 def test_a_table_keeps_every_cell_whole() -> None:
     long = "x" * 90
     text = table("Title", ["", "before", "after"], [["[valid] masks", "0.1 ± 0.2", long], ["b", "1", "2"]])

@@ -58,7 +58,7 @@ def test_play(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["hf-to-megatron", "--save", "{file}"], "is a file; give a folder"),
+        (["hf-to-megatron", "--save", "{file}"], "/file: the folder cannot be made (File exists)"),
         (["megatron-to-hf", "--load", "{run}", "--iteration", "7", "--save", "{new}"], "(it has 3, 12)"),
         (["megatron-to-hf", "--load", "{new}", "--save", "{new}"], "there is no checkpoint in"),
     ],
