@@ -169,7 +169,7 @@ def test_the_comparison_would_see_a_stale_tied_head(
 ) -> None:
     trainer = reference_model(model_dir)
     perturb(trainer, 3)
-    monkeypatch.setattr(weight_sync, "_repack_tied_head", lambda model: None)
+    monkeypatch.setattr(weight_sync, "_renew_tied_head", lambda model: None)
     load_weights(synced, weight_stream(trainer))
     difference = largest_difference(trainer, PROMPTS, synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[]))
     # An untied head receives its own tensor and needs no mend.

@@ -49,7 +49,7 @@ def test_the_step_is_the_same_after_an_engine_has_died(
     assert restarting.engine is not first
     assert not first.healthy()
 
-    plain, calls = weight_sync._repack_tied_head, []
+    plain, calls = weight_sync._renew_tied_head, []
 
     def fail_once(model: object) -> None:
         calls.append(model)
@@ -57,7 +57,7 @@ def test_the_step_is_the_same_after_an_engine_has_died(
             raise MemoryError("no room for the head")
         plain(model)
 
-    monkeypatch.setattr(weight_sync, "_repack_tied_head", fail_once)
+    monkeypatch.setattr(weight_sync, "_renew_tied_head", fail_once)
     restarting.sync()
     assert len(calls) == restarting.restarts == 2
     assert sample() == expected
