@@ -146,9 +146,11 @@ class VllmEngine:
             return
         self._closed = True
         VllmEngine._living -= 1
-        with default_process_group_kept(keep=self._colocated), engine_groups_kept(keep=VllmEngine._living > 0):
-            self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
+        try:
+            with default_process_group_kept(keep=self._colocated), engine_groups_kept(keep=VllmEngine._living > 0):
+                self._llm.llm_engine.engine_core.shutdown()
+        finally:
+            del self._llm  # a broken one may not end in good order, and its memory is its successor's
 
     def __enter__(self) -> VllmEngine:
         return self
@@ -249,7 +251,11 @@ class VllmEngine:
         own, prompts, seeds = self._joined(prompts, seeds)
         sampling = [self.sampling(seed, n=n, max_tokens=max_tokens, stop=stop) for seed in seeds]
         outputs = self.run(prompts, sampling)[own]
-        return [[_response(completion) for completion in output.outputs] for output in outputs]
+        try:
+            return [[_response(completion) for completion in output.outputs] for output in outputs]
+        except EngineBroken as error:
+            self.mark_broken(str(error))
+            raise
 
     def _joined(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import restarting
+from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
 
 
@@ -101,6 +106,39 @@ def test_after_so_many_restarts_the_failure_is_one_line() -> None:
         "the rollout engine of rank 0 failed (RuntimeError: generate went wrong) after 1 restarts: no more are allowed "
         "(--max-engine-restarts 1); resume from the last checkpoint"
     )
+
+
+@pytest.fixture
+def engine() -> VllmEngine:
+    """One whose vLLM is what the test makes of it."""
+    engine = VllmEngine.__new__(VllmEngine)
+    engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
+    engine._broken, engine._closed, engine._colocated = None, False, True
+    return engine
+
+
+def test_a_response_that_vllm_gave_up_breaks_the_engine(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is replaced, and its prompts asked again, instead of ending one rank's run."""
+    aborted = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="abort")])
+    monkeypatch.setattr(engine, "sampling", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "run", lambda prompts, sampling: [aborted])
+    with pytest.raises(EngineBroken, match="ended for the reason 'abort'"):
+        engine.generate([[1]], 1, seeds=[0], max_tokens=4, stop=())
+    assert not engine.healthy()
+
+
+def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shutdown() -> None:
+        raise RuntimeError("dead already")
+
+    engine._llm.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown))
+    monkeypatch.setattr(VllmEngine, "_living", 1)
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())  # it imports vLLM
+    with pytest.raises(RuntimeError, match="dead already"):
+        engine.close()
+    assert not hasattr(engine, "_llm")
 
 
 def test_bad_input_is_no_reason_to_restart() -> None:
