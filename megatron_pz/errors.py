@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
+import json
 import os
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 Returned = TypeVar("Returned")
@@ -56,5 +60,10 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
 
 
 def _say(message: str) -> None:
+    line = f"error: {' '.join(message.split())}"
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+    # torchrun ends what it prints of a failure with what it finds in this file (torch.distributed.elastic's format).
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")

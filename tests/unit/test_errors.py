@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,23 @@ def test_only_the_first_rank_of_a_node_speaks(
         main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == ""
+
+
+def test_torchrun_is_told_what_it_shows_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Read back as torchrun reads it: its summary's last line is then the reason, not a hint how to get a traceback."""
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    @exits_with_one_line
+    def main() -> None:
+        raise BadInput("no\nroom")
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit):
+        main()
+    assert ProcessFailure(0, 1, 2, str(tmp_path / "error.json")).message == "error: no room"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/nowhere/error.json")
+    with pytest.raises(SystemExit):
+        main()
 
 
 def test_other_failures_keep_their_traceback() -> None:
