@@ -24,12 +24,11 @@ from megatron_pz.wikipedia import scanner_form
 from megatron_pz.wikipedia.articles import ArticleOptions, ArticleReader, wiki_of
 from megatron_pz.wikipedia.dump import SiteInfo, read_pages, read_siteinfo
 from megatron_pz.wikipedia.duplicates import Fingerprinter
-from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions
+from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions, joints_of
 from megatron_pz.wikipedia.shards import ShardWriter, join_shards
 from megatron_pz.wikipedia.streams import plan_jobs
 from megatron_pz.wikipedia.text_encoder import TextEncoder
 from megatron_pz.wikipedia.wikitext import TextOptions
-from megatron_pz.wikipedia.words import count_words
 
 STAGES = ("bz2", "XML", "text", "passages", "tokens", "duplicates", "write")
 INTERPRETED_BYTES = 2_000_000
@@ -86,9 +85,10 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
         with clock("tokens"):
             return encoder.encode(texts)
 
+    joints = joints_of(PassageOptions(), encoder.encode)
     for number, job in enumerate(plan_jobs(str(xml))):
         stems.append(work / f"{number}")
-        cutter = PassageCutter(PassageOptions(), encode)
+        cutter = PassageCutter(PassageOptions(), encode, joints)
         with ShardWriter(stems[-1], dtype) as shard:
             for page, _ in clock.each("XML", read_pages(job)):
                 with clock("text"):
@@ -98,7 +98,7 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
                 before = clock.seconds["tokens"]
                 with clock("passages"):
                     passages = cutter.cut(article.paragraphs)
-                    words = count_words([passage.text for passage in passages])
+                    words = [passage.words for passage in passages]
                 clock.seconds["passages"] -= clock.seconds["tokens"] - before
                 sequences = [passage.ids for passage in passages]
                 with clock("duplicates"):

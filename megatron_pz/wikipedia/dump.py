@@ -19,6 +19,7 @@ from xml.parsers import expat
 
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.damage import DamageLog
+from megatron_pz.wikipedia.scanner_form import unescaped
 from megatron_pz.wikipedia.streams import (
     DUMP_END,
     LARGEST_PAGE,
@@ -224,10 +225,13 @@ def _fields_in_any_order(page: bytes) -> list[bytes | None]:
 
 
 def _unescape(value: bytes) -> str:
-    """UTF-8 with XML's character references, as an XML parser reads it. Expat is faster than replacing strings."""
+    """UTF-8 with XML's character references, as an XML parser reads it: expat where there is anything unusual."""
     try:
-        if b"&" not in value and b"\r" not in value:
-            return value.decode()
+        if b"\r" not in value:
+            if b"&" not in value:
+                return value.decode()
+            if unescaped is not None and (text := unescaped(value)) is not None:
+                return text.decode()
         parts: list[str] = []
         parser = expat.ParserCreate("utf-8")
         parser.buffer_text, parser.buffer_size = True, _EXPAT_BUFFER

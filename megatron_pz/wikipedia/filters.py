@@ -7,7 +7,6 @@ in :mod:`megatron_pz.wikipedia.duplicates`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -16,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, get_args
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.articles import Article
 from megatron_pz.wikipedia.decontamination import Decontaminator
+from megatron_pz.wikipedia.passages import Passage
 
 FilterReason = Literal["language", "benchmark_overlap"]
 FILTER_REASONS: Final[tuple[str, ...]] = get_args(FilterReason)
@@ -73,19 +73,20 @@ class Filters:
                 return "language"
         return None
 
-    def kept_passages(self, texts: Sequence[str], counts: Counter[str]) -> list[int]:
-        """Which of an article's passages stay, by number; ``counts`` gets :data:`FILTER_COUNTS` of the others.
+    def kept_passages(self, passages: list[Passage], counts: Counter[str]) -> list[Passage]:
+        """Those of an article's passages that stay; ``counts`` gets :data:`FILTER_COUNTS` of the others.
 
         An article without a passage left is dropped for ``benchmark_overlap``.
         """
         if self._decontaminator is None:
-            return list(range(len(texts)))
+            return passages
+        texts = [passage.text for passage in passages]
         overlapping = self._decontaminator.overlapping(texts)
         dropped = [text for text, overlaps in zip(texts, overlapping, strict=True) if overlaps]
         if dropped:
             counts["overlapping_passages"] += len(dropped)
             counts["overlapping_passage_words"] += sum(len(text.split()) for text in dropped)
-        return [number for number, overlaps in enumerate(overlapping) if not overlaps]
+        return [passage for passage, overlaps in zip(passages, overlapping, strict=True) if not overlaps]
 
     def describe(self) -> dict[str, Any]:
         """For the manifest: everything that decides what the filters drop, without paths."""

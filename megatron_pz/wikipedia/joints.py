@@ -144,7 +144,7 @@ class Joints:
             elif self.kind == "attached":
                 again.append(paragraphs[draft[-1]])
             elif self.kind == "none" and len(draft) > 1:
-                again.append(text_of(paragraphs, draft))
+                again.append(PARAGRAPH_BREAK.join(parts_of(paragraphs, draft)))
         encoded = iter(self._encode(again) if again else [])
         return [self._passage(measured, draft, encoded) for draft in drafts]
 
@@ -157,6 +157,6 @@ class Joints:
         return ids[begin : measured.ends[draft[-1]]]
 
 
-def text_of(paragraphs: Sequence[str], draft: str | range) -> str:
-    """The text of a passage."""
-    return draft if isinstance(draft, str) else PARAGRAPH_BREAK.join(paragraphs[draft.start : draft.stop])
+def parts_of(paragraphs: Sequence[str], draft: str | range) -> Sequence[str]:
+    """What a passage's text is joined from."""
+    return (draft,) if isinstance(draft, str) else paragraphs[draft.start : draft.stop]

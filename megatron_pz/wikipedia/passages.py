@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK, Encode, Ids, Joints, text_of
+from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK, Encode, Ids, Joints, parts_of
+from megatron_pz.wikipedia.scanner_form import words_of
 from megatron_pz.wikipedia.sentences import sentences
 
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
@@ -39,10 +40,19 @@ class PassageOptions:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text and its token ids, never more than the budget."""
+    """Paragraphs, or sentences of one, and their token ids, never more than the budget."""
 
-    text: str
+    parts: Sequence[str]
+    """What blank lines stand between in its text."""
     ids: Ids
+
+    @property
+    def text(self) -> str:
+        return PARAGRAPH_BREAK.join(self.parts)
+
+    @property
+    def words(self) -> int:
+        return sum(map(words_of, self.parts))
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,11 @@ class _Piece:
     tokens: int
     words: int
     """0 where nobody asks for words."""
+
+
+def joints_of(options: PassageOptions, encode: Encode) -> Joints:
+    """How the tokenizer takes blank lines, as far as these passages have to know: some hundreds of texts to encode."""
+    return Joints(encode, passages_join=options.passage_unit == "paragraph")
 
 
 class PassageCutter:
@@ -64,12 +79,13 @@ class PassageCutter:
         options: Size of a passage.
         encode: Token ids of each of several texts. Every paragraph is encoded once, and again only what
             :mod:`megatron_pz.wikipedia.joints` says; sentences only where a paragraph exceeds the budget.
+        joints: What is known of how ``encode`` takes blank lines (:func:`joints_of`); it is found out where not given.
     """
 
-    def __init__(self, options: PassageOptions, encode: Encode) -> None:
+    def __init__(self, options: PassageOptions, encode: Encode, joints: Joints | None = None) -> None:
         self._options = options
         self._encode = encode
-        self._joints = Joints(encode, passages_join=options.passage_unit == "paragraph")
+        self._joints = joints or joints_of(options, encode)
         self._budget = options.max_passage_tokens
         self._words_matter = bool(options.max_passage_words) or options.passage_unit == "lead_sentences"
         self.counts: Counter[str] = Counter()
@@ -88,7 +104,7 @@ class PassageCutter:
         drafts = self._drafts(paragraphs, measured.tokens)
         found: list[Passage] = []
         for draft, ids in zip(drafts, self._joints.passages(paragraphs, measured, drafts), strict=True):
-            passage = Passage(text_of(paragraphs, draft), ids)
+            passage = Passage(parts_of(paragraphs, draft), ids)
             if len(ids) <= self._options.max_passage_tokens:
                 found.append(passage)
             else:

@@ -6,6 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from megatron_pz.wikipedia.dump import PageError, SiteInfo, read_pages
 from megatron_pz.wikipedia.duplicates import Fingerprinter
 from megatron_pz.wikipedia.files import written_whole
 from megatron_pz.wikipedia.filters import Filters
+from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK, Joints
 from megatron_pz.wikipedia.journal import JobResult
 from megatron_pz.wikipedia.options import PreprocessOptions
-from megatron_pz.wikipedia.passages import PARAGRAPH_BREAK, PassageCutter
+from megatron_pz.wikipedia.passages import Passage, PassageCutter, joints_of
 from megatron_pz.wikipedia.pool import Stopped
 from megatron_pz.wikipedia.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.streams import Job
 from megatron_pz.wikipedia.text_encoder import TextEncoder
-from megatron_pz.wikipedia.words import count_words
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,16 @@ class Worker:
     fingerprinter: Fingerprinter
     makes_cache: bool = False
 
+    @cached_property
+    def joints(self) -> Joints:
+        """How the tokenizer takes blank lines."""
+        return joints_of(self.options.passages, self.encoder.encode)
+
 
 def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], bool]) -> JobResult:
     """Write the job's files, whole and on the disk. Raises :class:`Stopped` when the run is interrupted."""
     damage = DamageLog(worker.options.run.skip_damaged)
-    cutter = PassageCutter(worker.options.passages, worker.encoder.encode)
+    cutter = PassageCutter(worker.options.passages, worker.encoder.encode, worker.joints)
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as open_files:
         documents = _Documents(worker, number, open_files)
@@ -59,12 +65,12 @@ def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], 
             if reason := worker.filters.drop_reason(article):
                 counts[f"dropped_{reason}"] += 1
                 continue
-            texts, sequences = _sequences(worker, cutter, article)
-            kept = worker.filters.kept_passages(texts, counts)
+            passages = _passages(worker, cutter, article)
+            kept = worker.filters.kept_passages(passages, counts)
             if not kept:
-                counts["dropped_benchmark_overlap" if texts else "dropped_too_short"] += 1
+                counts["dropped_benchmark_overlap" if passages else "dropped_too_short"] += 1
                 continue
-            documents.add(article, [texts[number] for number in kept], [sequences[number] for number in kept])
+            documents.add(article, kept)
             counts["articles"] += 1
             counts["passages"] += len(kept)
         totals = documents.finish()
@@ -91,12 +97,13 @@ class _Documents:
         if self._cache is not None:
             self._cache.add(article)
 
-    def add(self, article: Article, texts: list[str], sequences: list[np.ndarray]) -> None:
+    def add(self, article: Article, passages: list[Passage]) -> None:
+        sequences = [passage.ids for passage in passages]
         if self._worker.options.output.append_eod:
             assert self._worker.encoder.eod is not None  # checked before any work began
             sequences[-1] = np.append(sequences[-1], np.uint32(self._worker.encoder.eod))
         split = split_of(article.title, self._shares)
-        self._shards[split].add(article, sequences, count_words(texts))
+        self._shards[split].add(article, sequences, [passage.words for passage in passages])
         self._records.append((split, self._worker.fingerprinter.fingerprint(article.paragraphs)))
 
     def finish(self) -> tuple[Totals, ...]:
@@ -142,10 +149,9 @@ def _articles(worker: Worker, job: Job, damage: DamageLog) -> Iterator[Article |
             yield article
 
 
-def _sequences(worker: Worker, cutter: PassageCutter, article: Article) -> tuple[list[str], list[np.ndarray]]:
-    """The article's passages, or the whole article, as texts and token ids."""
-    if worker.options.output.level == "document":
-        texts = [PARAGRAPH_BREAK.join(article.paragraphs)]
-        return texts, worker.encoder.encode(texts)
-    passages = cutter.cut(article.paragraphs)
-    return [passage.text for passage in passages], [passage.ids for passage in passages]
+def _passages(worker: Worker, cutter: PassageCutter, article: Article) -> list[Passage]:
+    """The article's passages, or the whole article as one."""
+    if worker.options.output.level == "passage":
+        return cutter.cut(article.paragraphs)
+    (ids,) = worker.encoder.encode([PARAGRAPH_BREAK.join(article.paragraphs)])
+    return [Passage(article.paragraphs, ids)]

@@ -22,6 +22,7 @@ from megatron_pz.wikipedia import filters
 from megatron_pz.wikipedia.articles import Article
 from megatron_pz.wikipedia.decontamination import Decontaminator
 from megatron_pz.wikipedia.filters import FilterOptions, Filters
+from megatron_pz.wikipedia.passages import Passage
 from megatron_pz.wikipedia.word_ngrams import ngram_hashes, normalised_words
 
 QUESTION = "Which river gave the old town below the castle its name, and when was the railway built there?"
@@ -183,18 +184,25 @@ def test_articles_in_another_language_go() -> None:
     assert Filters(FilterOptions(language="en", min_language_probability=0.99)).drop_reason(mixed) == "language"
 
 
+NO_IDS = np.empty(0, np.uint32)
+
+
+def passages(*texts: str) -> list[Passage]:
+    return [Passage((text,), NO_IDS) for text in texts]
+
+
 def test_no_filter_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py3langid", None)
     none, counts = Filters(FilterOptions()), Counter()
     assert none.drop_reason(article(GERMAN)) is None
-    assert none.kept_passages([QUESTION, OTHER], counts) == [0, 1]
+    assert none.kept_passages(passages(QUESTION, OTHER), counts) == passages(QUESTION, OTHER)
     assert not counts
 
 
 def test_overlapping_passages_are_counted(tmp_path: Path) -> None:
     benchmark, counts = Filters(FilterOptions(decontaminate=(str(write_txt(tmp_path / "q")),))), Counter()
-    assert benchmark.kept_passages(["One.", QUESTION, "Two."], counts) == [0, 2]
-    assert benchmark.kept_passages([OTHER], counts) == []
+    assert benchmark.kept_passages(passages("One.", QUESTION, "Two."), counts) == passages("One.", "Two.")
+    assert benchmark.kept_passages(passages(OTHER), counts) == []
     assert counts == {"overlapping_passages": 2, "overlapping_passage_words": 37}
     described = benchmark.describe()
     assert described["decontaminate"][0]["name"] == "q.txt"

@@ -86,7 +86,7 @@ class Buffer:
         return "".join(self.data[start:end])
 
     def find(self, character: str, start: int, end: int) -> int:
-        """Where in ``[start:end]`` the character stands first; ``end`` where it does not (``start`` if that is more)."""
+        """Where in ``[start:end]`` the character stands first; the larger of the two where it does not."""
         if cython.compiled:
             return find_in(self.data, character, start, end)  # type: ignore[name-defined] # noqa: F821
         try:

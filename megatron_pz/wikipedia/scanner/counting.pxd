@@ -1,0 +1,27 @@
+# C types of counting.py, and its loop over a string's characters in memory.
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_KIND
+
+from .buffer cimport Unit
+
+
+cdef inline Py_ssize_t _unit_word_starts(const Unit* data, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t index, words = 0
+    if size:
+        words = (data[0] != 0x20) & (data[0] != 0x0A)
+    for index in range(1, size):
+        words += ((data[index - 1] == 0x20) | (data[index - 1] == 0x0A)) & (data[index] != 0x20) & (data[index] != 0x0A)
+    return words
+
+
+cdef inline Py_ssize_t word_starts(str text) noexcept:
+    """Characters that begin a word. Vectorisable."""
+    cdef void* data = PyUnicode_DATA(text)
+    cdef int kind = PyUnicode_KIND(text)
+    if kind == 1:
+        return _unit_word_starts(<const unsigned char*> data, len(text))
+    if kind == 2:
+        return _unit_word_starts(<const unsigned short*> data, len(text))
+    return _unit_word_starts(<const unsigned int*> data, len(text))
+
+
+cpdef Py_ssize_t words_of(str text) except -1
