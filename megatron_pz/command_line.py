@@ -8,6 +8,13 @@ from typing import NoReturn
 from megatron_pz.errors import BadInput
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the defaults that are values; that a flag may be left out is seen from the usage."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are :class:`BadInput`. Flags cannot be abbreviated."""
 
@@ -16,7 +23,7 @@ class Parser(argparse.ArgumentParser):
             description=description,
             add_help=add_help,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
 
     def error(self, message: str) -> NoReturn:

@@ -100,15 +100,20 @@ def megatron_to_hf(
 
 def _parse() -> argparse.Namespace:
     parser = Parser("Convert weights between a Hugging Face checkpoint and a Megatron-Core one.")
-    parser.add_argument("direction", choices=("hf-to-megatron", "megatron-to-hf"))
-    parser.add_argument("--hf-model", type=Path, required=True, help="the Hugging Face checkpoint")
+    parser.add_argument("direction", choices=("hf-to-megatron", "megatron-to-hf"), help="what is made of what")
+    parser.add_argument(
+        "--hf-model",
+        type=Path,
+        required=True,
+        help="the Hugging Face checkpoint; for an export the one that the run started from",
+    )
     parser.add_argument("--load", type=Path, help="the folder of Megatron-Core checkpoints that is exported")
     parser.add_argument("--iteration", type=int, help="which of them; the latest if absent")
     parser.add_argument("--role", choices=("generator", "predictor"), default="", help="whose, with a policy for each")
     parser.add_argument("--save", type=Path, required=True, help="the folder that is written")
-    parser.add_argument("--tensor-model-parallel-size", type=int, default=1)
-    parser.add_argument("--pipeline-model-parallel-size", type=int, default=1)
-    parser.add_argument("--expert-model-parallel-size", type=int, default=1)
+    for kind in ("tensor", "pipeline", "expert"):
+        shared = "processes that share the model, under torchrun; the checkpoint does not depend on it"
+        parser.add_argument(f"--{kind}-model-parallel-size", type=int, default=1, metavar="N", help=shared)
     arguments = parser.parse_args()
     exports = arguments.direction == "megatron-to-hf"
     if exports != (arguments.load is not None):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 
 
@@ -31,6 +32,19 @@ def test_an_expected_failure_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == code
     assert words in line
+
+
+def test_help_tells_defaults_that_are_values(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("Do something.")
+    parser.add_argument("--count", type=int, default=3, help="of things")
+    parser.add_argument("--name", required=True, help="of the thing")
+    parser.add_argument("--loud", action="store_true", help="say more")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    help_text = capsys.readouterr().out
+    assert "of things (default: 3)" in help_text
+    assert "None" not in help_text
+    assert "False" not in help_text
 
 
 def test_only_the_first_rank_of_a_node_speaks(
