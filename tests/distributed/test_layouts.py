@@ -87,7 +87,8 @@ SIZES = {
 }
 
 
-def _save(config: PreTrainedConfig, folder: Path) -> Path:
+def save_random_model(config: PreTrainedConfig, folder: Path) -> Path:
+    """A Hugging Face checkpoint of random float32 weights, the same every time."""
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng():
@@ -108,7 +109,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         mlp_only_layers=[1],
     )
     folder = tmp_path_factory.mktemp("models")
-    return _save(Qwen3Config(**SIZES), folder / "dense"), _save(mixture, folder / "mixture")
+    return save_random_model(Qwen3Config(**SIZES), folder / "dense"), save_random_model(mixture, folder / "mixture")
 
 
 @pytest.fixture(scope="module")

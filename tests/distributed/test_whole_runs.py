@@ -1,0 +1,132 @@
+"""A run is the same run on any number of ranks, in any layout: the same experience, updates, metrics and weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from megatron_pz.config import (
+    DataConfig,
+    GameConfig,
+    GrpoConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from tests.distributed.test_layouts import INTERLEAVED, OVERLAPPED, SEQUENCE, SIZES, save_random_model
+from tests.distributed.workers import whole_runs
+from tests.forked_ranks import ForkedRanks
+from tests.scripted_run import PASSAGES
+from tests.unit.test_corpus_passages import write_corpus
+
+GAMES = {
+    "one policy": (
+        {"dynamic_sampling": True, "max_predictor_groups": 4},
+        {"updates_per_step": 2, "grpo_iterations": 2, "grpo_kl_beta": 0.1},
+    ),
+    "two policies": (
+        {"policy_sharing": "separate", "share_equal_masks": True},
+        {"updates_per_step": 2, "importance_sampling_level": "sequence"},
+    ),
+}
+OF_THE_MACHINE = ("time/", "memory/")
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> dict[str, RunConfig]:
+    """Four steps of each game by one process."""
+    from transformers import Qwen3Config
+
+    folder = tmp_path_factory.mktemp("whole_runs")
+    model = save_random_model(Qwen3Config(**SIZES, max_position_embeddings=2048), folder / "model")
+    AutoTokenizer.from_pretrained(tiny_tokenizer_dir).save_pretrained(model)
+    corpus = write_corpus(folder / "tiny", model, [[text] for text in PASSAGES])
+    rules = {"prompt_family": "quote", "passages_per_step": 3, "masks_per_passage": 4, "grpo_group_size": 3}
+    # Without a narrow clip range a ratio near its edge cannot fall on the one side here and on the other there.
+    clip = {"grpo_clamp_eps_lower": 0.9, "grpo_clamp_eps_upper": 9.0}
+    clip |= {"gspo_clamp_eps_lower": 0.9, "gspo_clamp_eps_upper": 9.0}
+    return {
+        name: RunConfig(
+            model=ModelConfig(hf_model=str(model), bf16=False),
+            data=DataConfig(data_path=(corpus,)),
+            game=GameConfig(**rules, span_policy="one_mask", whole_words=True, **game),
+            rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
+            grpo=GrpoConfig(**clip, **grpo),
+            optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant", adam_eps=1e-5),
+            training=TrainingConfig(train_iters=4, micro_batch_tokens=150, save_interval=2, save=str(folder / name)),
+        )
+        for name, (game, grpo) in GAMES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def by_one_process(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("by_one_process")
+    return {name: outcome(config, 1, folder / name) for name, config in configs.items()}
+
+
+def outcome(config: RunConfig, nproc: int, result: Path) -> tuple[list, list, list[dict[str, float | None]]]:
+    """The policies' and the engines' weights at the end, and the metrics of all steps."""
+    with ForkedRanks(nproc, whole_runs.run, config, str(result)) as ranks:
+        assert ranks.codes(timeout=120) == [0] * nproc, ranks.output()
+    lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
+    return *torch.load(result), [json.loads(line) for line in lines]
+
+
+def require_same(one: tuple, other: tuple) -> None:
+    for here, there in zip((*one[0], *one[1]), (*other[0], *other[1]), strict=True):
+        assert here.keys() == there.keys()
+        for name, weight in here.items():
+            assert (there[name] - weight).norm() <= 1e-5 * weight.norm(), name
+    for step, its_like in zip(one[2], other[2], strict=True):
+        assert step.keys() == its_like.keys()
+        for name in step:
+            if not name.startswith(OF_THE_MACHINE):
+                here, there = (math.nan if each[name] is None else each[name] for each in (step, its_like))
+                assert there == pytest.approx(here, rel=1e-3, abs=1e-5, nan_ok=True), (step["iteration"], name)
+
+
+def changed(config: RunConfig, layout: dict[str, Any], **training: Any) -> RunConfig:
+    return dataclasses.replace(
+        config, parallel=ParallelConfig(**layout), training=dataclasses.replace(config.training, **training)
+    )
+
+
+@pytest.mark.parametrize(
+    ("game", "nproc", "layout"),
+    [
+        ("one policy", 3, OVERLAPPED),
+        ("one policy", 2, INTERLEAVED),
+        ("two policies", 2, SEQUENCE),
+    ],
+    ids=["data", "interleaved", "tensor"],
+)
+def test_many_ranks_make_the_run_of_one(
+    game: str,
+    nproc: int,
+    layout: dict[str, Any],
+    configs: dict[str, RunConfig],
+    by_one_process: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    config = changed(configs[game], layout, save=str(tmp_path / "run"))
+    require_same(by_one_process[game], outcome(config, nproc, tmp_path / "result"))
+
+
+def test_a_run_goes_on_with_other_ranks_as_it_would_have(
+    configs: dict[str, RunConfig], by_one_process: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "run")
+    outcome(changed(configs["two policies"], {}, save=folder, train_iters=2), 2, tmp_path / "half")
+    rest = changed(configs["two policies"], {"pipeline_model_parallel_size": 2}, save=folder, load=folder)
+    require_same(by_one_process["two policies"], outcome(rest, 2, tmp_path / "whole"))
