@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,8 @@ Returned = TypeVar("Returned")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 128 + 2
-"""What a shell makes of a program that SIGINT ended."""
+_NO_READER = 128 + 13
+"""What a shell makes of a program that SIGINT or SIGPIPE ended."""
 
 
 class ExpectedFailure(Exception):
@@ -35,18 +37,24 @@ class BadInput(ExpectedFailure):
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 
-    So do a full disk and Ctrl-C, wherever they strike. Under torchrun most failures strike all ranks alike; the first
-    rank of each node speaks for it.
+    So do a full disk and Ctrl-C, wherever they strike; a reader that has seen enough (``| head``) ends it without a
+    word. Under torchrun most failures strike all ranks alike; the first rank of each node speaks for it.
     """
 
     @functools.wraps(main)
     def guarded(*args: object, **kwargs: object) -> Returned:
         try:
-            return main(*args, **kwargs)
+            try:
+                return main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
         except ExpectedFailure as error:
             _say(str(error))
             raise SystemExit(error.exit_code) from None
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_is_gone():
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+                raise SystemExit(_NO_READER) from None
             if error.errno not in _NO_ROOM:
                 raise
             where = f" for {error.filename}" if error.filename else ""
@@ -57,6 +65,16 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
             raise SystemExit(_INTERRUPTED) from None
 
     return guarded
+
+
+def _reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more: another broken pipe is a mistake of ours."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # not a file of the system
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _say(message: str) -> None:

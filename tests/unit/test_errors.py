@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,29 @@ def test_torchrun_is_told_what_it_shows_last(monkeypatch: pytest.MonkeyPatch, tm
     assert ProcessFailure(0, 1, 2, str(tmp_path / "error.json")).message == "error: no room"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/nowhere/error.json")
     with pytest.raises(SystemExit):
+        main()
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(unbuffered: bool) -> None:
+    code = "from megatron_pz.errors import exits_with_one_line\n@exits_with_one_line\ndef main():\n"
+    code += "    for number in range(200_000):\n        print(number)\nmain()"
+    command = [sys.executable, *(["-u"] if unbuffered else []), "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "0\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=30) == 141
+
+
+def test_a_broken_pipe_of_another_kind_keeps_its_traceback() -> None:
+    @exits_with_one_line
+    def main() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
         main()
 
 
