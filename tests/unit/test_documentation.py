@@ -1,0 +1,69 @@
+"""What the READMEs tell a reader to type or to open: every path is there, and every flag is one of that command."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megatron_pz.config import RunConfig
+from megatron_pz.layout_rules import flag
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(page for pattern in ("*.md", "examples/*/*.md", "benchmarks/*.md") for page in ROOT.glob(pattern))
+OF_A_RUN = {flag(field.name) for section in vars(RunConfig()).values() for field in dataclasses.fields(section)}
+FLAG = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*")
+PATH = re.compile(
+    r"(?<![\w./*-])(?:\./)?((?:examples|slurm|tools|tests|megatron_pz|benchmarks|requirements)/[\w./-]*\w)"
+)
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Lines of indented blocks and code spans, without comments; a line that ends in a backslash goes on in the next."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^    (.+)$", text, re.MULTILINE)
+    for line in blocks + re.findall(r"`([^`\n]+)`", text):
+        yield re.sub(r"\s#\s.*", "", line)
+
+
+def known_flags(command: str) -> tuple[str, set[str]] | None:
+    """The part of a command with the flags of the program that it runs, and the flags that it has; None for others."""
+    scripts = {
+        r"tools/doctor\.py(.*)": OF_A_RUN | {"--config", "--json"},
+        r"-m megatron_pz\.(?:train|cold_start|baselines)\b(.*)": OF_A_RUN | {"--config", "--help"},
+        r"slurm/\w+\.sh(.*)": OF_A_RUN | {"--print"},
+    }
+    for pattern, flags in scripts.items():
+        if found := re.search(pattern, command):
+            return found[1], flags
+    if found := re.search(r"(tools/\w+\.py|benchmarks\.\w+|\S+/(?:quickstart|run)\.sh)(.*)", command):
+        name = found[1].removeprefix("./")
+        source = (ROOT / (name if "/" in name else name.replace(".", "/") + ".py")).read_text(encoding="utf-8")
+        return found[2], {"--help", *re.findall(r"--[a-z][a-z0-9-]*", source)}
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_is_there(page: Path) -> None:
+    named = set(PATH.findall(page.read_text(encoding="utf-8")))
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_flag_is_one_of_its_command(page: Path) -> None:
+    unknown = []
+    for command in commands(page):
+        if found := known_flags(command):
+            unknown += [f"{given} in: {command}" for given in FLAG.findall(found[0]) if given not in found[1]]
+    assert not unknown
+
+
+def test_there_is_something_to_check() -> None:
+    """Commands are found, and a wrong flag would be."""
+    seen = [found for page in PAGES for command in commands(page) if (found := known_flags(command))]
+    assert sum(len(FLAG.findall(given)) for given, _ in seen) > 30
+    found = known_flags("torchrun --nproc-per-node 2 -m megatron_pz.train --config x --train-steps 3")
+    assert found and set(FLAG.findall(found[0])) - found[1] == {"--train-steps"}
