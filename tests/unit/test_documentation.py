@@ -22,7 +22,7 @@ PATH = re.compile(
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Lines of indented blocks and code spans, without comments; a line that ends in a backslash goes on in the next."""
+    """Lines of indented blocks and code spans, without comments; a backslash at the end joins the next line."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"^    (.+)$", text, re.MULTILINE)
     for line in blocks + re.findall(r"`([^`\n]+)`", text):
