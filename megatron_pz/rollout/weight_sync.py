@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any
 
 import torch
 
@@ -76,7 +77,7 @@ def _renew_tied_head(model: torch.nn.Module) -> None:
     every layer that received tensors; a tied head receives none, and would go on with a copy of the old weights:
     log-probabilities 0.3 off on average, without any error. Elsewhere than on CPU there is no copy.
     """
-    head = model.lm_head
+    head: Any = model.lm_head
     if not hasattr(head, "cpu_linear"):
         return
     for module in model.modules():
