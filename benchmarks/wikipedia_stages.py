@@ -85,7 +85,7 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
         with clock("tokens"):
             return encoder.encode(texts)
 
-    joints = joints_of(PassageOptions(), encoder.encode)
+    joints = joints_of(PassageOptions(), encode)
     for number, job in enumerate(plan_jobs(str(xml))):
         stems.append(work / f"{number}")
         cutter = PassageCutter(PassageOptions(), encode, joints)

@@ -199,10 +199,11 @@ def _parse_page(page: bytes) -> Page:
     text = _TEXT.search(page, revision) if revision >= 0 else None
     if title is None or page_id is None or text is None:
         raise PageError("lacks its title, id or text")
-    if page.find(_REVISION, text.end()) >= 0:  # a full-history dump lists the newest last
+    begin, end = text.end(), page.find(b"<", text.end())
+    if page.find(_REVISION, end) >= 0:  # a full-history dump lists the newest last
         revision = page.rfind(_REVISION)
         text = _TEXT.search(page, revision) or text
-    begin = text.end()
+        begin, end = text.end(), page.find(b"<", text.end())
     identity = _ID.search(page, revision)
     return Page(
         page_id=page_id.decode(),
@@ -210,7 +211,7 @@ def _parse_page(page: bytes) -> Page:
         title=_unescape(title),
         namespace=int(namespace or 0),
         redirect=None if redirect is None else _unescape(redirect),
-        escaped_text=b"" if text[1] else page[begin : page.find(b"<", begin)],
+        escaped_text=b"" if text[1] else page[begin:end],
     )
 
 

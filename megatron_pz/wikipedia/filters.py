@@ -10,12 +10,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 
 from megatron_pz.errors import BadInput
 from megatron_pz.wikipedia.articles import Article
-from megatron_pz.wikipedia.decontamination import Decontaminator
 from megatron_pz.wikipedia.passages import Passage
+
+if TYPE_CHECKING:
+    from megatron_pz.wikipedia.decontamination import Decontaminator
 
 FilterReason = Literal["language", "benchmark_overlap"]
 FILTER_REASONS: Final[tuple[str, ...]] = get_args(FilterReason)
@@ -61,9 +63,7 @@ class Filters:
     def __init__(self, options: FilterOptions) -> None:
         self._options = options
         self._classifier = _load_classifier(options) if options.language else None
-        self._decontaminator = (
-            Decontaminator(options.decontaminate, options.decontaminate_words) if options.decontaminate else None
-        )
+        self._decontaminator = _load_decontaminator(options) if options.decontaminate else None
 
     def drop_reason(self, article: Article) -> FilterReason | None:
         """Why the whole article goes, judged before it is cut into passages; None: it stays."""
@@ -98,6 +98,12 @@ class Filters:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._options,)
+
+
+def _load_decontaminator(options: FilterOptions) -> Decontaminator:
+    from megatron_pz.wikipedia.decontamination import Decontaminator
+
+    return Decontaminator(options.decontaminate, options.decontaminate_words)
 
 
 def _load_classifier(options: FilterOptions) -> Classifier:

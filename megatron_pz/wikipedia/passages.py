@@ -122,25 +122,24 @@ class PassageCutter:
     def _drafts(self, paragraphs: Sequence[str], measured: Sequence[int]) -> list[str | range]:
         """What each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
         drafts: list[str | range] = []
-        merged = range(0)
-        tokens = words = 0  # of what is merged
+        first = -1  # of the paragraphs that are merged
+        tokens = words = 0  # of them
         between = self._joints.break_tokens
         merges = self._options.passage_unit == "paragraph"
         for number, own in enumerate(measured):
             more = len(paragraphs[number].split()) if self._words_matter else 0
-            if merges and merged and self._fits(tokens + between + own, words + more):
-                merged = range(merged.start, number + 1)
-                tokens, words = tokens + between + own, words + more
+            if merges and first >= 0 and self._fits(tokens + between + own, words + more):
+                tokens += between + own
+                words += more
                 continue
-            if merged:
-                drafts.append(merged)
-            merged = range(number, number + 1)
-            tokens, words = own, more
+            if first >= 0:
+                drafts.append(range(first, number))
+            first, tokens, words = number, own, more
             if not self._fits(tokens, words):
-                merged = range(0)
+                first = -1
                 drafts += self._inside(paragraphs[number], words)
-        if merged:
-            drafts.append(merged)
+        if first >= 0:
+            drafts.append(range(first, len(measured)))
         return drafts
 
     def _inside(self, paragraph: str, words: int) -> list[str]:

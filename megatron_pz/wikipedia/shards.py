@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -203,7 +204,9 @@ def _append_shard(stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.nda
     kept[dropped] = False
     ids = np.fromfile(stem.with_suffix(".bin"), dtype=dtype)
     tokens.write(ids[np.repeat(kept, table["tokens"].to_numpy())].tobytes())
-    table = table.filter(pa.array(kept))
+    # Table.filter would load pyarrow.compute, which takes longer than a small corpus to join.
+    stretches = pairwise([-1, *dropped.tolist(), table.num_rows])
+    table = pa.concat_tables([table.slice(begin + 1, end - begin - 1) for begin, end in stretches]).combine_chunks()
     for column, counts, unit in (("first_passage", "passages", 1), ("offset", "tokens", dtype.itemsize)):
         before = np.cumsum(table[counts].to_numpy(), dtype=np.int64) - table[counts].to_numpy()
         table = _with_column(table, column, pa.array(before * unit))
@@ -225,7 +228,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """The elements of all lists. Without pyarrow.compute, which takes longer to load than a small corpus to join."""
+    """The elements of all lists; pyarrow's own function would load pyarrow.compute."""
     lists = column.combine_chunks()
     offsets = lists.offsets
     return lists.values.to_numpy()[offsets[0].as_py() : offsets[-1].as_py()]

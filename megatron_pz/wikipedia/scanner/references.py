@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+try:
+    import cython
+except ImportError:
+    from megatron_pz.wikipedia import no_cython as cython
+
 _AMPERSAND = ord("&")
 
 
@@ -12,23 +17,30 @@ def unescaped(escaped: bytes) -> bytearray | None:
     resolved = bytearray(end)
     out = resolved
     size = index = 0
-    while index < end:
-        byte = data[index]
+    while True:
+        start = index
+        if cython.compiled:
+            index = copy_before(out, size, data, _AMPERSAND, start, end)  # type: ignore[name-defined] # noqa: F821
+        else:
+            found = data.find(_AMPERSAND, start)
+            index = found if found >= 0 else end
+            out[size : size + index - start] = data[start:index]
+        size += index - start
+        if index == end:
+            break
         index += 1
-        if byte == _AMPERSAND:
-            if _stands(data, index, end, b"lt;", 3):
-                byte, index = ord("<"), index + 3
-            elif _stands(data, index, end, b"gt;", 3):
-                byte, index = ord(">"), index + 3
-            elif _stands(data, index, end, b"quot;", 5):
-                byte, index = ord('"'), index + 5
-            elif _stands(data, index, end, b"amp;", 4):
-                index += 4
-            elif _stands(data, index, end, b"apos;", 5):
-                byte, index = ord("'"), index + 5
-            else:
-                return None
-        out[size] = byte
+        if _stands(data, index, end, b"lt;", 3):
+            out[size], index = ord("<"), index + 3
+        elif _stands(data, index, end, b"gt;", 3):
+            out[size], index = ord(">"), index + 3
+        elif _stands(data, index, end, b"quot;", 5):
+            out[size], index = ord('"'), index + 5
+        elif _stands(data, index, end, b"amp;", 4):
+            out[size], index = _AMPERSAND, index + 4
+        elif _stands(data, index, end, b"apos;", 5):
+            out[size], index = ord("'"), index + 5
+        else:
+            return None
         size += 1
     del resolved[size:]
     return resolved
