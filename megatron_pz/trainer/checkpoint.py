@@ -221,8 +221,9 @@ def save_checkpoint(
 def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None = None) -> LoadedState:
     """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. A collective.
 
-    The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
-    the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
+    The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer``, the
+    precision, and whether ranks share the experts of a mixture may not. Raises BadInput if there is no checkpoint, or
+    it is damaged or of another model.
     """
     folder = _find(Path(directory), iteration)
     header = files.read_header(folder)
@@ -233,11 +234,8 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
             "--policy-sharing"
         )
     for name, part in parts.items():
-        if part.optimizer is not None and saved_kinds[name] not in (None, optimizer_kind(part.optimizer)):
-            raise BadInput(
-                f"{folder} was written with the optimizer {saved_kinds[name]}, this run has "
-                f"{optimizer_kind(part.optimizer)}: resume with the same --use-distributed-optimizer and precision"
-            )
+        if part.optimizer is not None:
+            _require_same_kind(saved_kinds[name], optimizer_kind(part.optimizer), folder)
     with _reading(folder):
         load_tensors(
             folder,
@@ -282,6 +280,16 @@ def _kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
     if "parts" not in header:
         raise BadInput(f"{folder} was written by an earlier version of this program: resume it with that one")
     return header["parts"]
+
+
+def _require_same_kind(saved: str | None, own: str, folder: Path) -> None:
+    """Experts that ranks share have an optimizer of their own, which Megatron-Core stores beside the other one."""
+    if saved in (None, own):
+        return
+    same = "--use-distributed-optimizer and precision"
+    if set(saved.split("+")) == set(own.split("+")):
+        same = f"--expert-model-parallel-size, which was {'above' if '+' in saved else 'not above'} 1"
+    raise BadInput(f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same {same}")
 
 
 def _names_of(parts: Iterable[str]) -> str:

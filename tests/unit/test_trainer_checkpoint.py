@@ -146,6 +146,18 @@ def test_a_resumed_run_has_its_own_settings_of_adamw(tmp_path: Path, distributed
     assert resumed.everything()[2].gt(0.0).all(), "the moments are those of the checkpoint"
 
 
+def test_a_checkpoint_of_shared_experts_says_what_it_wants(copy: Path) -> None:
+    """They have an optimizer of their own; without expert parallelism there is one for all weights."""
+    record = copy / "iter_0000002" / "run_state.json"
+    header = json.loads(record.read_text())
+    kind = header["parts"][""]
+    record.write_text(json.dumps({**header, "parts": {"": f"{kind}+{kind}"}}))
+    with pytest.raises(BadInput, match=r"the same --expert-model-parallel-size, which was above 1$"):
+        Trainee().load(copy)
+    with pytest.raises(BadInput, match=r"the same --use-distributed-optimizer and precision$"):
+        Trainee(distributed=True).load(copy)
+
+
 @pytest.mark.parametrize("distributed", [False, True])
 def test_before_the_first_step_there_is_no_optimizer_to_store(tmp_path: Path, distributed: bool) -> None:
     Trainee(weight=3.0, distributed=distributed).save(tmp_path, 0)
