@@ -196,7 +196,8 @@ class HeldOut:
         self.config, self.tokenizer, self.topology = config, tokenizer, topology
         limit = config.rollout.max_prompt_length
         corpus = open_blend(config.data.valid_data_path, tokenizer_dir(config))
-        items = (corpus[index] for index in range(len(corpus)))
+        # All of them are held until the choice is made, and token ids would be most of their memory.
+        items = (dataclasses.replace(corpus[index], token_ids=()) for index in range(len(corpus)))
         chosen = choose(items, config.training.eval_passages, tokenizer, config.game, config.data, limit)
         self.passages = [passage.text for passage in share_of_rank(chosen, topology.rank, topology.world_size)]
         self.settings = EvaluationSettings(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from megatron_pz import train
 from megatron_pz.compute import Costs
 from megatron_pz.config import (
     DataConfig,
@@ -19,6 +21,7 @@ from megatron_pz.config import (
     RunConfig,
     TrainingConfig,
 )
+from megatron_pz.corpus.passages import Passage
 from megatron_pz.errors import BadInput
 from megatron_pz.game import Game
 from megatron_pz.rl.packing import packed_length
@@ -207,6 +210,24 @@ def test_ranks_exchange_the_predictions_that_are_shown_and_no_others(
         samples = step_samples(report.turns, run.game, most=1)
     assert any(sample.predictions for sample in samples)
     assert {predictions.mask.key[0] for predictions in sent} == {0}
+
+
+def test_held_out_passages_wait_for_the_choice_without_their_tokens(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Passage] = []
+
+    def choose(items: Iterable[Passage], *rest: Any) -> list[Passage]:
+        seen.extend(items)
+        return seen[:1]
+
+    monkeypatch.setattr(train, "choose", choose)
+    with started_run(
+        with_fields(config, data={"valid_data_path": config.data.data_path}, training={"eval_interval": 1})
+    ):
+        pass
+    assert sorted(passage.text for passage in seen) == sorted(PASSAGES)
+    assert {passage.token_ids for passage in seen} == {()}
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> None:
