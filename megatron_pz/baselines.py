@@ -12,7 +12,6 @@ Hugging Face directory.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
 import sys
 from collections.abc import Sequence
@@ -60,9 +59,8 @@ class PassageExamples:
 
     def draw(self) -> list[Passage]:
         """The passages that the step of a run of reinforcement learning would draw."""
-        drawn = (self.passages[self.sampler.draw(1)[0]] for _ in itertools.count())
-        playable = (passage for passage in drawn if self.spans.playable(passage.text))
-        return list(itertools.islice(playable, self.config.game.passages_per_step))
+        wanted = self.config.game.passages_per_step
+        return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.spans.playable(passage.text))
 
     def state_dict(self) -> dict[str, Any]:
         return {"sampler": self.sampler.state_dict(), "steps": self.steps}

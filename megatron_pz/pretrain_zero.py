@@ -10,7 +10,6 @@ Departures from the paper, each a field of the configuration where one can choos
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -160,6 +159,5 @@ class PretrainZero:
 
     def draw_passages(self) -> list[Passage]:
         """The next passages of the corpus, the same on every rank; those that hold a literal [mask] are passed over."""
-        drawn = (self.passages[self.sampler.draw(1)[0]] for _ in itertools.count())
-        playable = (passage for passage in drawn if self.game.spans.playable(passage.text))
-        return list(itertools.islice(playable, self.config.game.passages_per_step))
+        wanted = self.config.game.passages_per_step
+        return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.game.spans.playable(passage.text))

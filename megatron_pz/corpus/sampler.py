@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from megatron_pz.errors import BadInput
+
+Item = TypeVar("Item")
+ReadItem = TypeVar("ReadItem", covariant=True)
+
+
+class Indexed(Protocol[ReadItem]):
+    """Passages by number."""
+
+    def __getitem__(self, index: int, /) -> ReadItem: ...
 
 
 class PassageSampler:
@@ -47,6 +56,28 @@ class PassageSampler:
     def draw(self, count: int) -> list[int]:
         """Indices of the next ``count`` passages in the blend."""
         return [self._draw_one() for _ in range(count)]
+
+    def draw_fitting(self, count: int, passages: Indexed[Item], fits: Callable[[Item], bool]) -> list[Item]:
+        """The next ``count`` passages of the blend that fit; the others are passed over.
+
+        Raises:
+            BadInput: as many in a row as there are passages did not fit.
+        """
+        found: list[Item] = []
+        misses = 0
+        while len(found) < count:
+            passage = passages[self._draw_one()]
+            if fits(passage):
+                found.append(passage)
+                misses = 0
+                continue
+            misses += 1
+            if misses > sum(self._sizes):
+                raise BadInput(
+                    f"none of the {sum(self._sizes)} passages of --data-path can be used: give text in which words can "
+                    "be masked"
+                )
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs; plain numbers and lists."""

@@ -64,3 +64,14 @@ def test_a_state_of_other_corpora_is_refused(other: PassageSampler, words: str) 
 def test_an_empty_corpus_is_refused() -> None:
     with pytest.raises(BadInput, match="cannot sample"):
         PassageSampler([6, 0], 5, [1, 1])
+
+
+def test_passages_that_do_not_fit_are_passed_over() -> None:
+    numbers = list(range(50))
+    found = PassageSampler(50, seed=1).draw_fitting(40, numbers, lambda number: number % 2 == 0)
+    assert found == [index for index in PassageSampler(50, seed=1).draw(120) if index % 2 == 0][:40]
+
+
+def test_a_corpus_of_which_nothing_fits_is_bad_input() -> None:
+    with pytest.raises(BadInput, match="none of the 50 passages"):
+        PassageSampler(50, seed=1).draw_fitting(1, list(range(50)), lambda number: False)
