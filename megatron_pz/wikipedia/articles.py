@@ -169,6 +169,8 @@ def split_of(title: str, shares: Sequence[float]) -> int:
         title: Of the article.
         shares: Relative size of every split.
     """
+    if len(shares) == 1:
+        return 0
     key = " ".join(title.replace("_", " ").split()).casefold()
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     point = int.from_bytes(digest, "big") / 2**64 * sum(shares)

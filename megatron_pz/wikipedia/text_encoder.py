@@ -186,7 +186,9 @@ def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
     lacking = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if loaded.tokenizer.token_to_id(byte) is None]
     if not lacking or '"ByteLevel"' not in loaded.definition:
         return loaded.definition, 0
-    top = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    top = loaded.tokenizer.get_vocab_size(with_added_tokens=True)
+    if not all(map(loaded.tokenizer.id_to_token, range(top))):  # there are gaps, so some ids are higher
+        top = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     new = "".join(f"{json.dumps(byte)}: {top + number}, " for number, byte in enumerate(sorted(lacking)))
     definition, places = _VOCABULARY.subn(lambda begin: begin[0] + new, loaded.definition)
     return (definition, top) if places == 1 else (loaded.definition, 0)
