@@ -250,7 +250,7 @@ def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
         from megatron_pz.arguments import parse_run_config
         from megatron_pz.model.architecture import Architecture, transformer_config
         from megatron_pz.model.precision import this_machine
-        from megatron_pz.precision_rules import machine_refusals
+        from megatron_pz.rules.precision import machine_refusals
     except ImportError as error:
         yield Finding("configuration", "problem", "cannot be checked", _one_line(error))
         return

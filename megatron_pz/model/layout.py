@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_pz.config import ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.layout_rules import expert_tensor_parallel_size, flag, layout_rules
+from megatron_pz.rules.layout import expert_tensor_parallel_size, flag, layout_rules
 
 if TYPE_CHECKING:
     from megatron_pz.model.architecture import Architecture

@@ -13,7 +13,7 @@ import torch
 
 from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.precision_rules import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
+from megatron_pz.rules.precision import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
 
 if TYPE_CHECKING:
     from megatron_pz.model.architecture import Architecture

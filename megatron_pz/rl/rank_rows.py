@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import pad
 
-from megatron_pz.layout_rules import RowShape
 from megatron_pz.rl.experience import MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import (
     LossWeighting,
@@ -19,6 +18,7 @@ from megatron_pz.rl.packing import (
     pack_groups,
     packed_length,
 )
+from megatron_pz.rules.layout import RowShape
 
 
 def pack_for_rank(

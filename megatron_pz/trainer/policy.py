@@ -17,7 +17,6 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule
 
 from megatron_pz.config import RunConfig
-from megatron_pz.layout_rules import row_shape
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_checkpoint import HFTensorSource
@@ -25,11 +24,12 @@ from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.model.precision import require_precision, this_machine
-from megatron_pz.precision_rules import padded_for_fp8
 from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
+from megatron_pz.rules.layout import row_shape
+from megatron_pz.rules.precision import padded_for_fp8
 from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 

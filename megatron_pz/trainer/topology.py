@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from megatron_pz.config import ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.layout_rules import expert_tensor_parallel_size
+from megatron_pz.rules.layout import expert_tensor_parallel_size
 
 Anything = TypeVar("Anything")
 

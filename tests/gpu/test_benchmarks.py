@@ -14,7 +14,7 @@ from benchmarks.gpu.results import Goal
 from benchmarks.gpu.update_rate import measure_updates, random_groups
 from megatron_pz.config import ModelConfig
 from megatron_pz.model.precision import this_machine
-from megatron_pz.precision_rules import machine_refusals
+from megatron_pz.rules.precision import machine_refusals
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config

@@ -15,10 +15,10 @@ from megatron_pz.config import GrpoConfig, ModelConfig
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.precision import this_machine
-from megatron_pz.precision_rules import machine_refusals
 from megatron_pz.rl.experience import ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rules.precision import machine_refusals
 from megatron_pz.trainer.checkpoint import Part, load_checkpoint, save_checkpoint
 from megatron_pz.trainer.policy import FrozenPolicy, Policy
 from megatron_pz.trainer.topology import Topology

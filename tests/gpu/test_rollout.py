@@ -16,10 +16,10 @@ from benchmarks.gpu.results import Goal
 from megatron_pz.config import RolloutConfig
 from megatron_pz.model.architecture import Architecture
 from megatron_pz.model.precision import this_machine
-from megatron_pz.precision_rules import machine_refusals
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.rules.precision import machine_refusals
 from megatron_pz.trainer.policy import FrozenPolicy
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config

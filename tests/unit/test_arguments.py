@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_pz.arguments import check, load_yaml, parse_run_config, read_run_config
+from megatron_pz.arguments import load_yaml, parse_run_config, read_run_config
 from megatron_pz.config import RunConfig
 from megatron_pz.errors import BadInput
+from megatron_pz.rules.run import check
 from tests.torchrun import ROOT
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.arguments import parse_run_config
-from megatron_pz.precision_rules import Machine, machine_refusals
+from megatron_pz.rules.precision import Machine, machine_refusals
 from tests.gpu import test_train
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ import pytest
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.layout_rules import RowShape, layout_rules, row_shape
 from megatron_pz.model.architecture import Architecture, Experts, transformer_config
 from megatron_pz.model.layout import layers_of_stages, refuse_layout
+from megatron_pz.rules.layout import RowShape, layout_rules, row_shape
 
 DENSE = Architecture("qwen3", 12, 48, 96, 6, 3, 16, 331, 64, 1e-6, 1e6, tied_embeddings=False)
 SPARSE = dataclasses.replace(DENSE, model_type="qwen3_moe", experts=Experts(8, 2, 30, True, (True,) * 12))

@@ -20,7 +20,7 @@ from megatron_pz.model.precision import (
     transformer_engine_version,
     version_numbers,
 )
-from megatron_pz.precision_rules import gemm_multiple, precision_rules
+from megatron_pz.rules.precision import gemm_multiple, precision_rules
 
 from megatron.core.transformer import TransformerConfig  # isort: skip
 

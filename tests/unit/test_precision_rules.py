@@ -20,7 +20,7 @@ from megatron_pz.config import (
     RunConfig,
 )
 from megatron_pz.errors import BadInput
-from megatron_pz.precision_rules import Machine, machine_refusals, padded_for_fp8, precision_rules
+from megatron_pz.rules.precision import Machine, machine_refusals, padded_for_fp8, precision_rules
 
 CPU = Machine(None, None, None)
 AMPERE = Machine((8, 0), (12, 8), (2, 20))

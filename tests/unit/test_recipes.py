@@ -14,10 +14,10 @@ from megatron.core import parallel_state
 
 from megatron_pz.arguments import load_yaml
 from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
-from megatron_pz.layout_rules import expert_tensor_parallel_size
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_mapping import OUTPUT_LAYER, source_of
+from megatron_pz.rules.layout import expert_tensor_parallel_size
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())

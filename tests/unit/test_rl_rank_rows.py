@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_pz.layout_rules import RowShape
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rl.packing import LossWeighting, empty_micro_batch
 from megatron_pz.rl.rank_rows import pack_for_rank, padded_to
+from megatron_pz.rules.layout import RowShape
 from tests.packed_reference import random_groups
 
 SHAPES = [(5, [3, 2]), (9, [4, 4, 1]), (2, [7]), (12, [1, 1]), (6, [5, 5]), (3, [2, 2, 2, 2]), (20, [30])]

@@ -17,7 +17,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "ground": ("config", "errors", "cpu_backend", "timing", "memory_peaks", "deadlines"),
         "contract": ("rl.experience",),
     },
-    {"settings": ("arguments", "command_line", "layout_rules", "precision_rules")},
+    {"settings": ("arguments", "command_line", "rules")},
     {"roles": ("roles",), "rl": ("rl",), "model": ("model",), "corpus": ("corpus",)},
     {
         "trainer": ("trainer",),
@@ -122,7 +122,7 @@ def test_the_package_itself_imports_nothing() -> None:
         ("megatron_pz.rollout.engine", "def f():\n    import megatron_pz.trainer", "not on a lower floor"),
         ("megatron_pz.rl.losses", "from megatron_pz import roles", "not on a lower floor"),
         ("megatron_pz.roles.spans", "from ..trainer import policy", "not on a lower floor"),
-        ("megatron_pz.config", "from megatron_pz.arguments import check", "not on a lower floor"),
+        ("megatron_pz.config", "from megatron_pz.arguments import load_yaml", "not on a lower floor"),
         ("megatron_pz.roles.spans", "import torch.nn", "does without"),
         ("megatron_pz.rl.losses", "from megatron.core import parallel_state", "does without"),
         ("megatron_pz.trainer.policy", "if True:\n    from vllm import LLM", "does without"),

@@ -18,8 +18,8 @@ from megatron_pz.baselines import MaskExamples, PassageExamples
 from megatron_pz.cold_start import ExampleMaker, cold_start
 from megatron_pz.config import DataConfig, GameConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.layout_rules import RowShape
 from megatron_pz.rl.experience import MicroBatch
+from megatron_pz.rules.layout import RowShape
 from megatron_pz.supervised import Plan, Source, run_supervised
 from megatron_pz.train import open_passages, open_tokenizer
 from megatron_pz.trainer import policy as policy_module
