@@ -6,7 +6,7 @@ The same engine answers the same prompts with the same number of tokens, from an
 for nothing but samples: no seeds, no log-probabilities. The project's side is what the trainer gets: seeded samples,
 each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects, generators of the process preserved.
 One thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one
-copy of their bytes.
+copy of their bytes. What is not the stream is vLLM's reload, on a CPU mostly oneDNN packing every matrix.
 """
 
 from __future__ import annotations
@@ -80,11 +80,17 @@ def main() -> None:
             for target, source in zip(room, weights, strict=True):
                 target.copy_(source)
 
-        sync = compared({"copy": copy, "sync": lambda: load_weights(engine, policy.weights())}, repeats=3)
+        def stream() -> None:
+            for _ in policy.weights():
+                pass
+
+        sides = {"copy": copy, "stream": stream, "sync": lambda: load_weights(engine, policy.weights())}
+        sync = compared(sides, repeats=7, warm_up=2)
         figures = {f"{side}: tokens a CPU-second": generated[side] / taken for side, taken in seconds.items()}
         figures[f"rollouts: project / bare (goal {GOALS['rollouts']})"] = seconds["bare"] / seconds["project"]
         figures["weights, MB"] = sum(tensor.nbytes for tensor in weights) / 1e6
         figures |= {f"{name} of the weights, CPU-s": taken for name, taken in sync.items()}
+        figures["stream / copy: the trainer's part of the sync"] = sync["stream"] / sync["copy"]
         figures[f"sync / copy (goal at most {GOALS['sync']:g})"] = sync["sync"] / sync["copy"]
         write_result(f"rollout_overhead_{given.precision}", vars(given), figures)
     topology.close()
