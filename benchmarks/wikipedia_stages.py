@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from megatron_pz.corpus.indexed_dataset import token_dtype
 from megatron_pz.wikipedia import scanner_form
 from megatron_pz.wikipedia.articles import ArticleOptions, ArticleReader, wiki_of
+from megatron_pz.wikipedia.compression import stream_starts
 from megatron_pz.wikipedia.dump import SiteInfo, read_pages, read_siteinfo
 from megatron_pz.wikipedia.duplicates import Fingerprinter
 from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions, joints_of
@@ -59,13 +61,14 @@ class Clock:
 
 def decompress(dump: Path, target: Path) -> float:
     """Write the dump's XML; CPU seconds of decompressing alone, stream by stream, as any reader must."""
-    seconds, rest = 0.0, dump.read_bytes()
+    compressed = dump.read_bytes()
+    starts = list(stream_starts(str(dump), "bz2") or [0])
+    streams = [compressed[start:end] for start, end in pairwise([*starts, len(compressed)])]
+    seconds = 0.0
     with target.open("wb") as file:
-        while rest:
+        for stream in streams:
             began = time.process_time()
-            decompressor = bz2.BZ2Decompressor()
-            content = decompressor.decompress(rest)
-            rest = decompressor.unused_data
+            content = bz2.BZ2Decompressor().decompress(stream)
             seconds += time.process_time() - began
             file.write(content)
     return seconds
