@@ -38,7 +38,7 @@ from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
 from megatron_pz.rl.experience import Role
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import MASK
+from megatron_pz.roles.spans import MASK, SpanPolicy
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.restarting import RestartingEngine
@@ -62,9 +62,9 @@ class Run:
         self.topology = Topology.start(config.parallel, config.training.seed)
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         self.folder = claim_run_folder(config.training.save, config.training.load)
-        PromptFamily.load(config.game.prompt_family)  # a mistake in it is not to wait for model and engines
         self.tokenizer = open_tokenizer(config)
         self.passages = open_passages(config)
+        require_prompt_budget(self.passages, self.tokenizer, config)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.learners = make_learners(config, self.topology)
         self.parts = {each.name: checkpoint.Part(each.policy.chunks, each.policy.optimizer) for each in self.learners}
@@ -82,7 +82,6 @@ class Run:
                 learner.policy.offload()
         self.engines = self.start_engines()
         self.game = Game(config, self.tokenizer, self.engines, self.topology)
-        require_prompt_budget(self.passages, self.game)
         self.algorithm = PretrainZero(config, self.game, self.learners, self.passages, self.sampler)
         self.logger = RunLogger(
             Path(config.training.save),
@@ -243,21 +242,21 @@ def open_passages(config: RunConfig) -> PassageBlend:
     return passages
 
 
-def require_prompt_budget(passages: PassageBlend, game: Game) -> None:
+def require_prompt_budget(passages: PassageBlend, tokenizer: PreTrainedTokenizerBase, config: RunConfig) -> None:
     """Refuse a corpus whose longest passage does not fit the prompt budget, before the first step meets it.
 
     Raises:
         BadInput: naming the lengths in tokens.
     """
-    family, rules = game.generator.family, game.config.game
+    family, rules = PromptFamily.load(config.game.prompt_family), config.game
     # A mask may take more tokens than the words that it hides, and so do the rests of a word that it cuts in two.
     masks = 1 if rules.span_policy == "one_mask" else rules.max_span_occurrences - 1
-    rests = 0 if game.spans.whole_words else TOKENS_OF_CUT_WORDS * masks
-    frame = max(
-        len(game.encode(family.generator_prompt(""))) + TOKENS_OF_SEAMS,
-        len(game.encode(family.predictor_prompt(MASK * masks))) + TOKENS_OF_SEAMS + rests,
+    rests = 0 if SpanPolicy.from_config(rules).whole_words else TOKENS_OF_CUT_WORDS * masks
+    prompts = {family.generator_prompt(""): 0, family.predictor_prompt(MASK * masks): rests}
+    frame = TOKENS_OF_SEAMS + max(
+        len(tokenizer.encode(prompt, add_special_tokens=False)) + more for prompt, more in prompts.items()
     )
-    longest, budget = passages.longest(), game.config.rollout.max_prompt_length
+    longest, budget = passages.longest(), config.rollout.max_prompt_length
     if longest + frame > budget:
         raise BadInput(
             f"the longest passage has {longest} tokens and its prompt {frame} more, over --max-prompt-length {budget}: "

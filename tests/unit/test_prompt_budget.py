@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 
 from megatron_pz.config import GameConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.roles.mask_generator import MaskGenerator
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MaskFault, SpanPolicy
 from megatron_pz.train import require_prompt_budget
@@ -38,12 +37,7 @@ def test_no_mask_leads_to_a_longer_prompt_than_was_asked_for(
         asked = [prompts.predictor_prompt(policy.apply(span, passage, random.Random(0)).text)
                  for span in sorted(spans) if policy.check(span, passage)[1] is MaskFault.OK]  # fmt: skip
         longest = max(map(tokens, [prompts.generator_prompt(passage), *asked]))
-        game: Any = SimpleNamespace(
-            generator=MaskGenerator(policy, prompts),
-            spans=policy,
-            config=RunConfig(game=config, rollout=RolloutConfig(max_prompt_length=longest - 1)),
-            encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
-        )
+        settings = RunConfig(game=config, rollout=RolloutConfig(max_prompt_length=longest - 1))
         corpus: Any = SimpleNamespace(longest=partial(tokens, passage))
         with pytest.raises(BadInput, match="over --max-prompt-length"):
-            require_prompt_budget(corpus, game)
+            require_prompt_budget(corpus, tokenizer, settings)
