@@ -225,6 +225,9 @@ class Watchdog:
         if sign is not None and sign.ended:
             return f"{sign} failed in {sign.place}: {sign.ended}" if now - since >= patience else None
         if sign is not None and sign.ended is None and _is_gone(sign):
+            last_word = self._sign(rank)  # it may have come since the sign was read
+            if last_word is not None and last_word.ended is not None:
+                return f"{sign} failed in {sign.place}: {last_word.ended}" if last_word.ended else None
             return f"{sign} is gone (killed, or crashed): it was last in {sign.place}; resume from the last checkpoint"
         if now - since < self.heartbeat_timeout:
             return None

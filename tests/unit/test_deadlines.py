@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import socket
 import threading
@@ -67,6 +69,18 @@ def test_a_process_is_missed_only_where_its_number_would_mean_it(machine: str, g
     assert _is_gone(lost) is gone
     here = Sign(1, socket.gethostname(), machine, os.getpid(), psutil.Process().create_time(), 3, "rollout")
     assert not _is_gone(here)
+
+
+@pytest.mark.parametrize(("reason", "problem"), [("KeyError: 1", "failed in iteration 3: KeyError: 1"), ("", None)])
+def test_a_last_word_that_comes_after_the_look_counts(reason: str, problem: str | None, store: dist.Store) -> None:
+    """A rank ends between the moments when its sign is read and when its process is looked for."""
+    watchdog = Watchdog(0.4, end=Ended())
+    watchdog._store = store
+    before = Sign(1, "node", _this_machine(), 2**22, 0.0, 7, "iteration 3")  # no process has this number
+    after = dataclasses.replace(before, ended=reason)
+    store.set("1", json.dumps(dataclasses.asdict(after)))
+    found = watchdog._problem(1, before, patience=0.0)
+    assert found == (f"{before} {problem}" if problem else None)
 
 
 def test_phases_within_their_limits_are_nobodys_business(watchdog: Watchdog, ended: Ended) -> None:
