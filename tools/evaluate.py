@@ -50,10 +50,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--samples-per-repeated-word",
         type=int,
         default=4,
-        help="predictions of a fixed word that stands elsewhere, too",
+        help="predictions of a fixed word that stands elsewhere, too; 0: not asked",
     )
     parser.add_argument(
-        "--samples-per-once-word", type=int, default=4, help="predictions of a fixed word that stands nowhere else"
+        "--samples-per-once-word",
+        type=int,
+        default=4,
+        help="predictions of a fixed word that stands nowhere else; 0: not asked",
     )
     parser.add_argument(
         "--predictions-per-mask",
@@ -67,11 +70,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for count, flag in ((len(flags.name), "--name"), (len(flags.output), "--output")):
         if count not in (0, len(flags.hf_model)):
             raise BadInput(f"{flag} has {count} values, --hf-model {len(flags.hf_model)}; give one for each")
-    counts = ("passages", "masks-per-passage", "samples-per-repeated-word", "samples-per-once-word")
-    for flag in (*(f"--{count}" for count in counts), "--predictions-per-mask"):
+    least = {
+        "--passages": 1,
+        "--masks-per-passage": 1,
+        "--predictions-per-mask": 1,
+        "--samples-per-repeated-word": 0,
+        "--samples-per-once-word": 0,
+    }
+    for flag, bound in least.items():
         value = getattr(flags, flag[2:].replace("-", "_"))
-        if value is not None and value < 1:
-            raise BadInput(f"{flag} {value}: must be at least 1")
+        if value is not None and value < bound:
+            raise BadInput(f"{flag} {value}: must be at least {bound}")
     if len(set(flags.name)) < len(flags.name):
         raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
     for directory in flags.hf_model:

@@ -133,8 +133,10 @@ class _Evaluator:
 
     def fixed_masks(self, passages: Sequence[str], kind: Kind) -> dict[int, MaskPredictions]:
         """Predictions of the passages' fixed masks of one kind, by the passage's index."""
-        questions = {mask.passage: mask.masked for mask in held_out_masks(passages, kind)}
         samples = {"repeated": self.settings.samples_per_repeated_word, "once": self.settings.samples_per_once_word}
+        if samples[kind] == 0:
+            return {}
+        questions = {mask.passage: mask.masked for mask in held_out_masks(passages, kind)}
         return self._predict(questions, samples[kind], dict.fromkeys(questions, kind))
 
     def _predict(

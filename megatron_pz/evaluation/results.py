@@ -23,9 +23,9 @@ class EvaluationSettings:
     predictions_per_mask: int = 8
     """G of equation 9."""
     samples_per_repeated_word: int = 4
-    """Predictions of each fixed mask whose answer stands elsewhere in the passage."""
+    """Predictions of each fixed mask whose answer stands elsewhere in the passage; 0: none are asked."""
     samples_per_once_word: int = 4
-    """Predictions of each fixed mask that only the context gives away."""
+    """Predictions of each fixed mask that only the context gives away; 0: none are asked."""
     seed: int = 11
 
 

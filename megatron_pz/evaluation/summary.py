@@ -116,13 +116,16 @@ def rows(evaluations: Sequence[Evaluation], measures: Iterable[str] = tuple(MEAS
     """Rows of a table: a measure's label, then a cell for each evaluation of the same passages.
 
     From the second evaluation on, ``▲`` and ``▼`` mark what is higher or lower than in the cell to the left, the 95 %
-    interval of the paired difference excluding zero. Causes of failure that never occurred have no row.
+    interval of the paired difference excluding zero. Causes of failure that never occurred, and what nobody was asked,
+    have no row.
     """
     steps = [compare(left, right) for left, right in pairwise(evaluations)]
     summaries = [summarize(evaluation) for evaluation in evaluations]
     lines = []
     for name in measures:
         if name in FAULT_MEASURES and not any(summary[name].mean > 0 for summary in summaries):
+            continue
+        if not any(summary[name].units for summary in summaries):
             continue
         marks = ["", *(_mark(step[name]) for step in steps)]
         cells = [_cell(summary[name], mark) for summary, mark in zip(summaries, marks, strict=True)]

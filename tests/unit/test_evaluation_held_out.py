@@ -14,7 +14,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.evaluation.held_out_masks import evaluate
 from megatron_pz.evaluation.passages import choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
-from megatron_pz.evaluation.summary import summarize, values
+from megatron_pz.evaluation.summary import rows, summarize, values
 from megatron_pz.rl.experience import Response
 
 GAME = GameConfig(prompt_family="quote", span_policy="one_mask", whole_words=True, invalid_mask_penalty=-0.2)
@@ -114,6 +114,17 @@ def test_every_question_is_asked_as_often_as_the_settings_say() -> None:
         "a valid mask of each, a repeated word in one of them, a once-only word in both"
     )
     assert len({seed for _, seed, _ in engine.asked}) == len(asked)
+
+
+def test_words_that_nobody_wants_to_know_of_are_not_asked() -> None:
+    engine = ScriptedEngine(player)
+    settings = dataclasses.replace(SETTINGS, samples_per_once_word=0)
+    found = evaluate("toy", engine, Characters(), [HILL, RIVER], GAME, settings)
+    assert [n for _, _, n in engine.asked][2:] == [8, 8, 4], "a valid mask of each and a repeated word"
+    assert [result.once for result in found.passages] == [None, None]
+    labels = [row[0] for row in rows([found])]
+    assert "predictor: fixed repeated words" in labels
+    assert "predictor: fixed once-only words" not in labels
 
 
 def test_equal_masks_of_one_passage_are_predicted_independently() -> None:
