@@ -70,12 +70,13 @@ def results(evaluations: Sequence[Evaluation]) -> str:
 
 
 def draw_evaluations(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """The main measures of all evaluations as bars."""
-    labels = [textwrap.fill(label, LABEL_WIDTH) for label, _ in MAIN_MEASURES.values()]
+    """The main measures of all evaluations as bars; one that was not asked for has none."""
     summaries = {evaluation.name: summarize(evaluation) for evaluation in evaluations}
+    asked = [name for name in MAIN_MEASURES if any(summary[name].units for summary in summaries.values())]
+    labels = [MAIN_MEASURES[name][0].replace(": ", ":\n").replace(" (", "\n(") for name in asked]
     bars = {
-        name: [(summary[measure].mean, summary[measure].half_width) for measure in MAIN_MEASURES]
-        for name, summary in summaries.items()
+        model: [(summary[name].mean, summary[name].half_width) for name in asked]
+        for model, summary in summaries.items()
     }
     draw_bars(path, f"{len(evaluations[0].passages)} held-out passages, 95 % intervals", labels, bars)
 
