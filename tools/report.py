@@ -73,7 +73,7 @@ def draw_evaluations(evaluations: Sequence[Evaluation], path: Path) -> None:
     """The main measures of all evaluations as bars; one that was not asked for has none."""
     summaries = {evaluation.name: summarize(evaluation) for evaluation in evaluations}
     asked = [name for name in MAIN_MEASURES if any(summary[name].units for summary in summaries.values())]
-    labels = [MAIN_MEASURES[name][0].replace(": ", ":\n").replace(" (", "\n(") for name in asked]
+    labels = [textwrap.fill(MAIN_MEASURES[name][0], LABEL_WIDTH) for name in asked]
     bars = {
         model: [(summary[name].mean, summary[name].half_width) for name in asked]
         for model, summary in summaries.items()
