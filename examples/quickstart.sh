@@ -12,7 +12,7 @@
 #   --resume        go on with the interrupted run in --output
 #
 # What it does: set up .venv/, fetch model and text, make passages, teach both answer formats by a short supervised cold
-# start, run PretrainZero, export, evaluate before and after on held-out passages. The first call takes about 23 minutes
+# start, run PretrainZero, export, evaluate before and after on held-out passages. The first call takes about 20 minutes
 # on two cores plus downloads; what does not depend on --steps is kept in .cache/quickstart, so that a second call begins
 # at the reinforcement learning. The settings are in examples/quickstart/config.yaml.
 set -euo pipefail
