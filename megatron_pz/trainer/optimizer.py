@@ -75,13 +75,20 @@ def wrap(
 
 def use_own_settings(optimizer: MegatronOptimizer) -> None:
     """Let AdamW have the settings that the optimizer was made with. What a state was saved with comes with that state,
-    and would win over a resumed run's configuration."""
+    and would win over a resumed run's configuration.
+
+    Where neither Transformer Engine nor Apex gave Megatron-Core its Adam, torch's takes its fused form, which reads and
+    writes each number once.
+    """
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         settings = part.config
+        torch_s_own = isinstance(part.optimizer, torch.optim.Adam)
         for group in part.param_groups:
             # The factors of the standard rule, which Megatron leaves to its scheduler.
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]
             group["betas"], group["eps"] = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps
+            if torch_s_own:
+                group["fused"] = True
 
 
 def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
