@@ -246,6 +246,8 @@ class OptimizerConfig:
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
     """[P] cosine, over train_iters."""
     lr_warmup_iters: int = 0
+    lr_warmup_init: float = 0.0
+    """Where the warm-up begins: the rate of the first step. Megatron-LM's name."""
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95

@@ -8,6 +8,7 @@ int64[N] byte offsets, int64[documents + 1] number of the first sequence of ever
 
 from __future__ import annotations
 
+import glob
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,9 +77,7 @@ class IndexedTokens:
     def __init__(self, prefix: str) -> None:
         index, tokens = Path(f"{prefix}.idx"), Path(f"{prefix}.bin")
         if not index.exists() and not tokens.exists():
-            raise BadInput(
-                f"{prefix}: no {prefix}.bin and .idx; run tools/preprocess_wikipedia.py, or mend --data-path"
-            )
+            raise BadInput(f"{prefix}: no {prefix}.bin and .idx; {_way_to_a_corpus(prefix)}")
         for path in (index, tokens):
             if not path.exists():
                 other = tokens if path == index else index
@@ -97,6 +96,15 @@ class IndexedTokens:
         """Token ids of a sequence, a view into the file."""
         start = int(self.offsets[sequence]) // self.dtype.itemsize
         return self._tokens[start : start + int(self.lengths[sequence])]
+
+
+def _way_to_a_corpus(prefix: str) -> str:
+    """What to do about a prefix that names none: most often its end is missing."""
+    begins = Path(prefix.removesuffix(".bin").removesuffix(".idx"))
+    there = sorted(str(path.with_suffix("")) for path in begins.parent.glob(f"{glob.escape(begins.name)}*.idx"))
+    if there:
+        return f"did you mean {' or '.join(there[:3])}?"
+    return "give the prefix of a corpus that tools/preprocess_wikipedia.py made"
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:

@@ -141,11 +141,11 @@ def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None
     if len(data_path) % 2 == 0 and all(weight is not None for weight in weights):
         given = [weight for weight in weights if weight is not None]
         if any(weight <= 0 for weight in given):
-            raise BadInput(f"--data-path {' '.join(data_path)}: weights must be above 0")
+            raise BadInput(f"{' '.join(data_path)}: the weights of a blend must be above 0")
         return list(data_path[1::2]), given
     for value in data_path:
         if _as_weight(value) is not None:
-            raise BadInput(f"--data-path {' '.join(data_path)}: give prefixes only, or a weight before every prefix")
+            raise BadInput(f"{' '.join(data_path)}: give prefixes only, or a weight before every prefix")
     return list(data_path), None
 
 

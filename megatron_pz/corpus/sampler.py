@@ -74,8 +74,7 @@ class PassageSampler:
             misses += 1
             if misses > sum(self._sizes):
                 raise BadInput(
-                    f"none of the {sum(self._sizes)} passages of --data-path can be used: give text in which words can "
-                    "be masked"
+                    f"none of the {sum(self._sizes)} passages can be used: give text in which words can be masked"
                 )
         return found
 

@@ -33,10 +33,13 @@ from megatron_pz.config import RolloutConfig
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, ExpectedFailure
 from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import cpu_kernels
 from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
 from megatron_pz.rollout.isolation import (
+    collection_paused,
     default_process_group_kept,
     engine_groups_kept,
+    import_vllm,
     import_warnings_silenced,
     preserved_environment,
     preserved_rng,
@@ -120,12 +123,18 @@ class VllmEngine:
         world_size = _require_process_group(self._colocated)
         _require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
         set_environment(colocated=self._colocated)
-        with preserved_rng(), preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"), import_warnings_silenced():
-            from vllm import LLM
-
+        with (
+            preserved_rng(),
+            preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"),
+            import_warnings_silenced(),
+            collection_paused(),
+        ):
+            llm_class = import_vllm()
             arguments = engine_arguments(self.rollout, colocated=self._colocated, on_gpu=self.on_gpu)
+            if not self.on_gpu:
+                arguments["ir_op_priority"] = cpu_kernels.register()
             try:
-                llm = LLM(str(self.model_dir), seed=seed, **arguments)
+                llm = llm_class(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too
                 memory = "gpu_memory_utilization" if self.on_gpu else "rollout_memory_gib"
                 raise BadInput(

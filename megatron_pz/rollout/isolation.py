@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -9,10 +10,14 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from vllm import LLM
 
 
 @contextmanager
@@ -51,6 +56,29 @@ def preserved_environment(*names: str) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without automatic garbage collection, whose passes over a million living objects are a quarter of a start."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@functools.cache
+def import_vllm() -> type[LLM]:
+    """vLLM's class. What its import makes lives as long as the process; no later collection looks at it again."""
+    gc.collect()
+    with collection_paused(), import_warnings_silenced():
+        from vllm import LLM
+
+        gc.freeze()
+    return LLM
 
 
 @contextmanager

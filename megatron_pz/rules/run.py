@@ -129,6 +129,10 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
         ),
         (
+            0 <= c.optimizer.lr_warmup_init <= c.optimizer.lr,
+            f"--lr-warmup-init {c.optimizer.lr_warmup_init}: must lie between 0 and --lr {c.optimizer.lr}",
+        ),
+        (
             0 <= c.optimizer.min_lr <= c.optimizer.lr,
             f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
         ),

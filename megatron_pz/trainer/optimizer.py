@@ -105,12 +105,13 @@ def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
 def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> float:
     """The learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
 
-    ``iteration`` counts the steps taken before this one, so the first step has 0. During warm-up the rate is
-    ``lr * iteration / lr_warmup_iters`` (a warmed-up run's first step has rate 0, as in Megatron-LM); then it goes from
-    ``lr`` to ``min_lr`` over the remaining steps up to ``train_iters``, and stays at ``min_lr`` after them.
+    ``iteration`` counts the steps taken before this one, so the first step has 0. During warm-up the rate rises on a
+    line from ``lr_warmup_init``, the first step's, to ``lr`` (with the default 0 the first step moves nothing, as in
+    Megatron-LM); then it goes from ``lr`` to ``min_lr`` over the remaining steps up to ``train_iters``, and stays at
+    ``min_lr`` after them.
     """
     if config.lr_warmup_iters > 0 and iteration <= config.lr_warmup_iters:
-        return config.lr * iteration / config.lr_warmup_iters
+        return config.lr_warmup_init + (config.lr - config.lr_warmup_init) * iteration / config.lr_warmup_iters
     if config.lr_decay_style == "constant":
         return config.lr
     if iteration > train_iters:

@@ -34,6 +34,10 @@ class Provenance:
     selection: Selection
 
 
+class EmptyCorpus(BadInput):
+    """The same command would end here again: there is nothing to go on from."""
+
+
 def output_prefixes(output: OutputOptions) -> list[str]:
     """Prefix of every corpus that these options make."""
     suffix = f"_text_{output.level}"
@@ -57,7 +61,10 @@ def refuse_existing(output: OutputOptions) -> None:
 
 
 def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
-    """Join the shards to corpora in the working folder, which stay there; size of every corpus, by its prefix."""
+    """Join the shards to corpora in the working folder, which stay there; size of every corpus, by its prefix.
+
+    Raises EmptyCorpus when a corpus would hold no article.
+    """
     selection, totals = provenance.selection, {}
     inputs = [_describe_input(worker, path, provenance.checksums.get(path)) for path in worker.options.inputs]
     for split, prefix in enumerate(output_prefixes(worker.options.output)):
@@ -66,7 +73,7 @@ def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
         with text_writer(made, worker.options.output.export) as export:
             totals[prefix] = join_shards(stems, made, worker.dtype, selection.dropped[split], export)
         if not totals[prefix].documents:
-            raise BadInput(f"{prefix}: would hold no article; give more input or another --split")
+            raise EmptyCorpus(f"{prefix}: would hold no article; give more input or another --split")
         manifest = _manifest(worker, inputs, split, totals[prefix], selection)
         manifest["files"] = {suffix: file_sha256(f"{made}{suffix}") for suffix in _DATA}
         write_manifest(Path(f"{made}.manifest.json"), manifest)

@@ -24,7 +24,7 @@ from megatron_pz.wikipedia.filters import Filters
 from megatron_pz.wikipedia.jobs import run_jobs
 from megatron_pz.wikipedia.journal import Identity, Journal, begun_run, code_identity, file_identity, journal_path
 from megatron_pz.wikipedia.options import PreprocessOptions
-from megatron_pz.wikipedia.outputs import Provenance, join, publish, refuse_existing
+from megatron_pz.wikipedia.outputs import EmptyCorpus, Provenance, join, publish, refuse_existing
 from megatron_pz.wikipedia.selection import select
 from megatron_pz.wikipedia.shards import Totals
 from megatron_pz.wikipedia.streams import input_kind
@@ -55,8 +55,8 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
     with working_folder(options.output.output_prefix, options.run.fresh) as work, _terminates_cleanly():
         try:
             report = _go_on(options, work)
-        except BaseException:
-            if not begun_run(work)[1]:
+        except BaseException as error:
+            if isinstance(error, EmptyCorpus) or not begun_run(work)[1]:
                 clear(work, journal_path(work))
             raise
         clear(work, journal_path(work))
@@ -112,8 +112,12 @@ def _check(options: PreprocessOptions) -> None:
     passages = options.passages
     if passages.max_passage_tokens < 16:
         raise BadInput(f"--max-passage-tokens {passages.max_passage_tokens}: must be at least 16")
-    if min(passages.min_passage_words, passages.max_passage_words) < 0:
-        raise BadInput("--min-passage-words and --max-passage-words cannot be negative")
+    for flag, value in (
+        ("--min-passage-words", passages.min_passage_words),
+        ("--max-passage-words", passages.max_passage_words),
+    ):
+        if value < 0:
+            raise BadInput(f"{flag} {value}: cannot be negative; 0 sets no bound")
     if 0 < passages.max_passage_words < passages.min_passage_words:
         raise BadInput(
             f"--min-passage-words {passages.min_passage_words} is above "

@@ -103,6 +103,21 @@ def test_joined_files_read_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("corpus", r"did you mean .*corpus_text_passage\?$"),
+        ("corpus_text_passage.bin", r"did you mean .*corpus_text_passage\?$"),
+        ("other", "give the prefix of a corpus that tools/preprocess_wikipedia.py made"),
+        ("nowhere/corpus", "give the prefix of a corpus that tools/preprocess_wikipedia.py made"),
+    ],
+)
+def test_a_prefix_that_is_almost_one_is_told_the_whole(tmp_path: Path, asked: str, words: str) -> None:
+    write_ours(tmp_path / "corpus_text_passage", token_dtype(331))
+    with pytest.raises(BadInput, match=words):
+        IndexedTokens(str(tmp_path / asked))
+
+
+@pytest.mark.parametrize(
     ("suffix", "change", "words"),
     [
         (".bin", None, r"corpus.bin: is missing beside .*corpus.idx"),

@@ -101,9 +101,17 @@ def test_data_path_is_read_as_megatron_reads_it(
     assert parse_blend(data_path) == expected == tuple(get_blend_from_list(data_path))
 
 
-@pytest.mark.parametrize("data_path", [[], ["0.3", "a", "b", "c"], ["0.3", "a", "0.7"], ["0", "a", "1", "b"]])
-def test_a_blend_that_is_none_is_refused(data_path: list[str]) -> None:
-    with pytest.raises(BadInput, match="--data-path"):
+@pytest.mark.parametrize(
+    ("data_path", "words"),
+    [
+        ([], "--data-path is empty"),
+        (["0.3", "a", "b", "c"], "^0.3 a b c: give prefixes only, or a weight before every prefix"),
+        (["0.3", "a", "0.7"], "^0.3 a 0.7: give prefixes only, or a weight before every prefix"),
+        (["0", "a", "1", "b"], "^0 a 1 b: the weights of a blend must be above 0"),
+    ],
+)
+def test_a_blend_that_is_none_is_refused(data_path: list[str], words: str) -> None:
+    with pytest.raises(BadInput, match=words):
         parse_blend(data_path)
 
 

@@ -35,12 +35,14 @@ def test_constant_with_warm_up_by_hand() -> None:
 
 
 @pytest.mark.parametrize("style", ["cosine", "linear", "constant"])
-@pytest.mark.parametrize("warm_up", [0, 3])
-def test_the_schedule_is_megatrons(style: str, warm_up: int) -> None:
-    config = OptimizerConfig(lr=5e-7, min_lr=1e-8, lr_decay_style=style, lr_warmup_iters=warm_up)
+@pytest.mark.parametrize(("warm_up", "first_rate"), [(0, 0.0), (3, 0.0), (3, 2e-7)])
+def test_the_schedule_is_megatrons(style: str, warm_up: int, first_rate: float) -> None:
+    config = OptimizerConfig(
+        lr=5e-7, min_lr=1e-8, lr_decay_style=style, lr_warmup_iters=warm_up, lr_warmup_init=first_rate
+    )
     scheduler = OptimizerParamScheduler(
         optimizer=SimpleNamespace(param_groups=[]),
-        init_lr=0.0,
+        init_lr=first_rate,
         max_lr=config.lr,
         min_lr=config.min_lr,
         lr_warmup_steps=warm_up,

@@ -304,6 +304,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"output": OutputOptions("x", split=(1.0,))}, "--split 1"),
         ({"passages": PassageOptions(max_passage_tokens=3)}, "--max-passage-tokens 3"),
         ({"passages": PassageOptions("paragraph", 64, 9, 8)}, "--min-passage-words 9 is above"),
+        ({"passages": PassageOptions(min_passage_words=-1)}, "--min-passage-words -1: cannot be negative"),
+        ({"passages": PassageOptions(max_passage_words=-2)}, "--max-passage-words -2: cannot be negative"),
         ({"tokenizer_model": "/nowhere"}, "no tokenizer.json there"),
     ],
 )
@@ -317,6 +319,15 @@ def test_impossible_options_are_refused(
     }
     with pytest.raises(BadInput, match=words):
         preprocess(PreprocessOptions(**(options | changes)))  # type: ignore[arg-type]
+
+
+def test_after_an_empty_corpus_other_options_may_be_tried(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    path, prefix = tmp_path / "leads.jsonl", tmp_path / "out" / "wiki"
+    path.write_text(json.dumps({"id": 1, "title": "A", "text": "word " * 30}) + "\n")
+    with pytest.raises(BadInput, match="would hold no article; give more input or another --split"):
+        run(prefix, tiny_tokenizer_dir, path, split=(50, 50))
+    assert not list(prefix.parent.iterdir())
+    assert run(prefix, tiny_tokenizer_dir, path).counts["articles"] == 1
 
 
 def test_a_line_that_is_no_article_is_named_by_its_byte(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
