@@ -74,7 +74,7 @@ def collection_paused() -> Iterator[None]:
 def import_vllm() -> type[LLM]:
     """vLLM's class. What its import makes lives as long as the process; no later collection looks at it again."""
     gc.collect()
-    with collection_paused(), import_warnings_silenced():
+    with collection_paused():
         from vllm import LLM
 
         gc.freeze()
