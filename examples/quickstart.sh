@@ -6,7 +6,7 @@
 #   --model DIR     a Hugging Face directory (Llama or Qwen3) to start from; default: SmolLM2-135M-Instruct, fetched
 #   --dump FILE …   MediaWiki dumps (.xml, .xml.bz2, .xml.gz) or articles (.jsonl: id, title, text); default: a dump
 #                   excerpt and ten thousand article leads of the English Wikipedia, fetched
-#   --steps N       steps of reinforcement learning; default 18
+#   --steps N       steps of reinforcement learning; default 17
 #   --output DIR    folder of results, which must be new; default runs/quickstart-DATE-TIME
 #   --nproc N       processes, each with a shard of the batch and a rollout engine; default 1, with a thread a core
 #   --resume        go on with the interrupted run in --output
@@ -19,7 +19,7 @@ set -euo pipefail
 
 phases=8
 evaluation_passages=200
-evaluation_samples=(--masks-per-passage 1 --predictions-per-mask 4 --samples-per-repeated-word 3 --samples-per-once-word 0)
+evaluation_samples=(--masks-per-passage 1 --predictions-per-mask 4 --samples-per-repeated-word 2 --samples-per-once-word 0)
 
 main() {
   here=$PWD
@@ -64,7 +64,7 @@ fail() {
 parse_flags() {
   local dump
   root=$PWD config=examples/quickstart/config.yaml cache=$PWD/.cache/quickstart
-  model='' dumps=() steps=18 output='' resume=false
+  model='' dumps=() steps=17 output='' resume=false
   processes=1
   while (($#)); do
     case $1 in

@@ -160,6 +160,9 @@ class RolloutConfig:
     """Tokens [P]."""
     max_response_length: int = 4096
     """Tokens [P]. A response that reaches it is truncated: a predictor's earns 0, a generator's names no mask [C]."""
+    generator_max_response_length: int = 0
+    """The same for the generator alone, at most as much; 0: max_response_length [C]. Short generators are cheap, and
+    quote no more than they need."""
     temperature: float = 1.0
     """[C] Anything but 1 is refused: the log-probabilities that the update uses are those of temperature 1."""
     top_p: float = 1.0
@@ -193,6 +196,11 @@ class RolloutConfig:
     max_log_prob_difference: float = 0.3
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
     not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5."""
+
+    def longest_response(self, role: Literal["generator", "predictor"]) -> int:
+        """Tokens that a response of the role may have."""
+        own = self.generator_max_response_length if role == "generator" else 0
+        return own or self.max_response_length
 
 
 @dataclass(frozen=True)

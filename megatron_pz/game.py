@@ -201,7 +201,7 @@ class Game:
             prompts,
             n,
             seeds=seeds,
-            max_tokens=self.config.rollout.max_response_length,
+            max_tokens=self.config.rollout.longest_response(role),
             stop=self.generator.family.stop,
         )
         self.seconds_generating += time.perf_counter() - start

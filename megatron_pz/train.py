@@ -202,6 +202,7 @@ class HeldOut:
         self.settings = EvaluationSettings(
             max_prompt_length=limit,
             max_response_length=config.rollout.max_response_length,
+            generator_max_response_length=config.rollout.generator_max_response_length,
             predictions_per_mask=config.game.grpo_group_size,
         )
 

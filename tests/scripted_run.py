@@ -53,6 +53,8 @@ class ScriptedEngine:
         self.prompts: list[str] = []
         self.calls: list[str] = []
         """What was asked of it, in order."""
+        self.limits: set[int] = set()
+        """Tokens that its calls allowed."""
         self.closed = False
         ScriptedEngine.started.append(self)
 
@@ -60,6 +62,7 @@ class ScriptedEngine:
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
     ) -> list[list[Response]]:
         self.calls.append("generate")
+        self.limits.add(max_tokens)
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
         self.prompts += texts
         draws = [random.Random(seed) for seed in seeds]

@@ -138,6 +138,7 @@ def evaluate_models(
     settings = EvaluationSettings(
         max_prompt_length=config.rollout.max_prompt_length,
         max_response_length=config.rollout.max_response_length,
+        generator_max_response_length=config.rollout.generator_max_response_length,
         masks_per_passage=flags.masks_per_passage,
         predictions_per_mask=flags.predictions_per_mask or config.game.grpo_group_size,
         samples_per_repeated_word=flags.samples_per_repeated_word,

@@ -97,7 +97,8 @@ class _Evaluator:
                     f"max_prompt_length {self.settings.max_prompt_length}"
                 )
         seeds = [self._number("generator", text) for text in passages]
-        rollouts = self._sample(self.generator_engine, prompts, seeds, self.settings.masks_per_passage)
+        longest = self.settings.generator_max_response_length or self.settings.max_response_length
+        rollouts = self._sample(self.generator_engine, prompts, seeds, self.settings.masks_per_passage, longest)
 
         proposals: dict[tuple[int, int], MaskProposal] = {}
         questions: dict[tuple[int, int], MaskedPassage] = {}
@@ -147,14 +148,14 @@ class _Evaluator:
         prompts = {key: self._encode(predictor.prompt(masked)) for key, masked in questions.items()}
         asked = [key for key in questions if len(prompts[key]) <= self.settings.max_prompt_length]
         seeds = [self._number(purposes[key], questions[key].text) for key in asked]
-        sampled = self._sample(self.predictor_engine, [prompts[key] for key in asked], seeds, n)
+        asked_prompts, longest = [prompts[key] for key in asked], self.settings.max_response_length
+        sampled = self._sample(self.predictor_engine, asked_prompts, seeds, n, longest)
         answers = dict(zip(asked, sampled, strict=True))
         return {key: _judge(masked.span, answers.get(key, []), predictor) for key, masked in questions.items()}
 
     def _sample(
-        self, engine: Engine, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int
+        self, engine: Engine, prompts: Sequence[Sequence[int]], seeds: Sequence[int], n: int, longest: int
     ) -> list[list[Response]]:
-        longest = self.settings.max_response_length
         return engine.generate(prompts, n, seeds=seeds, max_tokens=longest, stop=self.family.stop)
 
     def _encode(self, prompt: str) -> list[int]:

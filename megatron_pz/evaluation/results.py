@@ -27,6 +27,8 @@ class EvaluationSettings:
     samples_per_once_word: int = 4
     """Predictions of each fixed mask that only the context gives away; 0: none are asked."""
     seed: int = 11
+    generator_max_response_length: int = 0
+    """Tokens of a generator's response; 0: max_response_length."""
 
 
 @dataclass(frozen=True)

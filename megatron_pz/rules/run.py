@@ -27,7 +27,7 @@ _AT_LEAST_ONE = """
 """.split()
 _AT_LEAST_ZERO = """
     min_passage_words max_passage_words passive_warmup_iters max_span_words max_predictor_groups grpo_kl_beta
-    generator_lr lr_warmup_iters weight_decay clip_grad keep_every eval_interval
+    generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad keep_every eval_interval
 """.split()
 _ABOVE_ZERO = "rollout_memory_gib max_log_prob_difference tis_cap lr adam_eps cold_start_lr".split()
 _SEEDS = ("seed", "cold_start_seed")
@@ -127,6 +127,11 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         (
             game.policy_sharing == "shared" or game.mask_strategy == "active",
             f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
+        ),
+        (
+            rollout.generator_max_response_length <= rollout.max_response_length,
+            f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
+            f"{rollout.max_response_length}",
         ),
         (
             0 <= c.optimizer.lr_warmup_init <= c.optimizer.lr,

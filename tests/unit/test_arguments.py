@@ -116,6 +116,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--sequence-parallel"], "needs --tensor-model-parallel-size"),
         (["--virtual-pipeline-model-parallel-size", "2"], "needs --pipeline-model-parallel-size"),
         (["--min-lr", "1"], "must lie between 0 and --lr"),
+        (
+            ["--max-response-length", "8", "--generator-max-response-length", "9"],
+            "--generator-max-response-length 9 is above --max-response-length 8",
+        ),
         (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must lie between 0 and --lr"),
         (["--eval-interval", "5"], "needs --valid-data-path"),
         (["--hf-model", "/nowhere/at/all"], "no such directory"),

@@ -39,12 +39,14 @@ class ScriptedEngine:
     asked: list[tuple[str, int, int]] = field(default_factory=list)
     """Prompt, seed and number of samples."""
     calls: int = 0
+    limits: list[int] = field(default_factory=list)
+    """Tokens that each call allows."""
 
     def generate(
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
     ) -> list[list[Response]]:
         self.calls += 1
-        assert max_tokens == SETTINGS.max_response_length
+        self.limits.append(max_tokens)
         assert list(stop) == ["}", "\n"]
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
         self.asked += [(text, seed, n) for text, seed in zip(texts, seeds, strict=True)]
@@ -71,6 +73,14 @@ def test_every_rank_calls_its_engine_equally_often(passages: list[str]) -> None:
     for each in (silent, engine):
         evaluate("p", each, Characters(), passages, GAME, SETTINGS)
     assert silent.calls == engine.calls == 4
+    assert engine.limits == [SETTINGS.max_response_length] * 4
+
+
+def test_the_generator_may_have_a_limit_of_its_own() -> None:
+    engine = ScriptedEngine(player)
+    settings = dataclasses.replace(SETTINGS, generator_max_response_length=5)
+    evaluate("p", engine, Characters(), [RIVER], GAME, settings)
+    assert engine.limits == [5, 7, 7, 7]
 
 
 def test_results_are_those_worked_out_by_hand() -> None:

@@ -77,7 +77,12 @@ def assert_resumes_exactly(config: RunConfig, folder: Path) -> list[dict[str, fl
 
 
 def test_separate_policies_have_their_own_engines_and_resume_exactly(config: RunConfig, tmp_path: Path) -> None:
-    separate = with_fields(config, game={"policy_sharing": "separate"}, optimizer={"generator_lr": 3e-3})
+    separate = with_fields(
+        config,
+        game={"policy_sharing": "separate"},
+        rollout={"generator_max_response_length": 20},
+        optimizer={"generator_lr": 3e-3},
+    )
     steps = assert_resumes_exactly(separate, tmp_path)
     for half in (steps[:2], steps[2:]):  # both roles have learned something in both halves
         assert all(sum(step[f"{role}/groups_learned_from"] for step in half) for role in ("generator", "predictor"))
@@ -85,6 +90,7 @@ def test_separate_policies_have_their_own_engines_and_resume_exactly(config: Run
     generator, predictor = ScriptedEngine.started[:2]
     assert {prompt.split(":")[0] for prompt in generator.prompts} == {"Paragraph"}
     assert {prompt.split(":")[0] for prompt in predictor.prompts} == {"Passage"}
+    assert (generator.limits, predictor.limits) == ({20}, {24})
     assert all(engine.closed for engine in ScriptedEngine.started)
     assert not any(torch.equal(weight, predictor.weights[name]) for name, weight in generator.weights.items())
 
