@@ -32,7 +32,7 @@ rollout: {max_prompt_length: 200, max_response_length: 24, rollout_dtype: float3
           rollout_memory_gib: 0.25, max_log_prob_difference: 0.001}
 optimizer: {lr: 1.0e-3, lr_decay_style: constant}
 training: {micro_batch_tokens: 512, save_interval: 3, keep_last: 0}
-cold_start: {cold_start_iters: 120, cold_start_passages: 4, cold_start_predictions: 4, cold_start_lr: 1.0e-2}
+cold_start: {cold_start_iters: 200, cold_start_passages: 4, cold_start_predictions: 4, cold_start_lr: 1.0e-2}
 """
 
 
