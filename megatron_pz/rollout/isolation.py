@@ -72,12 +72,14 @@ def collection_paused() -> Iterator[None]:
 
 @functools.cache
 def import_vllm() -> type[LLM]:
-    """vLLM's class. What its import makes lives as long as the process; no later collection looks at it again."""
-    gc.collect()
-    with collection_paused():
-        from vllm import LLM
+    """vLLM's class. What its import makes lives as long as the process; no later collection looks at it again.
 
-        gc.freeze()
+    Only the first call freezes: what a dead engine leaves behind must stay collectable.
+    """
+    gc.collect()
+    from vllm import LLM
+
+    gc.freeze()
     return LLM
 
 
