@@ -3,8 +3,9 @@
     python -m benchmarks.rollout_overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
 
 The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side asks
-for nothing but samples: no seeds, no log-probabilities. The project's side is what the trainer gets: seeded samples,
-each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects, generators of the process preserved.
+for nothing but samples, of vLLM's own sampler: no seeds, no log-probabilities. The project's side is what the trainer
+gets: seeded samples of its sampler, each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects,
+generators of the process preserved.
 One thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one
 copy of their bytes. What is not the stream is vLLM's reload, on a CPU mostly oneDNN packing every matrix.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import random
 import sys
+from typing import Any
 
 import torch
 
@@ -20,6 +22,7 @@ from benchmarks.cpu import compared, require_positive, write_result
 from megatron_pz.command_line import Parser
 from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import exits_with_one_line
+from megatron_pz.rollout import cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.trainer.policy import Policy
@@ -59,6 +62,7 @@ def main() -> None:
         generated: dict[str, int] = {}
 
         def through_vllm() -> None:
+            engine.llm.collective_rpc(_take_vllms_sampler)
             engine.reset_prefix_cache()  # the other side's call has left these very prompts in it
             requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
             outputs = engine.llm.generate(requests, bare, use_tqdm=False)
@@ -68,6 +72,7 @@ def main() -> None:
         engine.sampling = lambda *args, **more: plain_sampling(*args, **more, ignore_eos=True)  # type: ignore[method-assign]
 
         def through_the_project() -> None:
+            engine.llm.collective_rpc(cpu_sampling.install)
             groups = engine.generate(prompts, SAMPLES, seeds=range(len(prompts)), max_tokens=given.response, stop=[])
             generated["project"] = sum(len(response.token_ids) for group in groups for response in group)
 
@@ -94,6 +99,12 @@ def main() -> None:
         figures[f"sync / copy (goal at most {GOALS['sync']:g})"] = sync["sync"] / sync["copy"]
         write_result(f"rollout_overhead_{given.precision}", vars(given), figures)
     topology.close()
+
+
+def _take_vllms_sampler(worker: Any) -> None:
+    """Undo :func:`~megatron_pz.rollout.cpu_sampling.install`."""
+    sampler = worker.model_runner.sampler.topk_topp_sampler
+    sampler.forward = sampler.forward_cpu
 
 
 if __name__ == "__main__":

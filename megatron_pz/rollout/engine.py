@@ -33,7 +33,7 @@ from megatron_pz.config import RolloutConfig
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, ExpectedFailure
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout import cpu_kernels
+from megatron_pz.rollout import cpu_kernels, cpu_sampling
 from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
 from megatron_pz.rollout.isolation import (
     collection_paused,
@@ -141,6 +141,8 @@ class VllmEngine:
                     f"vLLM cannot serve {self.model_dir} with max_prompt_length + max_response_length = "
                     f"{arguments['max_model_len']} and {memory} = {getattr(self.rollout, memory)}: {one_line(error)}"
                 ) from error
+        if not self.on_gpu:
+            llm.collective_rpc(cpu_sampling.install)
         if self._colocated and (not dist.is_initialized() or dist.get_world_size() != world_size):
             after = dist.get_world_size() if dist.is_initialized() else 0
             raise RuntimeError(f"starting the rollout engine changed the world size from {world_size} to {after}")

@@ -1,4 +1,5 @@
-"""vLLM's RMSNorm kernels on CPU: they are the function that torch computes, and the engine calls them."""
+"""On CPU the engine calls vLLM's RMSNorm kernels, which are the function that torch computes, and samples by inverse
+transform."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from megatron_pz.config import RolloutConfig
-from megatron_pz.rollout import cpu_kernels
+from megatron_pz.rollout import cpu_kernels, cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of vLLM's CPU build")
@@ -57,3 +58,21 @@ def test_the_engine_calls_them(engine: VllmEngine, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(kernel, "func_impl_fn", count, raising=False)
     engine.generate([[1, 2, 3]], 1, seeds=[0], max_tokens=2, stop=())
     assert called == {"rms_norm", "fused_add_rms_norm"}
+
+
+def test_its_tokens_are_those_of_the_inverse_transform(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log-probability that is reported is that of the distribution drawn from, at the token drawn."""
+    drawn = []
+    plain = cpu_sampling.inverse_transform
+
+    def record(probs_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+        tokens_B = plain(probs_BV, uniform_B)
+        drawn.append((tokens_B, probs_BV.gather(1, tokens_B[:, None])[:, 0].log()))
+        return tokens_B
+
+    monkeypatch.setattr(cpu_sampling, "inverse_transform", record)
+    ((first, second),) = engine.generate([[1, 2, 3]], 2, seeds=[5], max_tokens=3, stop=())
+    assert len(drawn) == 3
+    assert [list(first.token_ids), list(second.token_ids)] == torch.stack([tokens for tokens, _ in drawn], 1).tolist()
+    reported = torch.tensor([list(first.log_probs), list(second.log_probs)])
+    torch.testing.assert_close(reported, torch.stack([logs for _, logs in drawn], 1), rtol=0, atol=1e-6)
