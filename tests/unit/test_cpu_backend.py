@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +55,26 @@ def test_installing_again_changes_nothing() -> None:
     cpu_backend.install()
     assert sys.meta_path == finders
     assert torch.Tensor.type is type_method
+
+
+def test_large_tensors_come_from_memory_that_is_kept() -> None:
+    libc = ctypes.CDLL(None)
+    if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(libc, "mallinfo2"):
+        pytest.skip("the environment sets malloc's thresholds, or it is not that of glibc 2.33 and later")
+
+    class Mallinfo(ctypes.Structure):
+        _fields_ = tuple(
+            (name, ctypes.c_size_t)
+            for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        )
+
+    libc.mallinfo2.restype = Mallinfo
+    mapped = libc.mallinfo2().hblkhd
+    tensor = torch.ones(16 << 20)  # 64 MiB, twice the largest threshold that glibc takes by itself
+    assert libc.mallinfo2().hblkhd == mapped, "it was mapped on its own, and would be unmapped when freed"
+    held = libc.mallinfo2().arena
+    del tensor
+    assert libc.mallinfo2().arena == held
 
 
 def test_everybody_else_keeps_torch_as_it_is() -> None:
