@@ -2,7 +2,7 @@
 # Run the tests that this machine can run; what is skipped is named with the reason.
 #
 #   ./tests/run.sh               everything: linters, types, unit, distributed, system, and gpu where there is one
-#   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, one to two minutes
+#   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, about a minute
 #   ./tests/run.sh distributed   only the tests under torchrun on gloo
 #   ./tests/run.sh system        only those with vLLM and whole runs
 #   ./tests/run.sh system -k resume -x     what follows the group's name goes to pytest

@@ -15,7 +15,7 @@ from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.sharded_state import restart
 from tests.scripted_run import run_to_the_end, scripted_engines, weights_of
-from tests.unit.test_scripted_runs import config, corpus, with_fields
+from tests.system.test_scripted_runs import config, corpus, with_fields
 
 __all__ = ["config", "corpus", "scripted_engines"]
 
