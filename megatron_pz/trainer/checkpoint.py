@@ -221,9 +221,8 @@ def save_checkpoint(
 def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None = None) -> LoadedState:
     """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. A collective.
 
-    The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer``, the
-    precision, and whether ranks share the experts of a mixture may not. Raises BadInput if there is no checkpoint, or
-    it is damaged or of another model.
+    The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
+    the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
     """
     folder = _find(Path(directory), iteration)
     header = files.read_header(folder)
@@ -283,13 +282,12 @@ def _kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
 
 
 def _require_same_kind(saved: str | None, own: str, folder: Path) -> None:
-    """Experts that ranks share have an optimizer of their own, which Megatron-Core stores beside the other one."""
-    if saved in (None, own):
-        return
-    same = "--use-distributed-optimizer and precision"
-    if set(saved.split("+")) == set(own.split("+")):
-        same = f"--expert-model-parallel-size, which was {'above' if '+' in saved else 'not above'} 1"
-    raise BadInput(f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same {same}")
+    """Experts that ranks share have an optimizer of their own, of the same class as the other one (``A+A``)."""
+    if saved is not None and set(saved.split("+")) != set(own.split("+")):
+        raise BadInput(
+            f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same "
+            "--use-distributed-optimizer and precision"
+        )
 
 
 def _names_of(parts: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import merge
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
@@ -40,8 +42,15 @@ from megatron_pz.errors import BadInput
 from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
 
-# Moments and master weights are stored as tensors of the model's shapes, so that a run can resume in another layout.
-_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "distrib_optim_fully_reshardable_mem_efficient": False}
+# Moments and master weights are stored as tensors of the model's shapes and by the model's names, so that a run can
+# resume in another layout: also in one where experts have an optimizer of their own, or no longer have it.
+_SHARDING = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+}
+_GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
+"""What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +107,15 @@ def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
     """
     for part in parts.values():
         gather_weights(part.chunks)
-    state = _sharded_states(parts)
+    return stage_state(_sharded_states(parts), folder, copy=copy, metadata=_SHARDING)
+
+
+def stage_state(state: dict[str, Any], folder: Path, *, copy: bool, metadata: Mapping[str, Any]) -> StagedTensors:
+    """:func:`stage_tensors` for a sharded state dict as it is; ``metadata`` is stored with it."""
     strategy = _StagedSave(copy)
     try:
         request = dist_checkpointing.save(
-            state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(_SHARDING)
+            state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(metadata)
         )
     except (OSError, RuntimeError) as error:
         if not strategy.entered:
@@ -136,7 +149,7 @@ def load_tensors(folder: Path, parts: Parts) -> None:
         for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
             unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
         if part.optimizer is not None:
-            part.optimizer.load_state_dict(loaded["optimizer"])
+            part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
 
 
@@ -259,6 +272,44 @@ def _sharded_state(part: Part, is_loading: bool) -> dict[str, Any]:
             dict(state), is_loading=is_loading, metadata=dict(_SHARDING)
         )
     return state
+
+
+def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, Any]:
+    """A loaded state in the optimizer's own form, which may differ from that in which it was saved.
+
+    Where ranks share experts, Megatron-Core gives these an optimizer of their own and numbers the states of the two;
+    else one optimizer has all parameters. The tensors are the same. What is no tensor lies where the saved form has it.
+    """
+    numbered = {number: loaded[number] for number in list(loaded) if isinstance(number, int)}
+    unnumbered = {name: value for name, value in loaded.items() if name not in numbered}
+    saved_numbered = bool(numbered) and _are_saved(_groups(numbered[0]))
+    own = getattr(optimizer, "chained_optimizers", [optimizer])
+    if saved_numbered == (len(own) > 1):
+        return loaded
+    if saved_numbered:
+        return merge(_without_tensors_of(own[0], numbered[0]), unnumbered)
+    return {number: merge(_without_tensors_of(part, unnumbered), numbered[number]) for number, part in enumerate(own)}
+
+
+def _without_tensors_of(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A copy of what was saved beside the tensors, with the settings that it has for each of the part's groups."""
+    own = deepcopy(saved)
+    by_group = {tuple(group[key] for key in _GROUP_OF): group for group in reversed(_groups(saved))}
+    _groups(own)[:] = [
+        by_group[tuple(group[key] for key in _GROUP_OF)] | {"is_expert_parallel": group["is_expert_parallel"]}
+        for group in part.param_groups
+    ]
+    return own
+
+
+def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The groups of parameters in an optimizer's state, wherever its class has them."""
+    return state.get("optimizer", state).get("param_groups", [])
+
+
+def _are_saved(groups: list[dict[str, Any]]) -> bool:
+    """Whether groups have their settings, which are saved, and not only their parameters' numbers, which are not."""
+    return bool(groups) and _GROUP_OF[0] in groups[0]
 
 
 def _allocate_state(optimizer: MegatronOptimizer) -> None:

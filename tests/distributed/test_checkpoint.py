@@ -85,6 +85,31 @@ def test_a_run_goes_on_in_another_layout(variant: str, trained: tuple[int, Path,
     assert max(differences.values()) < 1e-5, differences
 
 
+@pytest.mark.parametrize("variant", ["fp32", "fp32-distributed", "bf16-distributed"])
+def test_experts_get_an_optimizer_of_their_own_and_lose_it_again(variant: str, tmp_path: Path) -> None:
+    """Four steps of a mixture on one rank and on two that share its experts; each goes on as itself, exactly, and as
+    the other, to rounding."""
+    experts = ("--only", variant, "--experts", 4)
+    one, two = (1,), (2, "--ep", 2)
+    rounding = 1e-5 if variant.startswith("fp32") else 2e-2
+    for number, (begun, continued) in enumerate([(one, two), (two, one)]):
+        folder = tmp_path / str(number)
+        whole = run("straight", begun[0], folder, *begun[1:], *experts)
+        for report, again in zip(
+            whole, run("resume", begun[0], folder, *begun[1:], *experts, "--seed", 8), strict=True
+        ):
+            assert again["losses"] == report["losses"][2:]
+            assert again["weights"] == report["weights"]
+        resumed = run("resume_elsewhere", continued[0], folder, *continued[1:], *experts, "--seed", 8)
+        expected, losses = (
+            [sum(column) / len(reports) for column in zip(*(report["losses"] for report in reports), strict=True)]
+            for reports in (whole, resumed)
+        )
+        assert losses == pytest.approx(expected[2:], rel=rounding)
+        (end,) = run("ends", 1, folder, *experts)
+        assert end["difference"] < rounding
+
+
 def test_a_failed_write_on_any_rank_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     reports = run("fail_to_write", 2, tmp_path, "--only", "bf16", "--tp", 2)
     attempts = [report for report in reports if "failure" in report]

@@ -1,7 +1,7 @@
 """Trains a tiny model for a few steps, saving or loading on the way, and prints digests of every bit that it holds.
 
-``checkpoint_worker.py TASK FOLDER [--tp N] [--pp N] [--seed N] [--only NAME]`` under torchrun. Each task runs once for
-each way of optimizing (:data:`VARIANTS`), in a sub-folder of that name, and prints lines ``REPORT {json}``.
+``checkpoint_worker.py TASK FOLDER [flags]`` under torchrun or on forked ranks. Each task runs once for each way of
+optimizing (:data:`VARIANTS`), in a sub-folder of that name, and prints lines ``REPORT {json}``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -55,7 +56,7 @@ class Trainee:
         bf16 = VARIANTS[variant]["bf16"]
         model = GPTModel(
             _config(options, bf16, layers),
-            get_gpt_layer_local_spec(),
+            get_gpt_layer_local_spec(num_experts=options.experts),
             vocab_size=VOCABULARY,
             max_sequence_length=LENGTH,
             pre_process=topology.is_first_stage,
@@ -109,7 +110,7 @@ class Trainee:
 
     def masters(self) -> list[torch.Tensor]:
         """Copies of this rank's float32 master weights."""
-        groups = self.optimizer.chained_optimizers[0].optimizer.param_groups
+        groups = [group for part in self.optimizer.chained_optimizers for group in part.optimizer.param_groups]
         return [master.detach().clone() for group in groups for master in group["params"]]
 
     def digests(self) -> dict[str, str]:
@@ -154,7 +155,19 @@ def _config(options: argparse.Namespace, bf16: bool, layers: int) -> Transformer
         tensor_model_parallel_size=options.tp,
         pipeline_model_parallel_size=options.pp,
         batch_p2p_sync=False,
+        **(_experts(options) if options.experts else {}),
     )
+
+
+def _experts(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "num_moe_experts": options.experts,
+        "moe_router_topk": 2,
+        "moe_ffn_hidden_size": 24,
+        "moe_router_load_balancing_type": "none",
+        "moe_token_dispatcher_type": "alltoall",
+        "expert_model_parallel_size": options.ep,
+    }
 
 
 def _forward(batches, model):
@@ -351,12 +364,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tp", type=int, default=1)
     parser.add_argument("--pp", type=int, default=1)
+    parser.add_argument("--ep", type=int, default=1)
+    parser.add_argument("--experts", type=int, help="a mixture of so many in every layer")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--only", choices=VARIANTS)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    layout = ParallelConfig(options.tp, options.pp, distributed_timeout_minutes=1)
+    layout = ParallelConfig(
+        options.tp, options.pp, expert_model_parallel_size=options.ep, distributed_timeout_minutes=1
+    )
     topology = Topology.start(layout, options.seed)
     for variant in [options.only] if options.only else VARIANTS:
         TASKS[options.task](Trainee(options, topology, variant))
