@@ -1,12 +1,17 @@
-"""Convert weights between a Hugging Face checkpoint and a Megatron-Core one (torch_dist), without rounding.
+"""Convert weights between a Megatron-Core checkpoint (torch_dist) and Hugging Face's or NeMo 2's form, unrounded.
 
     python tools/convert_checkpoint.py hf-to-megatron --hf-model DIR --save DIR
     python tools/convert_checkpoint.py megatron-to-hf --load DIR --hf-model DIR --save DIR [--iteration N] [--role ROLE]
+    python tools/convert_checkpoint.py nemo-to-megatron --load NEMO --hf-model DIR --save DIR
+    python tools/convert_checkpoint.py megatron-to-nemo --load DIR --hf-model DIR --save NEMO   # the same two flags
 
 A run with ``--policy-sharing separate`` has two models: one call with ``--role`` for each writes two directories.
 ``--hf-model`` gives the architecture and, for an export, the tokenizer files. A torch_dist checkpoint does not depend
 on the parallel layout, so one process is enough for a model that fits into its memory. More of them share a larger one:
 ``torchrun --nproc-per-node 8 tools/convert_checkpoint.py … --tensor-model-parallel-size 8``.
+
+NeMo 2 checkpoints (folders with weights/ and context/) are converted for Llama and Qwen3, not for mixtures of experts.
+Reading one needs no NeMo; writing one needs nemo-toolkit 2.7.3 beside this package, in an environment of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.distributed.checkpoint import FileSystemReader
@@ -29,7 +35,19 @@ from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, save_checkpoint
 from megatron_pz.trainer.checkpoint_files import folder_of, iterations
+from megatron_pz.trainer.nemo_checkpoint import (
+    load_nemo_weights,
+    refuse_family,
+    require_nemo,
+    save_nemo,
+    weights_folder,
+)
 from megatron_pz.trainer.topology import Topology
+
+if TYPE_CHECKING:  # megatron_pz adapts Megatron-Core to this machine before anything imports it
+    from megatron.core.models.gpt import GPTModel
+
+VOCAB_DIVISIBLE_BY = ModelConfig().make_vocab_size_divisible_by
 
 
 @exits_with_one_line
@@ -45,28 +63,33 @@ def main() -> None:
         sequence_parallel=arch.experts is not None and tensor_ranks > 1,  # experts ask for it; weights lie the same
         expert_model_parallel_size=arguments.expert_model_parallel_size,
     )
+    hf_model, save = arguments.hf_model, arguments.save
     if arguments.direction == "hf-to-megatron":
-        hf_to_megatron(arch, parallel, arguments.hf_model, arguments.save)
+        hf_to_megatron(arch, parallel, hf_model, save)
+    elif arguments.direction == "nemo-to-megatron":
+        nemo_to_megatron(arch, parallel, arguments.load, save)
     else:
-        role, iteration = arguments.role, arguments.iteration
-        megatron_to_hf(arch, parallel, arguments.load, iteration, role, arguments.hf_model, arguments.save)
+        export = megatron_to_hf if arguments.direction == "megatron-to-hf" else megatron_to_nemo
+        export(arch, parallel, arguments.load, arguments.iteration, arguments.role, hf_model, save)
 
 
 def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path, save: Path) -> None:
     """Write ``save/iter_0000000`` with the weights of a Hugging Face checkpoint, in the dtype that they have there."""
     tensors = HFTensorSource(hf_model)
-    if latest_iteration(save) is not None:
-        raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
-    try:
-        save.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--save {save}: the folder cannot be made ({error.strerror})") from None
-    config = transformer_config(arch, ModelConfig(bf16=tensors.dtype == torch.bfloat16), parallel)
-    topology = Topology.start(parallel, seed=0)
-    (model,) = build_chunks(arch, config)
+    _make_run_folder(save)
+    topology, model = _build(arch, parallel, tensors.dtype)
     load_hf_weights(model, arch, tensors)
-    folder = save_checkpoint(save, 0, [model], None, common={}, per_rank={})
-    _close(topology, folder)
+    _close(topology, save_checkpoint(save, 0, [model], None, common={}, per_rank={}))
+
+
+def nemo_to_megatron(arch: Architecture, parallel: ParallelConfig, load: Path, save: Path) -> None:
+    """Write ``save/iter_0000000`` with the weights of a NeMo 2 checkpoint, in the dtype that they have there."""
+    refuse_family(arch)
+    dtype = _dtype_of_checkpoint(weights_folder(load))
+    _make_run_folder(save)
+    topology, model = _build(arch, parallel, dtype)
+    load_nemo_weights(load, model, arch)
+    _close(topology, save_checkpoint(save, 0, [model], None, common={}, per_rank={}))
 
 
 def megatron_to_hf(
@@ -83,31 +106,85 @@ def megatron_to_hf(
     ``role`` names one of a checkpoint's two policies; empty: the only one.
     """
     refuse_existing(save)
+    topology, model = _load(arch, parallel, load, iteration, role)
+    save_hf(stream_hf_weights([model], arch), arch, hf_model, save)
+    _close(topology, save)
+
+
+def megatron_to_nemo(
+    arch: Architecture,
+    parallel: ParallelConfig,
+    load: Path,
+    iteration: int | None,
+    role: str,
+    hf_model: Path,
+    save: Path,
+) -> None:
+    """Write the weights of a checkpoint, of training or of this tool, as a NeMo 2 checkpoint of their dtype."""
+    refuse_family(arch)
+    refuse_existing(save)
+    require_nemo()
+    topology, model = _load(arch, parallel, load, iteration, role, vocab_divisible_by=1)  # NeMo does not pad it
+    save_nemo(save, model, arch, hf_model)
+    _close(topology, save)
+
+
+def _load(
+    arch: Architecture,
+    parallel: ParallelConfig,
+    load: Path,
+    iteration: int | None,
+    role: str,
+    vocab_divisible_by: int = VOCAB_DIVISIBLE_BY,
+) -> tuple[Topology, GPTModel]:
+    """This rank's part of the model, with the weights of a checkpoint; the latest where ``iteration`` is None."""
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
         raise BadInput(f"there is no checkpoint in {load}")
     if not folder_of(load, iteration).is_dir():
         have = ", ".join(map(str, sorted(iterations(load)))) or "none"
         raise BadInput(f"--iteration {iteration}: {load} has no such checkpoint (it has {have})")
-    bf16 = _dtype_of_checkpoint(folder_of(load, iteration)) == torch.bfloat16
-    config = transformer_config(arch, ModelConfig(bf16=bf16), parallel)
+    dtype = _dtype_of_checkpoint(folder_of(load, iteration))
+    topology, model = _build(arch, parallel, dtype, vocab_divisible_by)
+    load_model_weights(load, [model], iteration, role)
+    return topology, model
+
+
+def _build(
+    arch: Architecture, parallel: ParallelConfig, dtype: torch.dtype, vocab_divisible_by: int = VOCAB_DIVISIBLE_BY
+) -> tuple[Topology, GPTModel]:
+    """This rank's part of the model, with weights of this dtype that are still to be filled."""
+    settings = ModelConfig(bf16=dtype == torch.bfloat16, make_vocab_size_divisible_by=vocab_divisible_by)
+    config = transformer_config(arch, settings, parallel)
     topology = Topology.start(parallel, seed=0)
     (model,) = build_chunks(arch, config)
-    load_model_weights(load, [model], iteration, role)
-    save_hf(stream_hf_weights([model], arch), arch, hf_model, save)
-    _close(topology, save)
+    return topology, model
+
+
+def _make_run_folder(save: Path) -> None:
+    if latest_iteration(save) is not None:
+        raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--save {save}: the folder cannot be made ({error.strerror})") from None
 
 
 def _parse() -> argparse.Namespace:
-    parser = Parser("Convert weights between a Hugging Face checkpoint and a Megatron-Core one.")
-    parser.add_argument("direction", choices=("hf-to-megatron", "megatron-to-hf"), help="what is made of what")
+    parser = Parser("Convert weights between a Megatron-Core checkpoint and Hugging Face's or NeMo 2's form.")
+    directions = ("hf-to-megatron", "megatron-to-hf", "nemo-to-megatron", "megatron-to-nemo")
+    parser.add_argument(
+        "direction",
+        choices=directions,
+        help="what is made of what; megatron-to-nemo needs nemo-toolkit 2.7.3 in the environment, the others do not",
+    )
     parser.add_argument(
         "--hf-model",
         type=Path,
         required=True,
         help="the Hugging Face checkpoint; for an export the one that the run started from",
     )
-    parser.add_argument("--load", type=Path, help="the folder of Megatron-Core checkpoints that is exported")
+    parser.add_argument("--load", type=Path, help="the folder of Megatron-Core checkpoints, or the NeMo 2 checkpoint")
     parser.add_argument("--iteration", type=int, help="which of them; the latest if absent")
     parser.add_argument("--role", choices=("generator", "predictor"), default="", help="whose, with a policy for each")
     parser.add_argument("--save", type=Path, required=True, help="the folder that is written")
@@ -115,9 +192,10 @@ def _parse() -> argparse.Namespace:
         shared = "processes that share the model, under torchrun; the checkpoint does not depend on it"
         parser.add_argument(f"--{kind}-model-parallel-size", type=int, default=1, metavar="N", help=shared)
     arguments = parser.parse_args()
-    exports = arguments.direction == "megatron-to-hf"
-    if exports != (arguments.load is not None):
-        raise BadInput("megatron-to-hf needs --load" if exports else "--load belongs to megatron-to-hf; use --hf-model")
+    direction = arguments.direction
+    if (direction != "hf-to-megatron") != (arguments.load is not None):
+        needs = "--load belongs to the other directions; use --hf-model" if arguments.load else "it needs --load"
+        raise BadInput(f"{direction}: {needs}")
     return arguments
 
 

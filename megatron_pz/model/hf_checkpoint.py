@@ -190,6 +190,11 @@ def _write_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     key = "dtype" if "dtype" in config else "torch_dtype"  # transformers 5 reads both, 4 only the second
     _write_json(folder / "config.json", {**config, key: str(dtype).removeprefix("torch.")})
+    copy_companions(source, folder)
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what a checkpoint holds beside config.json and weights, the tokenizer above all, into an existing folder."""
     for pattern in _COMPANIONS:
         for file in source.glob(pattern):
             shutil.copy(file, folder)
