@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import PreTrainedConfig, Qwen3Config, Qwen3MoeConfig, SmolLM3Config
 
 from megatron_pz.config import ParallelConfig
 from tests.conftest import TINY_VOCAB_SIZE
@@ -24,8 +25,10 @@ SHARDED = {"use_distributed_optimizer": True}
 OVERLAPPED = {**SHARDED, "overlap_grad_reduce": True, "overlap_param_gather": True}
 RECOMPUTED = {"recompute_granularity": "full"}
 
-# nproc -> (layouts of the dense model, layouts of the mixture); what a layout leaves of the ranks is data parallel
-LAYOUTS: dict[int, tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]] = {
+Layouts = dict[str, dict[str, Any]]
+
+# nproc -> layouts of each model (see models); what a layout leaves of the ranks is data parallel
+LAYOUTS: dict[int, tuple[Layouts, Layouts, Layouts]] = {
     2: (
         {
             "tensor": TENSOR,
@@ -55,6 +58,12 @@ LAYOUTS: dict[int, tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]] 
             "experts over context ranks": {**CONTEXT, **EXPERT},
             "pipeline": PIPELINE,
         },
+        {
+            "tensor+sequence": SEQUENCE,
+            "pipeline": PIPELINE,
+            "pipeline, interleaved": {**INTERLEAVED, **SHARDED},
+            "context": CONTEXT,
+        },
     ),
     4: (
         {
@@ -71,8 +80,9 @@ LAYOUTS: dict[int, tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]] 
             "experts x interleaved": {**EXPERT, **INTERLEAVED},
             "experts, their matrices over data ranks": {**EXPERT, "expert_tensor_parallel_size": 2},
         },
+        {},
     ),
-    8: ({"tensor+sequence x pipeline x context": {**SEQUENCE, **PIPELINE, **CONTEXT}}, {}),
+    8: ({"tensor+sequence x pipeline x context": {**SEQUENCE, **PIPELINE, **CONTEXT}}, {}, {}),
 }
 SIZES = {
     "vocab_size": TINY_VOCAB_SIZE,
@@ -98,8 +108,10 @@ def save_random_model(config: PreTrainedConfig, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A dense Qwen3 and a mixture of four experts, whose second layer has none."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A dense Qwen3; a mixture of four experts, whose second layer has none; a tied SmolLM3, whose third layer has no
+    RoPE.
+    """
     mixture = Qwen3MoeConfig(
         **SIZES,
         num_experts=4,
@@ -108,33 +120,62 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         norm_topk_prob=True,
         mlp_only_layers=[1],
     )
+    partly_rotary = SmolLM3Config(
+        **SIZES | {"tie_word_embeddings": True},
+        no_rope_layers=[1, 1, 0, 1],
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    configs = {"dense": Qwen3Config(**SIZES), "mixture": mixture, "smollm3": partly_rotary}
     folder = tmp_path_factory.mktemp("models")
-    return save_random_model(Qwen3Config(**SIZES), folder / "dense"), save_random_model(mixture, folder / "mixture")
+    dense, sparse, smollm3 = (save_random_model(config, folder / name) for name, config in configs.items())
+    return dense, sparse, smollm3
 
 
 @pytest.fixture(scope="module")
-def expected(models: tuple[Path, Path]) -> tuple[Outcome, Outcome]:
-    dense, mixture = (one_process(model) for model in models)
-    return dense, mixture
+def expected(models: tuple[Path, Path, Path]) -> tuple[Outcome, ...]:
+    return tuple(one_process(model) for model in models)
 
 
 @pytest.mark.parametrize("nproc", LAYOUTS)
 def test_four_updates_are_those_of_one_process(
-    nproc: int, models: tuple[Path, Path], expected: tuple[Outcome, Outcome], tmp_path: Path
+    nproc: int, models: tuple[Path, Path, Path], expected: tuple[Outcome, ...], tmp_path: Path
 ) -> None:
     cases = [
         (f"{model.name}: {name}", str(model), ParallelConfig(**layout))
         for model, layouts in zip(models, LAYOUTS[nproc], strict=True)
         for name, layout in layouts.items()
     ]
-    with ForkedRanks(nproc, run_layouts, cases, str(tmp_path)) as ranks:
-        assert ranks.codes(timeout=240) == [0] * nproc, ranks.output()
     by_model = dict(zip((model.name for model in models), expected, strict=True))
+    require_same_outcomes(nproc, cases, lambda name: by_model[name.partition(":")[0]], tmp_path)
+
+
+def test_experts_are_balanced_alike_wherever_a_row_lies(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """The balancing loss refers to a row, so layouts that give a row the same padding have it in common."""
+    balanced = {"moe_aux_loss_coeff": 0.5}
+    layouts = {
+        "tensor+sequence": {**SEQUENCE, "packed_length_multiple": 4},
+        "context": {**CONTEXT, "packed_length_multiple": 2},
+        "experts over context ranks": {**CONTEXT, **EXPERT, "packed_length_multiple": 2},
+        "pipeline": {**PIPELINE, "packed_length_multiple": 4},
+    }
+    cases = [(name, str(models[1]), ParallelConfig(**layout, **balanced)) for name, layout in layouts.items()]
+    alone = one_process(models[1], ParallelConfig(packed_length_multiple=4, **balanced))
+    unbalanced = one_process(models[1], ParallelConfig(packed_length_multiple=4))
+    assert compare(alone, unbalanced)["weights"] > 1e2 * TOLERANCE
+    require_same_outcomes(2, cases, lambda name: alone, tmp_path)
+
+
+def require_same_outcomes(
+    nproc: int, cases: list[tuple[str, str, ParallelConfig]], expected: Callable[[str], Outcome], folder: Path
+) -> None:
+    """Run the cases (see :func:`run_layouts`); each must come out as ``expected`` says for its name."""
+    with ForkedRanks(nproc, run_layouts, cases, str(folder)) as ranks:
+        assert ranks.codes(timeout=240) == [0] * nproc, ranks.output()
     failures = []
     for name, *_ in cases:
-        differences = compare(
-            Outcome(**torch.load(tmp_path / f"{name}.pt", weights_only=False)), by_model[name.partition(":")[0]]
-        )
+        differences = compare(Outcome(**torch.load(folder / f"{name}.pt", weights_only=False)), expected(name))
         print(f"{nproc} ranks, {name:50}", *(f"{what} {value:.0e}" for what, value in differences.items()))
         failures += [f"{name}: {what} {value:.1e}" for what, value in differences.items() if not value <= TOLERANCE]
     assert not failures, "\n".join(failures)
@@ -164,7 +205,7 @@ def _greatest(ours: dict, expected: dict) -> float:
     return max((ours[response] - values).abs().max().item() for response, values in expected.items())
 
 
-def test_the_updates_are_not_small(models: tuple[Path, Path], expected: tuple[Outcome, Outcome]) -> None:
+def test_the_updates_are_not_small(models: tuple[Path, Path, Path], expected: tuple[Outcome, ...]) -> None:
     """They move weights and log-probabilities by a hundred times the tolerance: else the comparison says nothing."""
     from safetensors.torch import load_file
 

@@ -166,11 +166,11 @@ def _of_all_ranks(
     return {response: values for part in parts for response, values in part.items()}
 
 
-def one_process(hf_dir: Path) -> Outcome:
-    """The outcome without any parallelism, in this process."""
-    topology = Topology.start(ParallelConfig(), seed=1)
+def one_process(hf_dir: Path, parallel: ParallelConfig = ParallelConfig()) -> Outcome:  # noqa: B008 -- frozen
+    """The outcome without any parallelism, in this process; ``parallel`` may say what else belongs to a layout."""
+    topology = Topology.start(parallel, seed=1)
     try:
-        return four_updates(str(hf_dir), ParallelConfig(), topology)
+        return four_updates(str(hf_dir), parallel, topology)
     finally:
         topology.close()
 
