@@ -104,6 +104,28 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
     return _save_random_model(LlamaForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_llama"))
 
 
+@pytest.fixture(scope="session")
+def tiny_smollm3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """Directory of a random float32 SmolLM3 (2 layers, the second without RoPE, tied) with the tiny tokenizer."""
+    from transformers import SmolLM3Config, SmolLM3ForCausalLM
+
+    config = SmolLM3Config(
+        vocab_size=TINY_VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        no_rope_layers=[1, 0],
+        initializer_range=0.1,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return _save_random_model(SmolLM3ForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_smollm3"))
+
+
 def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, folder: Path) -> Path:
     from transformers import AutoTokenizer
 

@@ -47,9 +47,9 @@ def one_rank() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module", params=["tiny_qwen3_dir", "tiny_llama_dir"])
+@pytest.fixture(scope="module", params=["tiny_qwen3_dir", "tiny_llama_dir", "tiny_smollm3_dir"])
 def hf_dir(request: pytest.FixtureRequest) -> Path:
-    """Untied with QK norm and wide heads, and tied."""
+    """Untied with QK norm and wide heads; tied; tied with a layer without RoPE."""
     return request.getfixturevalue(request.param)
 
 
