@@ -23,7 +23,15 @@ from megatron_pz.config import (
     RunConfig,
     TrainingConfig,
 )
-from tests.distributed.test_layouts import INTERLEAVED, OVERLAPPED, SEQUENCE, SIZES, save_random_model
+from tests.distributed.test_layouts import (
+    CONTEXT,
+    INTERLEAVED,
+    OVERLAPPED,
+    PIPELINE,
+    SEQUENCE,
+    SIZES,
+    save_random_model,
+)
 from tests.distributed.workers import whole_runs
 from tests.forked_ranks import ForkedRanks
 from tests.scripted_run import PASSAGES
@@ -123,10 +131,19 @@ def test_many_ranks_make_the_run_of_one(
     require_same(by_one_process[game], outcome(config, nproc, tmp_path / "result"))
 
 
+@pytest.mark.parametrize(
+    ("begun", "continued"),
+    [({}, PIPELINE), (INTERLEAVED, SEQUENCE), (CONTEXT, INTERLEAVED)],
+    ids=["data, pipeline", "interleaved, tensor", "context, interleaved"],
+)
 def test_a_run_goes_on_with_other_ranks_as_it_would_have(
-    configs: dict[str, RunConfig], by_one_process: dict[str, Any], tmp_path: Path
+    begun: dict[str, Any],
+    continued: dict[str, Any],
+    configs: dict[str, RunConfig],
+    by_one_process: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     folder = str(tmp_path / "run")
-    outcome(changed(configs["two policies"], {}, save=folder, train_iters=2), 2, tmp_path / "half")
-    rest = changed(configs["two policies"], {"pipeline_model_parallel_size": 2}, save=folder, load=folder)
+    outcome(changed(configs["two policies"], begun, save=folder, train_iters=2), 2, tmp_path / "half")
+    rest = changed(configs["two policies"], continued, save=folder, load=folder)
     require_same(by_one_process["two policies"], outcome(rest, 2, tmp_path / "whole"))
