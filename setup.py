@@ -108,8 +108,10 @@ setup(
         ],
         # For preprocessing: encodes as Hugging Face does at 50 times the speed, --language, --near-duplicates.
         "wikipedia": ["gigatoken>=0.10", "py3langid>=0.4", "rensa>=0.5"],
-        # To exchange NeMo 2 checkpoints, in an environment of its own: 2.7.3 is the last release with an LLM collection
-        "nemo": ["nemo-toolkit==2.7.3"],
+        # To write NeMo 2 checkpoints (they are read without it): 2.7.3 is the last release with an LLM collection. It
+        # wants transformers 4.57, this package 5, so pip cannot resolve both: in an environment of its own, install
+        # this, megatron-core 0.16.1, and the package itself with --no-deps. tools/convert_checkpoint.py runs there.
+        "nemo": ["nemo-toolkit[llm]==2.7.3"],
         "dev": [
             "cython>=3.1",
             "hypothesis",

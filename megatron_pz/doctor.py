@@ -175,7 +175,7 @@ def _apex() -> Iterator[Finding]:
 def _nemo() -> Iterator[Finding]:
     version, spec = _version("nemo-toolkit"), importlib.util.find_spec("nemo")
     if version is None or spec is None:
-        yield Finding("NeMo", "absent", "not installed", "optional, to exchange NeMo 2 checkpoints: the extra nemo")
+        yield Finding("NeMo", "absent", "not installed", "optional, to write NeMo 2 checkpoints: the extra nemo")
         return
     has_llm = any(Path(place, "collections", "llm").is_dir() for place in spec.submodule_search_locations or ())
     if has_llm:

@@ -12,6 +12,7 @@ layers; Megatron-Core gives their tensors and those of its local layers the same
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,8 +41,11 @@ from megatron_pz.errors import BadInput
 from megatron_pz.model.architecture import Architecture
 from megatron_pz.model.hf_checkpoint import copy_companions, refuse_existing
 from megatron_pz.model.hf_config import read_json
+from megatron_pz.model.precision import transformer_engine_version
 from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
 from megatron_pz.trainer.sharded_state import stage_state
+
+logger = logging.getLogger(__name__)
 
 FAMILIES = ("llama", "qwen3")
 """Those whose NeMo form is known here and has been checked against NeMo."""
@@ -249,6 +253,12 @@ def _nemo_model(arch: Architecture, dtype: torch.dtype, hf_model: Path) -> Calla
     classes = {"llama": (LlamaConfig, LlamaModel), "qwen3": (Qwen3Config, Qwen3Model)}
     config_class, model_class = classes[arch.model_type]
     settings = nemo_settings(arch, dtype, read_json(hf_model / "config.json").get("initializer_range", 0.02))
+    if arch.model_type == "llama" and transformer_engine_version() is None:  # it cannot be described with its kernels
+        settings["apply_rope_fusion"] = False
+        logger.warning(
+            "Transformer Engine is not installed: model.config in the context has apply_rope_fusion off; turn it on "
+            "where NeMo trains"
+        )
     return lambda tokenizer: model_class(config_class(**settings), tokenizer=tokenizer)
 
 

@@ -138,7 +138,7 @@ def test_a_failed_save_leaves_nothing(tiny_qwen3_dir: Path, tmp_path: Path, monk
 
     model, arch = built(tiny_qwen3_dir)
     monkeypatch.setattr(nemo_checkpoint, "_write_context", full)
-    with pytest.raises(BadInput, match="cannot be written: rank 0: .*No space left"):
+    with pytest.raises(BadInput, match=r"cannot be written: rank 0: .*No space left"):
         nemo_checkpoint.save_nemo(tmp_path / "nemo", model, arch, tiny_qwen3_dir)
     assert not list(tmp_path.iterdir())
 

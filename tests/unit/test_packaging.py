@@ -39,7 +39,7 @@ def locked_versions() -> dict[str, str]:
 def test_the_package_has_the_promised_extras(package: dict[str, Any]) -> None:
     assert package["name"] == "megatron-pz"
     assert set(package["extras_require"]) == {"cpu", "gpu", "wikipedia", "nemo", "dev"}
-    assert package["extras_require"]["nemo"] == ["nemo-toolkit==2.7.3"]
+    assert package["extras_require"]["nemo"] == ["nemo-toolkit[llm]==2.7.3"]
 
 
 def test_the_lock_has_what_setup_asks_for(package: dict[str, Any]) -> None:
