@@ -85,10 +85,10 @@ def test_a_run_goes_on_in_another_layout(variant: str, trained: tuple[int, Path,
     assert max(differences.values()) < 1e-5, differences
 
 
-@pytest.mark.parametrize("variant", ["fp32", "fp32-distributed", "bf16-distributed"])
+@pytest.mark.parametrize("variant", ["fp32", "fp32-distributed", "bf16", "bf16-distributed"])
 def test_experts_get_an_optimizer_of_their_own_and_lose_it_again(variant: str, tmp_path: Path) -> None:
     """Four steps of a mixture on one rank and on two that share its experts; each goes on as itself, exactly, and as
-    the other, to rounding."""
+    the other, to rounding. Without any optimizer the weights can be had, too."""
     experts = ("--only", variant, "--experts", 4)
     one, two = (1,), (2, "--ep", 2)
     rounding = 1e-5 if variant.startswith("fp32") else 2e-2
@@ -108,6 +108,7 @@ def test_experts_get_an_optimizer_of_their_own_and_lose_it_again(variant: str, t
         assert losses == pytest.approx(expected[2:], rel=rounding)
         (end,) = run("ends", 1, folder, *experts)
         assert end["difference"] < rounding
+        assert end["weights_alone"] == end["weights"]
 
 
 def test_a_failed_write_on_any_rank_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:

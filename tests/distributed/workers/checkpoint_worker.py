@@ -230,7 +230,8 @@ def resume_elsewhere(trainee: Trainee) -> None:
 
 
 def ends(trainee: Trainee) -> None:
-    """How far the master weights after four steps lie apart, in one go and in two layouts; relative to the largest."""
+    """How far the master weights after four steps lie apart, in one go and in two layouts, relative to the largest;
+    and the weights, with their optimizer and without."""
     trainee.folder = trainee.folder.with_name(f"{trainee.variant}-end")
     trainee.load()
     whole = trainee.masters()
@@ -238,7 +239,16 @@ def ends(trainee: Trainee) -> None:
         trainee.folder = folder
         trainee.load()
         distance = max(float((a - b).abs().max()) for a, b in zip(whole, trainee.masters(), strict=True))
-        trainee.report(layout=folder.name, difference=distance / max(float(each.abs().max()) for each in whole))
+        weights = trainee.digests()["weights"]
+        for weight in trainee.chunks[0].parameters():
+            weight.data.zero_()
+        checkpoint.load_model_weights(folder, trainee.chunks)
+        trainee.report(
+            layout=folder.name,
+            difference=distance / max(float(each.abs().max()) for each in whole),
+            weights=weights,
+            weights_alone=trainee.digests()["weights"],
+        )
 
 
 def contents(trainee: Trainee) -> None:
