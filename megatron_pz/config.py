@@ -189,7 +189,8 @@ class RolloutConfig:
     """A call of an engine (a rank's share of a role's prompts) that takes longer ends the run with a line that names
     rank and host. Below distributed_timeout_minutes, since the other ranks wait for it in a collective [C]."""
     sync_timeout_minutes: float = 10.0
-    """The same for an engine's start, and for one transfer of the trainer's weights into the engines [C]."""
+    """The same for an engine's start, sleep, waking and end, and for one transfer of the trainer's weights into the
+    engines [C]."""
     max_engine_restarts: int = 2
     """An engine that fails is started again with the current weights, and its prompts are generated again from the same
     seeds; after so many times in a run its failure ends the run [C]."""

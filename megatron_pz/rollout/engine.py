@@ -94,7 +94,7 @@ class VllmEngine:
             colocated: the process already has the trainer's process group, which the engine joins and leaves in place.
                 False: the engine is alone in the process and makes a group for itself.
             watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
-                start or a weight update longer than ``sync_timeout_minutes``.
+                start, a weight update, sleep, waking or its end longer than ``sync_timeout_minutes``.
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
                 a number of processes that cannot be divided among the engines.
@@ -158,7 +158,11 @@ class VllmEngine:
         self._closed = True
         VllmEngine._living -= 1
         try:
-            with default_process_group_kept(keep=self._colocated), engine_groups_kept(keep=VllmEngine._living > 0):
+            with (
+                self.limited("the rollout engine's end", "sync_timeout_minutes"),
+                default_process_group_kept(keep=self._colocated),
+                engine_groups_kept(keep=VllmEngine._living > 0),
+            ):
                 self._llm.llm_engine.engine_core.shutdown()
         finally:
             del self._llm  # a broken one may not end in good order, and its memory is its successor's
@@ -186,7 +190,8 @@ class VllmEngine:
         """
         self.require_usable()
         if self.on_gpu:
-            self._llm.sleep(level=1)
+            with self.limited("the rollout engine's going to sleep", "sync_timeout_minutes"):
+                self._llm.sleep(level=1)
             self._sleeping = {"weights", "kv_cache"}
 
     def wake(self, *parts: Part) -> None:
@@ -198,7 +203,8 @@ class VllmEngine:
         self.require_usable()
         woken = self._sleeping & set(parts or ("weights", "kv_cache"))
         if woken:
-            self._llm.wake_up(tags=sorted(woken))
+            with self.limited("the rollout engine's waking", "sync_timeout_minutes"):
+                self._llm.wake_up(tags=sorted(woken))
             self._sleeping -= woken
 
     def require_awake(self, *parts: Part) -> None:

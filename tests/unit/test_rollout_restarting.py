@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -114,6 +114,7 @@ def engine() -> VllmEngine:
     engine = VllmEngine.__new__(VllmEngine)
     engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
     engine._broken, engine._closed, engine._colocated = None, False, True
+    engine._watchdog, engine._sleeping, engine.on_gpu = None, set(), True
     return engine
 
 
@@ -139,6 +140,36 @@ def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
     with pytest.raises(RuntimeError, match="dead already"):
         engine.close()
     assert not hasattr(engine, "_llm")
+
+
+def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of vLLM's lies within a phase of the watchdog."""
+    open_phases: list[tuple[str, float, str]] = []
+    seen: list[tuple[str, list[tuple[str, float, str]]]] = []
+
+    @contextmanager
+    def phase(name: str, limit: float, setting: str) -> Iterator[None]:
+        open_phases.append((name, limit, setting))
+        yield
+        open_phases.pop()
+
+    def called(name: str) -> Callable[..., None]:
+        return lambda *_, **__: seen.append((name, list(open_phases)))
+
+    core = SimpleNamespace(shutdown=called("shutdown"))
+    engine._llm = SimpleNamespace(
+        sleep=called("sleep"), wake_up=called("wake_up"), llm_engine=SimpleNamespace(engine_core=core)
+    )
+    engine._watchdog = SimpleNamespace(phase=phase)
+    monkeypatch.setattr(VllmEngine, "_living", 1)
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())  # it imports vLLM
+    engine.sleep()
+    engine.wake()
+    engine.close()
+    assert [
+        (name, [(limit, setting) for _, limit, setting in phases], "rollout engine" in phases[0][0])
+        for name, phases in seen
+    ] == [(name, [(600.0, "--sync-timeout-minutes 10")], True) for name in ("sleep", "wake_up", "shutdown")]
 
 
 def test_bad_input_is_no_reason_to_restart() -> None:
