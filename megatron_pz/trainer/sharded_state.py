@@ -49,6 +49,10 @@ _SHARDING = {
     "distrib_optim_fully_reshardable_mem_efficient": False,
     "chained_optim_avoid_prefix": True,
 }
+_NUMBERED = "chained_"
+"""Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
+_NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
+"""What the names of tensors begin with that are none of a model's weights."""
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 """What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
 
@@ -133,12 +137,13 @@ def load_tensors(folder: Path, parts: Parts) -> None:
     states = _sharded_states(parts, is_loading=True)
     everything, unasked, absent = dist_checkpointing.load(states, str(folder), strict=StrictHandling.RETURN_ALL)
     prefixes = [_prefix(name) for name in parts]
-    unasked = {
-        key
-        for key in unasked
-        for prefix in prefixes
-        if key.startswith(prefix) and not key.removeprefix(prefix).startswith(("optimizer.", "common_state"))
-    }
+    names = {key: key.removeprefix(prefix) for key in unasked for prefix in prefixes if key.startswith(prefix)}
+    if absent and any(name.startswith(_NUMBERED) for name in names.values()):
+        raise BadInput(
+            f"{folder} was written by an earlier version of this program, which named the optimizer's state of shared "
+            "experts otherwise: resume it with that one"
+        )
+    unasked = {key for key, name in names.items() if not name.startswith(_NO_WEIGHTS)}
     if unasked or absent:
         raise BadInput(
             f"the checkpoint {folder} is of another model: {min(unasked or absent)} is only in "

@@ -22,6 +22,7 @@ from megatron_pz.trainer.checkpoint_files import Retention
 from megatron_pz.trainer.optimizer import wrap
 from megatron_pz.trainer.topology import Topology
 
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding  # isort: skip
 from megatron.core.transformer import MegatronModule, TransformerConfig  # isort: skip
 
 
@@ -415,6 +416,26 @@ def test_damaged_files(copy: Path, name: str) -> None:
 def test_a_damaged_run_state(copy: Path, damage) -> None:
     damage(copy / "iter_0000002" / "run_state.json")
     assert "has no usable run_state.json" in refusal(copy)
+
+
+def test_a_checkpoint_that_numbers_its_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they were written where ranks shared experts, before the state could move to where they do not."""
+    plain = sharded_state._sharded_state
+
+    def numbered(part: checkpoint.Part, is_loading: bool) -> dict:
+        state = plain(part, is_loading)
+        add_prefix_for_sharding(state["optimizer"], "chained_0.")
+        return state
+
+    trainee = Trainee()
+    trainee.step()
+    with monkeypatch.context() as before:
+        before.setattr(sharded_state, "_sharded_state", numbered)
+        trainee.save(tmp_path, 1)
+    assert "was written by an earlier version of this program" in refusal(tmp_path)
+    bare = Line(7.0)
+    checkpoint.load_model_weights(tmp_path, [bare])
+    assert torch.equal(bare.weight, trainee.model.weight)
 
 
 def test_another_models_checkpoint(saved: Path) -> None:
