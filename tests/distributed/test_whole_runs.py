@@ -25,6 +25,7 @@ from megatron_pz.config import (
 )
 from tests.distributed.test_layouts import (
     CONTEXT,
+    EXPERT,
     INTERLEAVED,
     OVERLAPPED,
     PIPELINE,
@@ -147,3 +148,18 @@ def test_a_run_goes_on_with_other_ranks_as_it_would_have(
     outcome(changed(configs["two policies"], begun, save=folder, train_iters=2), 2, tmp_path / "half")
     rest = changed(configs["two policies"], continued, save=folder, load=folder)
     require_same(by_one_process["two policies"], outcome(rest, 2, tmp_path / "whole"))
+
+
+def test_a_mixture_goes_on_without_sharing_its_experts(configs: dict[str, RunConfig], tmp_path: Path) -> None:
+    """Each of its two policies has one optimizer in place of two then, and its first stage a layer of no experts."""
+    from transformers import Qwen3MoeConfig
+
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
+    sizes = {**SIZES, **experts, "mlp_only_layers": [1], "max_position_embeddings": 2048}
+    model, plain = save_random_model(Qwen3MoeConfig(**sizes), tmp_path / "model"), configs["two policies"]
+    AutoTokenizer.from_pretrained(plain.model.hf_model).save_pretrained(model)
+    config = dataclasses.replace(plain, model=dataclasses.replace(plain.model, hf_model=str(model)))
+    alone = outcome(changed(config, {}, save=str(tmp_path / "alone")), 1, tmp_path / "whole")
+    folder = str(tmp_path / "run")
+    outcome(changed(config, EXPERT, save=folder, train_iters=2, async_save=True), 2, tmp_path / "half")
+    require_same(alone, outcome(changed(config, PIPELINE, save=folder, load=folder), 2, tmp_path / "rest"))
