@@ -82,7 +82,10 @@ class ParallelConfig:
     """Of full recomputation: runs of recompute_num_layers layers, or single layers of which the first so many."""
     recompute_num_layers: int = 1
     moe_aux_loss_coeff: float = 0.0
-    """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs."""
+    """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs.
+
+    It is the mean over packed rows as they are, padding included, so it varies a little with how tokens are shared out.
+    """
     packed_length_multiple: int = 1
     """Packed rows are padded to a multiple of this for each rank that shares them: FP8 matrices need 16, mxfp8 32."""
 
@@ -193,7 +196,7 @@ class RolloutConfig:
     engines [C]."""
     max_engine_restarts: int = 2
     """An engine that fails is started again with the current weights, and its prompts are generated again from the same
-    seeds; after so many times in a run its failure ends the run [C]."""
+    seeds; after so many times since the run began or resumed its failure ends the run [C]."""
     max_log_prob_difference: float = 0.3
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
     not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5."""
