@@ -22,6 +22,7 @@ from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 GOAL = 1 / 8
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h; megatron_pz.cpu_backend has raised it
 LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -39,7 +40,6 @@ def from_full_logits(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> 
 def peak_gib(log_probs: LogProbs, hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> float:
     """Memory of a forward and backward pass above what was there before and the two gradients that stay, in GiB."""
     hidden_RH.grad = weight_VH.grad = None
-    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before is resident still, and used again uncounted
     memory_peaks.start()
     before = memory_peaks.peak_gib()
     log_probs(hidden_RH, weight_VH, labels_R).sum().backward()
@@ -59,6 +59,8 @@ def main() -> None:
     if torch.cuda.is_available():
         raise BadInput("this counts a CPU's resident memory, and there is a GPU: tests/gpu/run.sh measures its memory")
 
+    # Every large block is the system's again when it is freed, so that what is resident is what is in use.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     generator = torch.Generator().manual_seed(0)
     hidden_RH = torch.randn(options.tokens, options.hidden_size, generator=generator)
     weight_VH = torch.randn(options.vocabulary, options.hidden_size, generator=generator)
