@@ -54,7 +54,7 @@ def trainee(folder: Path, seed: int) -> Trainee:
     """A model on this rank, in a process group of its own. Two ranks share every layer, so that both have to write."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    options = argparse.Namespace(folder=folder, seed=seed, tp=int(os.environ["WORLD_SIZE"]), pp=1)
+    options = argparse.Namespace(folder=folder, seed=seed, tp=int(os.environ["WORLD_SIZE"]), pp=1, ep=1, experts=None)
     topology = Topology.start(ParallelConfig(options.tp, options.pp, distributed_timeout_minutes=1), seed)
     return Trainee(options, topology, VARIANT)
 
