@@ -18,11 +18,11 @@ from torch import Tensor
 from benchmarks.cpu import require_positive, write_result
 from megatron_pz import memory_peaks
 from megatron_pz.command_line import Parser
+from megatron_pz.cpu_backend import M_MMAP_THRESHOLD
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 GOAL = 1 / 8
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h; megatron_pz.cpu_backend has raised it
 LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     if torch.cuda.is_available():
         raise BadInput("this counts a CPU's resident memory, and there is a GPU: tests/gpu/run.sh measures its memory")
 
-    # Every large block is the system's again when it is freed, so that what is resident is what is in use.
+    # Against cpu_backend's setting, large blocks are the system's again when freed: what is resident is in use.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     generator = torch.Generator().manual_seed(0)
     hidden_RH = torch.randn(options.tokens, options.hidden_size, generator=generator)

@@ -5,9 +5,9 @@
 The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side asks
 for nothing but samples, of vLLM's own sampler: no seeds, no log-probabilities. The project's side is what the trainer
 gets: seeded samples of its sampler, each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects,
-generators of the process preserved.
-One thread, CPU-seconds. The sync streams all weights from a Megatron policy into the engine; it is compared with one
-copy of their bytes. What is not the stream is vLLM's reload, on a CPU mostly oneDNN packing every matrix.
+generators of the process preserved. One thread, CPU-seconds. The sync streams all weights from a Megatron policy into
+the engine; it is compared with one copy of their bytes. What is not the stream is vLLM's reload: on a CPU about half of
+it is oneDNN packing every matrix.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ import torch
 
 CPU = torch.device("cpu")
 _SCOPE = "megatron.core"
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_INT = 2**31 - 1
 _FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "empty_like", "zeros_like")
 _installed = False
@@ -133,8 +133,8 @@ def _keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such thing
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_INT)
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+        mallopt(M_MMAP_THRESHOLD, _LARGEST_INT)
+        mallopt(M_TRIM_THRESHOLD, _LARGEST_INT)
 
 
 def _answer_tensor_questions() -> None:

@@ -235,7 +235,7 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
     for name, part in parts.items():
         if part.optimizer is not None:
             _require_same_kind(saved_kinds[name], optimizer_kind(part.optimizer), folder)
-    with _reading(folder):
+    with reading(folder):
         load_tensors(
             folder,
             {name: part if saved_kinds[name] else Part(part.chunks, None) for name, part in parts.items()},
@@ -245,7 +245,7 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
             restart(part.optimizer)
     per_rank = None
     if header["layout"] == _layout():
-        with _reading(folder):
+        with reading(folder):
             per_rank = torch.load(folder / files.rank_file(dist.get_rank()), map_location="cpu", weights_only=True)
     return LoadedState(header["iteration"], header["common"], per_rank)
 
@@ -265,7 +265,7 @@ def load_model_weights(
     saved_kinds = _kinds(header, folder)
     if name not in saved_kinds:
         raise BadInput(f"{folder} holds {_names_of(saved_kinds)}, not {_names_of([name])}: name one that it has")
-    with _reading(folder):
+    with reading(folder):
         load_tensors(folder, {name: Part(chunks, None)})
     return header["common"]
 
@@ -338,7 +338,7 @@ def _done(write: Callable[[], None]) -> Future[None]:
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path) -> Iterator[None]:
     """One line for whatever goes wrong with the files. A damaged pickle can raise any exception there is."""
     try:
         yield

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +32,6 @@ from megatron.core.dist_checkpointing.mapping import (
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
 from megatron.core.models.gpt import GPTModel
-from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -43,6 +41,7 @@ from megatron_pz.model.hf_checkpoint import copy_companions, refuse_existing
 from megatron_pz.model.hf_config import read_json
 from megatron_pz.model.precision import transformer_engine_version
 from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
+from megatron_pz.trainer.checkpoint import reading
 from megatron_pz.trainer.sharded_state import stage_state
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def load_nemo_weights(checkpoint: Path, model: GPTModel, arch: Architecture) -> 
     """
     folder = weights_folder(checkpoint)
     state = {name: entry for name, entry in _state(model).items() if not isinstance(entry, ShardedObject)}
-    with _reading(checkpoint):
+    with reading(checkpoint):
         asked, _, factories = load_preprocess(state)
         _refuse_another_model(checkpoint, tensor_shapes(folder), asked, arch)
         loaded = apply_factory_merges(TorchDistLoadShardedStrategy().load(asked, folder), factories)
@@ -139,20 +138,6 @@ def _tensors(state: Any) -> Iterator[ShardedTensor]:
     elif isinstance(state, list):
         for entry in state:
             yield from _tensors(entry)
-
-
-@contextmanager
-def _reading(checkpoint: Path) -> Iterator[None]:
-    """One line for whatever goes wrong with the files."""
-    try:
-        yield
-    except BadInput:
-        raise
-    except TorchCheckpointException as failed:  # not an Exception
-        rank, (error, _) = next(iter(failed.failures.items()))
-        raise BadInput(f"{checkpoint} cannot be loaded (rank {rank}: {one_line(error)})") from error
-    except Exception as error:  # a damaged pickle can raise any
-        raise BadInput(f"{checkpoint} cannot be loaded ({one_line(error)})") from error
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

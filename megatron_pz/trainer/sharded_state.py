@@ -285,19 +285,19 @@ def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, A
     Where ranks share experts, Megatron-Core gives these an optimizer of their own and numbers the states of the two;
     else one optimizer has all parameters. The tensors are the same. What is no tensor lies where the saved form has it.
     """
-    numbered = {number: loaded[number] for number in list(loaded) if isinstance(number, int)}
-    unnumbered = {name: value for name, value in loaded.items() if name not in numbered}
+    numbered = {key: value for key, value in loaded.items() if isinstance(key, int)}
+    unnumbered = {key: value for key, value in loaded.items() if key not in numbered}
     saved_numbered = bool(numbered) and _are_saved(_groups(numbered[0]))
     own = getattr(optimizer, "chained_optimizers", [optimizer])
     if saved_numbered == (len(own) > 1):
         return loaded
     if saved_numbered:
-        return merge(_without_tensors_of(own[0], numbered[0]), unnumbered)
-    return {number: merge(_without_tensors_of(part, unnumbered), numbered[number]) for number, part in enumerate(own)}
+        return merge(_saved_settings(own[0], numbered[0]), unnumbered)
+    return {number: merge(_saved_settings(part, unnumbered), numbered[number]) for number, part in enumerate(own)}
 
 
-def _without_tensors_of(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """A copy of what was saved beside the tensors, with the settings that it has for each of the part's groups."""
+def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """What was saved beside the tensors, as one optimizer takes it: the settings of each of its own groups."""
     own = deepcopy(saved)
     by_group = {tuple(group[key] for key in _GROUP_OF): group for group in reversed(_groups(saved))}
     _groups(own)[:] = [
