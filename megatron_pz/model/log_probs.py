@@ -3,6 +3,8 @@
 The logits of R tokens are R x vocabulary numbers: 4096 tokens of Qwen3 are 2.5 GB in float32, and again as much for
 their gradient. Here they exist for a few rows at a time, in the forward and, computed again, in the backward pass.
 
+The products are the matrix library's; what is done to a chunk between them is in :mod:`~megatron_pz.model.logit_chunk`.
+
 Letters at the end of a tensor's name are its axes: R response tokens, H hidden, V the vocabulary rows of this
 tensor-parallel rank (those of the true vocabulary only), C the rows of one chunk.
 """
@@ -16,8 +18,14 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup, ReduceOp
 
-LOGITS_PER_CHUNK = 2**24
-"""Logits that exist at once: 64 MiB in float32, and about four times that with the temporaries."""
+from megatron_pz.model import logit_chunk
+
+LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
+"""Logits that exist at once, by the kind of device.
+
+On a CPU 64 MiB in float32, and about four times that with the temporaries. On a GPU, where they are bfloat16, 256 MiB
+and as much for their gradient: 880 rows of Qwen3's vocabulary, so that reading the output matrix and adding to its
+gradient, once a chunk, cost less than the products."""
 
 
 def vocab_parallel_log_probs(
@@ -27,7 +35,7 @@ def vocab_parallel_log_probs(
     vocab_start: int,
     vocab_size: int,
     group: ProcessGroup | None,
-    logits_per_chunk: int = LOGITS_PER_CHUNK,
+    logits_per_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """log softmax(hidden @ weight^T) at the labels, and the entropy of that distribution, over the whole vocabulary.
 
@@ -38,13 +46,14 @@ def vocab_parallel_log_probs(
         vocab_start: token id of the first row of ``weight_VH``.
         vocab_size: size of the true vocabulary; rows of higher token ids are padding and take no part.
         group: tensor-parallel group; None for a single rank.
-        logits_per_chunk: bound on the logits in memory.
+        logits_per_chunk: bound on the logits in memory; None for the device's :data:`LOGITS_PER_CHUNK`.
 
     Returns:
         (log_probs_R, entropy_R), float32, the same on all ranks. The entropy carries no gradient. The gradient of
         ``hidden_RH`` is this rank's part: the caller sums it over ``group``.
     """
     real_rows = min(max(vocab_size - vocab_start, 0), weight_VH.size(0))
+    logits_per_chunk = logits_per_chunk or LOGITS_PER_CHUNK[hidden_RH.device.type]
     return _LogProbs.apply(hidden_RH, weight_VH, labels_R, vocab_start, real_rows, group, logits_per_chunk)
 
 
@@ -66,13 +75,10 @@ class _LogProbs(torch.autograd.Function):
         # Of this rank's logits: their maximum, and relative to it sum of e^l and of l e^l, and the label's logit.
         maximum_R = torch.full(labels_R.shape, torch.finfo(torch.float32).min, device=hidden_RH.device)
         sums_3R = torch.zeros(3, *labels_R.shape, device=hidden_RH.device)
+        row_sums = logit_chunk.on_device(logit_chunk.row_sums, hidden_RH.device.type)
         for rows, logits_CV in _logit_chunks(hidden_RH, weight_VH[:real_rows], logits_per_chunk):
-            maximum_R[rows] = logits_CV.amax(-1)
-            sums_3R[2, rows] = torch.where(is_local_R[rows], logits_CV.gather(1, local_R[rows, None])[:, 0], 0.0)
-            shifted_CV = logits_CV.sub_(maximum_R[rows, None])
-            exponentials_CV = shifted_CV.exp()
-            sums_3R[0, rows] = exponentials_CV.sum(-1)
-            sums_3R[1, rows] = exponentials_CV.mul_(shifted_CV).sum(-1)
+            maximum_R[rows], sums_3R[0, rows], sums_3R[1, rows], label_logit_C = row_sums(logits_CV, local_R[rows])
+            sums_3R[2, rows] = torch.where(is_local_R[rows], label_logit_C, 0.0)
         exponential_sum_R, moment_R, label_logit_R, maximum_R = _combine(maximum_R, sums_3R, group)
 
         log_normalizer_R = maximum_R + exponential_sum_R.log()
@@ -90,24 +96,25 @@ class _LogProbs(torch.autograd.Function):
         grad_hidden_RH = torch.zeros_like(hidden_RH)
         # float32: a bfloat16 sum over many chunks would lose the small ones.
         grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
-        on_label_R = torch.where(is_local_R, grad_R, 0.0)[:, None]
+        on_label_R = torch.where(is_local_R, grad_R, 0.0)
+        gradient = logit_chunk.on_device(logit_chunk.gradient, hidden_RH.device.type)
         for rows, logits_CV in _logit_chunks(hidden_RH, real_VH, ctx.logits_per_chunk):
-            grad_logits_CV = logits_CV.sub_(log_normalizer_R[rows, None]).exp_().mul_(-grad_R[rows, None])
-            grad_logits_CV.scatter_add_(1, local_R[rows, None], on_label_R[rows])
-            grad_logits_CV = grad_logits_CV.to(hidden_RH.dtype)
+            grad_logits_CV = gradient(
+                logits_CV, log_normalizer_R[rows], local_R[rows], grad_R[rows], on_label_R[rows], not hidden_RH.is_cpu
+            )
             grad_hidden_RH[rows] = grad_logits_CV @ real_VH
             _add_product(grad_weight_VH[: ctx.real_rows], grad_logits_CV.t(), hidden_RH[rows])
         return grad_hidden_RH, grad_weight_VH.to(weight_VH.dtype), None, None, None, None, None
 
 
 def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their float32 logits [C, V]), with C x V bounded; nothing on a rank whose vocabulary is all padding."""
+    """(rows, their logits [C, V]), with C x V bounded; nothing on a rank whose vocabulary is all padding."""
     if real_VH.size(0) == 0:
         return
     chunk = max(1, logits_per_chunk // real_VH.size(0))
     for start in range(0, hidden_RH.size(0), chunk):
         rows = slice(start, start + chunk)
-        yield rows, (hidden_RH[rows] @ real_VH.t()).float()
+        yield rows, hidden_RH[rows] @ real_VH.t()
 
 
 def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -127,5 +134,7 @@ def _add_product(total_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
     """total += left @ right, with total in float32 whatever the factors are."""
     if left_VC.dtype == torch.float32:
         total_VH.addmm_(left_VC, right_CH)
+    elif left_VC.is_cuda:  # torch has it there only: the product is never in memory
+        torch.addmm(total_VH, left_VC, right_CH, out_dtype=torch.float32, out=total_VH)
     else:
         total_VH += left_VC @ right_CH
