@@ -6,7 +6,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from benchmarks.gpu.operations import update_operations
 from benchmarks.gpu.random_model import QWEN3_4B, write_random_model
 from benchmarks.gpu.results import Figure, Goal, Skipped, as_table, environment, join, write_part
 from benchmarks.gpu.update_rate import measure_updates, random_groups
-from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.config import ModelConfig, RunConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.model.architecture import Architecture
 from megatron_pz.rl.packing import LossWeighting
@@ -38,13 +37,6 @@ TINY = replace(
     QWEN3_4B, num_layers=2, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4, num_query_groups=2,
     kv_channels=32, vocab_size=331, max_position_embeddings=512,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    alone = Topology.start(ParallelConfig(), seed=1)
-    yield alone
-    alone.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,6 @@ from tests.packed_reference import random_groups
 
 # With a large epsilon Adam's step is smooth in the gradient: rounding is not blown up where a gradient is nearly zero.
 OPTIMIZER = OptimizerConfig(lr=3e-3, lr_decay_style="constant", adam_eps=1e-2, weight_decay=0.0, clip_grad=0.5)
-
-
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    alone = Topology.start(RunConfig().parallel, seed=1)
-    yield alone
-    alone.close()
 
 
 def run_config(model: Path, grpo: GrpoConfig) -> RunConfig:

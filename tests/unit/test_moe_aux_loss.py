@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,13 +43,6 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     Qwen3MoeForCausalLM(config).float().save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def topology() -> Iterator[Topology]:
-    alone = Topology.start(ParallelConfig(), seed=1)
-    yield alone
-    alone.close()
 
 
 def no_loss(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.trainer import nemo_checkpoint
-from megatron_pz.trainer.topology import Topology
 from tests.conftest import TINY_VOCAB_SIZE
 
 from megatron.core.models.gpt import GPTModel  # isort: skip
@@ -42,11 +40,7 @@ QWEN3_KEYS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_rank() -> Iterator[None]:
-    topology = Topology.start(ParallelConfig(), seed=0)
-    yield
-    topology.close()
+pytestmark = pytest.mark.usefixtures("topology")
 
 
 def built(folder: Path, divisible_by: int = 1) -> tuple[GPTModel, Architecture]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import mmap
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -152,13 +151,6 @@ def test_a_run_keeps_this_order_in_every_step_and_learns_the_same(
     calls, norms_with_offload = run(offload=True)
     assert calls == ["load_weights", *of_a_step * 2, *around_a_checkpoint, *of_a_step, *around_a_checkpoint]
     assert norms_with_offload == norms
-
-
-@pytest.fixture(scope="module")
-def topology() -> Iterator[Topology]:
-    alone = Topology.start(ParallelConfig(), seed=1)
-    yield alone
-    alone.close()
 
 
 @pytest.mark.parametrize("distributed", [False, True])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 from megatron_pz.config import OptimizerConfig, ParallelConfig
 from megatron_pz.trainer.optimizer import learning_rate, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
+from tests.trainee import Trainee
 
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler  # isort: skip
 from megatron.core.transformer import MegatronModule, TransformerConfig  # isort: skip
@@ -56,13 +57,6 @@ def test_the_schedule_is_megatrons(style: str, warm_up: int, first_rate: float) 
     for iteration in range(25):
         assert learning_rate(iteration, config, 20) == pytest.approx(scheduler.get_lr({}), rel=1e-12, abs=0.0)
         scheduler.step(1)
-
-
-@pytest.fixture
-def topology() -> Iterator[Topology]:
-    alone = Topology.start(ParallelConfig(), seed=1)
-    yield alone
-    alone.close()
 
 
 class Scale(MegatronModule):
@@ -138,3 +132,19 @@ def test_updates_too_small_for_bfloat16_add_up_in_the_masters(topology: Topology
     assert seen == [3.0] * 7 + [3.0 - 1 / 64] * 9
     masters = torch.cat([m.detach().flatten() for group in optimizer.param_groups for m in group["params"]])
     assert sorted(masters.tolist()) == pytest.approx([3.0 - 16e-3] * 8 + [5.0 - 16e-3] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_a_resumed_run_has_its_own_settings_of_adamw(topology: Topology, tmp_path: Path, distributed: bool) -> None:
+    """The state's own are those of the run that saved it."""
+    before = Trainee(distributed=distributed)
+    before.step()
+    before.save(tmp_path, 1)
+    settings = {"weight_decay": 0.25, "adam_beta1": 0.5, "adam_beta2": 0.75, "adam_eps": 0.125}
+    resumed = Trainee(distributed=distributed, settings=settings, size=4)
+    expected = [(group["weight_decay"], group["betas"], group["eps"]) for group in resumed.optimizer.param_groups]
+    resumed.load(tmp_path)
+    found = [(group["weight_decay"], group["betas"], group["eps"]) for group in resumed.optimizer.param_groups]
+    assert found == expected
+    assert found[0][1:] == ((0.5, 0.75), 0.125)
+    assert resumed.everything()[2].gt(0.0).all(), "the moments are those of the checkpoint"

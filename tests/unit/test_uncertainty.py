@@ -19,16 +19,11 @@ TEXTS = ["The old castle stands near the river.", "Water boils: naïve 東京 U.
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 1000])
-def test_entropies_are_those_of_transformers(micro_batch_tokens: int, tiny_llama_dir: Path) -> None:
+def test_entropies_are_those_of_transformers(topology: Topology, micro_batch_tokens: int, tiny_llama_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     passages = [Passage(text, (), 0, "", "", "", 0) for text in TEXTS]
-    topology = Topology.start(RunConfig().parallel, seed=1)
-    try:
-        policy = FrozenPolicy(RunConfig(model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False)), topology)
-        found = word_entropies(policy, tokenizer, passages, micro_batch_tokens)
-    finally:
-        topology.close()
-
+    policy = FrozenPolicy(RunConfig(model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False)), topology)
+    found = word_entropies(policy, tokenizer, passages, micro_batch_tokens)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
     assert [len(entropies) for entropies in found] == [6, 7, 0, 1]
     for text, entropies in zip(TEXTS, found, strict=True):

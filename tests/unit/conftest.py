@@ -1,0 +1,43 @@
+"""What unit tests share: the process groups of a run of one rank, and a folder with checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # Megatron-Core takes seconds to import: only where a test asks for it
+    from megatron_pz.trainer.topology import Topology
+
+
+@pytest.fixture(scope="module")
+def topology() -> Iterator[Topology]:
+    """A run of one rank in pytest's own process, while the tests of a module last."""
+    from megatron_pz.config import ParallelConfig
+    from megatron_pz.trainer.topology import Topology
+
+    alone = Topology.start(ParallelConfig(), seed=1)
+    yield alone
+    alone.close()
+
+
+@pytest.fixture(scope="module")
+def saved(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoints of a ``tests.trainee.Trainee`` after one step and after two; not to be changed."""
+    from tests.trainee import Trainee
+
+    folder = tmp_path_factory.mktemp("saved")
+    trainee = Trainee()
+    for iteration in (1, 2):
+        trainee.step()
+        trainee.save(folder, iteration)
+    return folder
+
+
+@pytest.fixture
+def saved_copy(saved: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
