@@ -91,6 +91,8 @@ parse_flags() {
   [[ $steps =~ ^[1-9][0-9]*$ ]] || fail "--steps $steps: give a whole number of at least 1"
   [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: give a whole number of at least 1"
   [[ -z $model || -f $model/config.json ]] || fail "--model $model: no config.json there; give a Hugging Face directory"
+  [[ -z $model || -f $model/tokenizer.json || -f $model/tokenizer.model ]] ||
+    fail "--model $model: no tokenizer.json there; give the model's folder with its tokenizer"
   for dump in "${dumps[@]}"; do
     [[ -f $dump ]] || fail "--dump $dump: no such file"
   done

@@ -152,6 +152,7 @@ def test_an_interrupted_run_goes_on(checkout: Path) -> None:
         (["--steps", "--nproc", "2"], "--steps needs a value"),
         (["--nproc", "two"], "--nproc two"),
         (["--model", "absent"], "no config.json"),
+        (["--model", "model without tokenizer"], "no tokenizer.json"),
         (["--dump"], "--dump needs"),
         (["--dump", "absent.xml"], "absent.xml: no such file"),
         (["--output", "checkout"], "exists"),
@@ -161,6 +162,8 @@ def test_an_interrupted_run_goes_on(checkout: Path) -> None:
     ],
 )
 def test_bad_flags_get_one_line_and_nothing_is_made(checkout: Path, flags: list[str], complaint: str) -> None:
+    (checkout.parent / "model without tokenizer").mkdir()
+    (checkout.parent / "model without tokenizer" / "config.json").write_text("{}")
     result, commands = call(checkout, *flags)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
