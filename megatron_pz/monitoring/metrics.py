@@ -84,10 +84,8 @@ class IterationLog:
 
     @staticmethod
     def _cut(path: Path, resume_iteration: int) -> None:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
         try:
+            lines = _whole_lines(path)
             kept = [line for line in lines if json.loads(line)["iteration"] <= resume_iteration]
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path} holds a line that this program did not write; move the file away") from None
@@ -105,6 +103,16 @@ class IterationLog:
         self._file.close()
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """The file's lines with their line breaks, without a last one that has none.
+
+    Not ``str.splitlines``: that also ends a line at characters which JSON leaves as they are inside a text, as U+2028.
+    Raises UnicodeDecodeError, which is a ValueError.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [line for line in file if line.endswith("\n")]
+
+
 def read_metrics(path: Path) -> list[StepMetrics]:
     """All steps of a metrics file (or of the run folder that holds it), in order; a half-written last line is left out.
 
@@ -113,8 +121,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"no metrics at {file}: give the --save folder of a run")
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     try:
-        return [StepMetrics.from_json(line) for line in lines if line.endswith("\n")]
+        return [StepMetrics.from_json(line) for line in _whole_lines(file)]
     except (ValueError, KeyError, AttributeError):
         raise BadInput(f"{file} is not a metrics file: a line is not JSON with an iteration") from None

@@ -83,12 +83,26 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
     assert [step.values for step in read_metrics(path)] == [{"a/b": 1.0}, {"a/b": 2.0}]
 
 
-def test_a_foreign_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"my notes\nand more\n", b"\x80\xff\n"])
+def test_a_foreign_file_is_refused_and_left_alone(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text("my notes\nand more\n")
+    path.write_bytes(content)
     with pytest.raises(BadInput, match=r"metrics\.jsonl"):
         IterationLog(path, resume_iteration=3)
-    assert path.read_text() == "my notes\nand more\n"
+    with pytest.raises(BadInput, match=r"metrics\.jsonl"):
+        read_metrics(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0c", "\x1e", "\r", "\r\n"])
+def test_a_response_with_any_line_separator_can_be_resumed_over(separator: str, tmp_path: Path) -> None:
+    response = f"one{separator}two \\mask{{Danube}}"
+    for resume_iteration in (0, 1):
+        logger = RunLogger(tmp_path, 9, resume_iteration=resume_iteration)
+        logger.samples(resume_iteration + 1, [dataclasses.replace(SAMPLE, response=response)])
+        logger.close()
+    with (tmp_path / "samples.jsonl").open(encoding="utf-8", newline="\n") as file:
+        assert [json.loads(line)["response"] for line in file] == [response] * 2
 
 
 def test_nan_and_infinity_make_valid_json(tmp_path: Path) -> None:
