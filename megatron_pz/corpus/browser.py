@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.corpus.manifest import read_manifest
+from megatron_pz.corpus.manifest import open_documents, read_manifest
 from megatron_pz.errors import BadInput
 
 
@@ -81,18 +79,7 @@ class CorpusBrowser:
         self.name = Path(prefix).name
         self.tokens = IndexedTokens(prefix)
         self.manifest = read_manifest(prefix)
-        path = Path(f"{prefix}.parquet")
-        try:
-            self._sidecar = pq.ParquetFile(path, memory_map=True)
-        except FileNotFoundError:
-            raise BadInput(f"{path}: is missing; preprocess the corpus again") from None
-        except (OSError, pa.ArrowInvalid):
-            raise BadInput(f"{path}: is no Parquet file or is truncated; preprocess the corpus again") from None
-        if self._sidecar.metadata.num_rows != self.articles:
-            raise BadInput(
-                f"{path}: has {self._sidecar.metadata.num_rows} rows where {prefix}.idx has {self.articles} documents; "
-                "preprocess the corpus again"
-            )
+        self._sidecar = open_documents(prefix, self.articles)
         groups = range(self._sidecar.num_row_groups)
         rows = [self._sidecar.metadata.row_group(group).num_rows for group in groups]
         self._group_starts = np.concatenate(([0], np.cumsum(rows))).tolist()

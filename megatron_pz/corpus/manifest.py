@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from megatron_pz.errors import BadInput
 
@@ -71,3 +72,23 @@ def read_manifest(prefix: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BadInput(f"{path}: is not a manifest of layout {FORMAT}; preprocess the corpus again")
     return manifest
+
+
+def open_documents(prefix: str, documents: int) -> pq.ParquetFile:
+    """The Parquet file of a corpus, which has a row for each of its ``documents``; rows are read when asked for.
+
+    Raises :class:`BadInput` where it is missing, damaged, or of another corpus.
+    """
+    path = Path(f"{prefix}.parquet")
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: is missing; preprocess the corpus again") from None
+    except (OSError, pa.ArrowInvalid):
+        raise BadInput(f"{path}: is no Parquet file or is truncated; preprocess the corpus again") from None
+    rows = file.metadata.num_rows
+    if rows != documents:
+        raise BadInput(
+            f"{path}: has {rows} rows where {prefix}.idx has {documents} documents; preprocess the corpus again"
+        )
+    return file

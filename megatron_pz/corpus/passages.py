@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.corpus.manifest import read_manifest, tokenizer_sha256
+from megatron_pz.corpus.manifest import open_documents, read_manifest, tokenizer_sha256
 from megatron_pz.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,15 +54,7 @@ class PassageDataset:
         self.manifest = read_manifest(prefix)
         self.tokenizer = tokenizer
         self._eod: int | None = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
-        documents = Path(f"{prefix}.parquet")
-        if not documents.is_file():
-            raise BadInput(f"{documents}: is missing; preprocess the corpus again")
-        self._documents = pq.read_table(documents)
-        if self._documents.num_rows + 1 != len(self.tokens.documents):
-            raise BadInput(
-                f"{documents}: has {self._documents.num_rows} rows where {prefix}.idx has "
-                f"{len(self.tokens.documents) - 1} documents; preprocess the corpus again"
-            )
+        self._documents = open_documents(prefix, len(self.tokens.documents) - 1).read()
         self._chosen = self._within(min_words, max_words)
 
     def __len__(self) -> int:
@@ -140,8 +131,8 @@ def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None
     weights = [_as_weight(value) for value in data_path[::2]]
     if len(data_path) % 2 == 0 and all(weight is not None for weight in weights):
         given = [weight for weight in weights if weight is not None]
-        if any(weight <= 0 for weight in given):
-            raise BadInput(f"{' '.join(data_path)}: the weights of a blend must be above 0")
+        if not all(0 < weight < math.inf for weight in given):  # written so that NaN does not pass
+            raise BadInput(f"{' '.join(data_path)}: the weights of a blend must be finite and above 0")
         return list(data_path[1::2]), given
     for value in data_path:
         if _as_weight(value) is not None:

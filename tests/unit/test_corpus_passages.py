@@ -107,7 +107,9 @@ def test_data_path_is_read_as_megatron_reads_it(
         ([], "--data-path is empty"),
         (["0.3", "a", "b", "c"], "^0.3 a b c: give prefixes only, or a weight before every prefix"),
         (["0.3", "a", "0.7"], "^0.3 a 0.7: give prefixes only, or a weight before every prefix"),
-        (["0", "a", "1", "b"], "^0 a 1 b: the weights of a blend must be above 0"),
+        (["0", "a", "1", "b"], "^0 a 1 b: the weights of a blend must be finite and above 0"),
+        (["nan", "a"], "^nan a: the weights of a blend must be finite and above 0"),
+        (["1", "a", "inf", "b"], "^1 a inf b: the weights of a blend must be finite and above 0"),
     ],
 )
 def test_a_blend_that_is_none_is_refused(data_path: list[str], words: str) -> None:
@@ -120,6 +122,10 @@ def test_a_blend_that_is_none_is_refused(data_path: list[str], words: str) -> No
     [
         (lambda prefix: Path(f"{prefix}.idx").unlink(), "a.idx: is missing beside"),
         (lambda prefix: Path(f"{prefix}.parquet").unlink(), "a.parquet: is missing"),
+        (
+            lambda prefix: Path(f"{prefix}.parquet").write_bytes(b"PAR1"),
+            "a.parquet: is no Parquet file or is truncated",
+        ),
         (lambda prefix: Path(f"{prefix}.manifest.json").unlink(), "a.manifest.json: is missing"),
         (lambda prefix: Path(f"{prefix}.manifest.json").write_text("{"), "a.manifest.json: cannot be read"),
         (lambda prefix: Path(f"{prefix}.manifest.json").write_text("{}"), "not a manifest of layout 1"),
