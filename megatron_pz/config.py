@@ -285,7 +285,7 @@ class TrainingConfig:
     load: str = ""
     """Folder to resume from; the same as ``save`` to go on with an interrupted run."""
     save_interval: int = 100
-    """Steps between checkpoints; the last step is always saved."""
+    """Steps between checkpoints; the last step is always saved. 0: no checkpoints at all, for measurements."""
     keep_last: int = 3
     """Newest checkpoints that are kept; 0: all."""
     keep_every: int = 0

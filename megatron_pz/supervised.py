@@ -31,7 +31,8 @@ from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import of_one_step
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.train import open_passages, open_tokenizer, write_config
+from megatron_pz.run_folder import describe_run
+from megatron_pz.train import open_passages, open_tokenizer
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.signals import StopRequest, claim_run_folder
@@ -129,8 +130,7 @@ class SupervisedRun:
             wandb_project=training.wandb_project,
             resume_iteration=self.first_iteration - 1,
         )
-        if self.topology.rank == 0:
-            write_config(config, Path(training.save) / "config.yaml")
+        describe_run(config, self.topology, self.first_iteration - 1)
 
     def resume(self) -> int:
         """Load the newest checkpoint of ``--load``; the iteration to go on with."""

@@ -14,10 +14,9 @@ import dataclasses
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_pz.arguments import parse_run_config
@@ -42,6 +41,7 @@ from megatron_pz.roles.spans import MASK, SpanPolicy
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.restarting import RestartingEngine
+from megatron_pz.run_folder import describe_run
 from megatron_pz.step_metrics import step_metrics, step_samples, step_work
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.signals import StopRequest, claim_run_folder
@@ -90,8 +90,7 @@ class Run:
             wandb_project=config.training.wandb_project,
             resume_iteration=self.first_iteration - 1,
         )
-        if self.topology.rank == 0:
-            write_config(config, Path(config.training.save) / "config.yaml")
+        describe_run(config, self.topology, self.first_iteration - 1)
 
     def start_engines(self) -> dict[Role, RestartingEngine]:
         """Each role's engine, with its policy's weights; one engine where one policy plays both."""
@@ -127,7 +126,7 @@ class Run:
 
     def train(self) -> bool:
         """All steps up to ``train_iters``; False when a signal stopped the run before, after a checkpoint."""
-        last = self.config.training.train_iters
+        last, interval = self.config.training.train_iters, self.config.training.save_interval
         if self.first_iteration > last and self.topology.rank == 0:
             done = self.first_iteration - 1
             print(f"nothing to do: {self.config.training.load} has done {done} steps, and --train-iters is {last}")
@@ -135,7 +134,8 @@ class Run:
         warmup = self.config.game.passive_warmup_iters
         if self.first_iteration <= warmup and self.topology.rank == 0:
             print(f"steps {self.first_iteration} to {warmup}: masks by {self.config.game.warmup_mask_strategy}")
-        with StopRequest() as stop:
+        # Without checkpoints there is nothing to end in order.
+        with StopRequest() if interval else nullcontext() as stop:
             for iteration in range(self.first_iteration, last + 1):
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
@@ -149,8 +149,8 @@ class Run:
                         metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engines)
                     metrics["time/evaluation"] = report.seconds["evaluation"]
                 self.checkpoints.poll()
-                stopping = stop.requested(self.topology)
-                if stopping or iteration == last or iteration % self.config.training.save_interval == 0:
+                stopping = stop is not None and stop.requested(self.topology)
+                if interval and (stopping or iteration == last or iteration % interval == 0):
                     with report.seconds("checkpoint"), self.algorithm.card.optimizer_needed():
                         self.save(iteration)
                     metrics["time/checkpoint"] = report.seconds["checkpoint"]
@@ -263,17 +263,6 @@ def require_prompt_budget(passages: PassageBlend, tokenizer: PreTrainedTokenizer
             f"the longest passage has {longest} tokens and its prompt {frame} more, over --max-prompt-length {budget}: "
             "raise it, or preprocess with a smaller --max-passage-tokens, or set --max-passage-words"
         )
-
-
-def write_config(config: RunConfig, path: Path) -> None:
-    """The resolved configuration as a YAML file that ``--config`` reads."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
-
-    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
 
 
 @exits_with_one_line

@@ -22,12 +22,13 @@ from megatron_pz.rules.precision import precision_rules
 _AT_LEAST_ONE = """
     make_vocab_size_divisible_by passages_per_step masks_per_passage max_sampling_rounds max_response_length
     rollout_tensor_parallel_size rollout_max_num_seqs updates_per_step grpo_iterations train_iters micro_batch_tokens
-    save_interval log_interval eval_passages cold_start_iters cold_start_passages cold_start_spans
+    log_interval eval_passages cold_start_iters cold_start_passages cold_start_spans
     cold_start_predictions
 """.split()
 _AT_LEAST_ZERO = """
     min_passage_words max_passage_words passive_warmup_iters max_span_words max_predictor_groups grpo_kl_beta
-    generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad keep_every eval_interval
+    generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad save_interval keep_every
+    eval_interval
 """.split()
 _ABOVE_ZERO = "rollout_memory_gib max_log_prob_difference tis_cap lr adam_eps cold_start_lr".split()
 _SEEDS = ("seed", "cold_start_seed")

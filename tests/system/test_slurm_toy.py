@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_pz.monitoring.launches import read_launches
+from megatron_pz.monitoring.scaling import read_point
 from tests.system.tiny_run import make_corpus, metrics_of
 from tests.torchrun import ROOT
 
@@ -52,3 +54,7 @@ def test_the_toy_recipe_runs_on_two_processes_and_goes_on_where_it_ended(tmp_pat
     assert [step["iteration"] for step in steps] == [1, 2]
     assert [step["train/consumed_passages"] for step in steps] == [2, 4]
     assert (run / "iter_0000002").is_dir()
+    assert [(launch.iteration, launch.processes) for launch in read_launches(run)] == [(0, 2), (1, 2)]
+    speed = read_point(run, warm_up=0)
+    assert (speed.processes, speed.nodes, speed.steps) == (2, 1, 2)
+    assert speed.sampled > 0 and sum(speed.parts) <= speed.seconds

@@ -34,12 +34,12 @@ def known_flags(command: str) -> tuple[str, set[str]] | None:
     scripts = {
         r"tools/doctor\.py(.*)": OF_A_RUN | {"--config", "--json"},
         r"-m megatron_pz\.(?:train|cold_start|baselines)\b(.*)": OF_A_RUN | {"--config", "--help"},
-        r"slurm/\w+\.sh(.*)": OF_A_RUN | {"--print"},
+        r"slurm/pz_\w+\.sh(.*)": OF_A_RUN | {"--print"},
     }
     for pattern, flags in scripts.items():
         if found := re.search(pattern, command):
             return found[1], flags
-    if found := re.search(r"(tools/\w+\.py|benchmarks\.\w+|\S+/(?:quickstart|run)\.sh)(.*)", command):
+    if found := re.search(r"(tools/\w+\.py|benchmarks\.\w+|\S+/(?:quickstart|run)\.sh|slurm/scaling\.sh)(.*)", command):
         name = found[1].removeprefix("./")
         source = (ROOT / (name if "/" in name else name.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         return found[2], {"--help", *re.findall(r"--[a-z][a-z0-9-]*", source)}

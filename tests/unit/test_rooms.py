@@ -27,7 +27,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
-    {"compute": ("compute",)},
+    {"compute": ("compute",), "run folder": ("run_folder",)},
     {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",), "shared card": ("shared_card",)},
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
