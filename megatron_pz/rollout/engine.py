@@ -34,7 +34,7 @@ from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, ExpectedFailure
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import cpu_kernels, cpu_sampling
-from megatron_pz.rollout.hf_directory import checkpoint_shapes, one_line, read_hf_config
+from megatron_pz.rollout.hf_directory import checkpoint_shapes, has_tied_head, one_line, read_hf_config
 from megatron_pz.rollout.isolation import (
     collection_paused,
     default_process_group_kept,
@@ -109,7 +109,7 @@ class VllmEngine:
         require_unbiased_sampling(rollout)
         hf_config = read_hf_config(self.model_dir)
         require_positions(hf_config, rollout)
-        self.tied_head = bool(hf_config.get("tie_word_embeddings", False))
+        self.tied_head = has_tied_head(self.model_dir, hf_config)
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self._colocated = colocated
         self._watchdog = watchdog

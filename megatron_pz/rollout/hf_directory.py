@@ -10,14 +10,25 @@ from safetensors import SafetensorError, safe_open
 
 from megatron_pz.errors import BadInput
 
+_OUTPUT_LAYER = "lm_head.weight"
+
 
 def read_hf_config(model_dir: Path) -> dict[str, Any]:
     """The directory's config.json; BadInput where there is none."""
-    path = model_dir / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read as a Hugging Face configuration: {one_line(error)}") from error
+    return _read_json(model_dir / "config.json")
+
+
+def has_tied_head(model_dir: Path, hf_config: dict[str, Any]) -> bool:
+    """Whether the output layer is the embedding: as config.json tells, or else where the checkpoint has no such layer.
+
+    transformers 4 left ``tie_word_embeddings`` out of SmolLM3's config.json, where it is true unless told otherwise.
+
+    Raises:
+        BadInput: as :func:`checkpoint_shapes`.
+    """
+    if "tie_word_embeddings" in hf_config:
+        return bool(hf_config["tie_word_embeddings"])
+    return _OUTPUT_LAYER not in checkpoint_shapes(model_dir, tied_head=False)
 
 
 def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[int, ...]]:
@@ -26,15 +37,8 @@ def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[in
     Raises:
         BadInput: there are no such files in model_dir, or they cannot be read.
     """
-    index = model_dir / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({model_dir / name for name in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
-        raise BadInput(f"{model_dir} has no *.safetensors file: convert the checkpoint to safetensors")
     shapes = {}
-    for file in files:
+    for file in _weight_files(model_dir):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
@@ -42,8 +46,31 @@ def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[in
         except (OSError, SafetensorError) as error:
             raise BadInput(f"{file} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
     if tied_head:
-        shapes.pop("lm_head.weight", None)
+        shapes.pop(_OUTPUT_LAYER, None)
     return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+
+
+def _weight_files(model_dir: Path) -> list[Path]:
+    index = model_dir / "model.safetensors.index.json"
+    if index.is_file():
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise BadInput(f"{index} has no weight_map: fetch the checkpoint again")
+        return sorted({model_dir / str(name) for name in places.values()})
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise BadInput(f"{model_dir} has no *.safetensors file: convert the checkpoint to safetensors")
+    return files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {one_line(error)}; give a Hugging Face directory") from error
+    if not isinstance(content, dict):
+        raise BadInput(f"{path} does not hold a JSON object; give a Hugging Face directory")
+    return content
 
 
 def one_line(error: BaseException) -> str:

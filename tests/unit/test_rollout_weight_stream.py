@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from megatron_pz.errors import BadInput
-from megatron_pz.rollout.hf_directory import checkpoint_shapes
+from megatron_pz.rollout.hf_directory import checkpoint_shapes, has_tied_head, read_hf_config
 from megatron_pz.rollout.weight_sync import complete_stream
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -75,3 +75,23 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 def test_a_directory_without_safetensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has no"):
         checkpoint_shapes(tmp_path, tied_head=False)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}'])
+def test_a_damaged_index_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(BadInput, match=r"index\.json (cannot be read|does not hold|has no weight_map)"):
+        checkpoint_shapes(tmp_path, tied_head=False)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_whether_the_head_is_tied_is_known_without_being_told(
+    told: bool, tiny_smollm3_dir: Path, tiny_qwen3_dir: Path
+) -> None:
+    """A head that is tied and taken for one that is not goes stale in the CPU's engine, silently."""
+    for model_dir, tied in ((tiny_smollm3_dir, True), (tiny_qwen3_dir, False)):
+        config = read_hf_config(model_dir)
+        assert config["tie_word_embeddings"] is tied
+        if not told:
+            del config["tie_word_embeddings"]
+        assert has_tied_head(model_dir, config) is tied
