@@ -135,6 +135,7 @@ class SupervisedRun:
     def resume(self) -> int:
         """Load the newest checkpoint of ``--load``; the iteration to go on with."""
         state = checkpoint.load_checkpoint(self.config.training.load, self.parts)
+        state.require("examples", "work")
         self.examples.load_state_dict(state.common["examples"])
         self.work = Work(**state.common["work"])
         if state.per_rank is not None:

@@ -117,6 +117,7 @@ class Run:
     def resume(self) -> int:
         """Load the newest checkpoint of ``--load``; the iteration to go on with."""
         state = checkpoint.load_checkpoint(self.config.training.load, self.parts)
+        state.require("sampler", "consumed_passages", "work")
         self.sampler.load_state_dict(state.common["sampler"])
         self.consumed_passages = state.common["consumed_passages"]
         self.work = Work(**state.common["work"])

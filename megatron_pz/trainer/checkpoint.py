@@ -74,10 +74,20 @@ class CheckpointWriteFailed(BadInput):
 class LoadedState:
     """What a checkpoint holds beside weights and optimizer, which are loaded in place."""
 
+    folder: Path
     iteration: int
     common: dict[str, Any]
     per_rank: dict[str, Any] | None
     """None when the checkpoint was written in another layout: there is no such rank then, so reseed."""
+
+    def require(self, *names: str) -> None:
+        """Raise BadInput unless ``common`` has these entries: another command may have written the checkpoint."""
+        missing = [name for name in names if name not in self.common]
+        if missing:
+            raise BadInput(
+                f"{self.folder} is not of a run of this kind (it has no {missing[0]}): resume with the command that "
+                "wrote it, or start from its weights (tools/convert_checkpoint.py megatron-to-hf, then --hf-model)"
+            )
 
 
 @dataclass(frozen=True)
@@ -247,7 +257,7 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
     if header["layout"] == _layout():
         with reading(folder):
             per_rank = torch.load(folder / files.rank_file(dist.get_rank()), map_location="cpu", weights_only=True)
-    return LoadedState(header["iteration"], header["common"], per_rank)
+    return LoadedState(folder, header["iteration"], header["common"], per_rank)
 
 
 def load_model_weights(

@@ -16,7 +16,15 @@ from transformers import AutoModelForCausalLM
 from megatron_pz import baselines
 from megatron_pz.baselines import MaskExamples, PassageExamples
 from megatron_pz.cold_start import ExampleMaker, cold_start
-from megatron_pz.config import DataConfig, GameConfig, ModelConfig, OptimizerConfig, RunConfig, TrainingConfig
+from megatron_pz.config import (
+    DataConfig,
+    GameConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from megatron_pz.errors import BadInput
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rules.layout import RowShape
@@ -24,8 +32,10 @@ from megatron_pz.supervised import Plan, Source, run_supervised
 from megatron_pz.train import open_passages, open_tokenizer
 from megatron_pz.trainer import policy as policy_module
 from megatron_pz.trainer.policy import Policy, UpdateResult
-from tests.scripted_run import PASSAGES
+from tests.scripted_run import PASSAGES, run_to_the_end, scripted_engines
 from tests.unit.test_corpus_passages import write_corpus
+
+__all__ = ["scripted_engines"]
 
 RATE = 1e-3
 
@@ -147,6 +157,19 @@ def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, t
     assert [step["iteration"] for step in steps] == [1, 2, 3, 4]
     assert steps[-1]["train/loss"] < steps[0]["train/loss"]
     assert steps[3]["compute/flops"] > steps[0]["compute/flops"] > 0
+
+
+def test_a_run_of_another_kind_is_not_resumed(config: RunConfig, scripted_engines: type, tmp_path: Path) -> None:
+    """The weights fit, the rest of the state does not."""
+    rollout = RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0)
+    playing = dataclasses.replace(config, rollout=rollout)
+    supervised, played = str(tmp_path / "supervised"), str(tmp_path / "played")
+    run(to(config, save=supervised, train_iters=2), PassageExamples)
+    run_to_the_end(to(playing, save=played, train_iters=2))
+    with pytest.raises(BadInput, match="is not of a run of this kind"):
+        run_to_the_end(to(playing, save=str(tmp_path / "one"), load=supervised))
+    with pytest.raises(BadInput, match="is not of a run of this kind"):
+        run(to(config, save=str(tmp_path / "other"), load=played), PassageExamples)
 
 
 def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,3 +94,10 @@ def test_another_kind_of_optimizer(saved: Path) -> None:
     assert "Float16OptimizerWithFloat16Params" in message
     assert "DistributedOptimizer" in message
     assert message.endswith("resume with the same --use-distributed-optimizer and precision")
+
+
+def test_a_checkpoint_of_another_kind_of_run(saved: Path) -> None:
+    state = Trainee().load(saved)
+    state.require("cursor")
+    with pytest.raises(BadInput, match=r"iter_0000002 is not of a run of this kind \(it has no sampler\): resume with"):
+        state.require("cursor", "sampler", "work")
