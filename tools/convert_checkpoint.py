@@ -33,7 +33,7 @@ from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_checkpoint import HFTensorSource, refuse_existing, save_hf
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
-from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, save_checkpoint
+from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, reading, save_checkpoint
 from megatron_pz.trainer.checkpoint_files import folder_of, iterations
 from megatron_pz.trainer.nemo_checkpoint import (
     load_nemo_weights,
@@ -201,14 +201,12 @@ def _parse() -> argparse.Namespace:
 
 def _dtype_of_checkpoint(folder: Path) -> torch.dtype:
     """The dtype of the model's weights: the tensors of a torch_dist checkpoint that do not belong to the optimizer."""
-    try:
+    with reading(folder):
         entries = FileSystemReader(folder).read_metadata().state_dict_metadata
-    except OSError as error:
-        raise BadInput(f"the checkpoint {folder} cannot be read: {error}") from None
-    weights = (
-        entry for key, entry in entries.items() if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key
-    )
-    return next(weights).properties.dtype
+    for key, entry in entries.items():
+        if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key:
+            return entry.properties.dtype
+    raise BadInput(f"the checkpoint {folder} has no weights")
 
 
 def _close(topology: Topology, written: Path) -> None:

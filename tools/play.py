@@ -11,6 +11,7 @@ import random
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -37,7 +38,7 @@ class GreedyModel:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(directory)
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise BadInput(f"transformers cannot load --hf-model {directory}: {error}") from None
         self.stop, self.max_new_tokens = stop, max_new_tokens
 
@@ -49,7 +50,8 @@ class GreedyModel:
         output = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens, **until)
         new = output[0, inputs["input_ids"].shape[1] :]
         text = self.tokenizer.decode(new, skip_special_tokens=True)
-        ended = int(new[-1]) == self.tokenizer.eos_token_id or any(stop in text for stop in self.stop)
+        ends = self.model.generation_config.eos_token_id  # one number, several, or None
+        ended = int(new[-1]) in (ends if isinstance(ends, list) else [ends]) or any(stop in text for stop in self.stop)
         return text, not ended
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_pz.config import ModelConfig, RunConfig
 from megatron_pz.errors import BadInput
@@ -60,6 +61,7 @@ def test_play(
     [
         (["hf-to-megatron", "--save", "{file}"], "/file: the folder cannot be made (File exists)"),
         (["megatron-to-hf", "--load", "{run}", "--iteration", "7", "--save", "{new}"], "(it has 3, 12)"),
+        (["megatron-to-hf", "--load", "{run}", "--iteration", "3", "--save", "{new}"], "iter_0000003 cannot be loaded"),
         (["megatron-to-hf", "--load", "{new}", "--save", "{new}"], "there is no checkpoint in"),
     ],
 )
@@ -76,9 +78,34 @@ def test_convert(
         folder = tmp_path / "run" / f"iter_{iteration:07d}"
         folder.mkdir(parents=True)
         (folder / "run_state.json").touch()  # what marks a complete one
+    (tmp_path / "run" / "iter_0000003" / ".metadata").write_bytes(b"\x80" * 99)
     places = {name: tmp_path / name for name in ("file", "run", "new")}
     given = [flag.format(**places) for flag in flags]
     monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *given, "--hf-model", str(tiny_llama_dir)])
     with pytest.raises(SystemExit) as stop:
         convert_checkpoint.main()
     assert words in refused(capsys, stop)
+
+
+def test_play_with_weights_that_are_cut_off(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}")
+    model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), "--hf-model", str(model), "--text", "a b"])
+    assert "transformers cannot load --hf-model" in refused(capsys, stop)
+
+
+@pytest.mark.parametrize("ends", [5, [7, 5], None])
+def test_play_knows_every_token_that_ends_the_model_s_text(
+    ends: int | list[int] | None, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = play.GreedyModel(tiny_llama_dir, (), 4)
+    model.model.generation_config.eos_token_id = ends
+    monkeypatch.setattr(
+        model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[9, 5]])], 1)
+    )
+    assert model("a b")[1] is (ends is None), "cut off, unless token 5 ends it"
