@@ -28,7 +28,7 @@ from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.evaluation.held_out_masks import evaluate
-from megatron_pz.evaluation.passages import choose, share_of_rank
+from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
 from megatron_pz.game import Game
@@ -196,9 +196,8 @@ class HeldOut:
         self.config, self.tokenizer, self.topology = config, tokenizer, topology
         limit = config.rollout.max_prompt_length
         corpus = open_blend(config.data.valid_data_path, tokenizer_dir(config))
-        # All of them are held until the choice is made, and token ids would be most of their memory.
-        items = (dataclasses.replace(corpus[index], token_ids=()) for index in range(len(corpus)))
-        chosen = choose(items, config.training.eval_passages, tokenizer, config.game, config.data, limit)
+        count = config.training.eval_passages
+        chosen = choose(candidates(corpus), count, tokenizer, config.game, config.data, limit)
         self.passages = [passage.text for passage in share_of_rank(chosen, topology.rank, topology.world_size)]
         self.settings = EvaluationSettings(
             max_prompt_length=limit,

@@ -24,7 +24,7 @@ from megatron_pz.config import RunConfig
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.evaluation.held_out_masks import evaluate
-from megatron_pz.evaluation.passages import choose, share_of_rank
+from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
 from megatron_pz.evaluation.summary import rows
 from megatron_pz.model.hf_checkpoint import HFTensorSource
@@ -32,8 +32,6 @@ from megatron_pz.monitoring.tables import table
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
 
-MOST_PASSAGES_READ = 50_000
-"""Of a larger held-out corpus, every k-th passage is a candidate."""
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -111,9 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     blend = open_blend(flags.valid_data_path, str(flags.hf_model[0]))
     tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
-    corpus = (blend[index] for index in range(0, len(blend), -(-len(blend) // MOST_PASSAGES_READ)))
     limit = config.rollout.max_prompt_length
-    chosen = choose(corpus, flags.passages, tokenizer, config.game, config.data, limit)
+    chosen = choose(candidates(blend), flags.passages, tokenizer, config.game, config.data, limit)
     if rank == 0 and len(chosen) < flags.passages:
         print(f"only {len(chosen)} of the {flags.passages} passages asked for are there", flush=True)
     mine = [passage.text for passage in share_of_rank(chosen, rank, world_size)]

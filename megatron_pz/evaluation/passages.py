@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from megatron_pz.config import DataConfig, GameConfig
+from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.errors import BadInput
 from megatron_pz.evaluation.held_out_masks import Tokenizer
 from megatron_pz.roles.held_out import held_out_masks
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import SpanPolicy
+
+MOST_CANDIDATES = 50_000
+"""Reading more takes minutes on every rank, and a choice of some hundred is no better for it."""
 
 
 class HeldOutPassage(Protocol):
@@ -26,6 +31,14 @@ class HeldOutPassage(Protocol):
 
 
 Item = TypeVar("Item", bound=HeldOutPassage)
+
+
+def candidates(corpus: PassageBlend, most: int = MOST_CANDIDATES) -> Iterator[Passage]:
+    """What :func:`choose` chooses from: all passages, or of a larger corpus every k-th.
+
+    They come without their token ids: all are held until the choice is made, and these would be most of their memory.
+    """
+    return (replace(corpus[index], token_ids=()) for index in range(0, len(corpus), -(-len(corpus) // most)))
 
 
 def choose(

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.config import DataConfig, GameConfig
+from megatron_pz.corpus.passages import Passage
 from megatron_pz.errors import BadInput
 from megatron_pz.evaluation.held_out_masks import evaluate
-from megatron_pz.evaluation.passages import choose, share_of_rank
+from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
 from megatron_pz.evaluation.summary import rows, summarize, values
 from megatron_pz.rl.experience import Response
@@ -205,6 +206,15 @@ CORPUS = [Item(f"Sentence {i} of article {page} is short.", str(page)) for page 
 
 def pick(corpus: Sequence[Item], count: int, data: DataConfig | None = None, limit: int = 400) -> list[Item]:
     return choose(corpus, count, Characters(), GAME, data or DataConfig(), limit)
+
+
+@pytest.mark.parametrize(("most", "read"), [(9, [0, 1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (3, [0, 3, 6])])
+def test_of_a_large_corpus_every_kth_passage_is_a_candidate(most: int, read: list[int]) -> None:
+    corpus = [Passage(f"text {index}", (1, 2), 0, "page", "", "", index) for index in range(7)]
+    found = list(candidates(corpus, most))
+    assert [(passage.index, passage.text, passage.token_ids) for passage in found] == [
+        (index, f"text {index}", ()) for index in read
+    ]
 
 
 def test_articles_give_one_passage_each_before_any_gives_a_second() -> None:
