@@ -109,7 +109,7 @@ def read_pages(job: Job, damage: DamageLog | None = None) -> Iterator[tuple[Page
     if job.payload is not None:
         blocks: Iterator[Block] = iter([Block(job.payload, job.start, job.end)])
     else:
-        blocks = read_blocks(job.path, job.kind.compression, job.start, damage)
+        blocks = read_blocks(job.path, job.kind.compression, job.start, damage, any_size=True)
     for element, offset in _page_elements(blocks, job, damage):
         try:
             page = _parse_page(element)
