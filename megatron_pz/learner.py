@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from megatron_pz.compute import Costs, Work
 from megatron_pz.config import OptimizerConfig, RunConfig
+from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting

@@ -20,12 +20,12 @@ from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.learner import Learner, Lesson
+from megatron_pz.monitoring.stopwatch import Stopwatch
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.roles.strategies import mask_strategy
 from megatron_pz.rollout.health import require_in_sync
 from megatron_pz.shared_card import SharedCard
-from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.policy import UpdateResult
 from megatron_pz.uncertainty import word_entropies
 

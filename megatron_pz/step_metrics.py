@@ -10,9 +10,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable
 
-from megatron_pz.compute import Costs, Work
 from megatron_pz.game import Game, Predictions, Proposals
 from megatron_pz.learner import Lesson
+from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.pretrain_zero import StepReport, Turn
 from megatron_pz.rl.advantages import is_mixed, outcome

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from megatron_pz.compute import Costs, Work
 from megatron_pz.config import GrpoConfig, RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.model.hf_checkpoint import save_hf
+from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
 from megatron_pz.rl.losses import policy_loss, supervised_loss

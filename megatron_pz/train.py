@@ -20,7 +20,6 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_pz.arguments import parse_run_config
-from megatron_pz.compute import Costs, Work
 from megatron_pz.config import RunConfig
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.passages import PassageBlend, open_blend
@@ -33,6 +32,7 @@ from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
 from megatron_pz.game import Game
 from megatron_pz.learner import make_learners
+from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.pretrain_zero import PretrainZero
 from megatron_pz.rl.experience import Role

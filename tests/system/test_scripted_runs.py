@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from megatron_pz import train
-from megatron_pz.compute import Costs
 from megatron_pz.config import (
     DataConfig,
     GameConfig,
@@ -24,6 +23,7 @@ from megatron_pz.config import (
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.errors import BadInput
 from megatron_pz.game import Game
+from megatron_pz.monitoring.compute import Costs
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.step_metrics import step_metrics, step_samples, step_work

@@ -14,7 +14,7 @@ PACKAGE = "megatron_pz"
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     # Room: the packages and modules in it. Rooms of one floor do not know each other.
     {
-        "ground": ("config", "errors", "cpu_backend", "timing", "memory_peaks", "deadlines"),
+        "ground": ("config", "errors", "cpu_backend", "deadlines"),
         "contract": ("rl.experience",),
     },
     {"settings": ("arguments", "command_line", "rules")},
@@ -27,8 +27,13 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "monitoring": ("monitoring",),
         "planning": ("planning",),
     },
-    {"compute": ("compute",), "run folder": ("run_folder",)},
-    {"game": ("game",), "learner": ("learner",), "uncertainty": ("uncertainty",), "shared card": ("shared_card",)},
+    {
+        "game": ("game",),
+        "learner": ("learner",),
+        "uncertainty": ("uncertainty",),
+        "shared card": ("shared_card",),
+        "run folder": ("run_folder",),
+    },
     {"algorithm": ("pretrain_zero",)},
     {"step metrics": ("step_metrics",)},
     {"entry point": ("train",)},

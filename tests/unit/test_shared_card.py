@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import mmap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,11 +22,9 @@ from megatron_pz.config import (
     RunConfig,
     TrainingConfig,
 )
-from megatron_pz.memory_peaks import device_used_gib
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.shared_card import SharedCard
-from megatron_pz.timing import Stopwatch
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import random_groups
@@ -183,16 +180,3 @@ def test_a_policy_that_was_offloaded_between_updates_learns_the_same(
     with_offload, without = learn(True), learn(False)
     assert with_offload.keys() == without.keys()
     assert all(torch.equal(with_offload[name], without[name]) for name in without)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="reads the resident memory of a CPU's process")
-def test_a_peak_belongs_to_the_part_that_needed_it() -> None:
-    clock = Stopwatch()
-    with clock("large"), mmap.mmap(-1, 96 * 2**20) as pages:  # new ones, where a tensor may find freed ones
-        for page in range(0, len(pages), mmap.PAGESIZE):
-            pages[page] = 1
-    with clock("small"):
-        pass
-    assert clock.peaks["large"] - clock.peaks["small"] > 64 / 1024
-    assert clock.keys() == clock.peaks.keys() == {"large", "small"}
-    assert device_used_gib() is None and clock.device_used == {}

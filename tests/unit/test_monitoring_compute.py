@@ -9,8 +9,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from megatron_pz.compute import Costs, Work
 from megatron_pz.model.architecture import Architecture, Experts
+from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.rl.experience import Response, ScoredGroup
 from tests.conftest import TINY_VOCAB_SIZE
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from megatron_pz import memory_peaks
+from megatron_pz.monitoring import memory_peaks
 
 
 class Stopwatch(dict[str, float]):
@@ -15,7 +15,7 @@ class Stopwatch(dict[str, float]):
     def __init__(self) -> None:
         super().__init__()
         self.peaks: dict[str, float] = {}
-        """Most memory by part, GiB (:func:`~megatron_pz.memory_peaks.peak_gib`)."""
+        """Most memory by part, GiB (:func:`~megatron_pz.monitoring.memory_peaks.peak_gib`)."""
         self.device_used: dict[str, float] = {}
         """Memory of the device in use when the part ended, GiB; empty on a CPU."""
 
