@@ -21,7 +21,7 @@ def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
     _refuse_tensor_parallel(arch, parallel)
     _refuse_experts(arch, parallel)
     layers = layers_of_stages(arch.num_layers, parallel)
-    _refuse_stages_without_experts(arch, layers, parallel)
+    _refuse_stages_without_experts(arch, parallel)
     _refuse_recompute(layers, parallel)
 
 
@@ -56,6 +56,19 @@ def layers_of_stages(num_layers: int, parallel: ParallelConfig) -> list[int]:
             raise BadInput(f"a pipeline stage of {count} layers cannot be cut into {chunks} chunks")
     middle = [middle_layers // middle_stages] * middle_stages if middle_stages else []
     return [*filter(None, [first]), *middle, *filter(None, [last])]
+
+
+def sparse_layers_of_stages(arch: Architecture, parallel: ParallelConfig) -> list[int]:
+    """How many of each pipeline stage's layers hold experts. Raises BadInput as :func:`layers_of_stages`."""
+    layers = layers_of_stages(arch.num_layers, parallel)
+    sparse = [0] * len(layers)
+    if arch.experts is None:
+        return sparse
+    chunks, numbers = parallel.virtual_pipeline_model_parallel_size, iter(range(arch.num_layers))
+    for _ in range(chunks):  # a stage has one run of layers from every turn
+        for stage, count in enumerate(layers):
+            sparse[stage] += sum(arch.experts.in_layer[number] for number in islice(numbers, count // chunks))
+    return sparse
 
 
 def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
@@ -137,15 +150,11 @@ def _refuse_experts(arch: Architecture, parallel: ParallelConfig) -> None:
         )
 
 
-def _refuse_stages_without_experts(arch: Architecture, layers: list[int], parallel: ParallelConfig) -> None:
+def _refuse_stages_without_experts(arch: Architecture, parallel: ParallelConfig) -> None:
     """Experts that ranks share have an optimizer of their own, and where it is empty checkpoints of it fail."""
     if arch.experts is None or parallel.expert_model_parallel_size == 1:
         return
-    chunks, numbers = parallel.virtual_pipeline_model_parallel_size, iter(range(arch.num_layers))
-    sparse = [0] * len(layers)
-    for _ in range(chunks):  # a stage has one run of layers from every turn
-        for stage, count in enumerate(layers):
-            sparse[stage] += sum(arch.experts.in_layer[number] for number in islice(numbers, count // chunks))
+    sparse = sparse_layers_of_stages(arch, parallel)
     if not all(sparse):
         raise BadInput(
             f"pipeline stage {sparse.index(0)} (from 0) would have no layer with experts, as every stage needs under "
