@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from benchmarks.gpu.measure import matrix_rate
 from benchmarks.gpu.random_model import QWEN3_4B, write_random_model
 from benchmarks.gpu.results import Goal
 from benchmarks.gpu.update_rate import measure_updates, random_groups
-from megatron_pz.config import ModelConfig
+from megatron_pz.config import ModelConfig, TrainingConfig
 from megatron_pz.model.precision import this_machine
+from megatron_pz.planning.memory import GIB, plan_memory
 from megatron_pz.rules.precision import machine_refusals
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
@@ -50,9 +52,22 @@ def test_update_at_the_shape_of_qwen3_4b(
     record(f"update, {name}, {found.tokens} tokens", found.seconds, "s")
     goal = Goal("at least", 0.45) if name == "bf16" else None
     record(f"update, {name}", found.rate / bf16_rate, "of the bf16 matrix rate", goal)
-    record(f"peak of memory, update, {name}", torch.cuda.max_memory_allocated() / 2**30, "GiB")
+    record(f"peak of memory, update, {name}", torch.cuda.max_memory_allocated() / GIB, "GiB")
+    if name == "bf16":
+        training = TrainingConfig(micro_batch_tokens=ROW_TOKENS)
+        plan = plan_memory(QWEN3_4B, replace(config, training=training), gpus=1, card_gib=80)
+        planned = max(stage.updating() for stage in plan.stages)
+        record("the same, over what is planned", torch.cuda.max_memory_allocated() / planned, "x")
     if name != "bf16" and "bf16" in _seconds:
         record("update, FP8 tensorwise against bf16", _seconds["bf16"] / found.seconds, "x", Goal("at least", 1.25))
+
+
+def test_update_of_many_short_responses(topology: Topology, model_4b: Path, bf16_rate: float, record: Record) -> None:
+    """The attention is a kernel call a response: what do 100 of them in a row cost?"""
+    groups = random_groups(QWEN3_4B.vocab_size, prompt=300, response=48, responses=8, count=24)
+    found = measure_updates(Policy(run_config(model_4b), topology), groups, ROW_TOKENS)
+    record(f"update, short responses, {found.tokens} tokens", found.seconds, "s")
+    record("update, short responses", found.rate / bf16_rate, "of the bf16 matrix rate")
 
 
 def test_log_probs_against_materialised_logits(topology: Topology, record: Record) -> None:
