@@ -51,6 +51,9 @@ class Failed(BadInput):
 def measured(command: Sequence[str | Path]) -> tuple[float, float, str]:
     """Run a command: CPU seconds with all its children, wall seconds, standard output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    # Some machines forbid Python to keep the bytecode of modules; a second start would then compile this project anew.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment["PYTHONPYCACHEPREFIX"] = str(CACHE / "bytecode")
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

@@ -33,7 +33,11 @@ from megatron_pz.wikipedia.whole_streams import WholeStreams
 Content = Literal["xml", "jsonl", "cache", "index"]
 
 JOB_BYTES: dict[Compression, int] = {"none": 16 << 20, "bz2": 4 << 20, "zst": 4 << 20}
-"""Size of a job in bytes of the file: a second of work, some tens of MB of memory."""
+"""Most bytes of the file in a job: a second of work, some tens of MB of memory."""
+_JOBS_LEFT = 16
+"""A job is at most this part of what is left of its file, so that all workers end at about the same time."""
+_SMALLEST = 4
+"""But at least this part of :data:`JOB_BYTES`: a job costs some files and waits for the disk."""
 ONE_STREAM_JOB_BYTES = 8 << 20
 """Size of a job in decompressed bytes where the file cannot be entered in the middle."""
 LARGEST_PAGE = 64 << 20
@@ -156,7 +160,7 @@ def plan_jobs(path: str, damage: DamageLog | None = None) -> Iterator[Job]:
         return
     size = Path(path).stat().st_size
     if kind.compression == "none":
-        starts: Iterator[int] | None = iter(range(0, size, JOB_BYTES["none"]))
+        starts: Iterator[int] | None = iter(range(0, size, max(JOB_BYTES["none"] // _SMALLEST, 1)))
     elif kind.content == "jsonl":
         starts = None  # a line does not show where the one before it began
     else:
@@ -166,7 +170,8 @@ def plan_jobs(path: str, damage: DamageLog | None = None) -> Iterator[Job]:
         return
     begin = next(starts)
     for start in starts:
-        if start - begin >= JOB_BYTES[kind.compression]:
+        most = JOB_BYTES[kind.compression]
+        if start - begin >= min(max((size - begin) // _JOBS_LEFT, most // _SMALLEST), most):
             yield Job(path, kind, begin, start)
             begin = start
     yield Job(path, kind, begin, size)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from importlib import metadata
 from types import TracebackType
 from typing import BinaryIO
 
@@ -35,7 +34,7 @@ _END_BYTES = 11
 
 def decoder_name() -> str:
     """Name and version of what decompresses sound bz2 streams."""
-    return f"indexed_bzip2 {metadata.version('indexed_bzip2')}" if indexed_bzip2 else "Python's bz2"
+    return f"indexed_bzip2 {indexed_bzip2.__version__}" if indexed_bzip2 else "Python's bz2"
 
 
 class WholeStreams:

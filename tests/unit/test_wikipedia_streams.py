@@ -6,6 +6,7 @@ import bz2
 import gzip
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ def test_every_packing_gives_all_pages_in_several_jobs(tmp_path: Path, packing: 
     assert pages[7].text == "Wörter & 7 " * 27
     assert read_siteinfo(str(path)).name == "dewiki"
     assert sum(job.end - job.start for job in jobs) == len(PACKINGS[packing]), "progress ends at 100 %"
+
+
+def test_the_last_jobs_are_small(tmp_path: Path) -> None:
+    """Whichever worker takes the last one, the others wait for a quarter of a full job at most."""
+    path = tmp_path / "dump"
+    path.write_bytes(HEADER.encode() + b" " * 30_000 + END.encode())
+    jobs = list(plan_jobs(str(path)))
+    sizes = [job.end - job.start for job in jobs]
+    assert (jobs[0].start, jobs[-1].end) == (0, path.stat().st_size)
+    assert all(before.end == after.start for before, after in pairwise(jobs))
+    assert sizes[:5] == [900] * 5
+    assert sizes[:-1] == sorted(sizes[:-1], reverse=True)
+    assert max(sizes[-10:]) == 225
 
 
 @pytest.mark.parametrize("packing", [name for name in PACKINGS if name != "plain"])
