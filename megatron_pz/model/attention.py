@@ -6,9 +6,7 @@ on CPU and GPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -23,32 +21,31 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from megatron_pz.errors import BadInput
+from megatron_pz.model.attention_plan import Call, Gather, Piece, Plan, calls_of, gather_of, plan_of_runs
 from megatron_pz.model.context_parallel import gather_tokens, own_ranges
 
-
-@dataclass(frozen=True)
-class Piece:
-    """Queries that one kernel call answers: tokens of this rank that lie in one run of the row."""
-
-    length: int
-    """Queries, the run's last ones up to ``end``."""
-    run: int
-    """Number of the run that they belong to."""
-    end: int
-    """They see the run's first ``end`` keys, each query up to itself."""
-    prompt: int | None
-    """Number of the run that they see whole beside it; None for the tokens of a prompt."""
+SHORT = 256
+"""On a GPU, responses of at most so many tokens share a kernel call with their neighbours: launching a call for each
+would take longer than what it computes. On a CPU a call costs little, and padding would be computed."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A row as runs of tokens that belong together (a prompt or one response), and this rank's share of the work."""
+class Schedule:
+    """How a row is attended to."""
 
-    run_lengths: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    plan: Plan
+    calls: tuple[Call, ...]
+    gather: Gather | None
+    """None where every call has one piece."""
+
+    @classmethod
+    def of(cls, plan: Plan, device: torch.device, short: int) -> Schedule:
+        calls = calls_of(plan, short)
+        together = len(calls) < len(plan.pieces)
+        return cls(plan, calls, gather_of(plan, calls, device) if together else None)
 
 
-_plan_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_schedule_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Reading the runs waits for the device, and all layers of a forward pass ask about the same tensor."""
 
 
@@ -57,8 +54,9 @@ class SharedPromptAttention(MegatronModule):
 
     A prompt attends causally to itself; a response attends to its prompt and causally to itself. Each is a kernel call
     of its own over exactly the keys it may see, so the cost is P^2/2 + sum of r (P + r/2) a group, no mask of the
-    row's size exists, and on a GPU the flash kernel applies. Against one call a group with a boolean mask this takes
-    0.75 of the CPU time at prompts of 200 and 8 responses of 24, and 0.27 at 512 and 8 of 256 (float32).
+    row's size exists, and on a GPU, where short responses to one prompt share a call, the flash kernel applies.
+    Against one call a group with a boolean mask this takes 0.75 of the CPU time at prompts of 200 and 8 responses of
+    24, and 0.27 at 512 and 8 of 256 (float32).
 
     Context parallel ranks answer the queries of their own tokens over the keys and values of all, which they gather.
 
@@ -117,62 +115,79 @@ class SharedPromptAttention(MegatronModule):
         if attention_mask is None and self.cp_group.size() == 1:
             attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=True)
         else:
-            plan = _plan(attention_mask, key.size(0), self.cp_group)
+            schedule = _schedule(attention_mask, key.size(0), self.cp_group, key.device)
             # torch's CPU kernels take bfloat16 apart again and again: float32 is 1.1 times as fast at runs of hundreds
             # of tokens and twice as fast at runs of ten, casts included.
             q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
-            attended = _attend_pieces(q, k, v, plan, self.softmax_scale)
+            attended = attend(q, k, v, schedule, self.softmax_scale)
         return attended.permute(2, 0, 1, 3).flatten(2).to(query.dtype)
 
 
-def _attend_pieces(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float | None) -> Tensor:
-    """[b, heads, s, d] queries and [b, heads, S, d] keys and values in, [b, heads, s, d] out."""
+def attend(q: Tensor, k: Tensor, v: Tensor, schedule: Schedule, scale: float | None) -> Tensor:
+    """[1, heads, s, d] queries and [1, heads, S, d] keys and values in, [1, heads, s, d] out."""
+    plan, gather = schedule.plan, schedule.gather
     # One split has one backward (a concatenation); a slice for every run would each write a gradient of full size.
+    queries = dict(zip(plan.pieces, q.split([piece.length for piece in plan.pieces], 2), strict=True))
     keys, values = k.split(plan.run_lengths, 2), v.split(plan.run_lengths, 2)
+    if gather is None:
+        return torch.cat([_attend_piece(queries[p], keys, values, p, scale) for p in plan.pieces], 2)
+    sizes = [len(call.pieces) * call.longest for call in schedule.calls if len(call.pieces) > 1]
+    padded = zip(
+        q.index_select(2, gather.queries).split(sizes, 2),
+        k.index_select(2, gather.keys).split(sizes, 2),
+        v.index_select(2, gather.keys).split(sizes, 2),
+        strict=True,
+    )
     attended = []
-    for piece_q, piece in zip(q.split([piece.length for piece in plan.pieces], 2), plan.pieces, strict=True):
-        seen_k, seen_v = keys[piece.run][:, :, : piece.end], values[piece.run][:, :, : piece.end]
-        if piece.prompt is not None:
-            seen_k = torch.cat((keys[piece.prompt], seen_k), 2)
-            seen_v = torch.cat((values[piece.prompt], seen_v), 2)
-        mask = causal_lower_right(piece.length, seen_k.size(2))
-        attended.append(
-            scaled_dot_product_attention(piece_q, seen_k, seen_v, attn_mask=mask, scale=scale, enable_gqa=True)
-        )
-    return torch.cat(attended, 2)
+    for call in schedule.calls:
+        piece = call.pieces[0]
+        if len(call.pieces) == 1:
+            attended.append(_attend_piece(queries[piece], keys, values, piece, scale))
+        else:
+            assert piece.prompt is not None
+            attended.append(_attend_together(*next(padded), keys[piece.prompt], values[piece.prompt], call, scale))
+    return torch.cat(attended, 2).index_select(2, gather.back)
 
 
-def _plan(segments: Tensor | None, length: int, cp_group: ProcessGroup) -> Plan:
-    """The plan of a row of ``length`` tokens for this rank; a row without segments is one prompt."""
+def _attend_piece(
+    q: Tensor, keys: tuple[Tensor, ...], values: tuple[Tensor, ...], piece: Piece, scale: float | None
+) -> Tensor:
+    seen_k, seen_v = keys[piece.run][:, :, : piece.end], values[piece.run][:, :, : piece.end]
+    if piece.prompt is not None:
+        seen_k = torch.cat((keys[piece.prompt], seen_k), 2)
+        seen_v = torch.cat((values[piece.prompt], seen_v), 2)
+    mask = causal_lower_right(piece.length, seen_k.size(2))
+    return scaled_dot_product_attention(q, seen_k, seen_v, attn_mask=mask, scale=scale, enable_gqa=True)
+
+
+def _attend_together(
+    q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, call: Call, scale: float | None
+) -> Tensor:
+    """[1, heads, n x longest, d] of n padded responses and [1, heads, P, d] of their prompt in, as the queries out.
+
+    Padding stands last: no token of a response sees it, and what padding itself sees is left out afterwards.
+    """
+    number, longest = len(call.pieces), call.longest
+
+    def in_a_batch(tensor: Tensor) -> Tensor:
+        return tensor[0].unflatten(1, (number, longest)).transpose(0, 1)
+
+    seen_k = torch.cat((prompt_k.expand(number, -1, -1, -1), in_a_batch(k)), 2)
+    seen_v = torch.cat((prompt_v.expand(number, -1, -1, -1), in_a_batch(v)), 2)
+    mask = causal_lower_right(longest, seen_k.size(2))
+    attended = scaled_dot_product_attention(in_a_batch(q), seen_k, seen_v, attn_mask=mask, scale=scale, enable_gqa=True)
+    return attended.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _schedule(segments: Tensor | None, length: int, cp_group: ProcessGroup, device: torch.device) -> Schedule:
+    """For a row of ``length`` tokens on this rank; a row without segments is one prompt."""
+    own = own_ranges(length, cp_group.rank(), cp_group.size())
     if segments is None:
-        return plan_of_runs([(length, True)], own_ranges(length, cp_group.rank(), cp_group.size()))
-    plan = _plan_of.get(segments)
-    if plan is None:
+        return Schedule.of(plan_of_runs([(length, True)], own), device, short=0)
+    schedule = _schedule_of.get(segments)
+    if schedule is None:
         kinds, lengths = torch.unique_consecutive(segments[0, 0], dim=1, return_counts=True)
         runs = list(zip(lengths.tolist(), (kinds[1] == 0).tolist(), strict=True))
-        plan = plan_of_runs(runs, own_ranges(length, cp_group.rank(), cp_group.size()))
-        _plan_of[segments] = plan
-    return plan
-
-
-def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> Plan:
-    """The plan of a row.
-
-    Args:
-        runs: the row from left to right, as (number of tokens, whether they are a prompt).
-        own: the tokens whose queries are asked, in their order.
-
-    >>> plan_of_runs([(4, True), (3, False)], [range(2, 6)]).pieces
-    (Piece(length=2, run=0, end=4, prompt=None), Piece(length=2, run=1, end=2, prompt=0))
-    """
-    lengths = [length for length, _ in runs]
-    starts = list(accumulate(lengths, initial=0))
-    pieces = []
-    for tokens in own:
-        prompt = None
-        for number, (length, is_prompt) in enumerate(runs):
-            prompt = number if is_prompt else prompt
-            first, last = max(tokens.start, starts[number]), min(tokens.stop, starts[number] + length)
-            if first < last:
-                pieces.append(Piece(last - first, number, last - starts[number], None if is_prompt else prompt))
-    return Plan(tuple(lengths), tuple(pieces))
+        schedule = Schedule.of(plan_of_runs(runs, own), device, short=0 if device.type == "cpu" else SHORT)
+        _schedule_of[segments] = schedule
+    return schedule

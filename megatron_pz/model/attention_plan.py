@@ -1,0 +1,117 @@
+"""Which kernel calls answer the queries of a packed row, and which tokens each of them takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries that one kernel call answers: tokens of this rank that lie in one run of the row."""
+
+    length: int
+    """Queries, the run's last ones up to ``end``."""
+    run: int
+    """Number of the run that they belong to."""
+    end: int
+    """They see the run's first ``end`` keys, each query up to itself."""
+    prompt: int | None
+    """Number of the run that they see whole beside it; None for the tokens of a prompt."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row as runs of tokens that belong together (a prompt or one response), and this rank's share of the work."""
+
+    run_lengths: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one kernel call answers: one piece, or whole short responses to one prompt, padded to one length."""
+
+    pieces: tuple[Piece, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of its longest piece."""
+        return max(piece.length for piece in self.pieces)
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The tokens of those calls that take several pieces, one call's after the other's, each piece padded."""
+
+    queries: Tensor
+    """int64, into this rank's tokens; padding repeats a piece's first token."""
+    keys: Tensor
+    """int64, into the row."""
+    back: Tensor
+    """int64 [s], for each of this rank's tokens its place in the outputs of all calls, one after the other."""
+
+
+def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> Plan:
+    """The plan of a row.
+
+    Args:
+        runs: the row from left to right, as (number of tokens, whether they are a prompt).
+        own: the tokens whose queries are asked, in their order.
+
+    >>> plan_of_runs([(4, True), (3, False)], [range(2, 6)]).pieces
+    (Piece(length=2, run=0, end=4, prompt=None), Piece(length=2, run=1, end=2, prompt=0))
+    """
+    lengths = [length for length, _ in runs]
+    starts = list(accumulate(lengths, initial=0))
+    pieces = []
+    for tokens in own:
+        prompt = None
+        for number, (length, is_prompt) in enumerate(runs):
+            prompt = number if is_prompt else prompt
+            first, last = max(tokens.start, starts[number]), min(tokens.stop, starts[number] + length)
+            if first < last:
+                pieces.append(Piece(last - first, number, last - starts[number], None if is_prompt else prompt))
+    return Plan(tuple(lengths), tuple(pieces))
+
+
+def calls_of(plan: Plan, short: int) -> tuple[Call, ...]:
+    """The plan's pieces in their order; neighbours of at most ``short`` tokens share a call where they can.
+
+    >>> plan = plan_of_runs([(4, True), (3, False), (2, False), (9, False)], [range(18)])
+    >>> [[piece.run for piece in call.pieces] for call in calls_of(plan, short=8)]
+    [[0], [1, 2], [3]]
+    """
+
+    def partners(numbered: tuple[int, Piece]) -> tuple[int | None, int]:
+        number, piece = numbered
+        is_whole = piece.length == plan.run_lengths[piece.run]
+        together = piece.prompt is not None and is_whole and piece.length <= short
+        return (piece.prompt, -1) if together else (None, number)
+
+    return tuple(
+        Call(tuple(piece for _, piece in neighbours)) for _, neighbours in groupby(enumerate(plan.pieces), partners)
+    )
+
+
+def gather_of(plan: Plan, calls: Sequence[Call], device: torch.device) -> Gather:
+    """Where the calls find their tokens. Pieces lie in their order among the rank's tokens, runs among the row's."""
+    run_starts = list(accumulate(plan.run_lengths, initial=0))
+    queries: list[int] = []
+    keys: list[int] = []
+    back: list[int] = []
+    own = place = 0
+    for call in calls:
+        for piece in call.pieces:
+            if len(call.pieces) > 1:
+                places = [*range(piece.length), *[0] * (call.longest - piece.length)]
+                queries += [own + offset for offset in places]
+                keys += [run_starts[piece.run] + offset for offset in places]
+            back += range(place, place + piece.length)
+            own += piece.length
+            place += call.longest
+    return Gather(*(torch.tensor(indices, dtype=torch.int64, device=device) for indices in (queries, keys, back)))
