@@ -5,7 +5,7 @@ what stalls                              what ends the run
 =======================================  ==================================================================
 a rank is killed                         its peers' collectives fail at once; :class:`Watchdog` says whose fault it was
 a rank is stopped, or its node is gone   no sign of life for ``heartbeat_timeout_minutes``: the rank before it tells
-an engine call, a weight sync            :meth:`Watchdog.phase` with a limit: the rank itself tells
+an engine call, a weight sync, a disk    :meth:`Watchdog.phase` with a limit: the rank itself tells
 anything else that one rank does         the process groups' own timeout, ``distributed_timeout_minutes``
 =======================================  ==================================================================
 

@@ -115,12 +115,7 @@ class SupervisedRun:
         self.policy = Policy(config, self.topology)
         self.examples = source(config, tokenizer, passages, self.policy)
         self.parts = {"": checkpoint.Part(self.policy.chunks, self.policy.optimizer)}
-        self.checkpoints = checkpoint.CheckpointWriter(
-            training.save,
-            self.parts,
-            asynchronous=training.async_save,
-            retention=checkpoint.Retention(training.keep_last, training.keep_every),
-        )
+        self.checkpoints = checkpoint.CheckpointWriter.of_run(config, self.parts, watchdog)
         self.work = Work()
         self.first_iteration = self.resume() if training.load and plan.save_interval else 1
         self.logger = RunLogger(

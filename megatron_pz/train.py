@@ -68,12 +68,7 @@ class Run:
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.learners = make_learners(config, self.topology)
         self.parts = {each.name: checkpoint.Part(each.policy.chunks, each.policy.optimizer) for each in self.learners}
-        self.checkpoints = checkpoint.CheckpointWriter(
-            config.training.save,
-            self.parts,
-            asynchronous=config.training.async_save,
-            retention=checkpoint.Retention(config.training.keep_last, config.training.keep_every),
-        )
+        self.checkpoints = checkpoint.CheckpointWriter.of_run(config, self.parts, watchdog)
         self.consumed_passages, self.work = 0, Work()
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None

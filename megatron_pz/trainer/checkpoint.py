@@ -23,7 +23,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.transformer.module import MegatronModule
 from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
 
+from megatron_pz.config import RunConfig
+from megatron_pz.deadlines import Watchdog
 from megatron_pz.errors import BadInput
 from megatron_pz.trainer import checkpoint_files as files
 from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
@@ -117,13 +119,31 @@ class CheckpointWriter:
         *,
         asynchronous: bool = False,
         retention: Retention = Retention(),  # noqa: B008 -- frozen
+        on_disk: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """``parts``: the run's model, under the empty name, or several by name."""
+        """
+        Args:
+            parts: the run's model, under the empty name, or several by name.
+            on_disk: a block around whatever this rank waits for its disk with: a deadline, where there is one.
+        """
         self.root = Path(directory)
         self.parts = dict(parts)
-        self.asynchronous, self.retention = asynchronous, retention
+        self.asynchronous, self.retention, self.on_disk = asynchronous, retention, on_disk
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
         self._pending: _Pending | None = None
+
+    @classmethod
+    def of_run(cls, config: RunConfig, parts: Parts, watchdog: Watchdog) -> CheckpointWriter:
+        """As the run's settings say. A disk may hang as long as the other ranks would wait for it in a collective."""
+        training, minutes = config.training, config.parallel.distributed_timeout_minutes
+        setting = f"--distributed-timeout-minutes {minutes:g}"
+        return cls(
+            training.save,
+            parts,
+            asynchronous=training.async_save,
+            retention=Retention(training.keep_last, training.keep_every),
+            on_disk=lambda: watchdog.phase("writing a checkpoint", 60 * minutes, setting),
+        )
 
     def save(self, iteration: int, *, common: dict[str, Any], per_rank: dict[str, Any]) -> Path:
         """Write ``<directory>/iter_<iteration>`` and make it the latest, now or beside the training that goes on.
@@ -168,7 +188,7 @@ class CheckpointWriter:
     def _start(self, iteration: int, header: dict[str, Any], parts: Parts, per_rank: dict[str, Any]) -> _Pending:
         partial = files.partial_folder(self.root, iteration)
         own_state = io.BytesIO()
-        together(lambda: files.make_partial(partial), only_rank=0)
+        together(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
         together(lambda: _require_shared(partial))
         together(lambda: torch.save(per_rank, own_state))
         tensors = stage_tensors(parts, partial, copy=self.asynchronous)
@@ -179,7 +199,7 @@ class CheckpointWriter:
             path.write_bytes(own_state.getbuffer())
             files.flush(path)  # rank 0 of another node cannot do it for this one
 
-        written = _done(write) if self._thread is None else self._thread.submit(write)
+        written = _done(lambda: self._waiting(write)) if self._thread is None else self._thread.submit(write)
         return _Pending(iteration, header, tensors, written)
 
     def _all_written(self, pending: _Pending) -> bool:
@@ -192,11 +212,15 @@ class CheckpointWriter:
         partial = files.partial_folder(self.root, pending.iteration)
         self._pending = None
         with self._failing_together(pending.iteration):
-            together(pending.written.result)
+            together(lambda: self._waiting(pending.written.result))
             pending.tensors.seal()
-            together(lambda: files.complete(partial, final, pending.header), only_rank=0)
+            together(lambda: self._waiting(lambda: files.complete(partial, final, pending.header)), only_rank=0)
         if dist.get_rank() == 0:
             files.prune(self.root, self.retention)
+
+    def _waiting(self, work: Callable[[], object]) -> None:
+        with self.on_disk():
+            work()
 
     @contextmanager
     def _failing_together(self, iteration: int) -> Iterator[None]:

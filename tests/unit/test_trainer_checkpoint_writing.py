@@ -10,6 +10,8 @@ from unittest import mock
 import pytest
 import torch
 
+from megatron_pz.config import ParallelConfig, RunConfig, TrainingConfig
+from megatron_pz.deadlines import Watchdog
 from megatron_pz.trainer import checkpoint, checkpoint_files, sharded_state
 from megatron_pz.trainer.checkpoint_files import Retention
 from tests.trainee import Trainee
@@ -197,3 +199,29 @@ def test_a_rename_that_fails_leaves_a_loadable_latest(
     assert checkpoint.latest_iteration(saved_copy) == 2
     assert Trainee().load(saved_copy).iteration == 2
     assert not list(saved_copy.glob(".*"))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_disk_that_hangs_ends_the_run_within_the_deadline(
+    asynchronous: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    gate = Gate(monkeypatch)
+
+    def end(line: str) -> None:
+        said.append(line)
+        gate.open()
+
+    config = RunConfig(
+        parallel=ParallelConfig(distributed_timeout_minutes=0.1 / 60),
+        training=TrainingConfig(save=str(tmp_path), async_save=asynchronous),
+    )
+    watchdog = Watchdog(0.4, end=end)
+    watchdog.watch(0, 1, None)
+    watchdog.step("iteration 1")
+    writer = checkpoint.CheckpointWriter.of_run(config, {"": Trainee().part()}, watchdog)
+    writer.save(1, common={}, per_rank={})
+    writer.wait()
+    watchdog.stop()
+    assert len(said) == 1
+    assert "has been in writing a checkpoint of iteration 1" in said[0] and "--distributed-timeout-minutes" in said[0]
