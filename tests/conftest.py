@@ -9,14 +9,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-torch.set_num_threads(1)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
@@ -34,6 +33,31 @@ _SENTENCES = (
     "The species lives in the forests of northern Europe, where it feeds on seeds, insects and berries.",
     "Paragraph: words to mask: \\mask{river} Passage: masked words: \\boxed{river} [mask]",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Before and after the test modules are imported; nothing of this in xdist's controller, which imports none.
+
+    What they leave, a million objects, stays: no collection of garbage looks at it again. One takes a third of a second
+    otherwise, and Megatron-Core asks for one in every checkpoint. And no example of hypothesis has a time limit of its
+    own, which a busy machine would overstep.
+    """
+    if session.config.pluginmanager.has_plugin("dsession"):
+        return (yield)
+    from hypothesis import settings
+
+    settings.register_profile("any machine", deadline=None)
+    settings.load_profile("any machine")
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +151,7 @@ def tiny_smollm3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_di
 
 
 def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, folder: Path) -> Path:
+    import torch
     from transformers import AutoTokenizer
 
     with torch.random.fork_rng():
@@ -143,8 +168,6 @@ def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, f
 @pytest.fixture(scope="session", autouse=True)
 def _unit_tests_stay_without_vllm(request: pytest.FixtureRequest) -> Iterator[None]:
     """A session of unit tests only must end without vLLM imported: it takes seconds and starts native threads."""
-    import sys
-
     yield
     groups = {item.path.parent.name for item in request.session.items}
     assert groups != {"unit"} or "vllm" not in sys.modules, "a unit test imported vllm; move it to tests/system/"

@@ -39,7 +39,7 @@ if sys.argv[1:2] == ["worker"]:
 note(os.environ.get("SLURM_NODEID", "-") + " python " + repr(sys.argv[1:]))
 if "megatron_pz.arguments" in sys.argv:
     sys.exit(int(os.environ.get("CHECK", "0")))
-sys.exit(subprocess.call([sys.executable, __file__, "worker"]) != 0)
+sys.exit(subprocess.call([sys.executable, "-IS", __file__, "worker"]) != 0)
 """
 
 # Starts its command once for every node and hands SIGUSR1 on to all of them, as Slurm does.
@@ -75,7 +75,8 @@ class Cluster:
         self.notes = folder / "notes"
         self.notes.touch()
         for name, source in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL)):
-            (folder / name).write_text(f"#!{sys.executable}\n{source}")
+            # -IS: without the site-packages of the environment, which would be searched at each of some hundred starts.
+            (folder / name).write_text(f"#!{sys.executable} -IS\n{source}")
             (folder / name).chmod(0o755)
         kept = {
             name: value
