@@ -8,6 +8,9 @@ Reads dumps of any language (.xml; .xml.bz2 and .xml.zst of one stream or many; 
 "title", "text"} a line, paragraphs separated by blank lines; plain or compressed). Writes <prefix>_text_passage.bin,
 .idx, .parquet and .manifest.json, or one such set a split. Killed at any point, the same command goes on from what is
 finished and ends with the same bytes, whatever --workers is.
+
+Where a wiki converts between language variants, -{zh-hans:…;zh-hant:…}- and its kin give the text of one: simplified
+Chinese, Serbian in Cyrillic, and so on (megatron_pz/wikipedia/variants.py). All other text stays as it was written.
 """
 
 from __future__ import annotations

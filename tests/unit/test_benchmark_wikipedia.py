@@ -12,7 +12,7 @@ import pytest
 from benchmarks import wikipedia_dump
 from benchmarks.preprocess_wikipedia import figures, report
 from benchmarks.wikipedia_dump import make_dump
-from benchmarks.wikipedia_stages import decompress
+from benchmarks.wikipedia_stages import decompress, decompress_as_the_pipeline
 from megatron_pz.wikipedia.dump import read_pages
 from megatron_pz.wikipedia.streams import plan_jobs
 
@@ -59,12 +59,15 @@ def test_the_dump_is_large_and_its_copies_differ(
     assert large.stat().st_mtime_ns == before
     assert decompress(large, tmp_path / "large.xml") > 0
     assert (tmp_path / "large.xml").read_bytes() == xml
+    assert decompress_as_the_pipeline(large) > 0
 
 
 def test_figures_are_ratios_of_the_least_values() -> None:
     def stages(seconds: float, speed: float) -> dict:
         return {
             "stages": {"bz2": seconds, "text": 1.0},
+            "decoder": "fast 1.0",
+            "decoder_seconds": seconds / 2,
             "scanner_mb_per_s": {"installed": speed, "interpreted": speed / 40},
             "scanner": "compiled",
             "amounts": {"articles": 5, "passages": 9, "tokens": 100},
@@ -79,6 +82,7 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     found = figures(results, 90_000_000)
     assert found["peers_over_pipeline"] == 10
     assert found["pipeline_over_bz2"] == 1.5
+    assert found["decoder"] == 2
     assert (found["scanner"], found["scanner_interpreted"]) == (120, 3)
     assert (found["two_workers_wall"], found["two_workers_cpu"]) == (2, pytest.approx(1.1))
     assert found["mb_per_s"] == 15
@@ -96,4 +100,5 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     assert "commit abc" in text
     assert "10.0" in text
     assert "1.50" in text
+    assert "fast 1.0" in text
     json.dumps({"about": about, "figures": found, "runs": results})

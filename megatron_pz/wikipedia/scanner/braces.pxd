@@ -6,6 +6,9 @@ cdef Py_ssize_t _LONGEST_NAME
 
 cdef void open_braces(Scan scan) except *
 cdef Py_ssize_t _name_end(Scan scan) noexcept
+cdef bint begins_variant(Scan scan) noexcept
+cdef int open_variant(Scan scan) except -1
+cdef bint _close_variant(Scan scan) except *
 cdef void close_braces(Scan scan) except *
 cdef void _close_parameter(Scan scan) except *
 cdef int _close_template(Scan scan) except -1

@@ -1,12 +1,15 @@
-"""Templates: ``{{name|field|name=field}}``, and parameters ``{{{name|default}}}`` of a page that is one itself."""
+"""Templates: ``{{name|field|name=field}}``, and parameters ``{{{name|default}}}`` of a page that is one itself.
+
+And on wikis with language variants ``-{variant:text;…}-``.
+"""
 
 from __future__ import annotations
 
-from megatron_pz.wikipedia import templates
+from megatron_pz.wikipedia import templates, variants
 from megatron_pz.wikipedia.marks import DROPPED
 
 from .brackets import close_dropped
-from .frames import TEMPLATE
+from .frames import TEMPLATE, VARIANT
 from .state import Scan
 
 _LONGEST_NAME = 255
@@ -52,10 +55,48 @@ def _name_end(scan: Scan) -> int:
     return -1
 
 
+def begins_variant(scan: Scan) -> bool:
+    """Whether the ``{`` at the position follows a ``-`` that makes it ``-{``, and is no template's behind a dash."""
+    out = scan.out
+    start = scan.position
+    return (
+        scan.has_variants
+        and start > 0
+        and scan.source.data[start - 1] == "-"
+        and not scan.frames.dropping
+        and out.size > 0
+        and out.data[out.size - 1] == "-"
+        and scan.run() % 2 == 1
+    )
+
+
+def open_variant(scan: Scan) -> None:
+    """The ``{`` of ``-{`` at the position; its ``-`` has been put out."""
+    scan.out.truncate(scan.out.size - 1)
+    scan.position += 1
+    scan.frames.push(VARIANT)
+
+
+def _close_variant(scan: Scan) -> bool:
+    """A single ``}`` at the position: whether it is that of a ``}-`` and ended anything."""
+    frames = scan.frames
+    if not scan.follows(scan.position, "}", "-") or (frames.dropping and frames.kind != VARIANT):
+        return False
+    depth = frames.innermost(VARIANT)
+    if depth < 0:
+        return False
+    frames.abandon_from(depth + 1)
+    scan.position += 2
+    frames.close(variants.shown(frames.content(), scan.language))
+    return True
+
+
 def close_braces(scan: Scan) -> None:
     """One or more ``}`` at the position."""
     run = scan.run()
     frames = scan.frames
+    if run == 1 and scan.has_variants and _close_variant(scan):
+        return
     if frames.dropping:
         if frames.kind == TEMPLATE:
             close_dropped(scan, run)

@@ -3,7 +3,7 @@ cimport cython
 
 from .buffer cimport Buffer
 
-cdef int MAX_DEPTH, NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY
+cdef int MAX_DEPTH, NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT
 
 
 @cython.final

@@ -10,8 +10,8 @@ MAX_DEPTH = 40
 """Deepest nesting whose content is kept. It bounds how often a character is moved, and so makes time linear; real
 articles stay far below it, and MediaWiki has such a limit too (``$wgMaxTemplateDepth``)."""
 
-# Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>; and none at all.
-NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY = range(7)
+# Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>, -{…}-; and none at all.
+NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT = range(8)
 
 
 class Frame:

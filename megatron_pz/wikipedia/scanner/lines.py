@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_pz.wikipedia.marks import HEADING, INDENT, ITEM, MARKS, PARAGRAPH
 
-from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, Frame
+from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, VARIANT, Frame
 from .state import Scan
 from .tables import close_table, open_table, table_line
 
@@ -55,7 +55,7 @@ def begin_line(scan: Scan) -> None:
     elif character == "=" and start == scan.position:
         _heading(scan)
     elif character in "*#:;":
-        if scan.frames.depth == 0 or (scan.frames.kind == TEMPLATE and not scan.frames.dropping):
+        if scan.frames.depth == 0 or (scan.frames.kind in (TEMPLATE, VARIANT) and not scan.frames.dropping):
             _list_item(scan, start)
     elif character == "{" and scan.follows(start, "{", "|") and not scan.follows(start + 1, "|", "}"):
         scan.position = start

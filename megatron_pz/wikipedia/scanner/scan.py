@@ -18,7 +18,7 @@ from megatron_pz.wikipedia.entities import entity_text
 from megatron_pz.wikipedia.localization import Wiki
 
 from .angles import angle
-from .braces import close_braces, equals, open_braces, template_bar
+from .braces import begins_variant, close_braces, equals, open_braces, open_variant, template_bar
 from .brackets import bar, close_bracket, open_bracket
 from .buffer import Buffer
 from .characters import is_letter, is_skipped, is_text
@@ -119,7 +119,9 @@ def _special(scan: Scan, character: str) -> None:
 
 
 def _open_brace(scan: Scan) -> None:
-    if scan.follows(scan.position, "{", "{"):
+    if begins_variant(scan):
+        open_variant(scan)
+    elif scan.follows(scan.position, "{", "{"):
         open_braces(scan)
     elif scan.frames.dropping:
         scan.position += 1

@@ -12,6 +12,7 @@ cdef class Scan:
     cdef bint at_line_start
     cdef str title, language
     cdef object wiki
+    cdef bint has_variants
     cdef frozenset trailing_sections
     cdef bint keeps_tables, keeps_infoboxes, keeps_galleries, keeps_math, keeps_code
     cdef int heading_level

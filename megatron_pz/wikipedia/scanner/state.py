@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_pz.wikipedia import variants
 from megatron_pz.wikipedia.localization import Wiki
 
 from .buffer import visible_text
@@ -29,6 +30,7 @@ class Scan:
         self.title = title
         self.wiki = wiki
         self.language = wiki.language
+        self.has_variants = wiki.language in variants.LANGUAGES
         self.trailing_sections = wiki.trailing_sections
         self.keeps_tables = "tables" in keeps
         self.keeps_infoboxes = "infoboxes" in keeps
