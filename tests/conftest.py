@@ -14,8 +14,12 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.scripted_run import ScriptedEngine
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
@@ -163,6 +167,22 @@ def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, f
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
+    """Prefix of a corpus of ``tests.tiny_corpus.PASSAGES``, an article each."""
+    from tests.tiny_corpus import PASSAGES, write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
+
+
+@pytest.fixture
+def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
+    """Runs of this test start scripted engines instead of vLLM's (``tests.scripted_run``)."""
+    from tests.scripted_run import script_engines
+
+    return script_engines(monkeypatch)
 
 
 @pytest.fixture(scope="session", autouse=True)

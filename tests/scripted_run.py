@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,23 +17,20 @@ from megatron.core import parallel_state
 from transformers import AutoTokenizer
 
 from megatron_pz import train
-from megatron_pz.config import RolloutConfig, RunConfig
+from megatron_pz.config import (
+    DataConfig,
+    GameConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from megatron_pz.deadlines import Watchdog
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import restarting
 from megatron_pz.train import Run
-
-PASSAGES = [
-    f"The old {place} stands near the {other}, and people of the town visit the {place} every summer."
-    for place, other in [
-        ("castle", "river"),
-        ("bridge", "market"),
-        ("harbour", "garden"),
-        ("tower", "valley"),
-        ("forest", "island"),
-        ("canal", "mill"),
-    ]
-]
+from tests.tiny_corpus import PASSAGES
 
 
 class ScriptedEngine:
@@ -103,14 +101,38 @@ def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tenso
     engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
 
 
-@pytest.fixture
-def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
-    """Runs start these instead of vLLM's."""
+def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
+    """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
     monkeypatch.setattr(train, "VllmEngine", ScriptedEngine)
     monkeypatch.setattr(train, "require_log_prob_semantics", lambda engine: None)
     monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
+
+
+def run_config(model: Path, corpus: str, save: Path) -> RunConfig:
+    """Four steps with two passages each, in float32, and a checkpoint after every second."""
+    return RunConfig(
+        model=ModelConfig(hf_model=str(model), bf16=False),
+        data=DataConfig(data_path=(corpus,)),
+        game=GameConfig(
+            prompt_family="quote",
+            passages_per_step=2,
+            masks_per_passage=3,
+            grpo_group_size=3,
+            span_policy="one_mask",
+            whole_words=True,
+        ),
+        rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
+        optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant"),
+        training=TrainingConfig(train_iters=4, micro_batch_tokens=600, save_interval=2, save=str(save)),
+    )
+
+
+def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    """The configuration with some fields of some sections replaced."""
+    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, **changed)
 
 
 @contextmanager

@@ -35,8 +35,7 @@ from tests.distributed.test_layouts import (
 )
 from tests.distributed.workers import whole_runs
 from tests.forked_ranks import ForkedRanks
-from tests.scripted_run import PASSAGES
-from tests.unit.test_corpus_passages import write_corpus
+from tests.tiny_corpus import PASSAGES, write_corpus
 
 GAMES = {
     "one policy": (

@@ -14,13 +14,15 @@ from megatron_pz.config import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.trainer import checkpoint
 from megatron_pz.trainer.sharded_state import restart
-from tests.scripted_run import run_to_the_end, scripted_engines, weights_of
-from tests.system.test_scripted_runs import config, corpus, with_fields
-
-__all__ = ["config", "corpus", "scripted_engines"]
+from tests.scripted_run import ScriptedEngine, run_config, run_to_the_end, weights_of, with_fields
 
 Outcome = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 load = checkpoint.load_checkpoint
+
+
+@pytest.fixture
+def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engines: type[ScriptedEngine]) -> RunConfig:
+    return run_config(tiny_llama_dir, tiny_corpus, tmp_path / "run")
 
 
 def outcome(config: RunConfig, **training: object) -> Outcome:

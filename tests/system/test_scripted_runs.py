@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,7 @@ import torch
 
 from megatron_pz import train
 from megatron_pz.config import (
-    DataConfig,
-    GameConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RolloutConfig,
     RunConfig,
-    TrainingConfig,
 )
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.errors import BadInput
@@ -28,40 +21,13 @@ from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.step_metrics import step_metrics, step_samples, step_work
 from megatron_pz.uncertainty import word_entropies
-from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines, started_run, weights_of
-from tests.unit.test_corpus_passages import write_corpus
-
-__all__ = ["scripted_engines"]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
+from tests.scripted_run import ScriptedEngine, run_config, run_to_the_end, started_run, weights_of, with_fields
+from tests.tiny_corpus import PASSAGES
 
 
 @pytest.fixture
-def config(corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engines: type[ScriptedEngine]) -> RunConfig:
-    return RunConfig(
-        model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False),
-        data=DataConfig(data_path=(corpus,)),
-        game=GameConfig(
-            prompt_family="quote",
-            passages_per_step=2,
-            masks_per_passage=3,
-            grpo_group_size=3,
-            span_policy="one_mask",
-            whole_words=True,
-        ),
-        rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
-        optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant"),
-        training=TrainingConfig(train_iters=4, micro_batch_tokens=600, save_interval=2, save=str(tmp_path / "run")),
-    )
-
-
-def with_fields(config: RunConfig, **sections: dict[str, object]) -> RunConfig:
-    """The configuration with some fields of some sections replaced."""
-    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
-    return dataclasses.replace(config, **changed)
+def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engines: type[ScriptedEngine]) -> RunConfig:
+    return run_config(tiny_llama_dir, tiny_corpus, tmp_path / "run")
 
 
 def assert_resumes_exactly(config: RunConfig, folder: Path) -> list[dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,7 @@ from megatron_pz import baselines
 from megatron_pz.baselines import MaskExamples, PassageExamples
 from megatron_pz.cold_start import ExampleMaker, cold_start
 from megatron_pz.config import (
-    DataConfig,
-    GameConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RolloutConfig,
     RunConfig,
-    TrainingConfig,
 )
 from megatron_pz.errors import BadInput
 from megatron_pz.rl.experience import MicroBatch
@@ -32,34 +25,19 @@ from megatron_pz.supervised import Plan, Source, run_supervised
 from megatron_pz.train import open_passages, open_tokenizer
 from megatron_pz.trainer import policy as policy_module
 from megatron_pz.trainer.policy import Policy, UpdateResult
-from tests.scripted_run import PASSAGES, run_to_the_end, scripted_engines
-from tests.unit.test_corpus_passages import write_corpus
-
-__all__ = ["scripted_engines"]
+from tests.scripted_run import run_config, run_to_the_end, with_fields
+from tests.tiny_corpus import PASSAGES, write_corpus
 
 RATE = 1e-3
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
-
-
 @pytest.fixture
-def config(corpus: str, tiny_llama_dir: Path, tmp_path: Path) -> RunConfig:
-    return RunConfig(
-        model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False),
-        data=DataConfig(data_path=(corpus,)),
-        game=GameConfig(
-            prompt_family="quote",
-            passages_per_step=3,
-            masks_per_passage=2,
-            mask_strategy="random_span",
-            span_policy="one_mask",
-            whole_words=True,
-        ),
-        optimizer=OptimizerConfig(lr=RATE, lr_decay_style="constant", clip_grad=1e6),
-        training=TrainingConfig(train_iters=4, micro_batch_tokens=200, save_interval=2, save=str(tmp_path / "run")),
+def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path) -> RunConfig:
+    return with_fields(
+        run_config(tiny_llama_dir, tiny_corpus, tmp_path / "run"),
+        game={"passages_per_step": 3, "masks_per_passage": 2, "mask_strategy": "random_span"},
+        optimizer={"lr": RATE, "clip_grad": 1e6},
+        training={"micro_batch_tokens": 200},
     )
 
 
@@ -81,7 +59,7 @@ def exported(save: str | Path) -> dict[str, torch.Tensor]:
 
 
 def to(config: RunConfig, **training: object) -> RunConfig:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, **training))
+    return with_fields(config, training=training)
 
 
 @torch.no_grad()
@@ -102,8 +80,7 @@ def test_a_corpus_that_teaches_nothing_is_refused_and_not_searched_forever(
     config: RunConfig, tiny_tokenizer_dir: Path, tmp_path: Path
 ) -> None:
     barren = write_corpus(tmp_path / "barren", tiny_tokenizer_dir, [["of the and in of the"], ["It is a [mask]."]])
-    config = dataclasses.replace(config, data=DataConfig(data_path=(barren,)))
-    config = dataclasses.replace(config, game=dataclasses.replace(config.game, passages_per_step=1))
+    config = with_fields(config, data={"data_path": (barren,)}, game={"passages_per_step": 1})
     maker = ExampleMaker(config, open_tokenizer(config), open_passages(config), None)
     with pytest.raises(BadInput, match="has a word to mask"):
         maker.step()
@@ -161,13 +138,11 @@ def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, t
 
 def test_a_run_of_another_kind_is_not_resumed(config: RunConfig, scripted_engines: type, tmp_path: Path) -> None:
     """The weights fit, the rest of the state does not."""
-    rollout = RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0)
-    playing = dataclasses.replace(config, rollout=rollout)
     supervised, played = str(tmp_path / "supervised"), str(tmp_path / "played")
     run(to(config, save=supervised, train_iters=2), PassageExamples)
-    run_to_the_end(to(playing, save=played, train_iters=2))
+    run_to_the_end(to(config, save=played, train_iters=2))
     with pytest.raises(BadInput, match="is not of a run of this kind"):
-        run_to_the_end(to(playing, save=str(tmp_path / "one"), load=supervised))
+        run_to_the_end(to(config, save=str(tmp_path / "one"), load=supervised))
     with pytest.raises(BadInput, match="is not of a run of this kind"):
         run(to(config, save=str(tmp_path / "other"), load=played), PassageExamples)
 
@@ -192,7 +167,7 @@ def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest
 
 
 def test_one_step_is_that_of_torchs_adamw(config: RunConfig) -> None:
-    smooth = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, adam_eps=1e-2))
+    smooth = with_fields(config, optimizer={"adam_eps": 1e-2})
     run(to(smooth, train_iters=1), PassageExamples)
     groups, _ = first_step(config, PassageExamples)
     model = AutoModelForCausalLM.from_pretrained(config.model.hf_model, dtype=torch.float32)
@@ -210,7 +185,7 @@ def test_one_step_is_that_of_torchs_adamw(config: RunConfig) -> None:
 
 
 def test_supervised_masks_without_a_passive_strategy_are_refused(config: RunConfig) -> None:
-    active = dataclasses.replace(config, game=dataclasses.replace(config.game, mask_strategy="active"))
+    active = with_fields(config, game={"mask_strategy": "active"})
     with pytest.raises(BadInput, match="has no generator"):
         run(active, MaskExamples)
 

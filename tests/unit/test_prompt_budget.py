@@ -16,7 +16,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MaskFault, SpanPolicy
 from megatron_pz.train import require_prompt_budget
-from tests.scripted_run import PASSAGES
+from tests.tiny_corpus import PASSAGES
 
 
 @pytest.mark.parametrize("family", ["quote", "qwen3"])

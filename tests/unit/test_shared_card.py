@@ -11,27 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config import (
-    DataConfig,
-    GameConfig,
-    GrpoConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    RolloutConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.shared_card import SharedCard
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import random_groups
-from tests.scripted_run import PASSAGES, ScriptedEngine, run_to_the_end, scripted_engines
-from tests.unit.test_corpus_passages import write_corpus
-
-__all__ = ["scripted_engines"]
+from tests.scripted_run import ScriptedEngine, run_config, run_to_the_end, with_fields
 
 
 class Recorder:
@@ -111,28 +98,16 @@ def test_an_error_in_a_block_is_not_followed_by_further_calls() -> None:
 
 
 def test_a_run_keeps_this_order_in_every_step_and_learns_the_same(
-    scripted_engines: type[ScriptedEngine], tiny_llama_dir: Path, tiny_tokenizer_dir: Path, tmp_path: Path
+    scripted_engines: type[ScriptedEngine], tiny_llama_dir: Path, tiny_corpus: str, tmp_path: Path
 ) -> None:
-    corpus = write_corpus(tmp_path / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
-    rules = GameConfig(
-        prompt_family="quote",
-        passages_per_step=2,
-        masks_per_passage=3,
-        grpo_group_size=3,
-        span_policy="one_mask",
-        whole_words=True,
-    )
-
     def run(offload: bool) -> tuple[list[str], list[float]]:
         """The calls of its engine, repeated ones once, and its gradient norms."""
         save = tmp_path / f"offload {offload}"
-        config = RunConfig(
-            model=ModelConfig(hf_model=str(tiny_llama_dir)),
-            data=DataConfig(data_path=(corpus,)),
-            game=rules,
-            rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
-            optimizer=OptimizerConfig(lr=1e-3, rl_offload_optimizer_during_inference=offload),
-            training=TrainingConfig(train_iters=3, micro_batch_tokens=600, save_interval=2, save=str(save)),
+        config = with_fields(
+            run_config(tiny_llama_dir, tiny_corpus, save),
+            model={"bf16": True},
+            optimizer={"lr_decay_style": "cosine", "rl_offload_optimizer_during_inference": offload},
+            training={"train_iters": 3},
         )
         run_to_the_end(config)
         steps = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
