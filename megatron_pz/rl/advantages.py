@@ -6,10 +6,8 @@ Plain numbers in and out: a step has a few thousand rewards, and they live in Py
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
-
-from megatron_pz.rl.experience import ScoredGroup
 
 AdvantageScale = Literal["group_std", "none"]
 Outcome = Literal["all_zero", "all_one", "all_equal", "mixed"]
@@ -47,17 +45,11 @@ def group_advantages(rewards: Sequence[float], scale: AdvantageScale = "group_st
 
 
 def is_mixed(rewards: Sequence[float]) -> bool:
-    """Whether the rewards differ, so that the group has a gradient. For rewards of 0 and 1 this is 0 < accuracy < 1."""
-    return _mean_and_spread(rewards)[1] >= MIN_SPREAD
+    """Whether the rewards differ, so that the group has a gradient: others are dropped (DAPO, arXiv 2503.14476).
 
-
-def mixed_groups(groups: Iterable[ScoredGroup]) -> list[ScoredGroup]:
-    """Drop the groups without a gradient (PretrainZero after DAPO, arXiv 2503.14476), keeping the order.
-
-    One rule serves both roles: predictor rewards are 0 or 1, so equal rewards mean an accuracy of exactly 0 or 1; a
-    generator group goes only when its rewards are all equal.
+    For rewards of 0 and 1 it means 0 < accuracy < 1.
     """
-    return [group for group in groups if is_mixed(group.rewards)]
+    return _mean_and_spread(rewards)[1] >= MIN_SPREAD
 
 
 def outcome(rewards: Sequence[float]) -> Outcome:

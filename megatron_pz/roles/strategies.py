@@ -18,16 +18,12 @@ _LENGTHS = range(1, LONGEST_SPAN + 1)
 _LENGTH_WEIGHTS = [(1.0 - SPAN_LENGTH_P) ** (length - 1) for length in _LENGTHS]
 
 
-def span_length(rng: random.Random) -> int:
-    """Words in a random span: geometric with p = 0.2 over 1 … 10."""
-    return rng.choices(_LENGTHS, _LENGTH_WEIGHTS)[0]
-
-
 def random_span(passage: str, policy: SpanPolicy, rng: random.Random) -> MaskedPassage | None:
     """Mask a random run of whole words that the policy allows, within one line; None when it allows none.
 
-    The length is drawn first and the place uniformly after it. A length for which no place is allowed (a short passage,
-    ``max_words``) is drawn again without it, so None means that there is no such run of up to ten words.
+    The length is drawn first, as SpanBERT's, and the place uniformly after it. A length for which no place is allowed
+    (a short passage, ``max_words``) is drawn again without it, so None means that there is no such run of up to ten
+    words.
     """
     passage = policy.normal_passage(passage)
     words = [match.span() for match in WORD.finditer(passage)]

@@ -108,12 +108,6 @@ class Topology:
         dist.broadcast_object_list(holder, src=source)
         return holder[0]
 
-    def sum_over_data_parallel(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of ``tensor`` over this shard's data parallel ranks, as a new tensor on this rank's device."""
-        total = tensor.detach().clone().to(self.device)
-        dist.all_reduce(total, group=parallel_state.get_data_parallel_group())
-        return total
-
     def any_rank(self, flag: bool) -> bool:
         """Whether ``flag`` is true on at least one rank."""
         raised = torch.tensor(int(flag), device=self.device)

@@ -1,4 +1,4 @@
-"""Advantages and the group filter, against numbers worked by hand."""
+"""Advantages, and which groups have any, against numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_pz.rl import advantages
-from megatron_pz.rl.advantages import group_advantages, is_mixed, mixed_groups, outcome
-from megatron_pz.rl.experience import Response, ScoredGroup
+from megatron_pz.rl.advantages import group_advantages, is_mixed, outcome
 
 REWARDS = st.lists(st.sampled_from([-0.2, 0.0, 0.125, 0.5, 0.875, 1.0]), min_size=2, max_size=16)
 
@@ -53,13 +52,3 @@ def test_advantages_have_mean_zero_and_variance_one(rewards: list[float]) -> Non
 )
 def test_outcome(rewards: list[float], expected: str) -> None:
     assert outcome(rewards) == expected
-
-
-def test_the_filter_keeps_order_and_drops_equal_groups_of_both_roles() -> None:
-    response = Response((1,), (0.0,), "", False)
-
-    def group(role: str, *rewards: float) -> ScoredGroup:
-        return ScoredGroup(role, (7,), (response,) * len(rewards), rewards, (0.0,) * len(rewards))
-
-    groups = [group("predictor", 1, 0), group("generator", 0, 0), group("predictor", 1, 1), group("generator", 0, 0.5)]
-    assert mixed_groups(groups) == [groups[0], groups[3]]
