@@ -188,7 +188,7 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
 
 def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> Experts:
     """Qwen3MoE's choice of layers: every ``decoder_sparse_step``-th but those of ``mlp_only_layers``."""
-    step, dense = read.size("decoder_sparse_step", default=1), set(raw.get("mlp_only_layers") or ())
+    step, dense = read.size("decoder_sparse_step", default=1), read.entries("mlp_only_layers")
     # "num_local_experts" is what transformers 5 writes.
     number = read.size("num_experts" if raw.get("num_experts") is not None else "num_local_experts")
     per_token = read.size("num_experts_per_tok")

@@ -40,6 +40,20 @@ class HFConfigReader:
             raise BadInput(f"{self._path}: {key} is {value!r}, not a whole number")
         return value
 
+    def entries(self, key: str) -> list[Any]:
+        """A list; empty where the key is absent or null."""
+        value = self._raw.get(key) or []
+        if not isinstance(value, list):
+            raise BadInput(f"{self._path}: {key} is {value!r}, not a list")
+        return value
+
+    def section(self, key: str) -> dict[str, Any]:
+        """An object; empty where the key is absent or null."""
+        value = self._raw.get(key) or {}
+        if not isinstance(value, dict):
+            raise BadInput(f"{self._path}: {key} is {value!r}, not an object")
+        return value
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a config.json. Raises BadInput where there is none."""
@@ -61,18 +75,20 @@ def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
     for key, value in _ONLY.items():
         if raw.get(key, value) not in (value, None):
             raise BadInput(f"{path}: {key} {raw[key]!r} is not supported, only {value!r}")
-    other_layers = set(raw.get("layer_types") or ()) - {"full_attention"}
+    other_layers = {str(kind) for kind in HFConfigReader(raw, path).entries("layer_types")} - {"full_attention"}
     if other_layers:
         raise BadInput(f"{path}: layer_types {', '.join(sorted(other_layers))} not supported, only full_attention")
 
 
 def rotary_base(raw: Mapping[str, Any], path: Path, default: float) -> float:
     """RoPE's theta: in ``rope_parameters`` since transformers 5, a key of its own (beside ``rope_scaling``) before."""
-    theta = raw.get("rope_theta")
+    read, theta = HFConfigReader(raw, path), raw.get("rope_theta")
     for section in ("rope_scaling", "rope_parameters"):
-        rope = raw.get(section) or {}
+        rope = read.section(section)
         kind = rope.get("rope_type", rope.get("type", "default"))
         if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
             raise BadInput(f"{path}: {section} of type {kind!r} is not supported, only plain RoPE ('default')")
+        if of_kinds := [name for name, value in rope.items() if isinstance(value, dict)]:
+            raise BadInput(f"{path}: {section} for each kind of layer ({', '.join(of_kinds)}) is not supported")
         theta = rope.get("rope_theta", theta)
     return HFConfigReader({"rope_theta": default if theta is None else theta}, path).number("rope_theta")

@@ -81,9 +81,9 @@ def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None
     """Raises BadInput when the longest prompt and response together outnumber the model's positions."""
     max_model_len = rollout.max_prompt_length + rollout.max_response_length
     limit = hf_config.get("max_position_embeddings")
-    rope = hf_config.get("rope_scaling") or hf_config.get("rope_parameters") or {}
-    stretched = rope.get("rope_type", rope.get("type", "default")) != "default"
-    if limit is not None and not stretched and max_model_len > limit:
+    rope = hf_config.get("rope_scaling") or hf_config.get("rope_parameters")
+    stretched = isinstance(rope, dict) and rope.get("rope_type", rope.get("type", "default")) != "default"
+    if isinstance(limit, int) and not stretched and max_model_len > limit:
         raise BadInput(
             f"max_prompt_length + max_response_length is {max_model_len}, but the model has {limit} positions "
             "(max_position_embeddings): lower one of the two"

@@ -124,6 +124,13 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**SMOLLM3, "no_rope_layers": [1, 1, 0]}, "no_rope_layers is not a list of 0 and 1 for each of the 6 layers"),
         ({**SMOLLM3, "no_rope_layers": [1, 1, 2, 1, 1, 1]}, "no_rope_layers is not a list of 0 and 1"),
         ({**QWEN3, "layer_types": ["full_attention", "sliding_attention"]}, "layer_types sliding_attention"),
+        ({**QWEN3, "layer_types": 3}, "layer_types is 3, not a list"),
+        ({**MOE, "mlp_only_layers": 3}, "mlp_only_layers is 3, not a list"),
+        ({**LLAMA, "rope_scaling": "linear"}, "rope_scaling is 'linear', not an object"),
+        (
+            {**QWEN3, "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}},
+            "rope_parameters for each kind of layer (full_attention) is not supported",
+        ),
         ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling of type 'linear'"),
         ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling of type 'llama3'"),
         ({**QWEN3, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_parameters of type 'yarn'"),
