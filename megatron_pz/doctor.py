@@ -10,7 +10,6 @@ libraries, is imported in a process of its own. It runs, and says what is missin
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from megatron_pz.command_line import Parser
 from megatron_pz.errors import BadInput, exits_with_one_line
 
 Mark = Literal["ok", "absent", "note", "problem"]
@@ -366,12 +366,9 @@ def as_json(diagnosis: Diagnosis) -> str:
 @exits_with_one_line
 def main() -> None:
     """Exit code 0 where the CPU or the GPU path is usable and nothing is a problem, else 1."""
-    parser = argparse.ArgumentParser(
-        prog="megatron_pz.doctor",
-        description=(__doc__ or "").split("\n\n")[0],
-        epilog="Further flags are those of megatron_pz.train; the configuration that they make is checked too.",
-        allow_abbrev=False,
-    )
+    parser = Parser((__doc__ or "").split("\n\n")[0])
+    parser.prog = "megatron_pz.doctor"
+    parser.epilog = "Further flags are those of megatron_pz.train; the configuration that they make is checked too."
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     own, config_flags = parser.parse_known_args()
     diagnosis = diagnose(config_flags)

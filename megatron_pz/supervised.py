@@ -140,9 +140,8 @@ class SupervisedRun:
     def train(self) -> bool:
         """All steps; False when a signal stopped the run before, after a checkpoint."""
         costs, interval = Costs(self.policy.architecture), self.plan.save_interval
-        with (
-            StopRequest() if interval else nullcontext() as stop
-        ):  # without checkpoints there is nothing to end in order
+        # Without checkpoints there is nothing to end in order.
+        with StopRequest() if interval else nullcontext() as stop:
             for iteration in range(self.first_iteration, self.plan.iterations + 1):
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")

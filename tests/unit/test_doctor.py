@@ -191,3 +191,12 @@ def test_the_exit_code_is_that_of_the_diagnosis(
     assert asked == [["--config", "f.yaml"]]
     assert json.loads(printed.out)["path"] == diagnosis.path
     assert printed.err.splitlines() == [f"problem: {problem}" for problem in diagnosis.problems]
+
+
+def test_a_wrong_flag_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["doctor", "--json=3"])
+    with pytest.raises(SystemExit) as stop:
+        doctor.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert line.startswith("error: argument --json")
