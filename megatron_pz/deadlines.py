@@ -32,6 +32,8 @@ from typing import Any, NoReturn, Self
 import psutil
 import torch.distributed as dist
 
+from megatron_pz.errors import brief
+
 LONGEST_INTERVAL = 5.0
 """Seconds between two heartbeats, at most."""
 EXIT_CODE = 1
@@ -154,12 +156,12 @@ class Watchdog:
             self.stop()
         elif self._store is not None and self._thread is not None and _of_a_collective(error):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the rank that is gone: it kills in the end
-            line = self._culprit() or f"{self._me()}: {_one_line(error)}; {self._whereabouts()}"
+            line = self._culprit() or f"{self._me()}: {brief(error)}; {self._whereabouts()}"
             self._announce(line)  # the watchdog's thread may be quicker, and end the process
             self.stop(line)
             raise SystemExit(EXIT_CODE) from None
         else:
-            self.stop(f"{type(error).__name__}: {_one_line(error)}")
+            self.stop(f"{type(error).__name__}: {brief(error)}")
 
     # ---- the watchdog's thread ----
 
@@ -176,7 +178,7 @@ class Watchdog:
             try:
                 line = self._overdue() or self._news()
             except RuntimeError as error:  # of the store
-                line = f"the rendezvous' store, kept by torchrun on the first node, does not answer: {_one_line(error)}"
+                line = f"the rendezvous' store, kept by torchrun on the first node, does not answer: {brief(error)}"
             if line:
                 self._end(line)
                 return
@@ -348,8 +350,3 @@ def _end_stopped(sign: Sign) -> None:
     if process is not None:
         with contextlib.suppress(psutil.Error):
             process.kill()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:300]}…"

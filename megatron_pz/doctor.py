@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.errors import BadInput, exits_with_one_line, one_line
 
 Mark = Literal["ok", "absent", "note", "problem"]
 _SIGNS: dict[Mark, str] = {"ok": "+", "absent": "-", "note": "!", "problem": "X"}
@@ -100,7 +100,7 @@ def _torch() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding("torch", "problem", _one_line(error), "install it: ./examples/quickstart.sh makes .venv/")
+        yield Finding("torch", "problem", one_line(error), "install it: ./examples/quickstart.sh makes .venv/")
         return
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     yield Finding("torch", "ok", f"{torch.__version__} ({build})")
@@ -252,14 +252,14 @@ def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
         from megatron_pz.model.precision import this_machine
         from megatron_pz.rules.precision import machine_refusals
     except ImportError as error:
-        yield Finding("configuration", "problem", "cannot be checked", _one_line(error))
+        yield Finding("configuration", "problem", "cannot be checked", one_line(error))
         return
     try:
         config = parse_run_config(flags, "megatron_pz.train")
         architecture = Architecture.from_hf(config.model.hf_model)
         transformer_config(architecture, config.model, config.parallel)
     except BadInput as error:
-        yield Finding("configuration", "problem", "refused", _one_line(error))
+        yield Finding("configuration", "problem", "refused", one_line(error))
         return
     refusals = machine_refusals(config, this_machine())
     for reason in refusals:
@@ -332,10 +332,6 @@ def _memory_bytes() -> tuple[int, int]:
         total = min(total, int(text))
         free = min(free, int(text) - int(used.read_text(encoding="ascii")))
     return total, free
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 # ---- the report ----

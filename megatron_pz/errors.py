@@ -34,6 +34,17 @@ class BadInput(ExpectedFailure):
     exit_code = 2
 
 
+def one_line(error: BaseException) -> str:
+    """The error's message without line breaks; its type's name where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def brief(error: BaseException, length: int = 300) -> str:
+    """:func:`one_line`, cut at ``length`` characters: for a part of a longer line."""
+    text = one_line(error)
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 

@@ -31,10 +31,10 @@ import torch.distributed as dist
 
 from megatron_pz.config import RolloutConfig
 from megatron_pz.deadlines import Watchdog
-from megatron_pz.errors import BadInput, ExpectedFailure
+from megatron_pz.errors import BadInput, ExpectedFailure, one_line
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import cpu_kernels, cpu_sampling
-from megatron_pz.rollout.hf_directory import checkpoint_shapes, has_tied_head, one_line, read_hf_config
+from megatron_pz.rollout.hf_directory import checkpoint_shapes, has_tied_head, read_hf_config
 from megatron_pz.rollout.isolation import (
     collection_paused,
     default_process_group_kept,

@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from megatron_pz.errors import BadInput
+from megatron_pz.errors import BadInput, one_line
 
 _OUTPUT_LAYER = "lm_head.weight"
 
@@ -71,8 +71,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"{path} does not hold a JSON object; give a Hugging Face directory")
     return content
-
-
-def one_line(error: BaseException) -> str:
-    """The error's message without its line breaks."""
-    return " ".join(str(error).split())

@@ -18,10 +18,9 @@ import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from megatron_pz.errors import ExpectedFailure
+from megatron_pz.errors import ExpectedFailure, one_line
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout.engine import Part, VllmEngine
-from megatron_pz.rollout.hf_directory import one_line
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
 
 logger = logging.getLogger(__name__)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch.distributed as dist
 
+from megatron_pz.errors import brief
+
 
 class AgreedProblem(Exception):
     """Some rank could not do its part; raised on all ranks, with the same words. Names the rank and the cause."""
@@ -27,11 +29,5 @@ def together(action: Callable[[], object], only_rank: int | None = None) -> None
         try:
             action()
         except Exception as error:
-            problem = one_line(error) if isinstance(error, OSError) else f"{type(error).__name__}: {one_line(error)}"
+            problem = brief(error) if isinstance(error, OSError) else f"{type(error).__name__}: {brief(error)}"
     agree(problem)
-
-
-def one_line(error: BaseException, length: int = 300) -> str:
-    """The error's message without line breaks, cut at ``length`` characters; its type's name where it says nothing."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= length else f"{text[:length]}…"

@@ -37,9 +37,9 @@ from torch.distributed.checkpoint import CheckpointException as TorchCheckpointE
 
 from megatron_pz.config import RunConfig
 from megatron_pz.deadlines import Watchdog
-from megatron_pz.errors import BadInput
+from megatron_pz.errors import BadInput, brief
 from megatron_pz.trainer import checkpoint_files as files
-from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
+from megatron_pz.trainer.agreement import AgreedProblem, together
 from megatron_pz.trainer.checkpoint_files import Retention, latest_iteration
 from megatron_pz.trainer.rng_state import collect_rng_state, restore_rng_state
 from megatron_pz.trainer.sharded_state import (
@@ -380,6 +380,6 @@ def reading(folder: Path) -> Iterator[None]:
         raise
     except TorchCheckpointException as failed:  # not an Exception
         rank, (error, _) = next(iter(failed.failures.items()))
-        raise BadInput(f"the checkpoint {folder} cannot be loaded (rank {rank}: {one_line(error)})") from error
+        raise BadInput(f"the checkpoint {folder} cannot be loaded (rank {rank}: {brief(error)})") from error
     except Exception as error:
-        raise BadInput(f"the checkpoint {folder} cannot be loaded ({one_line(error)})") from error
+        raise BadInput(f"the checkpoint {folder} cannot be loaded ({brief(error)})") from error

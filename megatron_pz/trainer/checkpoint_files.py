@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_pz.errors import BadInput
-from megatron_pz.trainer.agreement import one_line
+from megatron_pz.errors import BadInput, brief
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         sizes = header["files"]
         damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({one_line(error)})") from None
+        raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({brief(error)})") from None
     if damaged:
         name = damaged[0]
         raise BadInput(
@@ -105,7 +104,7 @@ def free_space(root: Path) -> str:
     try:
         return f"{shutil.disk_usage(root).free / 2**30:.1f} GiB are free there"
     except OSError as error:
-        return one_line(error)
+        return brief(error)
 
 
 def _size(path: Path) -> int:

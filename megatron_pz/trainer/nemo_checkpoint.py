@@ -35,12 +35,12 @@ from megatron.core.models.gpt import GPTModel
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_pz.errors import BadInput
+from megatron_pz.errors import BadInput, brief
 from megatron_pz.model.architecture import Architecture
 from megatron_pz.model.hf_checkpoint import copy_companions, refuse_existing
 from megatron_pz.model.hf_config import read_json
 from megatron_pz.model.precision import transformer_engine_version
-from megatron_pz.trainer.agreement import AgreedProblem, one_line, together
+from megatron_pz.trainer.agreement import AgreedProblem, together
 from megatron_pz.trainer.checkpoint import reading
 from megatron_pz.trainer.sharded_state import stage_state
 
@@ -171,7 +171,7 @@ def require_nemo() -> None:
         import nemo.lightning.io.pl  # noqa: F401
     except Exception as error:  # ImportError if it is absent; its dependencies fail in ways of their own
         raise BadInput(
-            f"a NeMo 2 checkpoint is written with NeMo, which cannot be imported here ({one_line(error)}); "
+            f"a NeMo 2 checkpoint is written with NeMo, which cannot be imported here ({brief(error)}); "
             "use an environment of its own with nemo-toolkit[llm]==2.7.3 (the extra nemo)"
         ) from None
 

@@ -38,8 +38,8 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
-from megatron_pz.errors import BadInput
-from megatron_pz.trainer.agreement import AgreedProblem, agree, one_line
+from megatron_pz.errors import BadInput, brief
+from megatron_pz.trainer.agreement import AgreedProblem, agree
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
 
 # Moments and master weights are stored as tensors of the model's shapes and by the model's names, so that a run can
@@ -92,7 +92,7 @@ class StagedTensors:
             self._strategy.write_index(self._results)
             self._finalize()
         except (OSError, RuntimeError) as error:  # rank 0 alone, in _finalize: the others wait in its barrier
-            problem = one_line(error)
+            problem = brief(error)
             dist.barrier()
         agree(problem)
 
@@ -123,7 +123,7 @@ def stage_state(state: dict[str, Any], folder: Path, *, copy: bool, metadata: Ma
         )
     except (OSError, RuntimeError) as error:
         if not strategy.entered:
-            agree(one_line(error))
+            agree(brief(error))
         raise
     return StagedTensors(strategy, request.finalize_fns[-1])
 
@@ -242,7 +242,7 @@ def _agreed() -> Iterator[None]:
         yield
     except TorchCheckpointException as failed:
         rank, (error, _) = next(iter(failed.failures.items()))
-        raise AgreedProblem(f"rank {rank}: {one_line(error)}") from None
+        raise AgreedProblem(f"rank {rank}: {brief(error)}") from None
 
 
 def _names(chunks: Sequence[MegatronModule]) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.errors import BadInput, brief, exits_with_one_line, one_line
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,11 @@ def test_other_failures_keep_their_traceback() -> None:
 
     with pytest.raises(OSError, match="Input/output"):
         main()
+
+
+def test_a_message_for_a_line() -> None:
+    assert one_line(ValueError("two\n  lines")) == brief(ValueError("two\n  lines")) == "two lines"
+    assert one_line(KeyError()) == brief(KeyError()) == "KeyError"
+    long = ValueError("word " * 100)
+    assert one_line(long) == ("word " * 100).strip()
+    assert brief(long, 7) == "word wo…"
