@@ -100,16 +100,17 @@ def read_siteinfo(path: str) -> SiteInfo:
     )
 
 
-def read_pages(job: Job, damage: DamageLog | None = None) -> Iterator[tuple[Page, int]]:
+def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = True) -> Iterator[tuple[Page, int]]:
     """The pages that begin in the job's range, each with a byte offset of its file for messages.
 
-    A truncated or damaged file is reported with the byte offset; without a log it raises :class:`BadInput`.
+    A truncated or damaged file is reported with the byte offset; without a log it raises :class:`BadInput`. The pages
+    are the same without :mod:`megatron_pz.wikipedia.whole_streams`.
     """
     damage = damage or DamageLog()
     if job.payload is not None:
         blocks: Iterator[Block] = iter([Block(job.payload, job.start, job.end)])
     else:
-        blocks = read_blocks(job.path, job.kind.compression, job.start, damage, any_size=True)
+        blocks = read_blocks(job.path, job.kind.compression, job.start, damage, any_size=whole_streams)
     for element, offset in _page_elements(blocks, job, damage):
         try:
             page = _parse_page(element)

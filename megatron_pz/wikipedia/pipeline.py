@@ -72,7 +72,8 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
     filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
     dtype = token_dtype(encoder.vocab_size)
-    worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache)
+    is_first = begun_run(work)[0] is None  # the library that reads whole streams may be what ended the one before
+    worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
     journal = Journal(work, _identity(worker))
     if journal.report is None:
         if not (options.run.overwrite or journal.is_publishing):

@@ -40,6 +40,8 @@ class Worker:
     filters: Filters
     fingerprinter: Fingerprinter
     makes_cache: bool = False
+    whole_streams: bool = True
+    """Let :mod:`megatron_pz.wikipedia.whole_streams` decompress; no output depends on it."""
 
     @cached_property
     def joints(self) -> Joints:
@@ -140,7 +142,7 @@ def _articles(worker: Worker, job: Job, damage: DamageLog) -> Iterator[Article |
         yield from read_extracts(job, worker.options.articles, damage)
         return
     reader = ArticleReader(worker.sites[job.path], worker.options.text, worker.options.articles)
-    for page, offset in read_pages(job, damage):
+    for page, offset in read_pages(job, damage, worker.whole_streams):
         try:
             article = reader.read(page)
         except PageError as error:
