@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         text = results(evaluations)
     except ValueError as error:
-        raise BadInput(f"these evaluations cannot be compared ({error}): evaluate all on the same passages") from None
+        raise BadInput(
+            f"these evaluations cannot be compared ({error}): evaluate all on the same passages, by the same --config"
+        ) from None
     try:
         flags.output.mkdir(parents=True, exist_ok=True)
         (flags.output / "results.txt").write_text(text + "\n", encoding="utf-8")

@@ -18,7 +18,14 @@ from typing import Protocol, TypeVar
 
 from megatron_pz.config import GameConfig
 from megatron_pz.errors import BadInput
-from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, MaskPredictions, OwnMask, PassageResult
+from megatron_pz.evaluation.results import (
+    Evaluation,
+    EvaluationSettings,
+    MaskPredictions,
+    OwnMask,
+    PassageResult,
+    rules_of,
+)
 from megatron_pz.rl.experience import Response
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.held_out import Kind, held_out_masks
@@ -71,7 +78,7 @@ def evaluate(
     repeated = evaluator.fixed_masks(passages, "repeated")
     once = evaluator.fixed_masks(passages, "once")
     results = [PassageResult(text, own[i], repeated.get(i), once.get(i)) for i, text in enumerate(passages)]
-    return Evaluation(name, settings, tuple(results))
+    return Evaluation(name, settings, tuple(results), rules_of(game))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_pz.config import GameConfig
 from megatron_pz.errors import BadInput
 
 
@@ -83,6 +84,8 @@ class Evaluation:
     name: str
     settings: EvaluationSettings
     passages: tuple[PassageResult, ...]
+    rules: str = ""
+    """The rules of the game that it was asked and judged by (:func:`rules_of`); empty in files of earlier versions."""
 
     def save(self, path: Path) -> None:
         """Write the evaluation as JSON. Raises :class:`BadInput` when the file cannot be written."""
@@ -104,8 +107,24 @@ class Evaluation:
             raise BadInput(f"{path} is not a result of tools/evaluate.py ({faults} faults); make it again") from None
 
 
+def rules_of(game: GameConfig) -> str:
+    """Those fields of a game's configuration that decide what is asked and what counts, as one line."""
+    names = (
+        "span_policy",
+        "max_span_occurrences",
+        "whole_words",
+        "max_span_words",
+        "leak_guard",
+        "answer_normalization",
+        "generator_reward",
+    )
+    family = Path(game.prompt_family).name  # one folder may be named in several ways
+    return ", ".join([f"prompt_family {family}", *(f"{name} {getattr(game, name)}" for name in names)])
+
+
 def merge(parts: Sequence[Evaluation]) -> Evaluation:
-    """Join the ranks' shares of one evaluation, in order. Raises ValueError unless name and settings agree."""
-    if len({(part.name, part.settings) for part in parts}) != 1:
+    """Join the ranks' shares of one evaluation, in order. Raises ValueError unless the rest of them agrees."""
+    first = parts[0]
+    if len({(part.name, part.settings, part.rules) for part in parts}) != 1:
         raise ValueError("only parts of one evaluation can be joined")
-    return Evaluation(parts[0].name, parts[0].settings, tuple(result for part in parts for result in part.passages))
+    return replace(first, passages=tuple(result for part in parts for result in part.passages))

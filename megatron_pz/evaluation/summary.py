@@ -100,7 +100,9 @@ class Comparison:
 
 
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
-    """Every measure, before and after. Raises ValueError when the passages or the settings are not the same."""
+    """Every measure, before and after. Raises ValueError when passages, settings or rules are not the same."""
+    if before.rules and after.rules and before.rules != after.rules:
+        raise ValueError(f"the rules of the game differ: {before.rules}; and {after.rules}")
     if before.settings != after.settings:
         raise ValueError(f"settings differ: {before.settings} and {after.settings}")
     if [result.passage for result in before.passages] != [result.passage for result in after.passages]:

@@ -156,6 +156,7 @@ def test_the_split_over_ranks_changes_nothing() -> None:
         for rank, engine in enumerate(engines)
     ]
     assert merge(parts) == whole
+    assert whole.rules.startswith("prompt_family quote, span_policy one_mask, ")
     assert sorted(asked for engine in engines for asked in engine.asked) == sorted(whole_engine.asked)
 
 
@@ -163,6 +164,8 @@ def test_parts_of_different_evaluations_do_not_merge() -> None:
     part = Evaluation("p", SETTINGS, ())
     with pytest.raises(ValueError, match="parts of one evaluation"):
         merge([part, dataclasses.replace(part, name="q")])
+    with pytest.raises(ValueError, match="parts of one evaluation"):
+        merge([part, dataclasses.replace(part, rules="others")])
 
 
 def test_a_question_beyond_the_prompt_budget_counts_as_unsolved() -> None:

@@ -8,7 +8,15 @@ import math
 import numpy as np
 import pytest
 
-from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, MaskPredictions, OwnMask, PassageResult
+from megatron_pz.config import GameConfig
+from megatron_pz.evaluation.results import (
+    Evaluation,
+    EvaluationSettings,
+    MaskPredictions,
+    OwnMask,
+    PassageResult,
+    rules_of,
+)
 from megatron_pz.evaluation.statistics import estimate, paired_difference
 from megatron_pz.evaluation.summary import MAIN_MEASURES, compare, rows
 
@@ -65,6 +73,10 @@ def test_only_like_is_compared_with_like() -> None:
         compare(one, evaluation("two", [True], [0.0]))
     with pytest.raises(ValueError, match="settings"):
         compare(one, dataclasses.replace(one, settings=dataclasses.replace(SETTINGS, seed=12)))
+    ruled = [dataclasses.replace(one, rules=rules_of(GameConfig(span_policy=rule))) for rule in ("default", "words")]
+    with pytest.raises(ValueError, match=r"the rules of the game differ: .*policy default.* and .*policy words"):
+        compare(*ruled)
+    assert compare(ruled[0], ruled[0]) == compare(one, ruled[1]), "a file of an earlier version does not tell its rules"
 
 
 def test_the_table_marks_what_moved_and_leaves_out_what_never_happened() -> None:
