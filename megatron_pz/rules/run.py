@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_pz.config import RunConfig
+from megatron_pz.config import GameConfig, GrpoConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.rules.layout import flag, layout_rules
 from megatron_pz.rules.precision import precision_rules
@@ -48,8 +48,8 @@ def check(config: RunConfig) -> None:
 
 
 def _rules(c: RunConfig) -> list[tuple[bool, str]]:
-    game, rollout, grpo, training, parallel = c.game, c.rollout, c.grpo, c.training, c.parallel
-    model = Path(c.model.hf_model)
+    """(whether it holds, the complaint where it does not); what is missing comes before what is wrong."""
+    model, training = Path(c.model.hf_model), c.training
     return [
         (bool(c.model.hf_model), "--hf-model is missing: give the directory of a Hugging Face checkpoint"),
         (
@@ -60,6 +60,20 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         (bool(training.save), "--save is missing: give the folder that the run writes to"),
         *_value_rules(c),
         *_path_rules(c),
+        *_training_rules(c),
+        *_deadline_rules(c),
+        *_game_rules(c.game),
+        *_rollout_rules(c.rollout),
+        *_grpo_rules(c.grpo),
+        *_optimizer_rules(c),
+        *layout_rules(c.parallel),
+        *precision_rules(c),
+    ]
+
+
+def _training_rules(c: RunConfig) -> list[tuple[bool, str]]:
+    training = c.training
+    return [
         (
             not training.wandb_project or importlib.util.find_spec("wandb") is not None,
             f"--wandb-project {training.wandb_project}: wandb is not installed; install it, or leave this out",
@@ -70,7 +84,19 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--keep-every {training.keep_every}: must be a multiple of --save-interval {training.save_interval}, "
             "or no checkpoint falls on it",
         ),
-        *_deadline_rules(c),
+        (
+            training.eval_interval == 0 or bool(c.data.valid_data_path),
+            f"--eval-interval {training.eval_interval} needs --valid-data-path",
+        ),
+        (
+            not c.data.max_passage_words or c.data.min_passage_words <= c.data.max_passage_words,
+            f"--min-passage-words {c.data.min_passage_words} is above --max-passage-words {c.data.max_passage_words}",
+        ),
+    ]
+
+
+def _game_rules(game: GameConfig) -> list[tuple[bool, str]]:
+    return [
         (
             game.grpo_group_size >= 2,
             f"--grpo-group-size {game.grpo_group_size}: a group of one has no relative advantage; use at least 2",
@@ -94,11 +120,30 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         ),
         (game.max_span_occurrences >= 2, f"--max-span-occurrences {game.max_span_occurrences}: must be at least 2"),
         (
+            game.policy_sharing == "shared" or game.mask_strategy == "active",
+            f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
+        ),
+    ]
+
+
+def _rollout_rules(rollout: RolloutConfig) -> list[tuple[bool, str]]:
+    return [
+        (
             rollout.temperature == 1.0 and rollout.top_p == 1.0 and rollout.top_k == 0,
             f"temperature {rollout.temperature}, top_p {rollout.top_p}, top_k {rollout.top_k}: only 1, 1 and 0 (off) "
             "keep the probability ratio of the update unbiased",
         ),
         (rollout.max_prompt_length >= 8, f"--max-prompt-length {rollout.max_prompt_length}: must be at least 8"),
+        (
+            rollout.generator_max_response_length <= rollout.max_response_length,
+            f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
+            f"{rollout.max_response_length}",
+        ),
+    ]
+
+
+def _grpo_rules(grpo: GrpoConfig) -> list[tuple[bool, str]]:
+    return [
         (
             0 < grpo.grpo_clamp_eps_lower < 1 and grpo.grpo_clamp_eps_upper > 0,
             f"clip range ({grpo.grpo_clamp_eps_lower}, {grpo.grpo_clamp_eps_upper}): needs 0 < lower < 1 and 0 < upper",
@@ -117,40 +162,27 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             0 <= grpo.icepop_lower < grpo.icepop_upper,
             f"IcePop range ({grpo.icepop_lower}, {grpo.icepop_upper}): needs 0 <= lower < upper",
         ),
+    ]
+
+
+def _optimizer_rules(c: RunConfig) -> list[tuple[bool, str]]:
+    optimizer = c.optimizer
+    return [
         (
-            c.optimizer.generator_lr == 0 or game.policy_sharing == "separate",
-            f"--generator-lr {c.optimizer.generator_lr}: the roles share one policy; use --policy-sharing separate",
+            optimizer.generator_lr == 0 or c.game.policy_sharing == "separate",
+            f"--generator-lr {optimizer.generator_lr}: the roles share one policy; use --policy-sharing separate",
         ),
         (
-            c.optimizer.generator_lr == 0 or c.optimizer.generator_lr >= c.optimizer.min_lr,
-            f"--generator-lr {c.optimizer.generator_lr}: must be 0 (as --lr) or at least --min-lr {c.optimizer.min_lr}",
+            optimizer.generator_lr == 0 or optimizer.generator_lr >= optimizer.min_lr,
+            f"--generator-lr {optimizer.generator_lr}: must be 0 (as --lr) or at least --min-lr {optimizer.min_lr}",
         ),
         (
-            game.policy_sharing == "shared" or game.mask_strategy == "active",
-            f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
+            0 <= optimizer.lr_warmup_init <= optimizer.lr,
+            f"--lr-warmup-init {optimizer.lr_warmup_init}: must lie between 0 and --lr {optimizer.lr}",
         ),
         (
-            rollout.generator_max_response_length <= rollout.max_response_length,
-            f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
-            f"{rollout.max_response_length}",
-        ),
-        (
-            0 <= c.optimizer.lr_warmup_init <= c.optimizer.lr,
-            f"--lr-warmup-init {c.optimizer.lr_warmup_init}: must lie between 0 and --lr {c.optimizer.lr}",
-        ),
-        (
-            0 <= c.optimizer.min_lr <= c.optimizer.lr,
-            f"--min-lr {c.optimizer.min_lr}: must lie between 0 and --lr {c.optimizer.lr}",
-        ),
-        *layout_rules(parallel),
-        *precision_rules(c),
-        (
-            training.eval_interval == 0 or bool(c.data.valid_data_path),
-            f"--eval-interval {training.eval_interval} needs --valid-data-path",
-        ),
-        (
-            not c.data.max_passage_words or c.data.min_passage_words <= c.data.max_passage_words,
-            f"--min-passage-words {c.data.min_passage_words} is above --max-passage-words {c.data.max_passage_words}",
+            0 <= optimizer.min_lr <= optimizer.lr,
+            f"--min-lr {optimizer.min_lr}: must lie between 0 and --lr {optimizer.lr}",
         ),
     ]
 
