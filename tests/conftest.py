@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import gc
+import importlib.util
 import signal
 import sys
 from collections.abc import Generator, Iterator
@@ -49,10 +50,11 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     """
     if session.config.pluginmanager.has_plugin("dsession"):
         return (yield)
-    from hypothesis import settings
+    if importlib.util.find_spec("hypothesis"):  # the tests of a GPU do without it
+        from hypothesis import settings
 
-    settings.register_profile("any machine", deadline=None)
-    settings.load_profile("any machine")
+        settings.register_profile("any machine", deadline=None)
+        settings.load_profile("any machine")
     gc.disable()
     try:
         return (yield)
