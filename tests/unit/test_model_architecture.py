@@ -110,6 +110,8 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**LLAMA, "num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
         ({**LLAMA, "vocab_size": -1}, "vocab_size is -1"),
         ({**LLAMA, "rms_norm_eps": "small"}, "rms_norm_eps is 'small'"),
+        ({**LLAMA, "rms_norm_eps": float("nan")}, "rms_norm_eps is nan, not a positive number"),
+        ({**LLAMA, "rope_theta": float("inf")}, "rope_theta is inf, not a positive number"),
         ({**LLAMA, "num_key_value_heads": 4}, "not a multiple of num_key_value_heads 4"),
         ({**LLAMA, "hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({**LLAMA, "attention_bias": True}, "attention_bias"),
