@@ -63,9 +63,17 @@ class PassageExamples:
         return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.spans.playable(passage.text))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sampler": self.sampler.state_dict(), "steps": self.steps}
+        objective = self.config.supervised.objective
+        return {"sampler": self.sampler.state_dict(), "steps": self.steps, "objective": objective}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises BadInput for the state of a run with another objective."""
+        asked = self.config.supervised.objective
+        if (saved := state.get("objective", asked)) != asked:
+            raise BadInput(
+                f"--load {self.config.training.load}: holds a run of --objective {saved}, not {asked}; give its own "
+                "objective, or begin anew without --load"
+            )
         self.sampler.load_state_dict(state["sampler"])
         self.steps = state["steps"]
 

@@ -10,27 +10,54 @@ from typing import Any
 import torch
 import yaml
 
+from megatron_pz.arguments import load_yaml
 from megatron_pz.config import RunConfig
 from megatron_pz.monitoring.launches import Launch, record_launch
 from megatron_pz.trainer.topology import Topology
 
+CONFIG_FILE = "config.yaml"
+
 
 def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
-    """Keep in the run's folder what it is started with, after ``iteration`` steps, and by whom. Collective."""
+    """Keep in the run's folder what it is started with, after ``iteration`` steps, and by whom. Collective.
+
+    A resumed run that differs in a setting says so in one line, and the launch keeps both values.
+    """
     hosts = topology.all_gather_object(platform.node())
-    if topology.rank == 0:
-        folder = Path(config.training.save)
-        write_config(config, folder / "config.yaml")
-        device = torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "CPU"
-        record_launch(folder, Launch.now(iteration, hosts, device, topology.data_parallel_size))
+    if topology.rank != 0:
+        return
+    folder = Path(config.training.save)
+    changes = changed_settings(folder / CONFIG_FILE, config) if iteration else {}
+    if changes:
+        told = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changes.items())
+        print(f"goes on after iteration {iteration} with other settings: {told}", flush=True)
+    write_config(config, folder / CONFIG_FILE)
+    device = torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "CPU"
+    record_launch(folder, Launch.now(iteration, hosts, device, topology.data_parallel_size, changes))
+
+
+def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """(before, now) of every setting, as ``section.field``, in which a run differs from its last start's file.
+
+    Nothing where there is no such file. Where a run is loaded from is no setting of it.
+    """
+    if not path.is_file():
+        return {}
+    before, now = _plain(dataclasses.asdict(load_yaml(path))), _plain(dataclasses.asdict(config))
+    return {
+        f"{section}.{field}": (before[section][field], value)
+        for section, fields in now.items()
+        for field, value in fields.items()
+        if before[section][field] != value and (section, field) != ("training", "load")
+    }
 
 
 def write_config(config: RunConfig, path: Path) -> None:
     """The resolved configuration as a YAML file that ``--config`` reads."""
+    path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return list(value) if isinstance(value, tuple) else value
 
-    path.write_text(yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -23,7 +23,7 @@ from megatron_pz.trainer.policy import UpdateResult
 from megatron_pz.uncertainty import scored_groups
 
 LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_max", "reference_kl")
-HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size")
+HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size", "importance_max")
 
 
 class Tally:

@@ -13,8 +13,10 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from megatron_pz import __version__
 from megatron_pz.errors import BadInput
@@ -41,6 +43,8 @@ class Launch:
     """Of the checkout, with ``-dirty`` behind it where files differ from it; empty for an installed package."""
     versions: Mapping[str, str]
     """By distribution, of this package and those that compute."""
+    changes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Settings (``section.field``) that differ from those of the start before it: each one's value then and now."""
 
     @property
     def processes(self) -> int:
@@ -48,7 +52,14 @@ class Launch:
         return sum(self.hosts.values())
 
     @classmethod
-    def now(cls, iteration: int, hosts: Sequence[str], device: str, data_parallel_size: int) -> Launch:
+    def now(
+        cls,
+        iteration: int,
+        hosts: Sequence[str],
+        device: str,
+        data_parallel_size: int,
+        changes: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    ) -> Launch:
         """A start at this moment; ``hosts`` names that of every process."""
         return cls(
             iteration,
@@ -58,6 +69,7 @@ class Launch:
             data_parallel_size,
             _commit(),
             _versions(),
+            dict(changes),
         )
 
 

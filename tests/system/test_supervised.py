@@ -147,6 +147,14 @@ def test_a_run_of_another_kind_is_not_resumed(config: RunConfig, scripted_engine
         run(to(config, save=str(tmp_path / "other"), load=played), PassageExamples)
 
 
+def test_a_run_of_another_objective_is_not_resumed(config: RunConfig, tmp_path: Path) -> None:
+    passages = str(tmp_path / "passages")
+    run(to(config, save=passages, train_iters=1), PassageExamples)
+    with pytest.raises(BadInput, match="holds a run of --objective continue_pt, not sft_mask"):
+        masks = with_fields(config, supervised={"objective": "sft_mask"})
+        run(to(masks, save=str(tmp_path / "masks"), load=passages), MaskExamples)
+
+
 def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interleaved schedule wants rows of one length; each part was packed, and padded, by itself."""
     once = to(config, train_iters=1, micro_batch_tokens=40)

@@ -79,6 +79,13 @@ def test_both_forms_give_the_same(compiled: scanner_form.ScanPage, wikitext: str
     assert compiled(wikitext, "T", Wiki(), frozenset(keep)) == interpreted(wikitext, "T", Wiki(), frozenset(keep))
 
 
+@pytest.mark.parametrize("tail", ["-", "--", "---", "----", "{", "{|", "[", "=", "'", "&", "<", "|", "_", "#"])
+def test_both_forms_stop_where_the_source_ends(compiled: scanner_form.ScanPage, tail: str) -> None:
+    for wikitext in (tail, f"A sentence.\n{tail}", f"{{{{x|\n{tail}}}}}"):
+        found = scanner_form.load_interpreted()(wikitext, "T", Wiki(), frozenset())
+        assert compiled(wikitext, "T", Wiki(), frozenset()) == found
+
+
 def test_a_compiled_form_that_is_older_than_its_source_is_not_used(
     monkeypatch: pytest.MonkeyPatch, compiled: scanner_form.ScanPage
 ) -> None:

@@ -62,7 +62,12 @@ def begin_line(scan: Scan) -> None:
         open_table(scan)
     elif character == "|" or character == "!":
         _bar_or_mark(scan, start)
-    elif character == "-" and scan.frames.depth == 0 and scan.follows(start + 1, "-", "-") and data[start + 3] == "-":
+    elif (
+        character == "-"
+        and scan.frames.depth == 0
+        and scan.follows(start + 1, "-", "-")
+        and scan.follows(start + 2, "-", "-")
+    ):
         scan.position = start
         scan.emit(PARAGRAPH, scan.run())
 
