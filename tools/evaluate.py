@@ -107,8 +107,9 @@ def main(argv: list[str] | None = None) -> None:
     flags = parse(argv)
     config = load_yaml(flags.config)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    blend = open_blend(flags.valid_data_path, str(flags.hf_model[0]))
-    tokenizer = AutoTokenizer.from_pretrained(flags.hf_model[0])
+    of_tokenizer = config.model.tokenizer_model or str(flags.hf_model[0])
+    blend = open_blend(flags.valid_data_path, of_tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(of_tokenizer)
     limit = config.rollout.max_prompt_length
     chosen = choose(candidates(blend), flags.passages, tokenizer, config.game, config.data, limit)
     if rank == 0 and len(chosen) < flags.passages:
