@@ -77,7 +77,10 @@ def test_figures_are_ratios_of_the_least_values() -> None:
         "one worker": [{"cpu": 8.0, "wall": 9.0}, {"cpu": 6.0, "wall": 8.0}],
         "two workers": [{"cpu": 6.6, "wall": 4.0}, {"cpu": 7.0, "wall": 5.0}],
         "stages": [stages(5.0, 120.0), stages(4.0, 80.0)],
-        "peers": {"start_up": 9.0, "wikiextractor": 20.0, "read": 1.0, "tokenize": 38.0, "build": 1.0, "tokens": 1},
+        "peers": [
+            {"wikiextractor": 20.0, "read": 1.0, "tokenize": 99.0, "build": 1.0},
+            {"wikiextractor": 25.0, "read": 1.5, "tokenize": 38.0, "build": 1.0},
+        ],
     }
     found = figures(results, 90_000_000)
     assert found["peers_over_pipeline"] == 10
