@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import yaml
 
-from megatron_pz.arguments import load_yaml
 from megatron_pz.config import RunConfig
 from megatron_pz.monitoring.launches import Launch, record_launch
 from megatron_pz.trainer.topology import Topology
@@ -27,7 +26,7 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
     if topology.rank != 0:
         return
     folder = Path(config.training.save)
-    changes = changed_settings(folder / CONFIG_FILE, config) if iteration else {}
+    changes = changed_settings(Path(config.training.load) / CONFIG_FILE, config) if iteration else {}
     if changes:
         told = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changes.items())
         print(f"goes on after iteration {iteration} with other settings: {told}", flush=True)
@@ -39,17 +38,22 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
 def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """(before, now) of every setting, as ``section.field``, in which a run differs from its last start's file.
 
-    Nothing where there is no such file. Where a run is loaded from is no setting of it.
+    Only those that the file has: another version of this program may have written it. Nothing where it is missing or
+    cut short. Where a run is loaded from and kept is no setting of it.
     """
-    if not path.is_file():
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
-    before, now = _plain(dataclasses.asdict(load_yaml(path))), _plain(dataclasses.asdict(config))
-    return {
-        f"{section}.{field}": (before[section][field], value)
-        for section, fields in now.items()
-        for field, value in fields.items()
-        if before[section][field] != value and (section, field) != ("training", "load")
-    }
+    changes = {}
+    for section, fields in _plain(dataclasses.asdict(config)).items():
+        saved = before.get(section) if isinstance(before, dict) else None
+        if not isinstance(saved, dict):
+            continue
+        for field, value in fields.items():
+            if field in saved and saved[field] != value and field not in ("load", "save"):
+                changes[f"{section}.{field}"] = (saved[field], value)
+    return changes
 
 
 def write_config(config: RunConfig, path: Path) -> None:

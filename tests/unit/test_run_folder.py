@@ -25,6 +25,14 @@ def test_the_file_reads_back_as_the_configuration(tmp_path: Path) -> None:
     assert changed_settings(tmp_path / "nowhere.yaml", FIRST) == {}
 
 
+@pytest.mark.parametrize(
+    "content", ["optimizer:\n  lr: 0.0001\n  of_another_version: 3\nolder: {}\n", "optimizer: [", "7"]
+)
+def test_a_file_of_another_version_or_cut_short_stops_no_resume(content: str, tmp_path: Path) -> None:
+    (tmp_path / CONFIG_FILE).write_text(content)
+    assert changed_settings(tmp_path / CONFIG_FILE, FIRST) == {}
+
+
 def test_a_resume_names_what_differs_and_the_launch_keeps_it(
     topology: Topology, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
