@@ -8,7 +8,8 @@ On a dump of --megabytes of XML that is made of a small real one (benchmarks/wik
  - decompressing the same file with Python's bz2, alone, in one process without its start-up, and likewise with the
    library that the pipeline decompresses with where it is installed;
  - WikiExtractor 3.1.0 (its command, in an environment of its own, without expanding templates, its fastest way), then
-   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia_peer.py), without their start-up;
+   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia_peer.py), start-up included, and
+   once more without what the second command spends before its first article;
  - every stage of the pipeline, and the scanner compiled and interpreted (benchmarks/wikipedia_stages.py);
  - two workers against one: CPU, and wall time, which says nothing on a machine that does other things.
 
@@ -136,7 +137,7 @@ def least(runs: Sequence[dict[str, Any]], *keys: str) -> float:
 def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
     """The figures that have goals, and what they are made of."""
     own, bz2_alone = least(results["one worker"], "cpu"), least(results["stages"], "stages", "bz2")
-    peer = {part: least(results["peers"], part) for part in ("wikiextractor", "read", "tokenize", "build")}
+    peer = {part: least(results["peers"], part) for part in ("wikiextractor", "read", "tokenize", "build", "start_up")}
     chain = sum(peer.values())
     return {
         "pipeline": own,
@@ -145,6 +146,7 @@ def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
         "peers": chain,
         **peer,
         "peers_over_pipeline": chain / own,
+        "peers_over_pipeline_without_start_up": (chain - peer["start_up"]) / own,
         "pipeline_over_bz2": own / bz2_alone,
         "scanner": max(result["scanner_mb_per_s"]["installed"] for result in results["stages"]),
         "scanner_interpreted": max(result["scanner_mb_per_s"]["interpreted"] for result in results["stages"]),
@@ -157,7 +159,12 @@ def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
 def report(results: dict[str, Any], found: dict[str, float], about: dict[str, Any]) -> str:
     """The tables, as a terminal and the results folder show them."""
     goals = [
-        ("peers' CPU over the pipeline's", f"{found['peers_over_pipeline']:.1f}", "≥ 10"),
+        ("peers' CPU over the pipeline's, whole commands", f"{found['peers_over_pipeline']:.1f}", "≥ 10"),
+        (
+            "the same without the start-up of the peers' second command",
+            f"{found['peers_over_pipeline_without_start_up']:.1f}",
+            "",
+        ),
         ("pipeline's CPU over Python's bz2 alone", f"{found['pipeline_over_bz2']:.2f}", "≤ 1.3"),
         ("wikitext to text, MB a CPU second", f"{found['scanner']:.0f}", "≥ 100"),
         ("two workers against one, wall", f"{found['two_workers_wall']:.2f}", "≥ 1.8"),
@@ -169,6 +176,7 @@ def report(results: dict[str, Any], found: dict[str, float], about: dict[str, An
         ("WikiExtractor 3.1.0", f"{found['wikiextractor']:.2f}"),
         ("Hugging Face, one article at a time", f"{found['tokenize'] + found['read']:.2f}"),
         ("Megatron's builder", f"{found['build']:.2f}"),
+        ("their start-up: torch, Megatron-Core, transformers", f"{found['start_up']:.2f}"),
         ("two workers over one", f"{found['two_workers_cpu']:.3f} ×"),
     ]
     names = results["stages"][0]["stages"]

@@ -78,12 +78,13 @@ def test_figures_are_ratios_of_the_least_values() -> None:
         "two workers": [{"cpu": 6.6, "wall": 4.0}, {"cpu": 7.0, "wall": 5.0}],
         "stages": [stages(5.0, 120.0), stages(4.0, 80.0)],
         "peers": [
-            {"wikiextractor": 20.0, "read": 1.0, "tokenize": 99.0, "build": 1.0},
-            {"wikiextractor": 25.0, "read": 1.5, "tokenize": 38.0, "build": 1.0},
+            {"wikiextractor": 20.0, "read": 1.0, "tokenize": 99.0, "build": 1.0, "start_up": 9.0},
+            {"wikiextractor": 25.0, "read": 1.5, "tokenize": 38.0, "build": 1.0, "start_up": 6.0},
         ],
     }
     found = figures(results, 90_000_000)
-    assert found["peers_over_pipeline"] == 10
+    assert found["peers_over_pipeline"] == 11
+    assert found["peers_over_pipeline_without_start_up"] == 10
     assert found["pipeline_over_bz2"] == 1.5
     assert found["decoder"] == 2
     assert (found["scanner"], found["scanner_interpreted"]) == (120, 3)
@@ -101,6 +102,7 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     }
     text = report(results, found, about)
     assert "commit abc" in text
+    assert "11.0" in text
     assert "10.0" in text
     assert "1.50" in text
     assert "fast 1.0" in text
