@@ -17,8 +17,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from megatron_pz.arguments import load_yaml
 from megatron_pz.command_line import Parser
+from megatron_pz.config import RolloutConfig
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.rl.experience import Role
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.mask_generator import MaskGenerator
 from megatron_pz.roles.mask_predictor import MaskPredictor
@@ -27,9 +29,9 @@ from megatron_pz.roles.spans import SpanPolicy
 
 
 class GreedyModel:
-    """A causal language model that continues a prompt with its most likely tokens."""
+    """A causal language model that continues a prompt with its most likely tokens, as far as in training."""
 
-    def __init__(self, directory: Path, stop: tuple[str, ...], max_new_tokens: int) -> None:
+    def __init__(self, directory: Path, stop: tuple[str, ...], lengths: RolloutConfig) -> None:
         """Raises :class:`BadInput` when transformers cannot load the directory."""
         disable_progress_bar()
         if not (directory / "config.json").is_file():  # transformers would take it for a name on the hub
@@ -40,15 +42,23 @@ class GreedyModel:
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise BadInput(f"transformers cannot load --hf-model {directory}: {error}") from None
-        self.stop, self.max_new_tokens = stop, max_new_tokens
+        self.stop, self.lengths = stop, lengths
 
     @torch.inference_mode()
-    def __call__(self, prompt: str) -> tuple[str, bool]:
-        """The continuation, and whether the length limit cut it off."""
+    def __call__(self, prompt: str, role: Role) -> tuple[str, bool]:
+        """The continuation, and whether the role's length limit cut it off. Raises BadInput for too long a prompt."""
         inputs = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
-        until = {"stop_strings": list(self.stop), "tokenizer": self.tokenizer} if self.stop else {}
-        output = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens, **until)
-        new = output[0, inputs["input_ids"].shape[1] :]
+        tokens, most = inputs["input_ids"].shape[1], self.lengths.max_prompt_length
+        if tokens > most:
+            raise BadInput(
+                f"--text makes a prompt of {tokens} tokens, above the configuration's max_prompt_length {most}; give a "
+                "shorter paragraph"
+            )
+        options = {"do_sample": False, "max_new_tokens": self.lengths.longest_response(role)}
+        if self.stop:
+            options |= {"stop_strings": list(self.stop), "tokenizer": self.tokenizer}
+        output = self.model.generate(**inputs, **options)
+        new = output[0, tokens:]
         text = self.tokenizer.decode(new, skip_special_tokens=True)
         ends = self.model.generation_config.eos_token_id  # one number, several, or None
         ended = int(new[-1]) in (ends if isinstance(ends, list) else [ends]) or any(stop in text for stop in self.stop)
@@ -69,10 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     family, policy = PromptFamily.load(config.game.prompt_family), SpanPolicy.from_config(config.game)
     if not policy.playable(flags.text):
         raise BadInput("--text holds a literal [mask], which is what hidden words look like; give another paragraph")
-    model = GreedyModel(flags.hf_model, family.stop, config.rollout.max_response_length)
+    model = GreedyModel(flags.hf_model, family.stop, config.rollout)
 
     generator = MaskGenerator(policy, family)
-    response, truncated = model(generator.prompt(flags.text))
+    response, truncated = model(generator.prompt(flags.text), "generator")
     print(f"mask generator:  {response.strip()}")
     proposal = generator.read(response, truncated, flags.text)
     if proposal.span is None:
@@ -81,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     masked = policy.apply(proposal.span, flags.text, random.Random(config.training.seed))
     print(f"masked passage:  {masked.text}")
     predictor = MaskPredictor(family, config.game.answer_normalization)
-    response, truncated = model(predictor.prompt(masked))
+    response, truncated = model(predictor.prompt(masked), "predictor")
     right = predictor.reward(response, truncated, masked.span) == 1.0
     print(f"mask predictor:  {response.strip()}")
     print(f"{'right' if right else 'wrong'}: {last_command(response, 'boxed')!r} for {masked.span!r}")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config import ModelConfig, RunConfig
+from megatron_pz.config import ModelConfig, RolloutConfig, RunConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.train import open_tokenizer
 from tools import convert_checkpoint, play
@@ -99,13 +99,36 @@ def test_play_with_weights_that_are_cut_off(
     assert "transformers cannot load --hf-model" in refused(capsys, stop)
 
 
+def test_play_with_a_text_longer_than_any_in_training(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}\nrollout: {max_prompt_length: 40}")
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), "--hf-model", str(tiny_llama_dir), "--text", "a b " * 30])
+    assert "tokens, above the configuration's max_prompt_length 40" in refused(capsys, stop)
+
+
+def test_play_gives_each_role_its_own_length(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig(max_response_length=9, generator_max_response_length=3))
+    asked = []
+
+    def generate(input_ids: torch.Tensor, max_new_tokens: int, **_: object) -> torch.Tensor:
+        asked.append(max_new_tokens)
+        return torch.cat([input_ids, torch.tensor([[9]])], 1)
+
+    monkeypatch.setattr(model.model, "generate", generate)
+    model("a b", "generator")
+    model("a b", "predictor")
+    assert asked == [3, 9]
+
+
 @pytest.mark.parametrize("ends", [5, [7, 5], None])
 def test_play_knows_every_token_that_ends_the_model_s_text(
     ends: int | list[int] | None, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = play.GreedyModel(tiny_llama_dir, (), 4)
+    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig())
     model.model.generation_config.eos_token_id = ends
     monkeypatch.setattr(
         model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[9, 5]])], 1)
     )
-    assert model("a b")[1] is (ends is None), "cut off, unless token 5 ends it"
+    assert model("a b", "generator")[1] is (ends is None), "cut off, unless token 5 ends it"
