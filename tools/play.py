@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -54,7 +55,7 @@ class GreedyModel:
                 f"--text makes a prompt of {tokens} tokens, above the configuration's max_prompt_length {most}; give a "
                 "shorter paragraph"
             )
-        options = {"do_sample": False, "max_new_tokens": self.lengths.longest_response(role)}
+        options: dict[str, Any] = {"do_sample": False, "max_new_tokens": self.lengths.longest_response(role)}
         if self.stop:
             options |= {"stop_strings": list(self.stop), "tokenizer": self.tokenizer}
         output = self.model.generate(**inputs, **options)
