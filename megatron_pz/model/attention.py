@@ -6,6 +6,7 @@ on CPU and GPU.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -112,15 +114,30 @@ class SharedPromptAttention(MegatronModule):
             both = gather_tokens(torch.cat((key, value), -1), self.cp_group)
             key, value = both.split(key.size(-1), -1)
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        if attention_mask is None and self.cp_group.size() == 1:
-            attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=True)
-        else:
-            schedule = _schedule(attention_mask, key.size(0), self.cp_group, key.device)
-            # torch's CPU kernels take bfloat16 apart again and again: float32 is 1.1 times as fast at runs of hundreds
-            # of tokens and twice as fast at runs of ten, casts included.
-            q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
-            attended = attend(q, k, v, schedule, self.softmax_scale)
+        with kernels_of(query.device.type):
+            if attention_mask is None and self.cp_group.size() == 1:
+                attended = scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=True
+                )
+            else:
+                schedule = _schedule(attention_mask, key.size(0), self.cp_group, key.device)
+                # torch's CPU kernels take bfloat16 apart again and again: float32 is 1.1 times as fast at runs of
+                # hundreds of tokens and twice as fast at runs of ten, casts included.
+                q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
+                attended = attend(q, k, v, schedule, self.softmax_scale)
         return attended.permute(2, 0, 1, 3).flatten(2).to(query.dtype)
+
+
+def kernels_of(device_type: str) -> AbstractContextManager[None]:
+    """On a GPU flash, and torch's own products for what flash does not take: float32. On a CPU torch has its choice.
+
+    torch 2.13 prefers cuDNN on a Hopper, which builds a graph (23 to 37 ms of the host) for every length of a prompt
+    that it has not seen, forward and backward; almost every packed row has one. And where the memory-efficient kernel
+    accepts grouped queries (torch 2.14), ``causal_lower_right`` calls it without repeating the keys.
+    """
+    if device_type == "cpu":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, schedule: Schedule, scale: float | None) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.attention_check import visible
-from megatron_pz.model.attention import Schedule, attend
+from megatron_pz.model.attention import Schedule, attend, kernels_of
 from megatron_pz.model.attention_plan import calls_of, plan_of_runs
 from megatron_pz.model.context_parallel import own_ranges
 
@@ -71,3 +71,18 @@ def test_a_response_that_ranks_share_has_a_call_of_its_own() -> None:
     assert [[piece.length for piece in call.pieces] for call in calls_of(plan, 8)] == [[4], [3], [2], [2]]
     whole = plan_of_runs([(4, True), (3, False), (3, False), (2, False)], [range(12)])
     assert [[piece.length for piece in call.pieces] for call in calls_of(whole, 8)] == [[4], [3, 3, 2]]
+
+
+def allowed_kernels() -> set[str]:
+    """Those that torch may take on a GPU; the flags are there without one."""
+    names = ("flash", "mem_efficient", "math", "cudnn")
+    return {name for name in names if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()}
+
+
+def test_a_gpu_takes_kernels_that_need_no_preparation_for_every_length() -> None:
+    before = allowed_kernels()
+    with kernels_of("cuda"):
+        assert allowed_kernels() == {"flash", "math"}
+    assert allowed_kernels() == before
+    with kernels_of("cpu"):
+        assert allowed_kernels() == before
