@@ -7,6 +7,7 @@ a living vLLM engine and its threads.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -39,6 +40,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.errors import BadInput, brief
+from megatron_pz.model.precision import plain_tensor
 from megatron_pz.trainer.agreement import AgreedProblem, agree
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
 
@@ -53,6 +55,7 @@ _NUMBERED = "chained_"
 """Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
 _NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
 """What the names of tensors begin with that are none of a model's weights."""
+_TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 """What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
 
@@ -151,11 +154,30 @@ def load_tensors(folder: Path, parts: Parts) -> None:
         )
     for name, part in parts.items():
         loaded = everything[name] if name else everything
-        for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
-            unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
+        with _scales_of_fp8():
+            for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
+                unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
         if part.optimizer is not None:
             part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
+
+
+@contextmanager
+def _scales_of_fp8() -> Iterator[None]:
+    """Let Transformer Engine load the history of delayed scaling, which it keeps as a pickle.
+
+    Its later versions do so only where this variable says that the file is trusted. Ours is: torch's reader of the
+    checkpoint has unpickled the entry around it before.
+    """
+    before = os.environ.get(_TRUSTED)
+    os.environ[_TRUSTED] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TRUSTED]
+        else:
+            os.environ[_TRUSTED] = before
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
@@ -193,7 +215,7 @@ class _StagedSave(TorchDistSaveShardedStrategy):
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
         self._ranks = _DistWrapper(None, True, 0)
-        planner = MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False)
+        planner = _PlainTensors(dedup_replicated_tensors=False, flatten_state_dict=False)
 
         def local_plan() -> SavePlan:
             planner.set_up_planner(mcore_to_pyt_state_dict(flat, False), None, self._ranks.is_coordinator)
@@ -218,6 +240,18 @@ class _StagedSave(TorchDistSaveShardedStrategy):
 
         with _agreed():
             self._ranks.all_reduce("index", lambda: results, write)
+
+
+class _PlainTensors(MCoreSavePlanner):
+    """Weights that are kept in FP8 are written as the bfloat16 that they stand for, one at a time.
+
+    Megatron-Core asks for them so when it loads, and quantising those numbers again gives the same FP8. Else the file
+    would hold pickled objects of Transformer Engine, of its version.
+    """
+
+    def transform_object(self, write_item: WriteItem, object: Any) -> Any:
+        content = super().transform_object(write_item, object)
+        return plain_tensor(content) if isinstance(content, torch.Tensor) else content
 
 
 class _Copies:

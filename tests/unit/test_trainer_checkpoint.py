@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from megatron_pz.trainer import checkpoint
+from tests.quantized_stand_in import StandInFloat8, quantized_parameter
 from tests.trainee import Line, Trainee
 
 pytestmark = pytest.mark.usefixtures("topology")
@@ -75,3 +76,17 @@ def test_generators_survive_the_disk(saved: Path) -> None:
     again = Trainee().load(saved).per_rank
     assert torch.equal(torch.get_rng_state(), again["torch"])
     assert random.getstate() == again["python"]
+
+
+def test_weights_kept_in_fp8_are_stored_as_the_bfloat16_that_they_stand_for(tmp_path: Path) -> None:
+    values = torch.tensor([0.5, -0.3, 0.01, 0.11], dtype=torch.bfloat16)
+    model, bare = Line(0.0), Line(7.0)
+    model.weight = quantized_parameter(values, keeps_initial_values=False)
+    checkpoint.save_checkpoint(tmp_path, 1, [model], None, common={}, per_rank={})
+    checkpoint.load_model_weights(tmp_path, [bare])
+    assert torch.equal(bare.weight, StandInFloat8.quantize(values).dequantize())
+    assert not torch.equal(bare.weight, values)
+    other = Line(0.0)
+    other.weight = quantized_parameter(torch.ones(4), keeps_initial_values=False)
+    other.weight.data.copy_(bare.weight)  # what a resume makes of it
+    assert torch.equal(other.weight.dequantize(), bare.weight)

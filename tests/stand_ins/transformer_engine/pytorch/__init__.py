@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
@@ -67,6 +68,8 @@ class Linear(torch.nn.Module):
 
     def set_extra_state(self, state: Tensor | None) -> None:
         if state is not None and state.numel():
+            if os.environ.get("NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE") != "1":  # as since 2.16
+                raise RuntimeError("Refusing to load pickled Transformer Engine extra state")
             self.amax_history = pickle.loads(bytes(state.tolist()))
 
 
