@@ -28,6 +28,10 @@ _STREAM_BEGINS: dict[Compression, re.Pattern[bytes]] = {
 _BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 """A stream header and the magic number of a block: 80 bits, which compressed data does not hold by chance."""
 _ZST_FRAME = re.compile(rb"\x28\xb5\x2f\xfd")
+_LONGEST_BEGIN = 10
+"""Bytes that the longer of these two patterns matches."""
+_SEARCHED_AT_ONCE = 8 << 20
+"""Bytes. The pages of a file that is mapped as a whole would count as this process's memory, up to the dump's size."""
 
 
 class Decompressor(Protocol):
@@ -109,7 +113,7 @@ def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
     """
     if compression == "gz":
         return None  # three bytes of a header are in compressed data by chance too often
-    starts = _bz2_streams(path) if compression == "bz2" else _zst_frames(path)
+    starts = _occurrences(path, _BZ2_STREAM) if compression == "bz2" else _zst_frames(path)
     first, second = next(starts, None), next(starts, None)
     if compression == "bz2" and first != 0:
         raise BadInput(f"{path}: no bz2 block at byte 0; the file is damaged, download it again")
@@ -122,9 +126,7 @@ def next_stream(path: str, compression: Compression, after: int) -> int | None:
     """Byte offset of the first stream that begins behind byte ``after``; for files with a damaged one."""
     if compression == "gz":
         return None
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = (_BZ2_STREAM if compression == "bz2" else _ZST_FRAME).search(content, after + 1)
-    return found.start() if found else None
+    return next(_occurrences(path, _BZ2_STREAM if compression == "bz2" else _ZST_FRAME, after + 1), None)
 
 
 def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
@@ -133,17 +135,26 @@ def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
     yield from others
 
 
-def _bz2_streams(path: str) -> Iterator[int]:
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for match in _BZ2_STREAM.finditer(content):
-            yield match.start()
+def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Iterator[int]:
+    """Byte offsets where a pattern of at most :data:`_LONGEST_BEGIN` bytes stands, from ``start`` on, in order."""
+    with Path(path).open("rb") as file:
+        file.seek(start)
+        content, begins, searched = b"", start, start
+        while more := file.read(_SEARCHED_AT_ONCE):
+            content += more
+            for match in pattern.finditer(content, searched - begins):
+                searched = begins + match.end()
+                yield begins + match.start()
+            kept = min(len(content), _LONGEST_BEGIN - 1)
+            begins, content = begins + len(content) - kept, content[len(content) - kept :]
+            searched = max(searched, begins)
 
 
 def _zst_frames(path: str) -> Iterator[int]:
     """Frames name the sizes of their blocks, so the next one is found without decompressing."""
     library = zstd()
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        position = 0
+        position = forgotten = 0
         while position < len(content):
             yield position
             with memoryview(content) as whole, whole[position:] as rest:
@@ -151,3 +162,6 @@ def _zst_frames(path: str) -> Iterator[int]:
                     position += library.get_frame_size(rest)
                 except library.ZstdError:
                     return  # what is damaged belongs to the frame before
+            if position - forgotten >= _SEARCHED_AT_ONCE:
+                content.madvise(mmap.MADV_DONTNEED)
+                forgotten = position

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
+import resource
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -209,3 +211,39 @@ def test_a_large_first_stream_makes_one_stream_of_a_file(tmp_path: Path, monkeyp
     monkeypatch.setattr(compression, "LARGEST_STREAM", 100)
     assert all(job.payload for job in list(plan_jobs(str(path)))[:-1])
     assert ids(path) == list(range(30))
+
+
+@pytest.mark.parametrize("piece", [1, 3, 9, 10, 11, 64])
+def test_streams_are_found_wherever_the_file_is_read_in_pieces(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compression, "_SEARCHED_AT_ONCE", piece)
+    begin = b"BZh91AY&SY"
+    content = begin + begin + b"BZh91AY&S" + begin + b"x" * 37 + begin[:4] + begin + b"BZ"
+    expected = [match.start() for match in re.finditer(re.escape(begin), content)]
+    file = tmp_path / "dump.bz2"
+    file.write_bytes(content)
+    starts = compression.stream_starts(str(file), "bz2")
+    assert starts is not None
+    assert list(starts) == expected
+    for after in range(len(content)):
+        following = next((start for start in expected if start > after), None)
+        assert compression.next_stream(str(file), "bz2", after) == following
+
+
+def test_looking_for_streams_takes_little_memory_whatever_the_file_s_size(tmp_path: Path) -> None:
+    file = tmp_path / "dump.bz2"
+    with file.open("wb") as sparse:
+        for start in (0, 50 << 20, 250 << 20):
+            sparse.seek(start)
+            sparse.write(b"BZh91AY&SY")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    starts = compression.stream_starts(str(file), "bz2")
+    assert starts is not None
+    before, most = resident(), 0
+    for _ in starts:
+        most = max(most, resident() - before)
+    assert most < 64 << 20, "the file has four times as much"
