@@ -30,7 +30,7 @@ _BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 _ZST_FRAME = re.compile(rb"\x28\xb5\x2f\xfd")
 _LONGEST_BEGIN = 10
 """Bytes that the longer of these two patterns matches."""
-_SEARCHED_AT_ONCE = 8 << 20
+_SEARCHED_AT_ONCE = 1 << 20
 """Bytes. The pages of a file that is mapped as a whole would count as this process's memory, up to the dump's size."""
 
 
@@ -137,16 +137,18 @@ def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
 
 def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Iterator[int]:
     """Byte offsets where a pattern of at most :data:`_LONGEST_BEGIN` bytes stands, from ``start`` on, in order."""
-    with Path(path).open("rb") as file:
+    content = bytearray(_LONGEST_BEGIN - 1 + _SEARCHED_AT_ONCE)
+    begins, kept, searched = start, 0, start  # where the content begins in the file; what of it has been there before
+    with Path(path).open("rb", buffering=0) as file, memoryview(content) as view:
         file.seek(start)
-        content, begins, searched = b"", start, start
-        while more := file.read(_SEARCHED_AT_ONCE):
-            content += more
-            for match in pattern.finditer(content, searched - begins):
+        while read := file.readinto(view[kept : kept + _SEARCHED_AT_ONCE]):
+            size = kept + read
+            for match in pattern.finditer(content, searched - begins, size):
                 searched = begins + match.end()
                 yield begins + match.start()
-            kept = min(len(content), _LONGEST_BEGIN - 1)
-            begins, content = begins + len(content) - kept, content[len(content) - kept :]
+            kept = min(size, _LONGEST_BEGIN - 1)
+            view[:kept] = bytes(view[size - kept : size])
+            begins += size - kept
             searched = max(searched, begins)
 
 
