@@ -12,6 +12,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -67,18 +68,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class Skipped:
-    """What was not measured, and why."""
+    """A test that measured nothing, or whose check failed, and why."""
 
     part: str
     name: str
     reason: str
+    failed: bool = False
 
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Where and with what: date, commit, device, versions."""
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get("PZ_GPU_COMMIT", ""),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
         "cuda": torch.version.cuda,
@@ -94,14 +96,16 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def write_part(path: Path, place: Mapping[str, Any], figures: Iterable[Figure], skipped: Iterable[Skipped]) -> None:
-    """One part's results as JSON; a number that is not finite becomes null."""
+    """One part's results as JSON, whole or not at all; a number that is not finite becomes null."""
     content = {
         "environment": place,
         "figures": [_plain(dataclasses.asdict(figure)) for figure in figures],
         "skipped": [dataclasses.asdict(entry) for entry in skipped],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 def join(folder: Path) -> dict[str, Any]:
@@ -131,7 +135,7 @@ def as_table(result: Mapping[str, Any]) -> str:
     state = " with uncommitted changes" if place["uncommitted_changes"] else ""
     lines = [
         f"{place['device']}, CUDA {place['cuda']}, Python {place['python']}, {versions}; "
-        f"commit {place['commit']}{state}, {place['date']}.",
+        f"commit {place['commit'] or 'unknown'}{state}, {place['date']}.",
         "",
         "| part | figure | value | goal |",
         "|---|---|---|---|",
@@ -142,7 +146,9 @@ def as_table(result: Mapping[str, Any]) -> str:
         figure = Figure(entry["part"], entry["name"], value, entry["unit"], goal)
         lines.append(f"| {figure.part} | {figure.name} | {_number(value)} {figure.unit} | {figure.verdict} |")
     lines += [
-        f"| {entry['part']} | {entry['name']} | not measured | {entry['reason']} |" for entry in result["skipped"]
+        f"| {entry['part']} | {entry['name']} | {'FAILED' if entry['failed'] else 'not measured'} | "
+        f"{entry['reason'].replace('|', '¦')} |"
+        for entry in result["skipped"]
     ]
     return "\n".join(lines) + "\n"
 
@@ -156,8 +162,11 @@ def _plain(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    """Empty where this is no checkout."""
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    """Empty where this is no checkout, or where there is no git."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

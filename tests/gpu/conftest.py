@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,22 +41,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What was skipped stands in the result, too."""
-    if report.skipped and "tests/gpu/" in report.nodeid.replace(os.sep, "/"):
+    """What was skipped, and what failed, stands in the result, too."""
+    if report.passed or "tests/gpu/" not in report.nodeid.replace(os.sep, "/"):
+        return
+    if report.skipped:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        _skipped.append(
-            Skipped(_part(report.nodeid), report.nodeid.rpartition("::")[2], reason.removeprefix("Skipped: "))
-        )
+    else:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = str(crash.message if crash else report.longrepr).strip().partition("\n")[0]
+    part, name = _part(report.nodeid), report.nodeid.rpartition("::")[2]
+    _skipped.append(Skipped(part, name, reason.removeprefix("Skipped: "), failed=report.failed))
+    _write(part)
 
 
-def pytest_sessionfinish() -> None:
+def _write(part: str) -> None:
+    """At once, and not at the end: a part that is stopped, or takes its process along, keeps what it has measured."""
     folder = os.environ.get("PZ_GPU_RESULTS")
     if not folder or not torch.cuda.is_available():
         return
-    place = environment(torch.device("cuda"))
-    for part in {entry.part for entry in [*_figures, *_skipped]}:
-        figures = [figure for figure in _figures if figure.part == part]
-        write_part(Path(folder) / f"{part}.json", place, figures, [entry for entry in _skipped if entry.part == part])
+    figures = [figure for figure in _figures if figure.part == part]
+    write_part(Path(folder) / f"{part}.json", _place(), figures, [entry for entry in _skipped if entry.part == part])
+
+
+@cache
+def _place() -> dict[str, Any]:
+    return environment(torch.device("cuda"))
 
 
 def _part(nodeid: str) -> str:
@@ -68,6 +80,7 @@ def record(request: pytest.FixtureRequest) -> Record:
     def keep(name: str, value: float, unit: str = "", goal: Goal | None = None) -> None:
         figure = Figure(part, name, float(value), unit, goal)
         _figures.append(figure)
+        _write(part)
         print(f"{part}: {name} = {figure.value:.6g} {unit} {figure.verdict}")
 
     return keep
@@ -84,8 +97,15 @@ def topology() -> Iterator[Topology]:
 @pytest.fixture(autouse=True)
 def _memory_is_given_back() -> Iterator[None]:
     yield
+    forget_failure()
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def forget_failure() -> None:
+    """A test that failed has left its frames to a debugger, and in them a model: the next would not find room."""
+    for name in ("last_exc", "last_value", "last_traceback", "last_type"):
+        vars(sys).pop(name, None)
 
 
 @pytest.fixture(scope="session")

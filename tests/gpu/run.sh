@@ -6,8 +6,10 @@
 #   ./tests/gpu/run.sh --wheels DIR          install DIR/*.whl first, without network: .cache/gpu_site/, beside what is there
 #   ./tests/gpu/run.sh --model DIR           the real small model (Qwen3 or Llama); default: the one the quickstart keeps
 #   ./tests/gpu/run.sh --output PATH         of the result, PATH.json and PATH.md; default: benchmarks/results/DATE_CARD
+#   ./tests/gpu/run.sh --seconds N           stop a part after N seconds; default: 600
+#   ./tests/gpu/run.sh --commit ID           of the code, for the result, where this is a copy without its git folder
 #
-# A part ends within ten minutes, or is stopped. The part model needs Megatron-Core and Transformer Engine only, train and
+# A part ends within ten minutes, or is stopped; what it has measured by then is kept. The part model needs Megatron-Core and Transformer Engine only, train and
 # rollout vLLM too. Exit code 0 when no check failed; a figure that misses its goal is told in the table and fails nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -24,12 +26,12 @@ usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
 
-parts=() wheels='' model='' output=''
+parts=() wheels='' model='' output='' commit=''
 while (($#)); do
   flag=$1
   case $flag in
     -h | --help) usage && exit ;;
-    --part | --wheels | --model | --output) (($# >= 2)) || fail "$flag needs a value (--help)" ;;
+    --part | --wheels | --model | --output | --seconds | --commit) (($# >= 2)) || fail "$flag needs a value (--help)" ;;
     *) fail "unknown flag '$flag' (--help lists them)" ;;
   esac
   case $flag in
@@ -40,6 +42,11 @@ while (($#)); do
     --wheels) wheels=$2 ;;
     --model) model=$2 ;;
     --output) output=$2 ;;
+    --commit) commit=$2 ;;
+    --seconds)
+      [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "--seconds $2: give a whole number"
+      part_seconds=$2
+      ;;
   esac
   shift 2
 done
@@ -50,18 +57,20 @@ card=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1
 [[ -n $card ]] || fail "no NVIDIA GPU here (nvidia-smi lists none): nothing was run"
 
 python=$(command -v python || command -v python3) || fail "no python on the PATH: activate an environment"
+paths=$PWD # the tests also start commands, and the package need not be installed
 if [[ -n $wheels ]]; then
   site=$PWD/.cache/gpu_site
   rm -rf "$site"
   "$python" -m pip install --quiet --no-index --no-deps --no-cache-dir --target "$site" "$wheels"/*.whl
-  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+  paths+=:$site
 fi
+export PYTHONPATH=$paths${PYTHONPATH:+:$PYTHONPATH}
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 export CUDA_DEVICE_MAX_CONNECTIONS=1 # Megatron-Core asks for it under tensor and sequence parallelism
 [[ -z $model ]] || PZ_GPU_MODEL=$(cd "$model" && pwd)
 export PZ_GPU_MODEL=${PZ_GPU_MODEL:-}
 PZ_GPU_RESULTS=$(mktemp -d)
-export PZ_GPU_RESULTS
+export PZ_GPU_RESULTS PZ_GPU_COMMIT=$commit
 trap 'rm -rf "$PZ_GPU_RESULTS"' EXIT
 
 echo "== $card: ${parts[*]}"

@@ -21,6 +21,7 @@ from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config
 
+pytestmark = pytest.mark.timeout(580)  # the first test also writes a model of 8 GB
 ROW_TOKENS = 8192
 """One group: a prompt of 1024 and 8 responses of 896 tokens."""
 FP8 = ModelConfig(fp8_format="hybrid", fp8_recipe="tensorwise")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def groups(model_dir: Path) -> list[ScoredGroup]:
 
 @pytest.fixture(scope="module")
 def expected(model_dir: Path, groups: list[ScoredGroup]) -> Reference:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # all other tests want one
     return reference(model_dir, groups)
 
 

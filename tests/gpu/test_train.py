@@ -16,7 +16,10 @@ from benchmarks.gpu.results import Goal
 from tests.gpu.conftest import ROOT, Record
 from tests.system.tiny_run import make_corpus
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    pytest.mark.timeout(580),  # the first test also makes the corpus and the cold start
+]
 
 CONFIG = """
 game: {prompt_family: quote, passages_per_step: 8, masks_per_passage: 8, grpo_group_size: 8, whole_words: true,
@@ -36,7 +39,13 @@ def run(module: str, *arguments: object) -> str:
     """A command of the package, which must succeed; what it printed."""
     command = [sys.executable, "-m", f"megatron_pz.{module}", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+    except subprocess.TimeoutExpired as late:
+        said = b"".join(filter(None, (late.stdout, late.stderr))).decode(errors="replace")
+        pytest.fail(f"{module} took more than {late.timeout} s; the last that it said:\n{said[-8000:]}")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 

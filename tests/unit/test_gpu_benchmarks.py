@@ -170,7 +170,9 @@ def test_parts_are_joined_to_one_table(
     rate = Figure("benchmarks", "update, bf16", 0.512, "of the matrix rate", Goal("at least", 0.45))
     late = Figure("rollout", "sync", 0.9, "s", Goal("at most", 0.5))
     write_part(tmp_path / "parts" / "benchmarks.json", PLACE, [rate, Figure("benchmarks", "nothing", math.nan)], [])
-    write_part(tmp_path / "parts" / "rollout.json", PLACE, [late], [Skipped("rollout", "FP8", "vLLM is not installed")])
+    absent = Skipped("rollout", "FP8", "vLLM is not installed")
+    wrong = Skipped("rollout", "parity", "assert 0.5 < 0.1", failed=True)
+    write_part(tmp_path / "parts" / "rollout.json", PLACE, [late], [absent, wrong])
     monkeypatch.setattr(sys, "argv", ["results", str(tmp_path / "parts"), str(tmp_path / "out" / "2026_h200")])
     results.main()
     table = (tmp_path / "out" / "2026_h200.md").read_text()
@@ -180,6 +182,7 @@ def test_parts_are_joined_to_one_table(
     assert "| benchmarks | nothing | nan  |  |" in table
     assert "| rollout | sync | 0.9 s | at most 0.5: missed |" in table
     assert "| rollout | FP8 | not measured | vLLM is not installed |" in table
+    assert "| rollout | parity | FAILED | assert 0.5 < 0.1 |" in table
     assert json.loads((tmp_path / "out" / "2026_h200.json").read_text())["figures"][1]["value"] is None
 
 
@@ -195,6 +198,13 @@ def test_parts_of_two_states_of_the_code_are_not_joined(tmp_path: Path) -> None:
 def test_not_a_number_meets_no_goal() -> None:
     assert not Goal("at least", 0.0).met_by(math.nan)
     assert not Goal("at most", 0.0).met_by(math.nan)
+
+
+def test_a_result_is_written_where_there_is_no_checkout_and_no_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "; commit unknown, 20" in as_table({"environment": environment(CPU), "figures": [], "skipped": []})
+    monkeypatch.setenv("PZ_GPU_COMMIT", "abc")
+    assert environment(CPU)["commit"] == "abc"
 
 
 def test_the_environment_names_commit_device_and_versions() -> None:

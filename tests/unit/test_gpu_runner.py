@@ -16,10 +16,11 @@ from tests.gpu import test_train
 ROOT = Path(__file__).resolve().parents[2]
 
 NOTING_PYTHON = r"""#!/usr/bin/env bash
-echo "$* [model ${PZ_GPU_MODEL##*/}] [path ${PYTHONPATH##*/}]" >>"$NOTES"
+echo "$* [model ${PZ_GPU_MODEL##*/}] [path ${PYTHONPATH##*/}] [commit $PZ_GPU_COMMIT]" >>"$NOTES"
 case "$*" in
   *doctor*) exit 1 ;;
   *test_train.py) exit 1 ;;
+  *test_rollout.py) touch "$PZ_GPU_RESULTS/part.json" && exec sleep 30 ;;
   *pytest*) touch "$PZ_GPU_RESULTS/part.json" ;;
   *benchmarks.gpu.results*) echo "the table" ;;
 esac
@@ -56,8 +57,8 @@ def call(root: Path, *flags: str, path: str = "") -> tuple[subprocess.CompletedP
     return result, notes.read_text().splitlines() if notes.exists() else []
 
 
-def test_all_parts_run_and_one_that_fails_is_named_at_the_end(checkout: Path) -> None:
-    result, commands = call(checkout)
+def test_all_parts_run_and_those_that_fail_or_take_too_long_are_named_at_the_end(checkout: Path) -> None:
+    result, commands = call(checkout, "--seconds", "1", "--commit", "abc")
     assert result.returncode == 1
     assert [word for command in commands for word in command.split() if word.startswith("tests/gpu/")] == [
         f"tests/gpu/test_{part}.py" for part in ("model", "rollout", "train", "benchmarks")
@@ -65,8 +66,9 @@ def test_all_parts_run_and_one_that_fails_is_named_at_the_end(checkout: Path) ->
     assert "megatron_pz.doctor" in commands[0]
     assert "benchmarks.gpu.results" in commands[-1]
     assert "benchmarks/results/20" in commands[-1] and "_H200 " in commands[-1]
-    assert result.stdout.splitlines()[-1] == "FAILED: train"
+    assert result.stdout.splitlines()[-2:] == ["FAILED: rollout (stopped after 1 s)", "FAILED: train"]
     assert "the table" in result.stdout
+    assert all("[path checkout] [commit abc]" in command for command in commands)
 
 
 def test_single_parts_with_a_model_wheels_and_a_place_for_the_result(checkout: Path) -> None:
@@ -93,6 +95,7 @@ def test_single_parts_with_a_model_wheels_and_a_place_for_the_result(checkout: P
         (["--fast"], "unknown flag '--fast'"),
         (["--model", "nowhere"], "--model nowhere: no config.json there"),
         (["--wheels", "nowhere"], "--wheels nowhere: no *.whl there"),
+        (["--seconds", "soon"], "--seconds soon: give a whole number"),
     ],
 )
 def test_bad_flags_are_refused_in_one_line(checkout: Path, flags: list[str], words: str) -> None:
