@@ -76,6 +76,11 @@ def padded_for_fp8(model: ModelConfig, parallel: ParallelConfig) -> ParallelConf
     return replace(parallel, packed_length_multiple=math.lcm(parallel.packed_length_multiple, of_a_rank))
 
 
+def rows_in_step(model: ModelConfig) -> bool:
+    """Data-parallel ranks need equally many rows: under delayed scaling they reduce their maxima after each."""
+    return uses_fp8(model) and model.fp8_recipe == "delayed"
+
+
 def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
     """(whether it holds, the complaint where it does not): what no machine can run."""
     model, rollout, parallel = config.model, config.rollout, config.parallel
@@ -94,6 +99,11 @@ def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
         (
             not (model.fp8_param_gather and recipe == "mxfp8"),
             "--fp8-param-gather with --fp8-recipe mxfp8 is not built: choose another recipe, or leave it out",
+        ),
+        (
+            not (model.fp8_param_gather and recipe == "delayed"),
+            "--fp8-param-gather with --fp8-recipe delayed: a checkpoint's weights would be rounded with a scale of 1, "
+            "before any maximum is known; choose tensorwise or blockwise",
         ),
         (
             not model.first_last_layers_bf16 or fp8,

@@ -20,7 +20,7 @@ from megatron_pz.config import (
     RunConfig,
 )
 from megatron_pz.errors import BadInput
-from megatron_pz.rules.precision import Machine, machine_refusals, padded_for_fp8, precision_rules
+from megatron_pz.rules.precision import Machine, machine_refusals, padded_for_fp8, precision_rules, rows_in_step
 
 CPU = Machine(None, None, None)
 AMPERE = Machine((8, 0), (12, 8), (2, 20))
@@ -48,6 +48,8 @@ def complaints(config: RunConfig) -> list[str]:
         (RunConfig(model=fp8(fp8_param_gather=True)), "--fp8-param-gather needs --use-distributed-optimizer"),
         (RunConfig(model=fp8("mxfp8", fp8_param_gather=True), parallel=ParallelConfig(use_distributed_optimizer=True)),
          "--fp8-recipe mxfp8 is not built"),
+        (RunConfig(model=fp8("delayed", fp8_param_gather=True),
+                   parallel=ParallelConfig(use_distributed_optimizer=True)), "rounded with a scale of 1"),
         (RunConfig(model=ModelConfig(first_last_layers_bf16=True)), "--first-last-layers-bf16 without --fp8-format"),
         (RunConfig(model=fp8("delayed", first_last_layers_bf16=True)), "choose tensorwise or blockwise"),
         (RunConfig(model=fp8(num_layers_at_end_in_bf16=-1)), "--num-layers-at-end-in-bf16 -1: must not be negative"),
@@ -168,3 +170,8 @@ def test_packed_rows_get_lengths_that_fp8_multiplies_on_every_rank(
     padded = padded_for_fp8(model, parallel)
     assert padded.packed_length_multiple == multiple
     assert dataclasses.replace(padded, packed_length_multiple=parallel.packed_length_multiple) == parallel
+
+
+def test_ranks_run_equally_many_rows_where_they_meet_after_each() -> None:
+    assert rows_in_step(fp8("delayed"))
+    assert not any(map(rows_in_step, [fp8(), fp8("blockwise"), ModelConfig(fp8_recipe="delayed")]))

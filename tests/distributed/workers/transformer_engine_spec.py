@@ -82,6 +82,7 @@ def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
         policy = built(folder, topology, ModelConfig(fp8_format="hybrid", fp8_recipe=recipe))
         difference = largest_difference(policy, expected)
         assert in_bf16 < difference < 1.0, (recipe, in_bf16, difference)
+        assert policy.row_shape.equal_counts is (recipe == "delayed")
         used = {used for layer in linear_layers(policy) for used in layer.used}
         assert used == {name}, (recipe, used)
     model = ModelConfig(fp8_format="e4m3", first_last_layers_bf16=True, num_layers_at_end_in_bf16=0)
