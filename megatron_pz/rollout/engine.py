@@ -39,10 +39,12 @@ from megatron_pz.rollout.isolation import (
     collection_paused,
     default_process_group_kept,
     engine_groups_kept,
+    forget_compiled,
     import_vllm,
     import_warnings_silenced,
     preserved_environment,
     preserved_rng,
+    release_device_memory,
 )
 from megatron_pz.rollout.vllm_settings import (
     engine_arguments,
@@ -163,9 +165,14 @@ class VllmEngine:
                 default_process_group_kept(keep=self._colocated),
                 engine_groups_kept(keep=VllmEngine._living > 0),
             ):
+                if self._sleeping:  # vLLM's allocator would give memory back a second time
+                    self._wake_up(set(self._sleeping))
+                self._llm.apply_model(forget_compiled)
                 self._llm.llm_engine.engine_core.shutdown()
         finally:
             del self._llm  # a broken one may not end in good order, and its memory is its successor's
+            if self.on_gpu:
+                release_device_memory(last=VllmEngine._living == 0)
 
     def __enter__(self) -> VllmEngine:
         return self
@@ -204,8 +211,12 @@ class VllmEngine:
         woken = self._sleeping & set(parts or ("weights", "kv_cache"))
         if woken:
             with self.limited("the rollout engine's waking", "sync_timeout_minutes"):
-                self._llm.wake_up(tags=sorted(woken))
-            self._sleeping -= woken
+                self._wake_up(woken)
+
+    def _wake_up(self, parts: set[Part]) -> None:
+        torch.cuda.empty_cache()  # vLLM asks the driver, past torch's allocator, which keeps what the trainer has freed
+        self._llm.wake_up(tags=sorted(parts))
+        self._sleeping -= parts
 
     def require_awake(self, *parts: Part) -> None:
         """Raises RuntimeError when one of these parts sleeps."""

@@ -138,3 +138,33 @@ def engine_groups_kept(*, keep: bool) -> Iterator[None]:
         yield
     finally:
         core.cleanup_dist_env_and_memory = destroy
+
+
+def forget_compiled(model: torch.nn.Module) -> None:
+    """Take the hooks of a compiled model of vLLM's out of torch's compiler; for ``LLM.apply_model``.
+
+    The compiler would keep the model, and with it its memory, as long as the process lives. vLLM itself takes hooks out
+    when the LLMEngine is deleted, after the shutdown, which then finds the memory taken; and of two hooks only one,
+    where a compiled class inherits from another one (its Qwen3 from its Qwen2).
+    """
+    from torch._dynamo import convert_frame
+
+    own = set(map(id, model.modules()))
+    hooks = convert_frame._bytecode_hooks
+    for key in [key for key, hook in hooks.items() if id(getattr(hook, "__self__", None)) in own]:
+        del hooks[key]
+
+
+def release_device_memory(*, last: bool) -> None:
+    """Give what a dead engine had on the GPU back to the driver: its successor takes of what is free when it starts.
+
+    Args:
+        last: no engine of the process is left. The next one then gets another memory pool for its CUDA graphs: torch
+            refuses a pool whose graphs are all gone ("use_count > 0 INTERNAL ASSERT FAILED").
+    """
+    from vllm.platforms import current_platform
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    if last:
+        type(current_platform)._global_graph_pool = None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch._dynamo import convert_frame
 
 from megatron_pz.errors import BadInput
 from megatron_pz.rollout import weight_sync
@@ -210,6 +214,7 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
 
     with VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True) as engine:
         assert engine.healthy()
+        (model,) = engine.llm.apply_model(_hooked_into_the_compiler)
         with pytest.raises(EngineBroken, match=r"ConnectionError: rank 3 is gone.*start a new one"):
             load_weights(engine, broken())
         assert not engine.healthy()
@@ -219,7 +224,17 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
         ):
             with pytest.raises(EngineBroken, match="rank 3 is gone"):
                 use()
+    gc.collect()
+    assert model() is None  # and the memory is free
     engine.close()  # a second time
     with pytest.raises(EngineBroken):
         engine.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=1, stop=[])
     assert dist.get_world_size() == 1
+
+
+def _hooked_into_the_compiler(model: torch.nn.Module) -> weakref.ref[torch.nn.Module]:
+    """The layers of a vLLM model, with a hook as vLLM has it where it compiles them: on a GPU."""
+    layers = model.model
+    layers.hook = MethodType(lambda self, old, new: None, layers)
+    convert_frame.register_bytecode_hook(layers.hook)
+    return weakref.ref(layers)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._dynamo import convert_frame
 
 from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
@@ -16,6 +17,7 @@ from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import restarting
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.isolation import forget_compiled
 from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
 
 
@@ -134,12 +136,37 @@ def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
     def shutdown() -> None:
         raise RuntimeError("dead already")
 
-    engine._llm.llm_engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown))
+    released: list[tuple[bool, bool]] = []
+    engine._llm = SimpleNamespace(
+        apply_model=lambda function: None,
+        llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown)),
+    )
     monkeypatch.setattr(VllmEngine, "_living", 1)
-    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())  # it imports vLLM
+    # Both import vLLM.
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(
+        engine_module, "release_device_memory", lambda last: released.append((last, hasattr(engine, "_llm")))
+    )
     with pytest.raises(RuntimeError, match="dead already"):
         engine.close()
     assert not hasattr(engine, "_llm")
+    assert released == [(True, False)]
+
+
+def test_the_compiler_forgets_the_model_of_an_engine_that_ends() -> None:
+    """Every hook, also those of a module that has hung in two, and nobody else's."""
+
+    class Layer(torch.nn.Module):
+        def hook(self, old: object, new: object) -> None: ...
+
+    model, other = torch.nn.Sequential(Layer(), Layer()), Layer()
+    handles = [convert_frame.register_bytecode_hook(layer.hook) for layer in (*model, model[0], other)]
+    try:
+        forget_compiled(model)
+        assert [handle.id in convert_frame._bytecode_hooks for handle in handles] == [False, False, False, True]
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,18 +185,26 @@ def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: py
 
     core = SimpleNamespace(shutdown=called("shutdown"))
     engine._llm = SimpleNamespace(
-        sleep=called("sleep"), wake_up=called("wake_up"), llm_engine=SimpleNamespace(engine_core=core)
+        sleep=called("sleep"),
+        wake_up=lambda tags: called(f"wake_up {' '.join(tags)}")(),
+        apply_model=called("apply_model"),
+        llm_engine=SimpleNamespace(engine_core=core),
     )
     engine._watchdog = SimpleNamespace(phase=phase)
     monkeypatch.setattr(VllmEngine, "_living", 1)
-    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())  # it imports vLLM
+    # Both import vLLM.
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(engine_module, "release_device_memory", lambda last: None)
     engine.sleep()
-    engine.wake()
-    engine.close()
+    engine.wake("weights")
+    engine.close()  # which wakes the rest: memory that sleeps cannot be given back
     assert [
         (name, [(limit, setting) for _, limit, setting in phases], "rollout engine" in phases[0][0])
         for name, phases in seen
-    ] == [(name, [(600.0, "--sync-timeout-minutes 10")], True) for name in ("sleep", "wake_up", "shutdown")]
+    ] == [
+        (name, [(600.0, "--sync-timeout-minutes 10")], True)
+        for name in ("sleep", "wake_up weights", "wake_up kv_cache", "apply_model", "shutdown")
+    ]
 
 
 def test_bad_input_is_no_reason_to_restart() -> None:
