@@ -16,6 +16,8 @@ CPU_BLOCK_SIZE = 32
 shares its prefill (prompts of 200, n = 8: 1.7 times the throughput of vLLM's default of 128)."""
 MIN_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Tokens in one forward pass, unless one full-length sequence needs more."""
+QUANTIZATION = {"fp8": "fp8_per_tensor"}
+"""vLLM's names for what it quantises itself; its "fp8" is for checkpoints that are FP8 already."""
 
 
 def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -> dict[str, Any]:
@@ -35,7 +37,7 @@ def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -
         "use_tqdm_on_load": False,
     }
     if rollout.rollout_quantization != "none":
-        arguments["quantization"] = rollout.rollout_quantization  # of weights as they are loaded or reloaded
+        arguments["quantization"] = QUANTIZATION[rollout.rollout_quantization]  # of weights as they are (re)loaded
     if colocated:
         arguments["distributed_executor_backend"] = "external_launcher"
     if on_gpu:

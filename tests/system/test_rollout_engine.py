@@ -19,6 +19,7 @@ from megatron_pz.errors import BadInput
 from megatron_pz.rollout import weight_sync
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
+from megatron_pz.rollout.vllm_settings import QUANTIZATION
 from megatron_pz.rollout.weight_sync import load_weights
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.system.rollout_reference import (
@@ -203,6 +204,14 @@ def test_the_trainers_memory_is_not_shared(synced: VllmEngine, model_dir: Path) 
     before = synced.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[])
     perturb(trainer, 5)
     assert synced.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[]) == before
+
+
+def test_vllm_quantises_weights_itself_under_the_name_that_it_is_given() -> None:
+    from vllm.config.quantization import resolve_quantization_config
+
+    asked = resolve_quantization_config(QUANTIZATION["fp8"], None)
+    assert asked is not None and asked.linear.weight.dtype == asked.moe.weight.dtype == torch.float8_e4m3fn
+    assert resolve_quantization_config("fp8", None) is None  # checkpoints bring theirs
 
 
 def test_a_broken_stream_ends_the_engine_but_not_the_process(

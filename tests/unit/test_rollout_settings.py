@@ -54,7 +54,7 @@ def test_settings_that_cannot_be_served_are_refused(model_dir: Path, setting: di
 def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
     assert "quantization" not in engine_arguments(RolloutConfig(), colocated=True, on_gpu=True)
     quantized = engine_arguments(RolloutConfig(rollout_quantization="fp8"), colocated=True, on_gpu=True)
-    assert (quantized["quantization"], quantized["dtype"]) == ("fp8", "bfloat16")
+    assert (quantized["quantization"], quantized["dtype"]) == ("fp8_per_tensor", "bfloat16")
 
 
 @pytest.mark.parametrize("sleeps", [True, False])
