@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from megatron_pz.config import RolloutConfig
+from megatron_pz.rl.experience import Response
 from megatron_pz.rl.statistics import MAXIMA, SUMS, LossFigures, LossStatistics
 from megatron_pz.rollout.health import EngineOutOfSync, LogProbDifference, require_in_sync
+from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,42 @@ def test_statistics_may_be_on_another_device_than_the_cpu(monkeypatch: pytest.Mo
     with pytest.raises(EngineOutOfSync, match=r"0\.5 nats"):
         require_in_sync([Update(LossStatistics.zero("meta"))] * 2, 0.3, iteration=1)
     assert asked == ["meta"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "apart", "refused_for"),
+    [
+        ({"rollout_dtype": "float32"}, 0.01, "float32"),
+        ({}, 0.1, None),
+        ({}, 0.25, "bfloat16"),
+        ({"rollout_quantization": "fp8"}, 0.25, None),  # what another order of summation makes of FP8
+        ({"rollout_quantization": "fp8"}, 0.45, "fp8"),
+    ],
+)
+def test_the_start_up_check_allows_for_the_precision_of_the_rollouts(
+    settings: dict[str, Any], apart: float, refused_for: str | None
+) -> None:
+    """An engine whose decoded and scored log-probabilities are so far apart."""
+
+    def generate(prompts: list, n: int, **_: Any) -> list[list[Response]]:
+        return [[Response((5, 6), (-2.0, -3.0), "", True)] for _ in prompts]
+
+    def run(prompts: list, sampling: list) -> list[Any]:
+        scored = [0.0] * (len(prompts[0]) - 2) + [-2.0 - apart, -3.0 + apart]
+        whole = [0.0, *torch.full((50,), 1 / 50).log().tolist()]
+        return [
+            SimpleNamespace(
+                prompt_logprobs=SimpleNamespace(logprobs=scored),
+                outputs=[SimpleNamespace(logprobs=SimpleNamespace(logprobs=whole))],
+            )
+        ] * len(prompts)
+
+    engine: Any = SimpleNamespace(
+        rollout=RolloutConfig(**settings),
+        llm=SimpleNamespace(model_config=SimpleNamespace(get_vocab_size=lambda: 50)),
+        sampling=lambda *_, **__: None,
+        generate=generate,
+        run=run,
+    )
+    with pytest.raises(LogProbSemanticsError, match=f"for {refused_for}: ") if refused_for else nullcontext():
+        require_log_prob_semantics(engine)
