@@ -109,7 +109,7 @@ def test_the_start_up_check_allows_for_the_precision_of_the_rollouts(
         return [[Response((5, 6), (-2.0, -3.0), "", True)] for _ in prompts]
 
     def run(prompts: list, sampling: list) -> list[Any]:
-        scored = [0.0] * (len(prompts[0]) - 2) + [-2.0 - apart, -3.0 + apart]
+        scored = [0.0] * (len(prompts[0]) - 3) + [-2.0 - apart, -3.0 + apart]  # nothing predicts the first
         whole = [0.0, *torch.full((50,), 1 / 50).log().tolist()]
         return [
             SimpleNamespace(
