@@ -129,7 +129,7 @@ class CheckpointWriter:
         self.root = Path(directory)
         self.parts = dict(parts)
         self.asynchronous, self.retention, self.on_disk = asynchronous, retention, on_disk
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint") if asynchronous else None
+        self._thread = _thread_on_this_device() if asynchronous else None
         self._pending: _Pending | None = None
 
     @classmethod
@@ -358,6 +358,13 @@ def _find(root: Path, iteration: int | None) -> Path:
 def _require_shared(partial: Path) -> None:
     if not partial.is_dir():
         raise OSError("the folder that rank 0 made is not to be seen here; it must be on a shared file system")
+
+
+def _thread_on_this_device() -> ThreadPoolExecutor:
+    """A thread begins on the first card, where torch's writer would open a context for the process of another one."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
+    use_device = None if device is None else lambda: torch.cuda.set_device(device)
+    return ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=use_device)
 
 
 def _done(write: Callable[[], None]) -> Future[None]:

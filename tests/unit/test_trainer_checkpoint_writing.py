@@ -105,6 +105,20 @@ def test_an_asynchronous_checkpoint_is_of_the_moment_in_which_it_was_asked_for(
     assert torch.equal(whole.masters(), before)
 
 
+def test_the_thread_that_writes_is_on_the_card_of_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainee = Trainee()
+    trainee.step()
+    chosen: list[tuple[str, int]] = []
+    with monkeypatch.context() as on_a_gpu:
+        on_a_gpu.setattr(torch.cuda, "is_available", lambda: True)
+        on_a_gpu.setattr(torch.cuda, "current_device", lambda: 3)
+        writer = trainee.writer(tmp_path, asynchronous=True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda at: chosen.append((threading.current_thread().name, at)))
+    writer.save(1, common={}, per_rank={})
+    writer.wait()
+    assert chosen == [("checkpoint_0", 3)]
+
+
 def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
