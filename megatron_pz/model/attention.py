@@ -17,10 +17,10 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from megatron_pz.errors import BadInput
 from megatron_pz.model.attention_plan import Call, Gather, Piece, Plan, calls_of, gather_of, plan_of_runs
@@ -47,8 +47,9 @@ class Schedule:
         return cls(plan, calls, gather_of(plan, calls, device) if together else None)
 
 
-_schedule_of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Reading the runs waits for the device, and all layers of a forward pass ask about the same tensor."""
+_schedule_of: dict[tuple[StorageWeakRef, tuple[range, ...]], Schedule] = {}
+"""By the memory that a row's segments lie in, and by this rank's tokens. Reading the runs waits for the device, and all
+layers ask about the same row: through the same tensor, and when they are recomputed through others over its memory."""
 
 
 class SharedPromptAttention(MegatronModule):
@@ -201,10 +202,13 @@ def _schedule(segments: Tensor | None, length: int, cp_group: ProcessGroup, devi
     own = own_ranges(length, cp_group.rank(), cp_group.size())
     if segments is None:
         return Schedule.of(plan_of_runs([(length, True)], own), device, short=0)
-    schedule = _schedule_of.get(segments)
+    key = (StorageWeakRef(segments.untyped_storage()), own)
+    schedule = _schedule_of.get(key)
     if schedule is None:
+        for past in [known for known in _schedule_of if known[0].expired()]:
+            del _schedule_of[past]
         kinds, lengths = torch.unique_consecutive(segments[0, 0], dim=1, return_counts=True)
         runs = list(zip(lengths.tolist(), (kinds[1] == 0).tolist(), strict=True))
         schedule = Schedule.of(plan_of_runs(runs, own), device, short=0 if device.type == "cpu" else SHORT)
-        _schedule_of[segments] = schedule
+        _schedule_of[key] = schedule
     return schedule

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_pz.config import ModelConfig, ParallelConfig
 from megatron_pz.errors import BadInput
+from megatron_pz.model import attention
 from megatron_pz.model.architecture import Architecture, transformer_config
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.gpt import build_model
@@ -104,8 +105,12 @@ def test_packed_equals_transformers_one_by_one(
 
 @pytest.mark.parametrize("granularity", ["full", "selective"])
 def test_recomputed_activations_change_nothing(
-    model: GPTModel, architecture: Architecture, expected: Reference, granularity: str
+    model: GPTModel, architecture: Architecture, expected: Reference, granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor are the row's runs, for which a GPU has to be waited for, read again in any layer."""
+    read = []
+    plain = torch.unique_consecutive
+    monkeypatch.setattr(torch, "unique_consecutive", lambda *a, **k: read.append(1) or plain(*a, **k))
     model.config.recompute_granularity = granularity
     model.config.recompute_method, model.config.recompute_num_layers = "uniform", 1
     recomputed = []
@@ -115,7 +120,22 @@ def test_recomputed_activations_change_nothing(
     (batch,) = rows(architecture, 1000)
     objective(packed_forward(model, batch)[:, 0], batch, RESPONSES).backward()
     assert len(recomputed) == 2 * len(model.decoder.layers)
+    assert len(read) == 1
     assert_gradients_equal(gradients(model, architecture), expected, tolerance=1e-5)
+
+
+def test_a_schedule_is_kept_as_long_as_its_row(model: GPTModel, architecture: Architecture) -> None:
+    def kept() -> int:
+        return sum(not storage.expired() for storage, _ in attention._schedule_of)
+
+    first, second = rows(architecture, 40)
+    before = kept()
+    for batch in (first, second, first):
+        packed_forward(model, batch)
+    assert kept() == before + 2
+    del first, second, batch
+    packed_forward(model, rows(architecture, 1000)[0])
+    assert len(attention._schedule_of) <= before + 1
 
 
 def test_plain_calls_still_give_logits(model: GPTModel, architecture: Architecture, hf_dir: Path) -> None:
