@@ -60,7 +60,8 @@ def _write(part: str) -> None:
     if not folder or not torch.cuda.is_available():
         return
     figures = [figure for figure in _figures if figure.part == part]
-    write_part(Path(folder) / f"{part}.json", _place(), figures, [entry for entry in _skipped if entry.part == part])
+    path = Path(folder) / f"{part}_{os.getpid()}.json"  # a part may be several processes
+    write_part(path, _place(), figures, [entry for entry in _skipped if entry.part == part])
 
 
 @cache

@@ -75,11 +75,29 @@ trap 'rm -rf "$PZ_GPU_RESULTS"' EXIT
 
 echo "== $card: ${parts[*]}"
 "$python" -m megatron_pz.doctor || true # says what is missing; what needs it is skipped below, with the reason
+
+# The tests of a part, in one process; each test with a rollout engine in one of its own, for vLLM gives back all of the
+# card only when its process ends.
+run_part() {
+  local tests=("tests/gpu/test_$1.py") own=() deadline=$((SECONDS + part_seconds)) left code worst=0 test
+  if [[ $1 == rollout ]] && "$python" -c 'import importlib.util as i, sys; sys.exit(i.find_spec("vllm") is None)'; then
+    mapfile -t own < <("$python" -m pytest --collect-only -q "${tests[0]}" | grep ::)
+    if ((${#own[@]})); then tests=("${own[@]}"); fi
+  fi
+  for test in "${tests[@]}"; do
+    left=$((deadline - SECONDS)) code=0
+    timeout --kill-after=20 "$((left > 0 ? left : 1))" "$python" -m pytest -q -rfEs -s "$test" || code=$?
+    ((code == 0)) || worst=$code
+    if ((code == 124 || code == 137)); then break; fi
+  done
+  return "$worst"
+}
+
 failed=()
 for part in "${parts[@]}"; do
   echo "== part $part"
   code=0
-  timeout --kill-after=20 "$part_seconds" "$python" -m pytest -q -rfEs -s "tests/gpu/test_$part.py" || code=$?
+  run_part "$part" || code=$?
   case $code in
     0) ;;
     124 | 137) failed+=("$part (stopped after $part_seconds s)") ;;

@@ -20,7 +20,8 @@ echo "$* [model ${PZ_GPU_MODEL##*/}] [path ${PYTHONPATH##*/}] [commit $PZ_GPU_CO
 case "$*" in
   *doctor*) exit 1 ;;
   *test_train.py) exit 1 ;;
-  *test_rollout.py) touch "$PZ_GPU_RESULTS/part.json" && exec sleep 30 ;;
+  *--collect-only*) printf '%s\n' tests/gpu/test_rollout.py::{a,b} '2 tests collected' ;;
+  *test_rollout.py::b) touch "$PZ_GPU_RESULTS/part.json" && exec sleep 30 ;;
   *pytest*) touch "$PZ_GPU_RESULTS/part.json" ;;
   *benchmarks.gpu.results*) echo "the table" ;;
 esac
@@ -60,9 +61,9 @@ def call(root: Path, *flags: str, path: str = "") -> tuple[subprocess.CompletedP
 def test_all_parts_run_and_those_that_fail_or_take_too_long_are_named_at_the_end(checkout: Path) -> None:
     result, commands = call(checkout, "--seconds", "1", "--commit", "abc")
     assert result.returncode == 1
-    assert [word for command in commands for word in command.split() if word.startswith("tests/gpu/")] == [
-        f"tests/gpu/test_{part}.py" for part in ("model", "rollout", "train", "benchmarks")
-    ]
+    asked = [word for command in commands for word in command.split() if word.startswith("tests/gpu/")]
+    of_rollout = ["rollout.py", "rollout.py::a", "rollout.py::b"]  # the list, then each in a process of its own
+    assert asked == [f"tests/gpu/test_{name}" for name in ("model.py", *of_rollout, "train.py", "benchmarks.py")]
     assert "megatron_pz.doctor" in commands[0]
     assert "benchmarks.gpu.results" in commands[-1]
     assert "benchmarks/results/20" in commands[-1] and "_H200 " in commands[-1]
