@@ -199,8 +199,8 @@ class RolloutConfig:
     seeds; after so many times since the run began or resumed its failure ends the run [C]."""
     max_log_prob_difference: float = 0.3
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
-    not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M
-    parameters about 0.2 (emulated)."""
+    not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5; FP8 rollouts of a model of
+    135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor"]) -> int:
         """Tokens that a response of the role may have."""
