@@ -17,6 +17,7 @@ import numpy as np
 
 from megatron_pz.corpus.manifest import file_sha256
 from megatron_pz.errors import BadInput
+from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK
 from megatron_pz.wikipedia.word_ngrams import ngram_hashes, normalised_words
 
 SHORTEST: Final = 8
@@ -83,7 +84,7 @@ class Decontaminator:
 
     def overlapping(self, texts: Sequence[str]) -> list[bool]:
         """Which of the passages of an article overlap. Nearly always none does, and one look at all says so."""
-        if not self.overlaps("\n".join(texts)):
+        if not self.overlaps(PARAGRAPH_BREAK.join(texts)):
             return [False] * len(texts)
         return [self.overlaps(text) for text in texts]
 

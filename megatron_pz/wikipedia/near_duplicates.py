@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from megatron_pz.errors import BadInput
+from megatron_pz.wikipedia.joints import PARAGRAPH_BREAK
 from megatron_pz.wikipedia.sorted_keys import SortedKeys
 from megatron_pz.wikipedia.word_ngrams import ngram_hashes, normalised_words
 
@@ -65,7 +66,7 @@ class Signer:
 
     def sign(self, paragraphs: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Values of :func:`signature_fields`."""
-        words = normalised_words(" ".join(paragraphs))
+        words = normalised_words(PARAGRAPH_BREAK.join(paragraphs))
         (shingles,) = ngram_hashes(words, [min(SHINGLE_WORDS, words.count(b" ") + 1)])
         ends = np.array([0, len(shingles)], dtype=np.uint64)
         slots = np.array(self._digests(shingles, ends, SLOTS, _SEED).to_rows()[0], dtype=np.uint64)

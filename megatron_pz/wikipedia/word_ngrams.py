@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -17,6 +17,11 @@ _SPREAD: Final = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT: Final = np.uint64(32)
 _SMALLEST_TABLE: Final = 16
 
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
+_FIRST_MARK: Final = "\u0300"
+"""The first character that combines with the one before it."""
+_OFTEN_SEEN: Final = 8
+"""Characters of the longest part that is kept folded."""
 _NOT_IN_WORDS: Final = re.compile(r"[^\w\x00-\x7f]+")
 _UNSPACED: Final = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -28,15 +33,39 @@ _ASCII: Final = bytes(
 ) + bytes(range(128, 256))
 
 
+@lru_cache(maxsize=1)  # two filters ask about one article
 def normalised_words(text: str) -> bytes:
     """The words in UTF-8 with single spaces between them: no case, no punctuation, compatibility forms made one.
 
     A character of a script that puts no spaces between words is a word.
     """
     if not text.isascii():
-        text = _NOT_IN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
-        text = _UNSPACED.sub(r" \g<0> ", text)
-    return b" ".join(text.encode("utf-8", "surrogatepass").translate(_ASCII).split())
+        text = "".join(_folded_parts(text))
+    spaced = np.frombuffer(text.encode("utf-8", "surrogatepass").translate(_ASCII), dtype=np.uint8)
+    is_space = spaced == ord(" ")
+    return spaced[~is_space | ~np.roll(is_space, 1)].tobytes().strip()
+
+
+def _folded_parts(text: str) -> Iterator[str]:
+    """The parts of a text, those beyond ASCII folded. They are few in most languages, and the same again and again."""
+    done = 0
+    for part in _BEYOND_ASCII.finditer(text):
+        start, end = part.span()
+        if text[start] >= _FIRST_MARK:
+            start = max(start - 1, 0)  # it may become one with the letter before it; no ASCII character does
+        yield text[done:start]
+        folded = text[start:end]
+        yield _fold_again(folded) if len(folded) <= _OFTEN_SEEN else _fold(folded)
+        done = end
+    yield text[done:]
+
+
+def _fold(text: str) -> str:
+    words = _NOT_IN_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    return _UNSPACED.sub(r" \g<0> ", words)
+
+
+_fold_again = lru_cache(maxsize=1 << 14)(_fold)
 
 
 def ngram_hashes(words: bytes, lengths: Sequence[int]) -> list[np.ndarray]:

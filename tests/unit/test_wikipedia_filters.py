@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_pz.errors import BadInput
-from megatron_pz.wikipedia import filters
+from megatron_pz.wikipedia import filters, word_ngrams
 from megatron_pz.wikipedia.articles import Article
 from megatron_pz.wikipedia.decontamination import Decontaminator
 from megatron_pz.wikipedia.filters import FilterOptions, Filters
@@ -42,6 +44,21 @@ SHORT = "What is the boiling point of water at sea level?"
 )
 def test_words_are_normalised(text: str, words: str) -> None:
     assert normalised_words(text).decode() == words
+
+
+COMBINING = "\u0300\u0301\u0327\u0338\u0345\u1dc2\u20d0\u3099\u1161\u11a8"
+LETTERS = "aeC<= \n.,_éßİǅ¨´ªº½ﬁ…’–Σςά東か가ᄀกक् \ud800\u00a0\U0001d49c" + COMBINING
+
+
+@given(st.text(st.sampled_from(LETTERS) | st.characters(), max_size=40))
+def test_words_are_those_of_the_whole_text_normalised_at_once(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    spaced = "".join(f" {letter} " if word_ngrams._UNSPACED.match(letter) else letter for letter in folded)
+    expected = "".join(
+        letter if letter == " " or (letter.isalnum() if letter.isascii() else re.match(r"\w", letter)) else " "
+        for letter in spaced
+    ).split(" ")
+    assert normalised_words(text) == " ".join(word for word in expected if word).encode("utf-8", "surrogatepass")
 
 
 word_lists = st.lists(st.sampled_from(["a", "b", "ab", "the", "river", "é", "日", "x" * 30]), max_size=30)
