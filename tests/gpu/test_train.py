@@ -94,4 +94,6 @@ def test_ten_steps(name: str, folder: Path, corpus: str, taught_model: Path, rec
         seconds = sorted(step[f"time/{part}"] for step in steps)
         record(f"{part}, {name}, median of ten steps", seconds[len(seconds) // 2], "s")
         peaks = [step[f"memory/peak_{part}"] for step in steps]
-        record(f"peak of memory, {part}, {name}", max(peaks), "GiB")
+        record(f"peak of torch's memory, {part}, sleeping engines included, {name}", max(peaks), "GiB")
+        used = [step[f"memory/device_used_{part}"] for step in steps]  # with what torch has freed and keeps
+        record(f"memory of the card in use at the end, {part}, {name}", max(used), "GiB")
