@@ -20,6 +20,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,18 @@ def _vllm() -> Iterator[Finding]:
         yield Finding("vLLM", "ok", found)
 
 
+def _compiler() -> Iterator[Finding]:
+    """torch.compile and Triton build the launcher of every kernel on the machine that runs it."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    missing = [what for what, there in {"gcc": compiler, str(headers): headers.is_file()}.items() if not there]
+    if missing:
+        needed = "on a GPU torch.compile builds its kernels with them: install gcc and python3-dev"
+        yield Finding("C compiler", "problem" if _has_device() else "absent", f"no {', no '.join(missing)}", needed)
+    else:
+        yield Finding("C compiler", "ok", str(compiler), "with Python's headers")
+
+
 def _slurm() -> Iterator[Finding]:
     sbatch = shutil.which("sbatch")
     if sbatch is None:
@@ -236,6 +249,7 @@ _PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
     _transformer_engine,
     _apex,
     _nemo,
+    _compiler,
     _slurm,
     _hardware,
 )

@@ -60,6 +60,23 @@ def test_a_transformer_engine_that_fails_is_told_and_survived(installed, body: s
     assert words in finding.remark
 
 
+@pytest.mark.parametrize(("device", "mark"), [(True, "problem"), (False, "absent")])
+def test_a_gpu_needs_a_compiler_and_pythons_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: bool, mark: str
+) -> None:
+    monkeypatch.setattr(doctor, "_has_device", lambda: device)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setenv("CC", "/usr/bin/cc")
+    finding = one(doctor._compiler())
+    assert (finding.mark, finding.found) == (mark, f"no {tmp_path}/Python.h")
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert one(doctor._compiler()).found == f"no gcc, no {tmp_path}/Python.h"
+    for name in ("gcc", "Python.h"):
+        (tmp_path / name).touch(0o755)
+    assert one(doctor._compiler()) == Finding("C compiler", "ok", f"{tmp_path}/gcc", "with Python's headers")
+
+
 def test_a_left_over_folder_of_transformer_engine_is_a_problem(installed) -> None:
     """An empty folder of that name on the path is enough: Python imports it, and Megatron-Core stumbles over it."""
     assert one(doctor._transformer_engine()).mark == "absent"
