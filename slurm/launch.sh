@@ -9,7 +9,7 @@
 #   SAVE             the run's folder; default: the recipe's own (training.save), or runs/RECIPE after the recipe's
 #                    folder. If it holds a checkpoint, the run goes on from it. The flags --save and --load come first.
 #   MODEL, DATA_PATH the recipe's --hf-model and --data-path
-#   NPROC_PER_NODE   processes a node; default: the node's GPUs, or 1 where there are none
+#   NPROC_PER_NODE   processes a node; default: the node's GPUs (of CUDA_VISIBLE_DEVICES, if set), or 1 without any
 #   ACTIVATE         file that every node sources first; default .venv/bin/activate if it is there
 #   PYTHON           interpreter; default python
 #   SRUN_FLAGS       further flags of srun, e.g. --container-image=IMAGE --container-mounts=PATHS (pyxis)
@@ -213,9 +213,13 @@ torchrun_command() {
   fi
 }
 
+# nvidia-smi lists all cards, also those that CUDA_VISIBLE_DEVICES keeps from the processes.
 count_gpus() {
-  local gpus
-  gpus=${SLURM_GPUS_ON_NODE:-$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)}
+  local gpus=${SLURM_GPUS_ON_NODE:-}
+  if [[ -z $gpus && -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    gpus=$(tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c '^[^-]' || true)
+  fi
+  gpus=${gpus:-$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU' || true)}
   echo "$((gpus > 0 ? gpus : 1))"
 }
 

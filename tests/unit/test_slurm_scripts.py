@@ -238,6 +238,27 @@ def test_the_run_folder_is_the_recipes_where_no_one_says_otherwise(
     assert f"run folder  {folder or 'runs/mine'}\n" in output
 
 
+@pytest.mark.parametrize(
+    ("variables", "processes"),
+    [
+        ({}, 4),
+        ({"CUDA_VISIBLE_DEVICES": "2,3"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8f2a"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "8"}, 8),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "NPROC_PER_NODE": "1"}, 1),
+    ],
+)
+def test_a_process_for_each_card_that_may_be_seen(cluster: Cluster, variables: dict[str, str], processes: int) -> None:
+    (cluster.folder / "nvidia-smi").write_text("#!/bin/sh\nfor i in 0 1 2 3; do echo GPU $i: NVIDIA H200; done\n")
+    (cluster.folder / "nvidia-smi").chmod(0o755)
+    cluster.env.pop("CUDA_VISIBLE_DEVICES", None)
+    code, output = cluster.run("pz_qwen3_4b.sh", "--print", **variables)
+    assert code == 0, output
+    assert f"--nproc-per-node={processes} " in output.splitlines()[-1]
+
+
 def test_every_node_of_a_job_joins_at_the_head_nodes_address(cluster: Cluster) -> None:
     code, output = cluster.slurm(nodes=2, SLURM_GPUS_ON_NODE="8").run("pz_qwen3_4b.sh", "--train-iters", "7")
     assert code == 0, output
