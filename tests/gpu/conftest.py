@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu.random_model import QWEN3_06B, write_random_model
 from benchmarks.gpu.results import Figure, Goal, Skipped, environment, write_part
 from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.trainer.topology import Topology
@@ -112,10 +113,28 @@ def forget_failure() -> None:
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
     """A real small model."""
-    folder = Path(os.environ.get("PZ_GPU_MODEL") or KEPT_MODEL)
-    if not (folder / "config.json").is_file():
-        pytest.skip(f"no model in {folder}: give one with run.sh --model DIR, or run examples/quickstart.sh first")
+    folder = real_model()
+    if folder is None:
+        pytest.skip("no real model: give one with run.sh --model DIR, or run examples/quickstart.sh first")
     return folder
+
+
+@pytest.fixture(scope="session")
+def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real small model, or a random one, for tests that need no tokenizer."""
+    return real_model() or random_model(tmp_path_factory.mktemp("random") / "model", torch.device("cuda"))
+
+
+def real_model() -> Path | None:
+    """Where it lies, if there is one."""
+    folder = Path(os.environ.get("PZ_GPU_MODEL") or KEPT_MODEL)
+    return folder if (folder / "config.json").is_file() else None
+
+
+def random_model(folder: Path, device: torch.device) -> Path:
+    """Two ways to compute must agree on weights without sense, too; the result says that they had none."""
+    _skipped.append(Skipped("model", "a real model", "none was given: random weights of Qwen3-0.6B's shape instead"))
+    return write_random_model(folder, QWEN3_06B, device)
 
 
 def run_config(

@@ -9,8 +9,9 @@
 #   ./tests/gpu/run.sh --seconds N           stop a part after N seconds; default: 600
 #   ./tests/gpu/run.sh --commit ID           of the code, for the result, where this is a copy without its git folder
 #
-# A part ends within ten minutes, or is stopped; what it has measured by then is kept. The part model needs Megatron-Core and Transformer Engine only, train and
-# rollout vLLM too. Exit code 0 when no check failed; a figure that misses its goal is told in the table and fails nothing.
+# A part ends within ten minutes, or is stopped; what it has measured by then is kept. The part model needs Megatron-Core
+# and Transformer Engine only, and takes random weights where there is no model; train and rollout need vLLM and a model.
+# Exit code 0 when no check failed; a figure that misses its goal is told in the table and fails nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

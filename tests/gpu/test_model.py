@@ -1,4 +1,4 @@
-"""Transformer Engine's layers in bfloat16 and FP8 against float32 on the CPU, on the same weights of a real model."""
+"""Transformer Engine's layers in bfloat16 and FP8 against float32 on the CPU, on the same weights."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ SHAPES = [(160, (40, 40, 24, 40)), (96, (64, 16, 48))]
 
 
 @pytest.fixture(params=PRECISIONS)
-def precision(request: pytest.FixtureRequest, model_dir: Path) -> tuple[str, ModelConfig]:
+def precision(request: pytest.FixtureRequest, weights_dir: Path) -> tuple[str, ModelConfig]:
     model = PRECISIONS[request.param]
     reasons = machine_refusals(
-        run_config(model_dir, model, distributed_optimizer=model.fp8_param_gather), this_machine()
+        run_config(weights_dir, model, distributed_optimizer=model.fp8_param_gather), this_machine()
     )
     if reasons:
         pytest.skip("; ".join(reasons))
@@ -52,26 +52,26 @@ def precision(request: pytest.FixtureRequest, model_dir: Path) -> tuple[str, Mod
 
 
 @pytest.fixture(scope="module")
-def groups(model_dir: Path) -> list[ScoredGroup]:
-    return random_groups(Architecture.from_hf(model_dir).vocab_size, SHAPES, seed=3)
+def groups(weights_dir: Path) -> list[ScoredGroup]:
+    return random_groups(Architecture.from_hf(weights_dir).vocab_size, SHAPES, seed=3)
 
 
 @pytest.fixture(scope="module")
-def expected(model_dir: Path, groups: list[ScoredGroup]) -> Reference:
+def expected(weights_dir: Path, groups: list[ScoredGroup]) -> Reference:
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # all other tests want one
-    return reference(model_dir, groups)
+    return reference(weights_dir, groups)
 
 
 def test_log_probs_by_precision(
     precision: tuple[str, ModelConfig],
     topology: Topology,
-    model_dir: Path,
+    weights_dir: Path,
     groups: list[ScoredGroup],
     expected: Reference,
     record: Record,
 ) -> None:
     name, model = precision
-    config = run_config(model_dir, model, distributed_optimizer=model.fp8_param_gather)
+    config = run_config(weights_dir, model, distributed_optimizer=model.fp8_param_gather)
     difference = against_reference(FrozenPolicy(config, topology), groups, expected.log_probs)
     record(f"|Δ log p| against float32, {name}, mean", difference.mean, "nats")
     record(f"|Δ log p| against float32, {name}, max", difference.max, "nats")
@@ -80,12 +80,12 @@ def test_log_probs_by_precision(
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
 def test_packed_attention(
-    topology: Topology, model_dir: Path, groups: list[ScoredGroup], dtype: torch.dtype, bound: float, record: Record
+    topology: Topology, weights_dir: Path, groups: list[ScoredGroup], dtype: torch.dtype, bound: float, record: Record
 ) -> None:
-    config = run_config(model_dir)
+    config = run_config(weights_dir)
     policy = FrozenPolicy(config, topology)
     (row,) = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
-    architecture = Architecture.from_hf(model_dir)
+    architecture = Architecture.from_hf(weights_dir)
     errors = compare_attention(
         row, transformer_config(architecture, config.model, config.parallel), topology.device, dtype
     )
@@ -104,7 +104,7 @@ def update(policy: Policy, groups: list[ScoredGroup], times: int) -> list[float]
 def test_a_run_in_this_precision_learns_and_resumes_exactly(
     precision: tuple[str, ModelConfig],
     topology: Topology,
-    model_dir: Path,
+    weights_dir: Path,
     groups: list[ScoredGroup],
     expected: Reference,
     tmp_path: Path,
@@ -112,7 +112,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
 ) -> None:
     """Under delayed scaling the checkpoint must bring back the scales, or the log-probabilities would differ."""
     name, model = precision
-    config = run_config(model_dir, model, distributed_optimizer=True)
+    config = run_config(weights_dir, model, distributed_optimizer=True)
     policy = Policy(config, topology)
     before = dict(policy.weights())
     before = {key: tensor.clone() for key, tensor in before.items()}
@@ -131,12 +131,12 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     assert all(torch.equal(*pair) for pair in zip(again[1], continued[1], strict=True))
 
 
-def test_weights_kept_in_fp8_are_exported_as_bfloat16(topology: Topology, model_dir: Path) -> None:
+def test_weights_kept_in_fp8_are_exported_as_bfloat16(topology: Topology, weights_dir: Path) -> None:
     model = FP8["hybrid tensorwise, weights in FP8"]
-    config = run_config(model_dir, model, distributed_optimizer=True)
+    config = run_config(weights_dir, model, distributed_optimizer=True)
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
-    source = HFTensorSource(model_dir)
+    source = HFTensorSource(weights_dir)
     streamed = dict(FrozenPolicy(config, topology).weights())
     assert {type(tensor) for tensor in streamed.values()} == {torch.Tensor}
     assert {tensor.dtype for tensor in streamed.values()} == {torch.bfloat16}

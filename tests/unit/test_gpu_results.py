@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.results import Figure
+from megatron_pz.model.architecture import Architecture
 from tests.gpu import conftest
 
 NODE = "tests/gpu/test_model.py::test_parity[bf16]"
@@ -26,7 +29,7 @@ def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PZ_GPU_RESULTS", str(tmp_path))
     monkeypatch.setattr(conftest, "_figures", [Figure("model", "difference", 0.25), Figure("rollout", "sync", 1.0)])
     monkeypatch.setattr(conftest, "_skipped", [])
-    return tmp_path / "model.json"
+    return tmp_path / f"model_{os.getpid()}.json"
 
 
 def report(outcome: str, longrepr: object, node: str = NODE) -> pytest.TestReport:
@@ -71,3 +74,18 @@ def test_a_failed_test_holds_no_memory() -> None:
     conftest.forget_failure()
     gc.collect()
     assert found[0]() is None
+
+
+def test_without_a_real_model_parity_is_checked_on_a_random_one_and_the_result_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conftest, "_skipped", [])
+    monkeypatch.setenv("PZ_GPU_MODEL", str(tmp_path))
+    assert conftest.real_model() is None
+    tiny = replace(conftest.QWEN3_06B, num_layers=1, hidden_size=32, ffn_hidden_size=32, vocab_size=50)
+    monkeypatch.setattr(conftest, "QWEN3_06B", tiny)
+    assert Architecture.from_hf(conftest.random_model(tmp_path / "random", torch.device("cpu"))) == tiny
+    (entry,) = conftest._skipped
+    assert (entry.part, entry.name, entry.failed) == ("model", "a real model", False)
+    monkeypatch.setenv("PZ_GPU_MODEL", str(tmp_path / "random"))
+    assert conftest.real_model() == tmp_path / "random"
