@@ -18,7 +18,7 @@ from megatron_pz.config import RolloutConfig
 from megatron_pz.errors import BadInput
 from megatron_pz.rollout.engine import VllmEngine, sample_seed
 from megatron_pz.rollout.isolation import default_process_group_kept, preserved_environment, preserved_rng
-from megatron_pz.rollout.vllm_settings import engine_arguments
+from megatron_pz.rollout.vllm_settings import engine_arguments, set_environment
 
 
 @pytest.fixture
@@ -55,6 +55,13 @@ def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
     assert "quantization" not in engine_arguments(RolloutConfig(), colocated=True, on_gpu=True)
     quantized = engine_arguments(RolloutConfig(rollout_quantization="fp8"), colocated=True, on_gpu=True)
     assert (quantized["quantization"], quantized["dtype"]) == ("fp8_per_tensor", "bfloat16")
+
+
+def test_flashinfer_is_not_asked_to_sample_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before, after in (({}, "0"), ({"VLLM_USE_FLASHINFER_SAMPLER": "1"}, "1")):
+        monkeypatch.setattr(os, "environ", dict(before))
+        set_environment(colocated=False)
+        assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == after
 
 
 @pytest.mark.parametrize("sleeps", [True, False])
