@@ -171,9 +171,9 @@ class _Gigatoken:
         self._characters_left -= sum(map(len, texts))
         if self._characters_left < 0:
             self._renew()
-        if self._top:
+        if self._top and ids and np.concatenate(ids).max(initial=0) >= self._top:
             for number, found in enumerate(ids):
-                if len(found) and found.max() >= self._top:
+                if found.max(initial=0) >= self._top:
                     ids[number] = encode_hf([texts[number]])[0]
         return ids
 
