@@ -4,7 +4,8 @@
 
 On a dump of --megabytes of XML that is made of a small real one (benchmarks/wikipedia_dump.py), kept under .cache/:
 
- - the whole pipeline, tools/preprocess_wikipedia.py with one worker, start-up included;
+ - the whole pipeline, tools/preprocess_wikipedia.py with one worker, start-up included, and once more with what finds
+   near duplicates;
  - decompressing the same file with Python's bz2, alone, in one process without its start-up, and likewise with the
    library that the pipeline decompresses with where it is installed;
  - WikiExtractor 3.1.0 (its command, in an environment of its own, without expanding templates, its fastest way), then
@@ -42,7 +43,17 @@ from megatron_pz.monitoring.tables import table
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "benchmarks"
 WIKIEXTRACTOR = "wikiextractor==3.1.0"
-LIBRARIES = ("numpy", "pyarrow", "tokenizers", "gigatoken", "indexed_bzip2", "transformers", "megatron-core", "cython")
+LIBRARIES = (
+    "numpy",
+    "pyarrow",
+    "tokenizers",
+    "gigatoken",
+    "indexed_bzip2",
+    "rensa",
+    "transformers",
+    "megatron-core",
+    "cython",
+)
 
 
 class Failed(BadInput):
@@ -66,17 +77,11 @@ def measured(command: Sequence[str | Path]) -> tuple[float, float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall, done.stdout
 
 
-def pipeline(dump: Path, tokenizer: str, work: Path, workers: int) -> dict[str, float]:
+def pipeline(dump: Path, tokenizer: str, prefix: Path, workers: int, *options: str) -> dict[str, float]:
     """CPU and wall seconds of the tool."""
-    tool: list[str | Path] = [
-        "tools/preprocess_wikipedia.py",
-        "--input",
-        dump,
-        "--output-prefix",
-        work / f"own{workers}",
-    ]
+    tool: list[str | Path] = ["tools/preprocess_wikipedia.py", "--input", dump, "--output-prefix", prefix]
     how = ["--tokenizer-model", tokenizer, "--workers", str(workers), "--overwrite", "--fresh"]
-    cpu, wall, _ = measured([sys.executable, *tool, *how])
+    cpu, wall, _ = measured([sys.executable, *tool, *how, *options])
     return {"cpu": cpu, "wall": wall}
 
 
@@ -110,10 +115,11 @@ def stages(dump: Path, tokenizer: str, work: Path) -> dict[str, Any]:
 
 def run(dump: Path, tokenizer: str, work: Path, repeats: int) -> dict[str, Any]:
     """Everything, interleaved, so that a change of the machine's speed meets all alike."""
-    runs: dict[str, list[Any]] = {"one worker": [], "two workers": [], "stages": [], "peers": []}
+    runs: dict[str, list[Any]] = {"one worker": [], "two workers": [], "near duplicates": [], "stages": [], "peers": []}
     for _ in range(repeats):
-        runs["one worker"].append(pipeline(dump, tokenizer, work, 1))
-        runs["two workers"].append(pipeline(dump, tokenizer, work, 2))
+        runs["one worker"].append(pipeline(dump, tokenizer, work / "own1", 1))
+        runs["two workers"].append(pipeline(dump, tokenizer, work / "own2", 2))
+        runs["near duplicates"].append(pipeline(dump, tokenizer, work / "near", 1, "--near-duplicates", "0.8"))
         runs["stages"].append(stages(dump, tokenizer, work))
         runs["peers"].append(peers(dump, tokenizer, work))
     for suffix in ("bin", "idx", "parquet"):
@@ -150,6 +156,7 @@ def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
         "pipeline_over_bz2": own / bz2_alone,
         "scanner": max(result["scanner_mb_per_s"]["installed"] for result in results["stages"]),
         "scanner_interpreted": max(result["scanner_mb_per_s"]["interpreted"] for result in results["stages"]),
+        "near_duplicates": least(results["near duplicates"], "cpu"),
         "two_workers_wall": least(results["one worker"], "wall") / least(results["two workers"], "wall"),
         "two_workers_cpu": least(results["two workers"], "cpu") / own,
         "mb_per_s": xml_bytes / 1e6 / own,
@@ -171,6 +178,7 @@ def report(results: dict[str, Any], found: dict[str, float], about: dict[str, An
     ]
     made_of = [
         ("whole pipeline, one worker", f"{found['pipeline']:.2f}"),
+        ("the same with --near-duplicates 0.8", f"{found['near_duplicates']:.2f}"),
         ("Python's bz2 alone", f"{found['bz2']:.2f}"),
         (f"the pipeline's decoder alone: {results['stages'][0]['decoder']}", f"{found['decoder']:.2f}"),
         ("WikiExtractor 3.1.0", f"{found['wikiextractor']:.2f}"),

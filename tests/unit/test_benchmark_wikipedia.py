@@ -76,6 +76,7 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     results = {
         "one worker": [{"cpu": 8.0, "wall": 9.0}, {"cpu": 6.0, "wall": 8.0}],
         "two workers": [{"cpu": 6.6, "wall": 4.0}, {"cpu": 7.0, "wall": 5.0}],
+        "near duplicates": [{"cpu": 9.0, "wall": 9.5}, {"cpu": 9.5, "wall": 9.0}],
         "stages": [stages(5.0, 120.0), stages(4.0, 80.0)],
         "peers": [
             {"wikiextractor": 20.0, "read": 1.0, "tokenize": 99.0, "build": 1.0, "start_up": 9.0},
@@ -87,6 +88,7 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     assert found["peers_over_pipeline_without_start_up"] == 10
     assert found["pipeline_over_bz2"] == 1.5
     assert found["decoder"] == 2
+    assert found["near_duplicates"] == 9
     assert (found["scanner"], found["scanner_interpreted"]) == (120, 3)
     assert (found["two_workers_wall"], found["two_workers_cpu"]) == (2, pytest.approx(1.1))
     assert found["mb_per_s"] == 15
