@@ -55,6 +55,9 @@ _NUMBERED = "chained_"
 """Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
 _NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
 """What the names of tensors begin with that are none of a model's weights."""
+_EXTRA_STATE = "_extra_state"
+"""Ends the names of what modules keep beside their weights: Transformer Engine's all do, its norms included, which
+Megatron-Core's local ones do not have. A checkpoint of a GPU is converted on a CPU, and the other way round."""
 _TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 """What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
@@ -147,6 +150,7 @@ def load_tensors(folder: Path, parts: Parts) -> None:
             "experts otherwise: resume it with that one"
         )
     unasked = {key for key, name in names.items() if not name.startswith(_NO_WEIGHTS)}
+    unasked, absent = ({key for key in keys if not key.endswith(_EXTRA_STATE)} for keys in (unasked, absent))
     if unasked or absent:
         raise BadInput(
             f"the checkpoint {folder} is of another model: {min(unasked or absent)} is only in "
@@ -156,10 +160,18 @@ def load_tensors(folder: Path, parts: Parts) -> None:
         loaded = everything[name] if name else everything
         with _scales_of_fp8():
             for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
-                unwrap_model(chunk).load_state_dict(loaded[key], strict=True)
+                _fill(unwrap_model(chunk), loaded[key])
         if part.optimizer is not None:
             part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
+
+
+def _fill(model: MegatronModule, state: dict[str, Any]) -> None:
+    """Load a model's state dict, in which extra states may be absent."""
+    found = model.load_state_dict(state, strict=False)
+    wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(_EXTRA_STATE)]
+    if wrong:
+        raise RuntimeError(f"{wrong[0]} is only in the checkpoint or only in the model ({len(wrong)} such tensors)")
 
 
 @contextmanager

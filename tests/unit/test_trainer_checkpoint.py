@@ -78,6 +78,30 @@ def test_generators_survive_the_disk(saved: Path) -> None:
     assert random.getstate() == again["python"]
 
 
+class Scaled(Line):
+    """A module of Transformer Engine has an extra state, were it an empty one."""
+
+    scales = torch.tensor([3, 1], dtype=torch.uint8)
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self.scales
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.scales = state
+
+
+def test_a_checkpoint_of_a_gpus_layers_is_read_by_those_of_a_cpu_and_the_other_way_round(tmp_path: Path) -> None:
+    of_gpu, of_cpu = Scaled(3.0), Line(4.0)
+    of_gpu.scales = torch.tensor([8, 9], dtype=torch.uint8)
+    for name, model in {"gpu": of_gpu, "cpu": of_cpu}.items():
+        checkpoint.save_checkpoint(tmp_path / name, 1, [model], None, common={}, per_rank={})
+    here, there, again = Line(0.0), Scaled(0.0), Scaled(0.0)
+    for folder, model in (("gpu", here), ("cpu", there), ("gpu", again)):
+        checkpoint.load_model_weights(tmp_path / folder, [model])
+    assert [model.weight[0].item() for model in (here, there, again)] == [3.0, 4.0, 3.0]
+    assert [there.scales.tolist(), again.scales.tolist()] == [[3, 1], [8, 9]]
+
+
 def test_weights_kept_in_fp8_are_stored_as_the_bfloat16_that_they_stand_for(tmp_path: Path) -> None:
     values = torch.tensor([0.5, -0.3, 0.01, 0.11], dtype=torch.bfloat16)
     model, bare = Line(0.0), Line(7.0)

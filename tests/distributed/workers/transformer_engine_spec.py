@@ -22,13 +22,14 @@ from megatron_pz.model.hf_mapping import source_of
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer import policy as policy_module
-from megatron_pz.trainer.checkpoint import Part, load_checkpoint, save_checkpoint
+from megatron_pz.trainer.checkpoint import Part, load_checkpoint, load_model_weights, save_checkpoint
 from megatron_pz.trainer.policy import FrozenPolicy, Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import Reference, random_groups, reference
 
 from megatron.core.extensions import transformer_engine as wrappers  # isort: skip
 
+LOCAL_LAYER = layers._local_layer
 SHAPES = [(20, (6, 9, 4)), (11, (5, 5, 3))]
 FP8 = {"delayed": "TEDelayedScaling", "tensorwise": "Float8CurrentScaling", "blockwise": "Float8BlockScaling"}
 
@@ -113,8 +114,20 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
         resumed = Policy(config, topology)
         assert not any(layer.amax_history for layer in linear_layers(resumed))
         load_checkpoint(run, {"": Part(resumed.chunks, resumed.optimizer)})
+        check_reading_on_a_cpu(folder, topology, Path(run), policy)
     assert [layer.amax_history for layer in linear_layers(resumed)] == histories
     assert all(torch.equal(*pair) for pair in zip(policy.log_probs(rows), resumed.log_probs(rows), strict=True))
+
+
+def check_reading_on_a_cpu(folder: Path, topology: Topology, run: Path, written: FrozenPolicy) -> None:
+    """Where a checkpoint of a GPU is converted its layers are Megatron-Core's local ones."""
+    layers._local_layer = LOCAL_LAYER
+    local = built(folder, topology, ModelConfig())
+    layers._local_layer = layers._transformer_engine_layer
+    assert not any(isinstance(module, te.Linear) for module in local.chunks[0].modules())
+    load_model_weights(run, local.chunks)
+    theirs = dict(written.weights())
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in local.weights())
 
 
 def decoder_layers(policy: FrozenPolicy) -> list[torch.nn.Module]:

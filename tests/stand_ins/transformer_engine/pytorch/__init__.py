@@ -24,6 +24,12 @@ class _Norm(torch.nn.Module):
     def forward(self, inp: Tensor) -> Tensor:
         return torch.nn.functional.rms_norm(inp, (inp.size(-1),), self.weight, self.eps)
 
+    def get_extra_state(self) -> Tensor:
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor | None) -> None:
+        assert state is None or not state.numel()
+
 
 class RMSNorm(_Norm):
     pass
