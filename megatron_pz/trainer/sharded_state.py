@@ -206,6 +206,8 @@ def restart(optimizer: MegatronOptimizer) -> None:
     """As at the start of a run: no moments, master weights equal to the model's."""
     for part in _parts(optimizer):
         part.optimizer.state.clear()
+        for group in part.optimizer.param_groups:
+            group.pop("step", None)  # where Transformer Engine's Adam counts
     optimizer.reload_model_params()
 
 

@@ -50,7 +50,10 @@ def test_before_the_first_step_there_is_no_optimizer_to_store(tmp_path: Path, di
     Trainee(weight=3.0, distributed=distributed).save(tmp_path, 0)
     other = Trainee(weight=9.0, distributed=distributed)
     other.step()
+    for group in other.optimizer.param_groups:
+        group["step"] = 1  # as Transformer Engine's Adam counts
     other.load(tmp_path)
+    assert not any("step" in group for group in other.optimizer.param_groups)
     assert other.masters().tolist() == [3.0] * 4
     assert other.model.weight.tolist() == [3.0] * 4
     other.step()
