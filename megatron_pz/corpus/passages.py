@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import open_documents, read_manifest, tokenizer_sha256
@@ -54,8 +55,9 @@ class PassageDataset:
         self.manifest = read_manifest(prefix)
         self.tokenizer = tokenizer
         self._eod: int | None = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
-        self._documents = open_documents(prefix, len(self.tokens.documents) - 1).read()
-        self._chosen = self._within(min_words, max_words)
+        sidecar = open_documents(prefix, len(self.tokens.documents) - 1)
+        self._documents = sidecar.read(columns=["page_id", "title", "url"])  # of millions of articles, in every process
+        self._chosen = self._within(sidecar, min_words, max_words)
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -83,10 +85,10 @@ class PassageDataset:
     def _value(self, column: str, document: int) -> Any:
         return self._documents[column][document].as_py()
 
-    def _within(self, min_words: int, max_words: int) -> np.ndarray:
+    def _within(self, sidecar: pq.ParquetFile, min_words: int, max_words: int) -> np.ndarray:
         if not (min_words or max_words):
             return np.arange(len(self.tokens), dtype=np.int64)
-        words = self._documents["words"].combine_chunks().flatten().to_numpy()
+        words = sidecar.read(columns=["words"])["words"].combine_chunks().flatten().to_numpy()
         if len(words) != len(self.tokens):
             raise BadInput(
                 f"{self.prefix}.parquet: counts the words of {len(words)} passages, .idx of {len(self.tokens)}"
