@@ -39,7 +39,7 @@ from megatron_pz.rollout.isolation import (
     collection_paused,
     default_process_group_kept,
     engine_groups_kept,
-    forget_compiled,
+    forget_model,
     import_vllm,
     import_warnings_silenced,
     preserved_environment,
@@ -167,7 +167,7 @@ class VllmEngine:
             ):
                 if self._sleeping:  # vLLM's allocator would give memory back a second time
                     self._wake_up(set(self._sleeping))
-                self._llm.apply_model(forget_compiled)
+                self._llm.apply_model(forget_model)
                 self._llm.llm_engine.engine_core.shutdown()
         finally:
             del self._llm  # a broken one may not end in good order, and its memory is its successor's

@@ -140,12 +140,28 @@ def engine_groups_kept(*, keep: bool) -> Iterator[None]:
         core.cleanup_dist_env_and_memory = destroy
 
 
-def forget_compiled(model: torch.nn.Module) -> None:
-    """Take the hooks of a compiled model of vLLM's out of torch's compiler; for ``LLM.apply_model``.
+def forget_model(model: torch.nn.Module) -> None:
+    """Let nothing in the process hold a vLLM model, and with it its memory, after its engine; ``LLM.apply_model``."""
+    forget_compiled(model)
+    forget_reloads(model)
 
-    The compiler would keep the model, and with it its memory, as long as the process lives. vLLM itself takes hooks out
-    when the LLMEngine is deleted, after the shutdown, which then finds the memory taken; and of two hooks only one,
-    where a compiled class inherits from another one (its Qwen3 from its Qwen2).
+
+def forget_reloads(model: torch.nn.Module) -> None:
+    """Throw away vLLM's notes on how the model's layers are reloaded.
+
+    They are kept by layer, for as long as the layer lives; since the first reload they hold the layer themselves.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
+
+    for module in model.modules():
+        LAYERWISE_INFO.pop(module, None)
+
+
+def forget_compiled(model: torch.nn.Module) -> None:
+    """Take the hooks of a compiled vLLM model out of torch's compiler.
+
+    vLLM itself takes hooks out when the LLMEngine is deleted, after the shutdown, which then finds the memory taken;
+    and of two hooks only one, where a compiled class inherits from another one (its Qwen3 from its Qwen2).
     """
     from torch._dynamo import convert_frame
 

@@ -222,8 +222,9 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
         raise ConnectionError("rank 3 is gone")
 
     with VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True) as engine:
+        load_weights(engine, weight_stream(reference_model(tiny_llama_dir)))
         assert engine.healthy()
-        (model,) = engine.llm.apply_model(_hooked_into_the_compiler)
+        (modules,) = engine.llm.apply_model(_hooked_into_the_compiler)
         with pytest.raises(EngineBroken, match=r"ConnectionError: rank 3 is gone.*start a new one"):
             load_weights(engine, broken())
         assert not engine.healthy()
@@ -234,16 +235,16 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
             with pytest.raises(EngineBroken, match="rank 3 is gone"):
                 use()
     gc.collect()
-    assert model() is None  # and the memory is free
+    assert [name for name, module in modules.items() if module() is not None] == []  # their memory is free
     engine.close()  # a second time
     with pytest.raises(EngineBroken):
         engine.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=1, stop=[])
     assert dist.get_world_size() == 1
 
 
-def _hooked_into_the_compiler(model: torch.nn.Module) -> weakref.ref[torch.nn.Module]:
-    """The layers of a vLLM model, with a hook as vLLM has it where it compiles them: on a GPU."""
+def _hooked_into_the_compiler(model: torch.nn.Module) -> dict[str, weakref.ref[torch.nn.Module]]:
+    """A vLLM model's modules, after a hook was made of its layers as vLLM does where it compiles them: on a GPU."""
     layers = model.model
     layers.hook = MethodType(lambda self, old, new: None, layers)
     convert_frame.register_bytecode_hook(layers.hook)
-    return weakref.ref(layers)
+    return {name: weakref.ref(module) for name, module in model.named_modules()}
