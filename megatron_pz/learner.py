@@ -1,4 +1,4 @@
-"""How a policy learns from a step's experience: minibatches, epochs, and the log-probabilities that anchor the loss."""
+"""How a policy learns from a step's experience: minibatches, epochs, and the log-probabilities that stay frozen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 
 from megatron_pz.config import OptimizerConfig, RunConfig
 from megatron_pz.monitoring.compute import Costs, Work
-from megatron_pz.rl.experience import Anchors, MicroBatch, Role, ScoredGroup
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.statistics import ROLES
@@ -19,7 +19,7 @@ from megatron_pz.trainer.topology import Topology
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LearnerReport:
     """What one policy did with a step's experience."""
 
     roles: tuple[Role, ...]
@@ -49,7 +49,7 @@ class Learner:
         """The role, when there is a policy for each; the empty name, when one plays both."""
         return self.roles[0] if len(self.roles) == 1 else ""
 
-    def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> Lesson:
+    def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> LearnerReport:
         """``grpo_iterations`` times one optimizer step on each of ``updates_per_step`` shares of its roles' groups.
 
         Every epoch has the same shares in the same order. The old log-probabilities and the reference's are those of
@@ -62,18 +62,18 @@ class Learner:
         minibatches = [self.pack(share) for share in shares if share]
         start = time.perf_counter()
         moves = len(minibatches) * grpo.grpo_iterations > 1
-        anchors = [self.anchors(rows, policy_moves=moves) for rows in minibatches]
+        frozen = [self.frozen_log_probs(rows, policy_moves=moves) for rows in minibatches]
         loss = partial(policy_loss, grpo=grpo)
         updates = [
-            self.policy.update(rows, loss, rate, anchored)
+            self.policy.update(rows, loss, rate, rows_frozen)
             for _ in range(grpo.grpo_iterations)
-            for rows, anchored in zip(minibatches, anchors, strict=True)
+            for rows, rows_frozen in zip(minibatches, frozen, strict=True)
         ]
         seconds_computing = time.perf_counter() - start
         costs = Costs(self.policy.architecture)
         forward_passes = int(moves) + int(self.reference is not None)
         work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
-        return Lesson(self.roles, rate, tuple(updates), work, seconds_computing)
+        return LearnerReport(self.roles, rate, tuple(updates), work, seconds_computing)
 
     def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """This data-parallel rank's rows of a minibatch; a token's weight refers to the whole optimizer step."""
@@ -81,14 +81,16 @@ class Learner:
         weighting = LossWeighting.of(groups, self.config.grpo.loss_aggregation, longest)
         return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
 
-    def anchors(self, rows: Sequence[MicroBatch], *, policy_moves: bool) -> list[Anchors]:
+    def frozen_log_probs(self, rows: Sequence[MicroBatch], *, policy_moves: bool) -> list[FrozenLogProbs]:
         """What the rows' losses refer to. Old log-probabilities are needed where the policy moves before the last one.
 
         Only the last stage of a pipeline has log-probabilities, and only it computes a loss.
         """
         old = self.policy.log_probs(rows) if policy_moves else []
         reference = self.reference.log_probs(rows) if self.reference else []
-        return [Anchors(old[row] if old else None, reference[row] if reference else None) for row in range(len(rows))]
+        return [
+            FrozenLogProbs(old[row] if old else None, reference[row] if reference else None) for row in range(len(rows))
+        ]
 
 
 def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:

@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
+from megatron_pz.colocation import Colocation
 from megatron_pz.config import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.game import Game, Predictions, Proposals
-from megatron_pz.learner import Learner, Lesson
+from megatron_pz.learner import Learner, LearnerReport
 from megatron_pz.monitoring.stopwatch import Stopwatch
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.roles.strategies import mask_strategy
 from megatron_pz.rollout.health import require_in_sync
-from megatron_pz.shared_card import SharedCard
 from megatron_pz.trainer.policy import UpdateResult
 from megatron_pz.uncertainty import word_entropies
 
@@ -51,7 +51,7 @@ class StepReport:
     turns: list[Turn]
     groups: list[ScoredGroup]
     """What was learned from, over all ranks."""
-    lessons: list[Lesson]
+    learners: list[LearnerReport]
     """One for each policy."""
     seconds: Stopwatch = field(default_factory=Stopwatch)
     seconds_generating: float = 0.0
@@ -60,7 +60,7 @@ class StepReport:
     @property
     def updates(self) -> list[UpdateResult]:
         """The optimizer steps of all policies."""
-        return [update for lesson in self.lessons for update in lesson.updates]
+        return [update for learner in self.learners for update in learner.updates]
 
 
 class PretrainZero:
@@ -70,7 +70,7 @@ class PretrainZero:
         self, config: RunConfig, game: Game, learners: list[Learner], passages: PassageBlend, sampler: PassageSampler
     ) -> None:
         self.config, self.game, self.learners, self.passages, self.sampler = config, game, learners, passages, sampler
-        self.card = SharedCard(
+        self.colocation = Colocation(
             [learner.policy for learner in learners],
             game.engines.values(),
             sleep=config.rollout.sleep_during_update,
@@ -82,13 +82,13 @@ class PretrainZero:
         clock, generated_before = Stopwatch(), self.game.seconds_generating
         with clock("rollout"):
             turns, groups = self.gather_experience(iteration)
-        with clock("update"), self.card.trainer_works():
-            lessons = [learner.learn(groups, iteration) for learner in self.learners]
-        report = StepReport(turns, groups, lessons, clock, self.game.seconds_generating - generated_before)
+        with clock("update"), self.colocation.trainer_works():
+            learned = [learner.learn(groups, iteration) for learner in self.learners]
+        report = StepReport(turns, groups, learned, clock, self.game.seconds_generating - generated_before)
         require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
-        with clock("sync"), self.card.weights_travel():
-            for learner, lesson in zip(self.learners, lessons, strict=True):
-                if lesson.updates:
+        with clock("sync"), self.colocation.weights_travel():
+            for learner, own in zip(self.learners, learned, strict=True):
+                if own.updates:
                     self.game.engines[learner.roles[0]].sync()
         return report
 

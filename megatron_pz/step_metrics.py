@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from megatron_pz.game import Game, Predictions, Proposals
-from megatron_pz.learner import Lesson
+from megatron_pz.learner import LearnerReport
 from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.pretrain_zero import StepReport, Turn
@@ -68,7 +68,7 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
     for part in game.from_all_ranks([tally]):
         total.merge(part)
     metrics = total.means() | _update_metrics(report.updates)
-    metrics |= _lesson_metrics(report.lessons)
+    metrics |= _learner_metrics(report.learners)
     metrics["train/active_masks"] = float(report.turns[0].strategy == "active")
     metrics["train/sampling_rounds"] = float(len(report.turns))
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
@@ -76,7 +76,7 @@ def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
     clock = report.seconds
     metrics["time/rollout_engines"] = report.seconds_generating
-    metrics["time/update_passes"] = sum(lesson.seconds_computing for lesson in report.lessons)
+    metrics["time/update_passes"] = sum(learner.seconds_computing for learner in report.learners)
     metrics |= {f"memory/peak_{part}": gib for part, gib in clock.peaks.items()}
     metrics |= {f"memory/device_used_{part}": gib for part, gib in clock.device_used.items()}
     return metrics | {f"time/{part}": seconds for part, seconds in clock.items()}
@@ -109,14 +109,14 @@ def _tally_predictions(tally: Tally, group: Predictions) -> None:
     tally.add("predictor/truncated", (float(response.truncated) for response in group.responses))
 
 
-def _lesson_metrics(lessons: list[Lesson]) -> dict[str, float]:
+def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
     """Learning rates; with a policy for each role ``train/lr`` is the predictor's, and each has its gradient norm."""
-    metrics = {"train/lr": lessons[-1].learning_rate}
-    if len(lessons) > 1:
-        for lesson in lessons:
-            norms = [update.grad_norm for update in lesson.updates]
-            metrics[f"{lesson.roles[0]}/lr"] = lesson.learning_rate
-            metrics[f"{lesson.roles[0]}/grad_norm"] = sum(norms) / len(norms) if norms else math.nan
+    metrics = {"train/lr": learners[-1].learning_rate}
+    if len(learners) > 1:
+        for learner in learners:
+            norms = [update.grad_norm for update in learner.updates]
+            metrics[f"{learner.roles[0]}/lr"] = learner.learning_rate
+            metrics[f"{learner.roles[0]}/grad_norm"] = sum(norms) / len(norms) if norms else math.nan
     return metrics
 
 
@@ -154,7 +154,7 @@ def step_work(report: StepReport, game: Game, costs: Costs) -> Work:
     for turn in report.turns:
         if turn.strategy == "entropy_next_token":
             total += costs.scoring(scored_groups([passage.token_ids for passage in turn.passages]))
-    return sum((lesson.work for lesson in report.lessons), total)
+    return sum((learner.work for learner in report.learners), total)
 
 
 def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:

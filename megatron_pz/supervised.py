@@ -25,7 +25,7 @@ from megatron_pz.deadlines import Watchdog
 from megatron_pz.model.hf_checkpoint import save_hf
 from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.run_logger import RunLogger
-from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, ScoredGroup
 from megatron_pz.rl.losses import policy_loss, supervised_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import of_one_step
@@ -76,9 +76,11 @@ def target_tokens(response: str, family: PromptFamily, tokenizer: PreTrainedToke
     return [*tokenizer.encode(response, add_special_tokens=False), *end]
 
 
-def loss(log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, anchors: Anchors) -> tuple[Tensor, LossStatistics]:
+def loss(
+    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: FrozenLogProbs
+) -> tuple[Tensor, LossStatistics]:
     """Negative log-likelihood of the targets; the statistics are those of the policy loss, which has them all."""
-    _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, anchors, GrpoConfig())
+    _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, frozen, GrpoConfig())
     return supervised_loss(log_probs_R, batch), statistics
 
 

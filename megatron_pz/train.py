@@ -147,7 +147,7 @@ class Run:
                 self.checkpoints.poll()
                 stopping = stop is not None and stop.requested(self.topology)
                 if interval and (stopping or iteration == last or iteration % interval == 0):
-                    with report.seconds("checkpoint"), self.algorithm.card.optimizer_needed():
+                    with report.seconds("checkpoint"), self.algorithm.colocation.optimizer_needed():
                         self.save(iteration)
                     metrics["time/checkpoint"] = report.seconds["checkpoint"]
                 metrics |= self.work.metrics()

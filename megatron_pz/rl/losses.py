@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from megatron_pz.config import GrpoConfig
-from megatron_pz.rl.experience import Anchors, MicroBatch
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch
 from megatron_pz.rl.statistics import LossStatistics, RoleTokens
 
 MAX_LOG_RATIO = 20.0
@@ -24,7 +24,7 @@ advantage of zero would be NaN. Beyond it a token has no gradient."""
 
 
 def policy_loss(
-    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, anchors: Anchors, grpo: GrpoConfig
+    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: FrozenLogProbs, grpo: GrpoConfig
 ) -> tuple[Tensor, LossStatistics]:
     """PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
 
@@ -39,7 +39,7 @@ def policy_loss(
         log_probs_R: float32 log-probabilities of the response tokens under the weights being trained.
         entropy_R: float32 entropies of the distributions that the tokens belong to, for the statistics only.
         batch: the micro-batch they belong to.
-        anchors: the same tokens' log-probabilities under the weights that made the rollout, and under the reference
+        frozen: the same tokens' log-probabilities under the weights that made the rollout, and under the reference
             policy if ``grpo_kl_beta`` is not 0. Without the former the rollout's weights are the present ones (the
             first, or only, update of a step): then q is 1 and its gradient that of log p.
         grpo: which form of the loss.
@@ -49,7 +49,7 @@ def policy_loss(
 
     A token with probability 0.6 that was 0.4, advantage 1: the ratio 1.5 is clipped to 1.28.
     """
-    old_R = log_probs_R.detach() if anchors.old_log_probs_R is None else anchors.old_log_probs_R
+    old_R = log_probs_R.detach() if frozen.old_log_probs_R is None else frozen.old_log_probs_R
     log_ratio_R = log_ratios(log_probs_R, old_R, batch.responses_R, grpo)
     ratio_R = log_ratio_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     lowest, highest = clip_range(grpo)
@@ -62,7 +62,7 @@ def policy_loss(
 
     mismatch_R = old_R - batch.rollout_log_probs_R
     importance_R = mismatch_weights(mismatch_R, grpo)
-    kl_R = reference_kl(log_probs_R, anchors.reference_log_probs_R, grpo)
+    kl_R = reference_kl(log_probs_R, frozen.reference_log_probs_R, grpo)
     loss_R = batch.loss_weights_R * (grpo.grpo_kl_beta * kl_R - importance_R * gain_R)
 
     with torch.no_grad():

@@ -24,7 +24,7 @@ from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.model.precision import require_precision, this_machine
-from megatron_pz.rl.experience import Anchors, MicroBatch, ScoredGroup
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
@@ -33,8 +33,8 @@ from megatron_pz.rules.precision import padded_for_fp8, rows_in_step
 from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, Anchors], tuple[torch.Tensor, LossStatistics]]
-"""(log-probs_R, entropy_R, the row, its anchors) -> (the row's part of the step's loss, its statistics)."""
+LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, FrozenLogProbs], tuple[torch.Tensor, LossStatistics]]
+"""(log-probs_R, entropy_R, the row, its frozen log-probs) -> (the row's part of the step's loss, its statistics)."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class FrozenPolicy:
         def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
             return output_R2.new_zeros(()), output_R2.clone()
 
-        outputs = self._run(batches, [Anchors()] * len(batches), loss, forward_only=True)
+        outputs = self._run(batches, [FrozenLogProbs()] * len(batches), loss, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
         return outputs
@@ -124,7 +124,7 @@ class FrozenPolicy:
     def _run(
         self,
         batches: Sequence[MicroBatch],
-        anchors: Sequence[Anchors],
+        frozen: Sequence[FrozenLogProbs],
         loss: Callable[..., tuple[torch.Tensor, Any]],
         *,
         forward_only: bool,
@@ -132,10 +132,10 @@ class FrozenPolicy:
         """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
 
         def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-            batch, row_anchors = next(rows)
-            return packed_forward(model, batch), lambda output: loss(output, batch, row_anchors)
+            batch, row_frozen = next(rows)
+            return packed_forward(model, batch), lambda output: loss(output, batch, row_frozen)
 
-        rows = [(batch.to(self.device), anchor) for batch, anchor in zip(batches, anchors, strict=True)]
+        rows = [(batch.to(self.device), row_frozen) for batch, row_frozen in zip(batches, frozen, strict=True)]
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=[iter(rows) for _ in self.chunks],
@@ -179,11 +179,11 @@ class Policy(FrozenPolicy):
         batches: Sequence[MicroBatch],
         loss_function: LossFunction,
         learning_rate: float,
-        anchors: Sequence[Anchors] | None = None,
+        frozen: Sequence[FrozenLogProbs] | None = None,
     ) -> UpdateResult:
         """One optimizer step on the sum of ``loss_function`` over all rows of all data-parallel ranks.
 
-        ``anchors`` runs along ``batches``; None: the policy has not changed since the rollout, and has no reference.
+        ``frozen`` runs along ``batches``; None: the policy has not changed since the rollout, and has no reference.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -194,12 +194,12 @@ class Policy(FrozenPolicy):
         to_sum = len(batches) * self.topology.data_parallel_size
 
         def loss(
-            output_R2: torch.Tensor, batch: MicroBatch, row_anchors: Anchors
+            output_R2: torch.Tensor, batch: MicroBatch, row_frozen: FrozenLogProbs
         ) -> tuple[torch.Tensor, dict[str, LossStatistics]]:
-            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, row_anchors)
+            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, row_frozen)
             return value * to_sum, {"statistics": statistics}
 
-        outputs = self._run(batches, anchors or [Anchors()] * len(batches), loss, forward_only=False)
+        outputs = self._run(batches, frozen or [FrozenLogProbs()] * len(batches), loss, forward_only=False)
         applied, grad_norm = self._step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
         return UpdateResult(grad_norm, applied, self._over_all_ranks(total))

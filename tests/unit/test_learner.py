@@ -98,8 +98,8 @@ def test_updates_are_those_made_by_hand(
     config, groups = run_config(tiny_llama_dir, grpo), experience()
     policy = Policy(config, topology)
     reference = ReferencePolicy(config, topology) if beta else None
-    lesson = Learner(config, policy, ("generator", "predictor"), config.optimizer, reference).learn(groups, 1)
-    assert len(lesson.updates) == shares * epochs
+    report = Learner(config, policy, ("generator", "predictor"), config.optimizer, reference).learn(groups, 1)
+    assert len(report.updates) == shares * epochs
 
     expected = by_hand(tiny_llama_dir, groups, grpo)
     start = dict(AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).named_parameters())
@@ -108,12 +108,12 @@ def test_updates_are_those_made_by_hand(
         assert moved > 0
         assert (weight - expected[name]).norm() <= 1e-3 * moved, name
     if beta:
-        assert lesson.updates[0].statistics.pooled().reference_kl == 0.0
-        assert lesson.updates[-1].statistics.pooled().reference_kl > 0.0
+        assert report.updates[0].statistics.pooled().reference_kl == 0.0
+        assert report.updates[-1].statistics.pooled().reference_kl > 0.0
         unmoved = dict(reference.weights())
         assert all(torch.equal(unmoved[name], start[name]) for name in start)
     if shares * epochs > 1:
-        assert lesson.updates[-1].statistics.pooled().ratio_max > 1.01  # the old log-probabilities are the first ones
+        assert report.updates[-1].statistics.pooled().ratio_max > 1.01  # the old log-probabilities are the first ones
 
 
 def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llama_dir: Path) -> None:

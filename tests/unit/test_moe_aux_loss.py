@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
-from megatron_pz.rl.experience import Anchors, MicroBatch
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.statistics import LossStatistics
@@ -46,9 +46,9 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def no_loss(
-    log_probs_R: torch.Tensor, entropy_R: torch.Tensor, batch: MicroBatch, anchors: Anchors
+    log_probs_R: torch.Tensor, entropy_R: torch.Tensor, batch: MicroBatch, frozen: FrozenLogProbs
 ) -> tuple[torch.Tensor, LossStatistics]:
-    value, statistics = policy_loss(log_probs_R, entropy_R, batch, anchors, grpo=GrpoConfig(mismatch_correction="off"))
+    value, statistics = policy_loss(log_probs_R, entropy_R, batch, frozen, grpo=GrpoConfig(mismatch_correction="off"))
     return 0.0 * value, statistics
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megatron_pz.config import GrpoConfig
-from megatron_pz.rl.experience import Anchors, MicroBatch, Response, ScoredGroup
+from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, Response, ScoredGroup
 from megatron_pz.rl.losses import mismatch_weights, policy_loss, supervised_loss
 from megatron_pz.rl.packing import LossWeighting, empty_micro_batch, pack_groups
 from megatron_pz.rl.statistics import LossFigures, LossStatistics
@@ -51,7 +51,7 @@ def test_clip_higher_by_hand() -> None:
     new, old = log(0.6, 0.6, 0.2, 0.2).requires_grad_(), log(0.4, 0.4, 0.4, 0.4)
     batch = batch_of([1.0, -1.0, 2.0, -2.0], old.tolist(), [0.1, 0.2, 0.3, 0.4])
     grpo = GrpoConfig(mismatch_correction="off")
-    loss, statistics = policy_loss(new, torch.full((4,), 0.7), batch, Anchors(old), grpo)
+    loss, statistics = policy_loss(new, torch.full((4,), 0.7), batch, FrozenLogProbs(old), grpo)
     assert loss.item() == pytest.approx(-(0.1 * 1.28 + 0.2 * -1.5 + 0.3 * 1.0 + 0.4 * -1.6))
     loss.backward()
     # d/d log p of w q A is w q A, and 0 where the clip holds.
@@ -72,7 +72,7 @@ def test_a_response_has_one_ratio_by_hand() -> None:
     advantages, weights = [2.0, 2.0, 2.0, 2.0, -2.0, -2.0], [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     batch = batch_of(advantages, old.tolist(), weights, responses=[0, 0, 1, 1, 2, 2])
     grpo = GrpoConfig(importance_sampling_level="sequence", gspo_clamp_eps_lower=0.04, gspo_clamp_eps_upper=0.05)
-    loss, statistics = policy_loss(new, torch.zeros(6), batch, Anchors(old), grpo)
+    loss, statistics = policy_loss(new, torch.zeros(6), batch, FrozenLogProbs(old), grpo)
     expected = -2 * (0.1 * 2.0 * 1.05 + 0.2 * 2.0 * 0.9 + 0.3 * -2.0 * 0.96)
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     loss.backward()
@@ -87,12 +87,12 @@ def test_dual_clip_by_hand() -> None:
     # Above 3 a negative advantage counts as at 3 and moves nothing; a positive one is clipped at 1.28 as ever.
     new, old = log(0.8, 0.4, 0.8).requires_grad_(), log(0.2, 0.2, 0.2)
     batch = batch_of([-1.0, -1.0, 1.0], old.tolist(), [0.1, 0.2, 0.3])
-    loss, statistics = policy_loss(new, torch.zeros(3), batch, Anchors(old), GrpoConfig(grpo_dual_clip=3.0))
+    loss, statistics = policy_loss(new, torch.zeros(3), batch, FrozenLogProbs(old), GrpoConfig(grpo_dual_clip=3.0))
     assert loss.item() == pytest.approx(0.1 * 3.0 + 0.2 * 2.0 - 0.3 * 1.28)
     loss.backward()
     assert new.grad.tolist() == pytest.approx([0.0, 0.2 * 2.0, 0.0])
     assert statistics.pooled().clip_dual == pytest.approx(1 / 3)
-    off, _ = policy_loss(new, torch.zeros(3), batch, Anchors(old), GrpoConfig())
+    off, _ = policy_loss(new, torch.zeros(3), batch, FrozenLogProbs(old), GrpoConfig())
     assert off.item() == pytest.approx(0.1 * 4.0 + 0.2 * 2.0 - 0.3 * 1.28)
 
 
@@ -109,7 +109,7 @@ def test_kl_penalty_by_hand(estimator: str, value: list[float], slope: list[floa
     new, reference = log(0.4, 0.1).requires_grad_(), log(0.2, 0.4)
     batch = batch_of([0.0, 0.0], new.tolist(), [0.25, 0.75])
     grpo = GrpoConfig(grpo_kl_beta=0.1, kl_estimator=estimator)
-    loss, statistics = policy_loss(new, torch.zeros(2), batch, Anchors(None, reference), grpo)
+    loss, statistics = policy_loss(new, torch.zeros(2), batch, FrozenLogProbs(None, reference), grpo)
     assert loss.item() == pytest.approx(0.1 * (0.25 * value[0] + 0.75 * value[1]))
     loss.backward()
     assert new.grad.tolist() == pytest.approx([0.1 * 0.25 * slope[0], 0.1 * 0.75 * slope[1]])
@@ -125,7 +125,7 @@ def test_the_kl_penalty_pulls_along_the_gradient_of_the_divergence(estimator: st
     (expected,) = torch.autograd.grad((p.exp() * (p - reference)).sum(), theta)
     batch = batch_of([0.0] * 4, p.tolist(), p.exp().tolist())
     grpo = GrpoConfig(grpo_kl_beta=1.0, kl_estimator=estimator)
-    loss, _ = policy_loss(theta.log_softmax(-1), torch.zeros(4), batch, Anchors(None, reference), grpo)
+    loss, _ = policy_loss(theta.log_softmax(-1), torch.zeros(4), batch, FrozenLogProbs(None, reference), grpo)
     (gradient,) = torch.autograd.grad(loss, theta)
     torch.testing.assert_close(gradient, expected)
 
@@ -133,13 +133,13 @@ def test_the_kl_penalty_pulls_along_the_gradient_of_the_divergence(estimator: st
 def test_a_penalty_without_its_reference_is_an_error() -> None:
     batch = batch_of([1.0], [-1.0], [1.0])
     with pytest.raises(ValueError, match="reference"):
-        policy_loss(torch.tensor([-1.0]), torch.zeros(1), batch, Anchors(), GrpoConfig(grpo_kl_beta=0.1))
+        policy_loss(torch.tensor([-1.0]), torch.zeros(1), batch, FrozenLogProbs(), GrpoConfig(grpo_kl_beta=0.1))
 
 
 def test_without_old_log_probs_the_gradient_is_reinforce() -> None:
     new = log(0.3, 0.9).requires_grad_()
     batch = batch_of([1.5, -0.5], new.tolist(), [0.25, 0.5])
-    loss, statistics = policy_loss(new, torch.zeros(2), batch, Anchors(), GrpoConfig())
+    loss, statistics = policy_loss(new, torch.zeros(2), batch, FrozenLogProbs(), GrpoConfig())
     loss.backward()
     assert new.grad.tolist() == pytest.approx([-0.25 * 1.5, 0.5 * 0.5])
     assert statistics.pooled().ratio_max == statistics.pooled().ratio_min == 1.0
@@ -160,7 +160,7 @@ def test_mismatch_weighs_the_gradient_but_has_none_itself() -> None:
     # The trainer gives 0.5 where the rollout engine gave 0.4: weight 1.25, with p_old = p.
     new = log(0.5).requires_grad_()
     batch = batch_of([1.0], [math.log(0.4)], [1.0])
-    loss, statistics = policy_loss(new, torch.zeros(1), batch, Anchors(), GrpoConfig())
+    loss, statistics = policy_loss(new, torch.zeros(1), batch, FrozenLogProbs(), GrpoConfig())
     loss.backward()
     assert loss.item() == pytest.approx(-1.25) and new.grad.item() == pytest.approx(-1.25)
     figures = statistics.pooled()
@@ -173,7 +173,9 @@ def test_figures_by_role_by_hand() -> None:
     # Importance weights 1 and 2 for the generator, 0.5 for the predictor; pulls 0.1 + 0.4 and 0.25.
     rollout = [math.log(0.2), math.log(0.1), math.log(0.4)]
     batch = batch_of([1.0, -2.0, 1.0], rollout, [0.1, 0.1, 0.5], [True, True, False])
-    _, statistics = policy_loss(log(0.2, 0.2, 0.2), torch.tensor([1.0, 2.0, 4.0]), batch, Anchors(), GrpoConfig())
+    _, statistics = policy_loss(
+        log(0.2, 0.2, 0.2), torch.tensor([1.0, 2.0, 4.0]), batch, FrozenLogProbs(), GrpoConfig()
+    )
     generator, predictor = statistics.by_role()["generator"], statistics.by_role()["predictor"]
     assert (generator.tokens, predictor.tokens) == (2, 1)
     assert (generator.entropy, predictor.entropy) == (1.5, 4.0)
@@ -186,14 +188,14 @@ def test_figures_by_role_by_hand() -> None:
 
 def test_k3_is_right_where_float32_would_lose_it() -> None:
     batch = batch_of([1.0], [-2.0 - 1e-4], [1.0])
-    _, statistics = policy_loss(torch.tensor([-2.0]), torch.zeros(1), batch, Anchors(), GrpoConfig())
+    _, statistics = policy_loss(torch.tensor([-2.0]), torch.zeros(1), batch, FrozenLogProbs(), GrpoConfig())
     d = statistics.pooled().log_prob_difference_mean
     assert statistics.pooled().k3_kl == pytest.approx(d * d / 2, rel=1e-3)
 
 
 def test_an_empty_micro_batch_leaves_no_trace() -> None:
     new = log(0.5).requires_grad_()
-    loss, statistics = policy_loss(new, torch.zeros(1), empty_micro_batch(), Anchors(), GrpoConfig())
+    loss, statistics = policy_loss(new, torch.zeros(1), empty_micro_batch(), FrozenLogProbs(), GrpoConfig())
     loss.backward()
     assert loss.item() == 0.0 and new.grad.tolist() == [0.0]
     assert torch.equal(statistics.sums, LossStatistics.zero().sums)
@@ -205,7 +207,7 @@ def test_an_empty_micro_batch_leaves_no_trace() -> None:
 def test_an_absurd_ratio_stays_finite(advantage: float) -> None:
     new = torch.tensor([0.0], requires_grad=True)
     batch = batch_of([advantage], [-200.0], [1.0])
-    loss, statistics = policy_loss(new, torch.zeros(1), batch, Anchors(torch.tensor([-200.0])), GrpoConfig())
+    loss, statistics = policy_loss(new, torch.zeros(1), batch, FrozenLogProbs(torch.tensor([-200.0])), GrpoConfig())
     loss.backward()
     assert loss.isfinite() and new.grad.isfinite().all()
     assert statistics.pooled().ratio_max == pytest.approx(math.exp(200.0))
@@ -312,7 +314,7 @@ def check_against_loops(
             logits[before_R].log_softmax(-1).gather(1, batch.labels_R[:, None])[:, 0]
             for logits in (theta, old, reference)
         )
-        loss, part = policy_loss(new_R, torch.zeros_like(new_R), batch, Anchors(old_R, reference_R), grpo)
+        loss, part = policy_loss(new_R, torch.zeros_like(new_R), batch, FrozenLogProbs(old_R, reference_R), grpo)
         gradient += torch.autograd.grad(loss, theta)[0]
         statistics += part
     figures = statistics.pooled()
@@ -361,7 +363,7 @@ def test_statistics_do_not_depend_on_how_tokens_are_shared_out() -> None:
         total = LossStatistics.zero()
         for batch in pack_groups(groups, micro_batch_tokens=row_tokens, loss_weights=weights):
             new_R = -0.1 * batch.labels_R.float() - 0.2
-            total += policy_loss(new_R, -new_R, batch, Anchors(new_R - 0.01 * batch.labels_R), GrpoConfig())[1]
+            total += policy_loss(new_R, -new_R, batch, FrozenLogProbs(new_R - 0.01 * batch.labels_R), GrpoConfig())[1]
         return total
 
     whole, parts = statistics(1000), statistics(1)

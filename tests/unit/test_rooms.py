@@ -31,7 +31,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "game": ("game",),
         "learner": ("learner",),
         "uncertainty": ("uncertainty",),
-        "shared card": ("shared_card",),
+        "colocation": ("colocation",),
         "run folder": ("run_folder",),
     },
     {"algorithm": ("pretrain_zero",)},

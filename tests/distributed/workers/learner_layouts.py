@@ -51,11 +51,11 @@ def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[s
         training=TrainingConfig(micro_batch_tokens=MICRO_BATCH_TOKENS),
     )
     learners = make_learners(config, topology)
-    lessons = [learner.learn(experience(), 1) for learner in learners]
+    reports = [learner.learn(experience(), 1) for learner in learners]
     passages = [Passage(text, (), 0, "", "", "", 0) for text in PASSAGES]
     tokenizer = AutoTokenizer.from_pretrained(hf_dir)
     return {
-        "figures": [update.statistics.pooled() for lesson in lessons for update in lesson.updates],
+        "figures": [update.statistics.pooled() for report in reports for update in report.updates],
         "weights": [{name: weight.clone() for name, weight in learner.policy.weights()} for learner in learners],
         "entropies": word_entropies(learners[1].policy, tokenizer, passages, MICRO_BATCH_TOKENS),
     }

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_pz.colocation import Colocation
 from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.shared_card import SharedCard
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.packed_reference import random_groups
@@ -47,11 +47,11 @@ def step(*, sleep: bool, offload: bool, engines: int = 1) -> list[str]:
     """The calls of a step of the loop."""
     calls: list[str] = []
     rollout = [Recorder(f"engine{number}", calls) for number in range(engines)]
-    card = SharedCard([Recorder("policy", calls)], [*rollout, rollout[0]], sleep=sleep, offload=offload)
+    colocation = Colocation([Recorder("policy", calls)], [*rollout, rollout[0]], sleep=sleep, offload=offload)
     calls.append("rollout")
-    with card.trainer_works():
+    with colocation.trainer_works():
         calls.append("update")
-    with card.weights_travel():
+    with colocation.weights_travel():
         calls.append("sync")
     return calls
 
@@ -82,8 +82,8 @@ def test_each_of_the_two_can_be_off() -> None:
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_checkpoint_finds_the_optimizer_on_the_card(offload: bool) -> None:
     calls: list[str] = []
-    card = SharedCard([Recorder("policy", calls)], [Recorder("engine", calls)], sleep=True, offload=offload)
-    with card.optimizer_needed():
+    colocation = Colocation([Recorder("policy", calls)], [Recorder("engine", calls)], sleep=True, offload=offload)
+    with colocation.optimizer_needed():
         calls.append("save")
     around = ["engine sleeps", "policy onload"], ["policy offload", "engine wakes weights", "engine wakes kv_cache"]
     assert calls == ([*around[0], "save", *around[1]] if offload else ["save"])
@@ -91,8 +91,8 @@ def test_a_checkpoint_finds_the_optimizer_on_the_card(offload: bool) -> None:
 
 def test_an_error_in_a_block_is_not_followed_by_further_calls() -> None:
     calls: list[str] = []
-    card = SharedCard([Recorder("policy", calls)], [Recorder("engine", calls)], sleep=True, offload=True)
-    with pytest.raises(ValueError, match="broken"), card.trainer_works():
+    colocation = Colocation([Recorder("policy", calls)], [Recorder("engine", calls)], sleep=True, offload=True)
+    with pytest.raises(ValueError, match="broken"), colocation.trainer_works():
         raise ValueError("broken")
     assert calls == ["engine sleeps", "policy onload"]
 

@@ -38,7 +38,7 @@ class Trainer(Protocol):
     def onload(self) -> None: ...
 
 
-class SharedCard:
+class Colocation:
     """Takes turns. All ranks enter the blocks together.
 
     A block that raises leaves everything as it is then: the run ends, and the error must not be hidden by another one.
