@@ -23,9 +23,9 @@ from megatron_pz.model import logit_chunk
 LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
 """Logits that exist at once, by the kind of device.
 
-On a CPU 64 MiB in float32, and about four times that with the temporaries. On a GPU, where they are bfloat16, 256 MiB
-and as much for their gradient: 880 rows of Qwen3's vocabulary, so that reading the output matrix and adding to its
-gradient, once a chunk, cost less than the products."""
+On a CPU 64 MiB in float32, and about four times that with the temporaries. On a GPU, where they are bfloat16, 256 MiB:
+880 rows of Qwen3's vocabulary, so that reading the output matrix once a chunk costs less than the products. Backward
+they are half as many, with as many numbers of their gradient beside them."""
 
 
 def vocab_parallel_log_probs(
@@ -92,19 +92,59 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_R: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_RH, weight_VH, local_R, is_local_R, log_normalizer_R = ctx.saved_tensors
-        real_VH = weight_VH[: ctx.real_rows]
-        grad_hidden_RH = torch.zeros_like(hidden_RH)
-        # float32: a bfloat16 sum over many chunks would lose the small ones.
-        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
         on_label_R = torch.where(is_local_R, grad_R, 0.0)
-        gradient = logit_chunk.on_device(logit_chunk.gradient, hidden_RH.device.type)
-        for rows, logits_CV in _logit_chunks(hidden_RH, real_VH, ctx.logits_per_chunk):
-            grad_logits_CV = gradient(
-                logits_CV, log_normalizer_R[rows], local_R[rows], grad_R[rows], on_label_R[rows], not hidden_RH.is_cpu
-            )
-            grad_hidden_RH[rows] = grad_logits_CV @ real_VH
-            _add_product(grad_weight_VH[: ctx.real_rows], grad_logits_CV.t(), hidden_RH[rows])
-        return grad_hidden_RH, grad_weight_VH.to(weight_VH.dtype), None, None, None, None, None
+        chunks = _gradients_by_rows if hidden_RH.is_cpu else _gradients_by_vocabulary
+        grad_hidden_RH, grad_weight_VH = chunks(
+            hidden_RH, weight_VH, ctx.real_rows, (log_normalizer_R, local_R, grad_R, on_label_R), ctx.logits_per_chunk
+        )
+        return grad_hidden_RH, grad_weight_VH, None, None, None, None, None
+
+
+_PerToken = tuple[Tensor, Tensor, Tensor, Tensor]
+"""log_normalizer_R, local_R, grad_R and on_label_R, as :func:`~megatron_pz.model.logit_chunk.gradient` takes them."""
+
+
+def _gradients_by_rows(
+    hidden_RH: Tensor, weight_VH: Tensor, real_rows: int, of_tokens: _PerToken, logits_per_chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Of hidden states and weights, by the chunks of the forward pass."""
+    log_normalizer_R, local_R, grad_R, on_label_R = of_tokens
+    real_VH = weight_VH[:real_rows]
+    grad_hidden_RH = torch.zeros_like(hidden_RH)
+    # float32: a bfloat16 sum over many chunks would lose the small ones.
+    grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32)
+    for rows, logits_CV in _logit_chunks(hidden_RH, real_VH, logits_per_chunk):
+        grad_logits_CV = logit_chunk.gradient(
+            logits_CV, log_normalizer_R[rows], local_R[rows], grad_R[rows], on_label_R[rows], fused=False
+        )
+        grad_hidden_RH[rows] = grad_logits_CV @ real_VH
+        _add_product(grad_weight_VH[:real_rows], grad_logits_CV.t(), hidden_RH[rows])
+    return grad_hidden_RH, grad_weight_VH.to(weight_VH.dtype)
+
+
+def _gradients_by_vocabulary(
+    hidden_RH: Tensor, weight_VH: Tensor, real_rows: int, of_tokens: _PerToken, logits_per_chunk: int
+) -> tuple[Tensor, Tensor]:
+    """The same by chunks of the vocabulary, all tokens at once.
+
+    A weight's gradient is then one product, and not a float32 sum over chunks that is as large as the output matrix in
+    bfloat16 twice, read and written once a chunk. The sum is over the hidden states' gradients, which are far fewer.
+    """
+    log_normalizer_R, local_R, grad_R, on_label_R = of_tokens
+    gradient = logit_chunk.on_device(logit_chunk.gradient, hidden_RH.device.type)
+    grad_hidden_RH = torch.zeros_like(hidden_RH, dtype=torch.float32)
+    grad_weight_VH = torch.zeros_like(weight_VH)
+    tokens = hidden_RH.size(0)
+    # Columns in multiples of 128 suit the matrix kernels.
+    chunk = max(1, logits_per_chunk // 2 // max(tokens, 1) // 128) * 128
+    for first in range(0, real_rows if tokens else 0, chunk):
+        columns = slice(first, min(first + chunk, real_rows))
+        logits_RC = hidden_RH @ weight_VH[columns].t()
+        # A label outside these columns is no column of theirs.
+        grad_logits_RC = gradient(logits_RC, log_normalizer_R, local_R - first, grad_R, on_label_R, True)
+        _add_product(grad_hidden_RH, grad_logits_RC, weight_VH[columns])
+        torch.mm(grad_logits_RC.t(), hidden_RH, out=grad_weight_VH[columns])
+    return grad_hidden_RH.to(hidden_RH.dtype), grad_weight_VH
 
 
 def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> Iterator[tuple[slice, Tensor]]:

@@ -196,7 +196,7 @@ def _share(size: ShardSize, ranks: tuple[int, int]) -> float:
 
 def _log_probs(arch: Architecture, parallel: ParallelConfig) -> float:
     rows = arch.vocab_size / parallel.tensor_model_parallel_size
-    return 2 * BF16 * LOGITS_PER_CHUNK["cuda"] + (FP32 + BF16) * rows * arch.hidden_size
+    return BF16 * (LOGITS_PER_CHUNK["cuda"] + rows * arch.hidden_size)
 
 
 def _engine(arch: Architecture, config: RunConfig, card: float, engines: int) -> EngineMemory:

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from megatron_pz.model import log_probs
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 R, H, VOCAB_SIZE, PADDED = 23, 12, 101, 128
@@ -54,6 +55,42 @@ def test_bfloat16_matches_and_keeps_its_dtypes() -> None:
     for gradient, truth in zip(gradients, expected, strict=True):
         assert gradient.dtype == torch.bfloat16
         assert (gradient - truth).float().norm() < 0.01 * truth.float().norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_start", [0, 300])
+def test_a_gpus_chunks_of_the_vocabulary_give_the_gradients_of_the_full_log_softmax(
+    dtype: torch.dtype, vocab_start: int
+) -> None:
+    """Of a rank with 700 rows, 690 of them real, in chunks of 128; the labels may be another rank's."""
+    generator = torch.Generator().manual_seed(5)
+    real, vocab = 690, vocab_start + 690
+    hidden_RH = torch.randn(R, H, generator=generator).to(dtype).requires_grad_()
+    whole_VH = torch.randn(vocab, H, generator=generator).to(dtype).requires_grad_()
+    labels_R, upstream_R = torch.randint(vocab, (R,), generator=generator), torch.randn(R, generator=generator)
+    labels_R[:3] = torch.tensor([vocab_start, vocab_start + 128, vocab - 1])
+    logits_RV = (hidden_RH @ whole_VH.t()).float()
+    log_normalizer_R = logits_RV.logsumexp(-1)
+    truth = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_normalizer_R
+    of_hidden_RH, of_whole_VH = torch.autograd.grad(truth, (hidden_RH, whole_VH), upstream_R, retain_graph=True)
+    if vocab_start:  # this rank's part: without what the other ranks' rows give
+        rest = torch.autograd.grad(logits_RV[:, :vocab_start], hidden_RH, torch.autograd.grad(
+            truth, logits_RV, upstream_R)[0][:, :vocab_start])[0]  # fmt: skip
+        of_hidden_RH = of_hidden_RH - rest
+
+    local_R = labels_R - vocab_start
+    is_local_R = local_R >= 0
+    of_tokens = (log_normalizer_R, torch.where(is_local_R, local_R, 0), upstream_R, upstream_R * is_local_R)
+    own_VH = torch.cat((whole_VH[vocab_start:], torch.full((10, H), 50.0, dtype=dtype)))
+    with torch.no_grad():
+        found = log_probs._gradients_by_vocabulary(hidden_RH, own_VH, real, of_tokens, 2 * R * 130)
+    assert not found[1][real:].any()
+    for gradient, expected in zip((found[0], found[1][:real]), (of_hidden_RH, of_whole_VH[vocab_start:]), strict=True):
+        assert gradient.dtype == dtype
+        error = (gradient - expected).float().norm() / expected.float().norm()
+        assert error < (1e-5 if dtype == torch.float32 else 0.02)
+    nobody = tuple(tensor[:0] for tensor in of_tokens)
+    assert not log_probs._gradients_by_vocabulary(hidden_RH[:0].detach(), own_VH, real, nobody, 1000)[1].any()
 
 
 def test_extreme_logits_stay_finite() -> None:
