@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of chosen tokens, straight from hidden states.
 
 The logits of R tokens are R x vocabulary numbers: 4096 tokens of Qwen3 are 2.5 GB in float32, and again as much for
-their gradient. Here they exist for a few rows at a time, in the forward and, computed again, in the backward pass.
+their gradient. Here they exist a part at a time, in the forward and, computed again, in the backward pass.
 
 The products are the matrix library's; what is done to a chunk between them is in :mod:`~megatron_pz.model.logit_chunk`.
 

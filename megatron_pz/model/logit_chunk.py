@@ -44,7 +44,8 @@ def gradient(
     Args:
         logits_CV: any floating dtype.
         log_normalizer_C: log of the sum of e^l over the whole vocabulary, float32.
-        local_C: the label's column; any where it is not of this rank.
+        local_C: the label's column; any where it is not of this rank, and none of the chunk's where it lies outside,
+            which the fused form allows.
         grad_C: float32.
         on_label_C: ``grad_C`` where the label is of this rank, else 0.
         fused: take the form that compiles to one kernel; a scatter would be another, over float32 numbers in memory.
