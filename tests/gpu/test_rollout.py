@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import importlib.util
 import shutil
 from dataclasses import replace
@@ -112,10 +111,6 @@ def test_a_second_engine_of_the_process_finds_the_memory_of_the_first(
     topology: Topology, model_dir: Path, record: Record
 ) -> None:
     """So that a failed one can be started again."""
-    from vllm.device_allocator.cumem import CuMemAllocator
-
-    if not hasattr(CuMemAllocator, "release_pools"):
-        pytest.skip(f"vLLM {importlib.metadata.version('vllm')} has one engine that sleeps in a process, ever")
     prompts = random_prompts(4, vocabulary=1000, shortest=32, longest=64)
     free, answers = torch.cuda.mem_get_info()[0], []
     for number in ("first", "second"):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import restarting
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
-from megatron_pz.rollout.isolation import forget_compiled
+from megatron_pz.rollout.isolation import forget_compiled, release_pools
 from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
 
 
@@ -118,6 +120,23 @@ def engine() -> VllmEngine:
     engine._broken, engine._closed, engine._colocated = None, False, True
     engine._watchdog, engine._sleeping, engine.on_gpu = None, set(), True
     return engine
+
+
+def test_memory_pools_end_before_the_allocators_that_they_need() -> None:
+    """In both forms in which versions of vLLM keep them."""
+    ended: list[str] = []
+
+    class Held:
+        def __init__(self, name: str) -> None:
+            weakref.finalize(self, ended.append, name)
+
+    by_tag: dict[str, Any] = {
+        "weights": (Held("pool"), Held("allocator")),
+        "kv_cache": [(Held("pool"), Held("allocator")), (Held("pool"), Held("allocator"))],
+    }
+    release_pools(by_tag)
+    assert ended == ["pool"] * 3 + ["allocator"] * 3
+    assert by_tag == {}
 
 
 def test_a_response_that_vllm_gave_up_breaks_the_engine(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
