@@ -165,10 +165,12 @@ class VllmEngine:
                 default_process_group_kept(keep=self._colocated),
                 engine_groups_kept(keep=VllmEngine._living > 0),
             ):
-                if self._sleeping:  # vLLM's allocator would give memory back a second time
-                    self._wake_up(set(self._sleeping))
-                self._llm.apply_model(forget_model)
-                self._llm.llm_engine.engine_core.shutdown()
+                try:
+                    if self._sleeping:  # vLLM's allocator would give memory back a second time
+                        self._wake_up(set(self._sleeping))
+                    self._llm.apply_model(forget_model)
+                finally:  # of which a broken engine may do neither
+                    self._llm.llm_engine.engine_core.shutdown()
         finally:
             del self._llm  # a broken one may not end in good order, and its memory is its successor's
             if self.on_gpu:
