@@ -8,12 +8,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.corpus.manifest import open_documents, read_manifest
+from megatron_pz.corpus.manifest import Articles, open_documents, read_manifest
 from megatron_pz.errors import BadInput
 
 
@@ -80,6 +79,7 @@ class CorpusBrowser:
         self.tokens = IndexedTokens(prefix)
         self.manifest = read_manifest(prefix)
         self._sidecar = open_documents(prefix, self.articles)
+        self._articles = Articles(self._sidecar)
         groups = range(self._sidecar.num_row_groups)
         rows = [self._sidecar.metadata.row_group(group).num_rows for group in groups]
         self._group_starts = np.concatenate(([0], np.cumsum(rows))).tolist()
@@ -100,11 +100,11 @@ class CorpusBrowser:
             raise BadInput(
                 f"{self.prefix}: has no {self.unit} {index}; they are numbered from 0 to {len(self.tokens) - 1}"
             )
-        row = self._row(bisect_right(self.tokens.documents, index) - 1)
+        article = self._articles[bisect_right(self.tokens.documents, index) - 1]
         ids = self.tokens[index]
         if self._eod is not None and len(ids) and ids[-1] == self._eod:
             ids = ids[:-1]
-        return StoredPassage(index, ids, row["title"], row["url"], row["page_id"])
+        return StoredPassage(index, ids, article.title, article.url, article.page_id)
 
     def titled(self, title: str) -> list[int]:
         """Numbers of all passages of the articles with this title, whatever its case; ``_`` is a space."""
@@ -141,8 +141,3 @@ class CorpusBrowser:
             more[: len(counts)] += counts
             counts = more
         return Lengths(counts)
-
-    def _row(self, document: int) -> dict[str, Any]:
-        group = bisect_right(self._group_starts, document) - 1
-        table = self._sidecar.read_row_group(group, columns=["title", "url", "page_id"])
-        return table.slice(document - self._group_starts[group], 1).to_pylist()[0]

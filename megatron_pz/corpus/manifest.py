@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,3 +96,36 @@ def open_documents(prefix: str, documents: int) -> pq.ParquetFile:
             f"{path}: has {rows} rows where {prefix}.idx has {documents} documents; preprocess the corpus again"
         )
     return file
+
+
+@dataclass(frozen=True)
+class Article:
+    """Where a document comes from."""
+
+    page_id: str
+    title: str
+    url: str
+
+
+class Articles:
+    """The articles of a corpus by the number of their document.
+
+    Rows are read, and decompressed, when they are asked for, and the latest few groups of them are kept: the names of
+    all articles of the English Wikipedia are 0.7 GiB, in every process that trains on them.
+    """
+
+    _GROUPS_KEPT = 16
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._file = file
+        rows = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+        self._starts = list(accumulate(rows, initial=0))
+        self._group = lru_cache(self._GROUPS_KEPT)(self._read_group)
+
+    def __getitem__(self, document: int) -> Article:
+        group = bisect_right(self._starts, document) - 1
+        (row,) = self._group(group).slice(document - self._starts[group], 1).to_pylist()
+        return Article(**row)
+
+    def _read_group(self, group: int) -> pa.Table:
+        return self._file.read_row_group(group, columns=["page_id", "title", "url"])

@@ -6,13 +6,13 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.corpus.manifest import open_documents, read_manifest, tokenizer_sha256
+from megatron_pz.corpus.manifest import Articles, open_documents, read_manifest, tokenizer_sha256
 from megatron_pz.errors import BadInput
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PassageDataset:
         self.tokenizer = tokenizer
         self._eod: int | None = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
         sidecar = open_documents(prefix, len(self.tokens.documents) - 1)
-        self._documents = sidecar.read(columns=["page_id", "title", "url"])  # of millions of articles, in every process
+        self._articles = Articles(sidecar)
         self._chosen = self._within(sidecar, min_words, max_words)
 
     def __len__(self) -> int:
@@ -68,13 +68,14 @@ class PassageDataset:
         token_ids = tuple(int(token) for token in self.tokens[sequence])
         if self._eod is not None and token_ids[-1:] == (self._eod,):
             token_ids = token_ids[:-1]
+        article = self._articles[document]
         return Passage(
             text=self.tokenizer.decode(token_ids, clean_up_tokenization_spaces=False),
             token_ids=token_ids,
             document=document,
-            page_id=self._value("page_id", document),
-            title=self._value("title", document),
-            url=self._value("url", document),
+            page_id=article.page_id,
+            title=article.title,
+            url=article.url,
             index=index,
         )
 
@@ -82,19 +83,20 @@ class PassageDataset:
         """Tokens of the longest passage within the bounds."""
         return int(self.tokens.lengths[self._chosen].max())
 
-    def _value(self, column: str, document: int) -> Any:
-        return self._documents[column][document].as_py()
-
     def _within(self, sidecar: pq.ParquetFile, min_words: int, max_words: int) -> np.ndarray:
+        """Numbers of the passages within the bounds, ascending; in the narrowest type, since there are millions."""
+        number = np.min_scalar_type(len(self.tokens))
         if not (min_words or max_words):
-            return np.arange(len(self.tokens), dtype=np.int64)
-        words = sidecar.read(columns=["words"])["words"].combine_chunks().flatten().to_numpy()
-        if len(words) != len(self.tokens):
-            raise BadInput(
-                f"{self.prefix}.parquet: counts the words of {len(words)} passages, .idx of {len(self.tokens)}"
-            )
-        kept = (words >= min_words) & ((words <= max_words) if max_words else True)
-        return np.flatnonzero(kept)
+            return np.arange(len(self.tokens), dtype=number)
+        chosen, seen = [np.empty(0, dtype=number)], 0
+        for batch in sidecar.iter_batches(columns=["words"]):
+            words = batch["words"].flatten().to_numpy()
+            kept = (words >= min_words) & ((words <= max_words) if max_words else True)
+            chosen.append((np.flatnonzero(kept) + seen).astype(number))
+            seen += len(words)
+        if seen != len(self.tokens):
+            raise BadInput(f"{self.prefix}.parquet: counts the words of {seen} passages, .idx of {len(self.tokens)}")
+        return np.concatenate(chosen)
 
 
 class PassageBlend:

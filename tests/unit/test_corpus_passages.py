@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from megatron_pz.corpus.indexed_dataset import token_dtype, write_index, write_tokens
-from megatron_pz.corpus.passages import open_blend, parse_blend
+from megatron_pz.corpus.manifest import Articles
+from megatron_pz.corpus.passages import PassageDataset, open_blend, parse_blend
 from megatron_pz.errors import BadInput
 from tests.tiny_corpus import write_corpus
 
@@ -28,6 +30,23 @@ def test_passages_with_their_articles(tmp_path: Path, tiny_tokenizer_dir: Path) 
     ]
     with pytest.raises(IndexError):
         blend[5]
+
+
+@pytest.mark.parametrize("groups_kept", [1, 16])
+def test_articles_are_read_group_by_group(
+    groups_kept: int, tmp_path: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Millions of names lie in every process otherwise: the file is not read when a corpus is opened."""
+    monkeypatch.setattr(Articles, "_GROUPS_KEPT", groups_kept)
+    prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
+    pq.write_table(pq.read_table(f"{prefix}.parquet"), f"{prefix}.parquet", row_group_size=1)
+    read: list[int] = []
+    plain_read = Articles._read_group
+    monkeypatch.setattr(Articles, "_read_group", lambda self, group: read.append(group) or plain_read(self, group))
+    passages = PassageDataset(prefix, AutoTokenizer.from_pretrained(tiny_tokenizer_dir), min_words=2)
+    assert read == []
+    assert [passages[index].title for index in (4, 0, 3, 2, 1)] == ["T2", "T0", "T2", "T1", "T0"]
+    assert read == ([2, 0, 2, 1, 0] if groups_kept == 1 else [2, 0, 1])
 
 
 def test_a_blend_is_its_corpora_in_order_within_the_word_bounds(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
