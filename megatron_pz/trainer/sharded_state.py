@@ -3,6 +3,10 @@
 Tensors are written by the training process itself, in its own thread or in one beside it. Megatron-Core's own writer
 forks a process for every file and spawns a manager that imports the main module again: not to be done in a process with
 a living vLLM engine and its threads.
+
+Ranks that hold the same tensors, data parallel ones above all, share the work (``--ckpt-fully-parallel-save`` and
+``-load`` of Megatron-LM): each of them writes, and reads, a part, and what is read travels over their network. The
+file system gives every byte of a checkpoint once, however many ranks resume from it.
 """
 
 from __future__ import annotations
@@ -18,9 +22,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import dist_checkpointing
+from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import merge
+from megatron.core.dist_checkpointing.exchange_utils import determine_main_replica_uniform_distribution
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    distribute_main_replicas_with_precomputed_distribution,
+)
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
     TorchDistSaveShardedStrategy,
@@ -141,7 +151,10 @@ def load_tensors(folder: Path, parts: Parts) -> None:
     Raises BadInput if the checkpoint is of another model; for files that cannot be read, whatever the readers raise.
     """
     states = _sharded_states(parts, is_loading=True)
-    everything, unasked, absent = dist_checkpointing.load(states, str(folder), strict=StrictHandling.RETURN_ALL)
+    strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), _ranks_with_the_same())
+    everything, unasked, absent = dist_checkpointing.load(
+        states, str(folder), strategy, strict=StrictHandling.RETURN_ALL
+    )
     prefixes = [_prefix(name) for name in parts]
     names = {key: key.removeprefix(prefix) for key in unasked for prefix in prefixes if key.startswith(prefix)}
     if absent and any(name.startswith(_NUMBERED) for name in names.values()):
@@ -164,6 +177,18 @@ def load_tensors(folder: Path, parts: Parts) -> None:
         if part.optimizer is not None:
             part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
+
+
+def _ranks_with_the_same() -> dist.ProcessGroup:
+    """The ranks among which tensors are replicated: all of it where they are dense, in part where they are experts'."""
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
+def _share_out(state: dict[str, Any]) -> None:
+    """Settle which of the ranks that hold a tensor writes it, so that all write alike much."""
+    ranks = _ranks_with_the_same()
+    distribution = determine_main_replica_uniform_distribution(state, ranks)
+    distribute_main_replicas_with_precomputed_distribution(state, ranks, distribution)
 
 
 def _fill(model: MegatronModule, state: dict[str, Any]) -> None:
@@ -226,6 +251,7 @@ class _StagedSave(TorchDistSaveShardedStrategy):
         """Called by ``dist_checkpointing.save``, which adds its own last step to the request."""
         self.entered = True
         agree(None)  # the counterpart of stage_tensors' agree, should rank 0 have failed on its way here
+        _share_out(sharded_state_dict)
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
         self._ranks = _DistWrapper(None, True, 0)

@@ -49,6 +49,13 @@ def test_two_steps_and_a_fresh_process_are_four_steps_bit_for_bit(trained: tuple
         for kind in (*STATE, "torch", "python"):
             assert half[kind] == whole[kind], f"{kind} differs: {whole['variant']}, rank {whole['rank']}"
     assert len({whole["weights"] for whole in straight}) == 4, "the variants are to be different runs"
+    # However many ranks hold the same tensors: each writes and reads its part of a checkpoint.
+    for variant in {whole["variant"] for whole in straight}:
+        written = [path.stat().st_size for path in (folder / variant / "iter_0000002").glob("*.distcp")]
+        read = [half["read"] for half in resumed if half["variant"] == variant]
+        assert len(written) == nproc
+        assert max(written) < 1.5 * min(written)
+        assert sum(read) < 4 * sum(written), "a single rank reads 2.8 times the bytes of such small tensors"
 
 
 @pytest.mark.parametrize("trained", [2], indirect=True)

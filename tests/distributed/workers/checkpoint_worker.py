@@ -181,6 +181,11 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
+def _bytes_read() -> int:
+    """By this process, from files and pipes."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -200,13 +205,16 @@ def straight(trainee: Trainee) -> None:
 
 def resume(trainee: Trainee) -> None:
     """Steps three and four, from the checkpoint after two, in a process that started from other weights."""
+    before = _bytes_read()
     loaded = trainee.load()
+    read = _bytes_read() - before
     checkpoint.restore_rng_state(loaded.per_rank)
     inner = trainee.optimizer.chained_optimizers[0].optimizer
     steps = [state["step"] for state in inner.state.values()]
     trainee.report(
         common=loaded.common,
         iteration=loaded.iteration,
+        read=read,
         adam_steps=sorted({step.item() for step in steps}),
         steps_shared=len(steps) - len({step.data_ptr() for step in steps}),
         losses=trainee.train(range(2, 4)),
