@@ -84,14 +84,18 @@ class IterationLog:
 
     @staticmethod
     def _cut(path: Path, resume_iteration: int) -> None:
+        """In place and line by line: the samples of a long run are gigabytes."""
+        kept, beyond = 0, False
         try:
-            lines = _whole_lines(path)
-            kept = [line for line in lines if json.loads(line)["iteration"] <= resume_iteration]
+            with path.open("rb") as file:
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    beyond = beyond or json.loads(line)["iteration"] > resume_iteration
+                    kept += 0 if beyond else len(line)
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path} holds a line that this program did not write; move the file away") from None
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        os.truncate(path, kept)
 
     def append(self, line: str) -> None:
         """Write one line (without its line break) and hand it to the operating system at once."""

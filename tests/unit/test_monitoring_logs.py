@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import math
+import tracemalloc
 from datetime import datetime
 from pathlib import Path
 
@@ -81,6 +82,21 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
     log.append(StepMetrics(2, {"a/b": 2.0}).to_json())
     log.close()
     assert [step.values for step in read_metrics(path)] == [{"a/b": 1.0}, {"a/b": 2.0}]
+
+
+def test_a_resumed_file_is_cut_where_it_is(tmp_path: Path) -> None:
+    """The samples of thousands of steps are gigabytes: they are neither held in memory nor written again."""
+    path = tmp_path / "samples.jsonl"
+    line = json.dumps({"iteration": 1, "response": "x" * 10_000}) + "\n"
+    path.write_text(line * 2000 + line.replace("1", "2", 1) * 3)
+    file = path.stat().st_ino
+    tracemalloc.start()
+    IterationLog(path, resume_iteration=1).close()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert path.read_text() == line * 2000
+    assert path.stat().st_ino == file
+    assert peak < 1_000_000
 
 
 @pytest.mark.parametrize("content", [b"my notes\nand more\n", b"\x80\xff\n"])
