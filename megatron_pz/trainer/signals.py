@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,6 +16,9 @@ import torch.distributed as dist
 
 from megatron_pz.errors import BadInput
 from megatron_pz.trainer.topology import Topology
+
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Answers of a file system that has no locks: Lustre without its mount option ``flock``, NFS without its daemon."""
 
 
 class StopRequest:
@@ -110,11 +114,22 @@ def _claim(path: Path, load: Path | None) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
-        os.close(lock)
-        if error.errno != errno.EWOULDBLOCK:
-            raise BadInput(f"--save {path} is on a file system without locks: {error.strerror}") from None
-        raise BadInput(f"--save {path} is in use by a run that is still alive ({holder}): choose another") from None
+        if error.errno in _NO_LOCKS:
+            print(
+                f"--save {path} is on a file system without locks ({error.strerror}; Lustre needs the mount option "
+                "flock): nothing keeps a second run out of this folder",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            holder = os.pread(lock, 200, 0).decode(errors="replace").strip()
+            os.close(lock)
+            if error.errno != errno.EWOULDBLOCK:
+                raise BadInput(f"--save {path} cannot be locked: {error.strerror}") from None
+            raise BadInput(
+                f"--save {path} is in use by a run that is still alive ({holder}): choose another, or delete "
+                f"{path / '.lock'} if that machine is lost"
+            ) from None
     try:
         _refuse_another_run(path, load)
     except BadInput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -104,6 +105,24 @@ def test_the_lock_goes_with_a_killed_run(tmp_path: Path) -> None:
     other.kill()
     other.communicate()
     claim_run_folder(tmp_path, "").release()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told_and_used(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lustre as many sites mount it."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    claim_run_folder(tmp_path, "").release()
+    assert "is on a file system without locks" in capsys.readouterr().err
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(BadInput, match="is not empty"):
+        claim_run_folder(tmp_path, "")
 
 
 @pytest.mark.usefixtures("group")
