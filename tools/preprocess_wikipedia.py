@@ -57,90 +57,8 @@ def main() -> None:
 def _parse() -> PreprocessOptions:
     parser = Parser(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    files = parser.add_argument_group("input and output")
-    files.add_argument("--input", nargs="+", required=True, metavar="FILE", help="dumps, extracts and caches, in order")
-    files.add_argument("--output-prefix", required=True, help="path without suffix")
-    files.add_argument(
-        "--split",
-        default="",
-        help="sizes of train,valid or train,valid,test; e.g. 95,5. By a hash of the title, not of the page id, so that "
-        "an article is on the same side in every dump, and in an extract that numbers it otherwise",
-    )
-    files.add_argument(
-        "--level",
-        choices=get_args(Level),
-        default="passage",
-        help="what one sequence is: a passage (default) or a whole article",
-    )
-    files.add_argument("--append-eod", action="store_true", help="end every article with the end-of-text token")
-    files.add_argument(
-        "--export", choices=get_args(Export), help="also write the articles' clean text as <corpus>.text.<this>"
-    )
-    files.add_argument(
-        "--cache",
-        default="",
-        metavar="FILE",
-        help="keep the clean articles here (.zst); where the file is there, it is read in place of the inputs, so that "
-        "another tokenizer needs no second pass over the dump",
-    )
-    files.add_argument("--limit", type=int, default=0, metavar="N", help="dry run: only the first N articles")
-
-    run = parser.add_argument_group("how to work (nothing here shows in the output)")
-    run.add_argument("--workers", type=int, default=1, help="processes (default 1)")
-    run.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    run.add_argument("--fresh", action="store_true", help="drop an unfinished run instead of going on from it")
-    run.add_argument(
-        "--skip-damaged",
-        action="store_true",
-        help="leave damaged streams, pages and lines out and record them in the manifest; otherwise they end the run",
-    )
-    run.add_argument(
-        "--log-interval",
-        type=int,
-        default=0,
-        metavar="N",
-        help="where stderr is no terminal: a line of progress every N articles (default: every 30 seconds)",
-    )
-
-    tokenizer = parser.add_argument_group("tokenizer")
-    tokenizer.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer",), default="HuggingFaceTokenizer")
-    tokenizer.add_argument("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
-    tokenizer.add_argument(
-        "--tokenizer-backend",
-        choices=get_args(TokenizerBackend),
-        default="auto",
-        help="library that encodes: gigatoken where it is installed and agrees with Hugging Face (default), or one of "
-        "them; the ids are the same",
-    )
-
-    passages = parser.add_argument_group("passages")
-    defaults = PassageOptions()
-    passages.add_argument(
-        "--passage-unit",
-        choices=get_args(PassageUnit),
-        default=defaults.passage_unit,
-        help="merge whole paragraphs (default), fill passages with whole sentences of one paragraph, or keep only the "
-        "sentences that a paragraph begins with",
-    )
-    passages.add_argument(
-        "--max-passage-tokens",
-        type=int,
-        default=defaults.max_passage_tokens,
-        help=f"most tokens in a passage (default {defaults.max_passage_tokens})",
-    )
-    passages.add_argument("--min-passage-words", type=int, default=0, help="drop shorter passages (default 0)")
-    passages.add_argument("--max-passage-words", type=int, default=0, help="most words in a passage (default 0: any)")
-
-    text = parser.add_argument_group("articles and text")
-    minimum = ArticleOptions().min_article_words
-    text.add_argument(
-        "--min-article-words", type=int, default=minimum, help=f"drop shorter articles (default {minimum})"
-    )
-    text.add_argument("--drop-lists", action="store_true", help='drop "List of …" pages')
-    text.add_argument(
-        "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
-    )
-    _add_filters(parser)
+    for add in (_add_files, _add_run, _add_tokenizer, _add_passages, _add_text, _add_filters):
+        add(parser)
     flags = parser.parse_args()
     return PreprocessOptions(
         inputs=tuple(flags.input),
@@ -163,6 +81,100 @@ def _parse() -> PreprocessOptions:
             flags.decontaminate_words,
             flags.near_duplicates,
         ),
+    )
+
+
+def _add_files(parser: Parser) -> None:
+    group = parser.add_argument_group("input and output")
+    group.add_argument("--input", nargs="+", required=True, metavar="FILE", help="dumps, extracts and caches, in order")
+    group.add_argument("--output-prefix", required=True, help="path without suffix")
+    group.add_argument(
+        "--split",
+        default="",
+        help="sizes of train,valid or train,valid,test; e.g. 95,5. By a hash of the title, not of the page id, so that "
+        "an article is on the same side in every dump, and in an extract that numbers it otherwise",
+    )
+    group.add_argument(
+        "--level",
+        choices=get_args(Level),
+        default="passage",
+        help="what one sequence is: a passage (default) or a whole article",
+    )
+    group.add_argument("--append-eod", action="store_true", help="end every article with the end-of-text token")
+    group.add_argument(
+        "--export", choices=get_args(Export), help="also write the articles' clean text as <corpus>.text.<this>"
+    )
+    group.add_argument(
+        "--cache",
+        default="",
+        metavar="FILE",
+        help="keep the clean articles here (.zst); where the file is there, it is read in place of the inputs, so that "
+        "another tokenizer needs no second pass over the dump",
+    )
+    group.add_argument("--limit", type=int, default=0, metavar="N", help="dry run: only the first N articles")
+
+
+def _add_run(parser: Parser) -> None:
+    group = parser.add_argument_group("how to work (nothing here shows in the output)")
+    group.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    group.add_argument("--fresh", action="store_true", help="drop an unfinished run instead of going on from it")
+    group.add_argument(
+        "--skip-damaged",
+        action="store_true",
+        help="leave damaged streams, pages and lines out and record them in the manifest; otherwise they end the run",
+    )
+    group.add_argument(
+        "--log-interval",
+        type=int,
+        default=0,
+        metavar="N",
+        help="where stderr is no terminal: a line of progress every N articles (default: every 30 seconds)",
+    )
+
+
+def _add_tokenizer(parser: Parser) -> None:
+    group = parser.add_argument_group("tokenizer")
+    group.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer",), default="HuggingFaceTokenizer")
+    group.add_argument("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
+    group.add_argument(
+        "--tokenizer-backend",
+        choices=get_args(TokenizerBackend),
+        default="auto",
+        help="library that encodes: gigatoken where it is installed and agrees with Hugging Face (default), or one of "
+        "them; the ids are the same",
+    )
+
+
+def _add_passages(parser: Parser) -> None:
+    group = parser.add_argument_group("passages")
+    defaults = PassageOptions()
+    group.add_argument(
+        "--passage-unit",
+        choices=get_args(PassageUnit),
+        default=defaults.passage_unit,
+        help="merge whole paragraphs (default), fill passages with whole sentences of one paragraph, or keep only the "
+        "sentences that a paragraph begins with",
+    )
+    group.add_argument(
+        "--max-passage-tokens",
+        type=int,
+        default=defaults.max_passage_tokens,
+        help=f"most tokens in a passage (default {defaults.max_passage_tokens})",
+    )
+    group.add_argument("--min-passage-words", type=int, default=0, help="drop shorter passages (default 0)")
+    group.add_argument("--max-passage-words", type=int, default=0, help="most words in a passage (default 0: any)")
+
+
+def _add_text(parser: Parser) -> None:
+    group = parser.add_argument_group("articles and text")
+    minimum = ArticleOptions().min_article_words
+    group.add_argument(
+        "--min-article-words", type=int, default=minimum, help=f"drop shorter articles (default {minimum})"
+    )
+    group.add_argument("--drop-lists", action="store_true", help='drop "List of …" pages')
+    group.add_argument(
+        "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
     )
 
 
