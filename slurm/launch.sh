@@ -19,7 +19,8 @@
 #   TORCH_ELASTIC_SHUTDOWN_TIMEOUT   seconds that torchrun leaves its workers when Slurm ends the job; default 120
 #
 # SIGUSR1 (Slurm's --signal, before the time limit), SIGTERM and Ctrl-C reach every worker, which finishes its step, saves
-# a checkpoint and exits. After SIGUSR1 an unfinished job is put back into the queue and goes on from there.
+# a checkpoint and exits. After SIGUSR1 an unfinished job is put back into the queue and goes on from there; a minute before
+# its time limit (SLURM_JOB_END_TIME) also one whose step takes too long, which goes on from the checkpoint before.
 set -euo pipefail
 
 main() {
@@ -152,14 +153,28 @@ run_job() {
   read -ra prefix <<<"${NODE_PREFIX:-}"
   srun "${srun_flags[@]}" "${prefix[@]}" bash slurm/launch.sh --on-node "${flags[@]}" &
   child=$!
-  trap 'signalled=USR1; kill -USR1 "$child"' USR1 # srun hands it on to its tasks
+  trap 'signalled=USR1; kill -USR1 "$child"; requeue_at_the_last_minute' USR1 # srun hands it on to its tasks
   trap 'signalled=TERM; kill -TERM "$child"' TERM
   wait_for_child
+  if [[ -n ${last_minute:-} ]]; then kill "$last_minute" 2>/dev/null || true; fi
   if [[ $received == USR1 ]] && ((code != 0)); then
     echo "Stopped by SIGUSR1 before the last iteration: back into the queue"
     scontrol requeue "$SLURM_JOB_ID"
   fi
   return "$code"
+}
+
+# A job that reaches its time limit is not put back into the queue: do it before, whatever the workers are at.
+requeue_at_the_last_minute() {
+  local left=$((${SLURM_JOB_END_TIME:-0} - $(date +%s) - 60))
+  if ((left > 0)) && [[ -z ${last_minute:-} ]]; then # no return: in a trap it has the code of what the trap interrupted
+    {
+      sleep "$left" &>/dev/null
+      echo "No checkpoint since SIGUSR1, and the time is up: back into the queue, on from the last one"
+      scontrol requeue "$SLURM_JOB_ID"
+    } &
+    last_minute=$!
+  fi
 }
 
 # One node: torchrun and its workers.

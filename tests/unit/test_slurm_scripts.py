@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "slurm").glob("pz_*.sh"))
 
 # Stands for the interpreter. As torchrun it has one worker, which notes a SIGUSR1 and ends with code 3, and itself ends
-# as torchrun does when a worker fails, with code 1. RUN is what the worker does: succeed, fail or wait.
+# as torchrun does when a worker fails, with code 1. RUN is what the worker does: succeed, fail, wait for
+# a signal, or take long to heed it.
 PYTHON = """
 import os, signal, subprocess, sys
 def note(text):
@@ -27,14 +28,16 @@ def note(text):
         notes.write(text + "\\n")
 def stop(number, frame):
     note("worker got " + signal.Signals(number).name)
-    sys.exit(3)
+    if os.environ["RUN"] == "wait" or number != signal.SIGUSR1:
+        sys.exit(3)
 if sys.argv[1:2] == ["worker"]:
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if os.environ["RUN"] == "wait":
+    if os.environ["RUN"] in ("wait", "long"):
         note("worker ready")
-        signal.pause()
+        while True:
+            signal.pause()
     sys.exit(os.environ["RUN"] == "fail")
 note(os.environ.get("SLURM_NODEID", "-") + " python " + repr(sys.argv[1:]))
 if "megatron_pz.arguments" in sys.argv:
@@ -42,13 +45,14 @@ if "megatron_pz.arguments" in sys.argv:
 sys.exit(subprocess.call([sys.executable, "-IS", __file__, "worker"]) != 0)
 """
 
-# Starts its command once for every node and hands SIGUSR1 on to all of them, as Slurm does.
+# Starts its command once for every node and hands signals on to all of them, as Slurm does.
 SRUN = """
 import os, signal, subprocess, sys
 command = sys.argv[1:]
 while command[0].startswith("--"):
     command.pop(0)
-signal.signal(signal.SIGUSR1, lambda number, frame: [node.send_signal(number) for node in nodes])
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: [node.send_signal(number) for node in nodes])
 nodes = [
     subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(number)})
     for number in range(int(os.environ["SLURM_NNODES"]))
@@ -281,6 +285,20 @@ def test_sigusr1_reaches_every_worker_and_the_job_goes_back_into_the_queue(clust
     output, _ = process.communicate(timeout=60)
     assert len(cluster.noted("worker got SIGUSR1")) == 2
     assert cluster.noted("requeue") == ["scontrol requeue 4711234"], output
+
+
+def test_a_step_that_takes_too_long_does_not_end_the_run_at_the_time_limit(cluster: Cluster) -> None:
+    """Slurm itself puts no job back into the queue that has reached its limit. It ends one that is put back."""
+    end = str(int(time.time()) + 64)
+    process = cluster.slurm(SLURM_JOB_END_TIME=end).start("pz_qwen3_4b.sh", RUN="long")
+    cluster.wait_for("worker ready", 2)
+    process.send_signal(signal.SIGUSR1)
+    cluster.wait_for("scontrol requeue 4711234", 1)
+    assert len(cluster.noted("worker got SIGUSR1")) == 2
+    assert process.poll() is None, "the minute is the workers'"
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "the time is up" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
