@@ -258,8 +258,7 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
     The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
     the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
     """
-    folder = _find(Path(directory), iteration)
-    header = files.read_header(folder)
+    folder, header = _opened(Path(directory), iteration)
     saved_kinds = _kinds(header, folder)
     if saved_kinds.keys() != parts.keys():
         raise BadInput(
@@ -294,8 +293,7 @@ def load_model_weights(
     Returns:
         the checkpoint's ``common`` state. Raises BadInput as :func:`load_checkpoint` does.
     """
-    folder = _find(Path(directory), iteration)
-    header = files.read_header(folder)
+    folder, header = _opened(Path(directory), iteration)
     saved_kinds = _kinds(header, folder)
     if name not in saved_kinds:
         raise BadInput(f"{folder} holds {_names_of(saved_kinds)}, not {_names_of([name])}: name one that it has")
@@ -338,17 +336,35 @@ def _layout() -> dict[str, int]:
     }
 
 
+def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
+    """The folder of an iteration, or of the latest, and its header. A collective.
+
+    Rank 0 looks for all: it asks the file system for the size of every file in the folder, one or more for each rank
+    that wrote it, and the nodes of a network file system may not agree on the latest at once.
+    """
+    answer: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            folder = _find(root, iteration)
+            answer = [(folder, files.read_header(folder))]
+        except BadInput as refusal:
+            answer = [str(refusal)]
+    dist.broadcast_object_list(answer, src=0)
+    if isinstance(answer[0], str):
+        raise BadInput(answer[0])
+    return answer[0]
+
+
 def _find(root: Path, iteration: int | None) -> Path:
-    """The folder of an iteration, or of the latest. A collective."""
+    """The folder of an iteration, or of the latest; put back, if a replacement of it was cut in two."""
     if iteration is None:
         iteration = latest_iteration(root)
         if iteration is None:
             raise BadInput(f"there is no checkpoint in {root}: it has no {files.LATEST}")
     folder = files.folder_of(root, iteration)
-    if dist.get_rank() == 0 and not folder.is_dir():
+    if not folder.is_dir():
         with suppress(OSError):
             files.put_back_replaced(root)
-    dist.barrier()
     if not folder.is_dir():
         have = ", ".join(map(str, sorted(files.iterations(root)))) or "none"
         raise BadInput(f"{root} has no checkpoint of iteration {iteration} (complete ones: {have})")
