@@ -69,6 +69,8 @@ class MemoryPlan:
     """Bytes of a GPU."""
     sleeps: bool
     offloads: bool
+    checkpoint_host: float
+    """Bytes of host memory that a process needs while a checkpoint is written or read, on the fullest stage."""
 
     def updating(self) -> float:
         """Bytes while the trainer works, on the fullest stage."""
@@ -115,7 +117,15 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
         card_gib * GIB,
         sleeps=rollout.sleep_during_update,
         offloads=optimizer.rl_offload_optimizer_during_inference,
+        checkpoint_host=learning * _checkpoint_host(sizes, parallel),
     )
+
+
+def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
+    """What Megatron-Core gathers of a distributed optimizer in every process, so that any layout can read it: master
+    weights and both moments of the whole shard."""
+    whole = 3 * FP32 * max(size.total for size in sizes)
+    return whole if parallel.use_distributed_optimizer else 0.0
 
 
 def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:
