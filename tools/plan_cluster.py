@@ -72,8 +72,8 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
             f"{' (optimizer put aside)' if plan.offloads else ''}: {verdict}",
             f"keys and values of {plan.engine.cache_tokens:,} tokens: {fit} sequences of full length ({longest:,}) at "
             f"once, {rollout.rollout_max_num_seqs} at most",
-            f"of a node's own memory, while a checkpoint is written or read: {plan.checkpoint_host / GIB:.1f} GiB for each "
-            "of its processes",
+            "of a node's own memory, while a checkpoint is written or read: "
+            f"{plan.checkpoint_host / GIB:.1f} GiB for each of its processes",
         ]
     )
 

@@ -123,9 +123,10 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
 
 def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
     """What Megatron-Core gathers of a distributed optimizer in every process, so that any layout can read it: master
-    weights and both moments of the whole shard."""
-    whole = 3 * FP32 * max(size.total for size in sizes)
-    return whole if parallel.use_distributed_optimizer else 0.0
+    weights and both moments of the whole shard, and two copies of a bucket, small where gradients are reduced in
+    buckets."""
+    numbers = 3 if parallel.overlap_grad_reduce else 5
+    return numbers * FP32 * max(size.total for size in sizes) if parallel.use_distributed_optimizer else 0.0
 
 
 def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:
