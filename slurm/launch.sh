@@ -262,7 +262,8 @@ signal_workers() {
   fi
 }
 
-srun_flags=(--kill-on-bad-exit=1 --ntasks-per-node=1)
+# One task starts all of a node's processes: it is not to be bound to the cores of one.
+srun_flags=(--kill-on-bad-exit=1 --ntasks-per-node=1 --cpu-bind=none)
 read -ra further_srun_flags <<<"${SRUN_FLAGS:-}"
 srun_flags+=("${further_srun_flags[@]}")
 main "$@"
