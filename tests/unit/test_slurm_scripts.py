@@ -289,8 +289,9 @@ def test_sigusr1_reaches_every_worker_and_the_job_goes_back_into_the_queue(clust
 
 def test_a_step_that_takes_too_long_does_not_end_the_run_at_the_time_limit(cluster: Cluster) -> None:
     """Slurm itself puts no job back into the queue that has reached its limit. It ends one that is put back."""
-    end = str(int(time.time()) + 64)
-    process = cluster.slurm(SLURM_JOB_END_TIME=end).start("pz_qwen3_4b.sh", RUN="long")
+    (cluster.folder / "date").write_text("#!/bin/sh\necho 1000000")
+    (cluster.folder / "date").chmod(0o755)
+    process = cluster.slurm(SLURM_JOB_END_TIME="1000061").start("pz_qwen3_4b.sh", RUN="long")
     cluster.wait_for("worker ready", 2)
     process.send_signal(signal.SIGUSR1)
     cluster.wait_for("scontrol requeue 4711234", 1)
