@@ -80,9 +80,6 @@ class CorpusBrowser:
         self.manifest = read_manifest(prefix)
         self._sidecar = open_documents(prefix, self.articles)
         self._articles = Articles(self._sidecar)
-        groups = range(self._sidecar.num_row_groups)
-        rows = [self._sidecar.metadata.row_group(group).num_rows for group in groups]
-        self._group_starts = np.concatenate(([0], np.cumsum(rows))).tolist()
         self._eod = self.manifest["tokenizer"]["eod"] if self.manifest["options"]["append_eod"] else None
 
     @property
@@ -110,7 +107,7 @@ class CorpusBrowser:
         """Numbers of all passages of the articles with this title, whatever its case; ``_`` is a space."""
         wanted = title.replace("_", " ").casefold()
         found: list[int] = []
-        for group, start in enumerate(self._group_starts[:-1]):
+        for group, start in enumerate(self._articles.group_starts[:-1]):
             titles = self._sidecar.read_row_group(group, columns=["title"])["title"].to_pylist()
             for row in (row for row, known in enumerate(titles) if known.casefold() == wanted):
                 first, end = self.tokens.documents[start + row : start + row + 2]

@@ -119,12 +119,13 @@ class Articles:
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
         rows = (file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-        self._starts = list(accumulate(rows, initial=0))
+        self.group_starts = list(accumulate(rows, initial=0))
+        """Number of the first document of every row group, and of all documents."""
         self._group = lru_cache(self._GROUPS_KEPT)(self._read_group)
 
     def __getitem__(self, document: int) -> Article:
-        group = bisect_right(self._starts, document) - 1
-        (row,) = self._group(group).slice(document - self._starts[group], 1).to_pylist()
+        group = bisect_right(self.group_starts, document) - 1
+        (row,) = self._group(group).slice(document - self.group_starts[group], 1).to_pylist()
         return Article(**row)
 
     def _read_group(self, group: int) -> pa.Table:

@@ -85,14 +85,13 @@ class IterationLog:
     @staticmethod
     def _cut(path: Path, resume_iteration: int) -> None:
         """In place and line by line: the samples of a long run are gigabytes."""
-        kept, beyond = 0, False
+        kept = 0
         try:
             with path.open("rb") as file:
                 for line in file:
-                    if not line.endswith(b"\n"):
+                    if not line.endswith(b"\n") or json.loads(line)["iteration"] > resume_iteration:
                         break
-                    beyond = beyond or json.loads(line)["iteration"] > resume_iteration
-                    kept += 0 if beyond else len(line)
+                    kept += len(line)
         except (ValueError, KeyError, TypeError):
             raise BadInput(f"{path} holds a line that this program did not write; move the file away") from None
         os.truncate(path, kept)

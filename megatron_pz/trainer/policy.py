@@ -29,7 +29,7 @@ from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.rules.layout import row_shape
-from megatron_pz.rules.precision import padded_for_fp8, rows_in_step
+from megatron_pz.rules.precision import needs_equal_row_counts, padded_for_fp8
 from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
@@ -66,7 +66,7 @@ class FrozenPolicy:
         self.topology = topology
         self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
         shape = row_shape(padded_for_fp8(config.model, config.parallel))
-        self.row_shape = replace(shape, equal_counts=shape.equal_counts or rows_in_step(config.model))
+        self.row_shape = replace(shape, equal_counts=shape.equal_counts or needs_equal_row_counts(config.model))
         self.chunks: list[MegatronModule] = list(build_chunks(self.architecture, self.transformer_config))
         tensors = HFTensorSource(config.model.hf_model)
         for chunk in self.chunks:

@@ -11,7 +11,6 @@ file system gives every byte of a checkpoint once, however many ranks resume fro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -50,9 +49,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.errors import BadInput, brief
-from megatron_pz.model.precision import plain_tensor
 from megatron_pz.trainer.agreement import AgreedProblem, agree
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
+from megatron_pz.trainer.transformer_engine_state import PlainTensors, fill, without_extra_states
 
 # Moments and master weights are stored as tensors of the model's shapes and by the model's names, so that a run can
 # resume in another layout: also in one where experts have an optimizer of their own, or no longer have it.
@@ -65,10 +64,6 @@ _NUMBERED = "chained_"
 """Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
 _NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
 """What the names of tensors begin with that are none of a model's weights."""
-_EXTRA_STATE = "_extra_state"
-"""Ends the names of what modules keep beside their weights: Transformer Engine's all do, its norms included, which
-Megatron-Core's local ones do not have. A checkpoint of a GPU is converted on a CPU, and the other way round."""
-_TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 """What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
 
@@ -163,7 +158,7 @@ def load_tensors(folder: Path, parts: Parts) -> None:
             "experts otherwise: resume it with that one"
         )
     unasked = {key for key, name in names.items() if not name.startswith(_NO_WEIGHTS)}
-    unasked, absent = ({key for key in keys if not key.endswith(_EXTRA_STATE)} for keys in (unasked, absent))
+    unasked, absent = set(without_extra_states(unasked)), set(without_extra_states(absent))
     if unasked or absent:
         raise BadInput(
             f"the checkpoint {folder} is of another model: {min(unasked or absent)} is only in "
@@ -171,9 +166,8 @@ def load_tensors(folder: Path, parts: Parts) -> None:
         )
     for name, part in parts.items():
         loaded = everything[name] if name else everything
-        with _scales_of_fp8():
-            for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
-                _fill(unwrap_model(chunk), loaded[key])
+        for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
+            fill(unwrap_model(chunk), loaded[key])
         if part.optimizer is not None:
             part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
@@ -189,32 +183,6 @@ def _share_out(state: dict[str, Any]) -> None:
     ranks = _ranks_with_the_same()
     distribution = determine_main_replica_uniform_distribution(state, ranks)
     distribute_main_replicas_with_precomputed_distribution(state, ranks, distribution)
-
-
-def _fill(model: MegatronModule, state: dict[str, Any]) -> None:
-    """Load a model's state dict, in which extra states may be absent."""
-    found = model.load_state_dict(state, strict=False)
-    wrong = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(_EXTRA_STATE)]
-    if wrong:
-        raise RuntimeError(f"{wrong[0]} is only in the checkpoint or only in the model ({len(wrong)} such tensors)")
-
-
-@contextmanager
-def _scales_of_fp8() -> Iterator[None]:
-    """Let Transformer Engine load the history of delayed scaling, which it keeps as a pickle.
-
-    Its later versions do so only where this variable says that the file is trusted. Ours is: torch's reader of the
-    checkpoint has unpickled the entry around it before.
-    """
-    before = os.environ.get(_TRUSTED)
-    os.environ[_TRUSTED] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_TRUSTED]
-        else:
-            os.environ[_TRUSTED] = before
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
@@ -255,7 +223,7 @@ class _StagedSave(TorchDistSaveShardedStrategy):
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
         self._ranks = _DistWrapper(None, True, 0)
-        planner = _PlainTensors(dedup_replicated_tensors=False, flatten_state_dict=False)
+        planner = PlainTensors(dedup_replicated_tensors=False, flatten_state_dict=False)
 
         def local_plan() -> SavePlan:
             planner.set_up_planner(mcore_to_pyt_state_dict(flat, False), None, self._ranks.is_coordinator)
@@ -280,18 +248,6 @@ class _StagedSave(TorchDistSaveShardedStrategy):
 
         with _agreed():
             self._ranks.all_reduce("index", lambda: results, write)
-
-
-class _PlainTensors(MCoreSavePlanner):
-    """Weights that are kept in FP8 are written as the bfloat16 that they stand for, one at a time.
-
-    Megatron-Core asks for them so when it loads, and quantising those numbers again gives the same FP8. Else the file
-    would hold pickled objects of Transformer Engine, of its version.
-    """
-
-    def transform_object(self, write_item: WriteItem, object: Any) -> Any:
-        content = super().transform_object(write_item, object)
-        return plain_tensor(content) if isinstance(content, torch.Tensor) else content
 
 
 class _Copies:

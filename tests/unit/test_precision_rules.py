@@ -20,7 +20,13 @@ from megatron_pz.config import (
     RunConfig,
 )
 from megatron_pz.errors import BadInput
-from megatron_pz.rules.precision import Machine, machine_refusals, padded_for_fp8, precision_rules, rows_in_step
+from megatron_pz.rules.precision import (
+    Machine,
+    machine_refusals,
+    needs_equal_row_counts,
+    padded_for_fp8,
+    precision_rules,
+)
 
 CPU = Machine(None, None, None)
 AMPERE = Machine((8, 0), (12, 8), (2, 20))
@@ -173,5 +179,5 @@ def test_packed_rows_get_lengths_that_fp8_multiplies_on_every_rank(
 
 
 def test_ranks_run_equally_many_rows_where_they_meet_after_each() -> None:
-    assert rows_in_step(fp8("delayed"))
-    assert not any(map(rows_in_step, [fp8(), fp8("blockwise"), ModelConfig(fp8_recipe="delayed")]))
+    assert needs_equal_row_counts(fp8("delayed"))
+    assert not any(map(needs_equal_row_counts, [fp8(), fp8("blockwise"), ModelConfig(fp8_recipe="delayed")]))
