@@ -12,12 +12,12 @@ HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "megatron_pz/__init__.py").read_text(encoding="utf-8"), re.M)[1]
 
 
-SCANNER = HERE / "megatron_pz/wikipedia"
-COMPILED = "megatron_pz.wikipedia.scanner_compiled"
+SCANNER = HERE / "megatron_pz/wikitext"
+COMPILED = "megatron_pz.wikitext.scanner_compiled"
 
 
 class BuildScanner(build_ext):
-    """Compiles megatron_pz/wikipedia/scanner from a joined copy under build/.
+    """Compiles megatron_pz/wikitext/scanner from a joined copy under build/.
 
     Without Cython or a C compiler the package installs all the same, and the scanner runs interpreted.
     """
@@ -75,7 +75,7 @@ setup(
             COMPILED, [f"build/scanner/{COMPILED.replace('.', '/')}.c"], extra_compile_args=["-O3"], optional=True
         )
     ],
-    package_data={"megatron_pz.roles": ["templates/**/*"], "megatron_pz.wikipedia.scanner": ["*.pxd"]},
+    package_data={"megatron_pz.roles": ["templates/**/*"], "megatron_pz.wikitext.scanner": ["*.pxd"]},
     python_requires=">=3.11",
     install_requires=[
         "backports.zstd; python_version < '3.14'",

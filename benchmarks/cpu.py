@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu.results import ROOT, environment
 from benchmarks.hardware import cpu_name
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 RESULTS = ROOT / "benchmarks" / "results"
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.cpu import require_positive, write_result
-from megatron_pz.command_line import Parser
-from megatron_pz.cpu_backend import M_MMAP_THRESHOLD
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.config.command_line import Parser
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.monitoring import memory_peaks
+from megatron_pz.runtime.cpu_backend import M_MMAP_THRESHOLD
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 GOAL = 1 / 8
 LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -24,12 +24,12 @@ from transformers import AutoModelForCausalLM
 from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
-from megatron_pz.command_line import Parser
-from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
-from megatron_pz.errors import exits_with_one_line
-from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 
@@ -104,7 +104,9 @@ def main() -> None:
     def by_hand(batch: MicroBatch, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> None:
         theirs.update(
             lambda: theirs.log_probs(tokens, positions, mask, batch.rows_R, batch.labels_R),
-            lambda log_probs_R: grpo_loss(log_probs_R, torch.zeros_like(log_probs_R), batch, FrozenLogProbs())[0],
+            lambda log_probs_R: grpo_loss(log_probs_R, torch.zeros_like(log_probs_R), batch, OldAndReferenceLogProbs())[
+                0
+            ],
         )
 
     for name, response in (("batch", BATCH_RESPONSE), ("packed", RESPONSE)):

@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".cache" / "benchmarks"
 

@@ -36,9 +36,9 @@ from typing import Any
 from benchmarks.hardware import cpu_name
 from benchmarks.peers import peer_python
 from benchmarks.wikipedia_dump import VERSION, make_dump
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.monitoring.tables import table
+from megatron_pz.config.command_line import Parser
+from megatron_pz.reports.tables import table
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "benchmarks"

@@ -41,15 +41,15 @@ from benchmarks.gpu.results import ROOT, environment
 from benchmarks.hardware import cpu_name
 from benchmarks.peers import peer_python
 from benchmarks.rl_step.work import PHASES, Outcome, Work
-from megatron_pz.command_line import Parser
-from megatron_pz.config import GameConfig
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.schema import GameConfig
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.monitoring.tables import table
+from megatron_pz.reports.tables import table
 from megatron_pz.roles.examples import teaching_span
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import SpanPolicy
+from megatron_pz.roles.spans import SpanRules
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 PEER = (
     "trl==1.16.0",
@@ -111,7 +111,7 @@ class Result:
 
 def draw_prompts(flags: argparse.Namespace) -> tuple[list[str], int, tuple[str, ...]]:
     """The prompts of all steps, the tokens of the longest, and the strings that end a response."""
-    family, spans, draw = PromptFamily.load("quote"), SpanPolicy.from_config(RULES), random.Random(flags.seed)
+    family, spans, draw = PromptFamily.load("quote"), SpanRules.from_config(RULES), random.Random(flags.seed)
     passages = open_blend(flags.data_path, str(flags.hf_model), max_words=flags.max_passage_words)
     needed = (flags.steps + 1) * flags.passages
     if len(passages) < needed:

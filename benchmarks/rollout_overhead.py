@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 from benchmarks.cpu import compared, require_positive, write_result
-from megatron_pz.command_line import Parser
-from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
-from megatron_pz.errors import exits_with_one_line
-from megatron_pz.rollout import cpu_sampling
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.rollout.cpu import cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def _take_vllms_sampler(worker: Any) -> None:
-    """Undo :func:`~megatron_pz.rollout.cpu_sampling.install`."""
+    """Undo :func:`~megatron_pz.rollout.cpu.cpu_sampling.install`."""
     sampler = worker.model_runner.sampler.topk_topp_sampler
     sampler.forward = sampler.forward_cpu
 

@@ -17,11 +17,11 @@ import torch
 from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
-from megatron_pz.command_line import Parser
-from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
-from megatron_pz.errors import exits_with_one_line
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 

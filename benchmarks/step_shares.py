@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.cpu import write_result
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 GOAL = 0.05
 OCCASIONAL = ("checkpoint", "evaluation")

@@ -21,18 +21,18 @@ from typing import Any
 import numpy as np
 
 from megatron_pz.corpus.indexed_dataset import token_dtype
-from megatron_pz.wikipedia import scanner_form
-from megatron_pz.wikipedia.articles import ArticleOptions, ArticleReader, wiki_of
-from megatron_pz.wikipedia.compression import stream_starts
-from megatron_pz.wikipedia.damage import DamageLog
-from megatron_pz.wikipedia.dump import SiteInfo, read_pages, read_siteinfo
-from megatron_pz.wikipedia.duplicates import Fingerprinter
-from megatron_pz.wikipedia.passages import PassageCutter, PassageOptions, joints_of
-from megatron_pz.wikipedia.shards import ShardWriter, join_shards
-from megatron_pz.wikipedia.streams import plan_jobs, read_blocks
-from megatron_pz.wikipedia.text_encoder import TextEncoder
-from megatron_pz.wikipedia.whole_streams import decoder_name
-from megatron_pz.wikipedia.wikitext import TextOptions
+from megatron_pz.wikipedia.filters.duplicates import Fingerprinter
+from megatron_pz.wikipedia.pipeline.shards import ShardWriter, join_shards
+from megatron_pz.wikipedia.read.articles import ArticleOptions, ArticleReader, wiki_of
+from megatron_pz.wikipedia.read.compression import stream_starts
+from megatron_pz.wikipedia.read.damage import DamageLog
+from megatron_pz.wikipedia.read.dump import SiteInfo, read_pages, read_siteinfo
+from megatron_pz.wikipedia.read.fast_bz2 import decoder_name
+from megatron_pz.wikipedia.read.streams import plan_jobs, read_blocks
+from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOptions, joints_of
+from megatron_pz.wikipedia.tokenize.text_encoder import TextEncoder
+from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext.extract import TextOptions
 
 STAGES = ("bz2", "XML", "text", "passages", "tokens", "duplicates", "write")
 INTERPRETED_BYTES = 2_000_000

@@ -30,12 +30,12 @@ import venv
 from collections import Counter
 from pathlib import Path
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.wikipedia import scanner_form
-from megatron_pz.wikipedia.localization import Wiki, trailing_sections
-from megatron_pz.wikipedia.templates import shown_name
-from megatron_pz.wikipedia.wikitext import TextOptions, wikitext_to_paragraphs
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki, trailing_sections
+from megatron_pz.wikitext.templates import shown_name
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "wikitext_peers"

@@ -31,7 +31,7 @@ main() {
   phase 1 "environment"
   ./examples/setup_environment.sh
   set_up_processes
-  python -m megatron_pz.arguments "${settings[@]}" --hf-model "$root" --data-path unchecked --save "$output"
+  python -m megatron_pz.config.parse "${settings[@]}" --hf-model "$root" --data-path unchecked --save "$output"
 
   phase 2 "model and text"
   fetch

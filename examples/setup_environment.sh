@@ -29,7 +29,7 @@ fail() {
 recipe() {
   {
     echo "$root" && cat "$lock" "$root/setup.py" "${BASH_SOURCE[0]}"
-    cat "$root"/megatron_pz/wikipedia/scanner{_sources.py,/*.py,/*.pxd} 2>/dev/null || true
+    cat "$root"/megatron_pz/wikitext/scanner{_sources.py,/*.py,/*.pxd} 2>/dev/null || true
   } | sha256sum
 }
 
@@ -37,8 +37,9 @@ is_done() {
   [[ -x $venv/bin/python && -f $stamp && $(<"$stamp") == "$1" ]]
 }
 
+# The environment that is made here may be active in the caller's shell: its own interpreter is not one to build on.
 find_python() {
-  local candidate
+  local candidate PATH=${PATH//"$venv/bin:"/}
   for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3; do
     if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
       command -v "$candidate"
@@ -110,7 +111,7 @@ import torch
 import transformers
 
 import megatron_pz
-from megatron_pz.wikipedia import scanner_form
+from megatron_pz.wikitext import scanner_form
 
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build; this environment is for the CPU"
 assert importlib.util.find_spec("vllm"), "vLLM is not importable"

@@ -19,21 +19,21 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_pz.arguments import parse_run_config
-from megatron_pz.config import RunConfig
+from megatron_pz.algorithm.word_entropy import word_entropies
+from megatron_pz.config.parse import parse_run_config
+from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.rl.experience import Role
 from megatron_pz.rl.packing import supervised_groups
 from megatron_pz.roles.examples import predictor_example
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import SpanPolicy
+from megatron_pz.roles.spans import SpanRules
 from megatron_pz.roles.strategies import passive_mask
-from megatron_pz.supervised import Part, Plan, run_supervised, target_tokens
+from megatron_pz.run.supervised import Part, Plan, run_supervised, target_tokens
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.optimizer import learning_rate
 from megatron_pz.trainer.policy import Policy
-from megatron_pz.uncertainty import word_entropies
 
 
 class PassageExamples:
@@ -43,7 +43,7 @@ class PassageExamples:
         self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, passages: PassageBlend, policy: Policy
     ) -> None:
         self.config, self.tokenizer, self.passages, self.policy = config, tokenizer, passages, policy
-        self.spans = SpanPolicy.from_config(config.game)
+        self.spans = SpanRules.from_config(config.game)
         self.sampler = PassageSampler(passages.sizes, config.training.seed, passages.weights)
         self.steps = 0
 

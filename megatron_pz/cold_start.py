@@ -4,7 +4,7 @@
 
 Examples are made from the training passages alone: a span worth masking, the generator's answer that proposes it, the
 predictor's answer that recovers it. The result is a Hugging Face directory, ``OUT/hf``, to start reinforcement learning
-from. It runs in the loop of :mod:`megatron_pz.supervised`, without checkpoints.
+from. It runs in the loop of :mod:`megatron_pz.run.supervised`, without checkpoints.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_pz.arguments import parse_run_config
-from megatron_pz.config import ColdStartConfig, RunConfig
+from megatron_pz.config.parse import parse_run_config
+from megatron_pz.config.schema import ColdStartConfig, RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.rl.experience import Role, ScoredGroup
 from megatron_pz.rl.packing import supervised_groups
 from megatron_pz.roles.examples import generator_example, predictor_example, teaching_span
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import SpanPolicy
-from megatron_pz.supervised import Part, Plan, run_supervised, target_tokens
+from megatron_pz.roles.spans import SpanRules
+from megatron_pz.run.supervised import Part, Plan, run_supervised, target_tokens
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.policy import Policy
 
 WARMUP_STEPS = 5
@@ -43,7 +43,7 @@ class ExampleMaker:
     ) -> None:
         self.settings = config.cold_start
         self.passages, self.tokenizer = passages, tokenizer
-        self.spans = SpanPolicy.from_config(config.game)
+        self.spans = SpanRules.from_config(config.game)
         self.family = PromptFamily.load(config.game.prompt_family)
         self.random = random.Random(config.cold_start.cold_start_seed)
         self.sampler = PassageSampler(passages.sizes, config.cold_start.cold_start_seed, passages.weights)

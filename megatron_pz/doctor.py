@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line, one_line
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
 Mark = Literal["ok", "absent", "note", "problem"]
 _SIGNS: dict[Mark, str] = {"ok": "+", "absent": "-", "note": "!", "problem": "X"}
@@ -261,10 +261,11 @@ _PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
 def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
     """Whether ``megatron_pz.train`` with these flags would get past its checks here: values, layout, precision."""
     try:
-        from megatron_pz.arguments import parse_run_config
-        from megatron_pz.model.architecture import Architecture, transformer_config
+        from megatron_pz.config.parse import parse_run_config
+        from megatron_pz.config.validate_precision import machine_refusals
+        from megatron_pz.hf.architecture import Architecture
         from megatron_pz.model.precision import this_machine
-        from megatron_pz.rules.precision import machine_refusals
+        from megatron_pz.model.transformer_config import transformer_config
     except ImportError as error:
         yield Finding("configuration", "problem", "cannot be checked", one_line(error))
         return

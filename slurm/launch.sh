@@ -193,7 +193,7 @@ run_node() {
   command -v "$python" >/dev/null || fail "PYTHON=$python: no such command; set ACTIVATE, or PYTHON to an interpreter"
   if [[ ${SLURM_NODEID:-0} == 0 ]]; then
     # Here, once, in a second, and not from every rank after a minute.
-    "$python" -m megatron_pz.arguments "$@" || return
+    "$python" -m megatron_pz.config.parse "$@" || return
   fi
   # Job control gives torchrun a process group of its own: Ctrl-C then reaches this script only, which hands it to the
   # workers. torchrun itself would answer a signal by killing them after a while, and exit with an error.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.scripted_run import ScriptedEngine
+    from tests.support.scripted_run import ScriptedEngine
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
@@ -173,16 +173,16 @@ def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, f
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
-    """Prefix of a corpus of ``tests.tiny_corpus.PASSAGES``, an article each."""
-    from tests.tiny_corpus import PASSAGES, write_corpus
+    """Prefix of a corpus of ``tests.support.tiny_corpus.PASSAGES``, an article each."""
+    from tests.support.tiny_corpus import PASSAGES, write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
 
 
 @pytest.fixture
 def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
-    """Runs of this test start scripted engines instead of vLLM's (``tests.scripted_run``)."""
-    from tests.scripted_run import script_engines
+    """Runs of this test start scripted engines instead of vLLM's (``tests.support.scripted_run``)."""
+    from tests.support.scripted_run import script_engines
 
     return script_engines(monkeypatch)
 
@@ -191,5 +191,5 @@ def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
 def _unit_tests_stay_without_vllm(request: pytest.FixtureRequest) -> Iterator[None]:
     """A session of unit tests only must end without vLLM imported: it takes seconds and starts native threads."""
     yield
-    groups = {item.path.parent.name for item in request.session.items}
+    groups = {item.path.relative_to(Path(__file__).parent).parts[0] for item in request.session.items}
     assert groups != {"unit"} or "vllm" not in sys.modules, "a unit test imported vllm; move it to tests/system/"

@@ -25,23 +25,24 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_pz.command_line import Parser
-from megatron_pz.config import ModelConfig, ParallelConfig
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.model.architecture import Architecture, transformer_config
-from megatron_pz.model.gpt import build_chunks
-from megatron_pz.model.hf_checkpoint import HFTensorSource, refuse_existing, save_hf
-from megatron_pz.model.hf_mapping import load_hf_weights
-from megatron_pz.model.hf_stream import stream_hf_weights
-from megatron_pz.trainer.checkpoint import latest_iteration, load_model_weights, reading, save_checkpoint
-from megatron_pz.trainer.checkpoint_files import folder_of, iterations
-from megatron_pz.trainer.nemo_checkpoint import (
+from megatron_pz.checkpoint.checkpoint import latest_iteration, load_model_weights, reading, save_checkpoint
+from megatron_pz.checkpoint.checkpoint_files import folder_of, iterations
+from megatron_pz.checkpoint.nemo_checkpoint import (
     load_nemo_weights,
     refuse_family,
     require_nemo,
     save_nemo,
     weights_folder,
 )
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource, refuse_existing, save_hf
+from megatron_pz.model.gpt import build_chunks
+from megatron_pz.model.hf_mapping import load_hf_weights
+from megatron_pz.model.hf_stream import stream_hf_weights
+from megatron_pz.model.transformer_config import transformer_config
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.topology import Topology
 
 if TYPE_CHECKING:  # megatron_pz adapts Megatron-Core to this machine before anything imports it

@@ -18,19 +18,19 @@ import torch
 import torch.distributed as dist
 from transformers import AutoTokenizer
 
-from megatron_pz.arguments import load_yaml
-from megatron_pz.command_line import Parser
-from megatron_pz.config import RunConfig
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.parse import load_yaml
+from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.passages import open_blend
-from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.evaluation.held_out_masks import evaluate
 from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
 from megatron_pz.evaluation.summary import rows
-from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.monitoring.tables import table
+from megatron_pz.hf.checkpoint import HFTensorSource
+from megatron_pz.reports.tables import table
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=30)
 

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 CHUNK_BYTES = 1 << 20
 DISK_BYTES_NEEDED = 700 << 20

@@ -18,12 +18,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from megatron_pz.command_line import Parser
+from megatron_pz.config.command_line import Parser
 from megatron_pz.corpus.browser import CorpusBrowser, Lengths
 from megatron_pz.corpus.manifest import tokenizer_sha256
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.monitoring.corpus_page import ShownPassage, write_page
-from megatron_pz.monitoring.corpus_picture import (
+from megatron_pz.reports.corpus_page import ShownPassage, write_page
+from megatron_pz.reports.corpus_picture import (
     draw_corpus,
     even_edges,
     headline,
@@ -32,7 +31,8 @@ from megatron_pz.monitoring.corpus_picture import (
     pages_title,
     percent,
 )
-from megatron_pz.wikipedia.hf_tokenizer import load_hf_tokenizer
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.wikipedia.tokenize.hf_tokenizer import load_hf_tokenizer
 
 BAR_WIDTH = 40
 BINS = 12

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sys
 
-from megatron_pz.arguments import read_run_config
-from megatron_pz.command_line import Parser
-from megatron_pz.config import RunConfig
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.model.architecture import Architecture
-from megatron_pz.monitoring.tables import table
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.parse import read_run_config
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.memory import GIB, MemoryPlan, data_parallel_sizes, plan_memory
+from megatron_pz.reports.tables import table
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 
 @exits_with_one_line

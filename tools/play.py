@@ -16,17 +16,17 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from megatron_pz.arguments import load_yaml
-from megatron_pz.command_line import Parser
-from megatron_pz.config import RolloutConfig
+from megatron_pz.config.command_line import Parser
+from megatron_pz.config.parse import load_yaml
+from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.corpus.manifest import tokenizer_sha256
-from megatron_pz.errors import BadInput, exits_with_one_line
 from megatron_pz.rl.experience import Role
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.mask_generator import MaskGenerator
 from megatron_pz.roles.mask_predictor import MaskPredictor
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import SpanPolicy
+from megatron_pz.roles.spans import SpanRules
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 
 class GreedyModel:
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     if not flags.text.strip():
         raise BadInput("--text is empty: give a paragraph")
     config = load_yaml(flags.config)
-    family, policy = PromptFamily.load(config.game.prompt_family), SpanPolicy.from_config(config.game)
+    family, policy = PromptFamily.load(config.game.prompt_family), SpanRules.from_config(config.game)
     if not policy.playable(flags.text):
         raise BadInput("--text holds a literal [mask], which is what hidden words look like; give another paragraph")
     model = GreedyModel(flags.hf_model, family.stop, config.rollout)

@@ -10,7 +10,7 @@ Reads dumps of any language (.xml; .xml.bz2 and .xml.zst of one stream or many; 
 finished and ends with the same bytes, whatever --workers is.
 
 Where a wiki converts between language variants, -{zh-hans:…;zh-hant:…}- and its kin give the text of one: simplified
-Chinese, Serbian in Cyrillic, and so on (megatron_pz/wikipedia/variants.py). All other text stays as it was written.
+Chinese, Serbian in Cyrillic, and so on (megatron_pz/wikitext/variants.py). All other text stays as it was written.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import argparse
 import sys
 from typing import get_args
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.wikipedia import scanner_form
-from megatron_pz.wikipedia.articles import ArticleOptions
-from megatron_pz.wikipedia.filters import FilterOptions
-from megatron_pz.wikipedia.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
-from megatron_pz.wikipedia.passages import PassageOptions, PassageUnit
-from megatron_pz.wikipedia.pipeline import PreprocessReport, preprocess
-from megatron_pz.wikipedia.selection import REASONS
-from megatron_pz.wikipedia.text_encoder import TokenizerBackend
-from megatron_pz.wikipedia.wikitext import KEEPABLE, TextOptions
-from megatron_pz.wikipedia.working_folder import folder_of
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.wikipedia.filters.filters import FilterOptions
+from megatron_pz.wikipedia.pipeline.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
+from megatron_pz.wikipedia.pipeline.pipeline import PreprocessReport, preprocess
+from megatron_pz.wikipedia.pipeline.selection import REASONS
+from megatron_pz.wikipedia.pipeline.working_directory import folder_of
+from megatron_pz.wikipedia.read.articles import ArticleOptions
+from megatron_pz.wikipedia.tokenize.passages import PassageOptions, PassageUnit
+from megatron_pz.wikipedia.tokenize.text_encoder import TokenizerBackend
+from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext.extract import KEEPABLE, TextOptions
 
 INTERRUPTED = 130
 

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.config.command_line import Parser
 from megatron_pz.evaluation.results import Evaluation
 from megatron_pz.evaluation.summary import MAIN_MEASURES, compare, rows, summarize
-from megatron_pz.monitoring.bars import draw_bars
-from megatron_pz.monitoring.curves import draw_curves
 from megatron_pz.monitoring.metrics import read_metrics
-from megatron_pz.monitoring.tables import table
+from megatron_pz.reports.bars import draw_bars
+from megatron_pz.reports.curves import draw_curves
+from megatron_pz.reports.tables import table
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 LABEL_WIDTH = 20
 

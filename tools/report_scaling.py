@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.monitoring.scaling import draw_scaling, in_order, read_point, scaling_table
+from megatron_pz.config.command_line import Parser
+from megatron_pz.reports.scaling import draw_scaling, in_order, read_point, scaling_table
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 
 @exits_with_one_line

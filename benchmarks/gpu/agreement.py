@@ -12,9 +12,9 @@ from benchmarks.gpu.measure import copy_seconds, synchronize
 from megatron_pz.rl.experience import Response, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.rollout.health import LogProbDifference
+from megatron_pz.rollout.logprob_mismatch import LogProbDifference
 from megatron_pz.rollout.weight_sync import load_weights
-from megatron_pz.trainer.policy import FrozenPolicy
+from megatron_pz.trainer.policy import PolicyModel
 
 ROW_TOKENS = 4096
 Tokens = tuple[int, ...]
@@ -40,7 +40,7 @@ class SyncTime:
 
 
 def against_reference(
-    policy: FrozenPolicy, groups: Sequence[ScoredGroup], expected: Mapping[Tokens, torch.Tensor]
+    policy: PolicyModel, groups: Sequence[ScoredGroup], expected: Mapping[Tokens, torch.Tensor]
 ) -> LogProbDifference:
     """The policy's log-probabilities against ``expected``, by a response's tokens, as an independent model has them."""
     trainer_T, expected_T = [], []
@@ -53,7 +53,7 @@ def against_reference(
 
 
 def against_rollout(
-    policy: FrozenPolicy, engine: VllmEngine, prompts: Sequence[Sequence[int]], *, n: int, max_tokens: int
+    policy: PolicyModel, engine: VllmEngine, prompts: Sequence[Sequence[int]], *, n: int, max_tokens: int
 ) -> RolloutAgreement:
     """Sample ``n`` responses a prompt, and score them with the trainer."""
     sampled = engine.generate(prompts, n, seeds=range(len(prompts)), max_tokens=max_tokens, stop=[])
@@ -69,7 +69,7 @@ def against_rollout(
 
 
 @torch.no_grad()
-def perturb(policy: FrozenPolicy, amount: float, seed: int) -> None:
+def perturb(policy: PolicyModel, amount: float, seed: int) -> None:
     """Change every weight, embeddings and norms too, by a random share of about ``amount``."""
     generator = torch.Generator(policy.device).manual_seed(seed)
     for chunk in policy.chunks:
@@ -78,7 +78,7 @@ def perturb(policy: FrozenPolicy, amount: float, seed: int) -> None:
             weight.copy_(weight.float() * (1 + amount * noise))
 
 
-def time_sync(policy: FrozenPolicy, engine: VllmEngine, repeats: int = 3) -> SyncTime:
+def time_sync(policy: PolicyModel, engine: VllmEngine, repeats: int = 3) -> SyncTime:
     """The fastest of some transfers, the first, which warms up, not counted."""
     n_bytes = sum(tensor.nbytes for _, tensor in policy.weights())
     taken = []
@@ -91,7 +91,7 @@ def time_sync(policy: FrozenPolicy, engine: VllmEngine, repeats: int = 3) -> Syn
     return SyncTime(min(taken[1:]), copy_seconds(policy.device, n_bytes), n_bytes)
 
 
-def _scored(policy: FrozenPolicy, groups: Sequence[ScoredGroup]) -> Iterable[tuple]:
+def _scored(policy: PolicyModel, groups: Sequence[ScoredGroup]) -> Iterable[tuple]:
     """(row, its log-probabilities) of the packed groups, on the host."""
     weighting = LossWeighting.of(groups, "token_mean", max_response_length=1)
     rows = policy.pack(groups, weighting, ROW_TOKENS)

@@ -8,8 +8,8 @@ import torch
 from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 
-from megatron_pz.model.architecture import PolicyTransformerConfig
 from megatron_pz.model.attention import SharedPromptAttention
+from megatron_pz.model.transformer_config import PolicyTransformerConfig
 from megatron_pz.rl.experience import MicroBatch
 
 

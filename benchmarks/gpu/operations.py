@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.rl.experience import ScoredGroup
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.hf.architecture import Architecture
 
 QWEN3_4B = Architecture("qwen3", 36, 2560, 9728, 32, 8, 128, 151_936, 40_960, 1e-6, 1e6, tied_embeddings=True)
 """Qwen3-4B's config.json."""

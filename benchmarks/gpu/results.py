@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import torch
 
-from megatron_pz.command_line import Parser
-from megatron_pz.errors import BadInput, exits_with_one_line
+from megatron_pz.config.command_line import Parser
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 _DISTRIBUTIONS = (

@@ -10,7 +10,7 @@ from functools import partial
 
 from benchmarks.gpu.measure import synchronize
 from benchmarks.gpu.operations import update_operations
-from megatron_pz.config import GrpoConfig
+from megatron_pz.config.schema import GrpoConfig
 from megatron_pz.rl.experience import Response, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting, packed_length

@@ -1,4 +1,4 @@
-"""This project's side: its policy, its engine, its loss, put together as in :mod:`megatron_pz.pretrain_zero`.
+"""This project's side: its policy, its engine, its loss, put together as in :mod:`megatron_pz.algorithm.pretrain_zero`.
 
 python -m benchmarks.rl_step.ours WORK.json OUTCOME.json
 """
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from transformers import AutoTokenizer
 
 from benchmarks.rl_step.work import Outcome, Step, Work, files_of_side, reward
-from megatron_pz.config import ModelConfig, OptimizerConfig, RolloutConfig, RunConfig, TrainingConfig
-from megatron_pz.learner import make_learners
+from megatron_pz.algorithm.learner import make_learners
+from megatron_pz.config.schema import ModelConfig, OptimizerConfig, RolloutConfig, RunConfig, TrainingConfig
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, ScoredGroup
 from megatron_pz.rollout.engine import VllmEngine

@@ -13,7 +13,7 @@ import numpy as np
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import Articles, open_documents, read_manifest
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 
 @dataclass(frozen=True)

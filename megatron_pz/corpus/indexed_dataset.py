@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 MAGIC = b"MMIDIDX\x00\x00"
 _VERSION = 1

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 FORMAT: Final = 1
 """Version of the manifest's layout."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import Articles, open_documents, read_manifest, tokenizer_sha256
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 Item = TypeVar("Item")
 ReadItem = TypeVar("ReadItem", covariant=True)

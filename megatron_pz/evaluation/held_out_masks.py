@@ -16,8 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from megatron_pz.config import GameConfig
-from megatron_pz.errors import BadInput
+from megatron_pz.config.schema import GameConfig
 from megatron_pz.evaluation.results import (
     Evaluation,
     EvaluationSettings,
@@ -32,8 +31,9 @@ from megatron_pz.roles.held_out import Kind, held_out_masks
 from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal, generator_reward
 from megatron_pz.roles.mask_predictor import MaskPredictor
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import MaskedPassage, SpanPolicy, is_subword
+from megatron_pz.roles.spans import MaskedPassage, SpanRules, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
+from megatron_pz.runtime.errors import BadInput
 
 Key = TypeVar("Key")
 
@@ -94,7 +94,7 @@ class _Evaluator:
 
     def own_game(self, passages: Sequence[str]) -> list[tuple[OwnMask, ...]]:
         """Generator rollouts for every passage, each valid mask predicted."""
-        policy = SpanPolicy.from_config(self.game)
+        policy = SpanRules.from_config(self.game)
         generator = MaskGenerator(policy, self.family)
         prompts = [self._encode(generator.prompt(text)) for text in passages]
         for prompt, text in zip(prompts, passages, strict=True):

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from megatron_pz.config import DataConfig, GameConfig
+from megatron_pz.config.schema import DataConfig, GameConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
-from megatron_pz.errors import BadInput
 from megatron_pz.evaluation.held_out_masks import Tokenizer
 from megatron_pz.roles.held_out import held_out_masks
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import SpanPolicy
+from megatron_pz.roles.spans import SpanRules
+from megatron_pz.runtime.errors import BadInput
 
 MOST_CANDIDATES = 50_000
 """Reading more takes minutes on every rank, and a choice of some hundred is no better for it."""
@@ -67,7 +67,7 @@ def choose(
         by_article[item.page_id].setdefault(_rank(item, seed), item)
     turns = sorted((turn, rank) for article in by_article.values() for turn, rank in enumerate(sorted(article)))
     items = {rank: item for article in by_article.values() for rank, item in article.items()}
-    family, policy = PromptFamily.load(game.prompt_family), SpanPolicy.from_config(game)
+    family, policy = PromptFamily.load(game.prompt_family), SpanRules.from_config(game)
     chosen: list[Item] = []
     for _, rank in turns:
         if len(chosen) == count:

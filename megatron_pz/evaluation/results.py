@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_pz.config import GameConfig
-from megatron_pz.errors import BadInput
+from megatron_pz.config.schema import GameConfig
+from megatron_pz.runtime.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OwnMask:
     """One generator rollout and what its predictions came to."""
 
     fault: str
-    """A :class:`megatron_pz.roles.spans.MaskFault`; ``ok`` for a valid mask."""
+    """A :class:`megatron_pz.roles.spans.InvalidMaskReason`; ``ok`` for a valid mask."""
     predictions: MaskPredictions | None
     """None without a valid mask."""
     reward: float

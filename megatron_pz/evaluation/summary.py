@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from megatron_pz.evaluation.results import Evaluation, MaskPredictions, OwnMask, PassageResult
 from megatron_pz.evaluation.statistics import Estimate, estimate, paired_difference
-from megatron_pz.roles.spans import MaskFault
+from megatron_pz.roles.spans import InvalidMaskReason
 
 Measure = Callable[[PassageResult], float | None]
 """One passage's value; None where the quantity is not defined for it."""
@@ -53,8 +53,8 @@ MAIN_MEASURES: dict[str, tuple[str, Measure]] = {
 
 FAULT_MEASURES: dict[str, tuple[str, Measure]] = {
     f"fault_{fault.value}": (f"not valid: {fault.value.replace('_', ' ')}", _share_of_fault(fault.value))
-    for fault in MaskFault
-    if fault is not MaskFault.OK
+    for fault in InvalidMaskReason
+    if fault is not InvalidMaskReason.OK
 }
 WATCH_MEASURES: dict[str, tuple[str, Measure]] = {
     "own_all_zero": ("own masks: nobody right", _valid(lambda _, found: found.accuracy == 0)),

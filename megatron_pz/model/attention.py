@@ -22,9 +22,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_pz.errors import BadInput
 from megatron_pz.model.attention_plan import Call, Gather, Piece, Plan, calls_of, gather_of, plan_of_runs
 from megatron_pz.model.context_parallel import gather_tokens, own_ranges
+from megatron_pz.runtime.errors import BadInput
 
 SHORT = 256
 """On a GPU, responses of at most so many tokens share a kernel call with their neighbours: launching a call for each

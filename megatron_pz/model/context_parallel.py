@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 
 def own_ranges(length: int, rank: int, ranks: int) -> tuple[range, ...]:

@@ -12,10 +12,11 @@ from megatron.core.tensor_parallel import (
     set_tensor_model_parallel_attributes,
 )
 
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model import packed_forward
-from megatron_pz.model.architecture import Architecture, PolicyTransformerConfig
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.layers import block_spec
+from megatron_pz.model.transformer_config import PolicyTransformerConfig
 
 
 def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[GPTModel]:

@@ -17,10 +17,10 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.utils import unwrap_model
 
-from megatron_pz.errors import BadInput
-from megatron_pz.model.architecture import Architecture
-from megatron_pz.model.hf_checkpoint import HFTensorSource, Sliceable
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource, Sliceable
 from megatron_pz.model.precision import keep_unrounded
+from megatron_pz.runtime.errors import BadInput
 
 Shape = tuple[int, ...]
 

@@ -17,7 +17,7 @@ from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 from torch.distributed import ProcessGroup
 
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.hf_mapping import OUTPUT_LAYER, Shape, Source, source_of
 from megatron_pz.model.precision import plain_tensor
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from megatron_pz.config import ParallelConfig
-from megatron_pz.errors import BadInput
-from megatron_pz.rules.layout import expert_tensor_parallel_size, flag, layout_rules
+from megatron_pz.config.schema import ParallelConfig
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size, flag, layout_rules
+from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
-    from megatron_pz.model.architecture import Architecture
+    from megatron_pz.hf.architecture import Architecture
 
 
 def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from megatron_pz.config import ModelConfig, ParallelConfig, RunConfig
-from megatron_pz.errors import BadInput
-from megatron_pz.rules.precision import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
+from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.config.validate_precision import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
+from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
-    from megatron_pz.model.architecture import Architecture
+    from megatron_pz.hf.architecture import Architecture
 
 _TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch")
 

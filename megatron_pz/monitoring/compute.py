@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.rl.experience import Response, ScoredGroup
 
 

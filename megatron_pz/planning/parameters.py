@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from megatron_pz.config import ModelConfig, ParallelConfig
-from megatron_pz.model.architecture import Architecture, padded_vocab_size
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.layout import layers_of_stages, refuse_layout, sparse_layers_of_stages
-from megatron_pz.rules.layout import expert_tensor_parallel_size
+from megatron_pz.model.transformer_config import padded_vocab_size
 
 
 @dataclass(frozen=True)

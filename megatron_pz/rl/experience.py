@@ -73,7 +73,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class FrozenLogProbs:
+class OldAndReferenceLogProbs:
     """What the loss compares the log-probabilities of a row's response tokens with, constant over a step's updates."""
 
     old_log_probs_R: torch.Tensor | None = None

@@ -4,7 +4,7 @@ Letters at the end of a tensor's name are its axes: R response tokens of a packe
 Every token's weight already holds the average over the whole step (:class:`~megatron_pz.rl.packing.LossWeighting`), so
 losses of micro-batches and of ranks add up to the step's loss, and so do their gradients.
 
-Which form is meant is said by fields of :class:`~megatron_pz.config.GrpoConfig`, which combine freely: the ratio of a
+Which form is meant is said by fields of ``GrpoConfig``, which combine freely: the ratio of a
 token (PPO, GRPO) or of a response (GSPO), the clip range, dual clip, the mismatch correction, a penalty on the distance
 to a reference policy, and, in the token weights, the aggregation (the paper's, DAPO's, Dr. GRPO's).
 """
@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from megatron_pz.config import GrpoConfig
-from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch
+from megatron_pz.config.schema import GrpoConfig
+from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs
 from megatron_pz.rl.statistics import LossStatistics, RoleTokens
 
 MAX_LOG_RATIO = 20.0
@@ -24,7 +24,7 @@ advantage of zero would be NaN. Beyond it a token has no gradient."""
 
 
 def policy_loss(
-    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: FrozenLogProbs, grpo: GrpoConfig
+    log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: OldAndReferenceLogProbs, grpo: GrpoConfig
 ) -> tuple[Tensor, LossStatistics]:
     """PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
 

@@ -15,8 +15,8 @@ from typing import Literal
 
 import torch
 
-from megatron_pz.errors import BadInput
 from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
+from megatron_pz.runtime.errors import BadInput
 
 LossAggregation = Literal["sequence_mean", "token_mean", "token_sum_constant"]
 

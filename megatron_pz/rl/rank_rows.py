@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import pad
 
+from megatron_pz.config.validate_parallel import RowShape
 from megatron_pz.rl.experience import MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import (
     LossWeighting,
@@ -18,7 +19,6 @@ from megatron_pz.rl.packing import (
     pack_groups,
     packed_length,
 )
-from megatron_pz.rules.layout import RowShape
 
 
 def pack_for_rank(

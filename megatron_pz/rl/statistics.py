@@ -70,7 +70,7 @@ class RoleTokens:
 
 
 @dataclass(frozen=True)
-class LossFigures:
+class LossMetrics:
     """A step's figures. Means are over response tokens; all figures are 0 where there were none."""
 
     tokens: int
@@ -166,25 +166,25 @@ class LossStatistics:
     def __add__(self, other: LossStatistics) -> LossStatistics:
         return LossStatistics(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
 
-    def by_role(self) -> dict[Role, LossFigures]:
+    def by_role(self) -> dict[Role, LossMetrics]:
         """Each role's figures. Waits for the device."""
         pull = self.sums[:, SUMS.index("pull")].sum().item()
         rows = zip(ROLES, self.sums.tolist(), self.maxima.tolist(), strict=True)
         return {role: _figures(sums, maxima, pull) for role, sums, maxima in rows}
 
-    def pooled(self) -> LossFigures:
+    def pooled(self) -> LossMetrics:
         """The figures of both roles' tokens together. Waits for the device."""
         sums = self.sums.sum(0)
         return _figures(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("pull")].item())
 
 
-def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float) -> LossFigures:
+def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float) -> LossMetrics:
     total, peak = dict(zip(SUMS, sums, strict=True)), dict(zip(MAXIMA, maxima, strict=True))
     n = total["tokens"]
     if not n:
         return _NO_TOKENS
     squares = n * total["importance_squared"]
-    return LossFigures(
+    return LossMetrics(
         tokens=int(n),
         loss=total["loss"],
         log_prob=total["log_prob"] / n,
@@ -205,4 +205,4 @@ def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float)
     )
 
 
-_NO_TOKENS = LossFigures(**{entry.name: 0 for entry in fields(LossFigures)})
+_NO_TOKENS = LossMetrics(**{entry.name: 0 for entry in fields(LossMetrics)})

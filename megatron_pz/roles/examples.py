@@ -11,14 +11,14 @@ import random
 from collections.abc import Callable
 
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
+from megatron_pz.roles.spans import MASK, InvalidMaskReason, MaskedPassage, SpanRules
 from megatron_pz.roles.words import content_words, names, repeated_words
 
 NAME_SHARE = 0.25
 """Teaching spans that are capitalised names, of all; what repeated words and names leave goes to any content word."""
 
 
-def teaching_span(passage: str, policy: SpanPolicy, rng: random.Random, repeated_share: float) -> str | None:
+def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_share: float) -> str | None:
     """A span worth teaching that the policy allows: a repeated word, a capitalised name or any content word.
 
     Repeated words are tried first with probability ``repeated_share`` (the answer stands elsewhere in the passage, so
@@ -38,13 +38,13 @@ def teaching_span(passage: str, policy: SpanPolicy, rng: random.Random, repeated
         candidates = kind(passage)
         rng.shuffle(candidates)
         for span in candidates:
-            if policy.check(span, passage)[1] is MaskFault.OK:
+            if policy.check(span, passage)[1] is InvalidMaskReason.OK:
                 return span
     return None
 
 
 def generator_example(
-    passage: str, span: str, family: PromptFamily, policy: SpanPolicy, rng: random.Random
+    passage: str, span: str, family: PromptFamily, policy: SpanRules, rng: random.Random
 ) -> tuple[str, str]:
     """Prompt and response that propose the span, quoting what precedes one of its occurrences, drawn from ``rng``."""
     start = rng.choice(policy.occurrences(span, passage))

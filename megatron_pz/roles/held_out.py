@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from megatron_pz.roles.spans import MaskedPassage, SpanPolicy, replace_span
+from megatron_pz.roles.spans import MaskedPassage, SpanRules, replace_span
 from megatron_pz.roles.words import content_words, repeated_words
 
 Choice = TypeVar("Choice")
 
 Kind = Literal["repeated", "once"]
 
-_POLICY = SpanPolicy(whole_words=True)
+_POLICY = SpanRules(whole_words=True)
 """Not the run's: results under different span policies are compared on the same masks."""
 
 

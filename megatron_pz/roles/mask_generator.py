@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_pz.config import GameConfig
+from megatron_pz.config.schema import GameConfig
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import MaskFault, SpanPolicy
+from megatron_pz.roles.spans import InvalidMaskReason, SpanRules
 
 GeneratorReward = Literal["one_minus_accuracy", "variance", "gaussian"]
 
@@ -20,8 +20,8 @@ class MaskProposal:
     """What one response proposes to mask."""
 
     span: str | None
-    """The span to hand to ``SpanPolicy.apply``; None when there is no valid one."""
-    fault: MaskFault
+    """The span to hand to ``SpanRules.apply``; None when there is no valid one."""
+    fault: InvalidMaskReason
 
 
 def generator_reward(accuracy: float, form: GeneratorReward) -> float:
@@ -44,7 +44,7 @@ def generator_reward(accuracy: float, form: GeneratorReward) -> float:
 class MaskGenerator:
     """The rules of the mask generator for one span policy and one family of prompts."""
 
-    policy: SpanPolicy
+    policy: SpanRules
     family: PromptFamily
 
     def prompt(self, passage: str) -> str:
@@ -57,7 +57,7 @@ class MaskGenerator:
         A truncated response proposes nothing, whatever it holds. Any text is read; none raises.
         """
         if truncated:
-            return MaskProposal(None, MaskFault.TRUNCATED)
+            return MaskProposal(None, InvalidMaskReason.TRUNCATED)
         return MaskProposal(*self.policy.check(last_command(response_text, "mask"), passage))
 
     def rewards(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from megatron_pz.errors import BadInput
+from megatron_pz.runtime.errors import BadInput
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -6,7 +6,7 @@ one exception is Unicode composition: spans and passages are compared, and passa
 which MediaWiki stores text (``answer_normalization: none`` turns it off).
 
 A passage that holds the literal ``[mask]`` of its own cannot be played: the predictor could not tell which mask is
-meant. ``SpanPolicy.playable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
+meant. ``SpanRules.playable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from megatron_pz.config import GameConfig
-from megatron_pz.errors import BadInput
+from megatron_pz.config.schema import GameConfig
 from megatron_pz.roles.answers import AnswerNormalization
 from megatron_pz.roles.words import WORD, is_word_character, same_word
+from megatron_pz.runtime.errors import BadInput
 
 MASK = "[mask]"
 """What the predictor sees in place of a masked span [P]."""
 
 
-class MaskFault(StrEnum):
+class InvalidMaskReason(StrEnum):
     """Why a response names no valid mask. The values name metrics."""
 
     OK = "ok"
@@ -76,7 +76,7 @@ def replace_span(passage: str, span: str, starts: Sequence[int], occurrences: in
 
 
 @dataclass(frozen=True)
-class SpanPolicy:
+class SpanRules:
     """Rules for spans. The paper's variants: all defaults (``default``), ``one_mask``, ``whole_words`` (``words``)."""
 
     whole_words: bool = False
@@ -92,7 +92,7 @@ class SpanPolicy:
     normalization: AnswerNormalization = "strip_nfc"
 
     @classmethod
-    def from_config(cls, game: GameConfig) -> SpanPolicy:
+    def from_config(cls, game: GameConfig) -> SpanRules:
         """The policy that a run's configuration asks for. Raises BadInput on bounds that no span can meet."""
         if game.max_span_occurrences < 2:
             raise BadInput(
@@ -135,31 +135,31 @@ class SpanPolicy:
             start = passage.find(span, end if counts else start + 1)
         return starts
 
-    def check(self, span: str | None, passage: str) -> tuple[str | None, MaskFault]:
+    def check(self, span: str | None, passage: str) -> tuple[str | None, InvalidMaskReason]:
         r"""Judge the content of a ``\mask{}`` (None: there was none).
 
-        Returns the normal form of the span and OK, or None and the first fault in the order of :class:`MaskFault`.
+        Return the normal form of the span and OK, or None and the first :class:`InvalidMaskReason` that applies.
         """
         if not self.playable(passage):
-            return None, MaskFault.UNPLAYABLE
+            return None, InvalidMaskReason.UNPLAYABLE
         if span is None:
-            return None, MaskFault.NO_COMMAND
+            return None, InvalidMaskReason.NO_COMMAND
         if not span.strip():
-            return None, MaskFault.EMPTY
+            return None, InvalidMaskReason.EMPTY
         span, passage = self.normal_span(span), self.normal_passage(passage)
         starts = self.occurrences(span, passage)
         if span not in passage:
-            fault = MaskFault.ABSENT
+            fault = InvalidMaskReason.ABSENT
         elif not starts or (self.whole_words and WORD.search(span) is None):
-            fault = MaskFault.SUBWORD
+            fault = InvalidMaskReason.SUBWORD
         elif len(starts) >= self.max_occurrences:
-            fault = MaskFault.TOO_OFTEN
+            fault = InvalidMaskReason.TOO_OFTEN
         elif self.max_words and len(span.split()) > self.max_words:
-            fault = MaskFault.TOO_LONG
+            fault = InvalidMaskReason.TOO_LONG
         elif self.leak_guard and _survives(span, replace_span(passage, span, starts, len(starts)).text):
-            fault = MaskFault.LEAK
+            fault = InvalidMaskReason.LEAK
         else:
-            return span, MaskFault.OK
+            return span, InvalidMaskReason.OK
         return None, fault
 
     def apply(self, span: str, passage: str, rng: random.Random) -> MaskedPassage:
@@ -176,7 +176,7 @@ class SpanPolicy:
 
 def is_subword(span: str, passage: str) -> bool:
     """Whether any occurrence of a span lies inside a longer word (a figure to watch)."""
-    policy = SpanPolicy()
+    policy = SpanRules()
     span, passage = policy.normal_span(span), policy.normal_passage(passage)
     starts = policy.occurrences(span, passage)
     return not all(_on_word_edges(passage, start, start + len(span)) for start in starts)

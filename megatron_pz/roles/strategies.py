@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from re import Match
 
-from megatron_pz.config import GameConfig, MaskStrategy, PassiveStrategy
-from megatron_pz.roles.spans import MASK, MaskedPassage, MaskFault, SpanPolicy
+from megatron_pz.config.schema import GameConfig, MaskStrategy, PassiveStrategy
+from megatron_pz.roles.spans import MASK, InvalidMaskReason, MaskedPassage, SpanRules
 from megatron_pz.roles.words import WORD
 
 SPAN_LENGTH_P = 0.2
@@ -18,7 +18,7 @@ _LENGTHS = range(1, LONGEST_SPAN + 1)
 _LENGTH_WEIGHTS = [(1.0 - SPAN_LENGTH_P) ** (length - 1) for length in _LENGTHS]
 
 
-def random_span(passage: str, policy: SpanPolicy, rng: random.Random) -> MaskedPassage | None:
+def random_span(passage: str, policy: SpanRules, rng: random.Random) -> MaskedPassage | None:
     """Mask a random run of whole words that the policy allows, within one line; None when it allows none.
 
     The length is drawn first, as SpanBERT's, and the place uniformly after it. A length for which no place is allowed
@@ -35,7 +35,7 @@ def random_span(passage: str, policy: SpanPolicy, rng: random.Random) -> MaskedP
         rng.shuffle(firsts)
         for first in firsts:
             span = passage[words[first][0] : words[first + length - 1][1]]
-            if "\n" not in span and policy.check(span, passage)[1] is MaskFault.OK:
+            if "\n" not in span and policy.check(span, passage)[1] is InvalidMaskReason.OK:
                 return policy.apply(span, passage, rng)
     return None
 
@@ -76,7 +76,7 @@ def entropy_next_token(
 def passive_mask(
     strategy: PassiveStrategy,
     passage: str,
-    policy: SpanPolicy,
+    policy: SpanRules,
     rng: random.Random,
     entropies: Sequence[float] = (),
     top_share: float = 1.0,

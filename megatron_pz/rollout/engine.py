@@ -29,13 +29,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.distributed as dist
 
-from megatron_pz.config import RolloutConfig
-from megatron_pz.deadlines import Watchdog
-from megatron_pz.errors import BadInput, ExpectedFailure, one_line
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout import cpu_kernels, cpu_sampling
-from megatron_pz.rollout.hf_directory import checkpoint_shapes, has_tied_head, read_hf_config
-from megatron_pz.rollout.isolation import (
+from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling
+from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
     engine_groups_kept,
@@ -52,6 +50,8 @@ from megatron_pz.rollout.vllm_settings import (
     require_unbiased_sampling,
     set_environment,
 )
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
+from megatron_pz.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_pz.errors import ExpectedFailure
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.rollout.health import LogProbDifference
+from megatron_pz.rollout.logprob_mismatch import LogProbDifference
+from megatron_pz.runtime.errors import ExpectedFailure
 
 if TYPE_CHECKING:
     from megatron_pz.rl.experience import Response

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_pz.config import RolloutConfig
-from megatron_pz.errors import BadInput
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.runtime.errors import BadInput
 
 CPU_BLOCK_SIZE = 32
 """Tokens in a block of the CPU's KV cache: vLLM's kernels take multiples of 32, and a prompt shorter than a block never

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from megatron_pz.errors import one_line
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.runtime.errors import one_line
 
 WeightStream = Iterable[tuple[str, torch.Tensor]]
 

@@ -1,3 +1,3 @@
-from megatron_pz import cpu_backend
+from megatron_pz.runtime import cpu_backend
 
 cpu_backend.install()

@@ -12,7 +12,7 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.transformer.module import Float16Module, MegatronModule
 from megatron.core.utils import get_model_config
 
-from megatron_pz.config import OptimizerConfig, ParallelConfig
+from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
 
 
 def wrap(

@@ -16,24 +16,27 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule
 
-from megatron_pz.config import RunConfig
-from megatron_pz.model.architecture import Architecture, transformer_config
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.validate_parallel import row_shape
+from megatron_pz.config.validate_precision import needs_equal_row_counts, padded_for_fp8
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model.gpt import build_chunks
-from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.model.precision import require_precision, this_machine
-from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, ScoredGroup
+from megatron_pz.model.transformer_config import transformer_config
+from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
-from megatron_pz.rules.layout import row_shape
-from megatron_pz.rules.precision import needs_equal_row_counts, padded_for_fp8
 from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor, MicroBatch, FrozenLogProbs], tuple[torch.Tensor, LossStatistics]]
+LossFunction = Callable[
+    [torch.Tensor, torch.Tensor, MicroBatch, OldAndReferenceLogProbs], tuple[torch.Tensor, LossStatistics]
+]
 """(log-probs_R, entropy_R, the row, its frozen log-probs) -> (the row's part of the step's loss, its statistics)."""
 
 
@@ -49,7 +52,7 @@ class UpdateResult:
     """Summed over all rows of all ranks."""
 
 
-class FrozenPolicy:
+class PolicyModel:
     """A model that gives log-probabilities and streams its weights out.
 
     All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
@@ -116,7 +119,7 @@ class FrozenPolicy:
         def loss(output_R2: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
             return output_R2.new_zeros(()), output_R2.clone()
 
-        outputs = self._run(batches, [FrozenLogProbs()] * len(batches), loss, forward_only=True)
+        outputs = self._run(batches, [OldAndReferenceLogProbs()] * len(batches), loss, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
         return outputs
@@ -124,7 +127,7 @@ class FrozenPolicy:
     def _run(
         self,
         batches: Sequence[MicroBatch],
-        frozen: Sequence[FrozenLogProbs],
+        frozen: Sequence[OldAndReferenceLogProbs],
         loss: Callable[..., tuple[torch.Tensor, Any]],
         *,
         forward_only: bool,
@@ -147,7 +150,7 @@ class FrozenPolicy:
         )
 
 
-class ReferencePolicy(FrozenPolicy):
+class ReferencePolicy(PolicyModel):
     """The run's initial weights, which the KL penalty holds the policy to; on a GPU they wait in host memory."""
 
     def __init__(self, config: RunConfig, topology: Topology) -> None:
@@ -167,7 +170,7 @@ class ReferencePolicy(FrozenPolicy):
             chunk.to(device)
 
 
-class Policy(FrozenPolicy):
+class Policy(PolicyModel):
     """A policy that learns from packed rows."""
 
     def __init__(self, config: RunConfig, topology: Topology) -> None:
@@ -179,7 +182,7 @@ class Policy(FrozenPolicy):
         batches: Sequence[MicroBatch],
         loss_function: LossFunction,
         learning_rate: float,
-        frozen: Sequence[FrozenLogProbs] | None = None,
+        frozen: Sequence[OldAndReferenceLogProbs] | None = None,
     ) -> UpdateResult:
         """One optimizer step on the sum of ``loss_function`` over all rows of all data-parallel ranks.
 
@@ -194,12 +197,12 @@ class Policy(FrozenPolicy):
         to_sum = len(batches) * self.topology.data_parallel_size
 
         def loss(
-            output_R2: torch.Tensor, batch: MicroBatch, row_frozen: FrozenLogProbs
+            output_R2: torch.Tensor, batch: MicroBatch, row_frozen: OldAndReferenceLogProbs
         ) -> tuple[torch.Tensor, dict[str, LossStatistics]]:
             value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, row_frozen)
             return value * to_sum, {"statistics": statistics}
 
-        outputs = self._run(batches, frozen or [FrozenLogProbs()] * len(batches), loss, forward_only=False)
+        outputs = self._run(batches, frozen or [OldAndReferenceLogProbs()] * len(batches), loss, forward_only=False)
         applied, grad_norm = self._step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
         return UpdateResult(grad_norm, applied, self._over_all_ranks(total))

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from torch.distributed.distributed_c10d import _get_default_store
 
-from megatron_pz.config import ParallelConfig
-from megatron_pz.errors import BadInput
-from megatron_pz.rules.layout import expert_tensor_parallel_size
+from megatron_pz.config.schema import ParallelConfig
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
+from megatron_pz.runtime.errors import BadInput
 
 Anything = TypeVar("Anything")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.workers import crashing_writer
-from tests.forked_ranks import ForkedRanks
+from tests.support.forked_ranks import ForkedRanks
 
 STATE = ("weights", "masters", "exp_avg", "exp_avg_sq", "step", "torch", "python")
 PLACES = list(crashing_writer.PLACES)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.torchrun import ROOT
+from tests.support.torchrun import ROOT
 
 WORKER = Path(__file__).parent / "workers" / "checkpoint_worker.py"
 

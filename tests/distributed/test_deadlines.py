@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.distributed.workers import stalling_ranks
-from tests.forked_ranks import ForkedRanks
+from tests.support.forked_ranks import ForkedRanks
 
 PATIENCE = 45.0
 """Seconds until every process must have ended; the deadlines are of 1 and 4 s, the process group's is 60 s."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from tests.torchrun import ROOT, run_workers
+from tests.support.torchrun import ROOT, run_workers
 
 WORKER = Path(__file__).parent / "workers" / "hf_mapping_worker.py"
 TOOL = ROOT / "tools" / "convert_checkpoint.py"

@@ -20,7 +20,7 @@ words=()
 for word; do
   if [[ $word == megatron_pz.train ]]; then unset "words[-1]" && words+=({WORKER}); else words+=("$word"); fi
 done
-if [[ $* == *megatron_pz.arguments* ]]; then exit; fi
+if [[ $* == *megatron_pz.config.parse* ]]; then exit; fi
 exec {sys.executable} "${{words[@]}}"
 """
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, Qwen3Config, Qwen3MoeConfig, SmolLM3Config
 
-from megatron_pz.config import ParallelConfig
+from megatron_pz.config.schema import ParallelConfig
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.distributed.workers.layout_parity import Outcome, one_process, run_layouts
-from tests.forked_ranks import ForkedRanks
+from tests.support.forked_ranks import ForkedRanks
 
 TENSOR = {"tensor_model_parallel_size": 2}
 SEQUENCE = {**TENSOR, "sequence_parallel": True}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config import ParallelConfig
+from megatron_pz.config.schema import ParallelConfig
 from megatron_pz.trainer.topology import Topology
 from tests.distributed.workers.learner_layouts import outcome, run_layouts
-from tests.forked_ranks import ForkedRanks
+from tests.support.forked_ranks import ForkedRanks
 
 LAYOUTS = {
     "data": ParallelConfig(use_distributed_optimizer=True),

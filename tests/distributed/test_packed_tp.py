@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.torchrun import run_workers
+from tests.support.torchrun import run_workers
 
 
 def test_packed_rows_under_tensor_sequence_pipeline_and_context_parallelism(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.torchrun import ROOT, run_workers
+from tests.support.torchrun import ROOT, run_workers
 
 WORKER = Path(__file__).parent / "workers" / "transformer_engine_spec.py"
 STAND_INS = ROOT / "tests" / "stand_ins"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from megatron_pz.config import (
+from megatron_pz.config.schema import (
     DataConfig,
     GameConfig,
     GrpoConfig,
@@ -34,8 +34,8 @@ from tests.distributed.test_layouts import (
     save_random_model,
 )
 from tests.distributed.workers import whole_runs
-from tests.forked_ranks import ForkedRanks
-from tests.tiny_corpus import PASSAGES, write_corpus
+from tests.support.forked_ranks import ForkedRanks
+from tests.support.tiny_corpus import PASSAGES, write_corpus
 
 GAMES = {
     "one policy": (

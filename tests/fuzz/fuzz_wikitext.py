@@ -17,9 +17,9 @@ import time
 import atheris
 
 with atheris.instrument_imports(include=["megatron_pz"]):
-    from megatron_pz.wikipedia import scanner_form
-    from megatron_pz.wikipedia.localization import Wiki
-    from megatron_pz.wikipedia.wikitext import KEEPABLE
+    from megatron_pz.wikitext import scanner_form
+    from megatron_pz.wikitext.extract import KEEPABLE
+    from megatron_pz.wikitext.localization import Wiki
 
     interpreted = scanner_form.load_interpreted()
 

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.gpu.random_model import QWEN3_06B, write_random_model
 from benchmarks.gpu.results import Figure, Goal, Skipped, environment, write_part
-from megatron_pz.config import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.trainer.topology import Topology
 
 ROOT = Path(__file__).resolve().parents[2]

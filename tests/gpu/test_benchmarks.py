@@ -13,10 +13,10 @@ from benchmarks.gpu.measure import matrix_rate
 from benchmarks.gpu.random_model import QWEN3_4B, write_random_model
 from benchmarks.gpu.results import Goal
 from benchmarks.gpu.update_rate import measure_updates, random_groups
-from megatron_pz.config import ModelConfig, TrainingConfig
+from megatron_pz.config.schema import ModelConfig, TrainingConfig
+from megatron_pz.config.validate_precision import machine_refusals
 from megatron_pz.model.precision import this_machine
 from megatron_pz.planning.memory import GIB, plan_memory
-from megatron_pz.rules.precision import machine_refusals
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config

@@ -12,19 +12,20 @@ import torch
 
 from benchmarks.gpu.agreement import against_reference
 from benchmarks.gpu.attention_check import compare_attention
-from megatron_pz.config import GrpoConfig, ModelConfig
-from megatron_pz.model.architecture import Architecture, transformer_config
-from megatron_pz.model.hf_checkpoint import HFTensorSource
+from megatron_pz.checkpoint.checkpoint import Part, load_checkpoint, save_checkpoint
+from megatron_pz.config.schema import GrpoConfig, ModelConfig
+from megatron_pz.config.validate_precision import machine_refusals
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model.precision import this_machine
+from megatron_pz.model.transformer_config import transformer_config
 from megatron_pz.rl.experience import ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.rules.precision import machine_refusals
-from megatron_pz.trainer.checkpoint import Part, load_checkpoint, save_checkpoint
-from megatron_pz.trainer.policy import FrozenPolicy, Policy
+from megatron_pz.trainer.policy import Policy, PolicyModel
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config
-from tests.packed_reference import Reference, random_groups, reference
+from tests.support.packed_reference import Reference, random_groups, reference
 
 FP8 = {
     "hybrid delayed": ModelConfig(fp8_format="hybrid", fp8_recipe="delayed"),
@@ -72,7 +73,7 @@ def test_log_probs_by_precision(
 ) -> None:
     name, model = precision
     config = run_config(weights_dir, model, distributed_optimizer=model.fp8_param_gather)
-    difference = against_reference(FrozenPolicy(config, topology), groups, expected.log_probs)
+    difference = against_reference(PolicyModel(config, topology), groups, expected.log_probs)
     record(f"|Δ log p| against float32, {name}, mean", difference.mean, "nats")
     record(f"|Δ log p| against float32, {name}, max", difference.max, "nats")
     assert difference.mean < LARGEST_MEAN.get(name, 0.5)
@@ -83,7 +84,7 @@ def test_packed_attention(
     topology: Topology, weights_dir: Path, groups: list[ScoredGroup], dtype: torch.dtype, bound: float, record: Record
 ) -> None:
     config = run_config(weights_dir)
-    policy = FrozenPolicy(config, topology)
+    policy = PolicyModel(config, topology)
     (row,) = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     architecture = Architecture.from_hf(weights_dir)
     errors = compare_attention(
@@ -137,7 +138,7 @@ def test_weights_kept_in_fp8_are_exported_as_bfloat16(topology: Topology, weight
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
     source = HFTensorSource(weights_dir)
-    streamed = dict(FrozenPolicy(config, topology).weights())
+    streamed = dict(PolicyModel(config, topology).weights())
     assert {type(tensor) for tensor in streamed.values()} == {torch.Tensor}
     assert {tensor.dtype for tensor in streamed.values()} == {torch.bfloat16}
     rounded = 0

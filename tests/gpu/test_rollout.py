@@ -14,17 +14,17 @@ import torch
 from benchmarks.gpu.agreement import against_rollout, perturb, time_sync
 from benchmarks.gpu.random_model import QWEN3_4B, write_random_model
 from benchmarks.gpu.results import Goal
-from megatron_pz.config import RolloutConfig
-from megatron_pz.model.architecture import Architecture
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.config.validate_precision import machine_refusals
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.precision import this_machine
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.weight_sync import load_weights
-from megatron_pz.rules.precision import machine_refusals
-from megatron_pz.trainer.policy import FrozenPolicy
+from megatron_pz.trainer.policy import PolicyModel
 from megatron_pz.trainer.topology import Topology
 from tests.gpu.conftest import Record, run_config
-from tests.system.rollout_reference import random_prompts
+from tests.support.rollout_reference import random_prompts
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
@@ -57,7 +57,7 @@ def test_rollouts_and_trainer_agree_before_and_after_a_sync(
     config = run_config(model_dir, rollout=ROLLOUTS[name])
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
-    policy = FrozenPolicy(config, topology)
+    policy = PolicyModel(config, topology)
     vocabulary = Architecture.from_hf(model_dir).vocab_size
     prompts = random_prompts(16, vocabulary=vocabulary, shortest=64, longest=256)
     with VllmEngine(model_dir, config.rollout, seed=0, colocated=True) as engine:
@@ -98,7 +98,7 @@ def test_time_of_a_weight_sync_at_the_size_of_qwen3_4b(
     config = run_config(model_4b, rollout=ROLLOUTS[name])
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
-    policy = FrozenPolicy(config, topology)
+    policy = PolicyModel(config, topology)
     with VllmEngine(model_4b, config.rollout, seed=0, colocated=True) as engine:
         found = time_sync(policy, engine)
     del policy

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.gpu.results import Goal
 from tests.gpu.conftest import ROOT, Record
-from tests.system.tiny_run import make_corpus
+from tests.support.tiny_run import make_corpus
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),

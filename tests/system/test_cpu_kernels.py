@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config import RolloutConfig
-from megatron_pz.rollout import cpu_kernels, cpu_sampling
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of vLLM's CPU build")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.torchrun import ROOT, run_workers
+from tests.support.torchrun import ROOT, run_workers
 
 TOOL = ROOT / "tools" / "convert_checkpoint.py"
 NEMO_SIDE = Path(__file__).parent / "workers" / "nemo_side.py"

@@ -19,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = '<mediawiki xml:lang="en"><siteinfo><base>https://en.wikipedia.org/wiki/M</base></siteinfo>\n'
 SMALL_JOBS = (
-    "import runpy, sys; from megatron_pz.wikipedia import streams; "
+    "import runpy, sys; from megatron_pz.wikipedia.read import streams; "
     "streams.JOB_BYTES = dict.fromkeys(streams.JOB_BYTES, 1); "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 )

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_pz.config import RunConfig
+from megatron_pz.checkpoint import checkpoint
+from megatron_pz.checkpoint.sharded_state import restart
+from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.trainer import checkpoint
-from megatron_pz.trainer.sharded_state import restart
-from tests.scripted_run import ScriptedEngine, run_config, run_to_the_end, weights_of, with_fields
+from tests.support.scripted_run import ScriptedEngine, run_config, run_to_the_end, weights_of, with_fields
 
 Outcome = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
 load = checkpoint.load_checkpoint

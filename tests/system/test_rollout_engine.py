@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from torch._dynamo import convert_frame
 
-from megatron_pz.errors import BadInput
 from megatron_pz.rollout import weight_sync
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
 from megatron_pz.rollout.vllm_settings import QUANTIZATION
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.runtime.errors import BadInput
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.system.rollout_reference import (
+from tests.support.rollout_reference import (
     SETTINGS,
     largest_difference,
     perturb,

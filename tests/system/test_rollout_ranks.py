@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.torchrun import run_workers
+from tests.support.torchrun import run_workers
 
 WORKER = Path(__file__).parent / "workers" / "rollout_ranks.py"
 

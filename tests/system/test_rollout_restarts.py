@@ -9,9 +9,9 @@ import pytest
 
 from megatron_pz.rollout import weight_sync
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.rollout.restarting import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.system.rollout_reference import (
+from tests.support.rollout_reference import (
     SETTINGS,
     die_in_step,
     perturb,

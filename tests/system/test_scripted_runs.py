@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from megatron_pz import train
-from megatron_pz.config import (
+from megatron_pz.algorithm.rollouts import Game
+from megatron_pz.algorithm.step_metrics import step_metrics, step_samples, step_work
+from megatron_pz.algorithm.word_entropy import word_entropies
+from megatron_pz.config.schema import (
     RunConfig,
 )
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.errors import BadInput
-from megatron_pz.game import Game
 from megatron_pz.monitoring.compute import Costs
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
-from megatron_pz.step_metrics import step_metrics, step_samples, step_work
-from megatron_pz.uncertainty import word_entropies
-from tests.scripted_run import ScriptedEngine, run_config, run_to_the_end, started_run, weights_of, with_fields
-from tests.tiny_corpus import PASSAGES
+from megatron_pz.runtime.errors import BadInput
+from tests.support.scripted_run import ScriptedEngine, run_config, run_to_the_end, started_run, weights_of, with_fields
+from tests.support.tiny_corpus import PASSAGES
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.monitoring.launches import read_launches
-from megatron_pz.monitoring.scaling import read_point
-from tests.system.tiny_run import make_corpus, metrics_of
-from tests.torchrun import ROOT
+from megatron_pz.reports.scaling import read_point
+from tests.support.tiny_run import make_corpus, metrics_of
+from tests.support.torchrun import ROOT
 
 
 def launch(*flags: str, **variables: str) -> str:

@@ -15,18 +15,18 @@ from transformers import AutoModelForCausalLM
 from megatron_pz import baselines
 from megatron_pz.baselines import MaskExamples, PassageExamples
 from megatron_pz.cold_start import ExampleMaker, cold_start
-from megatron_pz.config import (
+from megatron_pz.config.schema import (
     RunConfig,
 )
-from megatron_pz.errors import BadInput
+from megatron_pz.config.validate_parallel import RowShape
 from megatron_pz.rl.experience import MicroBatch
-from megatron_pz.rules.layout import RowShape
-from megatron_pz.supervised import Plan, Source, run_supervised
-from megatron_pz.train import open_passages, open_tokenizer
+from megatron_pz.run.inputs import open_passages, open_tokenizer
+from megatron_pz.run.supervised import Plan, Source, run_supervised
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer import policy as policy_module
 from megatron_pz.trainer.policy import Policy, UpdateResult
-from tests.scripted_run import run_config, run_to_the_end, with_fields
-from tests.tiny_corpus import PASSAGES, write_corpus
+from tests.support.scripted_run import run_config, run_to_the_end, with_fields
+from tests.support.tiny_corpus import PASSAGES, write_corpus
 
 RATE = 1e-3
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_pz.trainer import checkpoint_files
-from tests.system.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
-from tests.torchrun import run_workers
+from megatron_pz.checkpoint import checkpoint_files
+from tests.support.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
+from tests.support.torchrun import run_workers
 
 FAILING_RUN = Path(__file__).parent / "workers" / "failing_run.py"
 

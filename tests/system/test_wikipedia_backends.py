@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
-from megatron_pz.wikipedia.options import OutputOptions, PreprocessOptions
-from megatron_pz.wikipedia.pipeline import preprocess
+from megatron_pz.wikipedia.pipeline.options import OutputOptions, PreprocessOptions
+from megatron_pz.wikipedia.pipeline.pipeline import preprocess
 
 ASSETS = Path(__file__).resolve().parents[2] / ".cache" / "quickstart" / "assets"
 ARTICLES = 40

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # Megatron-Core takes seconds to import: only where a test as
 @pytest.fixture(scope="module")
 def topology() -> Iterator[Topology]:
     """A run of one rank in pytest's own process, while the tests of a module last."""
-    from megatron_pz.config import ParallelConfig
+    from megatron_pz.config.schema import ParallelConfig
     from megatron_pz.trainer.topology import Topology
 
     alone = Topology.start(ParallelConfig(), seed=1)
@@ -26,8 +26,8 @@ def topology() -> Iterator[Topology]:
 
 @pytest.fixture(scope="module")
 def saved(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkpoints of a ``tests.trainee.Trainee`` after one step and after two; not to be changed."""
-    from tests.trainee import Trainee
+    """A directory with the checkpoints of a ``Trainee`` after one step and after two; not to be changed."""
+    from tests.support.trainee import Trainee
 
     folder = tmp_path_factory.mktemp("saved")
     trainee = Trainee()

@@ -167,7 +167,7 @@ def test_a_changed_lock_updates_the_environment_in_place(checkout: Checkout) -> 
 
 
 def test_a_changed_scanner_is_compiled_again(checkout: Checkout) -> None:
-    scanner = checkout.root / "megatron_pz/wikipedia/scanner/scan.py"
+    scanner = checkout.root / "megatron_pz/wikitext/scanner/scan.py"
     scanner.parent.mkdir(parents=True)
     scanner.write_text("old")
     checkout.run()

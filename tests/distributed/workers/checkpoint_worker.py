@@ -23,11 +23,11 @@ from unittest import mock
 
 import torch
 
-from megatron_pz.config import OptimizerConfig, ParallelConfig
-from megatron_pz.errors import exits_with_one_line
-from megatron_pz.trainer import checkpoint
+from megatron_pz.checkpoint import checkpoint
+from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
+from megatron_pz.run.signals import StopRequest
+from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.optimizer import learning_rate, set_learning_rate, wrap
-from megatron_pz.trainer.signals import StopRequest
 from megatron_pz.trainer.topology import Topology
 
 from megatron.core.distributed import DistributedDataParallel  # isort: skip
@@ -309,7 +309,7 @@ def fail_to_write(trainee: Trainee) -> None:
     full = OSError(28, "No space left on device")
     for name in (
         "megatron.core.dist_checkpointing.serialization.save_config",
-        "megatron_pz.trainer.checkpoint_files.flush",
+        "megatron_pz.checkpoint.checkpoint_files.flush",
     ):
         if trainee.topology.rank == 0:
             with mock.patch(name, side_effect=full):

@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
-from megatron_pz.config import ParallelConfig
-from megatron_pz.trainer import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.checkpoint import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.config.schema import ParallelConfig
 from megatron_pz.trainer.topology import Topology
 from tests.distributed.workers.checkpoint_worker import Trainee
 

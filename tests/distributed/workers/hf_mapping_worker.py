@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
-from megatron_pz.config import ModelConfig, ParallelConfig
-from megatron_pz.model.architecture import Architecture, transformer_config
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model.gpt import build_model
-from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
+from megatron_pz.model.transformer_config import transformer_config
 
 from megatron.core import parallel_state, tensor_parallel  # isort: skip
 

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_pz.config import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.checkpoint.sharded_state import Part, stage_tensors
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import hf_stream
-from megatron_pz.model.hf_checkpoint import HFTensorSource
-from megatron_pz.rl.experience import FrozenLogProbs, MicroBatch, ScoredGroup
+from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer.policy import Policy
-from megatron_pz.trainer.sharded_state import Part, stage_tensors
 from megatron_pz.trainer.topology import Topology
-from tests.packed_reference import random_groups
+from tests.support.packed_reference import random_groups
 
 from megatron.core import parallel_state  # isort: skip
 
@@ -85,7 +85,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
     loss = partial(policy_loss, grpo=GrpoConfig(grpo_clamp_eps_lower=0.9, grpo_clamp_eps_upper=9.0))
     before = policy.log_probs(rows)
     results = [policy.update(rows, loss, LEARNING_RATE)]
-    frozen = [FrozenLogProbs(old_R) for old_R in before] or None
+    frozen = [OldAndReferenceLogProbs(old_R) for old_R in before] or None
     results += [policy.update(rows, loss, LEARNING_RATE, frozen) for _ in range(UPDATES - 1)]
     if parallel.overlap_param_gather:
         _require_a_checkpoint_of_the_updated_weights(policy, topology)

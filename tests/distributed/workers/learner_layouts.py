@@ -9,7 +9,9 @@ import torch
 import torch.distributed as dist
 from transformers import AutoTokenizer
 
-from megatron_pz.config import (
+from megatron_pz.algorithm.learner import make_learners
+from megatron_pz.algorithm.word_entropy import word_entropies
+from megatron_pz.config.schema import (
     GameConfig,
     GrpoConfig,
     ModelConfig,
@@ -20,9 +22,7 @@ from megatron_pz.config import (
     TrainingConfig,
 )
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.learner import make_learners
 from megatron_pz.trainer.topology import Topology
-from megatron_pz.uncertainty import word_entropies
 from tests.distributed.workers.layout_parity import MICRO_BATCH_TOKENS, experience
 
 from megatron.core import parallel_state  # isort: skip

@@ -15,18 +15,19 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_pz.config import ModelConfig, ParallelConfig
-from megatron_pz.model.architecture import Architecture, transformer_config
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model.gpt import build_model
-from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.model.packed_forward import packed_forward
+from megatron_pz.model.transformer_config import transformer_config
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.rl.packing import LossWeighting, pack_groups
 from megatron_pz.trainer.topology import Topology
-from tests.packed_reference import (
+from tests.support.packed_reference import (
     Reference,
     assert_gradients_equal,
     assert_log_probs_equal,

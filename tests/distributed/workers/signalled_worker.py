@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 
-from megatron_pz.trainer.signals import StopRequest
+from megatron_pz.run.signals import StopRequest
 
 
 def any_rank(flag: bool) -> bool:

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from megatron_pz.deadlines import Watchdog
-from megatron_pz.errors import BadInput, exits_with_one_line
-from megatron_pz.trainer.signals import StopRequest
+from megatron_pz.run.signals import StopRequest
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.watchdog import Watchdog
 
 HEARTBEAT_TIMEOUT = 4.0
 CULPRIT = 1

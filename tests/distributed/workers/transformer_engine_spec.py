@@ -14,18 +14,18 @@ from pathlib import Path
 import torch
 import transformer_engine.pytorch as te
 
-from megatron_pz.config import GrpoConfig, ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.checkpoint.checkpoint import Part, load_checkpoint, load_model_weights, save_checkpoint
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import layers
 from megatron_pz.model.attention import SharedPromptAttention
-from megatron_pz.model.hf_checkpoint import HFTensorSource
 from megatron_pz.model.hf_mapping import source_of
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer import policy as policy_module
-from megatron_pz.trainer.checkpoint import Part, load_checkpoint, load_model_weights, save_checkpoint
-from megatron_pz.trainer.policy import FrozenPolicy, Policy
+from megatron_pz.trainer.policy import Policy, PolicyModel
 from megatron_pz.trainer.topology import Topology
-from tests.packed_reference import Reference, random_groups, reference
+from tests.support.packed_reference import Reference, random_groups, reference
 
 from megatron.core.extensions import transformer_engine as wrappers  # isort: skip
 
@@ -34,11 +34,11 @@ SHAPES = [(20, (6, 9, 4)), (11, (5, 5, 3))]
 FP8 = {"delayed": "TEDelayedScaling", "tensorwise": "Float8CurrentScaling", "blockwise": "Float8BlockScaling"}
 
 
-def built(folder: Path, topology: Topology, model: ModelConfig) -> FrozenPolicy:
-    return FrozenPolicy(RunConfig(model=replace(model, hf_model=str(folder))), topology)
+def built(folder: Path, topology: Topology, model: ModelConfig) -> PolicyModel:
+    return PolicyModel(RunConfig(model=replace(model, hf_model=str(folder))), topology)
 
 
-def largest_difference(policy: FrozenPolicy, expected: Reference) -> float:
+def largest_difference(policy: PolicyModel, expected: Reference) -> float:
     """|log p - log p of transformers| over the response tokens of packed rows."""
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
     rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
@@ -52,7 +52,7 @@ def largest_difference(policy: FrozenPolicy, expected: Reference) -> float:
     return largest
 
 
-def check_modules(policy: FrozenPolicy) -> None:
+def check_modules(policy: PolicyModel) -> None:
     """Fused norms, our attention, and every parameter known to the mapping under a name of its own."""
     (model,) = policy.chunks
     for layer in model.decoder.layers:
@@ -71,7 +71,7 @@ def check_modules(policy: FrozenPolicy) -> None:
     assert len(behind) == len(set(behind))
 
 
-def linear_layers(policy: FrozenPolicy) -> Iterator[te.Linear]:
+def linear_layers(policy: PolicyModel) -> Iterator[te.Linear]:
     """Those of Transformer Engine, in order."""
     return (module for module in policy.chunks[0].modules() if isinstance(module, te.Linear))
 
@@ -119,7 +119,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
     assert all(torch.equal(*pair) for pair in zip(policy.log_probs(rows), resumed.log_probs(rows), strict=True))
 
 
-def check_reading_on_a_cpu(folder: Path, topology: Topology, run: Path, written: FrozenPolicy) -> None:
+def check_reading_on_a_cpu(folder: Path, topology: Topology, run: Path, written: PolicyModel) -> None:
     """Where a checkpoint of a GPU is converted its layers are Megatron-Core's local ones."""
     layers._local_layer = LOCAL_LAYER
     local = built(folder, topology, ModelConfig())
@@ -130,7 +130,7 @@ def check_reading_on_a_cpu(folder: Path, topology: Topology, run: Path, written:
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in local.weights())
 
 
-def decoder_layers(policy: FrozenPolicy) -> list[torch.nn.Module]:
+def decoder_layers(policy: PolicyModel) -> list[torch.nn.Module]:
     return list(policy.chunks[0].decoder.layers)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from megatron_pz import train
-from megatron_pz.config import RunConfig
-from megatron_pz.rollout import restarting
-from tests import scripted_run
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.rollout import fault_tolerance as restarting
+from tests.support import scripted_run
 
 
 def run(config: RunConfig, result: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_pz import train
 from megatron_pz.rollout.engine import VllmEngine
-from tests.system.rollout_reference import die_in_step
+from tests.support.rollout_reference import die_in_step
 
 
 def plan_failures(deeds: dict[int, str]) -> None:

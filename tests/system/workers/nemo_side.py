@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformer_engine.pytorch as te
 
-from megatron_pz import cpu_backend
+from megatron_pz.runtime import cpu_backend
 
 
 class Attention(torch.nn.Module):

@@ -18,7 +18,7 @@ from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.weight_sync import load_weights
 from tests.conftest import TINY_VOCAB_SIZE
-from tests.system.rollout_reference import (
+from tests.support.rollout_reference import (
     SETTINGS,
     largest_difference,
     perturb,

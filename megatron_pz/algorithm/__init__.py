@@ -1,0 +1,1 @@
+"""PretrainZero itself: rollouts of both roles, rewards, advantages, one update a step."""

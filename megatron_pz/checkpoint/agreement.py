@@ -1,0 +1,33 @@
+"""Local work that may fail on one rank must fail on all of them, or the others wait in a collective for nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.distributed as dist
+
+from megatron_pz.runtime.errors import brief
+
+
+class AgreedProblem(Exception):
+    """Some rank could not do its part; raised on all ranks, with the same words. Names the rank and the cause."""
+
+
+def agree(problem: str | None) -> None:
+    """Raise AgreedProblem on every rank if any rank brings a problem. A collective."""
+    problems: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    for rank, found in enumerate(problems):
+        if found is not None:
+            raise AgreedProblem(f"rank {rank}: {found}")
+
+
+def together(action: Callable[[], object], only_rank: int | None = None) -> None:
+    """Do local work on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective."""
+    problem = None
+    if only_rank in (None, dist.get_rank()):
+        try:
+            action()
+        except Exception as error:
+            problem = brief(error) if isinstance(error, OSError) else f"{type(error).__name__}: {brief(error)}"
+    agree(problem)

@@ -1,0 +1,187 @@
+"""A checkpoint folder as files: names, the record of the latest, sealing, retention, repair after a crash. No tensors.
+
+A checkpoint is complete once its folder has its final name, and that name is given by one rename after everything in it
+has reached the disk. Whatever is interrupted before leaves a hidden folder, which the next save removes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.runtime.errors import BadInput, brief
+
+logger = logging.getLogger(__name__)
+
+LATEST = "latest_checkpointed_iteration.txt"
+RUN_STATE = "run_state.json"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay. The latest always does."""
+
+    keep_last: int = 0
+    """The newest so many; 0: all of them."""
+    keep_every: int = 0
+    """Those whose iteration is a multiple of this, for good; 0: no others than the newest."""
+
+    def expired(self, iterations: list[int], latest: int | None) -> list[int]:
+        """The iterations whose checkpoints may go, oldest first."""
+        if self.keep_last == 0:
+            return []
+        old = sorted(iterations)[: -self.keep_last]
+        return [each for each in old if each != latest and (not self.keep_every or each % self.keep_every)]
+
+
+# ---- names and records -----------------------------------------------------------------------------------------------
+
+
+def folder_of(root: Path, iteration: int) -> Path:
+    """Where the checkpoint of an iteration lies, complete or not there."""
+    return root / f"iter_{iteration:07d}"
+
+
+def partial_folder(root: Path, iteration: int) -> Path:
+    """Where it lies while it is written or deleted."""
+    return root / f".{folder_of(root, iteration).name}.tmp"
+
+
+def rank_file(rank: int) -> str:
+    """Name of the file with a rank's own state."""
+    return f"rank_{rank:05d}.pt"
+
+
+def iterations(root: Path) -> Iterator[int]:
+    """Of all complete checkpoints."""
+    for path in root.glob("iter_*"):
+        number = path.name.removeprefix("iter_")
+        if number.isdecimal() and (path / RUN_STATE).is_file():
+            yield int(number)
+
+
+def latest_iteration(directory: str | Path) -> int | None:
+    """Iteration of the newest complete checkpoint, None where there is none. BadInput if the record is broken."""
+    record = Path(directory) / LATEST
+    try:
+        text = record.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{record} cannot be read: {error}") from None
+    if not text.isdecimal():
+        raise BadInput(f"{record} holds {text[:40]!r} where the number of an iteration should stand")
+    return int(text)
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """The content of run_state.json, once every file that it lists is there in its full size. BadInput otherwise."""
+    record = folder / RUN_STATE
+    try:
+        header = json.loads(record.read_text())
+        sizes = header["files"]
+        damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({brief(error)})") from None
+    if damaged:
+        name = damaged[0]
+        raise BadInput(
+            f"the checkpoint {folder} is damaged: {name} has {_size(folder / name)} bytes instead of {sizes[name]}; "
+            "resume from an older one"
+        )
+    return header
+
+
+def free_space(root: Path) -> str:
+    """Of the file system, in words."""
+    try:
+        return f"{shutil.disk_usage(root).free / 2**30:.1f} GiB are free there"
+    except OSError as error:
+        return brief(error)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def make_partial(partial: Path) -> None:
+    """An empty folder to write into. Clears what killed runs left in the folder around it."""
+    root = partial.parent
+    root.mkdir(parents=True, exist_ok=True)
+    put_back_replaced(root)
+    for leftover in root.glob(".iter_*.tmp"):  # of a run that was killed while it wrote or pruned
+        shutil.rmtree(leftover)
+    partial.mkdir()
+
+
+def put_back_replaced(root: Path) -> None:
+    """Undo a replacement (see :func:`complete`) that was cut in two; or finish one that only left the old one over."""
+    for replaced in root.glob(".iter_*.old"):
+        final = root / replaced.name.removeprefix(".").removesuffix(".old")
+        if final.exists():
+            shutil.rmtree(replaced)
+        else:
+            os.replace(replaced, final)
+
+
+def complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
+    """Seal the partial folder, give it its name, and only then call it the latest."""
+    contents = sorted(partial.rglob("*"))
+    sizes = {str(path.relative_to(partial)): path.stat().st_size for path in contents if path.is_file()}
+    (partial / RUN_STATE).write_text(json.dumps({**header, "files": sizes}, indent=1) + "\n")
+    for path in (partial / RUN_STATE, *contents, partial):
+        flush(path)
+    record = _record_in_waiting(final.parent)
+    record.write_text(f"{header['iteration']}\n")
+    flush(record)
+    # From here on nothing needs space.
+    replaced = final.with_name(f".{final.name}.old")
+    if final.exists():  # the same iteration, done again after resuming from an earlier one
+        os.replace(final, replaced)
+    os.replace(partial, final)
+    flush(final.parent)
+    os.replace(record, final.parent / LATEST)
+    flush(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def clean_up(partial: Path) -> None:
+    """Leave the folder as it was before a failed write, as far as its disk allows."""
+    shutil.rmtree(partial, ignore_errors=True)
+    with suppress(OSError):
+        _record_in_waiting(partial.parent).unlink(missing_ok=True)
+        put_back_replaced(partial.parent)
+
+
+def prune(root: Path, retention: Retention) -> None:
+    """Delete the checkpoints that have expired. One that cannot be deleted is a warning."""
+    for iteration in retention.expired(list(iterations(root)), latest_iteration(root)):
+        folder, doomed = folder_of(root, iteration), partial_folder(root, iteration)
+        try:
+            os.replace(folder, doomed)  # hidden first: a checkpoint that is half deleted must not look whole
+            shutil.rmtree(doomed)
+        except OSError as error:
+            logger.warning("the old checkpoint %s could not be deleted: %s", folder, error)
+
+
+def flush(path: Path) -> None:
+    """Make sure that the file, or the names in the folder, have reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _record_in_waiting(root: Path) -> Path:
+    return root / f".{LATEST}.tmp"

@@ -1,0 +1,360 @@
+"""Weights and optimizer on disk: Megatron-Core's torch_dist format, which any parallel layout can read.
+
+Tensors are written by the training process itself, in its own thread or in one beside it. Megatron-Core's own writer
+forks a process for every file and spawns a manager that imports the main module again: not to be done in a process with
+a living vLLM engine and its threads.
+
+Ranks that hold the same tensors, data parallel ones above all, share the work (``--ckpt-fully-parallel-save`` and
+``-load`` of Megatron-LM): each of them writes, and reads, a part, and what is read travels over their network. The
+file system gives every byte of a checkpoint once, however many ranks resume from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.dict_utils import merge
+from megatron.core.dist_checkpointing.exchange_utils import determine_main_replica_uniform_distribution
+from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    distribute_main_replicas_with_precomputed_distribution,
+)
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
+from megatron.core.dist_checkpointing.validation import StrictHandling
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.utils import unwrap_model
+from torch.distributed import checkpoint as torch_checkpoint
+from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
+from torch.distributed.checkpoint.planner import SavePlan, WriteItem
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.utils import _DistWrapper
+
+from megatron_pz.checkpoint.agreement import AgreedProblem, agree
+from megatron_pz.checkpoint.transformer_engine_state import PlainTensors, fill, without_extra_states
+from megatron_pz.runtime.errors import BadInput, brief
+from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
+
+# Moments and master weights are stored as tensors of the model's shapes and by the model's names, so that a run can
+# resume in another layout: also in one where experts have an optimizer of their own, or no longer have it.
+_SHARDING = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "distrib_optim_fully_reshardable_mem_efficient": False,
+    "chained_optim_avoid_prefix": True,
+}
+_NUMBERED = "chained_"
+"""Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
+_NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
+"""What the names of tensors begin with that are none of a model's weights."""
+_GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
+"""What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model with its optimizer: what a checkpoint holds one of, or several by name."""
+
+    chunks: Sequence[MegatronModule]
+    """As built or as wrapped."""
+    optimizer: MegatronOptimizer | None
+    """None: the weights only."""
+
+
+Parts = Mapping[str, Part]
+"""By name. The names of a part's tensors begin with it; a run's only part has the empty name."""
+
+
+class StagedTensors:
+    """This rank's part of a checkpoint: what goes into which file is settled among the ranks, nothing is written yet.
+
+    :meth:`write` is local work and may run in a thread beside the training; :meth:`seal` ends it on all ranks together.
+    """
+
+    def __init__(self, strategy: _StagedSave, finalize: Callable[[], None]) -> None:
+        self._strategy, self._finalize = strategy, finalize
+        self._results: list[WriteResult] = []
+
+    def write(self) -> None:
+        """Write and flush this rank's file. Raises whatever the disk does."""
+        self._results = self._strategy.write()
+
+    def seal(self) -> None:
+        """Write the index of all ranks' files, after every rank has written. A collective; AgreedProblem on failure."""
+        problem = None
+        try:
+            self._strategy.write_index(self._results)
+            self._finalize()
+        except (OSError, RuntimeError) as error:  # rank 0 alone, in _finalize: the others wait in its barrier
+            problem = brief(error)
+            dist.barrier()
+        agree(problem)
+
+
+def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
+    """Plan how the models, and their optimizers' states if there are any, go into an existing folder. A collective.
+
+    Args:
+        copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise
+            they are read when they are written, and must not change until then.
+
+    Raises AgreedProblem on all ranks if one failed.
+
+    Megatron-Core lets rank 0 alone write two small files, before and after the tensors. When the first one fails,
+    rank 0 joins the collective in which the others already wait for it.
+    """
+    for part in parts.values():
+        gather_weights(part.chunks)
+    return stage_state(_sharded_states(parts), folder, copy=copy, metadata=_SHARDING)
+
+
+def stage_state(state: dict[str, Any], folder: Path, *, copy: bool, metadata: Mapping[str, Any]) -> StagedTensors:
+    """:func:`stage_tensors` for a sharded state dict as it is; ``metadata`` is stored with it."""
+    strategy = _StagedSave(copy)
+    try:
+        request = dist_checkpointing.save(
+            state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(metadata)
+        )
+    except (OSError, RuntimeError) as error:
+        if not strategy.entered:
+            agree(brief(error))
+        raise
+    return StagedTensors(strategy, request.finalize_fns[-1])
+
+
+def load_tensors(folder: Path, parts: Parts) -> None:
+    """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
+
+    Optimizers keep their own settings (weight decay, betas, epsilon), not those that the checkpoint was written with.
+    Raises BadInput if the checkpoint is of another model; for files that cannot be read, whatever the readers raise.
+    """
+    states = _sharded_states(parts, is_loading=True)
+    strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), _ranks_with_the_same())
+    everything, unasked, absent = dist_checkpointing.load(
+        states, str(folder), strategy, strict=StrictHandling.RETURN_ALL
+    )
+    prefixes = [_prefix(name) for name in parts]
+    names = {key: key.removeprefix(prefix) for key in unasked for prefix in prefixes if key.startswith(prefix)}
+    if absent and any(name.startswith(_NUMBERED) for name in names.values()):
+        raise BadInput(
+            f"{folder} was written by an earlier version of this program, which named the optimizer's state of shared "
+            "experts otherwise: resume it with that one"
+        )
+    unasked = {key for key, name in names.items() if not name.startswith(_NO_WEIGHTS)}
+    unasked, absent = set(without_extra_states(unasked)), set(without_extra_states(absent))
+    if unasked or absent:
+        raise BadInput(
+            f"the checkpoint {folder} is of another model: {min(unasked or absent)} is only in "
+            f"{'the checkpoint' if unasked else 'this model'} ({len(unasked)} and {len(absent)} such tensors)"
+        )
+    for name, part in parts.items():
+        loaded = everything[name] if name else everything
+        for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
+            fill(unwrap_model(chunk), loaded[key])
+        if part.optimizer is not None:
+            part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
+            use_own_settings(part.optimizer)
+
+
+def _ranks_with_the_same() -> dist.ProcessGroup:
+    """The ranks among which tensors are replicated: all of it where they are dense, in part where they are experts'."""
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
+def _share_out(state: dict[str, Any]) -> None:
+    """Settle which of the ranks that hold a tensor writes it, so that all write alike much."""
+    ranks = _ranks_with_the_same()
+    distribution = determine_main_replica_uniform_distribution(state, ranks)
+    distribute_main_replicas_with_precomputed_distribution(state, ranks, distribution)
+
+
+def optimizer_kind(optimizer: MegatronOptimizer) -> str:
+    """Megatron-Core's classes at work: what a checkpoint's optimizer state can be loaded into."""
+    return "+".join(type(part).__name__ for part in _parts(optimizer))
+
+
+def has_stepped(optimizer: MegatronOptimizer) -> bool:
+    """Whether there are moments yet."""
+    return any(part.optimizer.state for part in _parts(optimizer))
+
+
+def restart(optimizer: MegatronOptimizer) -> None:
+    """As at the start of a run: no moments, master weights equal to the model's."""
+    for part in _parts(optimizer):
+        part.optimizer.state.clear()
+        for group in part.optimizer.param_groups:
+            group.pop("step", None)  # where Transformer Engine's Adam counts
+    optimizer.reload_model_params()
+
+
+class _StagedSave(TorchDistSaveShardedStrategy):
+    """Megatron-Core's torch_dist format in the three phases of torch's own writer: plan, write, index.
+
+    Planning and indexing are collectives, and stay in the thread that trains; writing is not.
+    """
+
+    def __init__(self, copy: bool) -> None:
+        super().__init__("torch_dist", 1)
+        self.copy = copy
+        self.entered = False
+
+    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> AsyncRequest:
+        """Called by ``dist_checkpointing.save``, which adds its own last step to the request."""
+        self.entered = True
+        agree(None)  # the counterpart of stage_tensors' agree, should rank 0 have failed on its way here
+        _share_out(sharded_state_dict)
+        flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
+        self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
+        self._ranks = _DistWrapper(None, True, 0)
+        planner = PlainTensors(dedup_replicated_tensors=False, flatten_state_dict=False)
+
+        def local_plan() -> SavePlan:
+            planner.set_up_planner(mcore_to_pyt_state_dict(flat, False), None, self._ranks.is_coordinator)
+            return self._writer.prepare_local_plan(planner.create_local_plan())
+
+        def global_plan(plans: list[SavePlan]) -> list[SavePlan]:
+            plans, self._metadata = planner.create_global_plan(plans)
+            return self._writer.prepare_global_plan(plans)
+
+        with _agreed():
+            self._plan = planner.finish_plan(self._ranks.reduce_scatter("plan", local_plan, global_plan))
+        self._contents: Any = _Copies(self._plan, planner) if self.copy else planner
+        return AsyncRequest(None, (), [])
+
+    def write(self) -> list[WriteResult]:
+        done = self._writer.write_data(self._plan, self._contents)
+        return done.wait()
+
+    def write_index(self, results: list[WriteResult]) -> None:
+        def write(of_all_ranks: list[list[WriteResult]]) -> None:
+            self._writer.finish(self._metadata, of_all_ranks)
+
+        with _agreed():
+            self._ranks.all_reduce("index", lambda: results, write)
+
+
+class _Copies:
+    """Answers torch's writer, in the planner's place, with copies that were taken when this was made."""
+
+    def __init__(self, plan: SavePlan, planner: MCoreSavePlanner) -> None:
+        self._copies = {}
+        for item in plan.items:
+            content = planner.resolve_data(item)
+            if isinstance(content, torch.Tensor):  # anything else has been pickled into bytes already
+                content = content.detach().to("cpu", copy=True)
+            self._copies[item.index] = content
+
+    def resolve_data(self, item: WriteItem) -> torch.Tensor | BytesIO:
+        return self._copies[item.index]
+
+
+@contextmanager
+def _agreed() -> Iterator[None]:
+    """What torch raises on all ranks together, as an AgreedProblem."""
+    try:
+        yield
+    except TorchCheckpointException as failed:
+        rank, (error, _) = next(iter(failed.failures.items()))
+        raise AgreedProblem(f"rank {rank}: {brief(error)}") from None
+
+
+def _names(chunks: Sequence[MegatronModule]) -> list[str]:
+    """The keys of ``megatron.training``."""
+    return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
+
+
+def _prefix(name: str) -> str:
+    """What the names of a part's tensors begin with."""
+    return f"{name}." if name else ""
+
+
+def _sharded_states(parts: Parts, is_loading: bool = False) -> dict[str, Any]:
+    """A part without a name lies at the top, as megatron.training has it; the others under their names."""
+    states: dict[str, Any] = {}
+    for name, part in parts.items():
+        state = _sharded_state(part, is_loading)
+        add_prefix_for_sharding(state, _prefix(name))
+        states |= {name: state} if name else state
+    return states
+
+
+def _sharded_state(part: Part, is_loading: bool) -> dict[str, Any]:
+    state = {
+        name: unwrap_model(chunk).sharded_state_dict(metadata=dict(_SHARDING))
+        for name, chunk in zip(_names(part.chunks), part.chunks, strict=True)
+    }
+    if part.optimizer is not None:
+        if is_loading:
+            _allocate_state(part.optimizer)
+        state["optimizer"] = part.optimizer.sharded_state_dict(
+            dict(state), is_loading=is_loading, metadata=dict(_SHARDING)
+        )
+    return state
+
+
+def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, Any]:
+    """A loaded state in the optimizer's own form, which may differ from that in which it was saved.
+
+    Where ranks share experts, Megatron-Core gives these an optimizer of their own and numbers the states of the two;
+    else one optimizer has all parameters. The tensors are the same. What is no tensor lies where the saved form has it.
+    """
+    numbered = {key: value for key, value in loaded.items() if isinstance(key, int)}
+    unnumbered = {key: value for key, value in loaded.items() if key not in numbered}
+    saved_numbered = bool(numbered) and _are_saved(_groups(numbered[0]))
+    own = getattr(optimizer, "chained_optimizers", [optimizer])
+    if saved_numbered == (len(own) > 1):
+        return loaded
+    if saved_numbered:
+        return merge(_saved_settings(own[0], numbered[0]), unnumbered)
+    return {number: merge(_saved_settings(part, unnumbered), numbered[number]) for number, part in enumerate(own)}
+
+
+def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """What was saved beside the tensors, as one optimizer takes it: the settings of each of its own groups."""
+    own = deepcopy(saved)
+    by_group = {tuple(group[key] for key in _GROUP_OF): group for group in reversed(_groups(saved))}
+    _groups(own)[:] = [
+        by_group[tuple(group[key] for key in _GROUP_OF)] | {"is_expert_parallel": group["is_expert_parallel"]}
+        for group in part.param_groups
+    ]
+    return own
+
+
+def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The groups of parameters in an optimizer's state, wherever its class has them."""
+    return state.get("optimizer", state).get("param_groups", [])
+
+
+def _are_saved(groups: list[dict[str, Any]]) -> bool:
+    """Whether groups have their settings, which are saved, and not only their parameters' numbers, which are not."""
+    return bool(groups) and _GROUP_OF[0] in groups[0]
+
+
+def _allocate_state(optimizer: MegatronOptimizer) -> None:
+    """The distributed optimizer's loader expects that torch's Adam has a state already."""
+    for part in _parts(optimizer):
+        if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
+            part._init_optimizer_states_with_dummy_values()
+
+
+def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
+    """The optimizers that Megatron-Core chained, one a kind of parameter, without those that own no parameter here."""
+    chained = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [part for part in chained if not part.is_stub_optimizer]

@@ -1,0 +1,1 @@
+"""Hugging Face model directories: the configuration, the index of tensors, the files."""

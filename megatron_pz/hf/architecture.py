@@ -1,0 +1,155 @@
+"""The architecture that a Hugging Face config.json describes.
+
+To add a model family, add a row to :data:`FAMILIES` and a table of weight names to ``megatron_pz.model.hf_mapping``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.hf.config import HFConfigReader, read_json, refuse_variants, rotary_base
+from megatron_pz.runtime.errors import BadInput
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a Hugging Face ``model_type`` differs from a plain transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
+
+    qk_norm: bool = False
+    """RMSNorm over each head of the queries and of the keys, before RoPE."""
+    derives_heads: bool = False
+    """config.json may leave out head_dim (then hidden / heads) and num_key_value_heads (then num_attention_heads)."""
+    has_experts: bool = False
+    """Layers may hold a mixture of experts instead of one MLP."""
+    skips_rope: bool = False
+    """Some layers have no position embedding."""
+    rotary_base: float = 10_000.0
+    """RoPE's theta where config.json does not tell it."""
+    tied_embeddings: bool = False
+    """The output layer is the embedding where config.json does not tell."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(derives_heads=True),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, has_experts=True),
+    "smollm3": Family(derives_heads=True, skips_rope=True, rotary_base=2_000_000.0, tied_embeddings=True),
+}
+
+
+@dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: a router sends every token to a few of many small MLPs."""
+
+    number: int
+    per_token: int
+    ffn_hidden_size: int
+    """Width of one expert."""
+    normalized: bool
+    """A token's weights for its experts are divided by their sum."""
+    in_layer: tuple[bool, ...]
+    """For every layer whether it has experts; the others have one MLP of the architecture's ``ffn_hidden_size``."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The sizes of a causal language model, in Megatron-Core's terms where the two worlds differ."""
+
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    """Key/value heads."""
+    kv_channels: int
+    """Width of one head; heads times this need not be hidden_size."""
+    vocab_size: int
+    """Rows of the Hugging Face embedding, without Megatron's padding."""
+    max_position_embeddings: int
+    layernorm_epsilon: float
+    rotary_base: float
+    tied_embeddings: bool
+    """The output layer is the embedding; the checkpoint has no lm_head."""
+    experts: Experts | None = None
+    """None: every layer has one MLP."""
+    layers_without_rope: tuple[int, ...] = ()
+    """Numbers from 0."""
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
+    def all_layers_are_sparse(self) -> bool:
+        """No layer has an MLP of ``ffn_hidden_size``."""
+        return self.experts is not None and all(self.experts.in_layer)
+
+    @classmethod
+    def from_hf(cls, directory: str | Path) -> Architecture:
+        """Read ``directory/config.json``.
+
+        Raises BadInput where the file is missing or damaged, or the model is of another family or variant.
+        """
+        path = Path(directory) / "config.json"
+        raw = read_json(path)
+        model_type = raw.get("model_type")
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            raise BadInput(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
+        refuse_variants(raw, path)
+        family, read = FAMILIES[model_type], HFConfigReader(raw, path)
+        heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
+        layers = read.size("num_hidden_layers")
+        groups = read.size("num_key_value_heads", default=heads if family.derives_heads else None)
+        if heads % groups:
+            raise BadInput(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
+        return cls(
+            model_type=model_type,
+            num_layers=layers,
+            hidden_size=hidden,
+            ffn_hidden_size=read.size("intermediate_size"),
+            num_attention_heads=heads,
+            num_query_groups=groups,
+            kv_channels=read.size("head_dim", default=hidden // heads if family.derives_heads else None),
+            vocab_size=read.size("vocab_size"),
+            max_position_embeddings=read.size("max_position_embeddings"),
+            layernorm_epsilon=read.number("rms_norm_eps"),
+            rotary_base=rotary_base(raw, path, default=family.rotary_base),
+            tied_embeddings=bool(raw.get("tie_word_embeddings", family.tied_embeddings)),
+            experts=_experts(raw, read, path, layers) if family.has_experts else None,
+            layers_without_rope=_layers_without_rope(raw, read, path, layers) if family.skips_rope else (),
+        )
+
+
+def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> Experts:
+    """Qwen3MoE's choice of layers: every ``decoder_sparse_step``-th but those of ``mlp_only_layers``."""
+    step, dense = read.size("decoder_sparse_step", default=1), read.entries("mlp_only_layers")
+    # "num_local_experts" is what transformers 5 writes.
+    number = read.size("num_experts" if raw.get("num_experts") is not None else "num_local_experts")
+    per_token = read.size("num_experts_per_tok")
+    in_layer = tuple((layer + 1) % step == 0 and layer not in dense for layer in range(layers))
+    if not any(in_layer):
+        raise BadInput(f"{path}: decoder_sparse_step {step} and mlp_only_layers leave no layer with experts")
+    if per_token > number:
+        raise BadInput(f"{path}: num_experts_per_tok {per_token} is more than num_experts {number}")
+    return Experts(
+        number=number,
+        per_token=per_token,
+        ffn_hidden_size=read.size("moe_intermediate_size"),
+        normalized=bool(raw.get("norm_topk_prob", False)),
+        in_layer=in_layer,
+    )
+
+
+def _layers_without_rope(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> tuple[int, ...]:
+    """SmolLM3's: where ``no_rope_layers`` is 0 (it says 1 for RoPE), or every ``no_rope_layer_interval``-th."""
+    uses_rope = raw.get("no_rope_layers")
+    if uses_rope is None:
+        interval = read.size("no_rope_layer_interval", default=4)
+        uses_rope = [int((layer + 1) % interval != 0) for layer in range(layers)]
+    if not isinstance(uses_rope, list) or len(uses_rope) < layers or not set(uses_rope) <= {0, 1}:
+        raise BadInput(f"{path}: no_rope_layers is not a list of 0 and 1 for each of the {layers} layers")
+    return tuple(layer for layer in range(layers) if not uses_rope[layer])

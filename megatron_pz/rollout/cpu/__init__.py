@@ -1,0 +1,1 @@
+"""Code that only vLLM's CPU build needs."""

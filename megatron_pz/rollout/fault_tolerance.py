@@ -1,0 +1,131 @@
+"""A rollout engine that is started again when it fails, on all ranks together, and goes on as if nothing had happened.
+
+vLLM's engine cannot be mended from outside: a request that fails may leave others in its queues, a broken weight update
+leaves its layers taken apart. What can be done is to start another one in its place. Every request carries its seed and
+every engine samples the same from the same weights and seeds (``rollout.engine``), so the step's result is the one that
+it would have been.
+
+Starting an engine makes process groups, and a sharded trainer gathers its weights for it: both need all ranks. So after
+every call the ranks tell each other, in one small collective, whether their engines live; if one does not, all start
+new ones, and those whose prompts are unanswered ask again. Ranks must therefore make the same calls in the same order,
+as they do in everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from megatron_pz.rl.experience import Response
+from megatron_pz.rollout.engine import Part, VllmEngine
+from megatron_pz.rollout.weight_sync import WeightStream, load_weights
+from megatron_pz.runtime.errors import ExpectedFailure, one_line
+
+logger = logging.getLogger(__name__)
+
+Exchange = Callable[[str | None], list[str | None]]
+"""Every rank's word, in the order of ranks, on every rank: ``Topology.all_gather_object``."""
+
+
+class TooManyEngineFailures(ExpectedFailure):
+    """Engines failed more often than ``max_engine_restarts`` allows."""
+
+
+class RestartingEngine:
+    """This rank's engine of one policy. Every method but :meth:`close` is a collective of all ranks."""
+
+    def __init__(
+        self,
+        start: Callable[[], VllmEngine],
+        weights: Callable[[], WeightStream],
+        *,
+        exchange: Exchange,
+        max_restarts: int,
+    ) -> None:
+        """Start the first engine and give it the trainer's weights.
+
+        Args:
+            start: makes an engine; called on all ranks together.
+            weights: the trainer's current weights, as a stream that can be read once; read on all ranks together.
+            exchange: how the ranks tell each other of failures.
+            max_restarts: how often in all, over the ranks, engines may be started again after a failure.
+        """
+        self._start, self._weights, self._exchange = start, weights, exchange
+        self.max_restarts = max_restarts
+        self.restarts = 0
+        self.engine = start()
+        self.sync()
+
+    def sync(self) -> None:
+        """Give the trainer's current weights to the engines. Raises TooManyEngineFailures."""
+        while self._replaced_after(self._failure(lambda: load_weights(self.engine, self._weights()))):
+            pass
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+    ) -> list[list[Response]]:
+        """:meth:`VllmEngine.generate` for this rank's prompts, of which there may be none.
+
+        Raises BadInput as it does, and TooManyEngineFailures.
+        """
+        answers: list[list[Response]] | None = None
+
+        def ask() -> None:
+            nonlocal answers
+            answers = self.engine.generate(prompts, n, seeds=seeds, max_tokens=max_tokens, stop=stop)
+
+        while self._replaced_after(self._failure(ask) if answers is None else None):
+            self.sync()
+        assert answers is not None
+        return answers
+
+    def sleep(self) -> None:
+        """:meth:`VllmEngine.sleep`."""
+        self.engine.sleep()
+
+    def wake(self, *parts: Part) -> None:
+        """:meth:`VllmEngine.wake`; a new engine that has taken a failed one's place is awake already."""
+        self.engine.wake(*parts)
+
+    def close(self) -> None:
+        """End the engine, before the process groups that it joined."""
+        self.engine.close()
+
+    def __enter__(self) -> RestartingEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _failure(self, work: Callable[[], None]) -> str | None:
+        """What broke the engine, None if it is well. Errors that leave the engine whole are the caller's."""
+        try:
+            work()
+        except Exception as error:
+            if self.engine.healthy():
+                raise
+            logger.warning("this rank's rollout engine failed: %s", one_line(error))
+            return f"{type(error).__name__}: {one_line(error)}"
+        return None
+
+    def _replaced_after(self, failure: str | None) -> bool:
+        """Whether some rank had a failure, and all have new engines now, with the weights of the model's directory."""
+        failures = self._exchange(failure)
+        failed = [(rank, reason) for rank, reason in enumerate(failures) if reason is not None]
+        if not failed:
+            return False
+        if self.restarts >= self.max_restarts:
+            rank, reason = failed[0]
+            raise TooManyEngineFailures(
+                f"the rollout engine of rank {rank} failed ({reason}) after {self.restarts} restarts: no more are "
+                f"allowed (--max-engine-restarts {self.max_restarts}); resume from the last checkpoint"
+            )
+        self.restarts += 1
+        with contextlib.suppress(Exception):  # it is broken: whether it ends in good order does not matter any more
+            self.engine.close()
+        self.engine = self._start()
+        return True

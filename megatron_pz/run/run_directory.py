@@ -1,0 +1,67 @@
+"""What a run's folder says about the run: its configuration, and every start of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.monitoring.launches import Launch, record_launch
+from megatron_pz.trainer.topology import Topology
+
+CONFIG_FILE = "config.yaml"
+
+
+def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
+    """Keep in the run's folder what it is started with, after ``iteration`` steps, and by whom. Collective.
+
+    A resumed run that differs in a setting says so in one line, and the launch keeps both values.
+    """
+    hosts = topology.all_gather_object(platform.node())
+    if topology.rank != 0:
+        return
+    folder = Path(config.training.save)
+    changes = changed_settings(Path(config.training.load) / CONFIG_FILE, config) if iteration else {}
+    if changes:
+        told = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changes.items())
+        print(f"goes on after iteration {iteration} with other settings: {told}", flush=True)
+    write_config(config, folder / CONFIG_FILE)
+    device = torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "CPU"
+    record_launch(folder, Launch.now(iteration, hosts, device, topology.data_parallel_size, changes))
+
+
+def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """(before, now) of every setting, as ``section.field``, in which a run differs from its last start's file.
+
+    Only those that the file has: another version of this program may have written it. Nothing where it is missing or
+    cut short. Where a run is loaded from and kept is no setting of it.
+    """
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    changes = {}
+    for section, fields in _plain(dataclasses.asdict(config)).items():
+        saved = before.get(section) if isinstance(before, dict) else None
+        if not isinstance(saved, dict):
+            continue
+        for field, value in fields.items():
+            if field in saved and saved[field] != value and field not in ("load", "save"):
+                changes[f"{section}.{field}"] = (saved[field], value)
+    return changes
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """The resolved configuration as a YAML file that ``--config`` reads."""
+    path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Process-level support: error messages, the watchdog, Megatron-Core on a CPU."""

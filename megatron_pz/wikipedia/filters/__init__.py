@@ -1,0 +1,1 @@
+"""Decide which articles and passages are kept: language, length, duplicates, contamination."""

@@ -1,0 +1,128 @@
+"""Filters on an article's text that a run asks for: its language, and overlap with benchmarks.
+
+What a page's title, namespace and length decide is in ``articles``, what other articles decide
+in :mod:`megatron_pz.wikipedia.filters.duplicates`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
+
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikipedia.read.articles import Article
+from megatron_pz.wikipedia.tokenize.passages import Passage
+
+if TYPE_CHECKING:
+    from megatron_pz.wikipedia.filters.decontamination import Decontaminator
+
+FilterReason = Literal["language", "benchmark_overlap"]
+FILTER_REASONS: Final[tuple[str, ...]] = get_args(FilterReason)
+FILTER_COUNTS: Final = ("overlapping_passages", "overlapping_passage_words")
+"""Passages with a benchmark's words that were dropped, those of articles dropped for it too, and their words."""
+
+_LANGUAGE_SAMPLE: Final = 1000
+"""Characters that the language is judged by."""
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """Which filters are at work. By default none."""
+
+    language: str = ""
+    """Code of the language that articles must be in, as py3langid knows it (``en``, ``de``, ``zh``); empty: any."""
+    min_language_probability: float = 0.5
+    """Least probability of that language."""
+    decontaminate: tuple[str, ...] = ()
+    """Benchmark files; passages that overlap with them are dropped."""
+    decontaminate_words: int = 13
+    """Words in a row that make an overlap."""
+    near_duplicates: float = 0.0
+    """Share of word 5-grams in common with an earlier article (Jaccard) from which on an article goes; 0: none does.
+    At work when all articles are known: :class:`~megatron_pz.wikipedia.filters.duplicates.Deduplicator`."""
+
+
+class Classifier(Protocol):
+    """What is used of py3langid's LanguageIdentifier."""
+
+    def classify(self, text: str) -> tuple[str, float]:
+        """The most probable language, and its probability."""
+        ...
+
+
+class Filters:
+    """The filters of a run. Made once, before any work; worker processes get copies.
+
+    Raises:
+        BadInput: py3langid is missing, does not know the language, or a benchmark file cannot be used.
+    """
+
+    def __init__(self, options: FilterOptions) -> None:
+        self._options = options
+        self._classifier = _load_classifier(options) if options.language else None
+        self._decontaminator = _load_decontaminator(options) if options.decontaminate else None
+
+    def drop_reason(self, article: Article) -> FilterReason | None:
+        """Why the whole article goes, judged before it is cut into passages; None: it stays."""
+        if self._classifier is not None:
+            language, probability = self._classifier.classify(" ".join(article.paragraphs)[:_LANGUAGE_SAMPLE])
+            if language != self._options.language or probability < self._options.min_language_probability:
+                return "language"
+        return None
+
+    def kept_passages(self, passages: list[Passage], counts: Counter[str]) -> list[Passage]:
+        """Those of an article's passages that stay; ``counts`` gets :data:`FILTER_COUNTS` of the others.
+
+        An article without a passage left is dropped for ``benchmark_overlap``.
+        """
+        if self._decontaminator is None:
+            return passages
+        texts = [passage.text for passage in passages]
+        overlapping = self._decontaminator.overlapping(texts)
+        dropped = [text for text, overlaps in zip(texts, overlapping, strict=True) if overlaps]
+        if dropped:
+            counts["overlapping_passages"] += len(dropped)
+            counts["overlapping_passage_words"] += sum(len(text.split()) for text in dropped)
+        return [passage for passage, overlaps in zip(passages, overlapping, strict=True) if not overlaps]
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest: everything that decides what the filters drop, without paths."""
+        options = asdict(self._options)
+        options["decontaminate"] = [asdict(file) for file in self._decontaminator.files] if self._decontaminator else []
+        needs = {"py3langid": self._options.language, "rensa": self._options.near_duplicates}
+        options["filter_libraries"] = {name: metadata.version(name) for name, is_used in needs.items() if is_used}
+        return options
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._options,)
+
+
+def _load_decontaminator(options: FilterOptions) -> Decontaminator:
+    from megatron_pz.wikipedia.filters.decontamination import Decontaminator
+
+    return Decontaminator(options.decontaminate, options.decontaminate_words)
+
+
+def _load_classifier(options: FilterOptions) -> Classifier:
+    if not 0 < options.min_language_probability <= 1:
+        raise BadInput(
+            f"--min-language-probability {options.min_language_probability:g}: must be above 0 and at most 1"
+        )
+    try:
+        classifier = _py3langid()
+    except ImportError:
+        raise BadInput(f"--language {options.language}: needs py3langid; pip install py3langid") from None
+    if options.language not in classifier.labels:
+        known = " ".join(sorted(classifier.labels))
+        raise BadInput(f"--language {options.language}: py3langid does not know it; it knows {known}")
+    return classifier
+
+
+@lru_cache(maxsize=1)
+def _py3langid() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -1,0 +1,1 @@
+"""The parallel, resumable pipeline from a dump to an indexed dataset."""

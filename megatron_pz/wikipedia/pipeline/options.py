@@ -1,0 +1,70 @@
+"""Everything that a run of the pipeline can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from megatron_pz.wikipedia.filters.filters import FilterOptions
+from megatron_pz.wikipedia.read.articles import ArticleOptions
+from megatron_pz.wikipedia.tokenize.passages import PassageOptions
+from megatron_pz.wikipedia.tokenize.text_encoder import TokenizerBackend
+from megatron_pz.wikitext.extract import TextOptions
+
+Level = Literal["passage", "document"]
+Export = Literal["jsonl", "parquet"]
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written."""
+
+    output_prefix: str
+    """Outputs are ``<prefix>_text_passage.bin`` and so on, with ``_train``, ``_valid``, ``_test`` before ``_text``."""
+    level: Level = "passage"
+    """What one sequence is: a passage, or a whole article (the suffix is then ``_text_document``)."""
+    split: tuple[float, ...] = ()
+    """Relative sizes of train and valid, or train, valid and test, by a hash of the title; empty: no split."""
+    append_eod: bool = False
+    """Append the tokenizer's end-of-text token to every article."""
+    export: Export | None = None
+    """Also write the articles' clean text, ``<corpus>.text.jsonl`` or ``.text.parquet``, in the corpus' order."""
+    limit: int = 0
+    """Only the first so many articles of the inputs, counted before duplicates are dropped; 0: all."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the work is done. Nothing of it shows in the output."""
+
+    workers: int = 1
+    overwrite: bool = False
+    """Replace existing outputs."""
+    fresh: bool = False
+    """Drop what an unfinished run has left instead of going on from it."""
+    skip_damaged: bool = False
+    """Leave damaged streams, pages and lines out, and record them in the manifest."""
+    log_interval: int = 0
+    """Where no one watches: articles from one line of progress to the next; 0: a line every half minute."""
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """Everything that :func:`megatron_pz.wikipedia.pipeline.pipeline.preprocess` needs to know."""
+
+    inputs: tuple[str, ...]
+    """Dumps (.xml, of one or many streams .xml.bz2 or .xml.zst, .xml.gz), extracts (.jsonl, plain or compressed) and
+    caches, in the order of the output."""
+    tokenizer_model: str
+    """Folder of a Hugging Face tokenizer."""
+    output: OutputOptions
+    tokenizer_backend: TokenizerBackend = "auto"
+    """The library that encodes; the ids do not depend on it."""
+    cache: str = ""
+    """File for the clean articles before they are cut and tokenized. It is made where it is missing, and read in place
+    of the inputs where it is there."""
+    run: RunOptions = field(default_factory=RunOptions)
+    text: TextOptions = field(default_factory=TextOptions)
+    articles: ArticleOptions = field(default_factory=ArticleOptions)
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    passages: PassageOptions = field(default_factory=PassageOptions)

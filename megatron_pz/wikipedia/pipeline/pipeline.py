@@ -1,0 +1,186 @@
+"""The whole way from dumps to corpora: jobs over worker processes, shards, and outputs that appear only when complete.
+
+A worker does everything for its job (decompress, parse, clean, cut, tokenize, write a shard); only counts return. The
+jobs depend on the input files alone and their shards are joined in the order of the inputs, so the output bytes are the
+same for every number of workers. Finished jobs are noted in a journal, so the same command goes on where a run ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from megatron_pz.corpus.indexed_dataset import token_dtype
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikipedia.filters.duplicates import Fingerprinter
+from megatron_pz.wikipedia.filters.filters import Filters
+from megatron_pz.wikipedia.pipeline.cache import check_cache
+from megatron_pz.wikipedia.pipeline.jobs import run_jobs
+from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
+from megatron_pz.wikipedia.pipeline.outputs import EmptyCorpus, Provenance, join, publish, refuse_existing
+from megatron_pz.wikipedia.pipeline.progress_log import (
+    Identity,
+    Journal,
+    begun_run,
+    code_identity,
+    file_identity,
+    journal_path,
+)
+from megatron_pz.wikipedia.pipeline.selection import select
+from megatron_pz.wikipedia.pipeline.shards import Totals
+from megatron_pz.wikipedia.pipeline.worker import Worker
+from megatron_pz.wikipedia.pipeline.working_directory import clear, working_folder
+from megatron_pz.wikipedia.read.dump import read_siteinfo
+from megatron_pz.wikipedia.read.streams import input_kind
+from megatron_pz.wikipedia.tokenize.text_encoder import TextEncoder
+
+
+@dataclass(frozen=True)
+class PreprocessReport:
+    """What was made."""
+
+    outputs: dict[str, Totals]
+    """Size of every corpus, by its prefix."""
+    counts: Counter[str]
+    """``pages``, ``articles``, ``dropped_<reason>``, ``damaged``, and the counts of a passage cutter."""
+
+
+def preprocess(options: PreprocessOptions) -> PreprocessReport:
+    """Make one corpus, or one a split, from dumps and extracts, going on from what an earlier run has finished.
+
+    Raises:
+        BadInput: An input is missing, damaged or truncated (with the byte offset), the tokenizer cannot be loaded, an
+            output exists, a split would be empty, another run is unfinished there, or the disk is full. Nothing is left
+            under an output's name then, an output that was there before is untouched, and finished work is kept.
+    """
+    _check(options)
+    with working_folder(options.output.output_prefix, options.run.fresh) as work, _terminates_cleanly():
+        try:
+            report = _go_on(options, work)
+        except BaseException as error:
+            if isinstance(error, EmptyCorpus) or not begun_run(work)[1]:
+                clear(work, journal_path(work))
+            raise
+        clear(work, journal_path(work))
+        return report
+
+
+def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
+    """From wherever the work stands to the outputs in their places."""
+    options, makes_cache = _with_cache(options, work)
+    encoder = TextEncoder(options.tokenizer_model, options.tokenizer_backend)
+    if options.output.append_eod and encoder.eod is None:
+        raise BadInput(f"--append-eod: the tokenizer {options.tokenizer_model} has no end-of-text token; leave it out")
+    sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
+    filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
+    dtype = token_dtype(encoder.vocab_size)
+    is_first = begun_run(work)[0] is None  # the library that reads whole streams may be what ended the one before
+    worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
+    journal = Journal(work, _identity(worker))
+    if journal.report is None:
+        if not (options.run.overwrite or journal.is_publishing):
+            refuse_existing(options.output)
+        results, damage = run_jobs(worker, journal)
+        splits, limit = max(len(options.output.split), 1), options.output.limit
+        selection = select(work, results, damage, splits, limit, options.filters.near_duplicates)
+        totals = join(worker, Provenance(journal.checksums, selection))
+        journal.begin_publishing()
+        publish(worker)
+        sizes = {prefix: asdict(size) for prefix, size in totals.items()}
+        journal.finish({"outputs": sizes, "counts": selection.counts})
+    assert journal.report is not None
+    outputs = {prefix: Totals(**size) for prefix, size in journal.report["outputs"].items()}
+    return PreprocessReport(outputs, Counter(journal.report["counts"]))
+
+
+def _check(options: PreprocessOptions) -> None:
+    if not options.inputs:
+        raise BadInput("--input names no file; give a Wikipedia dump")
+    for path in options.inputs:
+        if Path(path).is_dir():
+            raise BadInput(f"{path}: is a folder; give the dump's files")
+        input_kind(path)
+    if repeated := [path for path, count in Counter(options.inputs).items() if count > 1]:
+        raise BadInput(f"--input names {repeated[0]} twice; give every file once")
+    if options.run.workers < 1:
+        raise BadInput(f"--workers {options.run.workers}: must be at least 1")
+    for flag, value in (("--limit", options.output.limit), ("--log-interval", options.run.log_interval)):
+        if value < 0:
+            raise BadInput(f"{flag} {value}: cannot be negative; 0 is the default")
+    if options.cache and options.output.limit:
+        raise BadInput("--cache holds all articles and --limit reads a few; leave one of them out")
+    split = options.output.split
+    if split and (len(split) not in (2, 3) or min(split) <= 0):
+        raise BadInput(f"--split {','.join(f'{share:g}' for share in split)}: give two or three numbers above 0")
+    passages = options.passages
+    if passages.max_passage_tokens < 16:
+        raise BadInput(f"--max-passage-tokens {passages.max_passage_tokens}: must be at least 16")
+    for flag, value in (
+        ("--min-passage-words", passages.min_passage_words),
+        ("--max-passage-words", passages.max_passage_words),
+    ):
+        if value < 0:
+            raise BadInput(f"{flag} {value}: cannot be negative; 0 sets no bound")
+    if 0 < passages.max_passage_words < passages.min_passage_words:
+        raise BadInput(
+            f"--min-passage-words {passages.min_passage_words} is above "
+            f"--max-passage-words {passages.max_passage_words}"
+        )
+
+
+def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptions, bool]:
+    """The options with the inputs that are really read, and whether this run makes the cache."""
+    inputs = tuple(path for path in options.inputs if input_kind(path).content != "index")
+    if not inputs:
+        raise BadInput(f"{options.inputs[0]}: is the index of a multi-stream dump; give the dump itself")
+    for path in inputs:
+        if input_kind(path).content == "cache":
+            check_cache(path, options)
+    begun, _ = begun_run(work)
+    if not options.cache or not Path(options.cache).exists() or (begun and begun["cache"]):
+        return replace(options, inputs=inputs), bool(options.cache)
+    header = check_cache(options.cache, options)
+    there = [(made_from["name"], made_from["bytes"]) for made_from in header["inputs"]]
+    if there != [(Path(path).name, Path(path).stat().st_size) for path in inputs]:
+        raise BadInput(f"{options.cache}: was made from other inputs; remove it or give another --cache")
+    print(f"reading {options.cache} in place of its inputs", file=sys.stderr)
+    return replace(options, inputs=(options.cache,)), False
+
+
+def _identity(worker: Worker) -> Identity:
+    """Everything that decides the output's bytes; a person is told the names of the parts that differ."""
+    options = worker.options
+    return {
+        "input": [file_identity(path) for path in options.inputs],
+        "tokenizer": worker.encoder.sha256,
+        **asdict(options.output),
+        **asdict(options.text),
+        **asdict(options.articles),
+        **asdict(options.passages),
+        **worker.filters.describe(),
+        "cache": str(Path(options.cache).resolve()) if worker.makes_cache else "",
+        "version of this program": code_identity(),
+    }
+
+
+@contextlib.contextmanager
+def _terminates_cleanly() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does, so that the workers go."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

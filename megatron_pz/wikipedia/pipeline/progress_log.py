@@ -1,0 +1,162 @@
+"""What of a run is done, so that the same command goes on after a kill.
+
+``journal.jsonl`` in the working folder begins with the run's identity: everything that decides the output's bytes. A
+line follows for every finished job, written when its shards are whole and on the disk, and for the stages of the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikipedia.pipeline.files import sync_folder
+from megatron_pz.wikipedia.pipeline.shards import Totals
+from megatron_pz.wikipedia.read.damage import Damage
+
+Identity = Mapping[str, Any]
+_FIRST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """All that leaves a worker's process."""
+
+    number: int
+    bytes_read: int
+    totals: tuple[Totals, ...]
+    """Of the shard of every split."""
+    counts: Counter[str]
+    damage: tuple[Damage, ...] = ()
+
+
+def journal_path(work: Path) -> Path:
+    return work / "journal.jsonl"
+
+
+def begun_run(work: Path) -> tuple[Identity | None, bool]:
+    """(identity of the run that has left its journal here, whether any of its jobs is finished)."""
+    identity = None
+    with contextlib.suppress(FileNotFoundError), journal_path(work).open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            if identity is not None and line.startswith(b'{"job"'):
+                return identity, True
+            identity = identity or json.loads(line)["identity"]
+    return identity, False
+
+
+class Journal:
+    """The journal of one working folder, kept on the disk line by line.
+
+    Args:
+        work: The working folder.
+        identity: Of the run, in parts that have a name to tell a person.
+
+    Raises:
+        BadInput: The folder holds an unfinished run of another identity.
+    """
+
+    def __init__(self, work: Path, identity: Identity) -> None:
+        self._path = journal_path(work)
+        self.jobs: dict[int, JobResult] = {}
+        self.checksums: dict[str, str] = {}
+        """sha256 of the inputs, by their path."""
+        self.is_publishing = False
+        """All shards are joined and the outputs may have been put in place, some or all."""
+        self.report: dict[str, Any] | None = None
+        """What the run has made, once all outputs are in place."""
+        self._read(json.loads(json.dumps(identity)))
+
+    def add_job(self, result: JobResult) -> None:
+        self.jobs[result.number] = result
+        content = {field.name: getattr(result, field.name) for field in fields(result)}
+        content["totals"] = [asdict(totals) for totals in result.totals]
+        content["damage"] = [asdict(damage) for damage in result.damage]
+        self._write("job", content)
+
+    def add_checksum(self, path: str, sha256: str) -> None:
+        self.checksums[path] = sha256
+        self._write("checksum", {"path": path, "sha256": sha256})
+
+    def begin_publishing(self) -> None:
+        self.is_publishing = True
+        self._write("publishing", {})
+
+    def finish(self, report: dict[str, Any]) -> None:
+        self.report = report
+        self._write("report", report)
+
+    def _write(self, kind: str, content: Mapping[str, Any]) -> None:
+        sync_folder(self._path.parent)  # the names of the shards before the line that relies on them
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({kind: content}, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self, identity: Identity) -> None:
+        whole = b""
+        if self._path.exists():
+            content = self._path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if len(whole) < len(content):  # the line that was being written
+                os.truncate(self._path, len(whole))
+        if not whole:
+            self._write("identity", identity)
+            return
+        for line in whole.splitlines():
+            ((kind, content),) = json.loads(line).items()
+            if kind == "identity":
+                self._require_same(content, identity)
+            elif kind == "job":
+                result = _job_result(content)
+                self.jobs[result.number] = result
+            elif kind == "checksum":
+                self.checksums[content["path"]] = content["sha256"]
+            elif kind == "publishing":
+                self.is_publishing = True
+            else:
+                self.report = content
+
+    def _require_same(self, there: Identity, here: Identity) -> None:
+        other = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        if other:
+            raise BadInput(
+                f"{self._path.parent}: holds an unfinished run with another {', '.join(other)}; repeat its command to "
+                "go on with it, give --fresh to drop it, or another --output-prefix"
+            )
+
+
+def _job_result(content: dict[str, Any]) -> JobResult:
+    return JobResult(
+        number=content["number"],
+        bytes_read=content["bytes_read"],
+        totals=tuple(Totals(**totals) for totals in content["totals"]),
+        counts=Counter(content["counts"]),
+        damage=tuple(Damage(**damage) for damage in content["damage"]),
+    )
+
+
+def file_identity(path: str) -> dict[str, Any]:
+    """Tells a file from another, or from itself after a change, without reading all of it."""
+    status = Path(path).stat()
+    with Path(path).open("rb") as file:
+        first = hashlib.sha256(file.read(_FIRST_BYTES)).hexdigest()
+    return {"path": str(Path(path).resolve()), "bytes": status.st_size, "mtime": status.st_mtime_ns, "first": first}
+
+
+def code_identity() -> str:
+    """Hash of the code that decides the output: that of another version may cut other passages."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    for path in sorted((*here.rglob("*.py"), *(here.parent / "corpus").glob("*.py"))):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Read a dump: decompression, XML, pages and articles."""

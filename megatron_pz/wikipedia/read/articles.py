@@ -1,0 +1,191 @@
+"""From pages to articles: what is dropped and why, and what an article is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+from urllib.parse import quote
+
+from megatron_pz.wikipedia.read.damage import DamageLog
+from megatron_pz.wikipedia.read.dump import Page, SiteInfo
+from megatron_pz.wikipedia.read.streams import Job
+from megatron_pz.wikitext import localization
+from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+
+DropReason = Literal["namespace", "redirect", "disambiguation", "list", "too_short"]
+DROP_REASONS: tuple[str, ...] = get_args(DropReason)
+
+_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
+_DISAMBIGUATION_WORD = "__DISAMBIG__"
+_TEMPLATE_AT_AN_END = 1 << 12
+"""Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
+_FILE, _CATEGORY = 6, 14
+_PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
+
+
+@dataclass(frozen=True)
+class Article:
+    """An encyclopedia article as clean text."""
+
+    page_id: str
+    revision_id: str
+    """Empty where the input does not say."""
+    title: str
+    url: str
+    paragraphs: tuple[str, ...]
+    """None empty; a list is one paragraph with an item a line."""
+
+
+@dataclass(frozen=True)
+class ArticleOptions:
+    """Which pages become articles."""
+
+    drop_lists: bool = False
+    """Drop pages whose title names a list ("List of …")."""
+    min_article_words: int = 20
+    """Articles with fewer words are dropped."""
+
+
+def wiki_of(site: SiteInfo) -> Wiki:
+    """What the scanner needs to know of a wiki."""
+
+    def local(namespace: int, known: frozenset[str]) -> frozenset[str]:
+        name = site.namespaces.get(namespace, "")
+        return known | {name.casefold().replace(" ", "_")} if name else known
+
+    return Wiki(
+        language=site.language,
+        file_namespaces=local(_FILE, localization.FILE_NAMESPACES),
+        category_namespaces=local(_CATEGORY, localization.CATEGORY_NAMESPACES),
+        trailing_sections=localization.trailing_sections(site.language),
+    )
+
+
+class ArticleReader:
+    """Turns the pages of one dump into articles."""
+
+    def __init__(self, site: SiteInfo, text: TextOptions, options: ArticleOptions) -> None:
+        self._wiki = wiki_of(site)
+        self._article_url = site.article_url
+        self._text = text
+        self._options = options
+        self._disambiguation = localization.disambiguation_template(site.language)
+
+    def read(self, page: Page) -> Article | DropReason:
+        """The page's article, or why it has none. The costly conversion comes last."""
+        if page.namespace != 0:
+            return "namespace"
+        if page.redirect is not None:
+            return "redirect"
+        if localization.is_disambiguation_title(page.title):
+            return "disambiguation"
+        text = page.text
+        if _REDIRECT.match(text):
+            return "redirect"
+        ends = (
+            text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
+        )
+        if _DISAMBIGUATION_WORD in text or self._disambiguation.search(ends):
+            return "disambiguation"
+        if self._options.drop_lists and localization.is_list_title(page.title):
+            return "list"
+        paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text)
+        if not _has_words(paragraphs, self._options.min_article_words):
+            return "too_short"
+        url = self._article_url + quote(page.title.replace(" ", "_"), safe="/:(),!*'@;")
+        return Article(page.page_id, page.revision_id, page.title, url, tuple(paragraphs))
+
+
+def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Iterator[Article | DropReason]:
+    """The articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
+
+    A line is ``{"id": …, "title": …, "text": …}`` with optional ``url`` and ``revision_id``; the text is clean, its
+    paragraphs separated by blank lines. Anything else is reported with its byte offset.
+    """
+    for line, offset in _lines(job):
+        if not line.strip():
+            continue
+        try:
+            article = _read_extract(line, options)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
+            damage.report(
+                job.path,
+                offset,
+                f'the line at byte {offset} is not {{"id": …, "title": …, "text": "…"}}{ending}',
+            )
+        else:
+            yield article
+
+
+def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
+    """(line, byte offset for messages) for the lines that the job owns."""
+    if job.payload is not None:
+        yield from ((line, job.start) for line in io.BytesIO(job.payload))
+        return
+    with Path(job.path).open("rb") as file:
+        file.seek(max(job.start - 1, 0))
+        if job.start:
+            file.readline()  # the line that the range before owns
+        while (offset := file.tell()) < job.end and (line := file.readline()):
+            yield line, offset
+
+
+def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
+    record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
+    blocks = _PARAGRAPH_BREAK.split(text.replace("\r\n", "\n"))
+    if localization.is_disambiguation_title(title):
+        return "disambiguation"
+    if options.drop_lists and localization.is_list_title(title):
+        return "list"
+    lines = ([" ".join(line.split()) for line in block.split("\n")] for block in blocks)
+    paragraphs = [paragraph for block in lines if (paragraph := "\n".join(line for line in block if line))]
+    if not _has_words(paragraphs, options.min_article_words):
+        return "too_short"
+    return Article(
+        page_id=page_id,
+        revision_id=str(record.get("revision_id") or ""),
+        title=title,
+        url=str(record.get("url") or ""),
+        paragraphs=tuple(paragraphs),
+    )
+
+
+def split_of(title: str, shares: Sequence[float]) -> int:
+    """Which of several splits an article belongs to, by blake2b of its title.
+
+    The title rather than the page id, so that an article that stands in a dump and in an extract (under other ids), or
+    in dumps of two dates, is always on the same side. Case and white space are normalised.
+
+    Args:
+        title: Of the article.
+        shares: Relative size of every split.
+    """
+    if len(shares) == 1:
+        return 0
+    key = " ".join(title.replace("_", " ").split()).casefold()
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    point = int.from_bytes(digest, "big") / 2**64 * sum(shares)
+    for number, share in enumerate(shares[:-1]):
+        if point < share:
+            return number
+        point -= share
+    return len(shares) - 1
+
+
+def _has_words(paragraphs: Sequence[str], least: int) -> bool:
+    """Whether the paragraphs have at least so many words. Long articles are not counted to their end."""
+    words = 0
+    for paragraph in paragraphs:
+        words += len(paragraph.split(maxsplit=least))
+        if words >= least:
+            return True
+    return least <= 0

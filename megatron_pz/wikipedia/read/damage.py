@@ -1,0 +1,46 @@
+"""Damage in the inputs: the end of the run, or skipped and recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_pz.runtime.errors import BadInput
+
+
+@dataclass(frozen=True, order=True)
+class Damage:
+    """One damaged place of an input file. What it takes along is the stream, page or line that it lies in."""
+
+    path: str
+    offset: int
+    """Byte of the file where the damaged stream, page or line begins, or where the file ends too early."""
+    reason: str
+
+
+class DamagedInput(BadInput):
+    """A damaged input that was not to be skipped."""
+
+    def __init__(self, damage: Damage) -> None:
+        super().__init__(damage)
+
+    def __str__(self) -> str:
+        damage: Damage = self.args[0]
+        return f"{damage.path}: {damage.reason}; download it again, or give --skip-damaged to go on without that part"
+
+
+class DamageLog:
+    """Where readers report damage.
+
+    Args:
+        skip: Record it; otherwise :meth:`report` raises :class:`DamagedInput`.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self._skip = skip
+        self.found: list[Damage] = []
+
+    def report(self, path: str, offset: int, reason: str) -> None:
+        damage = Damage(path, offset, reason)
+        if not self._skip:
+            raise DamagedInput(damage)
+        self.found.append(damage)

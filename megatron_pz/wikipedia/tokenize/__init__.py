@@ -1,0 +1,1 @@
+"""Turn articles into passages and token ids."""

@@ -1,0 +1,221 @@
+"""Articles cut into passages: whole paragraphs, or whole sentences where a paragraph exceeds the budget."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Encode, Ids, Joints, parts_of
+from megatron_pz.wikipedia.tokenize.sentences import sentences
+from megatron_pz.wikitext.scanner_form import words_of
+
+PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
+_BYTES_A_CHARACTER = 4
+"""Most bytes, hence tokens, of one character in UTF-8."""
+_WORD = re.compile(r"\S+\s*")
+_LEAST_BUDGET = 4
+
+PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
+
+
+@dataclass(frozen=True)
+class PassageOptions:
+    """Size of a passage."""
+
+    passage_unit: PassageUnit = "paragraph"
+    """``paragraph``: consecutive whole paragraphs are merged up to the budget. ``sentences``: a passage never leaves
+    its paragraph. In both, a paragraph over the budget becomes several passages of whole sentences. ``lead_sentences``:
+    the first whole sentences of every paragraph, as many as fit; what follows them is dropped. They name what the
+    paragraph is about, so they can be understood, and guessed at, alone."""
+    max_passage_tokens: int = 1024
+    """Most tokens in a passage; leave room for the prompt around it."""
+    min_passage_words: int = 0
+    """Passages with fewer words are dropped."""
+    max_passage_words: int = 0
+    """Most words in a passage; 0: only the tokens count."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Paragraphs, or sentences of one, and their token ids, never more than the budget."""
+
+    parts: Sequence[str]
+    """What blank lines stand between in its text."""
+    ids: Ids
+
+    @property
+    def text(self) -> str:
+        return PARAGRAPH_BREAK.join(self.parts)
+
+    @property
+    def words(self) -> int:
+        return sum(map(words_of, self.parts))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    text: str
+    tokens: int
+    words: int
+    """0 where nobody asks for words."""
+
+
+def joints_of(options: PassageOptions, encode: Encode) -> Joints:
+    """How the tokenizer takes blank lines, as far as these passages have to know: some hundreds of texts to encode."""
+    return Joints(encode, passages_join=options.passage_unit == "paragraph")
+
+
+class PassageCutter:
+    """Cuts articles and counts what that cost.
+
+    ``counts`` has ``sentences_cut`` (sentences that alone exceeded the budget and were cut between words, or inside a
+    word longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short),
+    ``words_after_leads`` (dropped by ``lead_sentences``).
+
+    Args:
+        options: Size of a passage.
+        encode: Token ids of each of several texts. Every paragraph is encoded once, and again only what
+            ``incremental_tokenization`` says; sentences only where a paragraph exceeds the budget.
+        joints: What is known of how ``encode`` takes blank lines (:func:`joints_of`); it is found out where not given.
+    """
+
+    def __init__(self, options: PassageOptions, encode: Encode, joints: Joints | None = None) -> None:
+        self._options = options
+        self._encode = encode
+        self._joints = joints or joints_of(options, encode)
+        self._budget = options.max_passage_tokens
+        self._words_matter = bool(options.max_passage_words) or options.passage_unit == "lead_sentences"
+        self.counts: Counter[str] = Counter()
+
+    def cut(self, paragraphs: Sequence[str]) -> list[Passage]:
+        """The passages of an article, in its order."""
+        paragraphs = [stripped for paragraph in paragraphs if (stripped := paragraph.strip())]
+        self._budget = self._options.max_passage_tokens
+        passages = self._passages(paragraphs)
+        if self._options.min_passage_words:
+            passages = [passage for passage in passages if self._is_long_enough(passage.text)]
+        return passages
+
+    def _passages(self, paragraphs: Sequence[str]) -> list[Passage]:
+        measured = self._joints.measured(paragraphs)
+        drafts = self._drafts(paragraphs, measured.tokens)
+        found: list[Passage] = []
+        for draft, ids in zip(drafts, self._joints.passages(paragraphs, measured, drafts), strict=True):
+            passage = Passage(parts_of(paragraphs, draft), ids)
+            if len(ids) <= self._options.max_passage_tokens:
+                found.append(passage)
+            else:
+                found += self._smaller(passage.text)
+        return found
+
+    def _smaller(self, text: str) -> list[Passage]:
+        """Tokens were counted piece by piece; where more arise across the seams, cut with a smaller budget."""
+        budget = self._budget
+        self._budget = max(budget - 1 - budget // 8, _LEAST_BUDGET)
+        passages = self._passages(text.split(PARAGRAPH_BREAK))
+        self._budget = budget
+        return passages
+
+    def _drafts(self, paragraphs: Sequence[str], measured: Sequence[int]) -> list[str | range]:
+        """What each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
+        drafts: list[str | range] = []
+        first = -1  # of the paragraphs that are merged
+        tokens = words = 0  # of them
+        between = self._joints.break_tokens
+        merges = self._options.passage_unit == "paragraph"
+        for number, own in enumerate(measured):
+            more = len(paragraphs[number].split()) if self._words_matter else 0
+            if merges and first >= 0 and self._fits(tokens + between + own, words + more):
+                tokens += between + own
+                words += more
+                continue
+            if first >= 0:
+                drafts.append(range(first, number))
+            first, tokens, words = number, own, more
+            if not self._fits(tokens, words):
+                first = -1
+                drafts += self._inside(paragraphs[number], words)
+        if first >= 0:
+            drafts.append(range(first, len(measured)))
+        return drafts
+
+    def _inside(self, paragraph: str, words: int) -> list[str]:
+        """Passages inside a paragraph that exceeds the budget."""
+        if self._options.passage_unit == "lead_sentences":
+            lead = self._lead(paragraph)
+            self.counts["words_after_leads"] += words - lead.words
+            self.counts["short_passages"] += not lead.text
+            texts = [lead.text]
+        else:
+            texts = [part.text for part in self._split_paragraph(paragraph)]
+        return [stripped for text in texts if (stripped := text.strip())]
+
+    def _lead(self, paragraph: str) -> _Piece:
+        """The whole sentences that a paragraph begins with, up to the budget; empty where the first one exceeds it."""
+        lead = _Piece("", 0, 0)
+        for sentence in self._measure(sentences(paragraph)):
+            longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)
+            if not self._fits(longer.tokens, longer.words):
+                break
+            lead = longer
+        return lead
+
+    def _piece(self, text: str, tokens: int) -> _Piece:
+        return _Piece(text, tokens, len(text.split()) if self._words_matter else 0)
+
+    def _measure(self, texts: Sequence[str]) -> list[_Piece]:
+        encoded = self._encode(texts) if texts else []
+        return [self._piece(text, len(ids)) for text, ids in zip(texts, encoded, strict=True)]
+
+    def _fits(self, tokens: int, words: int) -> bool:
+        most_words = self._options.max_passage_words
+        return tokens <= self._budget and not (most_words and words > most_words)
+
+    def _is_long_enough(self, text: str) -> bool:
+        words = len(text.split())
+        if words >= self._options.min_passage_words:
+            return True
+        self.counts["short_passages"] += 1
+        self.counts["short_passage_words"] += words
+        return False
+
+    def _split_paragraph(self, paragraph: str) -> list[_Piece]:
+        """Fill passages with whole sentences."""
+        pieces: list[_Piece] = []
+        for sentence in self._measure(sentences(paragraph)):
+            if self._fits(sentence.tokens, sentence.words):
+                pieces.append(sentence)
+            else:
+                self.counts["sentences_cut"] += 1
+                pieces.extend(self._split_sentence(sentence.text))
+        return self._fill(pieces)
+
+    def _split_sentence(self, sentence: str) -> list[_Piece]:
+        """Fill passages with whole words, and with parts of a word that alone exceeds the budget."""
+        width = max(self._budget // _BYTES_A_CHARACTER, 1)
+        words: list[str] = []
+        for word in self._measure(_WORD.findall(sentence)):
+            if word.tokens <= self._budget:
+                words.append(word.text)
+            else:
+                words.extend(word.text[start : start + width] for start in range(0, len(word.text), width))
+        return self._fill(self._measure(words))
+
+    def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
+        """Join pieces of one paragraph, which bring their white space along, up to the budget."""
+        filled: list[list[_Piece]] = []
+        tokens = words = 0
+        for piece in pieces:
+            if filled and self._fits(tokens + piece.tokens, words + piece.words):
+                filled[-1].append(piece)
+                tokens, words = tokens + piece.tokens, words + piece.words
+            else:
+                filled.append([piece])
+                tokens, words = piece.tokens, piece.words
+        return [
+            self._piece("".join(piece.text for piece in group), sum(piece.tokens for piece in group))
+            for group in filled
+        ]

@@ -1,0 +1,176 @@
+"""What begins with ``<``: comments, HTML tags and extension tags."""
+
+from __future__ import annotations
+
+import html
+
+from megatron_pz.wikitext import tags
+from megatron_pz.wikitext.marks import BREAK, DROPPED, INVISIBLE, ITEM, PARAGRAPH, SPACE
+from megatron_pz.wikitext.templates.parameters import subscript, superscript
+
+from .characters import is_letter
+from .frames import GALLERY, TAG
+from .state import Scan
+
+_LONGEST_BROKEN_REF = 300
+_SHORTEST_HIDING = len("display:none")
+
+
+def angle(scan: Scan) -> None:
+    """A ``<`` at the position."""
+    data = scan.source.data
+    start = scan.position
+    if scan.follows(start + 1, "!", "-") and scan.follows(start + 2, "-", "-"):
+        _comment(scan)
+        return
+    if scan.is_word(start + 1, "ref") and _reference(scan):
+        return
+    closing = start + 1 < scan.end and data[start + 1] == "/"
+    name_start = start + 2 if closing else start + 1
+    name_end = name_start
+    while name_end < scan.end and (is_letter(data[name_end]) or "0" <= data[name_end] <= "9"):
+        name_end += 1
+    end = name_end
+    if name_end > name_start and is_letter(data[name_start]) and name_end < scan.end and data[name_end] in "> \t\n/":
+        while end < scan.end and data[end] != ">" and data[end] != "<":
+            end += 1
+    else:
+        end = scan.end
+    name = scan.source.text(name_start, name_end).lower()
+    if end < scan.end and data[end] == ">":
+        scan.position = end + 1
+        if not _tag(scan, name, closing, not closing and data[end - 1] == "/", name_end, end):
+            scan.position = start
+            scan.emit("<", 1)  # not HTML: text such as <stdio.h>
+    elif name in ("ref", "references"):
+        end = name_end
+        last = min(scan.end, start + _LONGEST_BROKEN_REF)
+        while end < last and data[end] != ">":
+            end += 1
+        scan.position = end + 1 if end < last else name_end
+    elif scan.frames.dropping:
+        scan.position += 1
+    else:
+        scan.emit("<", 1)
+
+
+def _reference(scan: Scan) -> bool:
+    """``<ref …>`` at the position: it goes with its content. False if it is another tag, or broken."""
+    data = scan.source.data
+    end = scan.position + len("<ref")
+    if end >= scan.end or data[end] not in "> \t\n/":
+        return False
+    while end < scan.end and data[end] != ">" and data[end] != "<":
+        end += 1
+    if end >= scan.end or data[end] != ">":
+        return False
+    scan.position = end + 1
+    if data[end - 1] != "/":
+        if scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
+            scan.position = scan.closing_end
+        else:  # the end is missing: what follows the line, or a heading, is no part of the note
+            scan.position = scan.line_end(scan.position)
+    if not scan.frames.dropping:
+        scan.out.push(DROPPED)
+    return True
+
+
+def _comment(scan: Scan) -> None:
+    data = scan.source.data
+    start = scan.position
+    scan.position = scan.comment_end()
+    begins_line = start == 0 or data[start - 1] == "\n"
+    if begins_line and scan.position < scan.end and data[scan.position] == "\n":  # its line goes with it
+        scan.position += 1
+        scan.at_line_start = True
+
+
+def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int) -> bool:
+    """Do what the tag, whose attributes are in ``[start:end]``, asks for; false if it is none."""
+    action = tags.ACTIONS.get(name, tags.UNKNOWN)
+    frames = scan.frames
+    if action == tags.OPAQUE:
+        _opaque_tag(scan, name, closing or alone)
+    elif frames.dropping:
+        _tag_in_dropped(scan, name, closing, alone)
+    elif action == tags.RAISING or (closing and frames.innermost(TAG, name) >= 0):
+        _framed_tag(scan, name, closing, alone)
+    elif not (closing or alone) and (name == "table" or _is_hidden(scan, start, end)):
+        frames.push(TAG, True).name = name
+    elif action == tags.BREAKING:
+        scan.out.write(BREAK)
+    elif action == tags.PARTING:
+        scan.out.write(PARAGRAPH)
+    elif action == tags.LISTING:
+        scan.out.write("\n" if closing else f"\n{ITEM}")
+    else:
+        return action == tags.INLINE
+    return True
+
+
+def _is_hidden(scan: Scan, start: int, end: int) -> bool:
+    """Whether the attributes in ``[start:end]`` say that nobody sees the content."""
+    return end - start > _SHORTEST_HIDING and tags.HIDDEN.search(scan.source.text(start, end)) is not None
+
+
+def _opaque_tag(scan: Scan, name: str, alone: bool) -> None:
+    """A tag whose content is no wikitext: drop it, or keep it as it is."""
+    content_start = scan.position
+    if name == "gallery" and scan.keeps_galleries and not scan.frames.dropping:
+        _gallery(scan, alone)
+        return
+    begin = content_start
+    if not alone:
+        scan.find_closing_tag(name)
+        begin = scan.closing_start
+        scan.position = scan.closing_end
+    if scan.frames.dropping:
+        return
+    if name == "nowiki":
+        scan.out.write(_unescaped(scan, content_start, begin))
+    elif scan.keeps_math and name in tags.MATH_TAGS:
+        scan.out.write(" ".join(_unescaped(scan, content_start, begin).split()))
+    elif scan.keeps_code and name in tags.CODE_TAGS:
+        code = _unescaped(scan, content_start, begin).strip("\n").replace(" ", SPACE).replace("\n", BREAK)
+        scan.out.write(f"{PARAGRAPH}{SPACE}{code}{PARAGRAPH}")
+    else:
+        scan.out.write(DROPPED)
+
+
+def _unescaped(scan: Scan, start: int, end: int) -> str:
+    return INVISIBLE.sub("", html.unescape(scan.source.text(start, end)))
+
+
+def _gallery(scan: Scan, alone: bool) -> None:
+    """Its captions become list items; :func:`megatron_pz.wikitext.scanner.lines.begin_line` takes the files off."""
+    if alone:
+        return
+    scan.out.write(PARAGRAPH)
+    scan.frames.push(GALLERY).name = "gallery"
+    scan.at_line_start = True
+
+
+def _tag_in_dropped(scan: Scan, name: str, closing: bool, alone: bool) -> None:
+    frame = scan.frames.top()
+    if frame.kind != TAG or frame.name != name or alone:
+        return
+    if not closing:
+        frame.nested += 1
+    elif frame.nested:
+        frame.nested -= 1
+    else:
+        scan.frames.close(PARAGRAPH if name == "table" else DROPPED)
+
+
+def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
+    """Raised and lowered text, and the end of hidden text."""
+    frames = scan.frames
+    if not closing:
+        if not alone:
+            frames.push(TAG).name = name
+        return
+    depth = frames.innermost(TAG, name)
+    if depth >= 0:
+        frames.abandon_from(depth + 1)
+        content = frames.content()
+        frames.close(superscript(content) if name == "sup" else subscript(content))

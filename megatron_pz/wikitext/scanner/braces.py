@@ -1,0 +1,169 @@
+"""Templates: ``{{name|field|name=field}}``, and parameters ``{{{name|default}}}`` of a page that is one itself.
+
+And on wikis with language variants ``-{variant:text;…}-``.
+"""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext import templates, variants
+from megatron_pz.wikitext.marks import DROPPED
+
+from .brackets import close_dropped
+from .frames import TEMPLATE, VARIANT
+from .state import Scan
+
+_LONGEST_NAME = 255
+
+
+def open_braces(scan: Scan) -> None:
+    """Two or more ``{`` at the position."""
+    run = scan.run()
+    frames = scan.frames
+    if frames.dropping:
+        if frames.kind == TEMPLATE:
+            frame = frames.top()
+            frame.nested += run // 2
+        scan.position += run
+        return
+    braces = 3 if run == 3 else 2
+    scan.position += braces
+    name_end = _name_end(scan)
+    name = ""
+    if name_end >= 0 and run == 2:
+        name = templates.shown_name(scan.source.text(scan.position, name_end), scan.keeps_infoboxes, scan.language)
+        if not name:
+            scan.position = name_end
+            frames.push(TEMPLATE, True)
+            return
+    frame = frames.push(TEMPLATE)
+    frame.braces = braces
+    frame.name = name
+
+
+def _name_end(scan: Scan) -> int:
+    """Where the name ends if it is plain text, else -1: then it is known at the first ``|`` or the end."""
+    data = scan.source.data
+    index = scan.position
+    last = min(scan.end, index + _LONGEST_NAME)
+    while index < last:
+        character = data[index]
+        if character == "|" or character == "}":
+            return index
+        if character in "{[<&]'_=":
+            return -1
+        index += 1
+    return -1
+
+
+def begins_variant(scan: Scan) -> bool:
+    """Whether the ``{`` at the position follows a ``-`` that makes it ``-{``, and is no template's behind a dash."""
+    out = scan.out
+    start = scan.position
+    return (
+        scan.has_variants
+        and start > 0
+        and scan.source.data[start - 1] == "-"
+        and not scan.frames.dropping
+        and out.size > 0
+        and out.data[out.size - 1] == "-"
+        and scan.run() % 2 == 1
+    )
+
+
+def open_variant(scan: Scan) -> None:
+    """The ``{`` of ``-{`` at the position; its ``-`` has been put out."""
+    scan.out.truncate(scan.out.size - 1)
+    scan.position += 1
+    scan.frames.push(VARIANT)
+
+
+def _close_variant(scan: Scan) -> bool:
+    """A single ``}`` at the position: whether it is that of a ``}-`` and ended anything."""
+    frames = scan.frames
+    if not scan.follows(scan.position, "}", "-") or (frames.dropping and frames.kind != VARIANT):
+        return False
+    depth = frames.innermost(VARIANT)
+    if depth < 0:
+        return False
+    frames.abandon_from(depth + 1)
+    scan.position += 2
+    frames.close(variants.shown(frames.content(), scan.language))
+    return True
+
+
+def close_braces(scan: Scan) -> None:
+    """One or more ``}`` at the position."""
+    run = scan.run()
+    frames = scan.frames
+    if run == 1 and scan.has_variants and _close_variant(scan):
+        return
+    if frames.dropping:
+        if frames.kind == TEMPLATE:
+            close_dropped(scan, run)
+        else:
+            scan.position += run
+        return
+    depth = frames.innermost(TEMPLATE) if run > 1 else -1
+    if depth < 0:
+        if run == 1:
+            scan.out.push("}")
+        scan.position += run
+        return
+    frames.abandon_from(depth + 1)
+    frame = frames.top()
+    scan.position += min(run, frame.braces)
+    if frame.braces == 3 and run >= 3:
+        _close_parameter(scan)
+    else:
+        _close_template(scan)
+
+
+def _close_parameter(scan: Scan) -> None:
+    """A parameter's default."""
+    frame = scan.frames.top()
+    out = scan.out
+    if frame.bar < 0:
+        scan.frames.close("")
+        return
+    end = frame.fields[1] if len(frame.fields) > 1 else out.size
+    scan.frames.close(out.text(frame.bar, end))
+
+
+def _close_template(scan: Scan) -> None:
+    frames = scan.frames
+    first = frames.first_field()
+    name = frames.top().name or templates.shown_name(first, scan.keeps_infoboxes, scan.language)
+    if not name:
+        frames.close(DROPPED)
+    elif name in templates.PAGE_TITLE:
+        frames.close(scan.title)
+    else:
+        frames.close(templates.render(name, first, frames.parameters(), scan.language))
+
+
+def template_bar(scan: Scan) -> None:
+    """A ``|`` inside a template: the first one tells what the template is."""
+    frames = scan.frames
+    frame = frames.top()
+    out = scan.out
+    scan.position += 1
+    if frame.bar < 0:
+        if not frame.name and frame.braces == 2:
+            frame.name = templates.shown_name(frames.content(), scan.keeps_infoboxes, scan.language)
+            if not frame.name:
+                frames.drop_content()
+                return
+        frame.bar = out.size
+    frame.fields.append(out.size)
+    frame.equals.append(-1)
+
+
+def equals(scan: Scan) -> None:
+    """A ``=`` inside a template: a field's first one ends its name."""
+    frame = scan.frames.top()
+    scan.position += 1
+    last = len(frame.equals) - 1
+    if last >= 0 and frame.equals[last] < 0:
+        frame.equals[last] = scan.out.size
+    else:
+        scan.out.push("=")

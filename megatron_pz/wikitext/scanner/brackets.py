@@ -1,0 +1,169 @@
+"""Links: ``[[target|label]]`` and ``[http://… label]``."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.links import is_external, is_silent, is_silent_without_label, pipe_trick
+from megatron_pz.wikitext.marks import DROPPED
+
+from .frames import EXTERNAL, LINK, Frame
+from .state import Scan
+
+_LONGEST_PROTOCOL = 12
+
+
+def open_bracket(scan: Scan) -> None:
+    """One or more ``[`` at the position."""
+    run = scan.run()
+    frames = scan.frames
+    if frames.dropping:
+        if frames.kind == LINK:
+            frame = frames.top()
+            frame.nested += run // 2
+            frame.single += run % 2
+        scan.position += run
+    elif run == 1:
+        _open_external(scan)
+    else:
+        if run % 2:
+            scan.emit("[", 1)
+        scan.position += 2
+        frames.push(LINK)
+
+
+def _open_external(scan: Scan) -> None:
+    start = scan.position + 1
+    if not is_external(scan.source.text(start, min(start + _LONGEST_PROTOCOL, scan.end))):
+        scan.emit("[", 1)
+        return
+    data = scan.source.data
+    end = start
+    while end < scan.end and data[end] not in ' \t\n[]<>"':
+        end += 1
+    scan.position = scan.after_blanks(end)
+    scan.frames.push(EXTERNAL)
+
+
+def close_bracket(scan: Scan) -> None:
+    """One or more ``]`` at the position."""
+    frames = scan.frames
+    run = scan.run()
+    if frames.dropping:
+        if frames.kind == LINK:
+            close_dropped(scan, run)
+        else:
+            scan.position += run
+        return
+    while run > 0:
+        external = frames.innermost(EXTERNAL)
+        link = frames.innermost(LINK)
+        if external > link:
+            frames.abandon_from(external + 1)
+            _close_external(scan)
+            used = 1
+        elif link >= 0 and run >= 2:
+            frames.abandon_from(link + 1)
+            _close_link(scan)
+            used = 2
+        else:
+            used = min(run, 2)
+            if used == 1:
+                scan.out.push("]")
+        run -= used
+        scan.position += used
+
+
+def close_dropped(scan: Scan, run: int) -> None:
+    """Closing brackets of a dropped frame's own kind: they are counted."""
+    frame = scan.frames.top()
+    if run % 2 and frame.single:  # [[File:a.jpg|thumb|[http://x y]]]
+        frame.single -= 1
+        run -= 1
+        scan.position += 1
+    pairs = run // 2
+    inner = min(frame.nested, pairs)
+    frame.nested -= inner
+    if pairs > inner:
+        scan.frames.close(DROPPED)
+        scan.position += 2 * (inner + 1)
+    else:
+        scan.position += run
+
+
+def _close_external(scan: Scan) -> None:
+    """The label stays, and an address alone shows nothing."""
+    frames = scan.frames
+    out = scan.out
+    frame = frames.pop()
+    index = frame.start
+    while index < out.size and (out.data[index] == " " or out.data[index] == "\t"):
+        index += 1
+    if index == out.size:
+        out.truncate(frame.start)
+        out.push(DROPPED)
+
+
+def _close_link(scan: Scan) -> None:
+    """The label stays; without one the target is shown, unless it is a file, a category or another language."""
+    frames = scan.frames
+    out = scan.out
+    frame = frames.top()
+    target_end = frame.bar if frame.bar >= 0 else out.size
+    begin = frame.start
+    while begin < target_end and out.data[begin] in " \t\n":
+        begin += 1
+    colon = begin
+    while colon < target_end and out.data[colon] != ":":
+        colon += 1
+    plain = colon < target_end and colon == begin
+    if colon < target_end and not plain:
+        target = out.text(begin, target_end)
+        if is_silent(target, scan.wiki) if frame.bar >= 0 else is_silent_without_label(target, scan.wiki):
+            frames.close(DROPPED)
+            return
+    if frame.bar < 0:
+        _show_target(scan, begin + 1 if plain else begin)
+    elif _is_blank(scan, frame.bar):
+        frames.close(pipe_trick(out.text(begin, target_end)))
+    else:
+        out.remove(frame.start, frame.bar)
+        frames.pop()
+
+
+def _show_target(scan: Scan, begin: int) -> None:
+    frame = scan.frames.pop()
+    out = scan.out
+    out.remove(frame.start, begin)
+    for index in range(frame.start, out.size):
+        if out.data[index] == "_":
+            out.data[index] = " "
+
+
+def _is_blank(scan: Scan, start: int) -> bool:
+    """Whether the output holds only white space from ``start`` on."""
+    data = scan.out.data
+    while start < scan.out.size and (data[start] == " " or data[start] == "\t" or data[start] == "\n"):
+        start += 1
+    return start == scan.out.size
+
+
+def bar(scan: Scan) -> None:
+    """A ``|`` inside a link: the first one ends its target."""
+    frame = scan.frames.top()
+    out = scan.out
+    scan.position += 1
+    if frame.bar >= 0:
+        out.push("|")
+        frame.last_bar = out.size
+    elif _has_colon(scan, frame) and is_silent(scan.frames.content(), scan.wiki):
+        scan.frames.drop_content()
+    else:
+        frame.bar = frame.last_bar = out.size
+
+
+def _has_colon(scan: Scan, frame: Frame) -> bool:
+    """Whether the target has a ``:``, as one with a namespace must."""
+    data = scan.out.data
+    index = frame.start
+    while index < scan.out.size and data[index] != ":":
+        index += 1
+    return index < scan.out.size

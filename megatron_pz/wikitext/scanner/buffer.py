@@ -1,0 +1,114 @@
+"""A growing sequence of code points: a C array where compiled, a list of one-character strings where interpreted.
+
+This is the one class with two forms. Everything above it reads and writes ``buffer.data[index]`` and
+``buffer.size``, and compares what it reads with one-character strings.
+"""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.marks import INVISIBLE
+
+try:
+    import cython
+except ImportError:  # the interpreted form needs nothing of Cython
+    from megatron_pz.wikitext import no_cython as cython
+
+
+class Buffer:
+    """Code points ``data[0]`` … ``data[size - 1]``."""
+
+    data: list[str]
+    size: int
+
+    def __init__(self, room: int = 256) -> None:
+        self.size = 0
+        if cython.compiled:
+            self.room = room
+            self.data = allocate(room)  # type: ignore[name-defined] # noqa: F821 - in buffer.pxd
+        else:
+            self.data = []
+
+    def __dealloc__(self) -> None:
+        if cython.compiled:
+            release(self.data)  # type: ignore[name-defined] # noqa: F821 - in buffer.pxd
+
+    def push(self, character: str) -> None:
+        """Append one code point."""
+        if cython.compiled:
+            if self.size == self.room:
+                self.reserve(1)
+            self.data[self.size] = character
+        else:
+            self.data.append(character)
+        self.size += 1
+
+    def extend(self, other: Buffer, start: int, end: int) -> None:
+        """Append ``other[start:end]``."""
+        if end > start:
+            if cython.compiled:
+                self.reserve(end - start)
+                copy(self.data, self.size, other.data, start, end - start)  # type: ignore[name-defined] # noqa: F821
+            else:
+                self.data += other.data[start:end]
+            self.size += end - start
+
+    def write(self, text: str) -> None:
+        """Append a string."""
+        length = len(text)
+        if length:
+            if cython.compiled:
+                self.reserve(length)
+                copy_text(self.data, self.size, text, length)  # type: ignore[name-defined] # noqa: F821
+            else:
+                self.data += text
+            self.size += length
+
+    def truncate(self, size: int) -> None:
+        """Keep the first ``size`` code points."""
+        if not cython.compiled:
+            del self.data[size:]
+        self.size = size
+
+    def remove(self, start: int, end: int) -> None:
+        """Take out ``[start:end]``; what follows moves down."""
+        if cython.compiled:
+            move(self.data, start, end, self.size - end)  # type: ignore[name-defined] # noqa: F821
+        else:
+            del self.data[start:end]
+        self.size -= end - start
+
+    def text(self, start: int, end: int) -> str:
+        """``[start:end]`` as a string."""
+        if end <= start:
+            return ""
+        if cython.compiled:
+            return text_of(self.data, start, end - start)  # type: ignore[name-defined] # noqa: F821
+        return "".join(self.data[start:end])
+
+    def find(self, character: str, start: int, end: int) -> int:
+        """Where in ``[start:end]`` the character stands first; the larger of the two where it does not."""
+        if cython.compiled:
+            return find_in(self.data, character, start, end)  # type: ignore[name-defined] # noqa: F821
+        try:
+            return self.data.index(character, start, end)
+        except ValueError:
+            return max(start, end)
+
+    def reserve(self, more: int) -> None:
+        """Make room for ``more`` code points."""
+        if cython.compiled and self.size + more > self.room:
+            self.room = 2 * self.room + more
+            self.data = reallocate(self.data, self.room)  # type: ignore[name-defined] # noqa: F821
+
+
+def visible_text(text: str) -> Buffer:
+    """A buffer with the text less what :data:`~megatron_pz.wikitext.marks.INVISIBLE` matches."""
+    buffer = Buffer(len(text) + 1)
+    buffer.write(text)
+    if cython.compiled and not may_hide(text):  # type: ignore[name-defined] # noqa: F821
+        return buffer
+    visible = INVISIBLE.sub("", text)
+    if len(visible) < len(text):
+        buffer.truncate(0)
+        buffer.write(visible)
+    return buffer

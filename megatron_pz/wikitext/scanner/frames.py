@@ -1,0 +1,136 @@
+"""The scanner's output with a stack of frames over it: constructs whose end has not been reached."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.marks import DROPPED
+
+from .buffer import Buffer
+
+MAX_DEPTH = 40
+"""Deepest nesting whose content is kept. It bounds how often a character is moved, and so makes time linear; real
+articles stay far below it, and MediaWiki has such a limit too (``$wgMaxTemplateDepth``)."""
+
+# Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>, -{…}-; and none at all.
+NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT = range(8)
+
+
+class Frame:
+    """A construct whose end has not been reached."""
+
+    def __init__(self) -> None:
+        self.open(NONE, 0, False)
+
+    def open(self, kind: int, start: int, dropped: bool) -> None:
+        self.kind = kind
+        self.start = start  # size of the output when it opened: its content begins there
+        self.dropped = dropped  # its content is not put out
+        self.name = ""  # a tag's name, or a template's as templates.shown_name gives it
+        self.braces = 2
+        self.nested = 0  # brackets of the frame's own kind open inside, counted where content is dropped
+        self.single = 0  # single brackets open inside, counted where content is dropped
+        self.bar = -1  # size of the output at the first "|" of a link or template, or of a table's cell
+        self.last_bar = -1
+        if kind == TEMPLATE and not dropped:
+            self.fields: list[int] = []  # size of the output at every "|"
+            self.equals: list[int] = []  # and for every field at its first "=", or -1
+
+
+class Frames:
+    """The output and the open frames. Closing a frame replaces its content by what the construct shows."""
+
+    def __init__(self, room: int) -> None:
+        self.out = Buffer(room)
+        self.stack = [Frame() for _ in range(MAX_DEPTH + 1)]
+        self.depth = 0
+        self.kind = NONE  # of the innermost frame, and whether it drops its content
+        self.dropping = False
+
+    def top(self) -> Frame:
+        """The innermost frame; there must be one."""
+        return self.stack[self.depth - 1]
+
+    def push(self, kind: int, dropped: bool = False) -> Frame:
+        """Open a frame (never inside one that drops its content). Beyond :data:`MAX_DEPTH` it drops its content."""
+        frame = self.stack[self.depth]
+        self.depth += 1
+        self.kind = kind
+        self.dropping = dropped or self.depth > MAX_DEPTH
+        frame.open(kind, self.out.size, self.dropping)
+        return frame
+
+    def pop(self) -> Frame:
+        """Take the innermost frame off; its content stays."""
+        self.depth -= 1
+        frame = self.stack[self.depth]
+        if self.depth:
+            below = self.stack[self.depth - 1]
+            self.kind, self.dropping = below.kind, below.dropped
+        else:
+            self.kind, self.dropping = NONE, False
+        return frame
+
+    def drop_content(self) -> None:
+        """From now on the innermost frame drops its content, and what it has goes."""
+        frame = self.top()
+        frame.dropped = self.dropping = True
+        self.out.truncate(frame.start)
+
+    def close(self, shown: str) -> None:
+        """Close the innermost frame: its content becomes ``shown``."""
+        frame = self.pop()
+        self.out.truncate(frame.start)
+        self.out.write(shown)
+
+    def abandon_from(self, depth: int) -> None:
+        """Give up the frames from ``depth`` on, whose ends are missing: kept content stays, dropped content is gone.
+
+        Of a link, the text after its last ``|`` stays.
+        """
+        while self.depth > depth:
+            frame = self.pop()
+            if frame.dropped:
+                self.out.write(DROPPED)
+            elif frame.kind == LINK and frame.bar >= 0:
+                self.out.remove(frame.start, frame.last_bar)
+
+    def innermost(self, kind: int, name: str = "") -> int:
+        """Depth of the innermost frame of this kind (and name) that may end here, or -1.
+
+        Only a template's end reaches across everything; other ends do not leave the template or table they are in.
+        """
+        depth = self.depth - 1
+        while depth >= 0:
+            frame = self.stack[depth]
+            if frame.kind == kind and (not name or frame.name == name):
+                return depth
+            if kind != TEMPLATE and (frame.kind == TEMPLATE or frame.kind == TABLE):
+                return -1
+            depth -= 1
+        return -1
+
+    def content(self) -> str:
+        """What the innermost frame holds so far."""
+        return self.out.text(self.top().start, self.out.size)
+
+    def first_field(self) -> str:
+        """What stands before the innermost frame's first ``|``."""
+        frame = self.top()
+        return self.out.text(frame.start, frame.bar if frame.bar >= 0 else self.out.size)
+
+    def parameters(self) -> dict[str, str]:
+        """The innermost frame's fields after the first as a template's parameters, stripped; those without a name are
+        numbered from 1."""
+        frame = self.top()
+        named: dict[str, str] = {}
+        count = 0
+        last = len(frame.fields) - 1
+        for number in range(last + 1):
+            begin = frame.fields[number]
+            end = frame.fields[number + 1] if number < last else self.out.size
+            equals = frame.equals[number]
+            if equals >= 0:
+                named[self.out.text(begin, equals).strip()] = self.out.text(equals, end).strip()
+            else:
+                count += 1
+                named[str(count)] = self.out.text(begin, end).strip()
+        return named

@@ -1,0 +1,181 @@
+"""What the beginning and the end of a line mean: paragraphs, list items, headings, tables."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.marks import HEADING, INDENT, ITEM, MARKS, PARAGRAPH
+
+from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, VARIANT, Frame
+from .state import Scan
+from .tables import close_table, open_table, table_line
+
+_DEEPEST_HEADING = 6
+
+
+def newline(scan: Scan) -> None:
+    """A line break at the position."""
+    frames = scan.frames
+    if not frames.dropping:
+        scan.out.push("\n")
+        if frames.kind == EXTERNAL or (frames.kind == LINK and frames.top().bar < 0):
+            frames.abandon_from(frames.depth - 1)
+    scan.position += 1
+    following = scan.after_blanks(scan.position)
+    if following < scan.end and scan.source.data[following] == "\n":
+        scan.position = following
+        if frames.depth:
+            _end_paragraph(scan)
+    else:
+        scan.at_line_start = True
+
+
+def _end_paragraph(scan: Scan) -> None:
+    depth = scan.frames.depth
+    while depth and _ends_with_paragraph(scan.frames.stack[depth - 1]):
+        depth -= 1
+    scan.frames.abandon_from(depth)
+
+
+def _ends_with_paragraph(frame: Frame) -> bool:
+    if frame.kind == TAG:
+        return not (frame.dropped and frame.name in ("table", "div"))
+    return frame.kind == LINK or frame.kind == EXTERNAL
+
+
+def begin_line(scan: Scan) -> None:
+    """The position is at the start of a line."""
+    data = scan.source.data
+    start = scan.after_blanks(scan.position)
+    scan.at_line_start = False
+    if start >= scan.end:
+        return
+    character = data[start]
+    if is_letter_of_text(character):
+        if scan.frames.kind == GALLERY:
+            _gallery_line(scan)
+    elif character == "=" and start == scan.position:
+        _heading(scan)
+    elif character in "*#:;":
+        if scan.frames.depth == 0 or (scan.frames.kind in (TEMPLATE, VARIANT) and not scan.frames.dropping):
+            _list_item(scan, start)
+    elif character == "{" and scan.follows(start, "{", "|") and not scan.follows(start + 1, "|", "}"):
+        scan.position = start
+        open_table(scan)
+    elif character == "|" or character == "!":
+        _bar_or_mark(scan, start)
+    elif (
+        character == "-"
+        and scan.frames.depth == 0
+        and scan.follows(start + 1, "-", "-")
+        and scan.follows(start + 2, "-", "-")
+    ):
+        scan.position = start
+        scan.emit(PARAGRAPH, scan.run())
+
+
+def is_letter_of_text(character: str) -> bool:
+    """Whether no markup begins with it at the start of a line; right for all letters."""
+    return character >= "A" and character != "{" and character != "|"
+
+
+def _gallery_line(scan: Scan) -> None:
+    """``File:a.jpg|alt=text|caption``: an item with the caption."""
+    data = scan.source.data
+    end = scan.position
+    while end < scan.end and data[end] != "\n" and data[end] != "<":
+        if data[end] == "|" and not (scan.is_word(end + 1, "alt=") or scan.is_word(end + 1, "link=")):
+            scan.position = end + 1
+            scan.out.write(ITEM)
+            return
+        end += 1
+    scan.position = end
+
+
+def _bar_or_mark(scan: Scan, start: int) -> None:
+    frames = scan.frames
+    data = scan.source.data
+    if frames.kind == TABLE:
+        if data[start] == "|" and scan.follows(start, "|", "}"):
+            scan.position = start + 2
+            close_table(scan)
+        elif not frames.dropping:
+            scan.position = start
+            table_line(scan)
+    elif data[start] == "|" and frames.kind == NONE:
+        scan.position = scan.line_end(start)  # a row of a table whose beginning is missing
+
+
+def _list_item(scan: Scan, start: int) -> None:
+    data = scan.source.data
+    is_item = False
+    while start < scan.end and data[start] in "*#:;":
+        is_item = is_item or data[start] in "*#"
+        start += 1
+    scan.out.write(ITEM if is_item else INDENT)
+    scan.position = scan.after_blanks(start)
+    if scan.follows(scan.position, "{", "|"):
+        open_table(scan)
+
+
+def _heading(scan: Scan) -> None:
+    """A line between equals signs. Its text is scanned next, up to ``scan.end``; :func:`end_heading` follows."""
+    if scan.heading_level:
+        return
+    data = scan.source.data
+    begin = scan.position
+    line_end = begin
+    while line_end < scan.size and data[line_end] != "\n" and not scan.follows(line_end, "<", "!"):
+        line_end += 1
+    last = line_end
+    while last > begin and data[last - 1] in " \t":
+        last -= 1
+    level = 0
+    while level < _DEEPEST_HEADING and begin + level < last and data[begin + level] == "=":
+        level += 1
+    closing = 0
+    while closing < level and data[last - 1 - closing] == "=":
+        closing += 1
+    level = closing
+    if last - begin <= 2 * level or level < (2 if scan.frames.depth else 1):
+        return
+    scan.frames.abandon_from(0)
+    scan.position = begin + level
+    scan.end = last - level
+    scan.heading_level = level
+    scan.heading_start = scan.out.size
+    scan.heading_next = line_end
+
+
+def end_heading(scan: Scan) -> None:
+    """The heading's text has been scanned: show it, or skip the section that it begins."""
+    out = scan.out
+    scan.frames.abandon_from(0)
+    heading = " ".join(MARKS.sub("", out.text(scan.heading_start, out.size)).split())
+    level = scan.heading_level
+    out.truncate(scan.heading_start)
+    scan.heading_level = 0
+    scan.position = scan.heading_next
+    scan.end = scan.size
+    scan.at_line_start = False
+    if heading.casefold().rstrip(": ") in scan.trailing_sections:
+        _skip_section(scan, level)
+    else:
+        out.write(f"{PARAGRAPH}{HEADING}{level}{heading}{PARAGRAPH}")
+
+
+def _skip_section(scan: Scan, level: int) -> None:
+    """Go on at the next heading of this level or a higher one."""
+    data = scan.source.data
+    index = scan.position
+    while index < scan.size:
+        index = scan.line_end(index)
+        signs = index + 1
+        while signs < scan.size and data[signs] == "=":
+            signs += 1
+        if index + 1 < signs <= index + 1 + level:
+            closing = signs
+            while closing < scan.size and data[closing] != "\n" and data[closing] != "=":
+                closing += 1
+            if closing < scan.size and data[closing] == "=":
+                break
+        index += 1
+    scan.position = min(index, scan.size)

@@ -1,0 +1,298 @@
+"""From the scanner's marked text to paragraphs: lines, white space, and the punctuation that dropped markup leaves.
+
+Consecutive lines of prose are one paragraph, as in MediaWiki; consecutive list items are one paragraph with an item a
+line; so are the rows of a table. Characters are pushed one by one, and one that follows dropped markup may take back
+what stands before it: so ``(; born 1950)`` and ``word ( ), next`` never come about.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from megatron_pz.wikitext.cleanup_patterns import without_ref_tags, without_sound_words
+from megatron_pz.wikitext.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+from megatron_pz.wikitext.sections import without_empty_sections
+
+from .buffer import Buffer
+from .characters import is_plain, is_prose, is_white
+
+_FIRST_COMPOSED = "\u0300"
+_LONGEST_SOUND_WORDS = 80
+
+# What waits for the next visible character: white space, a line break, a gap that dropped markup has left, and that
+# more of the same leftover character would go.
+CLOSED = "\0"
+NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
+
+
+class Paragraphs:
+    """The paragraphs of one page.
+
+    Args:
+        marked: The scanner's text with its marks.
+        keeps_headings: Headings become paragraphs. One that nothing follows is dropped all the same.
+        keeps_source: The text holds formulas or code, in which braces and quotes mean something.
+    """
+
+    def __init__(self, marked: Buffer, keeps_headings: bool, keeps_source: bool) -> None:
+        self.marked = marked
+        self.keeps_headings = keeps_headings
+        self.keeps_source = keeps_source
+        self.out = Buffer(self.marked.size + 64)  # the paragraph so far
+        self.floor = 0  # where in it the present item begins; nothing before it is ever taken back
+        self.kind = CLOSED  # mark of the paragraph that is open, a space for prose
+        self.level = 0  # of a heading
+        self.pending = NOTHING
+        self.eaten = CLOSED  # the leftover character of which more would go
+        self.may_compose = False  # the paragraph may not be in Unicode's normal form
+        self.has_angle = False  # the item may hold <ref
+        self.found: list[tuple[int, str]] = []  # (level of a heading or 0, text)
+
+    def all(self) -> list[str]:
+        """In order, none empty."""
+        data = self.marked.data
+        size = self.marked.size
+        start = 0
+        is_apart = True
+        while start < size:
+            end = self.marked.find("\n", start, size)
+            first = start
+            while first < end and data[first] in " \t\x01\x02":  # DROPPED, SOUND
+                first += 1
+            is_apart = self._line(start, first, end, is_apart) if self._has_word(first, end) else True
+            start = end + 1
+        self._end()
+        return without_empty_sections(self.found)
+
+    def _has_word(self, start: int, end: int) -> bool:
+        data = self.marked.data
+        while start < end:
+            character = data[start]
+            if character > " " and (character.isalnum() or character == "_"):
+                return True
+            start += 1
+        return False
+
+    def _line(self, start: int, first: int, end: int, is_apart: bool) -> bool:
+        """Add a line; ``first`` is its first character that shows. Whether the next line stands apart from it."""
+        data = self.marked.data
+        mark = data[first]
+        if mark == HEADING:
+            self._end()
+            self.level = int(data[first + 1])
+            self._begin(HEADING)
+            self._add(first + 2, end)
+            self._end()
+            return True
+        if mark == SPACE:
+            self._end()
+            self._begin(SPACE)
+            self._add_code(first + 1, end)
+            self._end()
+            return True
+        kind = mark if mark in (ITEM, INDENT, ROW) else " "
+        if is_apart or kind == INDENT or kind != self.kind:
+            self._end()
+            self._begin(kind)
+        elif kind == " ":
+            self.pending |= WHITE
+        else:
+            self._end_item()
+            self._begin_item(kind)
+        self._add(start if kind == " " else first + 1, end)
+        return False
+
+    def _begin(self, kind: str) -> None:
+        self.kind = kind
+        self.out.truncate(0)
+        self.may_compose = False
+        self._begin_item(kind)
+
+    def _begin_item(self, kind: str) -> None:
+        if self.out.size:
+            self.out.push("\n")
+        if kind == ITEM:
+            self.out.push("-")
+            self.out.push(" ")
+        self.floor = self.out.size
+        self.pending = NOTHING
+        self.has_angle = False
+
+    def _end_item(self) -> None:
+        """Close the item; one without a word goes, its dash and its line break with it."""
+        out = self.out
+        while out.size > self.floor and out.data[out.size - 1] in " \n":
+            out.truncate(out.size - 1)
+        if self.has_angle and not self.keeps_source:
+            text = without_ref_tags(out.text(self.floor, out.size))
+            out.truncate(self.floor)
+            out.write(text)
+        if not self._holds_word(self.floor):
+            size = self.floor - 2 if self.kind == ITEM else self.floor
+            out.truncate(max(size - 1, 0))
+
+    def _holds_word(self, start: int) -> bool:
+        data = self.out.data
+        while start < self.out.size:
+            if data[start].isalnum() or data[start] == "_":
+                return True
+            start += 1
+        return False
+
+    def _end(self) -> None:
+        """Close the paragraph that is open, if any."""
+        if self.kind == CLOSED:
+            return
+        self._end_item()
+        if self.out.size and (self.kind != HEADING or self.keeps_headings):
+            text = self.out.text(0, self.out.size)
+            if self.may_compose:
+                text = unicodedata.normalize("NFC", text)
+            self.found.append((self.level if self.kind == HEADING else 0, text))
+        self.kind = CLOSED
+
+    def _add_code(self, start: int, end: int) -> None:
+        """Code is kept as it is."""
+        data = self.marked.data
+        for index in range(start, end):
+            character = data[index]
+            self.out.push("\n" if character == BREAK else " " if character == SPACE else character)
+
+    def _add(self, start: int, end: int) -> None:
+        """Push what stands in the marked text from ``start`` to ``end``."""
+        data = self.marked.data
+        index = start
+        while index < end:
+            if is_plain(data[index]):
+                run = self._run_end(index, end)
+                if self.pending:
+                    if self._last() in "(（":
+                        self.pending = NOTHING
+                    self._push_white()
+                self.out.extend(self.marked, index, run)
+                index = run
+                continue
+            character = data[index]
+            index += 1
+            if character == " " or is_white(character):
+                self.pending |= WHITE
+            elif character < " ":
+                self._add_mark(character)
+            else:
+                if character >= _FIRST_COMPOSED and not "\u2010" <= character <= "\u205e":
+                    self.may_compose = True
+                self.has_angle = self.has_angle or character == "<"
+                self._push(character)
+
+    def _run_end(self, start: int, end: int) -> int:
+        """Where a run of prose ends that begins with a letter or digit and can be copied as it is."""
+        data = self.marked.data
+        run = start + 1
+        while run < end and is_prose(data[run]) and not (data[run] == data[run - 1] and data[run] == " "):
+            run += 1
+        return run - 1 if data[run - 1] == " " else run
+
+    def _add_mark(self, mark: str) -> None:
+        if mark == DROPPED:
+            self.pending |= GAP
+        elif mark == BREAK:
+            self.pending |= NEWLINE
+        elif mark == SPACE or mark == "\t":
+            self.pending |= WHITE
+        elif mark == SOUND:
+            self._take_back_sound_words()
+            self.pending |= GAP
+
+    def _last(self) -> str:
+        """The last character of the item, or a line break."""
+        return self.out.data[self.out.size - 1] if self.out.size > self.floor else "\n"
+
+    def _push(self, character: str) -> None:
+        """Append a visible character, unless it and what stands before it are what dropped markup leaves."""
+        last = self._last()
+        if character in ")）":
+            if self._close_parenthesis():
+                return
+        elif character in ",;.:":
+            if self.pending & GAP:
+                if last == "\n" and self.out.size == self.floor:
+                    return
+                if last in ",;:":
+                    self._take_back()
+                    last = self._last()
+                self.pending &= ~WHITE
+            if last in "(（" and character != ".":
+                return
+        elif character in "!?]" and self.pending & GAP:
+            self.pending &= ~WHITE
+        if last in "(（":
+            self.pending &= ~(WHITE | NEWLINE)
+        if character in "[]{}'|" and self._is_leftover(character, last):
+            return
+        if self.pending:
+            self._push_white()
+        self.out.push(character)
+
+    def _push_white(self) -> None:
+        """Append the white space that waits."""
+        if self.out.size > self.floor:
+            if self.pending & NEWLINE:
+                self._trim()
+                if self._last() != "\n":
+                    self.out.push("\n")
+            elif self.pending & WHITE and self._last() not in " \n":
+                self.out.push(" ")
+        self.pending = NOTHING
+
+    def _trim(self) -> None:
+        while self.out.size > self.floor and self.out.data[self.out.size - 1] == " ":
+            self.out.truncate(self.out.size - 1)
+
+    def _take_back(self) -> None:
+        """Remove the last character; white space before it waits again, and a gap is left."""
+        self.out.truncate(self.out.size - 1)
+        last = self._last()
+        if last == " ":
+            self._trim()
+            self.pending |= WHITE
+        elif last == "\n" and self.out.size > self.floor:
+            self.out.truncate(self.out.size - 1)
+            self.pending |= NEWLINE
+        self.pending |= GAP
+
+    def _close_parenthesis(self) -> bool:
+        """Before a closing parenthesis separators go, and an empty pair goes altogether; whether it did."""
+        while self._last() in " ,;" or (self.pending & GAP and self._last() == ":"):
+            self.out.truncate(self.out.size - 1)
+        self.pending &= ~(WHITE | NEWLINE)
+        if self._last() in "(（":
+            self._take_back()
+            return True
+        return False
+
+    def _is_leftover(self, character: str, last: str) -> bool:
+        """Whether it belongs to double brackets, braces or quotes, which only broken markup leaves."""
+        if character == "]" and last == "[" and self.pending <= (WHITE | GAP):
+            self._take_back()
+            return True
+        if self.keeps_source or self.pending & (WHITE | NEWLINE):
+            return False
+        if self.pending & EATING and character == self.eaten:
+            return True
+        if (character == last and character != "|") or (character == "|" and last == "{"):
+            self._take_back()
+            self.eaten = character
+            self.pending |= EATING
+            return True
+        return False
+
+    def _take_back_sound_words(self) -> None:
+        """Remove the words that introduce a pronunciation which is gone: ``(pronounced ◌, born 1950)``."""
+        out = self.out
+        start = max(out.size - _LONGEST_SOUND_WORDS, self.floor)
+        tail = out.text(start, out.size)
+        kept = without_sound_words(tail + " " if self.pending & WHITE else tail)
+        if len(kept) < len(tail):
+            out.truncate(start + len(kept))
+            self._trim()
+            self.pending |= WHITE if kept.endswith(" ") else NOTHING

@@ -1,0 +1,218 @@
+"""Wikitext to text in one pass: the loop over the characters that can begin or end markup.
+
+Plain runs are copied to the output. A construct that needs its whole content before it can be shown (template, link,
+raised text) opens a frame, which remembers where in the output its content begins; when it closes, that part of the
+output is replaced by what the construct shows. So inner constructs are rendered before outer ones and nothing is read
+twice. A construct known to show nothing (most templates, tables, files) opens a frame that drops its content and only
+counts its own brackets.
+
+Time is linear whatever the input: content is moved once a level of nesting, of which there are at most
+:data:`~megatron_pz.wikitext.scanner.frames.MAX_DEPTH` (below it content is dropped and brackets are counted), and
+searches for a closing tag remember what they found. Broken markup never swallows a page: a link ends with its paragraph
+and everything ends at a heading.
+"""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.entities import entity_text
+from megatron_pz.wikitext.localization import Wiki
+
+from .angles import angle
+from .braces import begins_variant, close_braces, equals, open_braces, open_variant, template_bar
+from .brackets import bar, close_bracket, open_bracket
+from .buffer import Buffer
+from .characters import is_letter, is_skipped, is_text
+from .frames import LINK, TABLE, TEMPLATE
+from .lines import begin_line, end_heading, newline
+from .paragraphs import Paragraphs
+from .state import Scan
+from .tables import begins_table, open_table, table_bar
+
+_LONGEST_ENTITY = 40
+_LONGEST_MAGIC_WORD = 44
+
+
+def scan_page(text: str, title: str, wiki: Wiki, keeps: frozenset[str]) -> list[str]:
+    """The paragraphs of a page, in order, none empty.
+
+    Args:
+        text: Wikitext.
+        title: Of the page.
+        wiki: Names that the wiki uses.
+        keeps: What is kept beyond prose and lists, as in ``TextOptions.keep``.
+    """
+    scan = Scan(text, title, wiki, keeps)
+    marked = marked_text(scan)
+    return Paragraphs(marked, "headings" in keeps, scan.keeps_math or scan.keeps_code).all()
+
+
+def marked_text(scan: Scan) -> Buffer:
+    """The whole text with the marks of :mod:`megatron_pz.wikitext.marks`."""
+    while True:
+        if scan.at_line_start:
+            begin_line(scan)
+        if scan.frames.dropping:
+            _skip(scan)
+        else:
+            _copy(scan)
+        if scan.position < scan.end:
+            _special(scan, scan.source.data[scan.position])
+        elif scan.heading_level:
+            end_heading(scan)
+        elif scan.position >= scan.size:
+            scan.frames.abandon_from(0)
+            return scan.out
+
+
+def _copy(scan: Scan) -> None:
+    """Copy text up to the next character that can begin or end markup."""
+    data = scan.source.data
+    index = scan.position
+    end = scan.end
+    while index < end and is_text(data[index]):
+        index += 1
+    scan.out.extend(scan.source, scan.position, index)
+    scan.position = index
+
+
+def _skip(scan: Scan) -> None:
+    """Skip to the next character that matters inside dropped content."""
+    data = scan.source.data
+    index = scan.position
+    end = scan.end
+    while index < end and is_skipped(data[index]):
+        index += 1
+    scan.position = index
+
+
+def _special(scan: Scan, character: str) -> None:
+    kind = scan.frames.kind
+    if character == "\n":
+        newline(scan)
+    elif character == "[":
+        open_bracket(scan)
+    elif character == "]":
+        close_bracket(scan)
+    elif character == "{":
+        _open_brace(scan)
+    elif character == "}":
+        close_braces(scan)
+    elif character == "<":
+        angle(scan)
+    elif character == "'":
+        _quotes(scan)
+    elif character == "&":
+        _entity(scan)
+    elif character == "|" and kind == TEMPLATE:
+        template_bar(scan)
+    elif character == "|" and kind == LINK:
+        bar(scan)
+    elif character == "|" and kind == TABLE:
+        table_bar(scan)
+    elif character == "=" and kind == TEMPLATE:
+        equals(scan)
+    elif character == "_" and scan.follows(scan.position, "_", "_"):
+        _magic_word(scan)
+    else:
+        scan.out.push(character)
+        scan.position += 1
+
+
+def _open_brace(scan: Scan) -> None:
+    if begins_variant(scan):
+        open_variant(scan)
+    elif scan.follows(scan.position, "{", "{"):
+        open_braces(scan)
+    elif scan.frames.dropping:
+        scan.position += 1
+    elif begins_table(scan):
+        open_table(scan)
+    else:
+        scan.emit("{", 1)
+
+
+def _quotes(scan: Scan) -> None:
+    """Bold and italic marks; four and more than five hold an apostrophe of the text, and sometimes three do."""
+    if scan.position >= scan.quotes_end:
+        _weigh_quotes(scan)
+    run = scan.run()
+    if run == 1 or run == 4 or run > 5 or scan.position == scan.apostrophe:
+        scan.out.push("'")
+    scan.position += run
+
+
+def _weigh_quotes(scan: Scan) -> None:
+    """Find the three quotes of the line that are an apostrophe and an italic mark.
+
+    There are some where bold and italic marks are both odd in number, as around ``Emma`` in "Emma's": MediaWiki takes
+    the first after a word of one letter, or else after a longer one, or else after a space.
+    """
+    data = scan.source.data
+    index = scan.position
+    scan.quotes_end = scan.line_end(index)
+    scan.apostrophe = -1
+    italic = bold = 0
+    after_letter = after_word = after_space = -1
+    while True:
+        start = index = scan.source.find("'", index, scan.quotes_end)
+        if start >= scan.quotes_end:
+            break
+        while index < scan.quotes_end and data[index] == "'":
+            index += 1
+        run = index - start
+        if run == 2 or run > 4:
+            italic += 1
+        if run > 2:
+            bold += 1
+        if run == 3:
+            if start == 0 or data[start - 1] == " " or data[start - 1] == "\n":
+                after_space = start if after_space < 0 else after_space
+            elif start > 1 and data[start - 2] == " ":
+                after_letter = start if after_letter < 0 else after_letter
+            else:
+                after_word = start if after_word < 0 else after_word
+    if italic % 2 == 1 and bold % 2 == 1:
+        scan.apostrophe = after_letter if after_letter >= 0 else after_word if after_word >= 0 else after_space
+
+
+def _entity(scan: Scan) -> None:
+    data = scan.source.data
+    start = scan.position
+    last = min(scan.end, start + _LONGEST_ENTITY)
+    end = start + 1
+    while end < last and (is_letter(data[end]) or "0" <= data[end] <= "9" or data[end] == "#"):
+        end += 1
+    if end < last and data[end] == ";":
+        name = scan.source.text(start + 1, end)
+        if name == "amp":
+            # &amp;nbsp; comes from a text that was escaped twice; MediaWiki shows &nbsp;, and nobody means it.
+            again = end + 1
+            while again < last and is_letter(data[again]):
+                again += 1
+            if again < last and data[again] == ";" and again > end + 1:
+                shown = entity_text(scan.source.text(end + 1, again))
+                if shown:
+                    scan.emit(shown, again + 1 - start)
+                    return
+        shown = entity_text(name)
+        if shown is not None:
+            scan.emit(shown, end + 1 - start)
+            return
+    scan.emit("&", 1)
+
+
+def _magic_word(scan: Scan) -> None:
+    """``__NOTOC__``: capitals between double underscores."""
+    data = scan.source.data
+    start = scan.position
+    last = min(scan.end, start + _LONGEST_MAGIC_WORD)
+    end = start + 2
+    while end < last and data[end] not in " \n<>[]{}|=&'" and not scan.follows(end, "_", "_"):
+        end += 1
+    word = scan.source.text(start + 2, end)
+    if scan.follows(end, "_", "_") and len(word) > 2 and word.replace("_", "").isalpha() and word == word.upper():
+        scan.position = end + 2
+    else:
+        run = scan.run()
+        scan.out.extend(scan.source, start, start + run)
+        scan.position += run

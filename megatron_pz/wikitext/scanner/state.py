@@ -1,0 +1,158 @@
+"""What one scan knows: the source and the place in it, the output, the wiki, and what has been looked up ahead."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext import variants
+from megatron_pz.wikitext.localization import Wiki
+
+from .buffer import visible_text
+from .frames import Frames
+
+
+class Scan:
+    """State of the scan of one page.
+
+    Args:
+        text: Wikitext.
+        title: Of the page.
+        wiki: Names that the wiki uses.
+        keeps: What is kept beyond prose and lists, as in ``TextOptions.keep``.
+    """
+
+    def __init__(self, text: str, title: str, wiki: Wiki, keeps: frozenset[str]) -> None:
+        self.source = visible_text(text)
+        self.size = self.source.size
+        self.position = 0
+        self.end = self.size  # of what is being scanned: the page, or a heading's text
+        self.at_line_start = True
+        self.frames = Frames(self.size // 2 + 64)
+        self.out = self.frames.out
+        self.title = title
+        self.wiki = wiki
+        self.language = wiki.language
+        self.has_variants = wiki.language in variants.LANGUAGES
+        self.trailing_sections = wiki.trailing_sections
+        self.keeps_tables = "tables" in keeps
+        self.keeps_infoboxes = "infoboxes" in keeps
+        self.keeps_galleries = "galleries" in keeps
+        self.keeps_math = "math" in keeps
+        self.keeps_code = "code" in keeps
+        self.heading_level = 0  # of the heading being scanned
+        self.heading_start = 0  # size of the output where its text begins
+        self.heading_next = 0  # where the source goes on after it
+        self.quotes_end = 0  # of the line whose quotes have been weighed
+        self.apostrophe = -1  # where in it three quotes hold an apostrophe
+        self.closing_tags: dict[str, tuple[int, int]] = {}
+        self.closing_start = self.closing_end = 0  # of the closing tag that was looked for last
+        self.ref_start = self.ref_end = -1
+        self.next_heading = -1
+        self.next_comment_end = -1
+
+    def run(self) -> int:
+        """How often the character at the position is repeated."""
+        data = self.source.data
+        character = data[self.position]
+        end = self.position + 1
+        while end < self.end and data[end] == character:
+            end += 1
+        return end - self.position
+
+    def after_blanks(self, start: int) -> int:
+        """Where spaces and tabs from ``start`` on end."""
+        data = self.source.data
+        while start < self.end and (data[start] == " " or data[start] == "\t"):
+            start += 1
+        return start
+
+    def line_end(self, start: int) -> int:
+        """Where the line ends that ``start`` is in."""
+        return self.source.find("\n", start, self.end)
+
+    def follows(self, start: int, first: str, second: str) -> bool:
+        """Whether these two characters stand at ``start``."""
+        data = self.source.data
+        return start + 1 < self.end and data[start] == first and data[start + 1] == second
+
+    def emit(self, text: str, length: int) -> None:
+        """Put out ``text`` in place of the next ``length`` characters."""
+        self.out.write(text)
+        self.position += length
+
+    def comment_end(self) -> int:
+        """Where ``-->`` ends after the position; the source's end if it is missing."""
+        if self.next_comment_end < self.position + 7:
+            data = self.source.data
+            last = self.size - 2
+            index = self.position + 4
+            while index < last and not (data[index] == "-" and data[index + 1] == "-" and data[index + 2] == ">"):
+                index += 1
+            self.next_comment_end = index + 3 if index < last else self.size
+        return min(self.next_comment_end, self.end)
+
+    def find_closing_tag(self, name: str) -> bool:
+        """Look for ``</name>`` after the position, and say whether it is there.
+
+        It begins at ``closing_start`` and ends at ``closing_end``; both are the position where it is missing.
+        """
+        known = self.closing_tags.get(name)
+        if known is None or known[0] < self.position:
+            self._find_closing_tag(name, self.position)
+            self.closing_tags[name] = (self.closing_start, self.closing_end)
+        else:
+            self.closing_start, self.closing_end = known
+        return self._has_closing_tag()
+
+    def find_closing_ref(self) -> bool:
+        """The same for ``</ref>``, of which there are most."""
+        if self.ref_start < self.position:
+            self._find_closing_tag("ref", self.position)
+            self.ref_start, self.ref_end = self.closing_start, self.closing_end
+        else:
+            self.closing_start, self.closing_end = self.ref_start, self.ref_end
+        return self._has_closing_tag()
+
+    def _has_closing_tag(self) -> bool:
+        if self.closing_end <= self.end:
+            return True
+        self.closing_start = self.closing_end = self.position
+        return False
+
+    def _find_closing_tag(self, name: str, index: int) -> None:
+        data = self.source.data
+        length = len(name)
+        last = self.size - length - 2
+        while True:
+            index = self.source.find("<", index, last)
+            if index >= last:
+                break
+            if data[index + 1] == "/" and self.is_word(index + 2, name):
+                end = index + 2 + length
+                while end < self.size and (data[end] == " " or data[end] == "\n" or data[end] == "\t"):
+                    end += 1
+                if end < self.size and data[end] == ">":
+                    self.closing_start, self.closing_end = index, end + 1
+                    return
+            index += 1
+        self.closing_start = self.closing_end = self.size + 1
+
+    def is_word(self, start: int, word: str) -> bool:
+        """Whether ``word``, in small letters of ASCII, stands at ``start`` in letters of any size."""
+        if start + len(word) > self.size:
+            return False
+        data = self.source.data
+        for index in range(len(word)):
+            character = data[start + index]
+            if character != word[index] and not ("A" <= character <= "Z" and character.lower() == word[index]):
+                return False
+        return True
+
+    def heading_after(self, position: int) -> int:
+        """Where the next line that begins with ``==`` has its line break."""
+        if self.next_heading < position:
+            data = self.source.data
+            last = self.size - 2
+            index = self.source.find("\n", position, last)
+            while index < last and not (data[index + 1] == "=" and data[index + 2] == "="):
+                index = self.source.find("\n", index + 1, last)
+            self.next_heading = index if index < last else self.size + 1
+        return self.next_heading

@@ -1,0 +1,107 @@
+"""Tables: ``{|`` to ``|}``. They are dropped, or kept as one row a line."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.marks import CELL, HEADER, IN_ONE_LINE, PARAGRAPH, ROW
+
+from .frames import TABLE
+from .state import Scan
+
+_SEPARATOR = " | "
+
+
+def open_table(scan: Scan) -> None:
+    """``{|`` at the position, at the start of a line."""
+    frames = scan.frames
+    if not frames.dropping:
+        frames.push(TABLE, not scan.keeps_tables)
+        if not frames.dropping:
+            scan.out.write(ROW)
+            scan.position = scan.line_end(scan.position)  # the table's attributes
+            return
+    elif frames.kind == TABLE:
+        frame = frames.top()
+        frame.nested += 1
+    scan.position += 2
+
+
+def begins_table(scan: Scan) -> bool:
+    """Whether ``{|`` at the position, inside a line, begins a table, as it does after a template's line break."""
+    if not scan.follows(scan.position, "{", "|"):
+        return False
+    data = scan.source.data
+    start = scan.after_blanks(scan.position + 2)
+    if start < scan.end and data[start] == "\n":
+        return True
+    word = scan.source.text(start, min(start + 8, scan.end))
+    return word.startswith(("class", "style", "border", "width", "align", "cell", "bgcolor", "id="))
+
+
+def close_table(scan: Scan) -> None:
+    """After ``|}``."""
+    frames = scan.frames
+    frame = frames.top()
+    if frame.nested:
+        frame.nested -= 1
+    elif frame.dropped:
+        frames.close(PARAGRAPH)
+    else:
+        rows = rows_of(frames.content())
+        frames.close("")
+        scan.out.write(rows.translate(IN_ONE_LINE).replace("\n", " ") if frames.kind == TABLE else rows)
+
+
+def table_line(scan: Scan) -> None:
+    """``|`` or ``!`` at the start of a line of a kept table: a row, a caption or cells."""
+    data = scan.source.data
+    frame = scan.frames.top()
+    start = scan.position
+    if scan.follows(start, "|", "-"):
+        scan.out.write(ROW)
+        scan.position = scan.line_end(start)
+        return
+    is_caption = scan.follows(start, "|", "+")
+    if is_caption:
+        scan.position += 1
+    if is_caption or frame.single:  # a row of its own, and another one after it
+        scan.out.write(ROW)
+    frame.single = is_caption
+    scan.out.write(CELL + HEADER if data[start] == "!" else CELL)
+    scan.position += 1
+    frame.bar = scan.out.size
+
+
+def table_bar(scan: Scan) -> None:
+    """``|`` inside a line of a kept table: ``||`` begins a cell, and a single one ends a cell's attributes."""
+    frame = scan.frames.top()
+    if scan.follows(scan.position, "|", "|"):
+        scan.out.write(CELL)
+        scan.position += 2
+        frame.bar = scan.out.size
+    elif frame.bar >= 0:
+        scan.out.truncate(frame.bar)
+        scan.position += 1
+        frame.bar = -1
+    else:
+        scan.emit("|", 1)
+
+
+def rows_of(content: str) -> str:
+    """The rows of a table with its cells between bars; rows without text are left out."""
+    shown = ""
+    for row in content.split(ROW):
+        cells = [" ".join(cell.translate(IN_ONE_LINE).split()) for cell in _cells(row)]
+        if any(cells):
+            shown += f"\n{ROW}{_SEPARATOR.join(cells)}"
+    return f"{PARAGRAPH}{shown}{PARAGRAPH}" if shown else PARAGRAPH
+
+
+def _cells(row: str) -> list[str]:
+    """A header's line holds several cells between ``!!``, each with attributes of its own before a ``|``."""
+    cells: list[str] = []
+    for cell in row.split(CELL)[1:]:
+        if cell.startswith(HEADER):
+            cells += [header.rpartition("|")[2] for header in cell[1:].split("!!")]
+        else:
+            cells.append(cell)
+    return cells

@@ -1,0 +1,53 @@
+"""Which form of the scanner runs: the compiled one where it fits its source, else the interpreted one.
+
+``setup.py`` joins the files of :mod:`megatron_pz.wikitext.scanner` into one module and lets Cython and a C compiler
+make ``scanner_compiled`` of it. That module knows the checksum of what it was made from, so one that is older than the
+source is never used: the interpreted form runs, about forty times as slow and with the same results, and :data:`FORM`
+says why.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from megatron_pz.wikitext.scanner_sources import COMPILED, source_sha256
+
+if TYPE_CHECKING:
+    from megatron_pz.wikitext.localization import Wiki
+
+ScanPage = Callable[[str, str, "Wiki", frozenset[str]], list[str]]
+
+_REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython and a C compiler"
+
+
+def choose() -> tuple[ModuleType | None, str]:
+    """The compiled form, None where it cannot be used; and in words which form runs and why."""
+    try:
+        compiled = importlib.import_module(COMPILED)
+    except ImportError:
+        reason = f"not compiled on installation ({_REBUILD})"
+    else:
+        if source_sha256(Path(__file__).with_name("scanner")) == compiled.SOURCE_SHA256:
+            return compiled, "compiled"
+        reason = f"the compiled one is older than its source ({_REBUILD})"
+    return None, f"interpreted, slow: {reason}"
+
+
+def load_interpreted() -> ScanPage:
+    """The interpreted form, whether or not there is a compiled one."""
+    return importlib.import_module("megatron_pz.wikitext.scanner.scan").scan_page
+
+
+compiled, FORM = choose()
+"""The compiled form or None, and in words which form runs and why."""
+scan_page: ScanPage = compiled.scan_page if compiled else load_interpreted()
+words_of: Callable[[str], int] = (
+    compiled.words_of if compiled else importlib.import_module("megatron_pz.wikitext.scanner.counting").words_of
+)
+"""Words of a text."""
+unescaped: Callable[[bytes], bytearray | None] | None = compiled.unescaped if compiled else None
+"""Resolves XML's references; None where it would be interpreted, which an XML parser is faster than."""

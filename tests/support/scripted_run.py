@@ -1,0 +1,167 @@
+"""Whole runs in pytest's own process: the real loop, trainer and checkpoints; the engines' answers are scripted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from transformers import AutoTokenizer
+
+from megatron_pz import train
+from megatron_pz.config.schema import (
+    DataConfig,
+    GameConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    RunConfig,
+    TrainingConfig,
+)
+from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import fault_tolerance as restarting
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.train import Run
+from tests.support.tiny_corpus import PASSAGES
+
+
+class ScriptedEngine:
+    """Plays both roles by chance, drawn from each prompt's seed: masks a word of the passage, solves half of the masks.
+
+    What :func:`load_weights` gave it is kept, so that a test can say whose weights it would have sampled from.
+    """
+
+    started: ClassVar[list[ScriptedEngine]] = []
+
+    def __init__(
+        self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool, watchdog: Watchdog
+    ) -> None:
+        assert colocated
+        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.rollout = rollout
+        self.weights: dict[str, torch.Tensor] = {}
+        self.prompts: list[str] = []
+        self.calls: list[str] = []
+        """What was asked of it, in order."""
+        self.limits: set[int] = set()
+        """Tokens that its calls allowed."""
+        self.closed = False
+        ScriptedEngine.started.append(self)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+    ) -> list[list[Response]]:
+        self.calls.append("generate")
+        self.limits.add(max_tokens)
+        texts = [self.tokenizer.decode(prompt) for prompt in prompts]
+        self.prompts += texts
+        draws = [random.Random(seed) for seed in seeds]
+        return [[self._respond(text, draw) for _ in range(n)] for text, draw in zip(texts, draws, strict=True)]
+
+    def _respond(self, prompt: str, draw: random.Random) -> Response:
+        passage = prompt.split("\n")[0].split(": ", 1)[1]
+        if prompt.startswith("Paragraph:"):
+            text = f" \\mask{{{draw.choice(passage.rstrip('.').replace(',', '').split())}}}"
+        else:
+            text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
+        token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def wake(self, *parts: str) -> None:
+        self.calls.append(f"wake {' '.join(parts)}")
+
+    def healthy(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer(masked: str) -> str:
+    """The hidden words, found by comparing with the passages."""
+    before, after = masked.split("[mask]", 1)
+    (passage,) = (each for each in PASSAGES if each.startswith(before) and each.endswith(after))
+    return passage[len(before) : len(passage) - len(after)]
+
+
+def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tensor]]) -> None:
+    """In place of the rollout room's."""
+    engine.calls.append("load_weights")
+    engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
+
+
+def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
+    """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
+    monkeypatch.setattr(ScriptedEngine, "started", [])
+    monkeypatch.setattr(train, "VllmEngine", ScriptedEngine)
+    monkeypatch.setattr(train, "require_log_prob_semantics", lambda engine: None)
+    monkeypatch.setattr(restarting, "load_weights", load_weights)
+    return ScriptedEngine
+
+
+def run_config(model: Path, corpus: str, save: Path) -> RunConfig:
+    """Four steps with two passages each, in float32, and a checkpoint after every second."""
+    return RunConfig(
+        model=ModelConfig(hf_model=str(model), bf16=False),
+        data=DataConfig(data_path=(corpus,)),
+        game=GameConfig(
+            prompt_family="quote",
+            passages_per_step=2,
+            masks_per_passage=3,
+            grpo_group_size=3,
+            span_policy="one_mask",
+            whole_words=True,
+        ),
+        rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
+        optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant"),
+        training=TrainingConfig(train_iters=4, micro_batch_tokens=600, save_interval=2, save=str(save)),
+    )
+
+
+def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    """The configuration with some fields of some sections replaced."""
+    changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
+    return dataclasses.replace(config, **changed)
+
+
+@contextmanager
+def started_run(config: RunConfig) -> Iterator[Run]:
+    """A run that is closed after the block; what a failure leaves of its process groups is destroyed."""
+    try:
+        with Watchdog(3600.0) as watchdog:
+            run = Run(config, watchdog)
+            yield run
+            run.close()
+    finally:
+        if dist.is_initialized():
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+
+
+def run_to_the_end(config: RunConfig) -> tuple[Run, list[dict[str, Any]]]:
+    """A run over all its steps, closed; and the metrics of all steps of its folder, without times and memory."""
+    with started_run(config) as run:
+        assert run.train()
+    lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    machine = ("time/", "memory/")
+    return run, [{name: value for name, value in step.items() if not name.startswith(machine)} for step in steps]
+
+
+def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Every policy's weights by its name, read shard by shard: the process groups are gone once a run has closed."""
+    return {
+        learner.name: {name: weight.detach().clone() for name, weight in learner.policy.chunks[0].named_parameters()}
+        for learner in run.learners
+    }

@@ -1,0 +1,74 @@
+"""A whole run in miniature: a corpus of a dozen articles, and a tiny model that a cold start has taught to play."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.torchrun import ROOT, run_workers
+
+PLACES = (
+    "castle",
+    "river",
+    "bridge",
+    "market",
+    "harbour",
+    "garden",
+    "tower",
+    "valley",
+    "forest",
+    "island",
+    "canal",
+    "mill",
+)
+
+CONFIG = """
+model: {bf16: false}
+game: {prompt_family: quote, passages_per_step: 4, masks_per_passage: 4, grpo_group_size: 4, whole_words: true,
+       span_policy: one_mask, invalid_mask_penalty: -0.2, share_equal_masks: true}
+rollout: {max_prompt_length: 200, max_response_length: 24, rollout_dtype: float32, rollout_max_num_seqs: 32,
+          rollout_memory_gib: 0.25, max_log_prob_difference: 0.001}
+optimizer: {lr: 1.0e-3, lr_decay_style: constant}
+training: {micro_batch_tokens: 512, save_interval: 3, keep_last: 0}
+cold_start: {cold_start_iters: 200, cold_start_passages: 4, cold_start_predictions: 4, cold_start_lr: 1.0e-2}
+"""
+
+
+def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
+    """Articles through tools/preprocess_wikipedia.py; the prefix of the passages."""
+    articles = [
+        {
+            "id": str(number),
+            "title": f"The {place}",
+            "text": f"The old {place} stands near the {other}, and people of the town visit the {place} every summer.",
+        }
+        for number, (place, other) in enumerate(zip(PLACES, PLACES[1:] + PLACES[:1], strict=True))
+    ]
+    source = folder / "articles.jsonl"
+    source.write_text("".join(json.dumps(article) + "\n" for article in articles), encoding="utf-8")
+    arguments = ["--input", source, "--output-prefix", folder / "tiny", "--tokenizer-model", tokenizer_dir]
+    run_tool("preprocess_wikipedia.py", *arguments, "--min-article-words", 5)
+    return str(folder / "tiny_text_passage")
+
+
+def run_tool(name: str, *arguments: object) -> str:
+    """Run a command of tools/ that must succeed; what it printed."""
+    command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def train(config: Path, model: Path, data: str, save: Path, nproc: int, *flags: object) -> str:
+    """``megatron_pz.train`` on ``nproc`` ranks, which must succeed; what it printed."""
+    arguments = ["--config", config, "--hf-model", model, "--data-path", data, "--save", save, *flags]
+    return run_workers("megatron_pz.train", nproc, *arguments, timeout=280)
+
+
+def metrics_of(save: Path) -> list[dict[str, float]]:
+    """The run's metrics without its times and its memory."""
+    lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    machine = ("time/", "memory/")
+    return [{name: value for name, value in line.items() if not name.startswith(machine)} for line in lines]

@@ -1,0 +1,80 @@
+"""Every recipe under examples/: it reads, its layout fits its model, and the model is as large as the published one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron_pz.config.parse import load_yaml
+from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.model.gpt import build_model
+from megatron_pz.model.hf_mapping import OUTPUT_LAYER, source_of
+from megatron_pz.model.transformer_config import transformer_config
+
+ROOT = Path(__file__).resolve().parents[3]
+PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())
+"""Sizes from the models' config.json on the Hugging Face hub, and the parameters that their safetensors hold."""
+WITHOUT_A_MODEL = {"quickstart", "toy"}
+
+
+def recipes() -> dict[str, RunConfig]:
+    folders = (path.parent for path in sorted((ROOT / "examples").glob("*/config.yaml")))
+    return {folder.name: load_yaml(folder / "config.yaml") for folder in folders if folder.name not in WITHOUT_A_MODEL}
+
+
+def architecture(name: str, folder: Path) -> Architecture:
+    (folder / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
+    return Architecture.from_hf(folder)
+
+
+def test_every_recipe_has_a_published_model_and_every_model_a_recipe() -> None:
+    assert recipes().keys() == PUBLISHED.keys()
+    for name, config in recipes().items():
+        assert config.model.hf_model == f"models/{PUBLISHED[name]['source'].split('/')[1]}"
+        assert (ROOT / "examples" / name / "README.md").is_file()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_layout_fits_the_model_and_nodes_of_eight(name: str, tmp_path: Path) -> None:
+    config = recipes()[name]
+    parallel = config.parallel
+    transformer_config(architecture(name, tmp_path), config.model, parallel)
+    ranks = parallel.tensor_model_parallel_size * parallel.context_parallel_size * parallel.pipeline_model_parallel_size
+    of_experts = expert_tensor_parallel_size(parallel) * parallel.expert_model_parallel_size
+    assert 8 % math.lcm(ranks, of_experts * parallel.pipeline_model_parallel_size) == 0
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    yield
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Transformer Engine's layers do not build on the meta device")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path, one_rank: None) -> None:
+    """Counted as tensors of a Hugging Face checkpoint: no padding, a tied head once. On the meta device, full size."""
+    arch = architecture(name, tmp_path)
+    config = transformer_config(arch, ModelConfig(), ParallelConfig())
+    with torch.device("meta"):
+        model = build_model(arch, config)
+    sizes: dict[str, int] = {}
+    for parameter_name, parameter in model.named_parameters():
+        if not (arch.tied_embeddings and parameter_name == OUTPUT_LAYER):
+            source = source_of(parameter_name, model, arch)
+            shapes = source.layout.hf_shapes(tuple(parameter.shape), 1, arch)
+            sizes |= {hf_name: math.prod(shape) for hf_name, shape in zip(source.hf_names[0], shapes, strict=True)}
+    assert model.embedding.word_embeddings.weight.is_meta
+    assert sum(sizes.values()) == PUBLISHED[name]["parameters"]

@@ -1,0 +1,381 @@
+"""The policy loss and its statistics: numbers worked by hand, and equation 11 written out sample by sample."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+
+from megatron_pz.config.schema import GrpoConfig
+from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Response, ScoredGroup
+from megatron_pz.rl.losses import mismatch_weights, policy_loss, supervised_loss
+from megatron_pz.rl.packing import LossWeighting, empty_micro_batch, pack_groups
+from megatron_pz.rl.statistics import LossMetrics, LossStatistics
+
+VOCABULARY = 7
+
+
+def batch_of(
+    advantages: list[float],
+    rollout: list[float],
+    weights: list[float],
+    generator: list[bool] | None = None,
+    responses: list[int] | None = None,
+) -> MicroBatch:
+    """A batch of tokens, each a response of its own unless said; only what the loss reads is filled in."""
+    tokens = len(advantages)
+    nothing = torch.zeros(tokens, dtype=torch.int64)
+    return MicroBatch(
+        tokens_S=nothing,
+        positions_S=nothing,
+        segments_2S=torch.zeros(2, tokens, dtype=torch.int32),
+        rows_R=nothing,
+        labels_R=nothing,
+        rollout_log_probs_R=torch.tensor(rollout),
+        advantages_R=torch.tensor(advantages),
+        loss_weights_R=torch.tensor(weights),
+        responses_R=torch.tensor(responses or list(range(tokens))),
+        is_generator_R=torch.tensor(generator or [False] * tokens),
+    )
+
+
+def log(*probabilities: float) -> torch.Tensor:
+    return torch.tensor(probabilities).log()
+
+
+def test_clip_higher_by_hand() -> None:
+    # p/p_old 1.5 is clipped to 1.28 for A = 1 and kept for A = -1; 0.5 is kept for A = 2 and clipped to 0.8 for A = -2.
+    new, old = log(0.6, 0.6, 0.2, 0.2).requires_grad_(), log(0.4, 0.4, 0.4, 0.4)
+    batch = batch_of([1.0, -1.0, 2.0, -2.0], old.tolist(), [0.1, 0.2, 0.3, 0.4])
+    grpo = GrpoConfig(mismatch_correction="off")
+    loss, statistics = policy_loss(new, torch.full((4,), 0.7), batch, OldAndReferenceLogProbs(old), grpo)
+    assert loss.item() == pytest.approx(-(0.1 * 1.28 + 0.2 * -1.5 + 0.3 * 1.0 + 0.4 * -1.6))
+    loss.backward()
+    # d/d log p of w q A is w q A, and 0 where the clip holds.
+    assert new.grad.tolist() == pytest.approx([0.0, 0.2 * 1.5, -0.3 * 1.0, 0.0])
+    figures = statistics.pooled()
+    assert (figures.tokens, figures.clip_low, figures.clip_high) == (4, 0.25, 0.25)
+    assert figures.loss == pytest.approx(loss.item())
+    assert (figures.ratio_mean, figures.ratio_min, figures.ratio_max) == pytest.approx((1.0, 0.5, 1.5))
+    assert figures.entropy == pytest.approx(0.7)
+    assert figures.log_prob == pytest.approx((2 * math.log(0.6) + 2 * math.log(0.2)) / 4)
+
+
+def test_a_response_has_one_ratio_by_hand() -> None:
+    # Ratios 1.21 and 1 make 1.1 for the first response, 0.81 and 1 make 0.9 for the second and third.
+    ratios = [1.21, 1.0, 0.81, 1.0, 0.81, 1.0]
+    old = torch.full((6,), 0.5).log()
+    new = (old + torch.tensor(ratios).log()).requires_grad_()
+    advantages, weights = [2.0, 2.0, 2.0, 2.0, -2.0, -2.0], [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    batch = batch_of(advantages, old.tolist(), weights, responses=[0, 0, 1, 1, 2, 2])
+    grpo = GrpoConfig(importance_sampling_level="sequence", gspo_clamp_eps_lower=0.04, gspo_clamp_eps_upper=0.05)
+    loss, statistics = policy_loss(new, torch.zeros(6), batch, OldAndReferenceLogProbs(old), grpo)
+    expected = -2 * (0.1 * 2.0 * 1.05 + 0.2 * 2.0 * 0.9 + 0.3 * -2.0 * 0.96)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    # d/d log p of n w s A, with s the geometric mean of n ratios, is w s A for each of the n tokens.
+    assert new.grad.tolist() == pytest.approx([0.0, 0.0, *[-0.2 * 2.0 * 0.9] * 2, 0.0, 0.0])
+    figures = statistics.pooled()
+    assert (figures.clip_low, figures.clip_high) == pytest.approx((1 / 3, 1 / 3))
+    assert (figures.ratio_min, figures.ratio_max) == pytest.approx((0.9, 1.1))
+
+
+def test_dual_clip_by_hand() -> None:
+    # Above 3 a negative advantage counts as at 3 and moves nothing; a positive one is clipped at 1.28 as ever.
+    new, old = log(0.8, 0.4, 0.8).requires_grad_(), log(0.2, 0.2, 0.2)
+    batch = batch_of([-1.0, -1.0, 1.0], old.tolist(), [0.1, 0.2, 0.3])
+    loss, statistics = policy_loss(
+        new, torch.zeros(3), batch, OldAndReferenceLogProbs(old), GrpoConfig(grpo_dual_clip=3.0)
+    )
+    assert loss.item() == pytest.approx(0.1 * 3.0 + 0.2 * 2.0 - 0.3 * 1.28)
+    loss.backward()
+    assert new.grad.tolist() == pytest.approx([0.0, 0.2 * 2.0, 0.0])
+    assert statistics.pooled().clip_dual == pytest.approx(1 / 3)
+    off, _ = policy_loss(new, torch.zeros(3), batch, OldAndReferenceLogProbs(old), GrpoConfig())
+    assert off.item() == pytest.approx(0.1 * 4.0 + 0.2 * 2.0 - 0.3 * 1.28)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "value", "slope"),
+    # d = log p - log p_ref = log 2 and -log 4: e^-d is 1/2 and 4.
+    [
+        ("k1", [math.log(2), -math.log(4)], [math.log(2), -math.log(4)]),
+        ("k2", [math.log(2) ** 2 / 2, math.log(4) ** 2 / 2], [math.log(2), -math.log(4)]),
+        ("k3", [0.5 - 1 + math.log(2), 4 - 1 - math.log(4)], [1 - 0.5, 1 - 4.0]),
+    ],
+)
+def test_kl_penalty_by_hand(estimator: str, value: list[float], slope: list[float]) -> None:
+    new, reference = log(0.4, 0.1).requires_grad_(), log(0.2, 0.4)
+    batch = batch_of([0.0, 0.0], new.tolist(), [0.25, 0.75])
+    grpo = GrpoConfig(grpo_kl_beta=0.1, kl_estimator=estimator)
+    loss, statistics = policy_loss(new, torch.zeros(2), batch, OldAndReferenceLogProbs(None, reference), grpo)
+    assert loss.item() == pytest.approx(0.1 * (0.25 * value[0] + 0.75 * value[1]))
+    loss.backward()
+    assert new.grad.tolist() == pytest.approx([0.1 * 0.25 * slope[0], 0.1 * 0.75 * slope[1]])
+    assert statistics.pooled().reference_kl == pytest.approx(sum(value) / 2)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2"])
+def test_the_kl_penalty_pulls_along_the_gradient_of_the_divergence(estimator: str) -> None:
+    """Averaged over all tokens by their probabilities, the penalty's gradient is that of KL(p || p_ref) itself."""
+    theta = torch.tensor([0.3, -1.0, 0.8, 0.1], requires_grad=True)
+    reference = torch.tensor([0.0, 0.5, -0.5, 0.2]).log_softmax(-1)
+    p = theta.log_softmax(-1)
+    (expected,) = torch.autograd.grad((p.exp() * (p - reference)).sum(), theta)
+    batch = batch_of([0.0] * 4, p.tolist(), p.exp().tolist())
+    grpo = GrpoConfig(grpo_kl_beta=1.0, kl_estimator=estimator)
+    loss, _ = policy_loss(theta.log_softmax(-1), torch.zeros(4), batch, OldAndReferenceLogProbs(None, reference), grpo)
+    (gradient,) = torch.autograd.grad(loss, theta)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_a_penalty_without_its_reference_is_an_error() -> None:
+    batch = batch_of([1.0], [-1.0], [1.0])
+    with pytest.raises(ValueError, match="reference"):
+        policy_loss(
+            torch.tensor([-1.0]), torch.zeros(1), batch, OldAndReferenceLogProbs(), GrpoConfig(grpo_kl_beta=0.1)
+        )
+
+
+def test_without_old_log_probs_the_gradient_is_reinforce() -> None:
+    new = log(0.3, 0.9).requires_grad_()
+    batch = batch_of([1.5, -0.5], new.tolist(), [0.25, 0.5])
+    loss, statistics = policy_loss(new, torch.zeros(2), batch, OldAndReferenceLogProbs(), GrpoConfig())
+    loss.backward()
+    assert new.grad.tolist() == pytest.approx([-0.25 * 1.5, 0.5 * 0.5])
+    assert statistics.pooled().ratio_max == statistics.pooled().ratio_min == 1.0
+
+
+@pytest.mark.parametrize(
+    ("correction", "expected"),
+    [("off", [1, 1, 1, 1]), ("tis", [0.4, 1.5, 2, 2]), ("icepop", [0, 1.5, 3, 0])],
+)
+def test_mismatch_correction_by_hand(correction: str, expected: list[float]) -> None:
+    mismatch = log(0.4, 1.5, 3.0, 6.0).requires_grad_()
+    weights = mismatch_weights(mismatch, GrpoConfig(mismatch_correction=correction))
+    assert weights.tolist() == pytest.approx(expected)
+    assert not weights.requires_grad
+
+
+def test_mismatch_weighs_the_gradient_but_has_none_itself() -> None:
+    # The trainer gives 0.5 where the rollout engine gave 0.4: weight 1.25, with p_old = p.
+    new = log(0.5).requires_grad_()
+    batch = batch_of([1.0], [math.log(0.4)], [1.0])
+    loss, statistics = policy_loss(new, torch.zeros(1), batch, OldAndReferenceLogProbs(), GrpoConfig())
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.25) and new.grad.item() == pytest.approx(-1.25)
+    figures = statistics.pooled()
+    assert figures.log_prob_difference_mean == pytest.approx(math.log(1.25))
+    assert figures.k3_kl == pytest.approx(0.25 - math.log(1.25))
+    assert figures.importance_max == pytest.approx(1.25)
+
+
+def test_figures_by_role_by_hand() -> None:
+    # Importance weights 1 and 2 for the generator, 0.5 for the predictor; pulls 0.1 + 0.4 and 0.25.
+    rollout = [math.log(0.2), math.log(0.1), math.log(0.4)]
+    batch = batch_of([1.0, -2.0, 1.0], rollout, [0.1, 0.1, 0.5], [True, True, False])
+    _, statistics = policy_loss(
+        log(0.2, 0.2, 0.2), torch.tensor([1.0, 2.0, 4.0]), batch, OldAndReferenceLogProbs(), GrpoConfig()
+    )
+    generator, predictor = statistics.by_role()["generator"], statistics.by_role()["predictor"]
+    assert (generator.tokens, predictor.tokens) == (2, 1)
+    assert (generator.entropy, predictor.entropy) == (1.5, 4.0)
+    assert (generator.gradient_share, predictor.gradient_share) == pytest.approx((0.5 / 0.75, 0.25 / 0.75))
+    assert generator.effective_sample_size == pytest.approx(3**2 / (2 * 5))
+    assert predictor.effective_sample_size == pytest.approx(1.0)
+    assert generator.log_prob_difference_max == pytest.approx(math.log(2))
+    assert statistics.pooled().tokens == 3 and statistics.pooled().gradient_share == pytest.approx(1.0)
+
+
+def test_k3_is_right_where_float32_would_lose_it() -> None:
+    batch = batch_of([1.0], [-2.0 - 1e-4], [1.0])
+    _, statistics = policy_loss(torch.tensor([-2.0]), torch.zeros(1), batch, OldAndReferenceLogProbs(), GrpoConfig())
+    d = statistics.pooled().log_prob_difference_mean
+    assert statistics.pooled().k3_kl == pytest.approx(d * d / 2, rel=1e-3)
+
+
+def test_an_empty_micro_batch_leaves_no_trace() -> None:
+    new = log(0.5).requires_grad_()
+    loss, statistics = policy_loss(new, torch.zeros(1), empty_micro_batch(), OldAndReferenceLogProbs(), GrpoConfig())
+    loss.backward()
+    assert loss.item() == 0.0 and new.grad.tolist() == [0.0]
+    assert torch.equal(statistics.sums, LossStatistics.zero().sums)
+    assert torch.equal(statistics.maxima, LossStatistics.zero().maxima)
+    assert statistics.pooled().tokens == 0 and statistics.pooled().entropy == 0.0
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
+def test_an_absurd_ratio_stays_finite(advantage: float) -> None:
+    new = torch.tensor([0.0], requires_grad=True)
+    batch = batch_of([advantage], [-200.0], [1.0])
+    loss, statistics = policy_loss(
+        new, torch.zeros(1), batch, OldAndReferenceLogProbs(torch.tensor([-200.0])), GrpoConfig()
+    )
+    loss.backward()
+    assert loss.isfinite() and new.grad.isfinite().all()
+    assert statistics.pooled().ratio_max == pytest.approx(math.exp(200.0))
+
+
+def test_supervised_loss_is_the_weighted_likelihood() -> None:
+    new = log(0.5, 0.25).requires_grad_()
+    loss = supervised_loss(new, batch_of([9.0, 9.0], [0.0, 0.0], [0.75, 0.25]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.75 * math.log(2) + 0.25 * math.log(4))
+    assert new.grad.tolist() == pytest.approx([-0.75, -0.25])
+
+
+# Equation 11 sample by sample, on a bigram model: log p(token | previous token) = log_softmax(theta[previous])[token].
+
+
+def sampled_groups(seed: int) -> list[ScoredGroup]:
+    draw = random.Random(seed)
+
+    def tokens(least: int, most: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(VOCABULARY) for _ in range(draw.randint(least, most)))
+
+    groups = []
+    for number in range(5):
+        answers = [tokens(1, 5) for _ in range(draw.randint(2, 4))]
+        groups.append(
+            ScoredGroup(
+                role=draw.choice(["generator", "predictor"]),
+                prompt_ids=tokens(1, 6),
+                responses=tuple(Response(a, tuple(draw.uniform(-3, 0) for _ in a), "", False) for a in answers),
+                rewards=(0.0,) * len(answers),
+                advantages=tuple(draw.gauss(0, 1) for _ in answers) if number else (0.0,) * len(answers),
+            )
+        )
+    return groups
+
+
+def one_by_one(
+    theta: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, groups: list[ScoredGroup], grpo: GrpoConfig
+) -> torch.Tensor:
+    """Plain loops over responses and tokens, with a response's ratio as the root of its product."""
+    samples = [(g, r, a) for g in groups for r, a in zip(g.responses, g.advantages, strict=True)]
+    total_tokens = sum(len(response.token_ids) for _, response, _ in samples)
+    loss = theta.new_zeros(())
+    for group, response, advantage in samples:
+        length = len(response.token_ids)
+        previous = (group.prompt_ids[-1], *response.token_ids[:-1])
+        now, then, first = (
+            [logits[before].log_softmax(-1)[token] for before, token in zip(previous, response.token_ids, strict=True)]
+            for logits in (theta, old, reference)
+        )
+        ratios = [(a - b).exp() for a, b in zip(now, then, strict=True)]
+        low, high = grpo.grpo_clamp_eps_lower, grpo.grpo_clamp_eps_upper
+        if grpo.importance_sampling_level == "sequence":
+            whole = math.prod(ratios) ** (1 / length)
+            # Its value for all, each token's own gradient: a mismatch weight weighs its token (GSPO-token).
+            ratios = [whole.detach() * ratio / ratio.detach() for ratio in ratios]
+            low, high = grpo.gspo_clamp_eps_lower, grpo.gspo_clamp_eps_upper
+        part = theta.new_zeros(())
+        for ratio, a, b, c, rollout in zip(ratios, now, then, first, response.log_probs, strict=True):
+            gain = min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+            if grpo.grpo_dual_clip and advantage < 0:
+                gain = max(gain, torch.tensor(grpo.grpo_dual_clip * advantage))
+            mismatch = math.exp(b.item() - rollout)
+            inside = grpo.icepop_lower < mismatch < grpo.icepop_upper
+            weight = {"off": 1.0, "tis": min(mismatch, grpo.tis_cap), "icepop": mismatch if inside else 0.0}
+            d = a - c
+            penalty = {"k1": d.detach() * (1 + a - a.detach()), "k2": d * d / 2, "k3": (-d).exp() - 1 + d}
+            part = part - weight[grpo.mismatch_correction] * gain + grpo.grpo_kl_beta * penalty[grpo.kl_estimator]
+        weights = {
+            "sequence_mean": 1 / length / len(samples),
+            "token_mean": 1 / total_tokens,
+            "token_sum_constant": 1 / LONGEST / len(samples),
+        }
+        loss = loss + part * weights[grpo.loss_aggregation]
+    return loss
+
+
+LONGEST = 5
+
+
+@pytest.fixture(scope="module")
+def three_policies() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits of the policy being trained, the old one and the reference."""
+    generator = torch.Generator().manual_seed(3)
+    old, reference = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
+    theta = old + 0.8 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
+    return theta.requires_grad_(), old, reference
+
+
+def check_against_loops(
+    policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor], grpo: GrpoConfig, row_tokens: int
+) -> LossMetrics:
+    """Value and gradient of the packed rows' loss against the loops'; its figures."""
+    theta, old, reference = policies
+    groups = sampled_groups(5)
+    expected = one_by_one(theta, old, reference, groups, grpo)
+    (expected_gradient,) = torch.autograd.grad(expected, theta)
+    weights = LossWeighting.of(groups, grpo.loss_aggregation, max_response_length=LONGEST)
+    statistics, gradient = LossStatistics.zero(), torch.zeros_like(theta)
+    for batch in pack_groups(groups, micro_batch_tokens=row_tokens, loss_weights=weights):
+        before_R = batch.tokens_S[batch.rows_R]
+        new_R, old_R, reference_R = (
+            logits[before_R].log_softmax(-1).gather(1, batch.labels_R[:, None])[:, 0]
+            for logits in (theta, old, reference)
+        )
+        loss, part = policy_loss(
+            new_R, torch.zeros_like(new_R), batch, OldAndReferenceLogProbs(old_R, reference_R), grpo
+        )
+        gradient += torch.autograd.grad(loss, theta)[0]
+        statistics += part
+    figures = statistics.pooled()
+    assert figures.loss == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+    return figures
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "token_sum_constant"])
+@pytest.mark.parametrize("row_tokens", [1, 30, 1000])
+def test_packed_rows_give_the_loss_and_gradient_of_single_samples(
+    aggregation: str, row_tokens: int, three_policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    figures = check_against_loops(three_policies, GrpoConfig(loss_aggregation=aggregation), row_tokens)
+    assert figures.clip_low > 0 and figures.clip_high > 0  # the comparison has met both clips
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("dual_clip", [0.0, 1.1])
+def test_combined_forms_are_those_of_the_loops(
+    level: str, dual_clip: float, three_policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    # A Latin square: every pair of aggregation, correction and estimator meets once.
+    estimators = ("k1", "k2", "k3")
+    aggregations, corrections = ("sequence_mean", "token_mean", "token_sum_constant"), ("tis", "icepop", "off")
+    for (i, aggregation), (j, correction) in itertools.product(enumerate(aggregations), enumerate(corrections)):
+        estimator = estimators[(i + j) % 3]
+        grpo = GrpoConfig(
+            importance_sampling_level=level,
+            grpo_dual_clip=dual_clip,
+            loss_aggregation=aggregation,
+            mismatch_correction=correction,
+            grpo_kl_beta=0.3,
+            kl_estimator=estimator,
+        )
+        figures = check_against_loops(three_policies, grpo, row_tokens=30)
+        assert figures.clip_low > 0 and figures.clip_high > 0
+        assert (figures.clip_dual > 0) == (dual_clip > 0)
+
+
+def test_statistics_do_not_depend_on_how_tokens_are_shared_out() -> None:
+    groups = sampled_groups(9)
+    weights = LossWeighting.of(groups, "sequence_mean", 5)
+
+    def statistics(row_tokens: int) -> LossStatistics:
+        total = LossStatistics.zero()
+        for batch in pack_groups(groups, micro_batch_tokens=row_tokens, loss_weights=weights):
+            new_R = -0.1 * batch.labels_R.float() - 0.2
+            total += policy_loss(
+                new_R, -new_R, batch, OldAndReferenceLogProbs(new_R - 0.01 * batch.labels_R), GrpoConfig()
+            )[1]
+        return total
+
+    whole, parts = statistics(1000), statistics(1)
+    torch.testing.assert_close(whole.sums, parts.sums)
+    assert torch.equal(whole.maxima, parts.maxima)

@@ -1,0 +1,188 @@
+"""Shared-prompt packing, its loss weights, and the balance over ranks."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_pz.rl import packing
+from megatron_pz.rl.experience import MicroBatch, Response, ScoredGroup
+from megatron_pz.rl.packing import (
+    LossWeighting,
+    balance_groups,
+    count_responses_and_tokens,
+    empty_micro_batch,
+    group_cost,
+    pack_groups,
+    packed_length,
+    supervised_groups,
+)
+from megatron_pz.runtime.errors import BadInput
+
+
+def make_group(prompt: Sequence[int], *responses: Sequence[int], role: str = "predictor") -> ScoredGroup:
+    """Log-probabilities are -token/100 and advantages 1, 2, 3, … so that their places can be checked."""
+    return ScoredGroup(
+        role=role,
+        prompt_ids=tuple(prompt),
+        responses=tuple(Response(tuple(r), tuple(-token / 100 for token in r), "", False) for r in responses),
+        rewards=(0.0,) * len(responses),
+        advantages=tuple(float(number) for number in range(1, len(responses) + 1)),
+    )
+
+
+def pack(groups: Sequence[ScoredGroup], tokens: int = 1000, multiple: int = 1) -> list[MicroBatch]:
+    weights = LossWeighting.of(groups, "sequence_mean", max_response_length=10)
+    return pack_groups(groups, micro_batch_tokens=tokens, loss_weights=weights, pad_to_multiple=multiple)
+
+
+def random_groups(seed: int, count: int) -> list[ScoredGroup]:
+    draw = random.Random(seed)
+
+    def tokens(most: int) -> list[int]:
+        return [draw.randrange(1, 99) for _ in range(draw.randint(1, most))]
+
+    def responses() -> list[list[int]]:
+        different = [tokens(6) for _ in range(draw.randint(1, 4))]
+        return different + draw.choices(different, k=draw.randint(0, 2))
+
+    return [make_group(tokens(12), *responses()) for _ in range(count)]
+
+
+def test_a_row_by_hand() -> None:
+    generator = make_group([11, 12, 13], [21, 22], [31], role="generator")
+    predictor = make_group([41], [51, 52])
+    (batch,) = pack([generator, predictor], multiple=4)
+    assert batch.tokens_S.tolist() == [11, 12, 13, 21, 22, 31, 41, 51, 52, 0, 0, 0]
+    assert batch.positions_S.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2, 0, 1, 2]
+    assert batch.segments_2S.tolist() == [[0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 2, 0, 1, 1, 0, 0, 0]]
+    assert batch.rows_R.tolist() == [2, 3, 2, 6, 7]
+    assert batch.labels_R.tolist() == [21, 22, 31, 51, 52]
+    assert batch.rollout_log_probs_R.tolist() == pytest.approx([-0.21, -0.22, -0.31, -0.51, -0.52])
+    assert batch.advantages_R.tolist() == [1, 1, 2, 1, 1]
+    assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
+    assert batch.responses_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.is_generator_R.tolist() == [True, True, True, False, False]
+    dtypes = [batch.tokens_S.dtype, batch.segments_2S.dtype, batch.rows_R.dtype, batch.loss_weights_R.dtype]
+    assert dtypes == [torch.int64, torch.int32, torch.int64, torch.float32]
+
+
+def test_equal_responses_share_their_tokens_and_keep_their_entries() -> None:
+    (batch,) = pack([make_group([11, 12], [21, 22], [31], [21, 22])])
+    assert batch.tokens_S.tolist() == [11, 12, 21, 22, 31]
+    assert batch.segments_2S.tolist() == [[0] * 5, [0, 0, 1, 1, 2]]
+    assert batch.rows_R.tolist() == [1, 2, 1, 1, 2]
+    assert batch.labels_R.tolist() == [21, 22, 31, 21, 22]
+    assert batch.advantages_R.tolist() == [1, 1, 2, 3, 3]
+    assert batch.responses_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 80), st.sampled_from([1, 2, 16]))
+def test_every_group_is_packed_once_and_within_the_budget(seed: int, count: int, budget: int, multiple: int) -> None:
+    groups = random_groups(seed, count)
+    batches = pack(groups, budget, multiple)
+    unpacked = []
+    for batch in batches:
+        assert batch.tokens_S.numel() % multiple == 0
+        row = [group for group in unpack(batch) if group[1]]
+        filled = sum(len(prompt) + sum(map(len, responses)) for prompt, responses in row)
+        assert filled <= budget or len(row) == 1
+        assert batch.tokens_S.numel() - filled < multiple
+        unpacked += row
+    expected = [
+        (list(group.prompt_ids), list(map(list, dict.fromkeys(response.token_ids for response in group.responses))))
+        for group in groups
+    ]
+    assert sorted(unpacked) == sorted(expected)
+
+
+def unpack(batch: MicroBatch) -> list[tuple[list[int], list[list[int]]]]:
+    """(prompt, responses) of each group, read back from tokens and segments alone; padding has no responses."""
+    groups: dict[int, tuple[list[int], list[list[int]]]] = {}
+    for token, group, response in zip(batch.tokens_S.tolist(), *batch.segments_2S.tolist(), strict=True):
+        prompt, responses = groups.setdefault(group, ([], []))
+        if response > len(responses):
+            responses.append([])
+        (responses[response - 1] if response else prompt).append(token)
+    return list(groups.values())
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("sequence_mean", [1 / 6, 1 / 6, 1 / 3, 1 / 9, 1 / 9, 1 / 9]),
+        ("token_mean", [1 / 6] * 6),
+        ("token_sum_constant", [1 / 30] * 6),
+    ],
+)
+def test_loss_weights_of_three_responses_on_two_ranks(aggregation: str, expected: list[float]) -> None:
+    ranks = [[make_group([1], [2, 3], [4])], [make_group([5], [6, 7, 8])]]
+    counts = [count_responses_and_tokens(groups) for groups in ranks]
+    assert counts == [(2, 3), (1, 3)]
+    weighting = LossWeighting(aggregation, *map(sum, zip(*counts, strict=True)), max_response_length=10)
+    assert weighting == LossWeighting.of(ranks[0] + ranks[1], aggregation, max_response_length=10)
+    batches = [b for groups in ranks for b in pack_groups(groups, micro_batch_tokens=99, loss_weights=weighting)]
+    assert torch.cat([batch.loss_weights_R for batch in batches]).tolist() == pytest.approx(expected)
+
+
+def test_the_docstrings_are_right() -> None:
+    results = doctest.testmod(packing)
+    assert results.attempted >= 2 and results.failed == 0
+
+
+@given(st.lists(st.floats(0.1, 100.0), max_size=6), st.integers(1, 3))
+def test_balance_is_a_partition_within_4_thirds_of_the_best_one(costs: list[float], n_ranks: int) -> None:
+    shares = balance_groups(costs, n_ranks)
+    assert sorted(index for share in shares for index in share) == list(range(len(costs)))
+
+    def dearest(owners: Sequence[int]) -> float:
+        return max(sum(cost for cost, owner in zip(costs, owners, strict=True) if owner == r) for r in range(n_ranks))
+
+    best = min(dearest(owners) for owners in itertools.product(range(n_ranks), repeat=len(costs)))
+    assert max(sum(costs[index] for index in share) for share in shares) <= best * 4 / 3 + 1e-9
+
+
+def test_cost_counts_the_prompt_once_and_attention_by_pairs() -> None:
+    group = make_group([1] * 10, [2] * 3, [3] * 3)
+    pairs = 55 + 2 * (30 + 6)
+    assert group_cost(group, hidden_size=100) == pytest.approx(16 + pairs / 600)
+    assert packed_length(group) == 16
+
+
+def test_an_empty_micro_batch_has_one_response_token_without_weight() -> None:
+    batch = empty_micro_batch(pad_to_multiple=4)
+    assert batch.tokens_S.numel() == 4 and batch.labels_R.numel() == 1
+    assert batch.loss_weights_R.tolist() == [0.0]
+
+
+def test_supervised_groups_pack_like_any_other() -> None:
+    (group,) = supervised_groups([("generator", [1, 2], [[3], [4, 5]])])
+    (batch,) = pack([group])
+    assert unpack(batch) == [([1, 2], [[3], [4, 5]])]
+    assert batch.is_generator_R.all() and batch.labels_R.tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("group", "complaint"),
+    [
+        (make_group([], [1]), "empty prompt"),
+        (make_group([1]), "no responses"),
+        (make_group([1], [2], []), "response 1 of a predictor group has no tokens"),
+        (
+            ScoredGroup("generator", (1,), (Response((2, 3), (0.0,), "", False),), (0.0,), (0.0,)),
+            "2 tokens but 1 log-probabilities",
+        ),
+    ],
+)
+def test_what_cannot_be_packed_is_refused(group: ScoredGroup, complaint: str) -> None:
+    weights = LossWeighting("token_mean", 1, 1, 1)
+    with pytest.raises(BadInput, match=complaint):
+        pack_groups([group], micro_batch_tokens=10, loss_weights=weights)

@@ -1,0 +1,258 @@
+"""Which failures start a new engine, on which ranks, and how often. The real vLLM: tests/system."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo import convert_frame
+
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rl.experience import Response
+from megatron_pz.rollout import engine as engine_module
+from megatron_pz.rollout import fault_tolerance as restarting
+from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.vllm_patches import forget_compiled, release_pools
+from megatron_pz.runtime.errors import BadInput
+
+
+class Engine:
+    """Answers with the weights that it holds; breaks in the calls that it is told."""
+
+    def __init__(self, breaks_in: set[str]) -> None:
+        self.breaks_in, self.weights, self.broken, self.closed = breaks_in, -1, False, False
+
+    def call(self, kind: str) -> None:
+        assert not self.broken and not self.closed
+        if kind in self.breaks_in:
+            self.broken = True
+            raise RuntimeError(f"{kind} went wrong")
+
+    def generate(self, prompts: list, n: int, *, seeds: list[int], max_tokens: int, stop: list) -> list:
+        if max_tokens > 100:
+            raise BadInput("too long")
+        self.call("generate")
+        return [[Response((seed, self.weights), (0.0, 0.0), "", False)] * n for seed in seeds]
+
+    def healthy(self) -> bool:
+        return not self.broken
+
+    def close(self) -> None:
+        self.closed = True
+        if self.broken:
+            raise RuntimeError("a broken engine does not even close")
+
+
+class Rank:
+    """A rank whose engines break as planned: one set of calls for each engine that it starts."""
+
+    def __init__(self, *breaks_in: set[str], exchange: Callable = lambda own: [own], max_restarts: int = 2) -> None:
+        self.plans, self.engines, self.trained = list(breaks_in), [], 0
+        self.restarting = RestartingEngine(self.start, self.weights, exchange=exchange, max_restarts=max_restarts)
+
+    def start(self) -> Engine:
+        self.engines.append(Engine(self.plans.pop(0) if self.plans else set()))
+        return self.engines[-1]
+
+    def weights(self) -> list:
+        return [("trained", torch.tensor(self.trained))]
+
+    def ask(self, *seeds: int, max_tokens: int = 8) -> list[list[tuple[int, ...]]]:
+        prompts = [[1]] * len(seeds)
+        answers = self.restarting.generate(prompts, 2, seeds=seeds, max_tokens=max_tokens, stop=[])
+        return [[response.token_ids for response in group] for group in answers]
+
+
+@pytest.fixture(autouse=True)
+def _load_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(engine: Engine, stream: list) -> None:
+        engine.call("sync")
+        engine.weights = int(dict(stream)["trained"])
+
+    monkeypatch.setattr(restarting, "load_weights", load)
+
+
+def test_a_living_engine_is_left_alone() -> None:
+    rank = Rank()
+    rank.trained = 1
+    rank.restarting.sync()
+    assert rank.ask(5, 6) == [[(5, 1)] * 2, [(6, 1)] * 2]
+    assert len(rank.engines) == 1
+
+
+def test_a_dead_engine_is_replaced_with_the_current_weights_and_asked_again() -> None:
+    rank = Rank({"generate"})
+    rank.trained = 3
+    rank.restarting.sync()
+    assert rank.ask(5) == [[(5, 3)] * 2]
+    assert [engine.closed for engine in rank.engines] == [True, False]
+    assert rank.restarting.restarts == 1
+
+
+def test_a_broken_weight_update_replaces_the_engine_too() -> None:
+    rank = Rank({"sync"}, {"sync"})
+    assert rank.ask(5) == [[(5, 0)] * 2]
+    assert len(rank.engines) == 3
+
+
+def test_after_so_many_restarts_the_failure_is_one_line() -> None:
+    rank = Rank({"generate"}, {"generate"}, max_restarts=1)
+    with pytest.raises(TooManyEngineFailures) as caught:
+        rank.ask(5)
+    assert str(caught.value) == (
+        "the rollout engine of rank 0 failed (RuntimeError: generate went wrong) after 1 restarts: no more are allowed "
+        "(--max-engine-restarts 1); resume from the last checkpoint"
+    )
+
+
+@pytest.fixture
+def engine() -> VllmEngine:
+    """One whose vLLM is what the test makes of it."""
+    engine = VllmEngine.__new__(VllmEngine)
+    engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
+    engine._broken, engine._closed, engine._colocated = None, False, True
+    engine._watchdog, engine._sleeping, engine.on_gpu = None, set(), True
+    return engine
+
+
+def test_memory_pools_end_before_the_allocators_that_they_need() -> None:
+    """In both forms in which versions of vLLM keep them."""
+    ended: list[str] = []
+
+    class Held:
+        def __init__(self, name: str) -> None:
+            weakref.finalize(self, ended.append, name)
+
+    by_tag: dict[str, Any] = {
+        "weights": (Held("pool"), Held("allocator")),
+        "kv_cache": [(Held("pool"), Held("allocator")), (Held("pool"), Held("allocator"))],
+    }
+    release_pools(by_tag)
+    assert ended == ["pool"] * 3 + ["allocator"] * 3
+    assert by_tag == {}
+
+
+def test_a_response_that_vllm_gave_up_breaks_the_engine(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is replaced, and its prompts asked again, instead of ending one rank's run."""
+    aborted = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="abort")])
+    monkeypatch.setattr(engine, "sampling", lambda *_, **__: None)
+    monkeypatch.setattr(engine, "run", lambda prompts, sampling: [aborted])
+    with pytest.raises(EngineBroken, match="ended for the reason 'abort'"):
+        engine.generate([[1]], 1, seeds=[0], max_tokens=4, stop=())
+    assert not engine.healthy()
+
+
+def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shutdown() -> None:
+        raise RuntimeError("dead already")
+
+    released: list[tuple[bool, bool]] = []
+    engine._llm = SimpleNamespace(
+        apply_model=lambda function: None,
+        llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown)),
+    )
+    monkeypatch.setattr(VllmEngine, "_living", 1)
+    # Both import vLLM.
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(
+        engine_module, "release_device_memory", lambda last: released.append((last, hasattr(engine, "_llm")))
+    )
+    with pytest.raises(RuntimeError, match="dead already"):
+        engine.close()
+    assert not hasattr(engine, "_llm")
+    assert released == [(True, False)]
+
+
+def test_the_compiler_forgets_the_model_of_an_engine_that_ends() -> None:
+    """Every hook, also those of a module that has hung in two, and nobody else's."""
+
+    class Layer(torch.nn.Module):
+        def hook(self, old: object, new: object) -> None: ...
+
+    model, other = torch.nn.Sequential(Layer(), Layer()), Layer()
+    handles = [convert_frame.register_bytecode_hook(layer.hook) for layer in (*model, model[0], other)]
+    try:
+        forget_compiled(model)
+        assert [handle.id in convert_frame._bytecode_hooks for handle in handles] == [False, False, False, True]
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of vLLM's lies within a phase of the watchdog."""
+    open_phases: list[tuple[str, float, str]] = []
+    seen: list[tuple[str, list[tuple[str, float, str]]]] = []
+
+    @contextmanager
+    def phase(name: str, limit: float, setting: str) -> Iterator[None]:
+        open_phases.append((name, limit, setting))
+        yield
+        open_phases.pop()
+
+    def called(name: str) -> Callable[..., None]:
+        return lambda *_, **__: seen.append((name, list(open_phases)))
+
+    core = SimpleNamespace(shutdown=called("shutdown"))
+    engine._llm = SimpleNamespace(
+        sleep=called("sleep"),
+        wake_up=lambda tags: called(f"wake_up {' '.join(tags)}")(),
+        apply_model=called("apply_model"),
+        llm_engine=SimpleNamespace(engine_core=core),
+    )
+    engine._watchdog = SimpleNamespace(phase=phase)
+    monkeypatch.setattr(VllmEngine, "_living", 1)
+    # Both import vLLM.
+    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(engine_module, "release_device_memory", lambda last: None)
+    engine.sleep()
+    engine.wake("weights")
+    engine.close()  # which wakes the rest: memory that sleeps cannot be given back
+    assert [
+        (name, [(limit, setting) for _, limit, setting in phases], "rollout engine" in phases[0][0])
+        for name, phases in seen
+    ] == [
+        (name, [(600.0, "--sync-timeout-minutes 10")], True)
+        for name in ("sleep", "wake_up weights", "wake_up kv_cache", "apply_model", "shutdown")
+    ]
+
+
+def test_bad_input_is_no_reason_to_restart() -> None:
+    rank = Rank()
+    with pytest.raises(BadInput, match="too long"):
+        rank.ask(5, max_tokens=101)
+    assert len(rank.engines) == 1
+
+
+def test_all_ranks_restart_together_and_only_the_failed_one_asks_again() -> None:
+    meeting, words = threading.Barrier(2), ["", ""]
+    ranks: list[Rank] = [None, None]  # type: ignore[list-item]
+    answers: list = [None, None]
+
+    def play(number: int, *plans: set[str]) -> None:
+        def exchange(own: str | None) -> list[str | None]:
+            words[number] = own
+            meeting.wait(10)
+            all_words = list(words)
+            meeting.wait(10)
+            return all_words
+
+        ranks[number] = Rank(*plans, exchange=exchange)
+        answers[number] = [ranks[number].ask(10 + number), ranks[number].ask()]
+
+    threads = [threading.Thread(target=play, args=args) for args in ((0,), (1, {"generate"}))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert answers == [[[[(10, 0)] * 2], []], [[[(11, 0)] * 2], []]]
+    assert [len(rank.engines) for rank in ranks] == [2, 2]

@@ -1,0 +1,192 @@
+"""The CPU backend: Megatron-Core believes in a device, all others keep torch as it is, and Adam resumes exactly."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+
+from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
+from megatron_pz.runtime import cpu_backend
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend does nothing where there is CUDA")
+
+cpu_backend.install()
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    from megatron.core import parallel_state
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    yield
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
+
+
+def test_megatron_is_answered_with_the_cpu() -> None:
+    from megatron.core.optimizer import clip_grads
+    from megatron.core.tensor_parallel import layers
+
+    own = layers.torch
+    assert own.cuda.current_device() == torch.device("cpu")
+    assert own.zeros(2, device="cuda").device == torch.device("cpu")
+    assert own.empty(2, device=own.cuda.current_device()).device == torch.device("cpu")
+    assert own.cuda.is_available() is False
+    with own.cuda.stream(own.cuda.Stream()):
+        own.cuda.current_stream().wait_stream(own.cuda.default_stream()).synchronize()
+    assert own.float32 is torch.float32 and own.nn.Linear is torch.nn.Linear
+    ask = eval("lambda tensor: tensor.type()", vars(clip_grads))
+    assert ask(torch.zeros(1)) == "torch.cuda.FloatTensor"
+
+
+def test_installing_again_changes_nothing() -> None:
+    finders, type_method = list(sys.meta_path), torch.Tensor.type
+    cpu_backend.install()
+    assert sys.meta_path == finders
+    assert torch.Tensor.type is type_method
+
+
+def test_large_tensors_come_from_memory_that_is_kept() -> None:
+    libc = ctypes.CDLL(None)
+    if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(libc, "mallinfo2"):
+        pytest.skip("the environment sets malloc's thresholds, or it is not that of glibc 2.33 and later")
+
+    class Mallinfo(ctypes.Structure):
+        _fields_ = tuple(
+            (name, ctypes.c_size_t)
+            for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+        )
+
+    libc.mallinfo2.restype = Mallinfo
+    mapped = libc.mallinfo2().hblkhd
+    tensor = torch.ones(16 << 20)  # 64 MiB, twice the largest threshold that glibc takes by itself
+    assert libc.mallinfo2().hblkhd == mapped, "it was mapped on its own, and would be unmapped when freed"
+    held = libc.mallinfo2().arena
+    del tensor
+    assert libc.mallinfo2().arena == held
+
+
+def test_everybody_else_keeps_torch_as_it_is() -> None:
+    assert safetensors.torch.torch is torch
+    with pytest.raises((AssertionError, RuntimeError)):  # a torch without CUDA says so
+        torch.cuda.current_device()
+    assert torch.zeros(1).type() == "torch.FloatTensor"
+    assert torch.zeros(1).type(torch.int64).dtype == torch.int64
+    with torch.device("meta"):
+        for made in (torch.arange(4), torch.zeros(2), torch.tensor([1.0]), torch.empty(3), torch.ones(1)):
+            assert made.is_meta
+
+
+def test_from_pretrained_still_computes_its_buffers(tiny_qwen3_dir: Path) -> None:
+    """transformers builds on the meta device first; a wrapped torch.arange then leaves garbage in inv_freq."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_qwen3_dir)
+    theta, width = model.config.rope_parameters["rope_theta"], model.config.head_dim
+    expected = torch.tensor([theta ** (-2 * i / width) for i in range(width // 2)])
+    torch.testing.assert_close(model.model.rotary_emb.inv_freq, expected)
+
+
+def test_modules_that_were_imported_too_early_are_adapted() -> None:
+    early = ModuleType("megatron.core.early")
+    early.torch = torch
+    early.fused = lambda tensor: None
+    early.fused._torchdynamo_orig_callable = _double  # as torch.compile leaves it; the call itself takes four seconds
+    cpu_backend._adapt(early)
+    assert early.torch.cuda.current_device() == torch.device("cpu")
+    assert early.fused is _double
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(
+    one_rank: None, monkeypatch: pytest.MonkeyPatch, mended: bool
+) -> None:
+    """Two steps, a reload into a fresh optimizer, one step more: the weights of three steps.
+
+    Without the mends the shared step counter runs ahead, and that this test then fails is asserted as well.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    if not mended:
+        monkeypatch.setattr(DistributedOptimizer, "load_state_dict", DistributedOptimizer.load_state_dict.__wrapped__)
+    straight, optimizer = _trainee()
+    for step in range(2):
+        _train(straight, optimizer, step)
+    resumed, fresh = _trainee()
+    _train(resumed, fresh, 7)  # allocates the state that is then overwritten
+    resumed.load_state_dict(straight.state_dict())
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    _copy_moments(optimizer, fresh)
+
+    _train(straight, optimizer, 2)
+    _train(resumed, fresh, 2)
+    pairs = zip(straight.parameters(), resumed.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs) is mended
+
+
+def test_resharded_states_need_no_step(one_rank: None) -> None:
+    """The loaders of resharded checkpoints hand over weights and moments only; upstream raises KeyError: 'step'."""
+    model, optimizer = _trainee()
+    _train(model, optimizer, 0)
+    (inner,) = optimizer.chained_optimizers
+    weight = next(iter(model.parameters()))
+    size = inner._get_main_param_and_optimizer_states(weight)["param"].shape
+    new = {key: torch.full(size, value) for key, value in {"param": 1.0, "exp_avg": 2.0, "exp_avg_sq": 3.0}.items()}
+    with torch.no_grad():
+        inner._set_main_param_and_optimizer_states(weight, new)
+    states = inner._get_main_param_and_optimizer_states(weight)
+    assert {key: states[key].unique().item() for key in new} == {"param": 1.0, "exp_avg": 2.0, "exp_avg_sq": 3.0}
+    assert states["step"].item() == 1.0
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * 2
+
+
+def _trainee() -> tuple[torch.nn.Module, object]:
+    """Two weights under Megatron's DDP and distributed optimizer."""
+    from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.module import MegatronModule
+
+    from megatron_pz.trainer.optimizer import wrap
+
+    config = TransformerConfig(num_layers=1, hidden_size=8, num_attention_heads=1)
+    module = MegatronModule(config)
+    generator = torch.Generator().manual_seed(3)
+    module.first = torch.nn.Parameter(torch.randn(8, 8, generator=generator))
+    module.second = torch.nn.Parameter(torch.randn(8, 8, generator=generator))
+    chunks, optimizer = wrap(
+        [module], OptimizerConfig(lr=0.1, clip_grad=0.0), ParallelConfig(use_distributed_optimizer=True), bf16=False
+    )
+    return chunks[0], optimizer
+
+
+def _train(model: torch.nn.Module, optimizer: object, step: int) -> None:
+    model.zero_grad_buffer()
+    generator = torch.Generator().manual_seed(100 + step)
+    for weight in model.parameters():
+        weight.main_grad.copy_(torch.randn(weight.shape, generator=generator))
+    optimizer.step()
+
+
+@torch.no_grad()
+def _copy_moments(source: object, target: object) -> None:
+    """What a checkpoint's loader does after ``load_state_dict``: fill in weights and moments."""
+    for one, other in zip(source.chained_optimizers, target.chained_optimizers, strict=True):
+        params = zip(one.model_param_group_index_map, other.model_param_group_index_map, strict=True)
+        for parameter, counterpart in params:
+            states = one._get_main_param_and_optimizer_states(parameter)
+            other._set_main_param_and_optimizer_states(
+                counterpart, {key: value for key, value in states.items() if key != "step"}
+            )

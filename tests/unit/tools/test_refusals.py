@@ -1,0 +1,134 @@
+"""What the command lines refuse in one line before anything heavy starts, beyond what their rooms' tests have."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_pz.config.schema import ModelConfig, RolloutConfig, RunConfig
+from megatron_pz.run.inputs import open_tokenizer
+from megatron_pz.runtime.errors import BadInput
+from tools import convert_checkpoint, play
+
+
+def refused(capsys: pytest.CaptureFixture[str], stop: pytest.ExceptionInfo[SystemExit]) -> str:
+    """The one line that was said."""
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture
+def without_tokenizer(tiny_llama_dir: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_llama_dir / name, folder)
+    return folder
+
+
+def test_a_model_without_a_tokenizer_is_told_in_our_words(without_tokenizer: Path) -> None:
+    config = dataclasses.replace(RunConfig(), model=ModelConfig(hf_model=str(without_tokenizer)))
+    with pytest.raises(BadInput, match=r"no tokenizer\.json there"):
+        open_tokenizer(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--hf-model", "{model}", "--text", " "], "--text is empty"),
+        (["--hf-model", "Qwen/Qwen3-4B-Base", "--text", "a b"], "no config.json there"),
+        (["--hf-model", "{model}", "--text", "a b"], "no tokenizer.json there"),
+    ],
+)
+def test_play(
+    flags: list[str], words: str, without_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}")
+    given = [flag.format(model=without_tokenizer) for flag in flags]
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), *given])
+    assert words in refused(capsys, stop)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["hf-to-megatron", "--save", "{file}"], "/file: the folder cannot be made (File exists)"),
+        (["megatron-to-hf", "--load", "{run}", "--iteration", "7", "--save", "{new}"], "(it has 3, 12)"),
+        (["megatron-to-hf", "--load", "{run}", "--iteration", "3", "--save", "{new}"], "iter_0000003 cannot be loaded"),
+        (["megatron-to-hf", "--load", "{new}", "--save", "{new}"], "there is no checkpoint in"),
+    ],
+)
+def test_convert(
+    flags: list[str],
+    words: str,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    for iteration in (3, 12):
+        folder = tmp_path / "run" / f"iter_{iteration:07d}"
+        folder.mkdir(parents=True)
+        (folder / "run_state.json").touch()  # what marks a complete one
+    (tmp_path / "run" / "iter_0000003" / ".metadata").write_bytes(b"\x80" * 99)
+    places = {name: tmp_path / name for name in ("file", "run", "new")}
+    given = [flag.format(**places) for flag in flags]
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *given, "--hf-model", str(tiny_llama_dir)])
+    with pytest.raises(SystemExit) as stop:
+        convert_checkpoint.main()
+    assert words in refused(capsys, stop)
+
+
+def test_play_with_weights_that_are_cut_off(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}")
+    model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), "--hf-model", str(model), "--text", "a b"])
+    assert "transformers cannot load --hf-model" in refused(capsys, stop)
+
+
+def test_play_with_a_text_longer_than_any_in_training(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("game: {prompt_family: quote}\nrollout: {max_prompt_length: 40}")
+    with pytest.raises(SystemExit) as stop:
+        play.main(["--config", str(tmp_path / "config.yaml"), "--hf-model", str(tiny_llama_dir), "--text", "a b " * 30])
+    assert "tokens, above the configuration's max_prompt_length 40" in refused(capsys, stop)
+
+
+def test_play_gives_each_role_its_own_length(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig(max_response_length=9, generator_max_response_length=3))
+    asked = []
+
+    def generate(input_ids: torch.Tensor, max_new_tokens: int, **_: object) -> torch.Tensor:
+        asked.append(max_new_tokens)
+        return torch.cat([input_ids, torch.tensor([[9]])], 1)
+
+    monkeypatch.setattr(model.model, "generate", generate)
+    model("a b", "generator")
+    model("a b", "predictor")
+    assert asked == [3, 9]
+
+
+@pytest.mark.parametrize("ends", [5, [7, 5], None])
+def test_play_knows_every_token_that_ends_the_model_s_text(
+    ends: int | list[int] | None, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig())
+    model.model.generation_config.eos_token_id = ends
+    monkeypatch.setattr(
+        model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[9, 5]])], 1)
+    )
+    assert model("a b", "generator")[1] is (ends is None), "cut off, unless token 5 ends it"

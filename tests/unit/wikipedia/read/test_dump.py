@@ -1,0 +1,220 @@
+"""The dump reader against a general XML parser, on dumps cut in every way, and on damaged ones."""
+
+from __future__ import annotations
+
+import bz2
+import io
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+import pytest
+
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikipedia.read import streams
+from megatron_pz.wikipedia.read.dump import Page, read_pages, read_siteinfo
+from megatron_pz.wikipedia.read.streams import plan_jobs
+
+HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
+  <siteinfo>
+    <sitename>Wikipedia</sitename>
+    <dbname>dewiki</dbname>
+    <base>https://de.wikipedia.org/wiki/Wikipedia:Hauptseite</base>
+    <namespaces>
+      <namespace key="0" case="first-letter" />
+      <namespace key="6" case="first-letter">Datei</namespace>
+    </namespaces>
+  </siteinfo>
+"""
+END = "</mediawiki>\n"
+TEXTS = (
+    "plain",
+    "",
+    'Markup &amp; <ref name="a">quoted "text"</ref> <page> &lt;page&gt; </text>',
+    "Zürich 東京 𝒳 &#38; 'apostrophes'\n\ttabs",
+    "long " * 3000,
+)
+
+
+def page_xml(number: int) -> str:
+    text = TEXTS[number % len(TEXTS)]
+    redirect = '    <redirect title="Ziel &amp; &quot;Zweck&quot;" />\n' if number % 4 == 3 else ""
+    body = f'<text bytes="9" xml:space="preserve">{escape(text)}</text>' if text else '<text bytes="0" />'
+    return f"""  <page>
+    <title>Seite {number} &amp; mehr</title>
+    <ns>{0 if number % 3 else 4}</ns>
+    <id>{100 + number}</id>
+{redirect}    <revision>
+      <id>{9000 + number}</id>
+      <contributor><username>N</username><id>7</id></contributor>
+      <comment>&lt;page&gt; &lt;id&gt;1&lt;/id&gt;</comment>
+      {body}
+    </revision>
+  </page>
+"""
+
+
+def whole_dump(pages: int = 23) -> str:
+    return HEADER + "".join(page_xml(number) for number in range(pages)) + END
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A page as the standard library's parser finds it."""
+
+    page_id: str
+    revision_id: str
+    title: str
+    namespace: int
+    redirect: str | None
+    text: str
+
+
+def expected_pages(xml: str) -> list[Expected]:
+    """What the standard library's parser finds."""
+    space = "{http://www.mediawiki.org/xml/export-0.11/}"
+    pages = []
+    for element in ElementTree.parse(io.BytesIO(xml.encode())).getroot().iter(f"{space}page"):
+        redirect = element.find(f"{space}redirect")
+        pages.append(
+            Expected(
+                page_id=element.findtext(f"{space}id") or "",
+                revision_id=element.findtext(f"{space}revision/{space}id") or "",
+                title=element.findtext(f"{space}title") or "",
+                namespace=int(element.findtext(f"{space}ns") or ""),
+                redirect=None if redirect is None else redirect.get("title"),
+                text=element.findtext(f"{space}revision/{space}text") or "",
+            )
+        )
+    return pages
+
+
+def bz2_streams(xml: bytes, size: int) -> bytes:
+    """A bz2 file whose streams are cut at every ``size`` bytes, wherever that is."""
+    return b"".join(bz2.compress(xml[start : start + size]) for start in range(0, len(xml), size))
+
+
+def pages_of(path: Path) -> list[Expected]:
+    return [found(page) for job in plan_jobs(str(path)) for page, _ in read_pages(job)]
+
+
+def found(page: Page) -> Expected:
+    return Expected(page.page_id, page.revision_id, page.title, page.namespace, page.redirect, page.text)
+
+
+@pytest.fixture
+def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 600, "none": 1000, "zst": 600})
+    monkeypatch.setattr(streams, "ONE_STREAM_JOB_BYTES", 2000)
+    monkeypatch.setattr(streams, "_READ", 512)
+    monkeypatch.setattr(streams, "LARGEST_BLOCK", 700)
+
+
+@pytest.mark.usefixtures("small_jobs")
+@pytest.mark.parametrize("stream_size", [97, 1000, 4096, 10**9])
+def test_every_cut_of_a_bz2_file_gives_the_pages_once(tmp_path: Path, stream_size: int) -> None:
+    xml = whole_dump()
+    path = tmp_path / "dump.xml.bz2"
+    path.write_bytes(bz2_streams(xml.encode(), stream_size))
+    assert len(list(plan_jobs(str(path)))) > 1
+    assert pages_of(path) == expected_pages(xml)
+
+
+@pytest.mark.usefixtures("small_jobs")
+def test_jobs_of_plain_xml_share_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    xml = whole_dump()
+    path = tmp_path / "dump.xml"
+    path.write_text(xml)
+    for size in (1, 61, 333, 5000):
+        monkeypatch.setitem(streams.JOB_BYTES, "none", size)
+        pages = pages_of(path) if size > 1 else pages_of_every_byte(path, xml)
+        assert pages == expected_pages(xml)
+
+
+def pages_of_every_byte(path: Path, xml: str) -> list[Expected]:
+    """Jobs that begin at each byte around the first page's tag."""
+    first = xml.encode().index(b"<page>")
+    size = path.stat().st_size
+    edges = [0, *range(first - 3, first + 9), size]
+    return [
+        found(page)
+        for start, end in itertools.pairwise(edges)
+        for page, _ in read_pages(streams.Job(str(path), streams.InputKind("xml"), start, end))
+    ]
+
+
+def test_siteinfo(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml"
+    path.write_text(whole_dump(1))
+    site = read_siteinfo(str(path))
+    assert (site.language, site.name, site.article_url) == ("de", "dewiki", "https://de.wikipedia.org/wiki/")
+    assert site.namespaces == {0: "", 6: "Datei"}
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("stream_size", [3000, 10**9])
+def test_a_truncated_file_is_named_with_its_byte(tmp_path: Path, cut: float, stream_size: int) -> None:
+    whole = bz2_streams(whole_dump().encode(), stream_size)
+    path = tmp_path / "dump.xml.bz2"
+    size = int(len(whole) * cut)
+    path.write_bytes(whole[:size])
+    with pytest.raises(BadInput, match=rf"dump.xml.bz2: is truncated: it ends at byte {size}\b"):
+        pages_of(path)
+
+
+def test_a_file_that_ends_between_two_streams_is_truncated(tmp_path: Path) -> None:
+    xml = whole_dump(6)
+    cut = xml.index("<page>", len(xml) // 2)
+    path = tmp_path / "dump.xml.bz2"
+    path.write_bytes(bz2.compress(HEADER.encode()) + bz2.compress(xml[len(HEADER) : cut].encode()))
+    with pytest.raises(BadInput, match=r"without </mediawiki>"):
+        pages_of(path)
+
+
+def test_a_damaged_stream_is_named_with_its_byte(tmp_path: Path) -> None:
+    parts = [bz2.compress(part.encode()) for part in (HEADER, *(page_xml(n) for n in range(5)), END)]
+    start = sum(map(len, parts[:3]))
+    damaged = bytearray(b"".join(parts))
+    damaged[start + len(parts[3]) // 2] ^= 0xFF
+    path = tmp_path / "dump.xml.bz2"
+    path.write_bytes(damaged)
+    with pytest.raises(BadInput, match=rf"in the bz2 stream that begins at byte {start};"):
+        pages_of(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"PK\x03\x04", "neither"),
+        (b"BZh9 and then nothing of the kind", "in the bz2 stream that begins at byte 0"),
+        (b"<html><body></body></html>", "without </mediawiki>"),
+    ],
+)
+def test_what_is_no_dump_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=words):
+        pages_of(path)
+        read_siteinfo(str(path))
+
+
+def test_xml_that_is_no_dump_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"<mediawiki></mediawiki>")
+    with pytest.raises(BadInput, match="no <siteinfo>"):
+        read_siteinfo(str(path))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_siteinfo(str(tmp_path / "nothing.xml.bz2"))
+
+
+def test_a_page_without_an_end_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml"
+    path.write_text(whole_dump(3).replace("</page>", "</pag>"))
+    with pytest.raises(BadInput, match="truncated: a page that begins after byte"):
+        pages_of(path)

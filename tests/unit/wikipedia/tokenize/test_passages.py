@@ -1,0 +1,204 @@
+"""Sentences and passages: nothing is lost, nothing exceeds the budget, no sentence is cut without being counted."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_pz.wikipedia.tokenize.incremental_tokenization import Ids, Joints
+from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOptions
+from megatron_pz.wikipedia.tokenize.sentences import sentences
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        ["He met Dr. Smith in the U.S. Senate. ", "They spoke."],
+        ["It costs $3.50 (approx. 3 euros)! ", '"Why?" ', "He asked."],
+        ["J. R. R. Tolkien wrote it, e.g. in vol. 2. ", "No. 5 is next. ", "In 1999. ", "Then 2000."],
+        ["He said no. ", "Five came. ", "Is it? yes it is."],
+        ["Wait... what? ", "So it goes… ", "End."],
+        ["東京は首都である。", "人口は多い！", "終わり"],
+        ["यह एक वाक्य है। ", "दूसरा।"],
+        ["- one item\n", "- another. item\n", "- third"],
+        ["no end"],
+    ],
+)
+def test_sentences(expected: list[str]) -> None:
+    assert sentences("".join(expected)) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet="aA. !?\n\"'。)…1", max_size=60))
+def test_sentences_join_to_their_paragraph(paragraph: str) -> None:
+    found = sentences(paragraph)
+    assert "".join(found) == paragraph
+    assert all(found)
+
+
+def count_words(texts: Sequence[str]) -> list[int]:
+    """A tokenizer whose tokens are words of at most five characters."""
+    return [sum(-(-len(word) // 5) for word in text.split()) for text in texts]
+
+
+def encode_words(texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.zeros(count, np.int64) for count in count_words(texts)]
+
+
+class Cut:
+    """A cutter over that tokenizer, and what it cost."""
+
+    def __init__(self, options: PassageOptions) -> None:
+        self._cutter = PassageCutter(options, encode_words)
+        self.counts = self._cutter.counts
+
+    def cut(self, paragraphs: Sequence[str]) -> list[str]:
+        return [passage.text for passage in self._cutter.cut(paragraphs)]
+
+
+def cutter(unit: str = "paragraph", tokens: int = 16, least: int = 0, most: int = 0) -> Cut:
+    return Cut(PassageOptions(unit, tokens, least, most))  # type: ignore[arg-type]
+
+
+def test_whole_paragraphs_are_merged_up_to_the_budget() -> None:
+    paragraphs = ["one two three", "four five", "six", "a b c d e f g h i j"]
+    # 3 + 2 + 1 = 6 tokens, since a break costs this tokenizer nothing, and the next ten do not fit.
+    assert cutter(tokens=15).cut(paragraphs) == ["one two three\n\nfour five\n\nsix", "a b c d e f g h i j"]
+    assert cutter(tokens=5).cut(paragraphs[:3]) == ["one two three\n\nfour five", "six"]
+
+
+def test_a_long_paragraph_is_cut_between_sentences() -> None:
+    paragraph = "Aa bb cx. Dd ee ff gg. Hh ii. " + "Jj kk ll mm nn oo pp."
+    cut = cutter(tokens=9)
+    assert cut.cut(["x", paragraph, "y"]) == ["x", "Aa bb cx. Dd ee ff gg. Hh ii.", "Jj kk ll mm nn oo pp.", "y"]
+    assert not cut.counts
+
+
+def test_passages_of_sentences_do_not_leave_their_paragraph() -> None:
+    paragraphs = ["Aa bb. Cc dx.", "Ee ff gg hh. Ii jj kk. Ll mm."]
+    cut = cutter("sentences", most=5, least=3)
+    assert cut.cut(paragraphs) == ["Aa bb. Cc dx.", "Ee ff gg hh.", "Ii jj kk. Ll mm."]
+    assert cut.cut(["Aa bb.", "One two three four five six. Seven eight."]) == [
+        "One two three four five",
+        "six. Seven eight.",
+    ]
+    assert cut.counts == {"sentences_cut": 1, "short_passages": 1, "short_passage_words": 2}
+
+
+def test_leads_are_the_first_whole_sentences_and_the_rest_is_counted() -> None:
+    cut = cutter("lead_sentences", tokens=100, least=3, most=6)
+    paragraphs = [
+        "One two three. Four five six. Seven eight.",  # the third sentence does not fit
+        "One two three four five six seven. Eight nine.",  # nor does the first of this one: nothing is left
+        "Too short.",
+    ]
+    assert cut.cut(paragraphs) == ["One two three. Four five six."]
+    assert cut.counts["words_after_leads"] == 2 + 9
+    assert cut.counts["short_passages"] == 2
+
+
+def test_a_word_beyond_the_budget_is_cut_and_counted() -> None:
+    cut = cutter(tokens=16)
+    passages = cut.cut(["x" * 200])
+    assert "".join(passages) == "x" * 200
+    assert max(count_words(passages)) <= 16
+    assert cut.counts == {"sentences_cut": 1}
+
+
+WORDS = st.lists(
+    st.sampled_from(["a", "Bb", "c.", "Dd!", "e?", "Mr.", "longword", "x" * 90, "F.\n", "。"]), min_size=1, max_size=60
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(WORDS.map(" ".join).map(str.strip), max_size=6),
+    st.sampled_from(["paragraph", "sentences"]),
+    st.integers(8, 40),
+    st.sampled_from([0, 3]),
+    st.sampled_from([0, 5, 12]),
+)
+def test_no_sentence_is_lost(paragraphs: list[str], unit: str, tokens: int, least: int, most: int) -> None:
+    cut = cutter(unit, tokens, least, most)
+    passages = cut.cut(paragraphs)
+    assert all(count <= tokens for count in count_words(passages))
+    assert all(least <= len(passage.split()) <= (most or 10**6) for passage in passages)
+    everything = "".join("".join(paragraphs).split())
+    kept = "".join("".join(passages).split())
+    if not cut.counts["short_passages"]:
+        assert kept == everything
+    else:
+        remaining = iter(everything)
+        assert all(character in remaining for character in kept), "the order changed"
+    whole = [sentence.strip() for paragraph in paragraphs for sentence in sentences(paragraph)]
+    lost = sum(not any(sentence in passage for passage in passages) for sentence in whole)
+    assert lost <= cut.counts["sentences_cut"] + cut.counts["short_passage_words"]
+    if not (cut.counts["short_passages"] or cut.counts["sentences_cut"]):
+        assert lost == 0
+
+
+def byte_pair_like(pattern: str, prefix: str = "") -> Callable[[Sequence[str]], list[Ids]]:
+    """A tokenizer that cuts by a pattern, as byte-level tokenizers do, and then into pieces of five characters."""
+    words = regex.compile(pattern)
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        found = (
+            [word[i : i + 5] for word in words.findall(prefix + text) for i in range(0, len(word), 5)] for text in texts
+        )
+        return [np.array([zlib.crc32(piece.encode()) % 50_000 for piece in pieces], np.int64) for pieces in found]
+
+    return encode
+
+
+TOKENIZERS = {
+    "constant": byte_pair_like(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"),
+    "attached": byte_pair_like(
+        r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
+    "none": byte_pair_like(r"[ ▁][^ ▁]*", prefix="▁"),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_how_a_tokenizer_takes_a_blank_line_is_found_out(kind: str) -> None:
+    assert Joints(TOKENIZERS[kind]).kind == kind
+
+
+WRITING = st.sampled_from(["Aa", "b.", "(c)", "1990", "d!", "“e”", "東京。", "- f\n- g", "'s", "x" * 40, "e\u0301"])
+PARAGRAPHS = st.lists(st.lists(WRITING, min_size=1).map(" ".join).map(str.strip), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PARAGRAPHS, st.sampled_from(sorted(TOKENIZERS)), st.booleans(), st.integers(12, 60))
+def test_ids_are_those_of_the_passage_and_within_the_budget(
+    paragraphs: list[str], kind: str, merge: bool, most: int
+) -> None:
+    unit = "paragraph" if merge else "sentences"
+    encode = TOKENIZERS[kind]
+    passages = PassageCutter(PassageOptions(unit, most), encode).cut(paragraphs)  # type: ignore[arg-type]
+    for passage, ids in zip(passages, encode([passage.text for passage in passages]), strict=True):
+        assert passage.ids.tolist() == ids.tolist()
+        assert len(ids) <= most
+    assert "".join("".join(passage.text for passage in passages).split()) == "".join("".join(paragraphs).split())
+
+
+def test_an_article_is_tokenized_once_and_the_last_paragraph_of_a_passage_twice_where_breaks_are_attached() -> None:
+    paragraphs = [f"Paragraph number {number} has some words." for number in range(40)]
+    for kind, most in (("constant", 1), ("attached", 1 + 8)):
+        encoded: list[str] = []
+
+        def encode(texts: Sequence[str], kind: str = kind, encoded: list[str] = encoded) -> list[Ids]:
+            encoded += texts
+            return TOKENIZERS[kind](texts)
+
+        cut = PassageCutter(PassageOptions("paragraph", 100), encode)
+        cut.cut(["A first article, whose endings the cutter learns.", "It goes on"])
+        encoded.clear()
+        assert len(cut.cut(paragraphs)) <= 8
+        assert len(encoded) <= most
