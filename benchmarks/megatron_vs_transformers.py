@@ -52,10 +52,10 @@ class TransformersSide:
         )
 
     def log_probs(
-        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, rows_R: Tensor, labels_R: Tensor
+        self, tokens: Tensor, positions: Tensor, mask: Tensor | None, logit_index_R: Tensor, labels_R: Tensor
     ) -> Tensor:
         states = self.model.model(input_ids=tokens, position_ids=positions, attention_mask=mask, use_cache=False)
-        logits_RV = self.model.lm_head(states.last_hidden_state.flatten(0, 1)[rows_R])
+        logits_RV = self.model.lm_head(states.last_hidden_state.flatten(0, 1)[logit_index_R])
         return logits_RV.float().log_softmax(-1).gather(1, labels_R[:, None])[:, 0]
 
     def update(self, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor]) -> None:
@@ -103,7 +103,7 @@ def main() -> None:
 
     def by_hand(batch: MicroBatch, tokens: Tensor, positions: Tensor, mask: Tensor | None) -> None:
         theirs.update(
-            lambda: theirs.log_probs(tokens, positions, mask, batch.rows_R, batch.labels_R),
+            lambda: theirs.log_probs(tokens, positions, mask, batch.logit_index_R, batch.labels_R),
             lambda log_probs_R: grpo_loss(log_probs_R, torch.zeros_like(log_probs_R), batch, OldAndReferenceLogProbs())[
                 0
             ],
@@ -129,7 +129,9 @@ def main() -> None:
             row = batch
         work["transformers"] = partial(by_hand, row, tokens, positions, mask)
         with torch.no_grad(), nullcontext() if name == "packed" else padded_policy(policy, SAMPLES):
-            apart_R = policy.log_probs([row])[0] - theirs.log_probs(tokens, positions, mask, row.rows_R, row.labels_R)
+            apart_R = policy.log_probs([row])[0] - theirs.log_probs(
+                tokens, positions, mask, row.logit_index_R, row.labels_R
+            )
         figures[f"{name}: |log p megatron - log p transformers|, mean"] = float(apart_R.abs().mean())
         seconds = compared(work, repeats=given.repeats)
         for side, taken in seconds.items():

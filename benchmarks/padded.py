@@ -19,8 +19,8 @@ from megatron_pz.trainer.policy import Policy
 class PaddedHead(ResponseHead):
     """Takes a batch of rows instead of one row."""
 
-    def _select(self, input_: Tensor, rows_R: Tensor) -> Tensor:
-        return input_.transpose(0, 1).flatten(0, 1)[rows_R]
+    def _select(self, input_: Tensor, logit_index_R: Tensor) -> Tensor:
+        return input_.transpose(0, 1).flatten(0, 1)[logit_index_R]
 
 
 def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
@@ -40,7 +40,7 @@ def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
     labels = [token for response in group.responses for token in response.token_ids]
     assert labels == packed.labels_R.tolist(), "the packed row has the response tokens in the same order"
     positions = torch.arange(longest).repeat(len(samples))
-    return replace(packed, tokens_S=tokens.flatten(), positions_S=positions, rows_R=torch.tensor(rows))
+    return replace(packed, tokens_S=tokens.flatten(), positions_S=positions, logit_index_R=torch.tensor(rows))
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def padded_policy(policy: Policy, samples: int) -> Iterator[None]:
     (chunk,) = (unwrap_model(wrapped) for wrapped in policy.chunks)
 
     def forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
-        chunk.output_layer.targets = ResponseTargets(batch.rows_R, batch.labels_R)
+        chunk.output_layer.targets = ResponseTargets(batch.logit_index_R, batch.labels_R)
         try:
             return model(batch.tokens_S.view(samples, -1), batch.positions_S.view(samples, -1), None)[0]
         finally:

@@ -120,7 +120,7 @@ def draw_prompts(flags: argparse.Namespace) -> tuple[list[str], int, tuple[str, 
     prompts: list[str] = []
     while len(prompts) < 2 * needed:
         text = passages[sampler.draw(1)[0]].text
-        span = teaching_span(text, spans, draw, repeated_share=0.5) if spans.playable(text) else None
+        span = teaching_span(text, spans, draw, repeated_share=0.5) if spans.is_maskable(text) else None
         if span is not None:
             prompts.append(family.generator_prompt(text))
             prompts.append(family.predictor_prompt(spans.apply(span, text, draw).text))

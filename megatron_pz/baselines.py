@@ -60,7 +60,7 @@ class PassageExamples:
     def draw(self) -> list[Passage]:
         """The passages that the step of a run of reinforcement learning would draw."""
         wanted = self.config.game.passages_per_step
-        return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.spans.playable(passage.text))
+        return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.spans.is_maskable(passage.text))
 
     def state_dict(self) -> dict[str, Any]:
         objective = self.config.supervised.objective

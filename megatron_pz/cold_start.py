@@ -63,7 +63,7 @@ class ExampleMaker:
             barren = 0
             while len(groups) < wanted[role]:
                 text = self.passages[self.sampler.draw(1)[0]].text
-                made = makers[role](text) if self.spans.playable(text) else []
+                made = makers[role](text) if self.spans.is_maskable(text) else []
                 groups += made
                 barren = 0 if made else barren + 1
                 if barren == len(self.passages):

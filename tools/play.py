@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         raise BadInput("--text is empty: give a paragraph")
     config = load_yaml(flags.config)
     family, policy = PromptFamily.load(config.game.prompt_family), SpanRules.from_config(config.game)
-    if not policy.playable(flags.text):
+    if not policy.is_maskable(flags.text):
         raise BadInput("--text holds a literal [mask], which is what hidden words look like; give another paragraph")
     model = GreedyModel(flags.hf_model, family.stop, config.rollout)
 

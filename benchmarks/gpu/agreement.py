@@ -45,8 +45,8 @@ def against_reference(
     """The policy's log-probabilities against ``expected``, by a response's tokens, as an independent model has them."""
     trainer_T, expected_T = [], []
     for row, log_probs_R in _scored(policy, groups):
-        for number in range(int(row.responses_R.max()) + 1):
-            here = row.responses_R == number
+        for number in range(int(row.response_index_R.max()) + 1):
+            here = row.response_index_R == number
             trainer_T.append(log_probs_R[here])
             expected_T.append(expected[tuple(row.labels_R[here].tolist())].float())
     return LogProbDifference.between(torch.cat(trainer_T), torch.cat(expected_T))

@@ -160,4 +160,6 @@ class PretrainZero:
     def draw_passages(self) -> list[Passage]:
         """The next passages of the corpus, the same on every rank; those that hold a literal [mask] are passed over."""
         wanted = self.config.game.passages_per_step
-        return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.game.spans.playable(passage.text))
+        return self.sampler.draw_fitting(
+            wanted, self.passages, lambda passage: self.game.spans.is_maskable(passage.text)
+        )

@@ -39,7 +39,7 @@ def expert_tensor_parallel_size(parallel: ParallelConfig) -> int:
 
 
 @dataclass(frozen=True)
-class RowShape:
+class PackedShape:
     """What a layout asks of the packed rows that a data-parallel rank runs in one optimizer step."""
 
     length_multiple: int = 1
@@ -52,7 +52,7 @@ class RowShape:
     """All data-parallel ranks have equally many rows."""
 
 
-def packed_row_multiple(parallel: ParallelConfig) -> int:
+def packed_length_multiple(parallel: ParallelConfig) -> int:
     """What the length of a packed row, in tokens, must be a multiple of.
 
     Context parallelism cuts a row into two pieces a rank (so that causal work is even), sequence parallelism a rank's
@@ -67,15 +67,15 @@ def packed_row_multiple(parallel: ParallelConfig) -> int:
     return ranks * of_a_rank
 
 
-def row_shape(parallel: ParallelConfig) -> RowShape:
+def packed_shape(parallel: ParallelConfig) -> PackedShape:
     """The shape for a layout.
 
     The interleaved schedule runs as many rows at a time as there are stages, and between two stages it cannot tell two
     lengths apart that are under way in both directions. Experts of other data-parallel ranks are met in every row.
     """
     interleaved = parallel.virtual_pipeline_model_parallel_size > 1
-    return RowShape(
-        length_multiple=packed_row_multiple(parallel),
+    return PackedShape(
+        length_multiple=packed_length_multiple(parallel),
         equal_lengths=interleaved,
         count_multiple=parallel.pipeline_model_parallel_size if interleaved else 1,
         equal_counts=parallel.expert_model_parallel_size > 1,

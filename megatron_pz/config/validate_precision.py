@@ -76,7 +76,7 @@ def padded_for_fp8(model: ModelConfig, parallel: ParallelConfig) -> ParallelConf
     return replace(parallel, packed_length_multiple=math.lcm(parallel.packed_length_multiple, of_a_rank))
 
 
-def needs_equal_row_counts(model: ModelConfig) -> bool:
+def needs_equal_packed_counts(model: ModelConfig) -> bool:
     """Data-parallel ranks need equally many rows: under delayed scaling they reduce their maxima after each."""
     return uses_fp8(model) and model.fp8_recipe == "delayed"
 

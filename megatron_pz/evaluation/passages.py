@@ -75,7 +75,7 @@ def choose(
         item = items[rank]
         words = len(item.text.split())
         within = data.min_passage_words <= words <= (data.max_passage_words or words)
-        if within and policy.playable(item.text) and _longest(item.text, tokenizer, family) <= max_prompt_length:
+        if within and policy.is_maskable(item.text) and _longest(item.text, tokenizer, family) <= max_prompt_length:
             chosen.append(item)
     if not chosen:
         raise BadInput(

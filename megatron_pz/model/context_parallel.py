@@ -52,17 +52,17 @@ def gather_tokens(part: Tensor, group: ProcessGroup) -> Tensor:
     return torch.cat((*pieces[0::2], *pieces[:0:-2]))
 
 
-def own_rows(rows_R: Tensor, length: int, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Which entries of ``rows_R`` (indices into the row of ``length`` tokens) are this rank's, and where it has them.
+def own_rows(logit_index_R: Tensor, length: int, group: ProcessGroup) -> tuple[Tensor, Tensor]:
+    """Select the entries of ``logit_index_R`` that this rank holds, of a packed sequence of ``length`` tokens.
 
     Returns:
         (int64 [r] indices into R, ascending; int64 [r] indices into the rank's own tokens); r may be 0.
     """
     before = 0
-    place_R = torch.full_like(rows_R, -1)
+    place_R = torch.full_like(logit_index_R, -1)
     for tokens in own_ranges(length, group.rank(), group.size()):
-        is_here_R = (rows_R >= tokens.start) & (rows_R < tokens.stop)
-        place_R = torch.where(is_here_R, rows_R - tokens.start + before, place_R)
+        is_here_R = (logit_index_R >= tokens.start) & (logit_index_R < tokens.stop)
+        place_R = torch.where(is_here_R, logit_index_R - tokens.start + before, place_R)
         before += len(tokens)
     own_r = (place_R >= 0).nonzero()[:, 0]
     return own_r, place_R[own_r]

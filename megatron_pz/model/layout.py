@@ -91,7 +91,7 @@ def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
         "expert_model_parallel_size": parallel.expert_model_parallel_size,
         "expert_tensor_parallel_size": expert_tensor_parallel_size(parallel),
         "sequence_parallel": parallel.sequence_parallel,
-        # Pipeline stages are sent packed rows of any length; interleaved ones, of one length (layout_rules.row_shape).
+        # Pipeline stages receive packed sequences of any length; interleaved stages need one length (``packed_shape``).
         "variable_seq_lengths": not interleaved,
         # Interleaved with two stages, both neighbours of a stage are the same process, and megatron-core 0.16 takes
         # what one batched call sends in the two directions for each other: no error, and wrong gradients.

@@ -50,7 +50,7 @@ def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
     inputs = (tokens_s[None], positions_s[None], batch.segments_2S[None, None])
     if not chunk.post_process:
         return model(*inputs)
-    chunk.output_layer.targets = ResponseTargets(batch.rows_R, batch.labels_R)
+    chunk.output_layer.targets = ResponseTargets(batch.logit_index_R, batch.labels_R)
     try:
         return model(*inputs)[0]
     finally:

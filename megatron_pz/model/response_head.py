@@ -22,7 +22,7 @@ from megatron_pz.model.log_probs import vocab_parallel_log_probs
 class ResponseTargets:
     """Which hidden states predict which tokens, R of them (see :class:`~megatron_pz.rl.experience.MicroBatch`)."""
 
-    rows_R: Tensor
+    logit_index_R: Tensor
     labels_R: Tensor
 
 
@@ -52,15 +52,15 @@ class ResponseHead(ColumnParallelLinear):
         # Every context parallel rank answers for its own tokens; together they know all. The loss that follows is the
         # same on all these ranks, so the sum's backward, the identity, gives each of them its own part once.
         length = input_.size(0) * self.cp_group.size() * (self.tp_group.size() if self.sequence_parallel else 1)
-        own_r, rows_r = own_rows(self.targets.rows_R, length, self.cp_group)
+        own_r, rows_r = own_rows(self.targets.logit_index_R, length, self.cp_group)
         answer_r2 = self._answer(input_, head, ResponseTargets(rows_r, self.targets.labels_R[own_r]))
-        answer_R2 = answer_r2.new_zeros(len(self.targets.rows_R), 2).index_copy(0, own_r, answer_r2)
+        answer_R2 = answer_r2.new_zeros(len(self.targets.logit_index_R), 2).index_copy(0, own_r, answer_r2)
         return reduce_from_tensor_model_parallel_region(answer_R2, group=self.cp_group)[:, None], None
 
     def _answer(self, input_: Tensor, weight: Tensor, targets: ResponseTargets) -> Tensor:
         """Float32 [R, 2] for targets among the tokens of ``input_``."""
         log_probs_R, entropy_R = vocab_parallel_log_probs(
-            self._select(input_, targets.rows_R),
+            self._select(input_, targets.logit_index_R),
             weight,
             targets.labels_R,
             vocab_start=self.tp_group.rank() * self.output_size_per_partition,
@@ -69,12 +69,12 @@ class ResponseHead(ColumnParallelLinear):
         )
         return torch.stack((log_probs_R, entropy_R), dim=-1)
 
-    def _select(self, input_: Tensor, rows_R: Tensor) -> Tensor:
+    def _select(self, input_: Tensor, logit_index_R: Tensor) -> Tensor:
         """The rows [R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.
 
         Under sequence parallelism the gather's backward reduce-scatters. Else the copy's backward all-reduces, over R
         rows and not over S. One of them, never both: both would double every gradient below this layer.
         """
         if self.sequence_parallel:
-            return gather_from_sequence_parallel_region(input_, group=self.tp_group)[:, 0][rows_R]
-        return copy_to_tensor_model_parallel_region(input_[:, 0][rows_R], group=self.tp_group)
+            return gather_from_sequence_parallel_region(input_, group=self.tp_group)[:, 0][logit_index_R]
+        return copy_to_tensor_model_parallel_region(input_[:, 0][logit_index_R], group=self.tp_group)

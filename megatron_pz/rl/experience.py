@@ -52,7 +52,7 @@ class MicroBatch:
     segments_2S: torch.Tensor
     """int32. Row 0: number of the group. Row 1: 0 for the prompt, k for the group's k-th different response. Padding
     at the row's end is a group of its own."""
-    rows_R: torch.Tensor
+    logit_index_R: torch.Tensor
     """int64: index in S of the token whose hidden state predicts the response token"""
     labels_R: torch.Tensor
     """int64: the response tokens"""
@@ -62,7 +62,7 @@ class MicroBatch:
     """float32, the response's advantage on each of its tokens"""
     loss_weights_R: torch.Tensor
     """float32: weight of the token in the loss of the whole step (all ranks), by the chosen aggregation"""
-    responses_R: torch.Tensor
+    response_index_R: torch.Tensor
     """int64: number of the response within this row, from 0"""
     is_generator_R: torch.Tensor
     """bool: the token belongs to a generator response"""

@@ -50,7 +50,7 @@ def policy_loss(
     A token with probability 0.6 that was 0.4, advantage 1: the ratio 1.5 is clipped to 1.28.
     """
     old_R = log_probs_R.detach() if frozen.old_log_probs_R is None else frozen.old_log_probs_R
-    log_ratio_R = log_ratios(log_probs_R, old_R, batch.responses_R, grpo)
+    log_ratio_R = log_ratios(log_probs_R, old_R, batch.response_index_R, grpo)
     ratio_R = log_ratio_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     lowest, highest = clip_range(grpo)
     advantages_R = batch.advantages_R
@@ -81,7 +81,7 @@ def policy_loss(
                 mismatch_R=mismatch_R,
                 importance_R=importance_R,
                 reference_kl_R=kl_R,
-                pull_R=(batch.loss_weights_R * importance_R * advantages_R).abs(),
+                abs_weighted_advantage_R=(batch.loss_weights_R * importance_R * advantages_R).abs(),
             )
         )
     return loss_R.sum(), statistics
@@ -94,7 +94,7 @@ def clip_range(grpo: GrpoConfig) -> tuple[float, float]:
     return 1.0 - grpo.grpo_clamp_eps_lower, 1.0 + grpo.grpo_clamp_eps_upper
 
 
-def log_ratios(log_probs_R: Tensor, old_R: Tensor, responses_R: Tensor, grpo: GrpoConfig) -> Tensor:
+def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grpo: GrpoConfig) -> Tensor:
     """log q of every response token: its own log p - log p_old, or at the level ``sequence`` its response's mean of it.
 
     The sequence's ratio is (P / P_old)^(1 / length), GSPO (arXiv 2507.18071, section 4.1). It is written in the form
@@ -106,9 +106,9 @@ def log_ratios(log_probs_R: Tensor, old_R: Tensor, responses_R: Tensor, grpo: Gr
     if grpo.importance_sampling_level == "token":
         return log_ratio_R
     # There are at most R responses in the row: no need to wait for the device to say how many.
-    sums_R = torch.zeros_like(old_R).index_add(0, responses_R, log_ratio_R.detach())
-    lengths_R = torch.zeros_like(old_R).index_add(0, responses_R, torch.ones_like(old_R))
-    mean_R = (sums_R / lengths_R.clamp(min=1.0))[responses_R]
+    sums_R = torch.zeros_like(old_R).index_add(0, response_index_R, log_ratio_R.detach())
+    lengths_R = torch.zeros_like(old_R).index_add(0, response_index_R, torch.ones_like(old_R))
+    mean_R = (sums_R / lengths_R.clamp(min=1.0))[response_index_R]
     return mean_R + (log_probs_R - log_probs_R.detach())
 
 

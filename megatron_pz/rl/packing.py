@@ -194,7 +194,7 @@ class _Row:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
-        self.group_numbers: list[int] = []
+        self.group_indices: list[int] = []
         self.response_numbers: list[int] = []
         self.rows: list[int] = []
         self.labels: list[int] = []
@@ -210,7 +210,7 @@ class _Row:
         length = len(token_ids)
         self.tokens += token_ids
         self.positions += range(first_position, first_position + length)
-        self.group_numbers += [self.n_groups] * length
+        self.group_indices += [self.n_groups] * length
         self.response_numbers += [response_number] * length
 
     def add_group(self, group: ScoredGroup, token_weights: Sequence[float]) -> None:
@@ -240,13 +240,13 @@ class _Row:
         return MicroBatch(
             tokens_S=torch.tensor(self.tokens, dtype=torch.int64),
             positions_S=torch.tensor(self.positions, dtype=torch.int64),
-            segments_2S=torch.tensor([self.group_numbers, self.response_numbers], dtype=torch.int32),
-            rows_R=torch.tensor(self.rows, dtype=torch.int64),
+            segments_2S=torch.tensor([self.group_indices, self.response_numbers], dtype=torch.int32),
+            logit_index_R=torch.tensor(self.rows, dtype=torch.int64),
             labels_R=torch.tensor(self.labels, dtype=torch.int64),
             rollout_log_probs_R=torch.tensor(self.rollout_log_probs, dtype=torch.float32),
             advantages_R=torch.tensor(self.advantages, dtype=torch.float32),
             loss_weights_R=torch.tensor(self.loss_weights, dtype=torch.float32),
-            responses_R=torch.tensor(self.responses, dtype=torch.int64),
+            response_index_R=torch.tensor(self.responses, dtype=torch.int64),
             is_generator_R=torch.tensor(self.is_generator, dtype=torch.bool),
         )
 

@@ -31,7 +31,7 @@ SUMS = (
     "importance",
     "importance_squared",
     "reference_kl",
-    "pull",
+    "abs_weighted_advantage",
 )
 """Columns of ``LossStatistics.sums``: sums over response tokens."""
 
@@ -65,7 +65,7 @@ class RoleTokens:
     """weight against the mismatch"""
     reference_kl_R: Tensor
     """estimate of KL(p || p_ref); 0 without a reference policy"""
-    pull_R: Tensor
+    abs_weighted_advantage_R: Tensor
     """|weight * importance * advantage|: how hard the token pulls at the gradient"""
 
 
@@ -146,7 +146,7 @@ class LossStatistics:
             "importance": tokens.importance_R,
             "importance_squared": tokens.importance_R**2,
             "reference_kl": tokens.reference_kl_R,
-            "pull": tokens.pull_R,
+            "abs_weighted_advantage": tokens.abs_weighted_advantage_R,
         }
         largest = {
             "log_ratio_up": tokens.log_ratio_R,
@@ -168,14 +168,14 @@ class LossStatistics:
 
     def by_role(self) -> dict[Role, LossMetrics]:
         """Each role's figures. Waits for the device."""
-        pull = self.sums[:, SUMS.index("pull")].sum().item()
+        pull = self.sums[:, SUMS.index("abs_weighted_advantage")].sum().item()
         rows = zip(ROLES, self.sums.tolist(), self.maxima.tolist(), strict=True)
         return {role: _figures(sums, maxima, pull) for role, sums, maxima in rows}
 
     def pooled(self) -> LossMetrics:
         """The figures of both roles' tokens together. Waits for the device."""
         sums = self.sums.sum(0)
-        return _figures(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("pull")].item())
+        return _figures(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("abs_weighted_advantage")].item())
 
 
 def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float) -> LossMetrics:
@@ -201,7 +201,7 @@ def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float)
         effective_sample_size=total["importance"] ** 2 / squares if squares else 0.0,
         importance_max=peak["importance"],
         reference_kl=total["reference_kl"] / n,
-        gradient_share=total["pull"] / pull_of_all if pull_of_all else 0.0,
+        gradient_share=total["abs_weighted_advantage"] / pull_of_all if pull_of_all else 0.0,
     )
 
 

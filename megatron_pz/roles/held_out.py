@@ -41,7 +41,7 @@ def held_out_masks(passages: Sequence[str], kind: Kind, seed: int = 11) -> list[
 
 
 def _mask(passage: str, kind: Kind, seed: int) -> MaskedPassage | None:
-    if not _POLICY.playable(passage):
+    if not _POLICY.is_maskable(passage):
         return None
     passage = _POLICY.normal_passage(passage)
     fewest, most = (2, _POLICY.max_occurrences - 1) if kind == "repeated" else (1, 1)

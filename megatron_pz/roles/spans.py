@@ -6,7 +6,7 @@ one exception is Unicode composition: spans and passages are compared, and passa
 which MediaWiki stores text (``answer_normalization: none`` turns it off).
 
 A passage that holds the literal ``[mask]`` of its own cannot be played: the predictor could not tell which mask is
-meant. ``SpanRules.playable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
+meant. ``SpanRules.is_maskable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SpanRules:
         """The span in the form in which it is looked up: stripped and NFC, or as it is. Case is always kept."""
         return span if self.normalization == "none" else unicodedata.normalize("NFC", span.strip())
 
-    def playable(self, passage: str) -> bool:
+    def is_maskable(self, passage: str) -> bool:
         """Whether masks can be told apart from the passage's own text."""
         return MASK not in passage
 
@@ -140,7 +140,7 @@ class SpanRules:
 
         Return the normal form of the span and OK, or None and the first :class:`InvalidMaskReason` that applies.
         """
-        if not self.playable(passage):
+        if not self.is_maskable(passage):
             return None, InvalidMaskReason.UNPLAYABLE
         if span is None:
             return None, InvalidMaskReason.NO_COMMAND

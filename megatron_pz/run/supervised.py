@@ -25,10 +25,10 @@ from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.hf.checkpoint import save_hf
 from megatron_pz.monitoring.compute import Costs, Work
 from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.rl.data_parallel_packing import match_packed_shape
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
 from megatron_pz.rl.losses import policy_loss, supervised_loss
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.rl.rank_rows import of_one_step
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.run.inputs import open_passages, open_tokenizer
@@ -90,7 +90,7 @@ def learn(policy: Policy, parts: Sequence[Part], config: RunConfig, rate: float)
     for groups in parts:
         weighting = LossWeighting.of(groups, "token_mean", config.rollout.max_response_length)
         rows += policy.pack(groups, weighting, config.training.micro_batch_tokens)
-    result = policy.update(of_one_step(rows, policy.row_shape), loss, rate)
+    result = policy.update(match_packed_shape(rows, policy.packed_shape), loss, rate)
     by_role = {role: -each.log_prob for role, each in result.statistics.by_role().items() if each.tokens}
     metrics = {"train/lr": rate, "train/grad_norm": result.grad_norm, "train/loss": math.fsum(by_role.values())}
     if len(by_role) > 1:

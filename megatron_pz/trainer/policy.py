@@ -17,8 +17,8 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule
 
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.config.validate_parallel import row_shape
-from megatron_pz.config.validate_precision import needs_equal_row_counts, padded_for_fp8
+from megatron_pz.config.validate_parallel import packed_shape
+from megatron_pz.config.validate_precision import needs_equal_packed_counts, padded_for_fp8
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model.gpt import build_chunks
@@ -27,9 +27,9 @@ from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.model.precision import require_precision, this_machine
 from megatron_pz.model.transformer_config import transformer_config
+from megatron_pz.rl.data_parallel_packing import pack_for_rank
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.rl.rank_rows import pack_for_rank
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.optimizer import gather_weights, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
@@ -68,8 +68,8 @@ class PolicyModel:
         self.architecture = Architecture.from_hf(config.model.hf_model)
         self.topology = topology
         self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
-        shape = row_shape(padded_for_fp8(config.model, config.parallel))
-        self.row_shape = replace(shape, equal_counts=shape.equal_counts or needs_equal_row_counts(config.model))
+        shape = packed_shape(padded_for_fp8(config.model, config.parallel))
+        self.packed_shape = replace(shape, equal_counts=shape.equal_counts or needs_equal_packed_counts(config.model))
         self.chunks: list[MegatronModule] = list(build_chunks(self.architecture, self.transformer_config))
         tensors = HFTensorSource(config.model.hf_model)
         for chunk in self.chunks:
@@ -95,7 +95,7 @@ class PolicyModel:
             micro_batch_tokens,
             rank=self.topology.data_parallel_rank,
             n_ranks=self.topology.data_parallel_size,
-            shape=self.row_shape,
+            shape=self.packed_shape,
             hidden_size=self.architecture.hidden_size,
         )
 

@@ -75,8 +75,8 @@ def objective(log_probs_R: Tensor, batch: MicroBatch, responses: int) -> Tensor:
 
 def assert_log_probs_equal(output_R2: Tensor, batch: MicroBatch, expected: Reference, tolerance: float) -> None:
     """``output_R2`` holds the log-probability and the entropy of every response token of ``batch``."""
-    for number in range(int(batch.responses_R.max()) + 1):
-        here = batch.responses_R == number
+    for number in range(int(batch.response_index_R.max()) + 1):
+        here = batch.response_index_R == number
         response = tuple(batch.labels_R[here].tolist())
         for column, values in enumerate((expected.log_probs[response], expected.entropies[response])):
             torch.testing.assert_close(output_R2[here, column].detach(), values, rtol=0.0, atol=tolerance)

@@ -18,7 +18,7 @@ from megatron_pz.cold_start import ExampleMaker, cold_start
 from megatron_pz.config.schema import (
     RunConfig,
 )
-from megatron_pz.config.validate_parallel import RowShape
+from megatron_pz.config.validate_parallel import PackedShape
 from megatron_pz.rl.experience import MicroBatch
 from megatron_pz.run.inputs import open_passages, open_tokenizer
 from megatron_pz.run.supervised import Plan, Source, run_supervised
@@ -168,7 +168,7 @@ def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest
 
     monkeypatch.setattr(Policy, "update", spied)
     run(to(once, save=f"{config.training.save} again"), ExampleMaker)
-    monkeypatch.setattr(policy_module, "row_shape", lambda _: RowShape(equal_lengths=True))
+    monkeypatch.setattr(policy_module, "packed_shape", lambda _: PackedShape(equal_lengths=True))
     (step,) = run(to(once, save=f"{config.training.save} padded"), ExampleMaker)
     assert [len(lengths) > 1 for lengths in seen] == [True, False]
     assert step == pytest.approx(expected[0], rel=1e-5)

@@ -159,8 +159,8 @@ def _of_all_ranks(
     own: dict[Tokens, torch.Tensor] = {}
     for row, log_probs_R in zip(rows, log_probs, strict=False):
         if row.loss_weights_R.any():
-            for number in row.responses_R.unique():
-                here = row.responses_R == number
+            for number in row.response_index_R.unique():
+                here = row.response_index_R == number
                 own[tuple(row.labels_R[here].tolist())] = log_probs_R[here]
     parts = topology.all_gather_object(own)
     return {response: values for part in parts for response, values in part.items()}

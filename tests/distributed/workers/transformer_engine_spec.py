@@ -42,11 +42,11 @@ def largest_difference(policy: PolicyModel, expected: Reference) -> float:
     """|log p - log p of transformers| over the response tokens of packed rows."""
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
     rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
-    assert all(row.tokens_S.numel() % policy.row_shape.length_multiple == 0 for row in rows)
+    assert all(row.tokens_S.numel() % policy.packed_shape.length_multiple == 0 for row in rows)
     largest = 0.0
     for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True):
-        for number in range(int(row.responses_R.max()) + 1):
-            here = row.responses_R == number
+        for number in range(int(row.response_index_R.max()) + 1):
+            here = row.response_index_R == number
             wanted_R = expected.log_probs[tuple(row.labels_R[here].tolist())]
             largest = max(largest, float((log_probs_R[here] - wanted_R).abs().max()))
     return largest
@@ -83,7 +83,7 @@ def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
         policy = built(folder, topology, ModelConfig(fp8_format="hybrid", fp8_recipe=recipe))
         difference = largest_difference(policy, expected)
         assert in_bf16 < difference < 1.0, (recipe, in_bf16, difference)
-        assert policy.row_shape.equal_counts is (recipe == "delayed")
+        assert policy.packed_shape.equal_counts is (recipe == "delayed")
         used = {used for layer in linear_layers(policy) for used in layer.used}
         assert used == {name}, (recipe, used)
     model = ModelConfig(fp8_format="e4m3", first_last_layers_bf16=True, num_layers_at_end_in_bf16=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
-from megatron_pz.config.validate_parallel import RowShape, layout_rules, row_shape
+from megatron_pz.config.validate_parallel import PackedShape, layout_rules, packed_shape
 from megatron_pz.hf.architecture import Architecture, Experts
 from megatron_pz.model.layout import layers_of_stages, refuse_layout
 from megatron_pz.model.transformer_config import transformer_config
@@ -187,11 +187,11 @@ def test_the_layout_reaches_megatron() -> None:
     ],
 )
 def test_packed_rows_divide_as_the_layout_asks(layout: dict[str, Any], multiple: int) -> None:
-    assert row_shape(ParallelConfig(**layout)) == RowShape(length_multiple=multiple)
+    assert packed_shape(ParallelConfig(**layout)) == PackedShape(length_multiple=multiple)
 
 
 def test_interleaving_and_experts_ask_for_rows_that_meet() -> None:
     interleaved = ParallelConfig(pipeline_model_parallel_size=4, virtual_pipeline_model_parallel_size=2)
-    assert row_shape(interleaved) == RowShape(equal_lengths=True, count_multiple=4)
-    assert row_shape(ParallelConfig(pipeline_model_parallel_size=4)) == RowShape()
-    assert row_shape(ParallelConfig(expert_model_parallel_size=2)) == RowShape(equal_counts=True)
+    assert packed_shape(interleaved) == PackedShape(equal_lengths=True, count_multiple=4)
+    assert packed_shape(ParallelConfig(pipeline_model_parallel_size=4)) == PackedShape()
+    assert packed_shape(ParallelConfig(expert_model_parallel_size=2)) == PackedShape(equal_counts=True)

@@ -22,7 +22,7 @@ from megatron_pz.config.schema import (
 from megatron_pz.config.validate_precision import (
     Machine,
     machine_refusals,
-    needs_equal_row_counts,
+    needs_equal_packed_counts,
     padded_for_fp8,
     precision_rules,
 )
@@ -179,5 +179,5 @@ def test_packed_rows_get_lengths_that_fp8_multiplies_on_every_rank(
 
 
 def test_ranks_run_equally_many_rows_where_they_meet_after_each() -> None:
-    assert needs_equal_row_counts(fp8("delayed"))
-    assert not any(map(needs_equal_row_counts, [fp8(), fp8("blockwise"), ModelConfig(fp8_recipe="delayed")]))
+    assert needs_equal_packed_counts(fp8("delayed"))
+    assert not any(map(needs_equal_packed_counts, [fp8(), fp8("blockwise"), ModelConfig(fp8_recipe="delayed")]))

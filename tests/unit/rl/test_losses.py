@@ -32,12 +32,12 @@ def batch_of(
         tokens_S=nothing,
         positions_S=nothing,
         segments_2S=torch.zeros(2, tokens, dtype=torch.int32),
-        rows_R=nothing,
+        logit_index_R=nothing,
         labels_R=nothing,
         rollout_log_probs_R=torch.tensor(rollout),
         advantages_R=torch.tensor(advantages),
         loss_weights_R=torch.tensor(weights),
-        responses_R=torch.tensor(responses or list(range(tokens))),
+        response_index_R=torch.tensor(responses or list(range(tokens))),
         is_generator_R=torch.tensor(generator or [False] * tokens),
     )
 
@@ -315,7 +315,7 @@ def check_against_loops(
     weights = LossWeighting.of(groups, grpo.loss_aggregation, max_response_length=LONGEST)
     statistics, gradient = LossStatistics.zero(), torch.zeros_like(theta)
     for batch in pack_groups(groups, micro_batch_tokens=row_tokens, loss_weights=weights):
-        before_R = batch.tokens_S[batch.rows_R]
+        before_R = batch.tokens_S[batch.logit_index_R]
         new_R, old_R, reference_R = (
             logits[before_R].log_softmax(-1).gather(1, batch.labels_R[:, None])[:, 0]
             for logits in (theta, old, reference)

@@ -63,14 +63,14 @@ def test_a_row_by_hand() -> None:
     assert batch.tokens_S.tolist() == [11, 12, 13, 21, 22, 31, 41, 51, 52, 0, 0, 0]
     assert batch.positions_S.tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2, 0, 1, 2]
     assert batch.segments_2S.tolist() == [[0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 2, 0, 1, 1, 0, 0, 0]]
-    assert batch.rows_R.tolist() == [2, 3, 2, 6, 7]
+    assert batch.logit_index_R.tolist() == [2, 3, 2, 6, 7]
     assert batch.labels_R.tolist() == [21, 22, 31, 51, 52]
     assert batch.rollout_log_probs_R.tolist() == pytest.approx([-0.21, -0.22, -0.31, -0.51, -0.52])
     assert batch.advantages_R.tolist() == [1, 1, 2, 1, 1]
     assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
-    assert batch.responses_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.response_index_R.tolist() == [0, 0, 1, 2, 2]
     assert batch.is_generator_R.tolist() == [True, True, True, False, False]
-    dtypes = [batch.tokens_S.dtype, batch.segments_2S.dtype, batch.rows_R.dtype, batch.loss_weights_R.dtype]
+    dtypes = [batch.tokens_S.dtype, batch.segments_2S.dtype, batch.logit_index_R.dtype, batch.loss_weights_R.dtype]
     assert dtypes == [torch.int64, torch.int32, torch.int64, torch.float32]
 
 
@@ -78,10 +78,10 @@ def test_equal_responses_share_their_tokens_and_keep_their_entries() -> None:
     (batch,) = pack([make_group([11, 12], [21, 22], [31], [21, 22])])
     assert batch.tokens_S.tolist() == [11, 12, 21, 22, 31]
     assert batch.segments_2S.tolist() == [[0] * 5, [0, 0, 1, 1, 2]]
-    assert batch.rows_R.tolist() == [1, 2, 1, 1, 2]
+    assert batch.logit_index_R.tolist() == [1, 2, 1, 1, 2]
     assert batch.labels_R.tolist() == [21, 22, 31, 21, 22]
     assert batch.advantages_R.tolist() == [1, 1, 2, 3, 3]
-    assert batch.responses_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.response_index_R.tolist() == [0, 0, 1, 2, 2]
     assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
 
 

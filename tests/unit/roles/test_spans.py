@@ -151,8 +151,8 @@ class TestCheck:
 
     def test_a_passage_with_a_mask_of_its_own_is_not_played(self):
         passage = "BERT predicts a [mask] token."
-        assert not DEFAULT.playable(passage)
-        assert DEFAULT.playable("BERT predicts a [MASK] token.")
+        assert not DEFAULT.is_maskable(passage)
+        assert DEFAULT.is_maskable("BERT predicts a [MASK] token.")
         assert DEFAULT.check("token", passage) == (None, InvalidMaskReason.UNPLAYABLE)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import pad
 
-from megatron_pz.config.validate_parallel import RowShape
+from megatron_pz.config.validate_parallel import PackedShape
 from megatron_pz.rl.experience import MicroBatch, ScoredGroup
 from megatron_pz.rl.packing import (
     LossWeighting,
@@ -28,7 +28,7 @@ def pack_for_rank(
     *,
     rank: int,
     n_ranks: int,
-    shape: RowShape,
+    shape: PackedShape,
     hidden_size: int = 2048,
 ) -> list[MicroBatch]:
     """Rows of one data-parallel rank, of groups that all ranks know; shared out by cost (:func:`balance_groups`).
@@ -57,16 +57,16 @@ def pack_for_rank(
         count = max(count, *(len(first_fit_decreasing(share, micro_batch_tokens)) for share in lengths))
     count = -(-count // shape.count_multiple) * shape.count_multiple
     rows += [empty_micro_batch(shape.length_multiple)] * (count - len(rows))
-    return of_one_step(rows, shape)
+    return match_packed_shape(rows, shape)
 
 
-def of_one_step(rows: Sequence[MicroBatch], shape: RowShape) -> list[MicroBatch]:
+def match_packed_shape(rows: Sequence[MicroBatch], shape: PackedShape) -> list[MicroBatch]:
     """Rows that one optimizer step runs together, packed in one go or apart; as long as each other where asked for."""
     longest = max(row.tokens_S.numel() for row in rows)
-    return [padded_to(row, longest) if shape.equal_lengths else row for row in rows]
+    return [pad_to_length(row, longest) if shape.equal_lengths else row for row in rows]
 
 
-def padded_to(row: MicroBatch, length: int) -> MicroBatch:
+def pad_to_length(row: MicroBatch, length: int) -> MicroBatch:
     """The row with padding at its end, up to ``length`` tokens: a group of its own, which nothing else sees."""
     missing = length - row.tokens_S.numel()
     if missing == 0:
