@@ -32,7 +32,7 @@ from megatron_pz.evaluation.held_out_masks import evaluate
 from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
-from megatron_pz.monitoring.compute import Costs, Work
+from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.rl.experience import Role
 from megatron_pz.rollout.engine import VllmEngine
@@ -62,9 +62,11 @@ class Run:
         require_prompt_budget(self.passages, self.tokenizer, config)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.learners = make_learners(config, self.topology)
-        self.parts = {each.name: checkpoint.Part(each.policy.chunks, each.policy.optimizer) for each in self.learners}
+        self.parts = {
+            each.name: checkpoint.ModelState(each.policy.chunks, each.policy.optimizer) for each in self.learners
+        }
         self.checkpoints = checkpoint.CheckpointWriter.of_run(config, self.parts, watchdog)
-        self.consumed_passages, self.work = 0, Work()
+        self.consumed_passages, self.work = 0, ComputeUsed()
         self.first_iteration = self.resume() if config.training.load else 1
         self.held_out = HeldOut(config, self.tokenizer, self.topology) if config.training.eval_interval else None
         if config.optimizer.rl_offload_optimizer_during_inference:  # vLLM takes of what is free when it starts
@@ -110,7 +112,7 @@ class Run:
         state.require("sampler", "consumed_passages", "work")
         self.sampler.load_state_dict(state.common["sampler"])
         self.consumed_passages = state.common["consumed_passages"]
-        self.work = Work(**state.common["work"])
+        self.work = ComputeUsed(**state.common["work"])
         if state.per_rank is not None:
             checkpoint.restore_rng_state(state.per_rank)
         return state.iteration + 1
@@ -121,7 +123,7 @@ class Run:
         if self.first_iteration > last and self.topology.rank == 0:
             done = self.first_iteration - 1
             print(f"nothing to do: {self.config.training.load} has done {done} steps, and --train-iters is {last}")
-        costs = Costs(self.learners[0].policy.architecture)
+        costs = FlopCounter(self.learners[0].policy.architecture)
         warmup = self.config.game.passive_warmup_iters
         if self.first_iteration <= warmup and self.topology.rank == 0:
             print(f"steps {self.first_iteration} to {warmup}: masks by {self.config.game.warmup_mask_strategy}")

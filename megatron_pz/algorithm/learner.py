@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from megatron_pz.config.schema import OptimizerConfig, RunConfig
-from megatron_pz.monitoring.compute import Costs, Work
+from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
@@ -26,7 +26,7 @@ class LearnerReport:
     learning_rate: float
     updates: tuple[UpdateResult, ...]
     """None where there was nothing to learn from."""
-    work: Work
+    work: ComputeUsed
     """What it cost the trainers of all ranks."""
     seconds_computing: float = 0.0
     """Wall time of this rank in forward passes, backward passes and optimizer steps."""
@@ -70,7 +70,7 @@ class Learner:
             for rows, rows_frozen in zip(minibatches, frozen, strict=True)
         ]
         seconds_computing = time.perf_counter() - start
-        costs = Costs(self.policy.architecture)
+        costs = FlopCounter(self.policy.architecture)
         forward_passes = int(moves) + int(self.reference is not None)
         work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
         return LearnerReport(self.roles, rate, tuple(updates), work, seconds_computing)

@@ -14,7 +14,7 @@ from megatron_pz.algorithm.learner import LearnerReport
 from megatron_pz.algorithm.pretrain_zero import StepReport, Turn
 from megatron_pz.algorithm.rollouts import Game, Predictions, Proposals
 from megatron_pz.algorithm.word_entropy import scored_groups
-from megatron_pz.monitoring.compute import Costs, Work
+from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.rl.advantages import is_mixed, outcome
 from megatron_pz.roles.answers import last_command
@@ -142,15 +142,15 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
 
 
-def step_work(report: StepReport, game: Game, costs: Costs) -> Work:
+def step_work(report: StepReport, game: Game, costs: FlopCounter) -> ComputeUsed:
     """What a step has cost, over all ranks. Collective: the rollouts are each rank's own share."""
-    mine = Work()
+    mine = ComputeUsed()
     for turn in report.turns:
         asked = [(each.prompt_ids, each.responses) for each in turn.proposals]
         asked += [(each.prompt_ids, each.responses) for each in turn.predictions]
         for prompt_ids, responses in asked:
             mine += costs.sampling(len(prompt_ids), responses)
-    total = sum(game.from_all_ranks([mine]), Work())
+    total = sum(game.from_all_ranks([mine]), ComputeUsed())
     for turn in report.turns:
         if turn.strategy == "entropy_next_token":
             total += costs.scoring(scored_groups([passage.token_ids for passage in turn.passages]))

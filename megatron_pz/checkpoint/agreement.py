@@ -22,7 +22,7 @@ def agree(problem: str | None) -> None:
             raise AgreedProblem(f"rank {rank}: {found}")
 
 
-def together(action: Callable[[], object], only_rank: int | None = None) -> None:
+def run_on_all_ranks_or_raise(action: Callable[[], object], only_rank: int | None = None) -> None:
     """Do local work on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective."""
     problem = None
     if only_rank in (None, dist.get_rank()):

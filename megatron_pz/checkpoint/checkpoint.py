@@ -36,12 +36,12 @@ from megatron.core.transformer.module import MegatronModule
 from torch.distributed.checkpoint import CheckpointException as TorchCheckpointException
 
 from megatron_pz.checkpoint import checkpoint_files as files
-from megatron_pz.checkpoint.agreement import AgreedProblem, together
+from megatron_pz.checkpoint.agreement import AgreedProblem, run_on_all_ranks_or_raise
 from megatron_pz.checkpoint.checkpoint_files import Retention, latest_iteration
 from megatron_pz.checkpoint.rng_state import collect_rng_state, restore_rng_state
 from megatron_pz.checkpoint.sharded_state import (
-    Part,
-    Parts,
+    ModelState,
+    ModelStates,
     StagedTensors,
     has_stepped,
     load_tensors,
@@ -57,7 +57,7 @@ __all__ = [
     "CheckpointWriteFailed",
     "CheckpointWriter",
     "LoadedState",
-    "Part",
+    "ModelState",
     "Retention",
     "collect_rng_state",
     "latest_iteration",
@@ -115,7 +115,7 @@ class CheckpointWriter:
     def __init__(
         self,
         directory: str | Path,
-        parts: Parts,
+        parts: ModelStates,
         *,
         asynchronous: bool = False,
         retention: Retention = Retention(),  # noqa: B008 -- frozen
@@ -133,7 +133,7 @@ class CheckpointWriter:
         self._pending: _Pending | None = None
 
     @classmethod
-    def of_run(cls, config: RunConfig, parts: Parts, watchdog: Watchdog) -> CheckpointWriter:
+    def of_run(cls, config: RunConfig, parts: ModelStates, watchdog: Watchdog) -> CheckpointWriter:
         """As the run's settings say. A disk may hang as long as the other ranks would wait for it in a collective."""
         training, minutes = config.training, config.parallel.distributed_timeout_minutes
         setting = f"--distributed-timeout-minutes {minutes:g}"
@@ -185,12 +185,12 @@ class CheckpointWriter:
         if self._pending is not None:
             self._finish(self._pending)
 
-    def _start(self, iteration: int, header: dict[str, Any], parts: Parts, per_rank: dict[str, Any]) -> _Pending:
+    def _start(self, iteration: int, header: dict[str, Any], parts: ModelStates, per_rank: dict[str, Any]) -> _Pending:
         partial = files.partial_folder(self.root, iteration)
         own_state = io.BytesIO()
-        together(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
-        together(lambda: _require_shared(partial))
-        together(lambda: torch.save(per_rank, own_state))
+        run_on_all_ranks_or_raise(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
+        run_on_all_ranks_or_raise(lambda: _require_shared(partial))
+        run_on_all_ranks_or_raise(lambda: torch.save(per_rank, own_state))
         tensors = stage_tensors(parts, partial, copy=self.asynchronous)
 
         def write() -> None:
@@ -212,9 +212,11 @@ class CheckpointWriter:
         partial = files.partial_folder(self.root, pending.iteration)
         self._pending = None
         with self._failing_together(pending.iteration):
-            together(lambda: self._waiting(pending.written.result))
+            run_on_all_ranks_or_raise(lambda: self._waiting(pending.written.result))
             pending.tensors.seal()
-            together(lambda: self._waiting(lambda: files.complete(partial, final, pending.header)), only_rank=0)
+            run_on_all_ranks_or_raise(
+                lambda: self._waiting(lambda: files.complete(partial, final, pending.header)), only_rank=0
+            )
         if dist.get_rank() == 0:
             files.prune(self.root, self.retention)
 
@@ -248,11 +250,11 @@ def save_checkpoint(
     per_rank: dict[str, Any],
 ) -> Path:
     """Write one checkpoint of one model at once: for those who need no writer of their own."""
-    parts = {"": Part(chunks, optimizer)}
+    parts = {"": ModelState(chunks, optimizer)}
     return CheckpointWriter(directory, parts).save(iteration, common=common, per_rank=per_rank)
 
 
-def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None = None) -> LoadedState:
+def load_checkpoint(directory: str | Path, parts: ModelStates, iteration: int | None = None) -> LoadedState:
     """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. A collective.
 
     The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
@@ -271,7 +273,7 @@ def load_checkpoint(directory: str | Path, parts: Parts, iteration: int | None =
     with reading(folder):
         load_tensors(
             folder,
-            {name: part if saved_kinds[name] else Part(part.chunks, None) for name, part in parts.items()},
+            {name: part if saved_kinds[name] else ModelState(part.chunks, None) for name, part in parts.items()},
         )
     for name, part in parts.items():
         if part.optimizer is not None and not saved_kinds[name]:
@@ -298,12 +300,12 @@ def load_model_weights(
     if name not in saved_kinds:
         raise BadInput(f"{folder} holds {_names_of(saved_kinds)}, not {_names_of([name])}: name one that it has")
     with reading(folder):
-        load_tensors(folder, {name: Part(chunks, None)})
+        load_tensors(folder, {name: ModelState(chunks, None)})
     return header["common"]
 
 
-def _with_stepped_optimizer(part: Part) -> Part:
-    return part if part.optimizer is not None and has_stepped(part.optimizer) else Part(part.chunks, None)
+def _with_stepped_optimizer(part: ModelState) -> ModelState:
+    return part if part.optimizer is not None and has_stepped(part.optimizer) else ModelState(part.chunks, None)
 
 
 def _kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:

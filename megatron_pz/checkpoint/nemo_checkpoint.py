@@ -35,7 +35,7 @@ from megatron.core.models.gpt import GPTModel
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_pz.checkpoint.agreement import AgreedProblem, together
+from megatron_pz.checkpoint.agreement import AgreedProblem, run_on_all_ranks_or_raise
 from megatron_pz.checkpoint.checkpoint import reading
 from megatron_pz.checkpoint.sharded_state import stage_state
 from megatron_pz.hf.architecture import Architecture
@@ -152,12 +152,12 @@ def save_nemo(checkpoint: Path, model: GPTModel, arch: Architecture, hf_model: P
     refuse_existing(checkpoint)
     partial = checkpoint.with_name(f"{checkpoint.name}.incomplete")
     try:
-        together(lambda: _prepare(partial), only_rank=0)
-        together(lambda: _write_context(partial / "context", model, arch, hf_model), only_rank=0)
+        run_on_all_ranks_or_raise(lambda: _prepare(partial), only_rank=0)
+        run_on_all_ranks_or_raise(lambda: _write_context(partial / "context", model, arch, hf_model), only_rank=0)
         staged = stage_state(_state_for_nemo(model), partial / "weights", copy=False, metadata=_METADATA)
-        together(staged.write)
+        run_on_all_ranks_or_raise(staged.write)
         staged.seal()
-        together(lambda: _name(partial, checkpoint), only_rank=0)
+        run_on_all_ranks_or_raise(lambda: _name(partial, checkpoint), only_rank=0)
     except AgreedProblem as problem:
         if dist.get_rank() == 0:
             shutil.rmtree(partial, ignore_errors=True)

@@ -69,7 +69,7 @@ _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelState:
     """A model with its optimizer: what a checkpoint holds one of, or several by name."""
 
     chunks: Sequence[MegatronModule]
@@ -78,7 +78,7 @@ class Part:
     """None: the weights only."""
 
 
-Parts = Mapping[str, Part]
+ModelStates = Mapping[str, ModelState]
 """By name. The names of a part's tensors begin with it; a run's only part has the empty name."""
 
 
@@ -108,7 +108,7 @@ class StagedTensors:
         agree(problem)
 
 
-def stage_tensors(parts: Parts, folder: Path, *, copy: bool) -> StagedTensors:
+def stage_tensors(parts: ModelStates, folder: Path, *, copy: bool) -> StagedTensors:
     """Plan how the models, and their optimizers' states if there are any, go into an existing folder. A collective.
 
     Args:
@@ -139,7 +139,7 @@ def stage_state(state: dict[str, Any], folder: Path, *, copy: bool, metadata: Ma
     return StagedTensors(strategy, request.finalize_fns[-1])
 
 
-def load_tensors(folder: Path, parts: Parts) -> None:
+def load_tensors(folder: Path, parts: ModelStates) -> None:
     """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
 
     Optimizers keep their own settings (weight decay, betas, epsilon), not those that the checkpoint was written with.
@@ -285,7 +285,7 @@ def _prefix(name: str) -> str:
     return f"{name}." if name else ""
 
 
-def _sharded_states(parts: Parts, is_loading: bool = False) -> dict[str, Any]:
+def _sharded_states(parts: ModelStates, is_loading: bool = False) -> dict[str, Any]:
     """A part without a name lies at the top, as megatron.training has it; the others under their names."""
     states: dict[str, Any] = {}
     for name, part in parts.items():
@@ -295,7 +295,7 @@ def _sharded_states(parts: Parts, is_loading: bool = False) -> dict[str, Any]:
     return states
 
 
-def _sharded_state(part: Part, is_loading: bool) -> dict[str, Any]:
+def _sharded_state(part: ModelState, is_loading: bool) -> dict[str, Any]:
     state = {
         name: unwrap_model(chunk).sharded_state_dict(metadata=dict(_SHARDING))
         for name, chunk in zip(_names(part.chunks), part.chunks, strict=True)

@@ -15,7 +15,7 @@ from megatron_pz.rl.experience import Response, ScoredGroup
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeUsed:
     """An amount of work; amounts add up."""
 
     trained_tokens: int = 0
@@ -28,9 +28,9 @@ class Work:
     """Written by the rollout engines."""
     flops: float = 0.0
 
-    def __add__(self, other: Work) -> Work:
+    def __add__(self, other: ComputeUsed) -> ComputeUsed:
         mine, theirs = asdict(self), asdict(other)
-        return Work(**{name: mine[name] + theirs[name] for name in mine})
+        return ComputeUsed(**{name: mine[name] + theirs[name] for name in mine})
 
     def metrics(self) -> dict[str, float]:
         """``compute/…`` by name."""
@@ -38,26 +38,26 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Costs:
+class FlopCounter:
     """What work on groups costs a model of this architecture."""
 
     architecture: Architecture
 
-    def training(self, groups: Iterable[ScoredGroup], passes: int = 1) -> Work:
+    def training(self, groups: Iterable[ScoredGroup], passes: int = 1) -> ComputeUsed:
         """``passes`` forward and backward passes over packed groups."""
         tokens, flops = self._packed(groups)
-        return Work(trained_tokens=passes * tokens, flops=3.0 * passes * flops)
+        return ComputeUsed(trained_tokens=passes * tokens, flops=3.0 * passes * flops)
 
-    def scoring(self, groups: Iterable[ScoredGroup], passes: int = 1) -> Work:
+    def scoring(self, groups: Iterable[ScoredGroup], passes: int = 1) -> ComputeUsed:
         """``passes`` forward passes over packed groups."""
         tokens, flops = self._packed(groups)
-        return Work(scored_tokens=passes * tokens, flops=passes * flops)
+        return ComputeUsed(scored_tokens=passes * tokens, flops=passes * flops)
 
-    def sampling(self, prompt_tokens: int, responses: Iterable[Response]) -> Work:
+    def sampling(self, prompt_tokens: int, responses: Iterable[Response]) -> ComputeUsed:
         """The rollout of one prompt's responses."""
         lengths = [len(response.token_ids) for response in responses]
         flops = self._forward(prompt_tokens + sum(lengths), sum(lengths), _pairs(prompt_tokens, lengths))
-        return Work(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
+        return ComputeUsed(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
 
     def _packed(self, groups: Iterable[ScoredGroup]) -> tuple[int, float]:
         """Tokens of packed rows, where equal responses of a group stand once, and operations of a forward pass."""

@@ -22,7 +22,7 @@ both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
                a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,
-               ``flops`` (:class:`megatron_pz.monitoring.compute.Work`)
+               ``flops`` (:class:`megatron_pz.monitoring.compute.ComputeUsed`)
 ``held_out``   an evaluation during the run
 =============  =====================================================================================================
 

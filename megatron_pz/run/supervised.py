@@ -23,7 +23,7 @@ from megatron_pz.checkpoint import checkpoint
 from megatron_pz.config.schema import GrpoConfig, RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.hf.checkpoint import save_hf
-from megatron_pz.monitoring.compute import Costs, Work
+from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.rl.data_parallel_packing import match_packed_shape
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
@@ -116,9 +116,9 @@ class SupervisedRun:
         tokenizer, passages = open_tokenizer(config), open_passages(config)
         self.policy = Policy(config, self.topology)
         self.examples = source(config, tokenizer, passages, self.policy)
-        self.parts = {"": checkpoint.Part(self.policy.chunks, self.policy.optimizer)}
+        self.parts = {"": checkpoint.ModelState(self.policy.chunks, self.policy.optimizer)}
         self.checkpoints = checkpoint.CheckpointWriter.of_run(config, self.parts, watchdog)
-        self.work = Work()
+        self.work = ComputeUsed()
         self.first_iteration = self.resume() if training.load and plan.save_interval else 1
         self.logger = RunLogger(
             Path(training.save),
@@ -134,14 +134,14 @@ class SupervisedRun:
         state = checkpoint.load_checkpoint(self.config.training.load, self.parts)
         state.require("examples", "work")
         self.examples.load_state_dict(state.common["examples"])
-        self.work = Work(**state.common["work"])
+        self.work = ComputeUsed(**state.common["work"])
         if state.per_rank is not None:
             checkpoint.restore_rng_state(state.per_rank)
         return state.iteration + 1
 
     def train(self) -> bool:
         """All steps; False when a signal stopped the run before, after a checkpoint."""
-        costs, interval = Costs(self.policy.architecture), self.plan.save_interval
+        costs, interval = FlopCounter(self.policy.architecture), self.plan.save_interval
         # Without checkpoints there is nothing to end in order.
         with StopRequest() if interval else nullcontext() as stop:
             for iteration in range(self.first_iteration, self.plan.iterations + 1):

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.agreement import against_reference
 from benchmarks.gpu.attention_check import compare_attention
-from megatron_pz.checkpoint.checkpoint import Part, load_checkpoint, save_checkpoint
+from megatron_pz.checkpoint.checkpoint import ModelState, load_checkpoint, save_checkpoint
 from megatron_pz.config.schema import GrpoConfig, ModelConfig
 from megatron_pz.config.validate_precision import machine_refusals
 from megatron_pz.hf.architecture import Architecture
@@ -126,7 +126,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     continued = [update(policy, groups, 1), policy.log_probs(rows)]
     resumed = Policy(config, topology)
-    load_checkpoint(tmp_path / "run", {"": Part(resumed.chunks, resumed.optimizer)})
+    load_checkpoint(tmp_path / "run", {"": ModelState(resumed.chunks, resumed.optimizer)})
     again = [update(resumed, groups, 1), resumed.log_probs(rows)]
     assert again[0] == continued[0]
     assert all(torch.equal(*pair) for pair in zip(again[1], continued[1], strict=True))

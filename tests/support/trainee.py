@@ -51,13 +51,13 @@ class Trainee:
         return checkpoint.save_checkpoint(folder, iteration, self.chunks, self.optimizer, common=common, per_rank=state)
 
     def writer(self, folder: Path, *, asynchronous: bool) -> checkpoint.CheckpointWriter:
-        return checkpoint.CheckpointWriter(folder, {"": self.part()}, asynchronous=asynchronous)
+        return checkpoint.CheckpointWriter(folder, {"": self.model_state()}, asynchronous=asynchronous)
 
-    def part(self) -> checkpoint.Part:
-        return checkpoint.Part(self.chunks, self.optimizer)
+    def model_state(self) -> checkpoint.ModelState:
+        return checkpoint.ModelState(self.chunks, self.optimizer)
 
     def load(self, folder: Path, iteration: int | None = None) -> checkpoint.LoadedState:
-        return checkpoint.load_checkpoint(folder, {"": self.part()}, iteration)
+        return checkpoint.load_checkpoint(folder, {"": self.model_state()}, iteration)
 
     def everything(self) -> list[torch.Tensor]:
         """Weights, masters and moments."""

@@ -41,7 +41,7 @@ def same(one: Outcome, other: Outcome) -> bool:
     return one[0] == other[0] and all(torch.equal(other[1][name], weight) for name, weight in one[1].items())
 
 
-def without_the_moments(directory: str, parts: dict[str, checkpoint.Part], *rest: Any) -> checkpoint.LoadedState:
+def without_the_moments(directory: str, parts: dict[str, checkpoint.ModelState], *rest: Any) -> checkpoint.LoadedState:
     state = load(directory, parts, *rest)
     for part in parts.values():
         restart(part.optimizer)

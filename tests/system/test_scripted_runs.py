@@ -17,7 +17,7 @@ from megatron_pz.config.schema import (
     RunConfig,
 )
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.monitoring.compute import Costs
+from megatron_pz.monitoring.compute import FlopCounter
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.runtime.errors import BadInput
@@ -216,7 +216,7 @@ def test_the_account_of_a_step_is_that_of_its_rollouts_and_updates(config: RunCo
     paid = with_fields(config, grpo={"grpo_iterations": 2, "grpo_kl_beta": 0.1}, training={"train_iters": 1})
     with started_run(paid) as run:
         report = run.algorithm.step(1)
-        work = step_work(report, run.game, Costs(run.learners[0].policy.architecture))
+        work = step_work(report, run.game, FlopCounter(run.learners[0].policy.architecture))
     rollouts = [each for turn in report.turns for each in (*turn.proposals, *turn.predictions)]
     assert work.prefilled_tokens == sum(len(each.prompt_ids) for each in rollouts)
     assert work.sampled_tokens == sum(len(response.token_ids) for each in rollouts for response in each.responses)

@@ -106,7 +106,7 @@ class Trainee:
         )
 
     def load(self, iteration: int | None = None) -> checkpoint.LoadedState:
-        parts = {"": checkpoint.Part(self.chunks, self.optimizer)}
+        parts = {"": checkpoint.ModelState(self.chunks, self.optimizer)}
         return checkpoint.load_checkpoint(self.folder, parts, iteration)
 
     def masters(self) -> list[torch.Tensor]:

@@ -62,7 +62,7 @@ def trainee(folder: Path, seed: int) -> Trainee:
 def writer(trained: Trainee, asynchronous: bool) -> checkpoint.CheckpointWriter:
     """Keeps the newest checkpoint only."""
     retention = checkpoint.Retention(keep_last=1)
-    parts = {"": checkpoint.Part(trained.chunks, trained.optimizer)}
+    parts = {"": checkpoint.ModelState(trained.chunks, trained.optimizer)}
     return checkpoint.CheckpointWriter(trained.folder, parts, asynchronous=asynchronous, retention=retention)
 
 

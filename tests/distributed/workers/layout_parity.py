@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from megatron_pz.checkpoint.sharded_state import Part, stage_tensors
+from megatron_pz.checkpoint.sharded_state import ModelState, stage_tensors
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import hf_stream
@@ -111,7 +111,7 @@ def _require_a_checkpoint_of_the_updated_weights(policy: Policy, topology: Topol
     shares = weights()
     with TemporaryDirectory() as own:
         folder = Path(topology.broadcast_object(own))
-        stage_tensors({"": Part(policy.chunks, None)}, folder, copy=False)
+        stage_tensors({"": ModelState(policy.chunks, None)}, folder, copy=False)
         topology.barrier()
     whole = weights()
     assert topology.any_rank(any(not torch.equal(shares[name], whole[name]) for name in whole))

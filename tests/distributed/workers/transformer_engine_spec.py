@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import transformer_engine.pytorch as te
 
-from megatron_pz.checkpoint.checkpoint import Part, load_checkpoint, load_model_weights, save_checkpoint
+from megatron_pz.checkpoint.checkpoint import ModelState, load_checkpoint, load_model_weights, save_checkpoint
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import layers
@@ -113,7 +113,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
         save_checkpoint(run, 1, policy.chunks, policy.optimizer, common={}, per_rank={})
         resumed = Policy(config, topology)
         assert not any(layer.amax_history for layer in linear_layers(resumed))
-        load_checkpoint(run, {"": Part(resumed.chunks, resumed.optimizer)})
+        load_checkpoint(run, {"": ModelState(resumed.chunks, resumed.optimizer)})
         check_reading_on_a_cpu(folder, topology, Path(run), policy)
     assert [layer.amax_history for layer in linear_layers(resumed)] == histories
     assert all(torch.equal(*pair) for pair in zip(policy.log_probs(rows), resumed.log_probs(rows), strict=True))

@@ -68,7 +68,7 @@ def test_a_checkpoint_that_numbers_its_optimizers(tmp_path: Path, monkeypatch: p
     """As they were written where ranks shared experts, before the state could move to where they do not."""
     plain = sharded_state._sharded_state
 
-    def numbered(part: checkpoint.Part, is_loading: bool) -> dict:
+    def numbered(part: checkpoint.ModelState, is_loading: bool) -> dict:
         state = plain(part, is_loading)
         add_prefix_for_sharding(state["optimizer"], "chained_0.")
         return state

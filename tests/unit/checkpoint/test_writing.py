@@ -46,7 +46,7 @@ def test_a_writer_keeps_the_newest_and_every_so_many(
 ) -> None:
     monkeypatch.setattr(checkpoint_files, "flush", lambda path: None)
     trainee = Trainee()
-    parts = {"": checkpoint.Part(trainee.chunks, None)}
+    parts = {"": checkpoint.ModelState(trainee.chunks, None)}
     writer = checkpoint.CheckpointWriter(tmp_path, parts, retention=Retention(keep_last, keep_every))
     for iteration in range(1, 11):
         writer.save(iteration, common={}, per_rank={})
@@ -233,7 +233,7 @@ def test_a_disk_that_hangs_ends_the_run_within_the_deadline(
     watchdog = Watchdog(0.4, end=end)
     watchdog.watch(0, 1, None)
     watchdog.step("iteration 1")
-    writer = checkpoint.CheckpointWriter.of_run(config, {"": Trainee().part()}, watchdog)
+    writer = checkpoint.CheckpointWriter.of_run(config, {"": Trainee().model_state()}, watchdog)
     writer.save(1, common={}, per_rank={})
     writer.wait()
     watchdog.stop()

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from megatron_pz.hf.architecture import Architecture, Experts
-from megatron_pz.monitoring.compute import Costs, Work
+from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.rl.experience import Response, ScoredGroup
 from tests.conftest import TINY_VOCAB_SIZE
 
@@ -25,7 +25,7 @@ def group(prompt: int, *responses: Response) -> ScoredGroup:
 
 
 def test_tokens_by_hand(tiny_llama_dir: Path) -> None:
-    costs = Costs(Architecture.from_hf(tiny_llama_dir))
+    costs = FlopCounter(Architecture.from_hf(tiny_llama_dir))
     two = [group(10, response(1, 2), response(3), response(1, 2)), group(4, response(5, 6, 7))]
     # Equal responses stand in a packed row once, and are sampled one by one.
     assert costs.training(two, passes=2).trained_tokens == 2 * (10 + 2 + 1 + 4 + 3)
@@ -36,7 +36,7 @@ def test_tokens_by_hand(tiny_llama_dir: Path) -> None:
     both = costs.training(two) + sampled
     assert both.metrics()["compute/sampled_tokens"] == 5.0
     assert both.flops == costs.training(two).flops + sampled.flops
-    assert costs.training([]) + costs.scoring(two, passes=0) == Work()
+    assert costs.training([]) + costs.scoring(two, passes=0) == ComputeUsed()
 
 
 @pytest.mark.parametrize("fixture", ["tiny_llama_dir", "tiny_qwen3_dir"])
@@ -50,7 +50,7 @@ def test_operations_are_those_that_torch_counts(fixture: str, request: pytest.Fi
     per_pair = 4 * arch.num_layers * arch.num_attention_heads * arch.kv_channels
     masked = length * (length - 1) / 2
     # A prompt of one token and the rest as a response: every token but the last one predicts.
-    ours = Costs(arch).scoring([group(1, response(*range(1, length)))]).flops
+    ours = FlopCounter(arch).scoring([group(1, response(*range(1, length)))]).flops
     last = 2 * arch.hidden_size * TINY_VOCAB_SIZE
     assert ours + per_pair * masked + last == counter.get_total_flops()
 
@@ -64,6 +64,6 @@ def test_a_mixture_counts_its_router_and_the_chosen_experts(tiny_llama_dir: Path
     )
     mixture = replace(dense, experts=experts)
     one = [group(1, response(1))]
-    more = Costs(mixture).scoring(one).flops - Costs(dense).scoring(one).flops
+    more = FlopCounter(mixture).scoring(one).flops - FlopCounter(dense).scoring(one).flops
     # Two tokens, in one of two layers: one more expert of three matrices, and the router.
     assert more == 2 * 2 * (3 * dense.hidden_size * dense.ffn_hidden_size + 8 * dense.hidden_size)
