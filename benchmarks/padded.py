@@ -67,4 +67,4 @@ def padded_policy(policy: Policy, samples: int) -> Iterator[None]:
 
 def one_row_each(policy: Policy, groups: Sequence[ScoredGroup], weighting: object) -> list[MicroBatch]:
     """Each group packed into a row of its own, in the order of the groups."""
-    return [policy.pack([group], weighting, micro_batch_tokens=1_000_000)[0] for group in groups]  # type: ignore[arg-type]
+    return [policy.micro_batches([group], weighting, micro_batch_tokens=1_000_000)[0] for group in groups]  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def measure_updates(
     The first steps, which are not counted, allocate the optimizer's state and warm up the kernels.
     """
     weighting = LossWeighting.of(groups, "sequence_mean", max_response_length=1)
-    rows = policy.pack(groups, weighting, micro_batch_tokens)
+    rows = policy.micro_batches(groups, weighting, micro_batch_tokens)
     loss = partial(policy_loss, grpo=GrpoConfig())
     taken = []
     for _ in range(warm_up + repeats):

@@ -59,7 +59,7 @@ class Learner:
         rate = learning_rate(iteration - 1, self.optimizer, self.config.training.train_iters)
         own = [group for group in groups if group.role in self.roles]
         shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
-        minibatches = [self.pack(share) for share in shares if share]
+        minibatches = [self.micro_batches(share) for share in shares if share]
         start = time.perf_counter()
         moves = len(minibatches) * grpo.grpo_iterations > 1
         frozen = [self.frozen_log_probs(rows, policy_moves=moves) for rows in minibatches]
@@ -75,11 +75,11 @@ class Learner:
         work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
         return LearnerReport(self.roles, rate, tuple(updates), work, seconds_computing)
 
-    def pack(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
-        """This data-parallel rank's rows of a minibatch; a token's weight refers to the whole optimizer step."""
+    def micro_batches(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
+        """Pack this data-parallel rank's share of a minibatch; token weights refer to the whole optimizer step."""
         longest = self.config.rollout.max_response_length
         weighting = LossWeighting.of(groups, self.config.grpo.loss_aggregation, longest)
-        return self.policy.pack(groups, weighting, self.config.training.micro_batch_tokens)
+        return self.policy.micro_batches(groups, weighting, self.config.training.micro_batch_tokens)
 
     def frozen_log_probs(self, rows: Sequence[MicroBatch], *, policy_moves: bool) -> list[OldAndReferenceLogProbs]:
         """What the rows' losses refer to. Old log-probabilities are needed where the policy moves before the last one.

@@ -1,4 +1,4 @@
-"""How uncertain a policy is at each word of a passage, for masks at the words that it finds hard to foresee."""
+"""Entropy of the policy at each word of a passage, for the strategy that masks words of high entropy (RPT)."""
 
 from __future__ import annotations
 
@@ -17,56 +17,62 @@ from megatron_pz.trainer.policy import PolicyModel
 def word_entropies(
     policy: PolicyModel, tokenizer: PreTrainedTokenizerBase, passages: Sequence[Passage], micro_batch_tokens: int
 ) -> list[list[float]]:
-    """For each passage the entropy, in nats, at each of :func:`~megatron_pz.roles.strategies.words_after_the_first`.
+    """Compute the entropy at each of :func:`~megatron_pz.roles.strategies.words_after_the_first` of every passage.
 
-    At a word: of the distribution that its first token is drawn from, given the passage's plain text before it. The
-    passages are shared out over the data-parallel ranks. Collective over all ranks, with the same passages.
+    The entropy at a word is that of the distribution of its first token, given the plain text before it. Passages are
+    distributed over the data-parallel ranks. Collective over all ranks, which pass the same passages.
+
+    Returns:
+        For each passage the entropies in nats, one per word after the first.
 
     Raises:
-        BadInput: the tokenizer cannot say which characters a token stands for.
+        BadInput: the tokenizer does not report which characters a token covers.
     """
     if not tokenizer.is_fast:
         raise BadInput("--mask-strategy entropy_next_token needs a tokenizer with tokenizer.json, which knows offsets")
     encoded = [tokenizer(passage.text, add_special_tokens=False, return_offsets_mapping=True) for passage in passages]
     entropies = _token_entropies(policy, [encoding["input_ids"] for encoding in encoded], micro_batch_tokens)
     return [
-        _at_words(passage.text, [end for _, end in encoding["offset_mapping"]], of_tokens)
-        for passage, encoding, of_tokens in zip(passages, encoded, entropies, strict=True)
+        _at_words(passage.text, [end for _, end in encoding["offset_mapping"]], token_entropies)
+        for passage, encoding, token_entropies in zip(passages, encoded, entropies, strict=True)
     ]
 
 
 def _token_entropies(
     policy: PolicyModel, sequences: Sequence[Sequence[int]], micro_batch_tokens: int
 ) -> list[list[float]]:
-    """Of the distribution of each token but the first, which nothing precedes; 0 for that one."""
+    """Compute the entropy at each token of every sequence; 0 at the first token, which has no context."""
     groups = scored_groups(sequences)
-    rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), micro_batch_tokens)
+    sequence_of_group = [index for index, token_ids in enumerate(sequences) if len(token_ids) > 1]
+    batches = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), micro_batch_tokens)
     mine: dict[int, list[float]] = {}
-    for row, entropy_R in zip(rows, policy.entropies(rows), strict=False):  # none but on a pipeline's last stage
-        real = (row.loss_weights_R > 0).tolist()
-        for place, entropy, counts in zip(row.advantages_R.tolist(), entropy_R.tolist(), real, strict=True):
-            if counts:
-                mine.setdefault(round(place), [0.0]).append(entropy)
-    everyones = {
-        place: entropies for part in policy.topology.all_gather_object(mine) for place, entropies in part.items()
-    }
-    return [everyones.get(place, [0.0] * len(ids)) for place, ids in enumerate(sequences)]
+    # Only the last pipeline stage returns entropies.
+    for batch, entropy_R in zip(batches, policy.entropies(batches), strict=False):
+        for group, entropy in zip(batch.group_index_R.tolist(), entropy_R.tolist(), strict=True):
+            if group >= 0:
+                mine.setdefault(sequence_of_group[group], [0.0]).append(entropy)
+    found = {index: values for part in policy.topology.all_gather_object(mine) for index, values in part.items()}
+    return [found.get(index, [0.0] * len(token_ids)) for index, token_ids in enumerate(sequences)]
 
 
 def scored_groups(sequences: Sequence[Sequence[int]]) -> list[ScoredGroup]:
-    """The token sequences of passages as groups, without those of a single token, at which there is nothing to ask."""
-    return [_group(ids, place) for place, ids in enumerate(sequences) if len(ids) > 1]
+    """Make a group of one response from each token sequence of two tokens or more: the first token is the prompt."""
+    return [
+        ScoredGroup(
+            role="predictor",
+            prompt_ids=(token_ids[0],),
+            responses=(Response(tuple(token_ids[1:]), (0.0,) * (len(token_ids) - 1), text="", truncated=False),),
+            rewards=(0.0,),
+            advantages=(0.0,),
+        )
+        for token_ids in sequences
+        if len(token_ids) > 1
+    ]
 
 
-def _group(token_ids: Sequence[int], place: int) -> ScoredGroup:
-    """A prompt of one token and one response. In the advantage the passage's place travels through the packing."""
-    response = Response(tuple(token_ids[1:]), (0.0,) * (len(token_ids) - 1), text="", truncated=False)
-    return ScoredGroup("predictor", (token_ids[0],), (response,), rewards=(0.0,), advantages=(float(place),))
-
-
-def _at_words(text: str, ends: Sequence[int], of_tokens: Sequence[float]) -> list[float]:
-    """``ends``: where each token's characters end."""
+def _at_words(text: str, ends: Sequence[int], token_entropies: Sequence[float]) -> list[float]:
+    """Select the entropy of each word's first token. ``ends``: end offset of each token in ``text``."""
     first_tokens = (
         next(token for token, end in enumerate(ends) if end > word.start()) for word in words_after_the_first(text)
     )
-    return [of_tokens[token] for token in first_tokens]
+    return [token_entropies[token] for token in first_tokens]

@@ -1,4 +1,4 @@
-"""Which packed rows each data-parallel rank runs in an optimizer step, in a form that its parallel layout can run."""
+"""Packed sequences of one data-parallel rank, in the shape that the parallel layout requires."""
 
 from __future__ import annotations
 
@@ -31,51 +31,53 @@ def pack_for_rank(
     shape: PackedShape,
     hidden_size: int = 2048,
 ) -> list[MicroBatch]:
-    """Rows of one data-parallel rank, of groups that all ranks know; shared out by cost (:func:`balance_groups`).
+    """Pack this data-parallel rank's share of the step's groups, balanced by cost (:func:`balance_groups`).
 
-    At least one row: a rank without groups gets one that teaches nothing, since collectives need every rank. Where the
-    shape asks for more rows than the groups fill, such rows fill up.
+    A rank without groups gets one :func:`empty_micro_batch`, since collectives need every rank. Empty micro-batches
+    also fill up the count where ``shape`` requires more packed sequences than the groups fill.
 
     Args:
-        groups: those of the whole optimizer step, the same on every rank.
+        groups: the groups of the whole optimizer step, the same on every rank.
         loss_weights: weights of the tokens in the loss of the whole step.
-        micro_batch_tokens: most tokens of a row, padding not counted.
+        micro_batch_tokens: most tokens of a packed sequence, padding not counted.
         rank: this rank among the ``n_ranks`` data-parallel ranks, from 0.
-        shape: what the parallel layout asks of the rows.
+        n_ranks: the data-parallel size.
+        shape: requirements of the parallel layout.
         hidden_size: the model's, for the cost of attention.
     """
     shares = balance_groups([group_cost(group, hidden_size=hidden_size) for group in groups], n_ranks)
-    rows = pack_groups(
-        [groups[index] for index in shares[rank]],
+    micro_batches = pack_groups(
+        groups,
         micro_batch_tokens=micro_batch_tokens,
         loss_weights=loss_weights,
         pad_to_multiple=shape.length_multiple,
+        share=shares[rank],
     )
-    count = max(len(rows), 1)
+    count = max(len(micro_batches), 1)
     if shape.equal_counts:
         lengths = ([packed_length(groups[index]) for index in share] for share in shares)
         count = max(count, *(len(first_fit_decreasing(share, micro_batch_tokens)) for share in lengths))
     count = -(-count // shape.count_multiple) * shape.count_multiple
-    rows += [empty_micro_batch(shape.length_multiple)] * (count - len(rows))
-    return match_packed_shape(rows, shape)
+    micro_batches += [empty_micro_batch(shape.length_multiple)] * (count - len(micro_batches))
+    return match_packed_shape(micro_batches, shape)
 
 
-def match_packed_shape(rows: Sequence[MicroBatch], shape: PackedShape) -> list[MicroBatch]:
-    """Rows that one optimizer step runs together, packed in one go or apart; as long as each other where asked for."""
-    longest = max(row.tokens_S.numel() for row in rows)
-    return [pad_to_length(row, longest) if shape.equal_lengths else row for row in rows]
+def match_packed_shape(micro_batches: Sequence[MicroBatch], shape: PackedShape) -> list[MicroBatch]:
+    """Pad all packed sequences of one optimizer step to equal length where the shape requires it."""
+    longest = max(batch.tokens_S.numel() for batch in micro_batches)
+    return [pad_to_length(batch, longest) if shape.equal_lengths else batch for batch in micro_batches]
 
 
-def pad_to_length(row: MicroBatch, length: int) -> MicroBatch:
-    """The row with padding at its end, up to ``length`` tokens: a group of its own, which nothing else sees."""
-    missing = length - row.tokens_S.numel()
+def pad_to_length(batch: MicroBatch, length: int) -> MicroBatch:
+    """Pad a packed sequence to ``length`` tokens. The padding is a group of its own that nothing attends to."""
+    missing = length - batch.tokens_S.numel()
     if missing == 0:
-        return row
-    padding_group = row.segments_2S[0, -1] + 1
+        return batch
+    padding_group = batch.segments_2S[0, -1] + 1
     padding_segments = torch.stack((padding_group, torch.zeros_like(padding_group)))[:, None].expand(2, missing)
     return replace(
-        row,
-        tokens_S=pad(row.tokens_S, (0, missing)),
-        positions_S=torch.cat((row.positions_S, torch.arange(missing))),
-        segments_2S=torch.cat((row.segments_2S, padding_segments), dim=1),
+        batch,
+        tokens_S=pad(batch.tokens_S, (0, missing)),
+        positions_S=torch.cat((batch.positions_S, torch.arange(missing))),
+        segments_2S=torch.cat((batch.segments_2S, padding_segments), dim=1),
     )

@@ -1,6 +1,6 @@
-"""What a step has learned from playing: typed, frozen batches between the rollout engine, the rules and the trainer.
+"""Typed, frozen batches that pass between the rollout engine, the roles and the trainer.
 
-Letters at the end of a tensor's name are its axes: S tokens of a packed row, R response tokens of that row.
+Letters at the end of a tensor's name are its axes: S the tokens of a packed sequence, R its response tokens.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One packed row (shared-prompt packing): whole groups, each as one prompt followed by its responses.
+    """One packed sequence (shared-prompt packing): whole groups, each as one prompt followed by its responses.
 
     A prompt token attends to the prompt's earlier tokens; a response token attends to its prompt and to the earlier
     tokens of its own response. Positions restart after the prompt for every response, so each response sees exactly
@@ -50,8 +50,8 @@ class MicroBatch:
     positions_S: torch.Tensor
     """int64, rotary positions"""
     segments_2S: torch.Tensor
-    """int32. Row 0: number of the group. Row 1: 0 for the prompt, k for the group's k-th different response. Padding
-    at the row's end is a group of its own."""
+    """int32. ``[0]``: position of the group in the packed sequence. ``[1]``: 0 for the prompt, k for the group's k-th
+    distinct response. Padding at the end is a group of its own."""
     logit_index_R: torch.Tensor
     """int64: index in S of the token whose hidden state predicts the response token"""
     labels_R: torch.Tensor
@@ -63,12 +63,14 @@ class MicroBatch:
     loss_weights_R: torch.Tensor
     """float32: weight of the token in the loss of the whole step (all ranks), by the chosen aggregation"""
     response_index_R: torch.Tensor
-    """int64: number of the response within this row, from 0"""
+    """int64: index of the response within this packed sequence"""
+    group_index_R: torch.Tensor
+    """int64: index of the response's group in the step's list of groups; -1 where there is no group"""
     is_generator_R: torch.Tensor
     """bool: the token belongs to a generator response"""
 
     def to(self, device: torch.device | str) -> MicroBatch:
-        """The same batch with its tensors on ``device``."""
+        """Copy the batch to ``device``."""
         return MicroBatch(**{entry.name: getattr(self, entry.name).to(device) for entry in fields(self)})
 
 

@@ -1,9 +1,9 @@
-"""Shared-prompt packing: groups become rows in which the responses of one prompt share one copy of it.
+"""Shared-prompt packing: the responses of one prompt share one copy of it in a packed sequence.
 
-With prompts of P and n responses of r tokens a group costs P + n*r tokens instead of n*(P + r), and responses that are
-equal token by token, as short ones often are, stand in the row once: each still has its own entries among the response
-tokens, with its own advantage and weight. Nothing is approximated: :class:`~megatron_pz.rl.experience.MicroBatch` says
-which token sees which.
+A group with a prompt of P tokens and n responses of r tokens costs P + n*r tokens instead of n*(P + r). Responses that
+are equal token by token, as short ones often are, are stored once; each keeps its own response entries, with its own
+advantage and weight. The packing is exact: :class:`~megatron_pz.rl.experience.MicroBatch` defines which token attends
+to which.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LossAggregation = Literal["sequence_mean", "token_mean", "token_sum_constant"]
 
 @dataclass(frozen=True)
 class LossWeighting:
-    """How much one token counts in the loss of an optimizer step. The totals are those of ALL data-parallel ranks."""
+    """Weigh each token in the loss of an optimizer step. The totals cover all data-parallel ranks."""
 
     aggregation: LossAggregation
     total_responses: int
@@ -33,12 +33,12 @@ class LossWeighting:
 
     @classmethod
     def of(cls, groups: Sequence[ScoredGroup], aggregation: LossAggregation, max_response_length: int) -> LossWeighting:
-        """The weighting of a step that learns from exactly these groups, those of all ranks."""
+        """Build the weighting of a step that learns from exactly these groups (those of all ranks)."""
         responses, tokens = count_responses_and_tokens(groups)
         return cls(aggregation, responses, tokens, max_response_length)
 
     def token_weight(self, response_length: int) -> float:
-        """Weight of each token of a response of that many tokens.
+        """Return the weight of each token of a response of ``response_length`` tokens.
 
         ``sequence_mean`` 1/(N |o|) (equation 11), ``token_mean`` 1/T (DAPO), ``token_sum_constant`` 1/(N L) (Dr. GRPO)
         for N responses, T tokens and the length limit L.
@@ -51,41 +51,41 @@ class LossWeighting:
 
 
 def count_responses_and_tokens(groups: Sequence[ScoredGroup]) -> tuple[int, int]:
-    """Responses and response tokens of the groups: what ranks add up to make :class:`LossWeighting`'s totals."""
+    """Count the responses and the response tokens of the groups, the totals of :class:`LossWeighting`."""
     responses = sum(len(group.responses) for group in groups)
     return responses, sum(len(response.token_ids) for group in groups for response in group.responses)
 
 
 def packed_length(group: ScoredGroup) -> int:
-    """Tokens of the group in a packed row: the prompt once, and every different response."""
-    return len(group.prompt_ids) + sum(map(len, _different_responses(group)))
+    """Count the tokens of a packed group: the prompt once and every distinct response once."""
+    return len(group.prompt_ids) + sum(map(len, _distinct_responses(group)))
 
 
-def _different_responses(group: ScoredGroup) -> set[tuple[int, ...]]:
+def _distinct_responses(group: ScoredGroup) -> set[tuple[int, ...]]:
     return {response.token_ids for response in group.responses}
 
 
 def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
-    """Work of a group's forward and backward pass, in units of one token's linear layers.
+    """Estimate the compute of a group's forward and backward pass, in units of one token's linear layers.
 
     A layer's linear part takes about 24 h^2 operations a token and its attention 4 h a pair of tokens that see each
     other (h the hidden size, MLP 4 h wide or its gated equal), so a pair costs 1/(6 h) of a token.
     """
     prompt = len(group.prompt_ids)
     pairs = prompt * (prompt + 1) / 2
-    for length in map(len, _different_responses(group)):
+    for length in map(len, _distinct_responses(group)):
         pairs += length * prompt + length * (length + 1) / 2
     return packed_length(group) + pairs / (6 * hidden_size)
 
 
 def balance_groups(costs: Sequence[float], n_ranks: int) -> list[list[int]]:
-    """Share the groups out over the data-parallel ranks by cost, not by count.
+    """Assign groups to data-parallel ranks greedily, most expensive first.
 
-    Each group, the dearest first, goes to the rank with the least cost so far; ties go to the lower index and the
-    lower rank, so every rank computes the same answer. The dearest rank has at most 4/3 of the optimum (Graham 1969).
+    Each group goes to the rank with the lowest total cost so far. Ties go to the lower index and the lower rank, so
+    every rank computes the same assignment. The most expensive rank costs at most 4/3 of the optimum (Graham 1969).
 
     Returns:
-        For every rank the indices of its groups, ascending; a rank may have none.
+        For every rank the ascending indices of its groups; a rank may have none.
 
     >>> balance_groups([5.0, 4.0, 3.0, 3.0, 3.0], 2)
     [[0, 3], [1, 2, 4]]
@@ -105,16 +105,18 @@ def pack_groups(
     micro_batch_tokens: int,
     loss_weights: LossWeighting,
     pad_to_multiple: int = 1,
+    share: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
-    """Pack whole groups into as few rows as first-fit-decreasing finds.
+    """Pack whole groups into as few sequences as first-fit-decreasing finds.
 
     Args:
-        groups: this rank's groups.
-        micro_batch_tokens: most tokens of a row, padding not counted. A group that is larger alone gets a row of its
-            own, of its own length: a group is never split, for its responses share the prompt's activations.
+        groups: the step's groups. ``MicroBatch.group_index_R`` refers to this list.
+        micro_batch_tokens: most tokens of a packed sequence, padding not counted. A group that is larger gets a
+            sequence of its own length; a group is never split, because its responses share the prompt's activations.
         loss_weights: weights of the tokens in the loss of the whole step.
-        pad_to_multiple: row lengths are rounded up to a multiple of this (the tensor-parallel size under sequence
+        pad_to_multiple: lengths are rounded up to a multiple of this (the tensor-parallel size under sequence
             parallelism, 16 or 32 for FP8 matrices).
+        share: indices of the groups to pack; None packs all of them.
 
     Returns:
         The micro-batches; none for no groups (see :func:`empty_micro_batch`).
@@ -122,37 +124,48 @@ def pack_groups(
     Raises:
         BadInput: a group has an empty prompt, no responses, or an empty response.
     """
-    for group in groups:
-        _check(group)
-    rows = first_fit_decreasing([packed_length(group) for group in groups], micro_batch_tokens)
-    return [_pack_row([groups[index] for index in row], loss_weights, pad_to_multiple) for row in rows]
+    chosen = range(len(groups)) if share is None else share
+    for index in chosen:
+        _check(groups[index])
+    bins = first_fit_decreasing([packed_length(groups[index]) for index in chosen], micro_batch_tokens)
+    micro_batches = []
+    for members in bins:
+        sequence = _PackedSequence()
+        for index in (chosen[member] for member in members):
+            weights = [loss_weights.token_weight(len(response.token_ids)) for response in groups[index].responses]
+            sequence.add_group(groups[index], weights, index)
+        micro_batches.append(sequence.finish(pad_to_multiple))
+    return micro_batches
 
 
-def first_fit_decreasing(lengths: Sequence[int], room_of_row: int) -> list[list[int]]:
-    """Which items share a row: each, the longest first, goes into the first row that still has room.
+def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Pack items into bins: each item, longest first, goes into the first bin that still has room.
 
-    An item longer than a row has one for itself. Returns for every row the indices of its items.
+    An item longer than ``capacity`` gets a bin of its own.
+
+    Returns:
+        For every bin the indices of its items.
 
     >>> first_fit_decreasing([3, 6, 2, 9], 8)
     [[3], [1, 2], [0]]
     """
-    rows: list[list[int]] = []
+    bins: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        row = next((row for row, free in enumerate(room) if lengths[index] <= free), None)
-        if row is None:
-            rows.append([index])
-            room.append(room_of_row - lengths[index])
+        found = next((number for number, free in enumerate(room) if lengths[index] <= free), None)
+        if found is None:
+            bins.append([index])
+            room.append(capacity - lengths[index])
         else:
-            rows[row].append(index)
-            room[row] -= lengths[index]
-    return rows
+            bins[found].append(index)
+            room[found] -= lengths[index]
+    return bins
 
 
 def empty_micro_batch(pad_to_multiple: int = 1) -> MicroBatch:
-    """A row that teaches nothing: one response token of weight zero.
+    """Make a packed sequence with one response token of weight zero.
 
-    A rank without groups runs it so that the collectives of the forward and backward pass find every rank.
+    A rank without groups runs it, so that all ranks join the collectives of the forward and backward pass.
     """
     dummy = ScoredGroup(
         role="predictor",
@@ -161,17 +174,16 @@ def empty_micro_batch(pad_to_multiple: int = 1) -> MicroBatch:
         rewards=(0.0,),
         advantages=(0.0,),
     )
-    row = _Row()
-    row.add_group(dummy, token_weights=(0.0,))
-    return row.finish(pad_to_multiple)
+    sequence = _PackedSequence()
+    sequence.add_group(dummy, token_weights=(0.0,), group_index=-1)
+    return sequence.finish(pad_to_multiple)
 
 
 def supervised_groups(examples: Sequence[tuple[Role, Sequence[int], Sequence[Sequence[int]]]]) -> list[ScoredGroup]:
-    """Make groups of (role, prompt tokens, target responses' tokens), for the cold start's supervised loss.
+    """Make groups of (role, prompt tokens, target responses' tokens) for a supervised loss.
 
-    Packing and log-probabilities are those of reinforcement learning; rewards, advantages and rollout
-    log-probabilities have no meaning here (1, 1 and 0), and
-    :func:`~megatron_pz.rl.losses.supervised_loss` does not read them.
+    Packing and log-probabilities are those of reinforcement learning. Rewards, advantages and rollout
+    log-probabilities are placeholders (1, 1 and 0) that :func:`~megatron_pz.rl.losses.supervised_loss` does not read.
     """
     return [
         ScoredGroup(
@@ -188,20 +200,21 @@ def supervised_groups(examples: Sequence[tuple[Role, Sequence[int], Sequence[Seq
     ]
 
 
-class _Row:
-    """The lists that grow, group by group, into the tensors of a micro-batch."""
+class _PackedSequence:
+    """Collect groups into the tensors of a micro-batch."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.group_indices: list[int] = []
         self.response_numbers: list[int] = []
-        self.rows: list[int] = []
+        self.logit_indices: list[int] = []
         self.labels: list[int] = []
         self.rollout_log_probs: list[float] = []
         self.advantages: list[float] = []
         self.loss_weights: list[float] = []
-        self.responses: list[int] = []
+        self.response_indices: list[int] = []
+        self.packed_groups: list[int] = []
         self.is_generator: list[bool] = []
         self.n_groups = 0
         self.n_responses = 0
@@ -213,8 +226,8 @@ class _Row:
         self.group_indices += [self.n_groups] * length
         self.response_numbers += [response_number] * length
 
-    def add_group(self, group: ScoredGroup, token_weights: Sequence[float]) -> None:
-        """``token_weights``: one a response, the same for all its tokens."""
+    def add_group(self, group: ScoredGroup, token_weights: Sequence[float], group_index: int) -> None:
+        """Append a group. ``token_weights``: one per response, applied to each of its tokens."""
         prompt_length = len(group.prompt_ids)
         self._add_tokens(group.prompt_ids, 0, 0)
         last_prompt_token = len(self.tokens) - 1
@@ -225,12 +238,13 @@ class _Row:
                 starts[response.token_ids] = len(self.tokens)
                 self._add_tokens(response.token_ids, prompt_length, len(starts))
             start = starts[response.token_ids]
-            self.rows += [last_prompt_token, *range(start, start + length - 1)]
+            self.logit_indices += [last_prompt_token, *range(start, start + length - 1)]
             self.labels += response.token_ids
             self.rollout_log_probs += response.log_probs
             self.advantages += [advantage] * length
             self.loss_weights += [weight] * length
-            self.responses += [self.n_responses] * length
+            self.response_indices += [self.n_responses] * length
+            self.packed_groups += [group_index] * length
             self.is_generator += [group.role == "generator"] * length
             self.n_responses += 1
         self.n_groups += 1
@@ -241,21 +255,15 @@ class _Row:
             tokens_S=torch.tensor(self.tokens, dtype=torch.int64),
             positions_S=torch.tensor(self.positions, dtype=torch.int64),
             segments_2S=torch.tensor([self.group_indices, self.response_numbers], dtype=torch.int32),
-            logit_index_R=torch.tensor(self.rows, dtype=torch.int64),
+            logit_index_R=torch.tensor(self.logit_indices, dtype=torch.int64),
             labels_R=torch.tensor(self.labels, dtype=torch.int64),
             rollout_log_probs_R=torch.tensor(self.rollout_log_probs, dtype=torch.float32),
             advantages_R=torch.tensor(self.advantages, dtype=torch.float32),
             loss_weights_R=torch.tensor(self.loss_weights, dtype=torch.float32),
-            response_index_R=torch.tensor(self.responses, dtype=torch.int64),
+            response_index_R=torch.tensor(self.response_indices, dtype=torch.int64),
+            group_index_R=torch.tensor(self.packed_groups, dtype=torch.int64),
             is_generator_R=torch.tensor(self.is_generator, dtype=torch.bool),
         )
-
-
-def _pack_row(groups: Sequence[ScoredGroup], loss_weights: LossWeighting, pad_to_multiple: int) -> MicroBatch:
-    row = _Row()
-    for group in groups:
-        row.add_group(group, [loss_weights.token_weight(len(response.token_ids)) for response in group.responses])
-    return row.finish(pad_to_multiple)
 
 
 def _check(group: ScoredGroup) -> None:

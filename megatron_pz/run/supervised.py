@@ -89,7 +89,7 @@ def learn(policy: Policy, parts: Sequence[Part], config: RunConfig, rate: float)
     rows: list[MicroBatch] = []
     for groups in parts:
         weighting = LossWeighting.of(groups, "token_mean", config.rollout.max_response_length)
-        rows += policy.pack(groups, weighting, config.training.micro_batch_tokens)
+        rows += policy.micro_batches(groups, weighting, config.training.micro_batch_tokens)
     result = policy.update(match_packed_shape(rows, policy.packed_shape), loss, rate)
     by_role = {role: -each.log_prob for role, each in result.statistics.by_role().items() if each.tokens}
     metrics = {"train/lr": rate, "train/grad_norm": result.grad_norm, "train/loss": math.fsum(by_role.values())}

@@ -85,10 +85,10 @@ class PolicyModel:
         gather_weights(self.chunks)
         return stream_hf_weights(self.chunks, self.architecture)
 
-    def pack(
+    def micro_batches(
         self, groups: Sequence[ScoredGroup], weighting: LossWeighting, micro_batch_tokens: int
     ) -> list[MicroBatch]:
-        """This data-parallel rank's rows of the step's groups, which every rank passes whole; shared out by cost."""
+        """Pack this data-parallel rank's share of the step's groups; every rank passes the same groups."""
         return pack_for_rank(
             groups,
             weighting,

@@ -85,7 +85,7 @@ def test_packed_attention(
 ) -> None:
     config = run_config(weights_dir)
     policy = PolicyModel(config, topology)
-    (row,) = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
+    (row,) = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     architecture = Architecture.from_hf(weights_dir)
     errors = compare_attention(
         row, transformer_config(architecture, config.model, config.parallel), topology.device, dtype
@@ -97,7 +97,7 @@ def test_packed_attention(
 
 def update(policy: Policy, groups: list[ScoredGroup], times: int) -> list[float]:
     """Gradient norms of so many optimizer steps."""
-    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 64), 4096)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 64), 4096)
     loss = partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off"))
     return [policy.update(rows, loss, 1e-6).grad_norm for _ in range(times)]
 
@@ -123,7 +123,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     assert any(not torch.equal(before[key], tensor) for key, tensor in policy.weights())
 
     save_checkpoint(tmp_path / "run", 2, policy.chunks, policy.optimizer, common={}, per_rank={})
-    rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     continued = [update(policy, groups, 1), policy.log_probs(rows)]
     resumed = Policy(config, topology)
     load_checkpoint(tmp_path / "run", {"": ModelState(resumed.chunks, resumed.optimizer)})

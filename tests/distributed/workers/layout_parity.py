@@ -80,7 +80,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
     policy = Policy(config, topology)
     _require_exact_export(policy, hf_dir)
     groups = experience()
-    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)
     # Without a clip range a ratio near its edge cannot fall on the one side here and on the other side there.
     loss = partial(policy_loss, grpo=GrpoConfig(grpo_clamp_eps_lower=0.9, grpo_clamp_eps_upper=9.0))
     before = policy.log_probs(rows)

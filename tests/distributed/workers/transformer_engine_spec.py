@@ -41,7 +41,7 @@ def built(folder: Path, topology: Topology, model: ModelConfig) -> PolicyModel:
 def largest_difference(policy: PolicyModel, expected: Reference) -> float:
     """|log p - log p of transformers| over the response tokens of packed rows."""
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
-    rows = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 64)
     assert all(row.tokens_S.numel() % policy.packed_shape.length_multiple == 0 for row in rows)
     largest = 0.0
     for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True):
@@ -102,7 +102,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
     policy = Policy(config, topology)
     before = {name: tensor.clone() for name, tensor in policy.weights()}
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
-    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
     result = policy.update(rows, partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off")), 1e-2)
     assert result.applied and 0 < result.grad_norm < float("inf")
     assert all(not torch.equal(before[name], tensor) for name, tensor in policy.weights())

@@ -139,7 +139,7 @@ def test_a_policy_that_was_offloaded_between_updates_learns_the_same(
 
     def learn(offloads: bool) -> dict[str, torch.Tensor]:
         policy = Policy(config, topology)
-        rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
+        rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
         buffers = [buffer for chunk in policy.chunks for buffer in chunk.buffers]
         for _ in range(2):
             policy.update(rows, loss, 1e-3)

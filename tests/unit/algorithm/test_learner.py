@@ -148,7 +148,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     )
     spared, spoilt = Policy(config, topology), Policy(config, topology)
     groups = experience()
-    rows = spared.pack(groups, LossWeighting.of(groups, "sequence_mean", 12), 48)
+    rows = spared.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 12), 48)
     loss = partial(policy_loss, grpo=config.grpo)
 
     def bad_loss(log_probs_R: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, LossStatistics]:

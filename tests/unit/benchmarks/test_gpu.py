@@ -107,7 +107,7 @@ def test_packed_attention_is_compared_with_the_textbook(
 ) -> None:
     policy = PolicyModel(run_config(random_model), topology)
     groups = mixed_groups(331, [(20, (6, 9, 4)), (11, (5,))], seed=3)
-    (row,) = policy.pack(groups, LossWeighting.of(groups, "token_mean", 1), 64)
+    (row,) = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 64)
     errors = compare_attention(row, policy.transformer_config, CPU, dtype)
     assert 0 < errors.output < bound
     assert 0 < errors.gradient < bound

@@ -63,7 +63,7 @@ def test_the_routers_gradient_is_that_of_the_switch_loss(coefficient: float, mix
     )
     policy = Policy(config, topology)
     groups = random_groups(331, [(20, (6, 9, 4)), (15, (5, 7))], seed=3)
-    rows = policy.pack(groups, LossWeighting.of(groups, "sequence_mean", 16), 40)
+    rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 40)
     assert len(rows) == 2
     (router,) = (module for module in policy.chunks[0].modules() if isinstance(module, TopKRouter))
     seen: list[torch.Tensor] = []

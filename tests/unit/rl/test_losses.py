@@ -38,6 +38,7 @@ def batch_of(
         advantages_R=torch.tensor(advantages),
         loss_weights_R=torch.tensor(weights),
         response_index_R=torch.tensor(responses or list(range(tokens))),
+        group_index_R=nothing,
         is_generator_R=torch.tensor(generator or [False] * tokens),
     )
 

@@ -69,6 +69,7 @@ def test_a_row_by_hand() -> None:
     assert batch.advantages_R.tolist() == [1, 1, 2, 1, 1]
     assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
     assert batch.response_index_R.tolist() == [0, 0, 1, 2, 2]
+    assert batch.group_index_R.tolist() == [0, 0, 0, 1, 1]
     assert batch.is_generator_R.tolist() == [True, True, True, False, False]
     dtypes = [batch.tokens_S.dtype, batch.segments_2S.dtype, batch.logit_index_R.dtype, batch.loss_weights_R.dtype]
     assert dtypes == [torch.int64, torch.int32, torch.int64, torch.float32]
