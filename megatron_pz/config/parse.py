@@ -22,6 +22,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_pz.config.command_line import Parser
+from megatron_pz.config.precision import with_precision
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate import check
 from megatron_pz.config.validate_parallel import flag
@@ -51,7 +52,24 @@ def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
     if "-h" in flags or "--help" in flags:
         print("--config FILE   a YAML file with the sections below; flags override it")
         print("[P]: the paper says so; [C]: the paper is silent, and this is our choice\n")
-    return _parse_flags(flags, program, from_file)
+    return _named_precision(_parse_flags(flags, program, from_file), flags)
+
+
+def _named_precision(config: RunConfig, flags: Sequence[str]) -> RunConfig:
+    """Let flags that name a dtype win over the file's ``precision``, and fill in what a named precision means.
+
+    Raises:
+        BadInput: the flags name both.
+    """
+    given = {word.partition("=")[0].replace("_", "-") for word in flags}
+    named = sorted(given & {"--bf16", "--no-bf16", "--rollout-dtype"})
+    if named and "--precision" in given:
+        raise BadInput(f"--precision and {named[0]} both name the precision: give one of them")
+    if named:
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, precision="custom"))
+    if config.model.precision in ("bf16", "fp32"):
+        return with_precision(config, config.model.precision)
+    return config
 
 
 def load_yaml(path: Path) -> RunConfig:

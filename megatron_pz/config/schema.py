@@ -28,6 +28,10 @@ class ModelConfig:
     """Directory of the Hugging Face tokenizer; empty: the one in hf_model."""
     make_vocab_size_divisible_by: int = 128
     """The vocabulary is padded to a multiple of this times the tensor parallel size."""
+    precision: Literal["auto", "bf16", "fp32", "custom"] = "custom"
+    """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, where it is 0, max_log_prob_difference.
+    auto: bf16 on a GPU; on a CPU whichever multiplies matrices faster there, measured at the start, or what the
+    checkpoint that the run resumes was trained in. custom: as bf16 and rollout_dtype say [C]."""
     bf16: bool = True
     """Compute in bfloat16 with float32 master weights; false computes in float32."""
     fp8_format: Literal["none", "hybrid", "e4m3"] = "none"
@@ -197,10 +201,10 @@ class RolloutConfig:
     max_engine_restarts: int = 2
     """An engine that fails is started again with the current weights, and its prompts are generated again from the same
     seeds; after so many times since the run began or resumed its failure ends the run [C]."""
-    max_log_prob_difference: float = 0.3
+    max_log_prob_difference: float = 0.0
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
-    not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5; FP8 rollouts of a model of
-    135 M parameters about 0.2 (emulated)."""
+    not hold the trainer's weights. 0: 0.01 where both compute in float32, else 0.3 [C]. bf16 on both sides is about
+    0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor"]) -> int:
         """Tokens that a response of the role may have."""

@@ -27,10 +27,11 @@ _AT_LEAST_ONE = """
 """.split()
 _AT_LEAST_ZERO = """
     min_passage_words max_passage_words passive_warmup_iters max_span_words max_predictor_groups grpo_kl_beta
-    generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad save_interval keep_every
+    max_log_prob_difference generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad
+    save_interval keep_every
     eval_interval
 """.split()
-_ABOVE_ZERO = "rollout_memory_gib max_log_prob_difference tis_cap lr adam_eps cold_start_lr".split()
+_ABOVE_ZERO = "rollout_memory_gib tis_cap lr adam_eps cold_start_lr".split()
 _SEEDS = ("seed", "cold_start_seed")
 _LARGEST_SEED = 2**31 - 1
 """NumPy takes 32 bits, and pipeline stages add to it."""
