@@ -25,7 +25,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.precision import with_precision
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate import check
-from megatron_pz.config.validate_parallel import flag
+from megatron_pz.config.validate_ranges import flag
 from megatron_pz.config.yaml_text import field_value, load_text
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -38,6 +39,18 @@ def test_field_names_are_unique_over_the_sections() -> None:
     sections = [field.default_factory() for field in dataclasses.fields(RunConfig)]  # type: ignore[misc]
     names = [field.name for section in sections for field in dataclasses.fields(section)]
     assert len(names) == len(set(names))
+
+
+def test_every_number_of_the_schema_states_its_range() -> None:
+    """Other rules bound the exceptions: together with other fields, or with a reason of their own."""
+    bounded_by_rules = {"temperature", "top_p", "top_k", "grpo_group_size", "grpo_dual_clip", "icepop_upper"}
+    without_range = {
+        name
+        for section in dataclasses.fields(RunConfig)
+        for name, hint in get_type_hints(section.default_factory, include_extras=True).items()  # type: ignore[arg-type]
+        if hint in (int, float)
+    }
+    assert without_range == bounded_by_rules
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*/config.yaml")), ids=lambda path: path.parent.name)
@@ -86,6 +99,8 @@ def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> No
         ('training: {save: "a\\nb"}', "training.save = 'a\\nb': holds a line break"),
         ("training: {save: *nowhere}", "cannot be read as YAML"),
         ("training: {seed: 1}\n---\ntraining: {seed: 2}", "cannot be read as YAML"),
+        ("training: {log_interval: 0}", "training.log_interval = '0': Input should be greater than or equal to 1"),
+        ("optimizer: {adam_beta1: 1}", "optimizer.adam_beta1 = '1': Input should be less than 1"),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
@@ -214,38 +229,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--masks-per-passage", "1"], "a group of one has no relative advantage"),
         (["--temperature", "0.7"], "unbiased"),
         (["--top-p", "0.9"], "unbiased"),
-        (["--invalid-mask-penalty", "0.1"], "must not be positive"),
-        (["--gspo-clamp-eps-lower", "1"], "GSPO's clip range (1.0, 0.0004)"),
+        (["--invalid-mask-penalty", "0.1"], "must be at most 0"),
+        (["--gspo-clamp-eps-lower", "1"], "--gspo-clamp-eps-lower 1.0: must be above 0 and below 1"),
         (["--grpo-dual-clip", "0.9"], "must be above 1, or 0 (off)"),
-        (["--grpo-kl-beta", "-0.1"], "must not be negative"),
+        (["--grpo-kl-beta", "-0.1"], "must be at least 0"),
         (["--grpo-iterations", "0"], "must be at least 1"),
         (["--generator-lr", "1e-6"], "use --policy-sharing separate"),
-        (["--passive-warmup-iters", "-1"], "must not be negative"),
+        (["--passive-warmup-iters", "-1"], "must be at least 0"),
         (["--passive-warmup-iters", "5", "--mask-strategy", "random_next_token"], "is passive itself"),
         (["--entropy-top-share", "0"], "must be above 0"),
         (["--policy-sharing", "separate", "--generator-lr", "1e-9", "--min-lr", "1e-8"], "at least --min-lr"),
         (["--policy-sharing", "separate", "--mask-strategy", "random_span"], "never asks the generator"),
         (["--sequence-parallel"], "needs --tensor-model-parallel-size"),
         (["--virtual-pipeline-model-parallel-size", "2"], "needs --pipeline-model-parallel-size"),
-        (["--min-lr", "1"], "must lie between 0 and --lr"),
+        (["--min-lr", "1"], "must be at most --lr"),
         (
             ["--max-response-length", "8", "--generator-max-response-length", "9"],
             "--generator-max-response-length 9 is above --max-response-length 8",
         ),
-        (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must lie between 0 and --lr"),
+        (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must be at most --lr"),
         (["--eval-interval", "5"], "needs --valid-data-path"),
         (["--hf-model", "/nowhere/at/all"], "no such directory"),
         (["--min-passage-words", "9", "--max-passage-words", "5"], "is above --max-passage-words"),
         (["--config"], "expected one argument"),
         (["--log-interval", "0"], "--log-interval 0: must be at least 1"),
-        (["--eval-interval", "-1"], "--eval-interval -1: must not be negative"),
+        (["--eval-interval", "-1"], "--eval-interval -1: must be at least 0"),
         (["--rollout-memory-gib", "-1"], "--rollout-memory-gib -1.0: must be above 0"),
         (["--clip-grad", "nan"], "--clip-grad nan: give a finite number"),
         (["--lr", "inf"], "--lr inf: give a finite number"),
         (["--adam-beta2", "1"], "--adam-beta2 1.0: must be at least 0 and below 1"),
-        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (["--num-layers-at-end-in-bf16", "-1"], "--num-layers-at-end-in-bf16 -1: must be at least 0"),
+        (["--keep-last", "-1"], "--keep-last -1: must be at least 0"),
+        (["--max-prompt-length", "7"], "--max-prompt-length 7: must be at least 8"),
+        (["--sync-timeout-minutes", "0"], "--sync-timeout-minutes 0.0: must be above 0"),
+        (["--seed", "-1"], "--seed -1: must be at least 0 and at most 2147483647"),
         (["--gpu-memory-utilization", "60"], "must be above 0 and at most 1"),
-        (["--cold-start-repeated-share", "1.5"], "must lie between 0 and 1"),
+        (["--cold-start-repeated-share", "1.5"], "must be at least 0 and at most 1"),
         (["--save", "~/run"], "~ and $ are not expanded here"),
         (["--save", "/tmp/$USER/run"], "~ and $ are not expanded here"),
         (["--data-path", "corpus_text_passage.bin"], "give the prefix, without .bin"),
