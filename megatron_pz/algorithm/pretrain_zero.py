@@ -19,7 +19,6 @@ from megatron_pz.algorithm.colocation import Colocation
 from megatron_pz.algorithm.learner import Learner, LearnerReport
 from megatron_pz.algorithm.rollouts import Game, Predictions, Proposals
 from megatron_pz.algorithm.word_entropy import word_entropies
-from megatron_pz.config.precision import log_prob_difference_bound
 from megatron_pz.config.schema import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
@@ -86,7 +85,7 @@ class PretrainZero:
         with clock("update"), self.colocation.trainer_works():
             learned = [learner.learn(groups, iteration) for learner in self.learners]
         report = StepReport(turns, groups, learned, clock, self.game.seconds_generating - generated_before)
-        require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
+        require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
         with clock("sync"), self.colocation.weights_travel():
             for learner, own in zip(self.learners, learned, strict=True):
                 if own.updates:

@@ -24,8 +24,10 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.dict_utils import merge
 from megatron.core.dist_checkpointing.exchange_utils import determine_main_replica_uniform_distribution
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.common import COMMON_STATE_FNAME
 from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelLoadStrategyWrapper,
     distribute_main_replicas_with_precomputed_distribution,
@@ -48,7 +50,7 @@ from torch.distributed.checkpoint.planner import SavePlan, WriteItem
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
-from megatron_pz.checkpoint.agreement import AgreedProblem, agree
+from megatron_pz.checkpoint.agreement import AgreedProblem, agree, run_on_all_ranks_or_raise
 from megatron_pz.checkpoint.transformer_engine_state import PlainTensors, fill, without_extra_states
 from megatron_pz.runtime.errors import BadInput, brief
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
@@ -62,7 +64,9 @@ _SHARDING = {
 }
 _NUMBERED = "chained_"
 """Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
-_NO_WEIGHTS = ("optimizer.", "common_state", _NUMBERED)
+_COMMON_STATE = "common_state"
+"""Names what is no tensor in a checkpoint of megatron-core 0.19 and later."""
+_NO_WEIGHTS = ("optimizer.", _COMMON_STATE, _NUMBERED)
 """What the names of tensors begin with that are none of a model's weights."""
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 """What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
@@ -215,10 +219,16 @@ class _StagedSave(TorchDistSaveShardedStrategy):
         self.copy = copy
         self.entered = False
 
-    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> AsyncRequest:
-        """Called by ``dist_checkpointing.save``, which adds its own last step to the request."""
+    def async_save(
+        self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path, async_strategy: str | None = None
+    ) -> AsyncRequest:
+        """Plan the save for ``dist_checkpointing.save``, which adds its own last step to the returned request.
+
+        ``async_strategy``, which megatron-core passes since 0.17, chooses among its own writers; this is another one.
+        """
         self.entered = True
-        agree(None)  # the counterpart of stage_tensors' agree, should rank 0 have failed on its way here
+        # Also the counterpart of stage_state's agree, should rank 0 have failed on its way here.
+        run_on_all_ranks_or_raise(lambda: _write_common_state(sharded_state_dict, Path(checkpoint_dir)), only_rank=0)
         _share_out(sharded_state_dict)
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
@@ -248,6 +258,13 @@ class _StagedSave(TorchDistSaveShardedStrategy):
 
         with _agreed():
             self._ranks.all_reduce("index", lambda: results, write)
+
+
+def _write_common_state(sharded_state: dict[str, Any], folder: Path) -> None:
+    """Write ``common.pt``, which megatron-core up to 0.18 reads, where 0.19 keeps its content among the tensors."""
+    stored = sharded_state.get(_COMMON_STATE)
+    if isinstance(stored, ShardedObject):
+        torch.save(stored.data, folder / COMMON_STATE_FNAME)
 
 
 class _Copies:

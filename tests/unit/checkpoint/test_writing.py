@@ -16,6 +16,8 @@ from megatron_pz.config.schema import ParallelConfig, RunConfig, TrainingConfig
 from megatron_pz.runtime.watchdog import Watchdog
 from tests.support.trainee import Trainee
 
+from megatron.core.dist_checkpointing.mapping import ShardedObject  # isort: skip
+
 pytestmark = pytest.mark.usefixtures("topology")
 
 
@@ -133,6 +135,40 @@ def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
     assert checkpoint.latest_iteration(tmp_path) == 2
     beside.poll()
     beside.wait()
+
+
+def call_as_megatron_core_0_19(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Let ``dist_checkpointing.save`` hand over what 0.19 does: a third argument, and the common state as an object.
+
+    Returns that state. tests/distributed/test_core_versions.py runs the real versions, where they have been fetched.
+    """
+    plain, common = sharded_state._StagedSave.async_save, {"content_metadata": {"written by": "0.19"}}
+
+    def async_save(strategy: sharded_state._StagedSave, state: dict, folder: str, *_: str) -> object:
+        stored = ShardedObject("common_state", common, (1,), (0,), replica_id=torch.distributed.get_rank())
+        return plain(strategy, {**state, "common_state": stored}, folder, "nvrx")
+
+    monkeypatch.setattr(sharded_state._StagedSave, "async_save", async_save)
+    return common
+
+
+def test_the_common_state_of_megatron_core_0_19_is_also_written_where_older_ones_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = call_as_megatron_core_0_19(monkeypatch)
+    folder = Trainee().save(tmp_path, 1)
+    assert torch.load(folder / "common.pt", weights_only=False) == common
+
+
+def test_a_common_state_that_cannot_be_written_fails_on_all_ranks(
+    saved_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_as_megatron_core_0_19(monkeypatch)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(sharded_state, "_write_common_state", mock.Mock(side_effect=full))
+    with pytest.raises(checkpoint.CheckpointWriteFailed, match=r"rank 0: \[Errno 28\] No space left"):
+        Trainee().save(saved_copy, 3)
+    assert checkpoint.latest_iteration(saved_copy) == 2
 
 
 @pytest.mark.parametrize("method", ["poll", "wait", "save"])
