@@ -21,8 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.learner import make_learners
 from megatron_pz.algorithm.pretrain_zero import PretrainZero
-from megatron_pz.algorithm.rollouts import Game
-from megatron_pz.algorithm.step_metrics import step_metrics, step_samples, step_work
+from megatron_pz.algorithm.rollouts import RolloutWorker
+from megatron_pz.algorithm.step_metrics import step_compute, step_metrics, step_samples
 from megatron_pz.checkpoint import checkpoint
 from megatron_pz.config.parse import parse_run_config
 from megatron_pz.config.schema import RunConfig
@@ -73,8 +73,10 @@ class Run:
             for learner in self.learners:
                 learner.policy.offload()
         self.engines = self.start_engines()
-        self.game = Game(config, self.tokenizer, self.engines, self.topology)
-        self.algorithm = PretrainZero(config, self.game, self.learners, self.passages, self.sampler)
+        self.worker = RolloutWorker(
+            config.game, config.rollout, config.training.seed, self.tokenizer, self.engines, self.topology
+        )
+        self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)
         self.logger = RunLogger(
             Path(config.training.save),
             config.training.train_iters,
@@ -133,10 +135,10 @@ class Run:
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
                 report = self.algorithm.step(iteration)
-                metrics = step_metrics(report, self.game)
-                self.work += step_work(report, self.game, costs)
-                samples = step_samples(report.turns, self.game, SAMPLED_PASSAGES)
-                self.consumed_passages += len(report.turns) * self.config.game.passages_per_step
+                metrics = step_metrics(report, self.worker)
+                self.work += step_compute(report, self.worker, costs)
+                samples = step_samples(report.rollouts, self.worker, SAMPLED_PASSAGES)
+                self.consumed_passages += len(report.rollouts) * self.config.game.passages_per_step
                 if self.held_out is not None and iteration % self.config.training.eval_interval == 0:
                     with report.seconds("evaluation"):
                         metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engines)

@@ -1,27 +1,27 @@
-"""Playing a step's game over all ranks: who asks the engine what, and how the ranks' results come together.
+"""The rollouts of a step over all ranks: which rank samples which prompts, and how their results are combined.
 
-Every rank has an engine and plays its share of the prompts; what the ranks exchange is compact (spans, rewards and the
-groups that will be trained on). Nothing here depends on how the trainer's model is laid out. Every prompt's random
-numbers come from (seed, turn, role, its place in the turn), so a step repeats exactly, whatever ran before. A turn is
-one round of the game: the step's iteration, and with dynamic sampling the number of the draw within it.
+Every rank samples its share of the prompts from its own engine. The ranks exchange spans, rewards and the groups that
+are trained on, never logits or weights. Nothing here depends on the trainer's parallel layout.
+
+Every random number is drawn from a seed of (run seed, rng_key, role, index), so a step repeats exactly, whatever ran
+before it. The ``rng_key`` names the rollout batch: the step's iteration and, with dynamic sampling, the number of the
+draw within it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from megatron_pz.config.schema import PassiveStrategy, RunConfig
+from megatron_pz.algorithm.role_sampler import PredictedMask, ProposedMasks, RoleSampler, Tokenizer
+from megatron_pz.config.schema import GameConfig, PassiveStrategy, RolloutConfig
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.rl.experience import Response, Role
-from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
-from megatron_pz.roles.mask_predictor import MaskPredictor
-from megatron_pz.roles.prompts import PromptFamily
-from megatron_pz.roles.spans import MaskedPassage, SpanRules
+from megatron_pz.rl.experience import Role
+from megatron_pz.rl.statistics import ROLES
+from megatron_pz.roles.spans import MaskedPassage
 from megatron_pz.roles.strategies import passive_mask
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.trainer.topology import Topology
@@ -29,102 +29,79 @@ from megatron_pz.trainer.topology import Topology
 Item = TypeVar("Item")
 
 MaskKey = tuple[int, int]
-"""Place of the passage in the step, and of the mask among the passage's proposals."""
-
-
-class Tokenizer(Protocol):
-    """What is asked of a Hugging Face tokenizer."""
-
-    def encode(self, text: str, add_special_tokens: bool = ...) -> list[int]: ...
+"""Index of the passage in the step, and index of the mask among the passage's proposals."""
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """The mask generator's rollouts on one passage."""
+class Proposals(ProposedMasks):
+    """The mask generator's responses to one passage of the step."""
 
-    place: int
-    """Place of the passage in the step."""
+    passage_index: int
+    """Index of the passage in the step."""
     passage: Passage
-    prompt_ids: tuple[int, ...]
-    responses: tuple[Response, ...]
-    masks: tuple[MaskProposal, ...]
-    """What each response proposes."""
 
     def keys(self, share_equal: bool) -> list[MaskKey | None]:
-        """For each response the key of its mask, None where it has none; equal spans may share the first one's."""
+        """Return the key of each response's mask, None where it has none.
+
+        With ``share_equal``, responses that propose the same span share the first one's key.
+        """
         spans = [mask.span for mask in self.masks]
         return [
-            None if span is None else (self.place, spans.index(span) if share_equal else sample)
+            None if span is None else (self.passage_index, spans.index(span) if share_equal else sample)
             for sample, span in enumerate(spans)
         ]
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One question for the predictor."""
+    """One masked passage for the predictor."""
 
     key: MaskKey
     masked: MaskedPassage
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The mask predictor's rollouts on one mask, with the reward of each (equation 8)."""
+class Predictions(PredictedMask):
+    """The mask predictor's responses to one mask of the step, with the reward of each (equation 8)."""
 
     mask: Mask
-    prompt_ids: tuple[int, ...]
-    responses: tuple[Response, ...]
-    rewards: tuple[float, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean reward of the group."""
-        return sum(self.rewards) / len(self.rewards)
 
 
-class Game:
-    """Both roles of one step, played on this rank's engines and shared with the other ranks."""
+class RolloutWorker:
+    """Samples this rank's share of a step's rollouts in both roles and exchanges the results with the other ranks."""
 
     def __init__(
-        self, config: RunConfig, tokenizer: Tokenizer, engines: Mapping[Role, RestartingEngine], topology: Topology
+        self,
+        game: GameConfig,
+        rollout: RolloutConfig,
+        seed: int,
+        tokenizer: Tokenizer,
+        engines: Mapping[Role, RestartingEngine],
+        topology: Topology,
     ) -> None:
-        """``engines``: of each role; one and the same where one policy plays both."""
-        self.config, self.tokenizer, self.engines, self.topology = config, tokenizer, engines, topology
-        self.spans = SpanRules.from_config(config.game)
-        family = PromptFamily.load(config.game.prompt_family)
-        self.generator = MaskGenerator(self.spans, family)
-        self.predictor = MaskPredictor(family, config.game.answer_normalization)
-        self.seconds_generating = 0.0
-        """Wall time that this rank has spent in its engines so far."""
+        """Prepare the prompts. ``engines``: one per role, the same one twice where one policy plays both."""
+        self.game, self.seed, self.tokenizer, self.engines, self.topology = game, seed, tokenizer, engines, topology
+        lengths = {role: rollout.longest_response(role) for role in ROLES}
+        self.sampler = RoleSampler(game, tokenizer, engines, lengths)
 
-    def propose(self, passages: Sequence[Passage], turn: str) -> list[Proposals]:
-        """The generator's rollouts on this rank's share of the step's passages: m ~ pi(. | s)."""
-        places = self._my_share(len(passages))
-        prompts = [self.encode(self.generator.prompt(passages[place].text)) for place in places]
-        seeds = [self._seed(turn, "generator", place) for place in places]
-        sampled = self._generate("generator", prompts, self.config.game.masks_per_passage, seeds)
+    def propose(self, passages: Sequence[Passage], rng_key: str) -> list[Proposals]:
+        """Sample the generator on this rank's share of the step's passages: m ~ pi(. | s)."""
+        share = self._my_share(len(passages))
+        seeds = [self._seed(rng_key, "generator", index) for index in share]
+        sampled = self.sampler.propose([passages[index].text for index in share], self.game.masks_per_passage, seeds)
         return [
-            Proposals(
-                place,
-                passages[place],
-                tuple(prompt),
-                tuple(responses),
-                tuple(
-                    self.generator.read(response.text, response.truncated, passages[place].text)
-                    for response in responses
-                ),
-            )
-            for place, prompt, responses in zip(places, prompts, sampled, strict=True)
+            Proposals(each.prompt_ids, each.responses, each.masks, index, passages[index])
+            for index, each in zip(share, sampled, strict=True)
         ]
 
-    def masks_of(self, proposals: Sequence[Proposals], turn: str) -> list[Mask]:
-        """The questions that all ranks' valid proposals ask, in the order of their keys. Collective."""
+    def masks_of(self, proposals: Sequence[Proposals], rng_key: str) -> list[Mask]:
+        """Collect the valid masks of all ranks, sorted by key. Collective."""
         mine = [
-            Mask(key, self.spans.apply(span, group.passage.text, self._random(turn, "place", *key)))
+            Mask(key, self.sampler.spans.apply(span, group.passage.text, self._random(rng_key, "place", *key)))
             for group in proposals
             for key, span in {
                 key: mask.span
-                for key, mask in zip(group.keys(self.config.game.share_equal_masks), group.masks, strict=True)
+                for key, mask in zip(group.keys(self.game.share_equal_masks), group.masks, strict=True)
                 if key is not None and mask.span is not None
             }.items()
         ]
@@ -133,83 +110,62 @@ class Game:
     def passive_masks(
         self,
         passages: Sequence[Passage],
-        turn: str,
+        rng_key: str,
         strategy: PassiveStrategy,
         entropies: Sequence[Sequence[float]] | None = None,
     ) -> list[Mask]:
-        """The same number of questions, drawn by a passive strategy instead (the paper's baselines).
+        """Draw as many masks by a passive strategy, one of the paper's baselines, the same on every rank.
 
-        ``entropies``: of each passage, as ``word_entropies`` has them, for the strategy
-        that needs them.
+        ``entropies``: for ``entropy_next_token``, per passage, as
+        :func:`~megatron_pz.algorithm.word_entropy.word_entropies` returns them.
         """
-        share = self.config.game.entropy_top_share
-        keys = [
-            (place, sample) for place in range(len(passages)) for sample in range(self.config.game.masks_per_passage)
-        ]
+        keys = [(index, sample) for index in range(len(passages)) for sample in range(self.game.masks_per_passage)]
         drawn = [
             (
                 key,
                 passive_mask(
                     strategy,
                     passages[key[0]].text,
-                    self.spans,
-                    self._random(turn, strategy, *key),
+                    self.sampler.spans,
+                    self._random(rng_key, strategy, *key),
                     entropies[key[0]] if entropies else (),
-                    share,
+                    self.game.entropy_top_share,
                 ),
             )
             for key in keys
         ]
         return [Mask(key, masked) for key, masked in drawn if masked is not None]
 
-    def predict(self, masks: Sequence[Mask], turn: str) -> list[Predictions]:
-        """The predictor's rollouts on this rank's share of the masks: x ~ psi(. | m, s), each with its reward."""
+    def predict(self, masks: Sequence[Mask], rng_key: str) -> list[Predictions]:
+        """Sample the predictor on this rank's share of the masks: x ~ psi(. | m, s), each with its reward."""
         share = [masks[index] for index in self._my_share(len(masks))]
-        prompts = [self.encode(self.predictor.prompt(mask.masked)) for mask in share]
-        seeds = [self._seed(turn, "predictor", *mask.key) for mask in share]
-        sampled = self._generate("predictor", prompts, self.config.game.grpo_group_size, seeds)
+        seeds = [self._seed(rng_key, "predictor", *mask.key) for mask in share]
+        sampled = self.sampler.predict([mask.masked for mask in share], self.game.grpo_group_size, seeds)
         return [
-            Predictions(
-                mask,
-                tuple(prompt),
-                tuple(responses),
-                tuple(
-                    self.predictor.reward(response.text, response.truncated, mask.masked.span) for response in responses
-                ),
-            )
-            for mask, prompt, responses in zip(share, prompts, sampled, strict=True)
+            Predictions(each.prompt_ids, each.responses, each.rewards, mask)
+            for mask, each in zip(share, sampled, strict=True)
         ]
 
     def accuracies(self, predictions: Sequence[Predictions]) -> dict[MaskKey, float]:
-        """Mean predictor reward of every mask of the step, from all ranks. Collective."""
+        """Return the mean predictor reward of every mask of the step. Collective."""
         return dict(self.from_all_ranks([(group.mask.key, group.accuracy) for group in predictions]))
 
+    def generator_rewards(self, group: Proposals, accuracy: Mapping[MaskKey, float]) -> list[float]:
+        """Reward each response of a generator group by the accuracy of its mask (equation 9)."""
+        keys = group.keys(self.game.share_equal_masks)
+        accuracies = [None if key is None else accuracy[key] for key in keys]
+        return self.sampler.generator.rewards(group.masks, accuracies, self.game)
+
     def from_all_ranks(self, mine: list[Item]) -> list[Item]:
-        """Every rank's items, in the order of the ranks. Collective."""
+        """Gather every rank's items, in the order of the ranks. Collective."""
         return [item for part in self.topology.all_gather_object(mine) for item in part]
 
     def _my_share(self, items: int) -> range:
         return range(self.topology.rank, items, self.topology.world_size)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
-
-    def _generate(self, role: Role, prompts: list[list[int]], n: int, seeds: list[int]) -> list[list[Response]]:
-        start = time.perf_counter()
-        sampled = self.engines[role].generate(
-            prompts,
-            n,
-            seeds=seeds,
-            max_tokens=self.config.rollout.longest_response(role),
-            stop=self.generator.family.stop,
-        )
-        self.seconds_generating += time.perf_counter() - start
-        return sampled
-
     def _seed(self, *identity: object) -> int:
-        """31 bits that depend on the run's seed and on what the numbers are for."""
-        text = " ".join(map(str, (self.config.training.seed, *identity)))
+        """Return 31 bits that depend on the run's seed and on ``identity``."""
+        text = " ".join(map(str, (self.seed, *identity)))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
     def _random(self, *identity: object) -> random.Random:

@@ -1,7 +1,4 @@
-"""What to watch in a run: a step's report turned into named figures, and into samples to read.
-
-The names are those of :mod:`megatron_pz.monitoring.metrics`.
-"""
+"""Turn a step's report into metrics, named as in :mod:`megatron_pz.monitoring.metrics`, and into samples to read."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from megatron_pz.algorithm.learner import LearnerReport
-from megatron_pz.algorithm.pretrain_zero import StepReport, Turn
-from megatron_pz.algorithm.rollouts import Game, Predictions, Proposals
+from megatron_pz.algorithm.pretrain_zero import RolloutBatch, StepReport
+from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import scored_groups
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
@@ -27,20 +24,20 @@ HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effec
 
 
 class MetricAccumulator:
-    """Means of many values by name, which ranks can add up."""
+    """Accumulate means by name; accumulators of several ranks can be merged."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, values: Iterable[float]) -> None:
-        """Values whose mean is reported under the name."""
+        """Add values whose mean is reported under the name."""
         for value in values:
             self.sums[name] += value
             self.counts[name] += 1
 
     def add_shares(self, prefix: str, choices: Iterable[str], values: Iterable[str]) -> None:
-        """For each choice, the share of the values that equal it, under ``prefix_choice``."""
+        """Add, for each choice, the share of the values that equal it, under ``prefix_choice``."""
         values = list(values)
         for choice in choices:
             self.add(f"{prefix}_{choice}", (float(value == choice) for value in values))
@@ -52,61 +49,61 @@ class MetricAccumulator:
             self.counts[name] += other.counts[name]
 
     def means(self) -> dict[str, float]:
-        """Mean by name, in alphabetical order."""
+        """Return the mean by name, in alphabetical order."""
         return {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
 
 
-def step_metrics(report: StepReport, game: Game) -> dict[str, float]:
-    """All figures of a step but the run's own counters. Collective: the turns are each rank's own share."""
-    tally = MetricAccumulator()
-    for turn in report.turns:
-        for proposals, rewards in zip(turn.proposals, turn.generator_rewards, strict=True):
-            _tally_proposals(tally, proposals, rewards, game)
-        for predictions in turn.predictions:
-            _tally_predictions(tally, predictions)
+def step_metrics(report: StepReport, worker: RolloutWorker) -> dict[str, float]:
+    """Compute all metrics of a step except the run's own counters. Collective: each rank reports its own rollouts."""
+    metrics_of_rank = MetricAccumulator()
+    for batch in report.rollouts:
+        for proposals, rewards in zip(batch.proposals, batch.generator_rewards, strict=True):
+            _add_proposals(metrics_of_rank, proposals, rewards, worker)
+        for predictions in batch.predictions:
+            _add_predictions(metrics_of_rank, predictions)
     total = MetricAccumulator()
-    for part in game.from_all_ranks([tally]):
+    for part in worker.from_all_ranks([metrics_of_rank]):
         total.merge(part)
     metrics = total.means() | _update_metrics(report.updates)
     metrics |= _learner_metrics(report.learners)
-    metrics["train/active_masks"] = float(report.turns[0].strategy == "active")
-    metrics["train/sampling_rounds"] = float(len(report.turns))
+    metrics["train/active_masks"] = float(report.rollouts[0].strategy == "active")
+    metrics["train/sampling_rounds"] = float(len(report.rollouts))
     metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
     for role in ("generator", "predictor"):
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
-    clock = report.seconds
+    timers = report.seconds
     metrics["time/rollout_engines"] = report.seconds_generating
     metrics["time/update_passes"] = sum(learner.seconds_computing for learner in report.learners)
-    metrics |= {f"memory/peak_{part}": gib for part, gib in clock.peaks.items()}
-    metrics |= {f"memory/device_used_{part}": gib for part, gib in clock.device_used.items()}
-    return metrics | {f"time/{part}": seconds for part, seconds in clock.items()}
+    metrics |= {f"memory/peak_{part}": gib for part, gib in timers.peaks.items()}
+    metrics |= {f"memory/device_used_{part}": gib for part, gib in timers.device_used.items()}
+    return metrics | {f"time/{part}": seconds for part, seconds in timers.items()}
 
 
-def _tally_proposals(tally: MetricAccumulator, group: Proposals, rewards: list[float], game: Game) -> None:
+def _add_proposals(metrics: MetricAccumulator, group: Proposals, rewards: list[float], worker: RolloutWorker) -> None:
     text = group.passage.text
     spans = [mask.span for mask in group.masks if mask.span is not None]
-    tally.add("generator/reward", rewards)
-    tally.add("generator/valid_masks", (float(mask.fault is InvalidMaskReason.OK) for mask in group.masks))
+    metrics.add("generator/reward", rewards)
+    metrics.add("generator/valid_masks", (float(mask.fault is InvalidMaskReason.OK) for mask in group.masks))
     faults = [fault.value for fault in InvalidMaskReason if fault is not InvalidMaskReason.OK]
-    tally.add_shares("generator/fault", faults, (mask.fault.value for mask in group.masks))
-    tally.add("generator/groups_equal", [float(not is_mixed(rewards))])
-    tally.add("generator/distinct_masks", [float(len(set(spans)))])
-    tally.add("generator/span_words", (float(len(span.split())) for span in spans))
-    tally.add("generator/span_tokens", (float(len(game.encode(span))) for span in spans))
-    tally.add("generator/sub_word_masks", (float(is_subword(span, text)) for span in spans))
-    tally.add("generator/stop_word_masks", (float(span.casefold() in FUNCTION_WORDS) for span in spans))
-    tally.add("generator/response_length", (float(len(response.token_ids)) for response in group.responses))
-    tally.add("generator/truncated", (float(response.truncated) for response in group.responses))
+    metrics.add_shares("generator/fault", faults, (mask.fault.value for mask in group.masks))
+    metrics.add("generator/groups_equal", [float(not is_mixed(rewards))])
+    metrics.add("generator/distinct_masks", [float(len(set(spans)))])
+    metrics.add("generator/span_words", (float(len(span.split())) for span in spans))
+    metrics.add("generator/span_tokens", (float(len(worker.sampler.encode(span))) for span in spans))
+    metrics.add("generator/sub_word_masks", (float(is_subword(span, text)) for span in spans))
+    metrics.add("generator/stop_word_masks", (float(span.casefold() in FUNCTION_WORDS) for span in spans))
+    metrics.add("generator/response_length", (float(len(response.token_ids)) for response in group.responses))
+    metrics.add("generator/truncated", (float(response.truncated) for response in group.responses))
 
 
-def _tally_predictions(tally: MetricAccumulator, group: Predictions) -> None:
-    tally.add("predictor/accuracy", group.rewards)
-    tally.add(
+def _add_predictions(metrics: MetricAccumulator, group: Predictions) -> None:
+    metrics.add("predictor/accuracy", group.rewards)
+    metrics.add(
         "predictor/format", (float(last_command(response.text, "boxed") is not None) for response in group.responses)
     )
-    tally.add_shares("predictor/groups", ("all_zero", "mixed", "all_one"), [outcome(group.rewards)])
-    tally.add("predictor/response_length", (float(len(response.token_ids)) for response in group.responses))
-    tally.add("predictor/truncated", (float(response.truncated) for response in group.responses))
+    metrics.add_shares("predictor/groups", ("all_zero", "mixed", "all_one"), [outcome(group.rewards)])
+    metrics.add("predictor/response_length", (float(len(response.token_ids)) for response in group.responses))
+    metrics.add("predictor/truncated", (float(response.truncated) for response in group.responses))
 
 
 def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
@@ -142,32 +139,32 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
 
 
-def step_work(report: StepReport, game: Game, costs: FlopCounter) -> ComputeUsed:
-    """What a step has cost, over all ranks. Collective: the rollouts are each rank's own share."""
+def step_compute(report: StepReport, worker: RolloutWorker, flops: FlopCounter) -> ComputeUsed:
+    """Count the compute that a step used on all ranks. Collective: each rank counts its own rollouts."""
     mine = ComputeUsed()
-    for turn in report.turns:
-        asked = [(each.prompt_ids, each.responses) for each in turn.proposals]
-        asked += [(each.prompt_ids, each.responses) for each in turn.predictions]
-        for prompt_ids, responses in asked:
-            mine += costs.sampling(len(prompt_ids), responses)
-    total = sum(game.from_all_ranks([mine]), ComputeUsed())
-    for turn in report.turns:
-        if turn.strategy == "entropy_next_token":
-            total += costs.scoring(scored_groups([passage.token_ids for passage in turn.passages]))
+    for batch in report.rollouts:
+        sampled = [(group.prompt_ids, group.responses) for group in batch.proposals]
+        sampled += [(group.prompt_ids, group.responses) for group in batch.predictions]
+        for prompt_ids, responses in sampled:
+            mine += flops.sampling(len(prompt_ids), responses)
+    total = sum(worker.from_all_ranks([mine]), ComputeUsed())
+    for batch in report.rollouts:
+        if batch.strategy == "entropy_next_token":
+            total += flops.scoring(scored_groups([passage.token_ids for passage in batch.passages]))
     return sum((learner.work for learner in report.learners), total)
 
 
-def step_samples(turns: list[Turn], game: Game, most: int) -> list[MaskSample]:
-    """Rank 0's first rollouts with the predictions that other ranks and this one made for their masks. Collective."""
-    # Of the first turn alone: the next one's masks have the same keys. And of those passages alone: a step's responses
-    # are many.
-    passages = range(0, most * game.topology.world_size, game.topology.world_size)
-    predictions = [group for turn in turns[:1] for group in turn.predictions if group.mask.key[0] in passages]
-    everywhere = {group.mask.key: group for group in game.from_all_ranks(predictions)}
+def step_samples(rollouts: list[RolloutBatch], worker: RolloutWorker, most: int) -> list[MaskSample]:
+    """Collect rank 0's first ``most`` proposal groups, with the predictions that any rank made. Collective."""
+    # Only the first batch, because the masks of the next one have the same keys; only these passages, because the
+    # responses of a step are many.
+    passages = range(0, most * worker.topology.world_size, worker.topology.world_size)
+    predictions = [group for batch in rollouts[:1] for group in batch.predictions if group.mask.key[0] in passages]
+    everywhere = {group.mask.key: group for group in worker.from_all_ranks(predictions)}
     samples = []
-    for turn in turns[:1]:
-        for group, rewards in zip(turn.proposals[:most], turn.generator_rewards, strict=False):
-            keys = group.keys(game.config.game.share_equal_masks)
+    for batch in rollouts[:1]:
+        for group, rewards in zip(batch.proposals[:most], batch.generator_rewards, strict=False):
+            keys = group.keys(worker.game.share_equal_masks)
             for mask, response, key, reward in zip(group.masks, group.responses, keys, rewards, strict=True):
                 predicted = everywhere.get(key) if key is not None else None
                 samples.append(

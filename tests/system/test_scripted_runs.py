@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from megatron_pz import train
-from megatron_pz.algorithm.rollouts import Game
-from megatron_pz.algorithm.step_metrics import step_metrics, step_samples, step_work
+from megatron_pz.algorithm.rollouts import RolloutWorker
+from megatron_pz.algorithm.step_metrics import step_compute, step_metrics, step_samples
 from megatron_pz.algorithm.word_entropy import word_entropies
 from megatron_pz.config.schema import (
     RunConfig,
@@ -68,10 +68,10 @@ def test_a_roles_update_leaves_the_other_roles_weights_untouched(
     separate = with_fields(config, game={"policy_sharing": "separate"}, training={"train_iters": 2})
     with started_run(separate) as run:
         start = weights_of(run)
-        turns, groups = run.algorithm.gather_experience(1)
+        rollouts, groups = run.algorithm.gather_experience(1)
         only = [group for group in groups if group.role == teacher]
         assert only
-        monkeypatch.setattr(run.algorithm, "gather_experience", lambda iteration: (turns, only))
+        monkeypatch.setattr(run.algorithm, "gather_experience", lambda iteration: (rollouts, only))
         run.algorithm.step(1)
         now = weights_of(run)
     other = "predictor" if teacher == "generator" else "generator"
@@ -95,7 +95,7 @@ def test_the_number_of_ranks_does_not_enter_what_is_learned(
     several = with_fields(config, grpo=grpo, game=game)
     run, steps = run_to_the_end(several)
     assert sum(step["predictor/groups_learned_from"] for step in steps) > 4
-    monkeypatch.setattr(Game, "from_all_ranks", lambda self, mine: [*mine[0::2], *mine[1::2]])
+    monkeypatch.setattr(RolloutWorker, "from_all_ranks", lambda self, mine: [*mine[0::2], *mine[1::2]])
     of_two, steps_of_two = run_to_the_end(with_fields(several, training={"save": str(tmp_path / "two")}))
     for step, other in zip(steps, steps_of_two, strict=True):
         assert other == pytest.approx(step, rel=1e-6)
@@ -133,7 +133,7 @@ def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(config: Run
     with started_run(by_entropy) as run:
         passages = [run.passages[index] for index in (0, 1)]
         entropies = word_entropies(run.learners[0].policy, run.tokenizer, passages, 100)
-        run.algorithm.play(passages, "1.0", "entropy_next_token")
+        run.algorithm.rollout(passages, "1.0", "entropy_next_token")
     asked = set(ScriptedEngine.started[0].prompts)
     expected = set()
     for passage, of_words in zip(passages, entropies, strict=True):
@@ -164,8 +164,8 @@ def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_
     drawing = with_fields(config, game={"dynamic_sampling": True, "max_sampling_rounds": 3, "passages_per_step": 3})
     with started_run(drawing) as run:
         run.algorithm.config = with_fields(drawing, game={"passages_per_step": 2})
-        turns = [run.algorithm.play(run.algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
-        samples = step_samples(turns, run.game, most=2)
+        rollouts = [run.algorithm.rollout(run.algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
+        samples = step_samples(rollouts, run.worker, most=2)
     predicted = [sample for sample in samples if sample.masked_passage]
     assert predicted
     for sample in predicted:
@@ -178,8 +178,8 @@ def test_ranks_exchange_the_predictions_that_are_shown_and_no_others(
     sent: list[Any] = []
     with started_run(with_fields(config, game={"passages_per_step": 3})) as run:
         report = run.algorithm.step(1)
-        monkeypatch.setattr(run.game, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
-        samples = step_samples(report.turns, run.game, most=1)
+        monkeypatch.setattr(run.worker, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
+        samples = step_samples(report.rollouts, run.worker, most=1)
     assert any(sample.predictions for sample in samples)
     assert {predictions.mask.key[0] for predictions in sent} == {0}
 
@@ -206,7 +206,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> N
     several = with_fields(config, grpo={"updates_per_step": 2, "grpo_iterations": 2}, game={"masks_per_passage": 4})
     with started_run(several) as run:
         report = run.algorithm.step(1)
-        metrics = step_metrics(report, run.game)
+        metrics = step_metrics(report, run.worker)
     losses = [update.statistics.pooled().loss for update in report.updates]
     assert len(losses) == 4 and len(set(losses)) > 1
     assert metrics["train/loss"] == pytest.approx(sum(losses) / 4)
@@ -216,8 +216,8 @@ def test_the_account_of_a_step_is_that_of_its_rollouts_and_updates(config: RunCo
     paid = with_fields(config, grpo={"grpo_iterations": 2, "grpo_kl_beta": 0.1}, training={"train_iters": 1})
     with started_run(paid) as run:
         report = run.algorithm.step(1)
-        work = step_work(report, run.game, FlopCounter(run.learners[0].policy.architecture))
-    rollouts = [each for turn in report.turns for each in (*turn.proposals, *turn.predictions)]
+        work = step_compute(report, run.worker, FlopCounter(run.learners[0].policy.architecture))
+    rollouts = [each for batch in report.rollouts for each in (*batch.proposals, *batch.predictions)]
     assert work.prefilled_tokens == sum(len(each.prompt_ids) for each in rollouts)
     assert work.sampled_tokens == sum(len(response.token_ids) for each in rollouts for response in each.responses)
     packed = sum(packed_length(group) for group in report.groups)

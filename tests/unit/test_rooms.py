@@ -18,7 +18,6 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"rl": ("rl",), "roles": ("roles",), "wikipedia.read": ("wikipedia.read",)},
     {
         "model": ("model",),
-        "evaluation": ("evaluation",),
         "monitoring": ("monitoring",),
         "wikipedia.tokenize": ("wikipedia.tokenize",),
     },
@@ -30,6 +29,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
         "wikipedia.filters": ("wikipedia.filters",),
     },
     {"algorithm": ("algorithm",), "checkpoint": ("checkpoint",), "wikipedia.pipeline": ("wikipedia.pipeline",)},
+    {"evaluation": ("evaluation",)},
     {"run": ("run",)},
     {"commands": ("train", "cold_start", "baselines", "doctor")},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config.schema import ModelConfig, RolloutConfig, RunConfig
+from megatron_pz.config.schema import ModelConfig, RunConfig
 from megatron_pz.run.inputs import open_tokenizer
 from megatron_pz.runtime.errors import BadInput
 from tools import convert_checkpoint, play
@@ -108,27 +109,31 @@ def test_play_with_a_text_longer_than_any_in_training(
     assert "tokens, above the configuration's max_prompt_length 40" in refused(capsys, stop)
 
 
-def test_play_gives_each_role_its_own_length(tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig(max_response_length=9, generator_max_response_length=3))
-    asked = []
-
-    def generate(input_ids: torch.Tensor, max_new_tokens: int, **_: object) -> torch.Tensor:
-        asked.append(max_new_tokens)
-        return torch.cat([input_ids, torch.tensor([[9]])], 1)
-
-    monkeypatch.setattr(model.model, "generate", generate)
-    model("a b", "generator")
-    model("a b", "predictor")
-    assert asked == [3, 9]
-
-
 @pytest.mark.parametrize("ends", [5, [7, 5], None])
 def test_play_knows_every_token_that_ends_the_model_s_text(
-    ends: int | list[int] | None, tiny_llama_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ends: int | list[int] | None, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = play.GreedyModel(tiny_llama_dir, (), RolloutConfig())
-    model.model.generation_config.eos_token_id = ends
-    monkeypatch.setattr(
-        model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, torch.tensor([[9, 5]])], 1)
-    )
-    assert model("a b", "generator")[1] is (ends is None), "cut off, unless token 5 ends it"
+    model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    engine = play.GreedyEngine(model, max_prompt_length=9)
+    monkeypatch.setattr(engine.model, "generate", lambda inputs, **_: torch.cat([inputs, torch.tensor([[9, 5]])], 1))
+    ((response,),) = engine.generate([[1, 2]], 1, seeds=[0], max_tokens=4, stop=())
+    assert response.truncated is (ends is None), "cut off, unless token 5 ends it"
+
+
+def test_play_decodes_greedily_whatever_generation_config_says(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    odd = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "num_beams": 3, "min_new_tokens": 7, "do_sample": True}
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": 0, **odd}))
+    plain, configured = (play.GreedyEngine(each, 99) for each in (tiny_llama_dir, model))
+    prompts = [list(range(first, first + 5)) for first in range(3, 90, 7)]
+    answers = [
+        [each.token_ids for (each,) in engine.generate(prompts, 1, seeds=[0] * len(prompts), max_tokens=12, stop=())]
+        for engine in (plain, configured)
+    ]
+    assert answers[0] == answers[1]
+    tokens = list(prompts[0])
+    with torch.inference_mode():  # by hand: the most likely token, again and again
+        for _ in answers[0][0]:
+            tokens.append(int(plain.model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    assert tuple(tokens[5:]) == answers[0][0]
