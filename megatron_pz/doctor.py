@@ -111,11 +111,15 @@ def _torch() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from megatron_pz.runtime.matrix_speed import matrix_speed
+
     if not torch.cuda.is_available():
         driver = shutil.which("nvidia-smi") is not None
         remark = "there is an NVIDIA driver: torch is a CPU build, or the driver too old for it" if driver else ""
         yield Finding("CUDA devices", "note" if driver else "absent", "none", remark)
         yield Finding("NCCL", "absent", "not used", "processes talk by gloo where there is no CUDA device")
+        speed = matrix_speed()
+        yield Finding("matrix products", "ok", str(speed), f"precision auto: {speed.fastest}")
         return
     names = []
     for index in range(torch.cuda.device_count()):
@@ -266,6 +270,7 @@ def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
         from megatron_pz.hf.architecture import Architecture
         from megatron_pz.model.precision import this_machine
         from megatron_pz.model.transformer_config import transformer_config
+        from megatron_pz.run.precision import decide_precision, describe
     except ImportError as error:
         yield Finding("configuration", "problem", "cannot be checked", one_line(error))
         return
@@ -291,10 +296,10 @@ def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
     sizes = ", ".join(f"{name} {size}" for name, size in layout.items() if size > 1) or "data parallel only"
     remark = "any number of processes" if processes == 1 else f"a multiple of {processes} processes"
     yield Finding("layout", "ok", sizes, remark)
-    precision = "FP8" if config.model.fp8_format != "none" else "bfloat16" if config.model.bf16 else "float32"
-    quantized = config.rollout.rollout_quantization
-    rollout = config.rollout.rollout_dtype if quantized == "none" else quantized
-    yield Finding("precision", "ok", f"trainer {precision}, rollouts {rollout}")
+    decision = decide_precision(config)
+    bound = f"mismatch check: at most {decision.config.rollout.max_log_prob_difference:g} nats a token"
+    remark = "; ".join(text for text in (decision.warning, decision.reason, bound) if text)
+    yield Finding("precision", "note" if decision.warning else "ok", describe(decision.config), remark)
 
 
 # ---- helpers ----

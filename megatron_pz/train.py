@@ -39,6 +39,7 @@ from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget, tokenizer_dir
+from megatron_pz.run.precision import settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
 from megatron_pz.runtime.errors import exits_with_one_line
@@ -53,8 +54,9 @@ class Run:
     """A training run: everything that has state, built in the one order that works (see ``rollout.engine``)."""
 
     def __init__(self, config: RunConfig, watchdog: Watchdog) -> None:
-        self.config, self.watchdog = config, watchdog
         self.topology = Topology.start(config.parallel, config.training.seed)
+        self.config, self.watchdog = settle_precision(config), watchdog
+        config = self.config
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         self.folder = claim_run_folder(config.training.save, config.training.load)
         self.tokenizer = open_tokenizer(config)

@@ -12,6 +12,7 @@ import argparse
 import datetime
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.reports.tables import table
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.run.precision import settle_precision
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=30)
@@ -62,6 +64,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="predictions of each of the model's own masks, G of equation 9; left out: grpo_group_size",
     )
     parser.add_argument("--output", type=Path, nargs="+", help="a JSON file for each model")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], help="in place of the configuration's")
     flags = parser.parse_args(argv)
     flags.name = flags.name or [directory.resolve().name for directory in flags.hf_model]
     flags.output = flags.output or []
@@ -106,6 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     """Command line entry point. Raises :class:`BadInput` for flags, models or data that cannot be used."""
     flags = parse(argv)
     config = load_yaml(flags.config)
+    if flags.precision:
+        config = replace(config, model=replace(config.model, precision=flags.precision))
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     of_tokenizer = config.model.tokenizer_model or str(flags.hf_model[0])
     blend = open_blend(flags.valid_data_path, of_tokenizer)
@@ -118,6 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     if world_size > 1:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=RENDEZVOUS_TIMEOUT)
+    config = settle_precision(config)
     with VllmEngine(flags.hf_model[0], config.rollout, seed=0, colocated=world_size > 1) as engine:
         evaluations = list(evaluate_models(engine, tokenizer, flags, mine, config))
     if rank == 0:

@@ -19,6 +19,7 @@ from megatron_pz.algorithm.colocation import Colocation
 from megatron_pz.algorithm.learner import Learner, LearnerReport
 from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import word_entropies
+from megatron_pz.config.precision import log_prob_difference_bound
 from megatron_pz.config.schema import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
@@ -96,7 +97,7 @@ class PretrainZero:
             learned = [learner.learn(groups, iteration) for learner in self.learners]
         seconds_generating = self.worker.sampler.seconds_generating - generated_before
         report = StepReport(rollouts, groups, learned, timers, seconds_generating)
-        require_in_sync(report.updates, self.config.rollout.max_log_prob_difference, iteration)
+        require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
         with timers("sync"), self.colocation.weights_travel():
             for learner, own in zip(self.learners, learned, strict=True):
                 if own.updates:

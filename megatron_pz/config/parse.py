@@ -1,7 +1,8 @@
-"""From a YAML file and flags to a checked ``RunConfig``; anything wrong is one clear line.
+"""Build a checked ``RunConfig`` from a YAML file and flags; anything wrong is refused in one clear line.
 
-``python -m megatron_pz.config.parse --config FILE [--flags]`` only checks, in about a second and without torch.
-Launchers run it before they start processes, so that a mistyped flag is reported once and not by every rank.
+``python -m megatron_pz.config.parse --config FILE [--flags]`` checks a configuration in about a second, without torch.
+Launchers call it before they start processes, so that a mistyped flag is reported once and not by every rank.
+With ``--get SECTION.FIELD`` it prints the resolved value of one field instead, for use in shell scripts.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import tyro
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_pz.config.command_line import Parser
+from megatron_pz.config.precision import with_precision
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate import check
-from megatron_pz.config.validate_parallel import flag
-from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.config.validate_ranges import flag
+from megatron_pz.config.yaml_text import field_value, load_text
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
 _SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
-_LISTS = ("data_path", "valid_data_path")
-"""Fields that a YAML file may also give as one line of text, as a flag does."""
 
 
 def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
@@ -51,17 +52,34 @@ def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
     if "-h" in flags or "--help" in flags:
         print("--config FILE   a YAML file with the sections below; flags override it")
         print("[P]: the paper says so; [C]: the paper is silent, and this is our choice\n")
-    return _parse_flags(flags, program, from_file)
+    return _named_precision(_parse_flags(flags, program, from_file), flags)
+
+
+def _named_precision(config: RunConfig, flags: Sequence[str]) -> RunConfig:
+    """Let flags that name a dtype win over the file's ``precision``, and fill in what a named precision means.
+
+    Raises:
+        BadInput: the flags name both.
+    """
+    given = {word.partition("=")[0].replace("_", "-") for word in flags}
+    named = sorted(given & {"--bf16", "--no-bf16", "--rollout-dtype"})
+    if named and "--precision" in given:
+        raise BadInput(f"--precision and {named[0]} both name the precision: give one of them")
+    if named:
+        return dataclasses.replace(config, model=dataclasses.replace(config.model, precision="custom"))
+    if config.model.precision in ("bf16", "fp32"):
+        return with_precision(config, config.model.precision)
+    return config
 
 
 def load_yaml(path: Path) -> RunConfig:
     """A :class:`RunConfig` from a YAML file whose top-level keys are its sections."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = load_text(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"configuration file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"configuration file {path} cannot be read as YAML: {error}") from None
+        raise BadInput(f"configuration file {path} cannot be read as YAML: {one_line(error)}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {content!r}")
@@ -73,37 +91,21 @@ def load_yaml(path: Path) -> RunConfig:
     return RunConfig(**sections)
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one section, of which YAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in keys:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
-                )
-            keys.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _section(path: Path, name: str, values: Any) -> Any:
     kind: Any = _SECTIONS[name]
     if not isinstance(values, dict):
         raise BadInput(f"configuration file {path}: section {name!r} must hold key: value lines, got {values!r}")
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    types = get_type_hints(kind)
+    read = {}
     for key, value in values.items():
         if key not in types:
             raise BadInput(f"configuration file {path}: unknown key {name}.{key}{_nearest(key, types)}")
-        if isinstance(value, bool) and types[key] in ("int", "float"):  # else true would count as 1
-            raise BadInput(f"configuration file {path}: {name}.{key} = {str(value).lower()}: give a number")
-    values = {
-        key: value.split() if key in _LISTS and isinstance(value, str) else value for key, value in values.items()
-    }
+        try:
+            read[key] = field_value(value, types[key])
+        except ValueError as error:
+            raise BadInput(f"configuration file {path}: {name}.{key} = {error}") from None
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return TypeAdapter(kind).validate_python(read)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -159,10 +161,34 @@ def _first_paragraph(boxed: str) -> str:
     return " ".join(lines)
 
 
+def field_text(config: RunConfig, name: str) -> str:
+    """Return the value of ``section.field`` as a flag would give it; the entries of a list are separated by spaces.
+
+    Raises:
+        BadInput: there is no such section or field.
+    """
+    section, _, field = name.partition(".")
+    if section not in _SECTIONS:
+        raise BadInput(f"--get {name}: give SECTION.FIELD, as in training.save{_nearest(section, _SECTIONS)}")
+    types = get_type_hints(_SECTIONS[section])
+    if field not in types:
+        raise BadInput(f"--get {name}: unknown key{_nearest(field, types)}")
+    value = getattr(getattr(config, section), field)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(value) if isinstance(value, tuple) else str(value)
+
+
 @exits_with_one_line
 def main() -> None:
-    """Check the configuration that the same flags would start a run with."""
-    parse_run_config(sys.argv[1:], "megatron_pz.train")
+    """Check the configuration that the same flags would start a run with, or print one field of it."""
+    own = Parser("", add_help=False)
+    own.add_argument("--get")
+    known, flags = own.parse_known_args(sys.argv[1:])
+    if known.get is None:
+        parse_run_config(flags, "megatron_pz.train")
+    else:
+        print(field_text(read_run_config(flags, "megatron_pz.train"), known.get))
 
 
 if __name__ == "__main__":

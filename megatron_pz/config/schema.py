@@ -10,7 +10,16 @@ the paper is silent.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
+"""NumPy's seeds have 32 bits, and pipeline stages add to the run's seed."""
 
 PassiveStrategy = Literal["random_span", "random_next_token", "entropy_next_token"]
 """The paper's baselines: masks chosen by chance, or by the policy's entropy."""
@@ -26,8 +35,12 @@ class ModelConfig:
     Llama or SmolLM3."""
     tokenizer_model: str = ""
     """Directory of the Hugging Face tokenizer; empty: the one in hf_model."""
-    make_vocab_size_divisible_by: int = 128
+    make_vocab_size_divisible_by: PositiveInt = 128
     """The vocabulary is padded to a multiple of this times the tensor parallel size."""
+    precision: Literal["auto", "bf16", "fp32", "custom"] = "custom"
+    """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, where it is 0, max_log_prob_difference.
+    auto: bf16 on a GPU; on a CPU whichever multiplies matrices faster there, measured at the start, or what the
+    checkpoint that the run resumes was trained in. custom: as bf16 and rollout_dtype say [C]."""
     bf16: bool = True
     """Compute in bfloat16 with float32 master weights; false computes in float32."""
     fp8_format: Literal["none", "hybrid", "e4m3"] = "none"
@@ -40,8 +53,8 @@ class ModelConfig:
     """Keep the weights of FP8 layers in FP8 only, and gather them so; needs use_distributed_optimizer [C]."""
     first_last_layers_bf16: bool = False
     """Leave the first and the last layers in bfloat16; not with the recipe delayed [C]."""
-    num_layers_at_start_in_bf16: int = 1
-    num_layers_at_end_in_bf16: int = 1
+    num_layers_at_start_in_bf16: NonNegativeInt = 1
+    num_layers_at_end_in_bf16: NonNegativeInt = 1
     """How many layers first_last_layers_bf16 means (Megatron-LM's defaults)."""
 
 
@@ -49,28 +62,28 @@ class ModelConfig:
 class ParallelConfig:
     """How the trainer's model is laid out over the processes. Sizes are numbers of ranks; Megatron-LM's names."""
 
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
+    tensor_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: PositiveInt = 1
     sequence_parallel: bool = False
     """Between the linear layers each tensor parallel rank holds its share of the tokens only."""
     use_distributed_optimizer: bool = False
     """Each data parallel rank keeps and updates its share of the optimizer's state only."""
-    distributed_timeout_minutes: float = 30.0
+    distributed_timeout_minutes: PositiveFloat = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
-    heartbeat_timeout_minutes: float = 2.0
+    heartbeat_timeout_minutes: PositiveFloat = 2.0
     """A rank that gives no sign of life for so long is missing: the run ends with one line that names it [C]."""
-    context_parallel_size: int = 1
+    context_parallel_size: PositiveInt = 1
     """Ranks that share the tokens of one packed row; keys and values are gathered, so the result is exact."""
-    expert_model_parallel_size: int = 1
+    expert_model_parallel_size: PositiveInt = 1
     """Ranks that share the experts of a mixture. They come out of the data, context and tensor parallel ranks."""
-    expert_tensor_parallel_size: int = 0
+    expert_tensor_parallel_size: NonNegativeInt = 0
     """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Another number than that needs an
     expert_model_parallel_size of at least 2."""
-    virtual_pipeline_model_parallel_size: int = 1
+    virtual_pipeline_model_parallel_size: PositiveInt = 1
     """Model chunks on each pipeline stage (the interleaved schedule); 1: plain 1F1B."""
-    decoder_first_pipeline_num_layers: int = 0
+    decoder_first_pipeline_num_layers: NonNegativeInt = 0
     """Layers of the first pipeline stage, which also has the embedding; 0: as many as the others."""
-    decoder_last_pipeline_num_layers: int = 0
+    decoder_last_pipeline_num_layers: NonNegativeInt = 0
     """Layers of the last pipeline stage, which also has the output layer; 0: as many as the others."""
     overlap_grad_reduce: bool = False
     """Reduce gradients bucket by bucket while the backward pass still runs."""
@@ -80,13 +93,13 @@ class ParallelConfig:
     """Compute again in the backward pass: nothing, the core attention, or whole layers."""
     recompute_method: Literal["uniform", "block"] = "uniform"
     """Of full recomputation: runs of recompute_num_layers layers, or single layers of which the first so many."""
-    recompute_num_layers: int = 1
-    moe_aux_loss_coeff: float = 0.0
+    recompute_num_layers: PositiveInt = 1
+    moe_aux_loss_coeff: NonNegativeFloat = 0.0
     """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs.
 
     It is the mean over packed rows as they are, padding included, so it varies a little with how tokens are shared out.
     """
-    packed_length_multiple: int = 1
+    packed_length_multiple: PositiveInt = 1
     """Packed rows are padded to a multiple of this for each rank that shares them: FP8 matrices need 16, mxfp8 32."""
 
 
@@ -98,9 +111,9 @@ class DataConfig:
     """Prefixes of .bin/.idx passage datasets, or alternating weights and prefixes (a Megatron blend)."""
     valid_data_path: tuple[str, ...] = ()
     """Held-out passages for evaluation during the run; empty: no evaluation."""
-    min_passage_words: int = 0
+    min_passage_words: NonNegativeInt = 0
     """Passages with fewer words are not drawn."""
-    max_passage_words: int = 0
+    max_passage_words: NonNegativeInt = 0
     """Passages with more words are not drawn; 0: no bound but the prompt budget."""
 
 
@@ -115,31 +128,31 @@ class GameConfig:
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: MaskStrategy = "active"
     """Who chooses the masks: the generator [P], or one of the paper's passive baselines."""
-    passive_warmup_iters: int = 0
+    passive_warmup_iters: NonNegativeInt = 0
     """The first so many steps use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
     warmup_mask_strategy: PassiveStrategy = "random_span"
     """[P]"""
-    entropy_top_share: float = 0.2
+    entropy_top_share: Annotated[float, Gt(0), Le(1)] = 0.2
     """``entropy_next_token`` draws from this share of a passage's words, those of highest entropy [P, after RPT]."""
-    passages_per_step: int = 32
+    passages_per_step: PositiveInt = 32
     """Passages drawn in a step [P]."""
-    masks_per_passage: int = 8
+    masks_per_passage: PositiveInt = 8
     """Generator rollouts of one passage: the generator's group [P]."""
     grpo_group_size: int = 8
     """Predictor rollouts of one mask: the predictor's group, G [P]."""
     span_policy: Literal["default", "one_mask", "words"] = "default"
     """Which spans count as masks and which of their occurrences are replaced [P, section 4.4]."""
-    max_span_occurrences: int = 8
+    max_span_occurrences: Annotated[int, Ge(2)] = 8
     """A mask is kept only if its span occurs fewer times than this in the passage [P]."""
     whole_words: bool = False
     """Require whole-word spans under any span policy (the policy ``words`` implies it)."""
-    max_span_words: int = 0
+    max_span_words: NonNegativeInt = 0
     """Longest span in words; 0: no bound [C]."""
     leak_guard: bool = False
     """Reject a span that survives elsewhere in the passage under another case or inflection [C]."""
     answer_normalization: Literal["strip_nfc", "casefold", "none"] = "strip_nfc"
     """What is done to an answer and its target before the exact comparison [C]."""
-    invalid_mask_penalty: float = 0.0
+    invalid_mask_penalty: Annotated[float, Le(0)] = 0.0
     """Reward of a rollout that names no valid mask; zero or negative [C] (SPICE uses -0.1)."""
     generator_reward: Literal["one_minus_accuracy", "variance", "gaussian"] = "one_minus_accuracy"
     """Equation 9 [P]; the other two are SPICE's, p(1-p) and exp(-(p(1-p)-0.25)^2/0.02)."""
@@ -149,9 +162,9 @@ class GameConfig:
     dynamic_sampling: bool = False
     """Draw further passages until the step has passages_per_step groups with unequal rewards, of the generator, or with
     passive masks of the predictor (DAPO) [C]."""
-    max_sampling_rounds: int = 3
+    max_sampling_rounds: PositiveInt = 3
     """With dynamic_sampling: at most this many draws in a step."""
-    max_predictor_groups: int = 0
+    max_predictor_groups: NonNegativeInt = 0
     """At most this many mixed predictor groups enter the update, drawn at random; 0: all of them [P]."""
 
 
@@ -159,11 +172,11 @@ class GameConfig:
 class RolloutConfig:
     """The vLLM engines that sample masks and predictions."""
 
-    max_prompt_length: int = 1536
+    max_prompt_length: Annotated[int, Ge(8)] = 1536
     """Tokens [P]."""
-    max_response_length: int = 4096
+    max_response_length: PositiveInt = 4096
     """Tokens [P]. A response that reaches it is truncated: a predictor's earns 0, a generator's names no mask [C]."""
-    generator_max_response_length: int = 0
+    generator_max_response_length: NonNegativeInt = 0
     """The same for the generator alone, at most as much; 0: max_response_length [C]. Short generators are cheap, and
     quote no more than they need."""
     temperature: float = 1.0
@@ -172,35 +185,35 @@ class RolloutConfig:
     """[C] Anything but 1 is refused: truncation would bias the probability ratio."""
     top_k: int = 0
     """[C] 0 is off. Anything else is refused, for the same reason."""
-    rollout_tensor_parallel_size: int = 1
+    rollout_tensor_parallel_size: PositiveInt = 1
     """Neighbouring ranks that hold one engine together (vLLM's tensor parallelism), for models that do not fit beside
     the trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rollout_quantization: Literal["none", "fp8"] = "none"
     """GPU only: vLLM quantises the weights as they arrive, and its activations, to FP8 [C]. The tokens then come from
     another distribution than the trainer's, so a mismatch_correction is required."""
-    rollout_max_num_seqs: int = 128
+    rollout_max_num_seqs: PositiveInt = 128
     """Most sequences that one engine decodes at once."""
-    rollout_memory_gib: float = 1.0
+    rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
     """GPU only: while the trainer works the engine's weights wait in host memory and its KV cache is given up [C]. Not
     with two engines in a process (policy_sharing ``separate``), which vLLM's sleep mode does not serve."""
-    gpu_memory_utilization: float = 0.6
+    gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.6
     """GPU only: vLLM's share of the card; two engines (policy_sharing ``separate``) have half of it each."""
-    rollout_timeout_minutes: float = 25.0
+    rollout_timeout_minutes: PositiveFloat = 25.0
     """A call of an engine (a rank's share of a role's prompts) that takes longer ends the run with a line that names
     rank and host. Below distributed_timeout_minutes, since the other ranks wait for it in a collective [C]."""
-    sync_timeout_minutes: float = 10.0
+    sync_timeout_minutes: PositiveFloat = 10.0
     """The same for an engine's start, sleep, waking and end, and for one transfer of the trainer's weights into the
     engines [C]."""
-    max_engine_restarts: int = 2
+    max_engine_restarts: NonNegativeInt = 2
     """An engine that fails is started again with the current weights, and its prompts are generated again from the same
     seeds; after so many times since the run began or resumed its failure ends the run [C]."""
-    max_log_prob_difference: float = 0.3
+    max_log_prob_difference: NonNegativeFloat = 0.0
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
-    not hold the trainer's weights. bf16 on both sides is about 0.03-0.05, float32 1e-5; FP8 rollouts of a model of
-    135 M parameters about 0.2 (emulated)."""
+    not hold the trainer's weights. 0: 0.01 where both compute in float32, else 0.3 [C]. bf16 on both sides is about
+    0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor"]) -> int:
         """Tokens that a response of the role may have."""
@@ -212,20 +225,20 @@ class RolloutConfig:
 class GrpoConfig:
     """Advantages and loss (equations 10 and 11)."""
 
-    grpo_clamp_eps_lower: float = 0.2
+    grpo_clamp_eps_lower: Annotated[float, Gt(0), Lt(1)] = 0.2
     """[C] DAPO's value: the ratio is clipped below 1 - this."""
-    grpo_clamp_eps_upper: float = 0.28
+    grpo_clamp_eps_upper: PositiveFloat = 0.28
     """[C] DAPO's value ("clip-higher"): the ratio is clipped above 1 + this."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
     """Whose ratio is clipped: each token's own (equation 11) [P], or one of the whole response, the geometric mean of
     its tokens' (GSPO, arXiv 2507.18071)."""
-    gspo_clamp_eps_lower: float = 3e-4
-    gspo_clamp_eps_upper: float = 4e-4
+    gspo_clamp_eps_lower: Annotated[float, Gt(0), Lt(1)] = 3e-4
+    gspo_clamp_eps_upper: PositiveFloat = 4e-4
     """[C] GSPO's values (section 5.1): the clip range of a response's ratio, in place of grpo_clamp_eps_*."""
     grpo_dual_clip: float = 0.0
     """Tokens of negative advantage stop counting above this ratio (dual-clip PPO, arXiv 1912.09729, which has 3); more
     than 1, or 0 for off [C]."""
-    grpo_kl_beta: float = 0.0
+    grpo_kl_beta: NonNegativeFloat = 0.0
     """Weight of the penalty for leaving the run's initial weights; 0 is off [P]. Anything else keeps a second copy of
     the model in host memory and adds a forward pass with it."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -234,15 +247,15 @@ class GrpoConfig:
     """Divide by the group's standard deviation (equation 10) [P], or not (Dr. GRPO)."""
     loss_aggregation: Literal["sequence_mean", "token_mean", "token_sum_constant"] = "sequence_mean"
     """Equation 11 [P], DAPO, Dr. GRPO."""
-    updates_per_step: int = 1
+    updates_per_step: PositiveInt = 1
     """Minibatches of a step: optimizer steps on its experience, each on its own share of the groups [C]."""
-    grpo_iterations: int = 1
+    grpo_iterations: PositiveInt = 1
     """Epochs over a step's experience, each of updates_per_step optimizer steps on the same shares [C]."""
     mismatch_correction: Literal["tis", "icepop", "off"] = "tis"
     """How a token's loss is weighted for trainer and rollout disagreeing about its probability [C]."""
-    tis_cap: float = 2.0
+    tis_cap: PositiveFloat = 2.0
     """Truncated importance sampling: the weight is min(p_trainer / p_rollout, this) [C]."""
-    icepop_lower: float = 0.5
+    icepop_lower: NonNegativeFloat = 0.5
     icepop_upper: float = 5.0
     """IcePop: tokens whose p_trainer / p_rollout lies outside (icepop_lower, icepop_upper) are left out [C]."""
 
@@ -251,21 +264,21 @@ class GrpoConfig:
 class OptimizerConfig:
     """AdamW and its schedule. Iterations are training steps of the loop."""
 
-    lr: float = 5e-7
+    lr: PositiveFloat = 5e-7
     """[P]"""
-    generator_lr: float = 0.0
+    generator_lr: NonNegativeFloat = 0.0
     """With policy_sharing ``separate``: the generator's learning rate; 0: the same as lr [C]."""
-    min_lr: float = 0.0
+    min_lr: NonNegativeFloat = 0.0
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
     """[P] cosine, over train_iters."""
-    lr_warmup_iters: int = 0
-    lr_warmup_init: float = 0.0
+    lr_warmup_iters: NonNegativeInt = 0
+    lr_warmup_init: NonNegativeFloat = 0.0
     """Where the warm-up begins: the rate of the first step. Megatron-LM's name."""
-    weight_decay: float = 0.0
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
-    adam_eps: float = 1e-8
-    clip_grad: float = 1.0
+    weight_decay: NonNegativeFloat = 0.0
+    adam_beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    adam_beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
+    adam_eps: PositiveFloat = 1e-8
+    clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0: any."""
     rl_offload_optimizer_during_inference: bool = False
     """GPU only: while the engines sample, the optimizer's state waits in host memory and gradients have none; needs
@@ -276,28 +289,28 @@ class OptimizerConfig:
 class TrainingConfig:
     """Length, batching, checkpoints and logs of the run."""
 
-    train_iters: int = 2000
+    train_iters: PositiveInt = 2000
     """[P]"""
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: PositiveInt = 16384
     """Most tokens in one forward pass, after shared-prompt packing."""
-    seed: int = 1234
+    seed: Seed = 1234
     save: str = ""
     """Folder of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""
     load: str = ""
     """Folder to resume from; the same as ``save`` to go on with an interrupted run."""
-    save_interval: int = 100
+    save_interval: NonNegativeInt = 100
     """Steps between checkpoints; the last step is always saved. 0: no checkpoints at all, for measurements."""
-    keep_last: int = 3
+    keep_last: NonNegativeInt = 3
     """Newest checkpoints that are kept; 0: all."""
-    keep_every: int = 0
+    keep_every: NonNegativeInt = 0
     """Checkpoints of iterations that are a multiple of this are kept for good, beside the newest; 0: none [C]."""
     async_save: bool = False
     """Write checkpoints in a thread beside the training (Megatron-LM's flag): a step then pays for a copy of the state
     in host memory, weights and optimizer, instead of for the disk [C]."""
-    log_interval: int = 1
-    eval_interval: int = 0
+    log_interval: PositiveInt = 1
+    eval_interval: NonNegativeInt = 0
     """Steps between held-out evaluations; 0: none."""
-    eval_passages: int = 200
+    eval_passages: PositiveInt = 200
     """Held-out passages in an evaluation."""
     wandb_project: str = ""
     """Also log to Weights & Biases under this project (needs the package wandb)."""
@@ -311,17 +324,17 @@ class ColdStartConfig:
     parameters earns no reward without one.
     """
 
-    cold_start_iters: int = 40
-    cold_start_passages: int = 8
+    cold_start_iters: PositiveInt = 40
+    cold_start_passages: PositiveInt = 8
     """Passages in a step that become generator examples."""
-    cold_start_spans: int = 4
+    cold_start_spans: PositiveInt = 4
     """Most example spans of one passage."""
-    cold_start_predictions: int = 10
+    cold_start_predictions: PositiveInt = 10
     """Passages in a step that become predictor examples."""
-    cold_start_repeated_share: float = 0.65
+    cold_start_repeated_share: Annotated[float, Ge(0), Le(1)] = 0.65
     """Share of example spans drawn from words that the passage repeats, whose answer can be found in it."""
-    cold_start_lr: float = 1e-4
-    cold_start_seed: int = 0
+    cold_start_lr: PositiveFloat = 1e-4
+    cold_start_seed: Seed = 0
 
 
 @dataclass(frozen=True)

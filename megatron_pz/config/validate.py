@@ -8,32 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from megatron_pz.config.schema import GameConfig, GrpoConfig, RolloutConfig, RunConfig
-from megatron_pz.config.validate_parallel import flag, layout_rules
+from megatron_pz.config.validate_parallel import layout_rules
 from megatron_pz.config.validate_precision import precision_rules
+from megatron_pz.config.validate_ranges import range_rules
 from megatron_pz.runtime.errors import BadInput
-
-_AT_LEAST_ONE = """
-    make_vocab_size_divisible_by passages_per_step masks_per_passage max_sampling_rounds max_response_length
-    rollout_tensor_parallel_size rollout_max_num_seqs updates_per_step grpo_iterations train_iters micro_batch_tokens
-    log_interval eval_passages cold_start_iters cold_start_passages cold_start_spans
-    cold_start_predictions
-""".split()
-_AT_LEAST_ZERO = """
-    min_passage_words max_passage_words passive_warmup_iters max_span_words max_predictor_groups grpo_kl_beta
-    generator_lr lr_warmup_iters generator_max_response_length weight_decay clip_grad save_interval keep_every
-    eval_interval
-""".split()
-_ABOVE_ZERO = "rollout_memory_gib max_log_prob_difference tis_cap lr adam_eps cold_start_lr".split()
-_SEEDS = ("seed", "cold_start_seed")
-_LARGEST_SEED = 2**31 - 1
-"""NumPy takes 32 bits, and pipeline stages add to it."""
 
 
 def check(config: RunConfig) -> None:
@@ -58,7 +41,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         ),
         (bool(c.data.data_path), "--data-path is missing: give the prefix of a .bin/.idx passage dataset"),
         (bool(training.save), "--save is missing: give the folder that the run writes to"),
-        *_value_rules(c),
+        *(rule for section in dataclasses.fields(c) for rule in range_rules(getattr(c, section.name))),
         *_path_rules(c),
         *_training_rules(c),
         *_deadline_rules(c),
@@ -78,7 +61,6 @@ def _training_rules(c: RunConfig) -> list[tuple[bool, str]]:
             not training.wandb_project or importlib.util.find_spec("wandb") is not None,
             f"--wandb-project {training.wandb_project}: wandb is not installed; install it, or leave this out",
         ),
-        (training.keep_last >= 0, f"--keep-last {training.keep_last}: must not be negative; 0 keeps all"),
         (
             training.keep_every % max(1, training.save_interval) == 0,
             f"--keep-every {training.keep_every}: must be a multiple of --save-interval {training.save_interval}, "
@@ -111,15 +93,6 @@ def _game_rules(game: GameConfig) -> list[tuple[bool, str]]:
             "itself; use active, or no warm-up",
         ),
         (
-            0 < game.entropy_top_share <= 1,
-            f"--entropy-top-share {game.entropy_top_share}: must be above 0 and at most 1",
-        ),
-        (
-            game.invalid_mask_penalty <= 0,
-            f"--invalid-mask-penalty {game.invalid_mask_penalty}: is added as a reward, so it must not be positive",
-        ),
-        (game.max_span_occurrences >= 2, f"--max-span-occurrences {game.max_span_occurrences}: must be at least 2"),
-        (
             game.policy_sharing == "shared" or game.mask_strategy == "active",
             f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
         ),
@@ -133,7 +106,6 @@ def _rollout_rules(rollout: RolloutConfig) -> list[tuple[bool, str]]:
             f"temperature {rollout.temperature}, top_p {rollout.top_p}, top_k {rollout.top_k}: only 1, 1 and 0 (off) "
             "keep the probability ratio of the update unbiased",
         ),
-        (rollout.max_prompt_length >= 8, f"--max-prompt-length {rollout.max_prompt_length}: must be at least 8"),
         (
             rollout.generator_max_response_length <= rollout.max_response_length,
             f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
@@ -145,22 +117,13 @@ def _rollout_rules(rollout: RolloutConfig) -> list[tuple[bool, str]]:
 def _grpo_rules(grpo: GrpoConfig) -> list[tuple[bool, str]]:
     return [
         (
-            0 < grpo.grpo_clamp_eps_lower < 1 and grpo.grpo_clamp_eps_upper > 0,
-            f"clip range ({grpo.grpo_clamp_eps_lower}, {grpo.grpo_clamp_eps_upper}): needs 0 < lower < 1 and 0 < upper",
-        ),
-        (
-            0 < grpo.gspo_clamp_eps_lower < 1 and grpo.gspo_clamp_eps_upper > 0,
-            f"GSPO's clip range ({grpo.gspo_clamp_eps_lower}, {grpo.gspo_clamp_eps_upper}): needs 0 < lower < 1 and "
-            "0 < upper",
-        ),
-        (
             grpo.grpo_dual_clip == 0 or grpo.grpo_dual_clip > 1,
             f"--grpo-dual-clip {grpo.grpo_dual_clip}: must be above 1, or 0 (off); at or below 1 it would stop tokens "
             "whose probability has not grown",
         ),
         (
-            0 <= grpo.icepop_lower < grpo.icepop_upper,
-            f"IcePop range ({grpo.icepop_lower}, {grpo.icepop_upper}): needs 0 <= lower < upper",
+            grpo.icepop_lower < grpo.icepop_upper,
+            f"IcePop range ({grpo.icepop_lower}, {grpo.icepop_upper}): needs lower < upper",
         ),
     ]
 
@@ -177,38 +140,14 @@ def _optimizer_rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--generator-lr {optimizer.generator_lr}: must be 0 (as --lr) or at least --min-lr {optimizer.min_lr}",
         ),
         (
-            0 <= optimizer.lr_warmup_init <= optimizer.lr,
-            f"--lr-warmup-init {optimizer.lr_warmup_init}: must lie between 0 and --lr {optimizer.lr}",
+            optimizer.lr_warmup_init <= optimizer.lr,
+            f"--lr-warmup-init {optimizer.lr_warmup_init}: must be at most --lr {optimizer.lr}",
         ),
         (
-            0 <= optimizer.min_lr <= optimizer.lr,
-            f"--min-lr {optimizer.min_lr}: must lie between 0 and --lr {optimizer.lr}",
+            optimizer.min_lr <= optimizer.lr,
+            f"--min-lr {optimizer.min_lr}: must be at most --lr {optimizer.lr}",
         ),
     ]
-
-
-def _value_rules(c: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Bounds of single values."""
-    values: Mapping[str, Any] = {
-        name: value for section in dataclasses.asdict(c).values() for name, value in section.items()
-    }
-    for name, value in values.items():
-        if isinstance(value, float):
-            yield math.isfinite(value), f"{flag(name)} {value}: give a finite number"
-    for name in _AT_LEAST_ONE:
-        yield values[name] >= 1, f"{flag(name)} {values[name]}: must be at least 1"
-    for name in _AT_LEAST_ZERO:
-        yield values[name] >= 0, f"{flag(name)} {values[name]}: must not be negative"
-    for name in _ABOVE_ZERO:
-        yield values[name] > 0, f"{flag(name)} {values[name]}: must be above 0"
-    for name in _SEEDS:
-        yield 0 <= values[name] <= _LARGEST_SEED, f"{flag(name)} {values[name]}: give 0 to {_LARGEST_SEED}"
-    for name in ("adam_beta1", "adam_beta2"):
-        yield 0 <= values[name] < 1, f"{flag(name)} {values[name]}: must be at least 0 and below 1"
-    share = values["cold_start_repeated_share"]
-    yield 0 <= share <= 1, f"--cold-start-repeated-share {share}: must lie between 0 and 1"
-    share = values["gpu_memory_utilization"]
-    yield 0 < share <= 1, f"--gpu-memory-utilization {share}: must be above 0 and at most 1"
 
 
 def _path_rules(c: RunConfig) -> Iterator[tuple[bool, str]]:
@@ -223,7 +162,7 @@ def _path_rules(c: RunConfig) -> Iterator[tuple[bool, str]]:
 
 
 def _deadline_rules(c: RunConfig) -> list[tuple[bool, str]]:
-    longest, restarts = c.parallel.distributed_timeout_minutes, c.rollout.max_engine_restarts
+    longest = c.parallel.distributed_timeout_minutes
     inner = {
         "--rollout-timeout-minutes": c.rollout.rollout_timeout_minutes,
         "--sync-timeout-minutes": c.rollout.sync_timeout_minutes,
@@ -231,9 +170,9 @@ def _deadline_rules(c: RunConfig) -> list[tuple[bool, str]]:
     }
     return [
         (
-            0 < minutes < longest,
-            f"{name} {minutes:g}: must be positive and below --distributed-timeout-minutes {longest:g}, "
+            minutes < longest,
+            f"{name} {minutes:g}: must be below --distributed-timeout-minutes {longest:g}, "
             "after which the ranks that wait give up",
         )
         for name, minutes in inner.items()
-    ] + [(restarts >= 0, f"--max-engine-restarts {restarts}: must not be negative; 0 ends the run at once")]
+    ]

@@ -10,27 +10,7 @@ import math
 from dataclasses import dataclass
 
 from megatron_pz.config.schema import ParallelConfig
-
-_AT_LEAST_ONE = (
-    "tensor_model_parallel_size",
-    "pipeline_model_parallel_size",
-    "context_parallel_size",
-    "expert_model_parallel_size",
-    "virtual_pipeline_model_parallel_size",
-    "recompute_num_layers",
-    "packed_length_multiple",
-)
-_AT_LEAST_ZERO = (
-    "expert_tensor_parallel_size",
-    "decoder_first_pipeline_num_layers",
-    "decoder_last_pipeline_num_layers",
-    "moe_aux_loss_coeff",
-)
-
-
-def flag(name: str) -> str:
-    """The command line's name of a field."""
-    return f"--{name.replace('_', '-')}"
+from megatron_pz.config.validate_ranges import flag, range_rules
 
 
 def expert_tensor_parallel_size(parallel: ParallelConfig) -> int:
@@ -91,8 +71,7 @@ def layout_rules(parallel: ParallelConfig) -> list[tuple[bool, str]]:
         if getattr(parallel, name)
     }
     return [
-        *((getattr(parallel, name) >= 1, _too_small(parallel, name, 1)) for name in _AT_LEAST_ONE),
-        *((getattr(parallel, name) >= 0, _too_small(parallel, name, 0)) for name in _AT_LEAST_ZERO),
+        *range_rules(parallel),
         (
             not parallel.sequence_parallel or parallel.tensor_model_parallel_size > 1,
             "--sequence-parallel needs --tensor-model-parallel-size of at least 2; turn it off or raise that size",
@@ -110,7 +89,3 @@ def layout_rules(parallel: ParallelConfig) -> list[tuple[bool, str]]:
             "--overlap-param-gather needs --use-distributed-optimizer and --overlap-grad-reduce",
         ),
     ]
-
-
-def _too_small(parallel: ParallelConfig, name: str, least: int) -> str:
-    return f"{flag(name)} {getattr(parallel, name)}: must be at least {least}"

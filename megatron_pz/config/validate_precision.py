@@ -85,7 +85,6 @@ def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
     """(whether it holds, the complaint where it does not): what no machine can run."""
     model, rollout, parallel = config.model, config.rollout, config.parallel
     fp8, recipe = uses_fp8(model), model.fp8_recipe
-    counts = (model.num_layers_at_start_in_bf16, model.num_layers_at_end_in_bf16)
     return [
         (not fp8 or model.bf16, f"--fp8-format {model.fp8_format} needs --bf16: what is not FP8 is bfloat16"),
         (
@@ -113,10 +112,6 @@ def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
             not (model.first_last_layers_bf16 and recipe == "delayed"),
             "--first-last-layers-bf16 with --fp8-recipe delayed: Megatron-Core reduces delayed scales over all layers "
             "at once; choose tensorwise or blockwise",
-        ),
-        (
-            min(counts) >= 0,
-            f"--num-layers-at-start-in-bf16 {counts[0]}, --num-layers-at-end-in-bf16 {counts[1]}: must not be negative",
         ),
         (
             model.bf16 or not config.optimizer.rl_offload_optimizer_during_inference,

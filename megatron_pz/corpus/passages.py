@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None
         given = [weight for weight in weights if weight is not None]
         if not all(0 < weight < math.inf for weight in given):  # written so that NaN does not pass
             raise BadInput(f"{' '.join(data_path)}: the weights of a blend must be finite and above 0")
+        if octal := [value for value in data_path[::2] if re.match(r"[+]?0\d", value)]:
+            raise BadInput(f"{' '.join(data_path)}: write the weight {octal[0]} in decimal, without leading zeros")
         return list(data_path[1::2]), given
     for value in data_path:
         if _as_weight(value) is not None:

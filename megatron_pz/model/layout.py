@@ -6,7 +6,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from megatron_pz.config.schema import ParallelConfig
-from megatron_pz.config.validate_parallel import expert_tensor_parallel_size, flag, layout_rules
+from megatron_pz.config.validate_parallel import expert_tensor_parallel_size, layout_rules
+from megatron_pz.config.validate_ranges import flag
 from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:

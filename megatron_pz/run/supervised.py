@@ -32,6 +32,7 @@ from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.run.inputs import open_passages, open_tokenizer
+from megatron_pz.run.precision import settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
 from megatron_pz.runtime.watchdog import Watchdog
@@ -108,8 +109,9 @@ class SupervisedRun:
         watchdog: Watchdog,
         source: Source,
     ) -> None:
-        self.config, self.plan, self.watchdog = config, plan, watchdog
         self.topology = Topology.start(config.parallel, plan.seed)
+        self.config, self.plan, self.watchdog = settle_precision(config), plan, watchdog
+        config = self.config
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         training = config.training
         self.folder = claim_run_folder(training.save, training.load if plan.save_interval else "")

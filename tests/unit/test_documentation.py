@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.config.validate_parallel import flag
+from megatron_pz.config.validate_ranges import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(page for pattern in ("*.md", "examples/*/*.md", "benchmarks/*.md") for page in ROOT.glob(pattern))

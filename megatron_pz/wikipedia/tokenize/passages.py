@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Encode, Ids, Joints, parts_of
-from megatron_pz.wikipedia.tokenize.sentences import sentences
 from megatron_pz.wikitext.scanner_form import words_of
+from megatron_pz.wikitext.sentences import sentences
 
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
 _BYTES_A_CHARACTER = 4

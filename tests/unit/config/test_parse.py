@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
-from megatron_pz.config.parse import load_yaml, parse_run_config, read_run_config
+from megatron_pz.config.parse import field_text, load_yaml, main, parse_run_config, read_run_config
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate import check
 from megatron_pz.runtime.errors import BadInput
@@ -39,6 +41,18 @@ def test_field_names_are_unique_over_the_sections() -> None:
     assert len(names) == len(set(names))
 
 
+def test_every_number_of_the_schema_states_its_range() -> None:
+    """Other rules bound the exceptions: together with other fields, or with a reason of their own."""
+    bounded_by_rules = {"temperature", "top_p", "top_k", "grpo_group_size", "grpo_dual_clip", "icepop_upper"}
+    without_range = {
+        name
+        for section in dataclasses.fields(RunConfig)
+        for name, hint in get_type_hints(section.default_factory, include_extras=True).items()  # type: ignore[arg-type]
+        if hint in (int, float)
+    }
+    assert without_range == bounded_by_rules
+
+
 @pytest.mark.parametrize("recipe", sorted((ROOT / "examples").glob("*/config.yaml")), ids=lambda path: path.parent.name)
 def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> None:
     parse_run_config(["--config", str(recipe), *required], "x")
@@ -59,11 +73,34 @@ def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> No
         ("training: {train_iters: true}", "training.train_iters = true: give a number"),
         ("game: 0", "section 'game' must hold key: value lines"),
         ("false", "expected sections"),
-        ("3: {}", "unknown section 3"),
+        ("3: {}", "unknown section '3'"),
         ("? [1, 2]\n: 3", "cannot be read as YAML"),
         ("lr: 1e-5", "unknown section 'lr' (it belongs to the section 'optimizer')"),
         ("game: {train_iters: 3}", "unknown key game.train_iters (it belongs to the section 'training')"),
-        ("data: {data_path: 5}", "data.data_path = 5: Input should be a list"),
+        ("data: {data_path: {a: 1}}", "data.data_path = {'a': '1'}: Input should be a list"),
+        ("data: {data_path: [0.3, ~, 0.7, b]}", "data.data_path = null in a list"),
+        ("data: {data_path: [[a, b]]}", "data.data_path.0 = ['a', 'b']: Input should be a valid string"),
+        ("training: {seed: 0123}", "training.seed = 0123: write the number in decimal"),
+        ("training: {seed: '0123'}", "training.seed = 0123: write the number in decimal"),
+        ("training: {seed: 0o17}", "training.seed = 0o17: write the number in decimal"),
+        ("training: {seed: 0x1F}", "training.seed = 0x1F: write the number in decimal"),
+        ("training: {seed: !!int 0123}", "training.seed = 0123: write the number in decimal"),
+        ("optimizer: {lr: -01.5}", "optimizer.lr = -01.5: write the number in decimal"),
+        ("training: {seed: 12:30:45}", "training.seed = '12:30:45': Input should be a valid integer"),
+        ("optimizer: {lr: 1:30.5}", "optimizer.lr = '1:30.5': Input should be a valid number"),
+        ("training: {seed: 2026-11-29}", "training.seed = '2026-11-29': Input should be a valid integer"),
+        ("training: {seed: ~}", "training.seed = null: give a value, or leave the line out"),
+        ("optimizer: {lr: }", "optimizer.lr = null: give a value, or leave the line out"),
+        ("optimizer: {lr: off}", "optimizer.lr = off: give a number"),
+        ("game: {mask_strategy: null}", "game.mask_strategy = null"),
+        ("grpo: {mismatch_correction: false}", "grpo.mismatch_correction = 'false': Input should be 'tis'"),
+        ("model: {bf16: 3}", "model.bf16 = '3': Input should be a valid boolean"),
+        ("training: {save: [a]}", "training.save = ['a']: Input should be a valid string"),
+        ('training: {save: "a\\nb"}', "training.save = 'a\\nb': holds a line break"),
+        ("training: {save: *nowhere}", "cannot be read as YAML"),
+        ("training: {seed: 1}\n---\ntraining: {seed: 2}", "cannot be read as YAML"),
+        ("training: {log_interval: 0}", "training.log_interval = '0': Input should be greater than or equal to 1"),
+        ("optimizer: {adam_beta1: 1}", "optimizer.adam_beta1 = '1': Input should be less than 1"),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> None:
@@ -84,6 +121,96 @@ def test_numbers_and_lists_read_as_a_flag_would_give_them(tmp_path: Path) -> Non
     assert config.game == RunConfig().game
 
 
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("20261129", "20261129"),
+        ("0123", "0123"),
+        ("1_000", "1_000"),
+        ("1e3", "1e3"),
+        ("2026-11-29", "2026-11-29"),
+        ("2026-11-29 12:30:45", "2026-11-29 12:30:45"),
+        ("12:30:45", "12:30:45"),
+        ("no", "no"),
+        ("On", "On"),
+        ("true", "true"),
+        ("'no'", "no"),
+        ("~", ""),
+        ("null", ""),
+        ("", ""),
+        ("'null'", "null"),
+        ("'a # b'", "a # b"),
+        ("a # b", "a"),
+        ("runs/x\r", "runs/x"),
+        (">-\n    runs/x", "runs/x"),
+        ("|\n    runs/x\n", "runs/x"),
+        ("!!str 7", "7"),
+        (".inf", ".inf"),
+        ("=", "="),
+    ],
+)
+def test_a_text_field_takes_the_text_as_it_was_written(written: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"training:\n  save : {written}\n", newline="")
+    assert load_yaml(path).training.save == text
+
+
+def test_choices_blends_and_switches_are_not_guessed_at(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "optimizer: {clip_grad: 1_000}\n"
+        "grpo: {mismatch_correction: off}\n"
+        "data: {data_path: [0.3, a, 7e-1, 20261129], valid_data_path: 20261129}\n"
+        "training: {wandb_project: no, seed: +12}\n"
+        "model: {bf16: off}\n"
+    )
+    config = load_yaml(path)
+    assert config.grpo.mismatch_correction == "off"
+    assert (config.data.data_path, config.data.valid_data_path) == (("0.3", "a", "7e-1", "20261129"), ("20261129",))
+    assert (config.training.wandb_project, config.training.seed) == ("no", 12)
+    assert config.optimizer.clip_grad == 1000
+    assert config.model.bf16 is False
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("training.save", "runs/20261129 #1"),
+        ("training.seed", "7"),
+        ("model.bf16", "false"),
+        ("data.data_path", "0.3 a 0.7 b"),
+        ("optimizer.lr", "2e-05"),
+    ],
+)
+def test_one_resolved_field_is_printed_as_plain_text(
+    field: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "training:\r\n  save : 'runs/20261129 #1'\r\nmodel: {bf16: no}\r\ndata: {data_path: [0.3, a, 0.7, b]}\r\n"
+        "optimizer: {lr: 1e-5}\r\n",
+        newline="",
+    )
+    flags = ["--config", str(path), "--get", field, "--seed", "7", "--lr", "2e-5"]
+    monkeypatch.setattr(sys, "argv", ["parse", *flags])
+    main()
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("field", "complaint"),
+    [
+        ("save", "give SECTION.FIELD, as in training.save (it belongs to the section 'training')"),
+        ("training.sav", "unknown key (did you mean 'save'?)"),
+        ("training.", "unknown key"),
+    ],
+)
+def test_a_field_that_does_not_exist_is_refused(field: str, complaint: str) -> None:
+    with pytest.raises(BadInput) as refusal:
+        field_text(RunConfig(), field)
+    assert complaint in str(refusal.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_run_config(["--config", str(tmp_path / "none.yaml")], "x")
@@ -102,38 +229,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--masks-per-passage", "1"], "a group of one has no relative advantage"),
         (["--temperature", "0.7"], "unbiased"),
         (["--top-p", "0.9"], "unbiased"),
-        (["--invalid-mask-penalty", "0.1"], "must not be positive"),
-        (["--gspo-clamp-eps-lower", "1"], "GSPO's clip range (1.0, 0.0004)"),
+        (["--invalid-mask-penalty", "0.1"], "must be at most 0"),
+        (["--gspo-clamp-eps-lower", "1"], "--gspo-clamp-eps-lower 1.0: must be above 0 and below 1"),
         (["--grpo-dual-clip", "0.9"], "must be above 1, or 0 (off)"),
-        (["--grpo-kl-beta", "-0.1"], "must not be negative"),
+        (["--grpo-kl-beta", "-0.1"], "must be at least 0"),
         (["--grpo-iterations", "0"], "must be at least 1"),
         (["--generator-lr", "1e-6"], "use --policy-sharing separate"),
-        (["--passive-warmup-iters", "-1"], "must not be negative"),
+        (["--passive-warmup-iters", "-1"], "must be at least 0"),
         (["--passive-warmup-iters", "5", "--mask-strategy", "random_next_token"], "is passive itself"),
         (["--entropy-top-share", "0"], "must be above 0"),
         (["--policy-sharing", "separate", "--generator-lr", "1e-9", "--min-lr", "1e-8"], "at least --min-lr"),
         (["--policy-sharing", "separate", "--mask-strategy", "random_span"], "never asks the generator"),
         (["--sequence-parallel"], "needs --tensor-model-parallel-size"),
         (["--virtual-pipeline-model-parallel-size", "2"], "needs --pipeline-model-parallel-size"),
-        (["--min-lr", "1"], "must lie between 0 and --lr"),
+        (["--min-lr", "1"], "must be at most --lr"),
         (
             ["--max-response-length", "8", "--generator-max-response-length", "9"],
             "--generator-max-response-length 9 is above --max-response-length 8",
         ),
-        (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must lie between 0 and --lr"),
+        (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must be at most --lr"),
         (["--eval-interval", "5"], "needs --valid-data-path"),
         (["--hf-model", "/nowhere/at/all"], "no such directory"),
         (["--min-passage-words", "9", "--max-passage-words", "5"], "is above --max-passage-words"),
         (["--config"], "expected one argument"),
         (["--log-interval", "0"], "--log-interval 0: must be at least 1"),
-        (["--eval-interval", "-1"], "--eval-interval -1: must not be negative"),
+        (["--eval-interval", "-1"], "--eval-interval -1: must be at least 0"),
         (["--rollout-memory-gib", "-1"], "--rollout-memory-gib -1.0: must be above 0"),
         (["--clip-grad", "nan"], "--clip-grad nan: give a finite number"),
         (["--lr", "inf"], "--lr inf: give a finite number"),
         (["--adam-beta2", "1"], "--adam-beta2 1.0: must be at least 0 and below 1"),
-        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (["--num-layers-at-end-in-bf16", "-1"], "--num-layers-at-end-in-bf16 -1: must be at least 0"),
+        (["--keep-last", "-1"], "--keep-last -1: must be at least 0"),
+        (["--max-prompt-length", "7"], "--max-prompt-length 7: must be at least 8"),
+        (["--sync-timeout-minutes", "0"], "--sync-timeout-minutes 0.0: must be above 0"),
+        (["--seed", "-1"], "--seed -1: must be at least 0 and at most 2147483647"),
         (["--gpu-memory-utilization", "60"], "must be above 0 and at most 1"),
-        (["--cold-start-repeated-share", "1.5"], "must lie between 0 and 1"),
+        (["--cold-start-repeated-share", "1.5"], "must be at least 0 and at most 1"),
         (["--save", "~/run"], "~ and $ are not expanded here"),
         (["--save", "/tmp/$USER/run"], "~ and $ are not expanded here"),
         (["--data-path", "corpus_text_passage.bin"], "give the prefix, without .bin"),

@@ -58,7 +58,6 @@ def complaints(config: RunConfig) -> list[str]:
                    parallel=ParallelConfig(use_distributed_optimizer=True)), "rounded with a scale of 1"),
         (RunConfig(model=ModelConfig(first_last_layers_bf16=True)), "--first-last-layers-bf16 without --fp8-format"),
         (RunConfig(model=fp8("delayed", first_last_layers_bf16=True)), "choose tensorwise or blockwise"),
-        (RunConfig(model=fp8(num_layers_at_end_in_bf16=-1)), "--num-layers-at-end-in-bf16 -1: must not be negative"),
         (RunConfig(model=ModelConfig(bf16=False), optimizer=OFFLOAD),
          "--rl-offload-optimizer-during-inference needs --bf16"),
         (RunConfig(rollout=RolloutConfig(rollout_quantization="fp8"), grpo=GrpoConfig(mismatch_correction="off")),

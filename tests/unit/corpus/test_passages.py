@@ -89,6 +89,7 @@ def test_data_path_is_read_as_megatron_reads_it(
         (["0.3", "a", "0.7"], "^0.3 a 0.7: give prefixes only, or a weight before every prefix"),
         (["0", "a", "1", "b"], "^0 a 1 b: the weights of a blend must be finite and above 0"),
         (["nan", "a"], "^nan a: the weights of a blend must be finite and above 0"),
+        (["010", "a", "0.7", "b"], "^010 a 0.7 b: write the weight 010 in decimal"),
         (["1", "a", "inf", "b"], "^1 a inf b: the weights of a blend must be finite and above 0"),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import Ids, Joints
 from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOptions
-from megatron_pz.wikipedia.tokenize.sentences import sentences
+from megatron_pz.wikitext.sentences import sentences
 
 
 @pytest.mark.parametrize(

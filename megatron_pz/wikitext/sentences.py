@@ -22,8 +22,13 @@ _NEVER_LAST = frozenset(
 _BEFORE_A_NUMBER = frozenset("no nos vol vols pp p fig figs ch chap sec art op ver".split())
 
 
-def sentences(paragraph: str) -> list[str]:
-    """Cut a paragraph into sentences, each with the white space after it: joined, they are the paragraph."""
+def sentences(paragraph: str, language: str = "") -> list[str]:
+    """Cut a paragraph into sentences, each with the white space after it: joined, they are the paragraph.
+
+    Args:
+        paragraph: Text without markup.
+        language: Code of its language as the wiki names it (``de``, ``zh-yue``); empty where it is not known.
+    """
     found: list[str] = []
     start = 0
     for end in _END.finditer(paragraph):

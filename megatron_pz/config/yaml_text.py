@@ -1,0 +1,95 @@
+"""Read a YAML file without YAML 1.1's guesses: a value stays the text that was written until its field's type is known.
+
+YAML 1.1, which PyYAML implements, takes ``off`` and ``no`` for booleans, ``0123`` for octal 83, ``12:30:45`` for a
+number in base 60 and ``2026-11-29`` for a date, whatever the field that they are written for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar, get_origin
+
+import yaml
+
+_SWITCHES = ("true", "false", "yes", "no", "on", "off")
+_OTHER_BASE = re.compile(r"[+-]?0[0-9_xXoObB]")
+"""The start of 0123, 0o17, 0x1F or 0b11."""
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Construct every scalar as text, and refuse a key that is given twice, of which YAML would take the last."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """Return a scalar's text; a block scalar without the line break that YAML puts behind it."""
+        text = str(self.construct_scalar(node))
+        return text.rstrip("\n") if node.style in ("|", ">") else text
+
+
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
+for _kind in ("str", "bool", "int", "float", "timestamp"):  # all but str only where a tag asks for it, as in !!int 7
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_text)
+
+
+def load_text(text: str) -> Any:
+    """Return the content of a YAML document: mappings, lists, ``str`` for every scalar and None for ``null``.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, or a key is given twice.
+    """
+    return yaml.load(text, _TextLoader)
+
+
+def field_value(value: Any, kind: Any) -> Any:
+    """Return what ``value``, as :func:`load_text` gives it, means for a field of the type ``kind``.
+
+    A text field takes the text as it was written. A list may be one line of text, as a flag gives it. ``null`` is the
+    empty text or the empty list. Numbers are decimal; what is no number is left for the field's type to refuse.
+
+    Raises:
+        ValueError: naming the value and what to write instead.
+    """
+    if get_origin(kind) is tuple:
+        return _entries(value)
+    if kind is str:
+        return "" if value is None else _one_line(value)
+    if value is None:
+        raise ValueError("null: give a value, or leave the line out")
+    if kind in (int, float) and isinstance(value, str):
+        if value.lower() in _SWITCHES:
+            raise ValueError(f"{value}: give a number")
+        if _OTHER_BASE.match(value):
+            raise ValueError(f"{value}: write the number in decimal, without leading zeros")
+        # PyYAML writes infinity and NaN in YAML's form, which Python does not read.
+        return re.sub(r"^([+-]?)\.(inf|nan)$", r"\1\2", value, flags=re.IGNORECASE)
+    return value
+
+
+def _entries(value: Any) -> Any:
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return value.split()
+    return [_one_line(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _one_line(value: Any) -> Any:
+    if value is None:
+        raise ValueError("null in a list: give text, in quotes if it is meant as text")
+    if isinstance(value, str) and not value.isprintable():
+        raise ValueError(f"{value!r}: holds a line break or another control character")
+    return value

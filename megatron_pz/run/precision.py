@@ -1,0 +1,119 @@
+"""Decide once, on one rank for all, in which precision a run computes."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
+from megatron_pz.config.precision import with_bound, with_precision
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.validate_precision import precision_rules
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.matrix_speed import MatrixSpeed, Precision, matrix_speed
+
+SLOW = 2.0
+"""A precision asked for by name is called slow where the other one is at least this many times as fast."""
+_NAMES: dict[Precision, str] = {"bf16": "bfloat16", "fp32": "float32"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A configuration with a concrete precision and bound, and what is to be said about it."""
+
+    config: RunConfig
+    reason: str
+    """Why this precision; empty where it was asked for by name."""
+    warning: str
+    """One line where a precision asked for by name is slow here, else empty."""
+
+
+def settle_precision(config: RunConfig) -> RunConfig:
+    """Return the configuration with a concrete precision and bound, the same on every rank. Collective.
+
+    Rank 0 decides (:func:`decide_precision`) and says in one line what it chose and why.
+
+    Raises:
+        BadInput: another setting does not go with the precision that was chosen.
+    """
+    has_ranks = dist.is_initialized() and dist.get_world_size() > 1
+    settled = [config]
+    if not has_ranks or dist.get_rank() == 0:
+        decision = decide_precision(config)
+        if decision.reason:
+            print(f"precision: {describe(decision.config)} ({decision.reason})", flush=True)
+        if decision.warning:
+            logger.warning(decision.warning)
+        settled = [decision.config]
+    if has_ranks:
+        dist.broadcast_object_list(settled, src=0)
+    for holds, complaint in precision_rules(settled[0]):
+        if not holds:
+            raise BadInput(complaint)
+    return settled[0]
+
+
+def decide_precision(config: RunConfig) -> Decision:
+    """Make ``precision: auto`` concrete: the checkpoint's where the run resumes one, else the fastest on this machine.
+
+    A precision that was asked for by name is kept.
+    """
+    asked = config.model.precision
+    if asked == "auto":
+        saved = _of_checkpoint(config)
+        if saved is not None:
+            return Decision(saved, f"that of the checkpoint in {config.training.load}", "")
+        return Decision(with_precision(config, fastest_precision()), why_fastest(), "")
+    named = with_bound(config) if asked == "custom" else with_precision(config, asked)
+    return Decision(named, "", "" if torch.cuda.is_available() else slow_warning(named, matrix_speed()))
+
+
+def fastest_precision() -> Precision:
+    """Return what ``auto`` means on this machine, without a checkpoint: bf16 on a GPU, else what was measured."""
+    return "bf16" if torch.cuda.is_available() else matrix_speed().fastest
+
+
+def why_fastest() -> str:
+    """Give the reason for :func:`fastest_precision` in words."""
+    return "a GPU" if torch.cuda.is_available() else f"measured: {matrix_speed()}"
+
+
+def describe(config: RunConfig) -> str:
+    """Name the precisions of trainer and rollouts."""
+    trainer = "FP8" if config.model.fp8_format != "none" else _NAMES["bf16" if config.model.bf16 else "fp32"]
+    rollout = config.rollout
+    return f"trainer {trainer}, rollouts {rollout.rollout_dtype if rollout.rollout_quantization == 'none' else 'FP8'}"
+
+
+def slow_warning(config: RunConfig, speed: MatrixSpeed) -> str:
+    """Return one line where the trainer's precision, asked for by name, is slow on this CPU; empty where it is not."""
+    own: Precision = "bf16" if config.model.bf16 else "fp32"
+    other: Precision = "fp32" if config.model.bf16 else "bf16"
+    if speed.of(other) < SLOW * speed.of(own):
+        return ""
+    return (
+        f"{_NAMES[own]} was asked for by name and is slow on this CPU ({speed}): --precision auto uses {_NAMES[other]}"
+    )
+
+
+def _of_checkpoint(config: RunConfig) -> RunConfig | None:
+    """Return the configuration in the precision of the checkpoint that the run resumes; None where there is none.
+
+    A checkpoint that cannot be read is refused where it is loaded, with the reason.
+    """
+    root = Path(config.training.load)
+    with suppress(BadInput, KeyError, TypeError):
+        iteration = latest_iteration(root) if config.training.load else None
+        if iteration is not None:
+            saved = read_header(folder_of(root, iteration))["common"]["config"]
+            model = replace(config.model, precision="custom", bf16=bool(saved["model"]["bf16"]))
+            rollout = replace(config.rollout, rollout_dtype=saved["rollout"]["rollout_dtype"])
+            return with_bound(replace(config, model=model, rollout=rollout))
+    return None

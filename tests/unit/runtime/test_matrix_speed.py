@@ -1,0 +1,39 @@
+"""Which precision multiplies faster is measured, and follows what torch and oneDNN may use of the processor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from megatron_pz.runtime.matrix_speed import MatrixSpeed, matrix_speed
+from tests.support.torchrun import ROOT
+
+
+def test_the_faster_one_is_chosen_and_float32_in_a_draw() -> None:
+    assert MatrixSpeed(bf16=80.0, fp32=79.0).fastest == "bf16"
+    assert MatrixSpeed(bf16=79.0, fp32=79.0).fastest == "fp32"
+    speed = MatrixSpeed(bf16=4.76, fp32=79.0)
+    assert (speed.of("bf16"), speed.of("fp32"), speed.fastest) == (4.76, 79.0, "fp32")
+    assert str(speed) == "bfloat16 4.76 GFLOP/s, float32 79 GFLOP/s"
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a CPU without bfloat16 instructions")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="torch is held back to AVX2")
+def test_bfloat16_is_faster_where_the_processor_has_it() -> None:
+    speed = matrix_speed()
+    assert speed.fastest == "bf16"
+    assert speed is matrix_speed(), "measured once in a process"
+
+
+def test_float32_is_faster_without_avx512_and_the_generators_stay() -> None:
+    code = (
+        "import torch; from megatron_pz.runtime.matrix_speed import matrix_speed; before = torch.get_rng_state()\n"
+        "speed = matrix_speed(); assert torch.equal(before, torch.get_rng_state()); print(speed.fastest, speed)"
+    )
+    command = [str(ROOT / "tools" / "without_avx512.sh"), sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ, timeout=60, check=False)
+    assert done.stdout.startswith("fp32 "), done.stdout + done.stderr
