@@ -75,7 +75,11 @@ setup(
             COMPILED, [f"build/scanner/{COMPILED.replace('.', '/')}.c"], extra_compile_args=["-O3"], optional=True
         )
     ],
-    package_data={"megatron_pz.roles": ["templates/**/*"], "megatron_pz.wikitext.scanner": ["*.pxd"]},
+    package_data={
+        "megatron_pz.roles": ["templates/**/*"],
+        "megatron_pz.wikitext": ["data/**/*"],
+        "megatron_pz.wikitext.scanner": ["*.pxd"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "backports.zstd; python_version < '3.14'",

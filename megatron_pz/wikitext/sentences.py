@@ -1,25 +1,137 @@
-"""Where sentences end. Prudent: where it is not sure, two sentences stay together."""
+"""Sentence boundaries: the standard's sentence terminators (UAX #29), corrected by each language's abbreviations.
+
+Abbreviations, ordinals and further marks of a language are rows of ``data/sentences/<language>.toml``. Where the rules
+are not sure, two sentences stay together. Thai and Lao have no full stop: there a space between two letters ends a
+sentence unless a conjunction follows. No boundary lies inside a grapheme cluster.
+"""
 
 from __future__ import annotations
 
-import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
 
-_END = re.compile(
-    r"[.!?…。！？｡।؟۔\n]"  # first of all one of these: the search skips to it
-    r"(?:(?<=[.!?…])(?<![.!?…]{2})[.!?…]*+[\"'”’»)\]]*+\s+"  # white space must follow
-    r"|(?<=[。！？｡।؟۔])[。！？｡।؟۔]*+[」』）”’]*+\s*"  # scripts that need none
+import regex
+
+_DATA: Final = Path(__file__).with_name("data") / "sentences"
+_DEFAULT: Final = "en"
+"""Its rules count where nothing tells the language; they are the base rules without additions."""
+_EVERY_LANGUAGE: Final = "any"
+
+# The standard's terminators (STerm) without those that need white space after them and without the Burmese comma, and
+# the marks that the standard leaves out: Tibetan shad, Ethiopic double colon, Thai end of verse, fullwidth full stop.
+_SPACELESS: Final = r"[[\p{SB=STerm}--[!?‼‽⁇⁈⁉၊]][།༎༏༐༑༔๚๛]]"
+_FULLWIDTH_STOP: Final = r"(?<!\p{N})．|．(?!\p{N})"
+_CLOSE: Final = r"[\p{Pe}\p{Pf}\"']"
+_SPACED: Final = (
+    rf"(?:(?<=[%s])(?<![%s]{{2}})[%s]*+[{_CLOSE}“‘]*+(?:\s[»›](?=\s))?\s+"  # white space must follow
+    rf"|(?<={_SPACELESS}|፡፡|．)(?:\s*+{_SPACELESS})*+{_CLOSE}*+\s*"  # scripts that need none
     r"|(?<=\n)\s*)"
 )
-_LAST_WORD = re.compile(r"[\w.’'-]+$")
-_LONGEST_WORD = 16
+_SPACED_MARKS: Final = ".!?…‼‽⁇⁈⁉"
+_CONTINUES: Final = ",;:)]–—-"
+_SCRIPT_WITHOUT_STOPS: Final = r"[\p{Thai}\p{Lao}]"
+_SPACE_ENDS: Final = rf"|(?<=[{_SCRIPT_WITHOUT_STOPS}{_CLOSE}])(?<![ๆໆฯຯ])\ +(?={_SCRIPT_WITHOUT_STOPS})(?!.{{1,3}}\.)"
 
-_NEVER_LAST = frozenset(
-    "mr mrs ms dr prof st sr jr rev hon gen col lt capt sgt maj cmdr adm gov sen rep pres messrs mt ft vs cf e.g i.e "
-    "viz al etc inc ltd co corp bros dept univ assn esp incl jan feb mar apr jun jul aug sept sep oct nov dec ed eds "
-    "trans transl repr approx ca c b d r fl u.s u.k u.n bzw z.b d.h u.a usw nr bd hrsg sog vgl geb "
-    "gest mme mlle".split()
+_LAST_WORD: Final = regex.compile(r"[\w\p{M}\p{N}.’'-]+$")
+_LONGEST_WORD: Final = 16
+_ROMAN: Final = regex.compile(r"[IVXLC]+")
+_LONGEST_ORDINAL: Final = 3
+_MARK: Final = regex.compile(r"[\p{M}\u200c\u200d]")
+_LETTER_WITHOUT_CASE: Final = regex.compile(
+    r"[\p{Lo}--[\p{Hangul}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}]]\p{M}*", regex.V1
 )
-_BEFORE_A_NUMBER = frozenset("no nos vol vols pp p fig figs ch chap sec art op ver".split())
+_GEORGIAN: Final = regex.compile(r"\p{Georgian}")
+_QUOTED_SPEECH: Final = regex.compile(r"[とっのなをが]")
+"""Japanese goes on after a quoted sentence with one of these particles."""
+_SAMPLE: Final = 2000
+"""Characters by which the language of a text is guessed."""
+_SAMPLE_WORD: Final = regex.compile(r"[\p{L}\p{M}\u200c'’]+")
+
+
+@dataclass(frozen=True)
+class _Language:
+    """The rules of one language: a file of ``data/sentences``."""
+
+    name: str
+    wikis: tuple[str, ...] = ()
+    script: str = ""
+    common: frozenset[str] = frozenset()
+    abbreviations: frozenset[str] = frozenset()
+    before_numbers: frozenset[str] = frozenset()
+    ordinals: bool = False
+    ends: str = ""
+    spaces_end: bool = False
+    continues: tuple[str, ...] = ()
+
+    @cached_property
+    def boundary(self) -> regex.Pattern[str]:
+        """Candidates for the end of a sentence, the white space after it included."""
+        marks = regex.escape(_SPACED_MARKS + self.ends, special_only=False)
+        first = rf"(?:[{marks}\n]|{_SPACELESS}|፡፡|{_FULLWIDTH_STOP})"
+        spaces = _SPACE_ENDS if self.spaces_end else ""
+        return regex.compile(f"{first}{_SPACED % ((marks,) * 3)}{spaces}", regex.V1)
+
+
+@lru_cache(maxsize=1)
+def _languages() -> dict[str, _Language]:
+    """All languages by name, each with the abbreviations that count everywhere."""
+    rows = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(_DATA.glob("*.toml"))}
+    everywhere = rows.pop(_EVERY_LANGUAGE)
+
+    def words(row: dict[str, str], key: str) -> frozenset[str]:
+        return frozenset(f"{everywhere.get(key, '')} {row.get(key, '')}".casefold().split())
+
+    return {
+        name: _Language(
+            name,
+            wikis=tuple(row.get("wikis", ())),
+            script=row["script"],
+            common=frozenset(row.get("common", "").split()),
+            abbreviations=words(row, "abbreviations"),
+            before_numbers=words(row, "before_numbers"),
+            ordinals=row.get("ordinals", False),
+            ends=row.get("ends", ""),
+            spaces_end=row.get("spaces_end", False),
+            continues=tuple(row.get("continues", "").split()),
+        )
+        for name, row in rows.items()
+    }
+
+
+@lru_cache(maxsize=1)
+def _names() -> dict[str, str]:
+    """The name of a language by the codes of its wikis."""
+    return {code: language.name for language in _languages().values() for code in (language.name, *language.wikis)}
+
+
+@lru_cache(maxsize=1)
+def _scripts() -> dict[str, regex.Pattern[str]]:
+    return {language.script: regex.compile(rf"\p{{{language.script}}}") for language in _languages().values()}
+
+
+def guess_language(text: str) -> str:
+    """Guess the language of a text from its script and its frequent words, for the purpose of cutting sentences.
+
+    The answer is a language of ``data/sentences``; English where nothing speaks for another one. It depends on the
+    first 2000 characters alone.
+    """
+    text = text[:_SAMPLE]
+    if text.isascii():
+        script = "Latin"
+    else:
+        counts = {script: len(letters.findall(text)) for script, letters in _scripts().items()}
+        script = max(counts, key=lambda name: counts[name])
+        if not counts[script]:
+            return _DEFAULT
+    candidates = [language for language in _languages().values() if language.script == script]
+    candidates.sort(key=lambda language: language.name != _DEFAULT)
+    words = [word.casefold() for word in _SAMPLE_WORD.findall(text)] if len(candidates) > 1 else []
+    return max(candidates, key=lambda language: sum(word in language.common for word in words)).name
 
 
 def sentences(paragraph: str, language: str = "") -> list[str]:
@@ -27,34 +139,64 @@ def sentences(paragraph: str, language: str = "") -> list[str]:
 
     Args:
         paragraph: Text without markup.
-        language: Code of its language as the wiki names it (``de``, ``zh-yue``); empty where it is not known.
+        language: Code of its language as the wiki names it (``de``, ``zh-yue``). Where it is empty or has no rules,
+            the language is guessed from the paragraph.
     """
-    found: list[str] = []
+    name = _names().get(language) or _names().get(language.partition("-")[0]) or guess_language(paragraph)
+    rules = _languages()[name]
+    bounds = [0, *_bounds(paragraph, rules), len(paragraph)]
+    return [paragraph[start:end] for start, end in pairwise(bounds) if start < end]
+
+
+def _bounds(paragraph: str, rules: _Language) -> Iterator[int]:
     start = 0
-    for end in _END.finditer(paragraph):
-        if end.end() < len(paragraph) and _ends_sentence(paragraph, start, end):
-            found.append(paragraph[start : end.end()])
+    for end in rules.boundary.finditer(paragraph):
+        if end.end() < len(paragraph) and _ends_sentence(paragraph, start, end, rules):
             start = end.end()
-    if start < len(paragraph):
-        found.append(paragraph[start:])
-    return found
+            yield start
 
 
-def _ends_sentence(paragraph: str, start: int, end: re.Match[str]) -> bool:
+def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _Language) -> bool:
+    """Judge a candidate that stands between two characters of the paragraph."""
     mark = end[0].rstrip()
-    if not mark or mark[0] not in ".…!?":
-        return True
     following = paragraph[end.end()]
-    if following.islower() or following in ",;:)]–—-":
+    if _MARK.match(following):
         return False
-    if mark != ".":
-        return True
-    word = _LAST_WORD.search(paragraph, max(start, end.start() - _LONGEST_WORD), end.start())
+    if not mark:
+        return "\n" in end[0] or not (
+            paragraph.startswith(rules.continues, end.end()) or paragraph.endswith(rules.continues, start, end.start())
+        )
+    if mark[0] in rules.ends:
+        return following.isupper()
+    if mark[0] not in _SPACED_MARKS:
+        return not (mark[-1] in "」』" and _QUOTED_SPEECH.match(following))
+    if following in _CONTINUES or (following.islower() and not _GEORGIAN.match(following)):
+        return False
+    return mark != "." or not _is_abbreviation(paragraph, max(start, end.start() - _LONGEST_WORD), end, rules)
+
+
+def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _Language) -> bool:
+    """Whether the full stop belongs to the word before it: an abbreviation, an initial or an ordinal."""
+    word = _LAST_WORD.search(paragraph, start, end.start())
     if word is None:
-        return True
-    last = word[0].strip("'’-")
-    initial = len(last) == 1 and last.isupper()
-    last = last.casefold()
-    if initial or last in _NEVER_LAST or ("." in last and not last.replace(".", "").isdigit()):
         return False
-    return not (last in _BEFORE_A_NUMBER and following.isdigit())
+    last = word[0].strip("'’-")
+    follows_number = paragraph[end.end()].isdigit()
+    if rules.ordinals and _is_ordinal(last, follows_number):
+        return True
+    if (
+        len(last) == 1 and (last.isupper() or (last.isalpha() and rules.name != _DEFAULT))
+    ) or _LETTER_WITHOUT_CASE.fullmatch(last):
+        return True
+    last = last.casefold()
+    if last in rules.abbreviations or ("." in last and not last.replace(".", "").isdigit()):
+        return True
+    return last in rules.before_numbers and follows_number
+
+
+def _is_ordinal(word: str, follows_number: bool) -> bool:
+    """Whether a full stop makes ``3``, ``XIV`` or the day and month ``3.10`` an ordinal; a year ends a sentence."""
+    if _ROMAN.fullmatch(word):
+        return True
+    digits = word.rpartition(".")[2]
+    return digits.isdigit() and (len(digits) <= _LONGEST_ORDINAL or follows_number)

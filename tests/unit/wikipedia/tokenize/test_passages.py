@@ -16,32 +16,6 @@ from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOption
 from megatron_pz.wikitext.sentences import sentences
 
 
-@pytest.mark.parametrize(
-    "expected",
-    [
-        ["He met Dr. Smith in the U.S. Senate. ", "They spoke."],
-        ["It costs $3.50 (approx. 3 euros)! ", '"Why?" ', "He asked."],
-        ["J. R. R. Tolkien wrote it, e.g. in vol. 2. ", "No. 5 is next. ", "In 1999. ", "Then 2000."],
-        ["He said no. ", "Five came. ", "Is it? yes it is."],
-        ["Wait... what? ", "So it goes… ", "End."],
-        ["東京は首都である。", "人口は多い！", "終わり"],
-        ["यह एक वाक्य है। ", "दूसरा।"],
-        ["- one item\n", "- another. item\n", "- third"],
-        ["no end"],
-    ],
-)
-def test_sentences(expected: list[str]) -> None:
-    assert sentences("".join(expected)) == expected
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.text(alphabet="aA. !?\n\"'。)…1", max_size=60))
-def test_sentences_join_to_their_paragraph(paragraph: str) -> None:
-    found = sentences(paragraph)
-    assert "".join(found) == paragraph
-    assert all(found)
-
-
 def count_words(texts: Sequence[str]) -> list[int]:
     """A tokenizer whose tokens are words of at most five characters."""
     return [sum(-(-len(word) // 5) for word in text.split()) for text in texts]
