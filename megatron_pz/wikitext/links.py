@@ -1,19 +1,20 @@
-"""What a link between double brackets shows."""
+"""Decide what a link between double brackets shows."""
 
 from __future__ import annotations
 
 import re
 
-from megatron_pz.wikitext.localization import INTERLANGUAGE_PREFIX, Wiki
+from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.wiki_names import folded
 
 _PROTOCOL = re.compile(r"(?:(?:https?|ftps?|ircs?|news|gopher|svn|git)://|//|mailto:)", re.IGNORECASE)
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 
 
 def namespace_of(target: str) -> str:
-    """What stands before the colon, casefolded, with underscores; empty where there is none."""
-    prefix, colon, _ = target.strip().partition(":")
-    return prefix.strip().replace(" ", "_").casefold() if colon else ""
+    """Return what stands before the target's colon, folded, with underscores; empty where there is none."""
+    prefix, colon, _ = target.partition(":")
+    return folded(prefix) if colon else ""
 
 
 def is_silent(target: str, wiki: Wiki) -> bool:
@@ -23,12 +24,15 @@ def is_silent(target: str, wiki: Wiki) -> bool:
 
 
 def is_silent_without_label(target: str, wiki: Wiki) -> bool:
-    """The same for ``[[target]]``, which may also lead to this article in another language."""
-    return is_silent(target, wiki) or bool(INTERLANGUAGE_PREFIX.match(namespace_of(target)))
+    """Whether ``[[target]]`` shows nothing: it is silent, or leads to this article in another language.
+
+    The codes of languages are written in small letters there, so ``[[It: Chapter Two]]`` is a title.
+    """
+    return is_silent(target, wiki) or target.partition(":")[0].strip() in wiki.interlanguage_prefixes
 
 
 def pipe_trick(target: str) -> str:
-    """What ``[[Hill (Texas)|]]`` shows: MediaWiki expands it when a page is saved, and some pages keep it."""
+    """Return what ``[[Hill (Texas)|]]`` shows: MediaWiki expands it when a page is saved, and some pages keep it."""
     return _PIPE_TRICK.sub("", target.strip().rpartition(":")[2])
 
 

@@ -1,160 +1,148 @@
-"""What the wikis of different languages call the same things: file links, trailing sections, disambiguation templates.
+"""What the wikis of different languages call the same things: file links, closing sections, disambiguation templates.
 
-Names are casefolded. English is always understood besides a wiki's own language, since MediaWiki itself does so for
-namespaces and many wikis import English templates. A language without a row here works with English and with the
-namespaces that its dump declares; its trailing sections then stay in the text.
+The names are data (:mod:`megatron_pz.wikitext.wiki_names`). English is understood besides a wiki's own language, since
+MediaWiki itself does so for namespaces and many wikis import English templates.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
-FILE_NAMESPACES = frozenset(
-    "file image media bild datei fichier imagen archivo immagine bestand afbeelding plik grafika ficheiro arquivo "
-    "imagem "
-    "файл изображение зображення fil tiedosto kuva soubor fájl kép 画像 ファイル 文件 图像 圖像 檔案 파일 그림 dosya "
-    "resim "
-    "tập_tin ملف پرونده קובץ तस्वीर चित्र αρχείο εικόνα berkas fitxer fişier fișier imagine slika датотека слика "
-    "файл".split()
-)
-CATEGORY_NAMESPACES = frozenset(
-    "category kategorie catégorie categoría categoria categorie kategoria категория категорія kategori luokka "
-    "kategória "
-    "カテゴリ 分类 分類 분류 thể_loại تصنيف رده קטגוריה श्रेणी κατηγορία kategorija категорија".split()
-)
+from megatron_pz.wikitext import wiki_names
 
-_TRAILING_SECTIONS = {
-    "en": "references|external links|see also|further reading|notes|notes and references|references and notes|sources|"
-    "bibliography|footnotes|citations|works cited|external links and references|references and further reading|"
-    "notes and citations|literature cited|cited sources|cited references|general references|primary sources|"
-    "secondary sources|references and sources|sources and references|explanatory notes|notes and sources|endnotes|"
-    "selected bibliography|cited works|related articles|external sources|further information|gallery|image gallery|"
-    "additional reading|suggested reading|recommended reading|general sources|footnotes and references|"
-    "explanatory footnotes|bibliography and further reading|sources and further reading|references and links",
-    "de": "einzelnachweise|weblinks|siehe auch|literatur|quellen|anmerkungen|fußnoten|belege|literatur und quellen|"
-    "einzelnachweise und anmerkungen|anmerkungen und einzelnachweise|quellen und literatur|galerie",
-    "fr": "références|liens externes|voir aussi|notes et références|bibliographie|notes|annexes|articles connexes|"
-    "lien externe|liens internes|sources|sources et références|sur les autres projets wikimedia|galerie",
-    "es": "referencias|enlaces externos|véase también|bibliografía|notas|notas y referencias|fuentes|referencias y "
-    "notas|"
-    "lecturas adicionales|galería",
-    "it": "note|collegamenti esterni|voci correlate|bibliografia|altri progetti|fonti|riferimenti|galleria d'immagini",
-    "pt": "referências|ligações externas|ver também|bibliografia|notas|notas e referências|fontes|leitura adicional|"
-    "galeria",
-    "nl": "referenties|externe links|externe link|zie ook|bronnen|literatuur|noten|voetnoten|bronvermelding|"
-    "bibliografie",
-    "pl": "przypisy|linki zewnętrzne|zobacz też|bibliografia|uwagi|źródła",
-    "ru": "примечания|ссылки|см. также|литература|источники|комментарии|библиография|галерея",
-    "uk": "примітки|посилання|див. також|література|джерела|виноски|галерея",
-    "sv": "referenser|externa länkar|se även|källor|noter|litteratur|fotnoter|vidare läsning",
-    "da": "referencer|eksterne henvisninger|se også|kilder|noter|litteratur",
-    "no": "referanser|eksterne lenker|se også|kilder|noter|litteratur|fotnoter",
-    "fi": "lähteet|aiheesta muualla|katso myös|viitteet|kirjallisuutta",
-    "cs": "reference|externí odkazy|související články|literatura|poznámky|odkazy",
-    "hu": "források|további információk|jegyzetek|lásd még|külső hivatkozások|irodalom",
-    "tr": "kaynakça|dış bağlantılar|ayrıca bakınız|notlar|kaynaklar|konuyla ilgili yayınlar",
-    "ja": "脚注|出典|参考文献|関連項目|外部リンク|注釈|参照|関連文献|脚注・出典|注釈・出典",
-    "zh": "参考文献|參考文獻|外部链接|外部連結|参见|參見|参看|參看|注释|注釋|参考资料|參考資料|延伸阅读|延伸閱讀|脚注|"
-    "腳註|外部連接|"
-    "相关条目|相關條目|备注|備註|参考来源|參考來源",
-    "ko": "각주|외부 링크|같이 보기|참고 문헌|참고문헌|주석|출처|참고 자료|더 읽어보기",
-    "vi": "tham khảo|liên kết ngoài|xem thêm|chú thích|ghi chú|đọc thêm|thư mục",
-    "ar": "مراجع|وصلات خارجية|انظر أيضا|انظر أيضًا|المراجع|المصادر|مصادر|هوامش|ملاحظات",
-    "fa": "منابع|پیوند به بیرون|جستارهای وابسته|پانویس|یادداشت‌ها",
-    "he": "הערות שוליים|קישורים חיצוניים|ראו גם|לקריאה נוספת",
-    "id": "referensi|pranala luar|lihat pula|lihat juga|catatan kaki|catatan|daftar pustaka|bacaan lanjutan",
-    "ca": "referències|enllaços externs|vegeu també|bibliografia|notes|notes i referències",
-    "ro": "note|legături externe|vezi și|bibliografie|referințe|lectură suplimentară",
-    "el": "παραπομπές|εξωτερικοί σύνδεσμοι|δείτε επίσης|πηγές|βιβλιογραφία|σημειώσεις",
-    "simple": "other websites|related pages|references|more reading|other readings|sources|notes",
-}
-
-_DISAMBIGUATION_TEMPLATES = {
-    "en": r"disambig(?:uation)?(?:[ _-][^|{}]*)?|dab|disamb|hndis|hndab|geodis|numberdis|schooldis|roaddis|mathdab|"
-    r"airport disambig|biology disambig|call sign disambig|chinese title disambig|hospital disambig|"
-    r"letter-number combination disambig|mil-unit-dis|molecular formula disambig|music disambig|opus disambig|"
-    r"phonetics disambig|place name disambiguation|portal disambig|school disambig|species latin name disambig|"
-    r"station disambig|synagogue disambig|taxonomic authority disambig|taxonomy disambig|wp disambig|human name "
-    r"disambig",
-    "de": "begriffsklärung",
-    "fr": "homonymie|homonymes?|patronymie|toponymie|paronymie|bandeau homonymie",
-    "es": "desambig(?:uación)?|des",
-    "it": "disambigua|nd omonimia",
-    "pt": "desambig(?:uação)?",
-    "nl": "dp|dpintro",
-    "pl": "ujednoznacznienie|disambig",
-    "ru": "неоднозначность|многозначность|disambig",
-    "uk": "неоднозначність|багатозначність|disambig",
-    "sv": "förgrening|gren|grensida|förgreningssida",
-    "da": "flertydig",
-    "no": "peker|pekerside|etternavn",
-    "fi": "täsmennyssivu",
-    "cs": "rozcestník",
-    "hu": "egyért(?:-[^|{}]*)?",
-    "tr": "anlam ayrımı",
-    "ja": "aimai|曖昧さ回避|人名の曖昧さ回避|地名の曖昧さ回避",
-    "zh": "disambig|消歧义|消歧義|地名消歧义|人名消歧义",
-    "ko": "동음이의(?:어)?(?: 문서)?|동명이인",
-    "vi": "định hướng|trang định hướng",
-    "ar": "توضيح",
-    "he": "פירושונים",
-    "id": "disambig",
-    "ca": "desambiguació|biografies",
-    "ro": "dezambiguizare",
-    "el": "αποσαφήνιση",
-}
-
-_DISAMBIGUATION_TITLES = re.compile(
-    r"\((?:disambiguation|begriffsklärung|homonymie|desambiguación|disambigua|desambiguação|doorverwijspagina|"
-    r"ujednoznacznienie|значения|значення|olika betydelser|曖昧さ回避|消歧义|消歧義|동음이의|định hướng|توضيح|"
-    r"disambiguasi)\)$",
-    re.IGNORECASE,
-)
-_LIST_TITLES = re.compile(
-    r"^(?:lists? of |liste? (?:der |des |de |d’|d')|anexo:|lista (?:de |dei |di |delle )|lijst van |lista[ :]|список |"
-    r"lista över |"
-    r".*の?一覧$|.*列表$|.*목록$|danh sách )",
-    re.IGNORECASE,
-)
-
-INTERLANGUAGE_PREFIX = re.compile(
-    r"(?:[a-z]{2,3}|simple|tokipona|be-x-old|be-tarask|zh-[a-z-]+|nds-nl|roa-[a-z]+|map-bms|bat-smg|fiu-vro|cbk-zam)$"
-)
-"""Prefix of a link to the same article in another language, which shows nothing in the text."""
+FILE, TEMPLATE, CATEGORY = 6, 10, 14
+"""Numbers of namespaces."""
+_TABLES: Final = {FILE: "file", TEMPLATE: "template", CATEGORY: "category"}
+_CANONICAL: Final = {
+    "media": -2, "special": -1, "talk": 1, "user": 2, "user_talk": 3, "project": 4, "project_talk": 5, "file_talk": 7,
+    "mediawiki": 8, "mediawiki_talk": 9, "template_talk": 11, "help": 12, "help_talk": 13, "category_talk": 15,
+}  # fmt: skip
+"""English names of the other namespaces that every wiki has."""
+_REDIRECT = re.compile(r"\s*[#＃]\s*([^\[\]:\n]{1,40})")
+_TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 
 def trailing_sections(language: str) -> frozenset[str]:
-    """Casefolded headings of the sections that hold no prose: references, links, literature."""
-    names = f"{_TRAILING_SECTIONS['en']}|{_TRAILING_SECTIONS.get(language, '')}"
-    return frozenset(name for name in names.split("|") if name)
-
-
-def disambiguation_template(language: str) -> re.Pattern[str]:
-    """Matches a template in the wikitext that marks a disambiguation page."""
-    names = _DISAMBIGUATION_TEMPLATES["en"]
-    if own := _DISAMBIGUATION_TEMPLATES.get(language, ""):
-        names = f"{names}|{own}"
-    return re.compile(rf"\{{\{{\s*(?:{names})\s*(?:\||\}}\}})", re.IGNORECASE)
+    """Casefolded headings of the sections that close an article: references, links, literature."""
+    return frozenset(name.casefold() for name in wiki_names.names("closing_sections", language))
 
 
 def is_disambiguation_title(title: str) -> bool:
-    return bool(_DISAMBIGUATION_TITLES.search(title))
+    """Whether the title ends in "(disambiguation)", in any language."""
+    return title.endswith(")") and wiki_names.folded(title.rpartition("(")[2][:-1]) in _disambiguation_titles()
+
+
+@functools.cache
+def _disambiguation_titles() -> frozenset[str]:
+    return frozenset(map(wiki_names.folded, wiki_names.names_of_all("disambiguation_titles")))
 
 
 def is_list_title(title: str) -> bool:
     """Whether the title names a list of things ("List of …" in the languages known here)."""
-    return bool(_LIST_TITLES.match(title))
+    return bool(_list_titles().match(title))
+
+
+@functools.cache
+def _list_titles() -> re.Pattern[str]:
+    patterns = (re.escape(row).replace(r"\*", ".*") for row in wiki_names.names_of_all("list_titles"))
+    return re.compile(f"(?:{'|'.join(patterns)})$", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Wiki:
-    """Names that one wiki uses, from its dump's siteinfo and the tables above."""
+    """Names that one wiki uses. What is not given comes from the tables for its language."""
 
     language: str = "en"
-    file_namespaces: frozenset[str] = FILE_NAMESPACES
-    category_namespaces: frozenset[str] = CATEGORY_NAMESPACES
-    trailing_sections: frozenset[str] = field(default_factory=lambda: trailing_sections("en"))
+    """Code in the wiki's address, e.g. ``simple`` or ``zh-yue``."""
+    file_namespaces: frozenset[str] = frozenset()
+    category_namespaces: frozenset[str] = frozenset()
+    trailing_sections: frozenset[str] = frozenset()
+    interlanguage_prefixes: frozenset[str] = frozenset()
+    """What may stand before the colon of a link to this article in another language, which shows nothing."""
+
+    def __post_init__(self) -> None:
+        """Fill in what was not given."""
+        prefixes = wiki_names.interlanguage_prefixes() - {wiki_names.wiki_code(self.language)}
+        for name, value in (
+            ("file_namespaces", namespace_names(FILE, self.language)),
+            ("category_namespaces", namespace_names(CATEGORY, self.language)),
+            ("trailing_sections", trailing_sections(self.language)),
+            ("interlanguage_prefixes", prefixes),
+        ):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+
+def namespace_names(number: int, language: str, declared: Mapping[int, str] | None = None) -> frozenset[str]:
+    """Folded names of the namespace of files, templates or categories.
+
+    Args:
+        number: Of the namespace.
+        language: Of the wiki.
+        declared: Names that its dump declares, by number.
+    """
+    own = (declared or {}).get(number, "")
+    known = wiki_names.folded_names(_TABLES[number], language)
+    return known | {wiki_names.folded(own)} if own else known
+
+
+class Namespaces:
+    """Tells a title's namespace, for dumps that do not say it.
+
+    Args:
+        language: Of the wiki.
+        declared: Names that its dump declares, by number.
+    """
+
+    def __init__(self, language: str, declared: Mapping[int, str]) -> None:
+        self._numbers = dict(_CANONICAL)
+        for number in _TABLES:
+            self._numbers |= dict.fromkeys(namespace_names(number, language), number)
+        self._numbers |= {wiki_names.folded(name): number for number, name in declared.items() if name}
+
+    def number_of(self, title: str) -> int:
+        """Number of the namespace that the title's prefix names; 0, that of articles, where it names none."""
+        prefix, colon, _ = title.partition(":")
+        return self._numbers.get(wiki_names.folded(prefix), 0) if colon else 0
+
+
+def is_redirect(text: str, language: str) -> bool:
+    """Whether a page's wikitext makes it a redirect, in English or in the wiki's language."""
+    begins = _REDIRECT.match(text)
+    if begins is None:
+        return False
+    words = wiki_names.folded_names("redirect", language)
+    return wiki_names.folded(begins[1]) in words or wiki_names.folded(begins[1].split()[0]) in words
+
+
+class DisambiguationTemplates:
+    """The templates that make a page a disambiguation.
+
+    Args:
+        language: Of the wiki.
+        learned: Names that the dump's own templates add, folded.
+    """
+
+    def __init__(self, language: str, learned: Iterable[str] = ()) -> None:
+        rows = wiki_names.folded_names("disambiguation_templates", language)
+        self._endings = tuple(row[1:] for row in rows if row.startswith("*"))
+        self._names = rows | frozenset(learned)
+        self._others = wiki_names.folded_names("not_disambiguation_templates", language)
+        self._prefixes = tuple(f"{name}:" for name in namespace_names(TEMPLATE, language))
+
+    def __contains__(self, name: str) -> bool:
+        name = wiki_names.folded(name)
+        for prefix in self._prefixes:
+            name = name.removeprefix(prefix).removeprefix("_")
+        return name in self._names or (name.endswith(self._endings) and name not in self._others)
+
+    def are_in(self, text: str) -> bool:
+        """Whether the wikitext calls one of them."""
+        return any(call[1] in self for call in _TEMPLATE_CALL.finditer(text))
 
 
 LANGUAGE_NAMES = dict(

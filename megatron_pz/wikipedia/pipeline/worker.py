@@ -21,7 +21,8 @@ from megatron_pz.wikipedia.pipeline.progress_log import JobResult
 from megatron_pz.wikipedia.pipeline.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.read.articles import Article, ArticleReader, read_extracts, split_of
 from megatron_pz.wikipedia.read.damage import DamageLog
-from megatron_pz.wikipedia.read.dump import PageError, SiteInfo, read_pages
+from megatron_pz.wikipedia.read.dump import SiteInfo, read_pages
+from megatron_pz.wikipedia.read.page import PageError
 from megatron_pz.wikipedia.read.streams import Job
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Joints
 from megatron_pz.wikipedia.tokenize.passages import Passage, PassageCutter, joints_of

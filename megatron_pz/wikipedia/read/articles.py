@@ -13,20 +13,19 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from megatron_pz.wikipedia.read.damage import DamageLog
-from megatron_pz.wikipedia.read.dump import Page, SiteInfo
+from megatron_pz.wikipedia.read.dump import SiteInfo
+from megatron_pz.wikipedia.read.page import WIKITEXT, Page
 from megatron_pz.wikipedia.read.streams import Job
 from megatron_pz.wikitext import localization
 from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
 
-DropReason = Literal["namespace", "redirect", "disambiguation", "list", "too_short"]
+DropReason = Literal["namespace", "not_wikitext", "redirect", "disambiguation", "list", "too_short"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
-_REDIRECT = re.compile(r"\s*#redirect\b", re.IGNORECASE)
 _DISAMBIGUATION_WORD = "__DISAMBIG__"
 _TEMPLATE_AT_AN_END = 1 << 12
 """Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
-_FILE, _CATEGORY = 6, 14
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -54,17 +53,11 @@ class ArticleOptions:
 
 
 def wiki_of(site: SiteInfo) -> Wiki:
-    """What the scanner needs to know of a wiki."""
-
-    def local(namespace: int, known: frozenset[str]) -> frozenset[str]:
-        name = site.namespaces.get(namespace, "")
-        return known | {name.casefold().replace(" ", "_")} if name else known
-
+    """Return what the scanner needs to know of a wiki."""
     return Wiki(
         language=site.language,
-        file_namespaces=local(_FILE, localization.FILE_NAMESPACES),
-        category_namespaces=local(_CATEGORY, localization.CATEGORY_NAMESPACES),
-        trailing_sections=localization.trailing_sections(site.language),
+        file_namespaces=localization.namespace_names(localization.FILE, site.language, site.namespaces),
+        category_namespaces=localization.namespace_names(localization.CATEGORY, site.language, site.namespaces),
     )
 
 
@@ -76,23 +69,27 @@ class ArticleReader:
         self._article_url = site.article_url
         self._text = text
         self._options = options
-        self._disambiguation = localization.disambiguation_template(site.language)
+        self._namespaces = localization.Namespaces(site.language, site.namespaces)
+        self._disambiguation = localization.DisambiguationTemplates(site.language)
 
     def read(self, page: Page) -> Article | DropReason:
-        """The page's article, or why it has none. The costly conversion comes last."""
-        if page.namespace != 0:
+        """Return the page's article, or why it has none. The costly conversion comes last."""
+        namespace = self._namespaces.number_of(page.title) if page.namespace is None else page.namespace
+        if namespace != 0:
             return "namespace"
+        if page.model != WIKITEXT:
+            return "not_wikitext"
         if page.redirect is not None:
             return "redirect"
         if localization.is_disambiguation_title(page.title):
             return "disambiguation"
         text = page.text
-        if _REDIRECT.match(text):
+        if localization.is_redirect(text, self._wiki.language):
             return "redirect"
         ends = (
             text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
         )
-        if _DISAMBIGUATION_WORD in text or self._disambiguation.search(ends):
+        if _DISAMBIGUATION_WORD in text or self._disambiguation.are_in(ends):
             return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"

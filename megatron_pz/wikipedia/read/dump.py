@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
-from xml.parsers import expat
 
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.read.damage import DamageLog
+from megatron_pz.wikipedia.read.page import Page, PageError, parse_page
 from megatron_pz.wikipedia.read.streams import (
     DUMP_END,
     LARGEST_PAGE,
@@ -30,9 +30,14 @@ from megatron_pz.wikipedia.read.streams import (
     input_kind,
     read_blocks,
 )
-from megatron_pz.wikitext.scanner_form import unescaped
+from megatron_pz.wikitext.wiki_names import code_of_database, language_codes, wiki_code
 
 _PAGE = b"<page>"
+_SITEINFO_END = b"</siteinfo>"
+_LARGEST_HEAD = 4 << 20
+_PREFIXED = re.compile(rb"<([A-Za-z_][\w.-]*):(?:siteinfo|page)\b")
+_OTHER_PAGE = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?page\b(?!>)[^<>]*>")
+_HOST = re.compile(r"https?://([a-z-]+)\.[a-z]+\.org/")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class SiteInfo:
     """The dump's own description of its wiki."""
 
     language: str
-    """Language code, e.g. ``en``."""
+    """Code in the wiki's address, e.g. ``en``, ``simple`` or ``zh-yue``."""
     name: str
     """Database name, e.g. ``enwiki``; empty in old dumps."""
     article_url: str
@@ -49,48 +54,32 @@ class SiteInfo:
     """Local name of every namespace; 0 is articles (empty name), 6 files, 10 templates, 14 categories."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page in its newest revision, as the dump has it."""
-
-    page_id: str
-    revision_id: str
-    title: str
-    namespace: int
-    redirect: str | None
-    """Title that the page redirects to."""
-    escaped_text: bytes
-    """Wikitext as it stands in the XML. Most pages of a dump are dropped before anyone needs it decoded."""
-
-    @property
-    def text(self) -> str:
-        """Wikitext, decoded anew at every call. Raises :class:`PageError` where it is not UTF-8."""
-        return _unescape(self.escaped_text)
-
-
-class PageError(Exception):
-    """A page is not what a dump holds; the message says how."""
-
-
 def read_siteinfo(path: str) -> SiteInfo:
     """Read the header of a dump. Raises :class:`BadInput` where there is none."""
     head = bytearray()
     for block in read_blocks(path, input_kind(path).compression, 0, DamageLog(), hold=0):
         head += block.data
-        if b"</siteinfo>" in head or len(head) > (4 << 20):
+        if b"</siteinfo>" in head or len(head) > _LARGEST_HEAD:
             break
-    end = head.find(b"</siteinfo>")
+    end = head.find(_SITEINFO_END)
     if end < 0:
+        if prefixed := _PREFIXED.search(head):
+            raise BadInput(
+                f"{path}: its tags have the prefix {prefixed[1].decode()}: (<{prefixed[1].decode()}:page>); remove it, "
+                f"as with sed 's,<\\(/*\\){prefixed[1].decode()}:,<\\1,g'"
+            )
         raise BadInput(f"{path}: has no <siteinfo>; give a pages-articles dump with its beginning")
+    if other := _OTHER_PAGE.search(head, end):
+        raise BadInput(f"{path}: a page begins with {other[0].decode(errors='replace')}; MediaWiki writes <page>")
     try:
-        root = ElementTree.fromstring(bytes(head[: end + len(b"</siteinfo>")]) + b"</mediawiki>")
+        root = ElementTree.fromstring(bytes(head[: end + len(_SITEINFO_END)]) + b"</mediawiki>")
     except ElementTree.ParseError as error:
         raise BadInput(f"{path}: <siteinfo> is not XML ({error}); download the dump again") from None
-    values = {element.tag.rpartition("}")[2]: element for element in root.iter()}
-    base = (values["base"].text or "") if "base" in values else ""
+    values = {element.tag.rpartition("}")[2]: element.text or "" for element in root.iter()}
+    base, name = values.get("base", "").strip(), values.get("dbname", "").strip()
     return SiteInfo(
-        language=root.get("{http://www.w3.org/XML/1998/namespace}lang", "en"),
-        name=(values["dbname"].text or "") if "dbname" in values else "",
+        language=_language(name, base, root.get("{http://www.w3.org/XML/1998/namespace}lang", "")),
+        name=name,
         article_url=base[: base.rfind("/") + 1],
         namespaces={
             int(element.get("key", "0")): element.text or ""
@@ -98,6 +87,17 @@ def read_siteinfo(path: str) -> SiteInfo:
             if element.tag.rpartition("}")[2] == "namespace"
         },
     )
+
+
+def _language(name: str, base: str, declared: str) -> str:
+    """Return the code of the wiki's own tables.
+
+    The database's name and the wiki's address tell ``simple`` from ``en`` and ``zh-yue`` from ``yue``; ``xml:lang``
+    only names the language of the content.
+    """
+    host = _HOST.match(base)
+    of_host = wiki_code(host[1]) if host else ""
+    return code_of_database(name) or (of_host if of_host in language_codes() else "") or wiki_code(declared) or "en"
 
 
 def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = True) -> Iterator[tuple[Page, int]]:
@@ -113,7 +113,7 @@ def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = 
         blocks = read_blocks(job.path, job.kind.compression, job.start, damage, any_size=whole_streams)
     for element, offset in _page_elements(blocks, job, damage):
         try:
-            page = _parse_page(element)
+            page = parse_page(element)
         except PageError as error:
             damage.report(job.path, offset, f"a page after byte {offset} {error}")
         else:
@@ -177,68 +177,3 @@ def _may_begin_page(buffer: bytearray, owned: int) -> bool:
     """Whether a ``<page>`` tag may begin in the owned bytes and be cut by the buffer's end."""
     beyond = len(buffer) - owned
     return any(buffer.endswith(_PAGE[:length]) for length in range(beyond + 1, len(_PAGE)))
-
-
-_FIELDS = re.compile(
-    rb"\s*<title>([^<]*)</title>\s*<ns>(-?\d+)</ns>\s*<id>(\d+)</id>\s*(?:<redirect title=\"([^\"]*)\"\s*/>)?"
-)
-_FIELDS_IN_ANY_ORDER = re.compile(
-    rb"<title>([^<]*)</title>|<ns>(-?\d+)</ns>|<id>(\d+)</id>|<redirect title=\"([^\"]*)\"|<revision>"
-)
-_REVISION = b"<revision>"
-_ID = re.compile(rb"<id>(\d+)</id>")
-_TEXT = re.compile(rb"<text(?:\s[^<>]*?)?(/?)>")
-_EXPAT_BUFFER = 1 << 20
-
-
-def _parse_page(page: bytes) -> Page:
-    if fields := _FIELDS.match(page):
-        title, namespace, page_id, redirect = fields.groups()
-    else:
-        title, namespace, page_id, redirect = _fields_in_any_order(page)
-    revision = page.find(_REVISION)
-    text = _TEXT.search(page, revision) if revision >= 0 else None
-    if title is None or page_id is None or text is None:
-        raise PageError("lacks its title, id or text")
-    begin, end = text.end(), page.find(b"<", text.end())
-    if page.find(_REVISION, end) >= 0:  # a full-history dump lists the newest last
-        revision = page.rfind(_REVISION)
-        text = _TEXT.search(page, revision) or text
-        begin, end = text.end(), page.find(b"<", text.end())
-    identity = _ID.search(page, revision)
-    return Page(
-        page_id=page_id.decode(),
-        revision_id=identity[1].decode() if identity else "",
-        title=_unescape(title),
-        namespace=int(namespace or 0),
-        redirect=None if redirect is None else _unescape(redirect),
-        escaped_text=b"" if text[1] else page[begin:end],
-    )
-
-
-def _fields_in_any_order(page: bytes) -> list[bytes | None]:
-    """Title, namespace, id and redirect of a page that is not laid out as MediaWiki does it today."""
-    found: list[bytes | None] = [None] * 4
-    for match in _FIELDS_IN_ANY_ORDER.finditer(page):
-        if match[0] == b"<revision>":
-            break
-        found = [before if before is not None else now for before, now in zip(found, match.groups(), strict=True)]
-    return found
-
-
-def _unescape(value: bytes) -> str:
-    """UTF-8 with XML's character references, as an XML parser reads it: expat where there is anything unusual."""
-    try:
-        if b"\r" not in value:
-            if b"&" not in value:
-                return value.decode()
-            if unescaped is not None and (text := unescaped(value)) is not None:
-                return text.decode()
-        parts: list[str] = []
-        parser = expat.ParserCreate("utf-8")
-        parser.buffer_text, parser.buffer_size = True, _EXPAT_BUFFER
-        parser.CharacterDataHandler = parts.append
-        parser.Parse(b"<text>%b</text>" % value, True)
-    except (UnicodeDecodeError, expat.ExpatError) as error:
-        raise PageError(f"is not XML in UTF-8 ({error})") from None
-    return "".join(parts)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from megatron_pz.wikipedia.read.dump import PageError, _unescape
+from megatron_pz.wikipedia.read.page import PageError, _unescape
 from megatron_pz.wikitext import scanner_form
 from megatron_pz.wikitext.scanner import counting, references
 

@@ -14,7 +14,8 @@ import pytest
 
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.read import streams
-from megatron_pz.wikipedia.read.dump import Page, read_pages, read_siteinfo
+from megatron_pz.wikipedia.read.dump import read_pages, read_siteinfo
+from megatron_pz.wikipedia.read.page import Page
 from megatron_pz.wikipedia.read.streams import plan_jobs
 
 HEADER = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" version="0.11" xml:lang="de">
@@ -218,3 +219,110 @@ def test_a_page_without_an_end_is_named(tmp_path: Path) -> None:
     path.write_text(whole_dump(3).replace("</page>", "</pag>"))
     with pytest.raises(BadInput, match="truncated: a page that begins after byte"):
         pages_of(path)
+
+
+def only_page(tmp_path: Path, page: str, header: str = HEADER) -> Page:
+    """The page of a dump that holds no other."""
+    path = tmp_path / "dump.xml"
+    path.write_text(f"{header}<page>{page}</page>{END}")
+    ((found_page, _),) = [pair for job in plan_jobs(str(path)) for pair in read_pages(job)]
+    return found_page
+
+
+def revision(text: str, time: str = "", number: int = 1, more: str = "") -> str:
+    stamp = f"<timestamp>{time}</timestamp>" if time else ""
+    return f'<revision><id>{number}</id>{stamp}{more}<text xml:space="preserve">{text}</text></revision>'
+
+
+@pytest.mark.parametrize(
+    ("fields", "namespace", "redirect"),
+    [
+        ("<title>A</title><ns>0</ns><id>1</id>", 0, None),
+        ("<title>A</title><id>1</id>", None, None),
+        ("<title>A</title><id>1</id><restrictions>sysop</restrictions>", None, None),
+        ("<title>A</title><id>1</id><redirect />", None, ""),
+        ("<title>A</title><ns>0</ns><id>1</id><redirect/>", 0, ""),
+        ('<title>A</title><ns>0</ns><id>1</id><redirect title="B &amp; C" />', 0, "B & C"),
+        ("<title>A</title><id>1</id><ns>10</ns>", 10, None),
+        ("<id>1</id><title>A</title><ns>0</ns>", 0, None),
+        ("<title><![CDATA[A]]></title><ns>4</ns><id>1</id>", 4, None),
+    ],
+)
+def test_fields_of_all_ages(tmp_path: Path, fields: str, namespace: int | None, redirect: str | None) -> None:
+    page = only_page(tmp_path, fields + revision("text &lt;b&gt;"))
+    assert (page.page_id, page.title, page.text) == ("1", "A", "text <b>")
+    assert (page.namespace, page.redirect) == (namespace, redirect)
+
+
+FIELDS = "<title>A</title><ns>0</ns><id>1</id>"
+
+
+def test_cdata_is_text(tmp_path: Path) -> None:
+    assert only_page(tmp_path, FIELDS + revision("<![CDATA[a <b> & c]]> d")).text == "a <b> & c d"
+    assert only_page(tmp_path, FIELDS + revision("x <!-- no --> y")).text == "x  y"
+
+
+def test_a_page_or_revision_without_text_is_empty(tmp_path: Path) -> None:
+    for rest in ("", "<revision><id>5</id></revision>", '<revision><id>5</id><text deleted="deleted" /></revision>'):
+        assert only_page(tmp_path, FIELDS + rest).text == ""
+    later = "<revision><id>9</id><timestamp>2011-01-01T00:00:00Z</timestamp></revision>"
+    page = only_page(tmp_path, FIELDS + revision("old", "2010-01-01T00:00:00Z") + later)
+    assert (page.revision_id, page.text) == ("9", "")
+
+
+def test_the_newest_revision_counts_wherever_it_stands(tmp_path: Path) -> None:
+    times = ["2019-05-01T00:00:00Z", "2021-01-01T00:00:00Z", "2020-12-31T23:59:59Z"]
+    for order in itertools.permutations(range(3)):
+        revisions = "".join(revision(f"text {n}", times[n], n) for n in order)
+        page = only_page(tmp_path, FIELDS + revisions)
+        assert (page.revision_id, page.text) == ("1", "text 1")
+    page = only_page(tmp_path, FIELDS + revision("a", number=1) + revision("b", number=2))
+    assert page.text == "b"
+    page = only_page(tmp_path, FIELDS + revision("<![CDATA[new]]>", times[1]) + revision("old", times[0]))
+    assert page.text == "new"
+
+
+def test_the_content_model(tmp_path: Path) -> None:
+    assert only_page(tmp_path, FIELDS + revision("x")).model == "wikitext"
+    assert only_page(tmp_path, FIELDS + revision("x", more="<model>Scribunto</model>")).model == "Scribunto"
+    behind = revision("x").replace("</revision>", "<model>json</model><format>text/json</format></revision>")
+    assert only_page(tmp_path, FIELDS + behind).model == "json"
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "declared", "language"),
+    [
+        ("simplewiki", "https://simple.wikipedia.org/wiki/Main_Page", "en", "simple"),
+        ("nowiki", "https://no.wikipedia.org/wiki/Forside", "nb", "no"),
+        ("zh_yuewiki", "https://zh-yue.wikipedia.org/wiki/X", "yue", "zh-yue"),
+        ("", "https://simple.wikipedia.org/wiki/Main_Page", "en", "simple"),
+        ("commonswiki", "https://commons.wikimedia.org/wiki/X", "en", "en"),
+        ("mywiki", "https://my.wikipedia.org/wiki/X", "my", "my"),
+        ("in_house", "https://wiki.example.com/wiki/X", "nb", "no"),
+        ("in_house", "", "", "en"),
+    ],
+)
+def test_the_language_is_the_wikis(tmp_path: Path, name: str, base: str, declared: str, language: str) -> None:
+    header = HEADER.replace("dewiki", name).replace("https://de.wikipedia.org/wiki/Wikipedia:Hauptseite", base)
+    path = tmp_path / "dump.xml"
+    path.write_text(header.replace('xml:lang="de"', f'xml:lang="{declared}"' if declared else "") + END)
+    assert read_siteinfo(str(path)).language == language
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("mw:page", "have the prefix mw:"),
+        ('page xmlns="http://x"', "a page begins with <page xmlns"),
+        ("page ", "a page be"),
+    ],
+)
+def test_other_forms_of_pages_are_named(tmp_path: Path, page: str, words: str) -> None:
+    xml = whole_dump(2).replace("<page>", f"<{page}>").replace("</page>", f"</{page.split()[0]}>")
+    if page == "mw:page":
+        xml = xml.replace("siteinfo>", "mw:siteinfo>").replace("</mw:siteinfo", "</mw:siteinfo")
+        xml = xml.replace("<mediawiki", "<mw:mediawiki").replace("</mediawiki", "</mw:mediawiki")
+    path = tmp_path / "dump.xml"
+    path.write_text(xml.replace("</mw:mw:", "</mw:"))
+    with pytest.raises(BadInput, match=words):
+        read_siteinfo(str(path))
