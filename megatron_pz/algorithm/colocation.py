@@ -1,18 +1,18 @@
-"""Trainer and rollout engines share a card: who works has its memory, the other has put its part aside.
+"""Share GPU memory between the trainer and the rollout engines: the idle side offloads its part.
 
-A step of the loop, and what lies on the card:
+GPU memory during a step:
 
 ==================  ==============  =================  ======================  ==========================
 while               engine weights  engine's KV cache  weights of the trainer  optimizer, gradients
 ==================  ==============  =================  ======================  ==========================
-the engines sample  there           there              there                   put aside (``offload``)
-the trainer works   put aside       put aside          there                   there
-weights travel      there           put aside          there                   put aside (``offload``)
+the engines sample  there           there              there                   offloaded (option)
+the trainer works   offloaded       offloaded          there                   there
+weights travel      there           offloaded          there                   offloaded (option)
 ==================  ==============  =================  ======================  ==========================
 
-This is the order of the lowest peak: the KV cache, by far the largest, comes back last, when the trainer is done. On a
-CPU engines do not sleep and an offloaded optimizer stays where it is; the order of calls is the same. No GPU has run
-it yet.
+This order has the lowest peak: the KV cache, by far the largest part, returns last, after the trainer has finished. On
+a CPU, engines do not sleep and an offloaded optimizer stays in place; the order of calls is the same. It has not been
+run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 
 
 class Engine(Protocol):
-    """What is asked of a rollout engine; to wake what does not sleep is no mistake."""
+    """The part of a rollout engine that manages its memory. Calling ``wake`` on an awake engine is a no-op."""
 
     def sleep(self) -> None: ...
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
 
 class Trainer(Protocol):
-    """What is asked of a policy."""
+    """The part of a policy that manages its memory."""
 
     def offload(self) -> None: ...
 
@@ -39,26 +39,26 @@ class Trainer(Protocol):
 
 
 class Colocation:
-    """Takes turns. All ranks enter the blocks together.
+    """Switches GPU memory between trainer and engines. All ranks enter the blocks together.
 
-    A block that raises leaves everything as it is then: the run ends, and the error must not be hidden by another one.
+    A block that raises leaves the state as it is: the run ends, and a second error must not hide the first.
     """
 
     def __init__(self, trainers: Iterable[Trainer], engines: Iterable[Engine], *, sleep: bool, offload: bool) -> None:
-        """The state before the first step: engines awake, optimizers put aside if ``offload``.
+        """Describe the state before the first step: engines awake, optimizers offloaded if ``offload``.
 
         Args:
             trainers: this rank's policies.
             engines: this rank's engines; one that plays two roles may be named twice.
             sleep: engines sleep while the trainer works (``sleep_during_update``).
-            offload: optimizer and gradients are aside while it does not (``rl_offload_optimizer_during_inference``).
+            offload: optimizer and gradients are offloaded during rollouts (``rl_offload_optimizer_during_inference``).
         """
         self._trainers = tuple(trainers) if offload else ()
         self._engines = tuple(dict.fromkeys(engines)) if sleep else ()
 
     @contextmanager
     def trainer_works(self) -> Iterator[None]:
-        """For an update. The engines are still asleep afterwards: :meth:`weights_travel` wakes them."""
+        """Hold the trainer's memory for an update. The engines stay asleep until :meth:`weights_travel`."""
         for engine in self._engines:
             engine.sleep()
         for trainer in self._trainers:
@@ -69,7 +69,7 @@ class Colocation:
 
     @contextmanager
     def optimizer_needed(self) -> Iterator[None]:
-        """For a checkpoint between two steps. Where no optimizer has been put aside nothing moves."""
+        """Hold the optimizer for a checkpoint between two steps. A no-op where no optimizer is offloaded."""
         if not self._trainers:
             yield
             return
@@ -80,7 +80,7 @@ class Colocation:
 
     @contextmanager
     def weights_travel(self) -> Iterator[None]:
-        """For the weight sync, if there is anything new; afterwards the engines can sample."""
+        """Wake the engines' weights for the sync; afterwards the engines can sample."""
         for engine in self._engines:
             engine.wake("weights")
         yield

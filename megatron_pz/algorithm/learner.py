@@ -1,4 +1,4 @@
-"""How a policy learns from a step's experience: minibatches, epochs, and the log-probabilities that stay frozen."""
+"""Update a policy from a step's experience: minibatches, epochs, old and reference log-probabilities."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ from megatron_pz.trainer.topology import Topology
 
 @dataclass(frozen=True)
 class LearnerReport:
-    """What one policy did with a step's experience."""
+    """The updates that one policy made from a step's experience."""
 
     roles: tuple[Role, ...]
     learning_rate: float
     updates: tuple[UpdateResult, ...]
-    """None where there was nothing to learn from."""
-    work: ComputeUsed
-    """What it cost the trainers of all ranks."""
+    """Empty where there was nothing to learn from."""
+    compute: ComputeUsed
+    """Compute used by the trainers of all ranks."""
     seconds_computing: float = 0.0
-    """Wall time of this rank in forward passes, backward passes and optimizer steps."""
+    """Wall time that this rank spent in forward passes, backward passes and optimizer steps."""
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A policy, the roles that it plays, and what it learns with."""
+    """A policy, the roles that it plays, and its optimizer settings."""
 
     config: RunConfig
     policy: Policy
     roles: tuple[Role, ...]
     optimizer: OptimizerConfig
-    """Its own: the policies of a run may have different learning rates."""
+    """Settings of this policy: the policies of a run may have different learning rates."""
     reference: PolicyModel | None
-    """What a KL penalty holds it to."""
+    """The policy that a KL penalty refers to."""
 
     @property
     def name(self) -> str:
-        """The role, when there is a policy for each; the empty name, when one plays both."""
+        """Return the role when there is a policy per role; the empty string when one policy plays both."""
         return self.roles[0] if len(self.roles) == 1 else ""
 
     def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> LearnerReport:
-        """``grpo_iterations`` times one optimizer step on each of ``updates_per_step`` shares of its roles' groups.
+        """Run ``grpo_iterations`` epochs of ``updates_per_step`` optimizer steps on the groups of its roles.
 
-        Every epoch has the same shares in the same order. The old log-probabilities and the reference's are those of
-        before the first optimizer step. ``iteration`` counts from 1. Collective over all ranks, with the same groups.
+        Every epoch has the same minibatches in the same order. Old and reference log-probabilities are computed before
+        the first optimizer step. ``iteration`` counts from 1. Collective over all ranks, which pass the same groups.
         """
         grpo = self.config.grpo
         rate = learning_rate(iteration - 1, self.optimizer, self.config.training.train_iters)
@@ -61,19 +61,19 @@ class Learner:
         shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
         minibatches = [self.micro_batches(share) for share in shares if share]
         start = time.perf_counter()
-        moves = len(minibatches) * grpo.grpo_iterations > 1
-        frozen = [self.frozen_log_probs(rows, policy_moves=moves) for rows in minibatches]
+        several_updates = len(minibatches) * grpo.grpo_iterations > 1
+        frozen = [self.frozen_log_probs(batches, policy_moves=several_updates) for batches in minibatches]
         loss = partial(policy_loss, grpo=grpo)
         updates = [
-            self.policy.update(rows, loss, rate, rows_frozen)
+            self.policy.update(batches, loss, rate, log_probs)
             for _ in range(grpo.grpo_iterations)
-            for rows, rows_frozen in zip(minibatches, frozen, strict=True)
+            for batches, log_probs in zip(minibatches, frozen, strict=True)
         ]
         seconds_computing = time.perf_counter() - start
-        costs = FlopCounter(self.policy.architecture)
-        forward_passes = int(moves) + int(self.reference is not None)
-        work = costs.training(own, grpo.grpo_iterations) + costs.scoring(own, forward_passes)
-        return LearnerReport(self.roles, rate, tuple(updates), work, seconds_computing)
+        flops = FlopCounter(self.policy.architecture)
+        forward_passes = int(several_updates) + int(self.reference is not None)
+        compute = flops.training(own, grpo.grpo_iterations) + flops.scoring(own, forward_passes)
+        return LearnerReport(self.roles, rate, tuple(updates), compute, seconds_computing)
 
     def micro_batches(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """Pack this data-parallel rank's share of a minibatch; token weights refer to the whole optimizer step."""
@@ -81,21 +81,21 @@ class Learner:
         weighting = LossWeighting.of(groups, self.config.grpo.loss_aggregation, longest)
         return self.policy.micro_batches(groups, weighting, self.config.training.micro_batch_tokens)
 
-    def frozen_log_probs(self, rows: Sequence[MicroBatch], *, policy_moves: bool) -> list[OldAndReferenceLogProbs]:
-        """What the rows' losses refer to. Old log-probabilities are needed where the policy moves before the last one.
+    def frozen_log_probs(self, batches: Sequence[MicroBatch], *, policy_moves: bool) -> list[OldAndReferenceLogProbs]:
+        """Compute the log-probabilities that the losses refer to: the old ones only where several updates are made.
 
-        Only the last stage of a pipeline has log-probabilities, and only it computes a loss.
+        Only the last stage of a pipeline has log-probabilities, and only that stage computes a loss.
         """
-        old = self.policy.log_probs(rows) if policy_moves else []
-        reference = self.reference.log_probs(rows) if self.reference else []
+        old = self.policy.log_probs(batches) if policy_moves else []
+        reference = self.reference.log_probs(batches) if self.reference else []
         return [
-            OldAndReferenceLogProbs(old[row] if old else None, reference[row] if reference else None)
-            for row in range(len(rows))
+            OldAndReferenceLogProbs(old[index] if old else None, reference[index] if reference else None)
+            for index in range(len(batches))
         ]
 
 
 def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:
-    """The run's policies with their initial weights: one that plays both roles, or the generator and the predictor.
+    """Build the run's policies with their initial weights: one for both roles, or one per role.
 
     Raises BadInput as the readers of ``config.model.hf_model`` do. Collective over all ranks.
     """

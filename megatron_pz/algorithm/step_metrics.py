@@ -151,7 +151,7 @@ def step_compute(report: StepReport, worker: RolloutWorker, flops: FlopCounter) 
     for batch in report.rollouts:
         if batch.strategy == "entropy_next_token":
             total += flops.scoring(scored_groups([passage.token_ids for passage in batch.passages]))
-    return sum((learner.work for learner in report.learners), total)
+    return sum((learner.compute for learner in report.learners), total)
 
 
 def step_samples(rollouts: list[RolloutBatch], worker: RolloutWorker, most: int) -> list[MaskSample]:

@@ -1,6 +1,6 @@
-"""Group-relative advantages (equation 10) and DAPO's rule about which groups can teach anything.
+"""Group-relative advantages (equation 10) and DAPO's filter of groups without a gradient.
 
-Plain numbers in and out: a step has a few thousand rewards, and they live in Python objects.
+Inputs and outputs are Python floats: a step has a few thousand rewards.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ AdvantageScale = Literal["group_std", "none"]
 Outcome = Literal["all_zero", "all_one", "all_equal", "mixed"]
 
 MIN_SPREAD = 1e-6
-"""A group whose rewards have a smaller standard deviation counts as equal: what differs is rounding, and dividing by
-it would turn rounding into advantages of size one."""
+"""Rewards with a smaller standard deviation count as equal: the difference is rounding, and dividing by it would turn
+rounding into advantages of size one."""
 
 
 def group_advantages(rewards: Sequence[float], scale: AdvantageScale = "group_std") -> list[float]:
-    """Advantages of one group's responses: (r - mean) / std, PretrainZero equation 10.
+    """Compute the advantages of one group: (r - mean) / std, PretrainZero equation 10.
 
     Args:
         rewards: the rewards of all responses to one prompt.
@@ -26,7 +26,7 @@ def group_advantages(rewards: Sequence[float], scale: AdvantageScale = "group_st
             mean (Dr. GRPO, arXiv 2503.20783).
 
     Returns:
-        One advantage a response, in order. They sum to zero; a group of equal rewards gets zeros.
+        One advantage per response, in order. They sum to zero; a group of equal rewards gets zeros.
 
     One right answer in four: the mean is 1/4 and the deviation sqrt(3)/4.
 
@@ -45,15 +45,15 @@ def group_advantages(rewards: Sequence[float], scale: AdvantageScale = "group_st
 
 
 def is_mixed(rewards: Sequence[float]) -> bool:
-    """Whether the rewards differ, so that the group has a gradient: others are dropped (DAPO, arXiv 2503.14476).
+    """Return whether the rewards differ, so that the group has a gradient (DAPO, arXiv 2503.14476).
 
-    For rewards of 0 and 1 it means 0 < accuracy < 1.
+    For rewards of 0 and 1 this means 0 < accuracy < 1.
     """
     return _mean_and_spread(rewards)[1] >= MIN_SPREAD
 
 
 def outcome(rewards: Sequence[float]) -> Outcome:
-    """What became of a group, for the counts in a run's metrics: which kind of equal, or mixed."""
+    """Classify a group for the run's metrics: mixed, or the kind of equal rewards."""
     if is_mixed(rewards):
         return "mixed"
     mean = math.fsum(rewards) / len(rewards)

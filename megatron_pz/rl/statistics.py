@@ -1,7 +1,8 @@
 """Statistics of the loss that add up over micro-batches and ranks, role by role.
 
-:class:`LossStatistics` is two small tensors, so a step needs one all-reduce with SUM and one with MAX, and never waits
-for a GPU in its middle. :meth:`LossStatistics.by_role` and :meth:`LossStatistics.pooled` turn them into figures.
+:class:`LossStatistics` holds two small tensors, so that a step needs one all-reduce with SUM and one with MAX and does
+not synchronize with the GPU in between. :meth:`LossStatistics.by_role` and :meth:`LossStatistics.pooled` turn the sums
+into :class:`LossMetrics`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ MAXIMA = ("log_ratio_up", "log_ratio_down", "difference", "importance")
 
 @dataclass(frozen=True)
 class RoleTokens:
-    """What a loss knows about each response token of a micro-batch (R of them)."""
+    """The terms of the loss for each of the R response tokens of a micro-batch."""
 
     counted_R: Tensor
     """bool: false for the dummy token of an empty micro-batch"""
@@ -66,12 +67,12 @@ class RoleTokens:
     reference_kl_R: Tensor
     """estimate of KL(p || p_ref); 0 without a reference policy"""
     abs_weighted_advantage_R: Tensor
-    """|weight * importance * advantage|: how hard the token pulls at the gradient"""
+    """|weight * importance * advantage|, the token's contribution to the gradient's scale"""
 
 
 @dataclass(frozen=True)
 class LossMetrics:
-    """A step's figures. Means are over response tokens; all figures are 0 where there were none."""
+    """Metrics of a step's loss. Means are over response tokens; all are 0 where there were none."""
 
     tokens: int
     loss: float
@@ -86,13 +87,13 @@ class LossMetrics:
     clip_dual: float
     """Share of the tokens whose gradient the dual clip stopped."""
     ratio_mean: float
-    """Of p / p_old."""
+    """Mean of p / p_old."""
     ratio_min: float
     """Smallest p / p_old before clipping; at most 1."""
     ratio_max: float
     """Largest p / p_old before clipping; at least 1."""
     log_prob_difference_mean: float
-    """Of |log p_trainer - log p_rollout|."""
+    """Mean of |log p_trainer - log p_rollout|."""
     log_prob_difference_max: float
     k3_kl: float
     """Mean of e^d - 1 - d with d = log p_trainer - log p_rollout: Schulman's estimate of KL(rollout || trainer)."""
@@ -102,15 +103,15 @@ class LossMetrics:
     reference_kl: float
     """Mean estimate of KL(p || p_ref) by the configured estimator; 0 without a reference policy."""
     gradient_share: float
-    """Share in the sum of |weight * importance * advantage| over all tokens: who pulls how hard."""
+    """Share of the sum of |weight * importance * advantage| over all tokens."""
 
 
 @dataclass(frozen=True)
 class LossStatistics:
     """Sums and maxima over response tokens, for each role.
 
-    ``a + b`` are the statistics of the tokens of both. Over ranks: all-reduce ``sums`` with SUM and ``maxima`` with MAX
-    (both contiguous) and make a new object of the results.
+    ``a + b`` combines the tokens of both. To combine ranks, all-reduce ``sums`` with SUM and ``maxima`` with MAX (both
+    contiguous) and construct a new object from the results.
     """
 
     sums: Tensor
@@ -120,7 +121,7 @@ class LossStatistics:
 
     @classmethod
     def zero(cls, device: torch.device | str = "cpu") -> LossStatistics:
-        """The statistics of no tokens."""
+        """Return the statistics of no tokens."""
         return cls(
             sums=torch.zeros(len(ROLES), len(SUMS), dtype=torch.float64, device=device),
             maxima=torch.zeros(len(ROLES), len(MAXIMA), dtype=torch.float64, device=device),
@@ -128,7 +129,7 @@ class LossStatistics:
 
     @classmethod
     def of_tokens(cls, tokens: RoleTokens) -> LossStatistics:
-        """Sum up one micro-batch, without waiting for its device."""
+        """Sum over one micro-batch without synchronizing with its device."""
         difference_R = tokens.mismatch_R.abs()
         # d is 1e-5 where both sides compute in float32, and k3 is about d^2 / 2: only float64 has the digits for it.
         d_R = tokens.mismatch_R.double()
@@ -167,18 +168,18 @@ class LossStatistics:
         return LossStatistics(self.sums + other.sums, torch.maximum(self.maxima, other.maxima))
 
     def by_role(self) -> dict[Role, LossMetrics]:
-        """Each role's figures. Waits for the device."""
-        pull = self.sums[:, SUMS.index("abs_weighted_advantage")].sum().item()
+        """Return the metrics of each role. Synchronizes with the device."""
+        of_all = self.sums[:, SUMS.index("abs_weighted_advantage")].sum().item()
         rows = zip(ROLES, self.sums.tolist(), self.maxima.tolist(), strict=True)
-        return {role: _figures(sums, maxima, pull) for role, sums, maxima in rows}
+        return {role: _metrics(sums, maxima, of_all) for role, sums, maxima in rows}
 
     def pooled(self) -> LossMetrics:
-        """The figures of both roles' tokens together. Waits for the device."""
+        """Return the metrics over the tokens of both roles. Synchronizes with the device."""
         sums = self.sums.sum(0)
-        return _figures(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("abs_weighted_advantage")].item())
+        return _metrics(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("abs_weighted_advantage")].item())
 
 
-def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float) -> LossMetrics:
+def _metrics(sums: Sequence[float], maxima: Sequence[float], weighted_advantage_of_all: float) -> LossMetrics:
     total, peak = dict(zip(SUMS, sums, strict=True)), dict(zip(MAXIMA, maxima, strict=True))
     n = total["tokens"]
     if not n:
@@ -201,7 +202,9 @@ def _figures(sums: Sequence[float], maxima: Sequence[float], pull_of_all: float)
         effective_sample_size=total["importance"] ** 2 / squares if squares else 0.0,
         importance_max=peak["importance"],
         reference_kl=total["reference_kl"] / n,
-        gradient_share=total["abs_weighted_advantage"] / pull_of_all if pull_of_all else 0.0,
+        gradient_share=total["abs_weighted_advantage"] / weighted_advantage_of_all
+        if weighted_advantage_of_all
+        else 0.0,
     )
 
 

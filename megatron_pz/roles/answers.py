@@ -1,4 +1,4 @@
-r"""Reading ``\mask{}`` and ``\boxed{}`` out of a response, and comparing an answer with its target."""
+r"""Read ``\mask{}`` and ``\boxed{}`` from a response and compare an answer with its target."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ def _braces(command: Command) -> re.Pattern[str]:
 
 
 def last_command(text: str, command: Command) -> str | None:
-    r"""Content of the last ``\command{…}`` whose braces balance, as it stands there; None when there is none.
+    r"""Return the content of the last ``\command{…}`` with balanced braces, verbatim; None when there is none.
 
-    Braces may nest; a command that is never closed is passed over, and ``\{`` and ``\}`` are text, as in LaTeX. Of two
-    nested commands the inner one is the last. One pass over the text: a response that repeats an open command
-    thousands of times costs no more than another.
+    Braces may nest. A command that is never closed is skipped, and ``\{`` and ``\}`` are text, as in LaTeX. Of two
+    nested commands the inner one is the last. The time is linear in the length of the text.
     """
     open_braces: list[tuple[bool, int]] = []  # (is it the command's, where its content begins)
     found: tuple[int, int] | None = None
@@ -39,10 +38,10 @@ def last_command(text: str, command: Command) -> str | None:
 
 
 def normalize_answer(text: str, normalization: AnswerNormalization) -> str:
-    """The form in which answers and targets are compared.
+    """Return the form in which answers and targets are compared.
 
-    ``strip_nfc`` takes outer white space off and composes characters (Unicode NFC), ``casefold`` ignores case on top of
-    that, ``none`` compares code point by code point. White space inside an answer always counts.
+    ``strip_nfc`` strips outer white space and composes characters (Unicode NFC). ``casefold`` ignores case as well.
+    ``none`` compares code points. White space inside an answer always counts.
     """
     if normalization == "none":
         return text

@@ -15,11 +15,11 @@ from megatron_pz.roles.spans import MASK, InvalidMaskReason, MaskedPassage, Span
 from megatron_pz.roles.words import content_words, names, repeated_words
 
 NAME_SHARE = 0.25
-"""Teaching spans that are capitalised names, of all; what repeated words and names leave goes to any content word."""
+"""Share of teaching spans that are capitalised names. The rest, beside repeated words, are any content words."""
 
 
 def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_share: float) -> str | None:
-    """A span worth teaching that the policy allows: a repeated word, a capitalised name or any content word.
+    """Draw a span that the rules allow: a repeated word, a capitalised name or any content word.
 
     Repeated words are tried first with probability ``repeated_share`` (the answer stands elsewhere in the passage, so
     the predictor can learn to find it), names with NAME_SHARE; a kind without an allowed span gives way to content
@@ -46,20 +46,20 @@ def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_
 def generator_example(
     passage: str, span: str, family: PromptFamily, policy: SpanRules, rng: random.Random
 ) -> tuple[str, str]:
-    """Prompt and response that propose the span, quoting what precedes one of its occurrences, drawn from ``rng``."""
+    """Make a prompt and a response that proposes the span, quoting the words before an occurrence drawn from ``rng``."""
     start = rng.choice(policy.occurrences(span, passage))
     quote = _quote(policy.normal_passage(passage)[:start], family)
     return family.generator_prompt(passage), f"{quote} \\mask{{{span}}}"
 
 
 def predictor_example(masked: MaskedPassage, family: PromptFamily) -> tuple[str, str]:
-    """Prompt and response that solve the mask, quoting what precedes the first ``[mask]``."""
+    """Make a prompt and a response that solves the mask, quoting the words before the first ``[mask]``."""
     quote = _quote(masked.text[: masked.text.index(MASK)], family)
     return family.predictor_prompt(masked.text), f"{quote} \\boxed{{{masked.span}}}"
 
 
 def _quote(before: str, family: PromptFamily) -> str:
-    """The last words before a span, each led by a space. It begins after any word that would end the response early."""
+    """Quote the last words before a span, each after a space, starting after any word that holds a stop string."""
     words = before.split()
     quoted: list[str] = []
     for word in reversed(words[max(0, len(words) - family.quote_words) :]):

@@ -24,7 +24,7 @@ _POLICY = SpanRules(whole_words=True)
 
 @dataclass(frozen=True)
 class HeldOutMask:
-    """One fixed question."""
+    """One fixed mask."""
 
     passage: int
     """Index of the passage in the sequence that was given."""
@@ -35,7 +35,7 @@ class HeldOutMask:
 
 
 def held_out_masks(passages: Sequence[str], kind: Kind, seed: int = 11) -> list[HeldOutMask]:
-    """Masks of one kind, in the passages' order. Passages that offer none are passed over."""
+    """Make the masks of one kind, in the passages' order. Passages without a candidate are skipped."""
     made = ((index, _mask(passage, kind, seed)) for index, passage in enumerate(passages))
     return [HeldOutMask(index, kind, masked) for index, masked in made if masked is not None]
 

@@ -1,4 +1,4 @@
-r"""The mask generator's role: ask for a mask, read it out of the response, reward it (equation 9)."""
+r"""The mask generator: its prompt, the mask in its response, and its reward (equation 9)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GeneratorReward = Literal["one_minus_accuracy", "variance", "gaussian"]
 
 @dataclass(frozen=True)
 class MaskProposal:
-    """What one response proposes to mask."""
+    """The mask that one response proposes."""
 
     span: str | None
     """The span to hand to ``SpanRules.apply``; None when there is no valid one."""
@@ -25,10 +25,10 @@ class MaskProposal:
 
 
 def generator_reward(accuracy: float, form: GeneratorReward) -> float:
-    """Reward of a valid mask whose predictions were right with this mean accuracy, a fraction of 1.
+    """Return the reward of a valid mask from the mean accuracy of its predictions.
 
-    ``one_minus_accuracy`` is equation 9: 1 - accuracy, but 0 where nobody was right, since an unpredictable mask is
-    noise. One right in eight earns 7/8. With p the accuracy, ``variance`` is p(1-p) and ``gaussian`` is
+    ``one_minus_accuracy`` is equation 9: 1 - accuracy, but 0 where no prediction was right, since an unpredictable mask
+    is noise. One right in eight earns 7/8. With p the accuracy, ``variance`` is p(1-p) and ``gaussian`` is
     exp(-(p(1-p) - 0.25)^2 / 0.02), both from SPICE; the latter is 0.044, not 0, for p = 0 and p = 1.
     Raises ValueError for an accuracy outside [0, 1].
     """
@@ -42,19 +42,19 @@ def generator_reward(accuracy: float, form: GeneratorReward) -> float:
 
 @dataclass(frozen=True)
 class MaskGenerator:
-    """The rules of the mask generator for one span policy and one family of prompts."""
+    """The mask generator for one set of span rules and one prompt family."""
 
     policy: SpanRules
     family: PromptFamily
 
     def prompt(self, passage: str) -> str:
-        """What the model is asked."""
+        """Return the prompt for a passage."""
         return self.family.generator_prompt(passage)
 
     def read(self, response_text: str, truncated: bool, passage: str) -> MaskProposal:
-        r"""The proposal in a response: its last balanced ``\mask{}``, judged by the span policy.
+        r"""Read the proposal of a response: its last balanced ``\mask{}``, checked against the span rules.
 
-        A truncated response proposes nothing, whatever it holds. Any text is read; none raises.
+        A truncated response proposes nothing, whatever it contains. No text raises.
         """
         if truncated:
             return MaskProposal(None, InvalidMaskReason.TRUNCATED)
@@ -63,10 +63,10 @@ class MaskGenerator:
     def rewards(
         self, proposals: Sequence[MaskProposal], accuracies: Sequence[float | None], game: GameConfig
     ) -> list[float]:
-        """One reward for each proposal: by its accuracy when valid, ``invalid_mask_penalty`` otherwise.
+        """Return one reward per proposal: by its accuracy when valid, ``invalid_mask_penalty`` otherwise.
 
-        ``accuracies`` runs along ``proposals``, with None exactly where there is no valid mask. Raises ValueError for a
-        valid mask without an accuracy, or the reverse: an unscored mask must not pass for one that nobody solved.
+        ``accuracies`` is aligned with ``proposals``, with None exactly where there is no valid mask. Raises ValueError
+        for a valid mask without an accuracy or the reverse, because an unscored mask must not count as unsolved.
         """
         rewards = []
         for proposal, accuracy in zip(proposals, accuracies, strict=True):

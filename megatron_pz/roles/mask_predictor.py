@@ -1,4 +1,4 @@
-r"""The mask predictor's role: ask for the hidden words, compare the answer (equation 8)."""
+r"""The mask predictor: its prompt, and the reward of its answer (equation 8)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from megatron_pz.roles.spans import MaskedPassage
 
 @dataclass(frozen=True)
 class MaskPredictor:
-    """The rules of the mask predictor for one family of prompts."""
+    """The mask predictor for one prompt family."""
 
     family: PromptFamily
     normalization: AnswerNormalization = "strip_nfc"
 
     def prompt(self, masked: MaskedPassage) -> str:
-        """What the model is asked."""
+        """Return the prompt for a masked passage."""
         return self.family.predictor_prompt(masked.text)
 
     def reward(self, response_text: str, truncated: bool, target: str) -> float:
-        r"""1.0 when the last balanced ``\boxed{}`` is exactly the target, after normalisation of both; else 0.0.
+        r"""Return 1.0 when the last balanced ``\boxed{}`` equals the target after normalization of both, else 0.0.
 
-        A truncated response earns 0.0, whatever it holds.
+        A truncated response earns 0.0, whatever it contains.
         """
         answer = None if truncated else last_command(response_text, "boxed")
         if answer is None:

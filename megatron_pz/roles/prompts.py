@@ -1,8 +1,8 @@
-"""Prompts are data: one folder of template files for each model family.
+"""Prompts are data: one directory of template files for each model family.
 
-A folder holds ``generator.txt``, ``predictor.txt`` and ``family.yaml``. A template names the place of the text once, as
-``{passage}`` or ``{masked_passage}``; every other brace is text, and nothing inside a passage is ever interpreted. The
-newline that ends a template file is not part of the prompt. Prompts are plain completion prompts: no chat template.
+A directory holds ``generator.txt``, ``predictor.txt`` and ``family.yaml``. A template contains ``{passage}`` or
+``{masked_passage}`` exactly once. Every other brace is text, and nothing inside a passage is interpreted. The newline
+that ends a template file is not part of the prompt. Prompts are plain completion prompts without a chat template.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SETTINGS = {"description", "stop", "quote_words"}
 
 @dataclass(frozen=True)
 class PromptFamily:
-    """How a family of models is asked, and where its answers end."""
+    """The prompts of a model family, and the strings that end its answers."""
 
     name: str
     generator_template: tuple[str, str]
@@ -68,7 +68,7 @@ class PromptFamily:
 
 
 def available_families() -> list[str]:
-    """Names of the families that come with the package, in alphabetical order."""
+    """List the families that come with the package, in alphabetical order."""
     return sorted(folder.name for folder in TEMPLATES.iterdir() if (folder / "family.yaml").is_file())
 
 

@@ -1,12 +1,12 @@
-"""Which spans of a passage may be masked, and what masking them does to the passage (paper, section 4.4).
+"""Rules for spans: which may be masked, and how masking changes the passage (paper, section 4.4).
 
 A span is matched **exactly as it stands in the passage**: case, punctuation and white space inside it count. A span
 that runs over a line break must therefore be written with that line break; with a space in its place it is absent. The
 one exception is Unicode composition: spans and passages are compared, and passages masked, in NFC, which is the form in
 which MediaWiki stores text (``answer_normalization: none`` turns it off).
 
-A passage that holds the literal ``[mask]`` of its own cannot be played: the predictor could not tell which mask is
-meant. ``SpanRules.is_maskable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
+A passage that contains a literal ``[mask]`` cannot be masked, because the predictor could not tell which mask is meant.
+``SpanRules.is_maskable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MASK = "[mask]"
 
 
 class InvalidMaskReason(StrEnum):
-    """Why a response names no valid mask. The values name metrics."""
+    """The reason why a response names no valid mask. The values name metrics."""
 
     OK = "ok"
     """The mask is valid."""
@@ -93,7 +93,7 @@ class SpanRules:
 
     @classmethod
     def from_config(cls, game: GameConfig) -> SpanRules:
-        """The policy that a run's configuration asks for. Raises BadInput on bounds that no span can meet."""
+        """Build the rules of a configuration. Raises BadInput on bounds that no span can meet."""
         if game.max_span_occurrences < 2:
             raise BadInput(
                 f"max_span_occurrences is {game.max_span_occurrences}: every span occurs at least once in "
@@ -111,19 +111,19 @@ class SpanRules:
         )
 
     def normal_passage(self, passage: str) -> str:
-        """The passage in the form in which spans are looked up and masked: NFC, or as it is."""
+        """Return the passage in the form in which spans are looked up and masked: NFC, or unchanged."""
         return passage if self.normalization == "none" else unicodedata.normalize("NFC", passage)
 
     def normal_span(self, span: str) -> str:
-        """The span in the form in which it is looked up: stripped and NFC, or as it is. Case is always kept."""
+        """Return the span in the form in which it is looked up: stripped and NFC, or unchanged. Case is kept."""
         return span if self.normalization == "none" else unicodedata.normalize("NFC", span.strip())
 
     def is_maskable(self, passage: str) -> bool:
-        """Whether masks can be told apart from the passage's own text."""
+        """Return whether the passage is free of a literal ``[mask]``."""
         return MASK not in passage
 
     def occurrences(self, span: str, passage: str) -> list[int]:
-        """Offsets of the span in ``normal_passage(passage)``: ascending and non-overlapping, leftmost first."""
+        """Find the span in ``normal_passage(passage)``: ascending, non-overlapping offsets, leftmost first."""
         span, passage = self.normal_span(span), self.normal_passage(passage)
         starts: list[int] = []
         start = passage.find(span) if span else -1
@@ -175,7 +175,7 @@ class SpanRules:
 
 
 def is_subword(span: str, passage: str) -> bool:
-    """Whether any occurrence of a span lies inside a longer word (a figure to watch)."""
+    """Return whether any occurrence of a span lies inside a longer word."""
     policy = SpanRules()
     span, passage = policy.normal_span(span), policy.normal_passage(passage)
     starts = policy.occurrences(span, passage)
