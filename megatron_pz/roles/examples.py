@@ -46,7 +46,7 @@ def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_
 def generator_example(
     passage: str, span: str, family: PromptFamily, policy: SpanRules, rng: random.Random
 ) -> tuple[str, str]:
-    """Make a prompt and a response that proposes the span, quoting the words before an occurrence drawn from ``rng``."""
+    """Make a prompt and a response that proposes the span, quoting the words before an occurrence (from ``rng``)."""
     start = rng.choice(policy.occurrences(span, passage))
     quote = _quote(policy.normal_passage(passage)[:start], family)
     return family.generator_prompt(passage), f"{quote} \\mask{{{span}}}"
