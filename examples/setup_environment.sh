@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
-# Make the CPU environment .venv/ at the root of this checkout, from requirements/cpu-py311.lock.
+# Make the environment .venv/ at the root of this checkout, from a lock under requirements/.
 #
-#   ./examples/setup_environment.sh
+#   ./examples/setup_environment.sh             for the CPU, with Python 3.11 or 3.12: cpu-py311.lock or cpu-py312.lock
+#   ./examples/setup_environment.sh --cluster   for NVIDIA GPUs, with Python 3.12: cluster-py312.lock
 #
 # examples/quickstart.sh and tests/run.sh call it. A second call finds everything in place and returns at once; an
-# interrupted one is made again; two at once wait for each other. PYTHON names the interpreter to build on (3.11).
+# interrupted one is made again; two at once wait for each other. PYTHON names the interpreter to build on.
 set -euo pipefail
 
 torch_version=2.13.0
 torch_cpu_index=https://download.pytorch.org/whl/cpu
 needed_mib=5000 # 2.9 GB installed, the rest is pip's room to unpack
+device=cpu pythons=(3.11 3.12) needed_python="3.11 or 3.12"
 watcher=
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
-lock=$root/requirements/cpu-py311.lock
+lock= # chosen by the device and the version of Python
 log=$venv/setup.log
+choice=$venv/setup_choice       # the device, and the interpreter that the environment was built on
 stamp=$venv/setup_done         # written last: what the environment was made from
 in_progress=$venv/setup_started # there while the set-up runs, and after it was interrupted
 
@@ -40,14 +43,23 @@ is_done() {
 # The environment that is made here may be active in the caller's shell: its own interpreter is not one to build on.
 find_python() {
   local candidate PATH=${PATH//"$venv/bin:"/}
-  for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3; do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+  for candidate in ${PYTHON:+"$PYTHON"} "${pythons[@]/#/python}" python3; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1:])' \
+      "${pythons[@]}" 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  fail "Python 3.11 with its venv module is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" --version 2>&1 |
-    tail -n 1): install it (Debian: python3.11 and python3.11-venv) or name one in PYTHON"
+  fail "Python $needed_python with its venv module is needed, and ${PYTHON:-python3} is $("${PYTHON:-python3}" \
+    --version 2>&1 | tail -n 1): install it (Debian: python3.11 and python3.11-venv) or name one in PYTHON"
+}
+
+# The lock for the interpreter, whose version its --version names.
+choose_lock() {
+  local version
+  version=$("$1" --version)
+  version=${version#Python 3.}
+  lock=$root/requirements/$device-py3${version%%.*}.lock
 }
 
 # Run a step with its output in the log. Where a person watches, show what pip has got to so far.
@@ -98,13 +110,15 @@ explain_failure() {
 
 install_torch() {
   local pip=("$venv/bin/python" -m pip install --no-deps)
+  [[ $device == cpu ]] || return 0 # the cluster's lock has it
   # An index or a folder that pip is set up with may hold the CPU build; PyPI itself has only builds with CUDA.
   "${pip[@]}" "torch==$torch_version+cpu" || "${pip[@]}" --index-url "$torch_cpu_index" "torch==$torch_version"
 }
 
 check_environment() {
-  "$venv/bin/python" - <<'PYTHON'
+  "$venv/bin/python" - "$device" <<'PYTHON'
 import importlib.util
+import sys
 
 import megatron.core
 import torch
@@ -113,7 +127,8 @@ import transformers
 import megatron_pz
 from megatron_pz.wikitext import scanner_form
 
-assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build; this environment is for the CPU"
+wanted, has_cuda = sys.argv[1], torch.version.cuda is not None
+assert has_cuda == (wanted == "cluster"), f"torch {torch.__version__} is not for the environment '{wanted}'"
 assert importlib.util.find_spec("vllm"), "vLLM is not importable"
 print("Wikipedia scanner:", scanner_form.FORM)
 print(megatron_pz.__version__, torch.__version__, megatron.core.__version__, transformers.__version__)
@@ -126,6 +141,7 @@ set_up() {
   if [[ -f $in_progress ]]; then rm -rf "$venv"; fi
   if [[ -x $venv/bin/python ]]; then action="update .venv/"; else action="make .venv/"; fi
   mkdir -p "$venv"
+  echo "$device $python" >"$choice"
   echo "$$" >"$in_progress"
   rm -f "$stamp"
   : >"$log"
@@ -133,7 +149,7 @@ set_up() {
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
   echo "Setting up .venv/ (log: $log)"
   [[ -x $venv/bin/pip ]] || step "[1/4] $action with $("$python" --version)" "$python" -m venv "$venv"
-  step "[2/4] torch $torch_version, CPU build" install_torch
+  step "[2/4] torch $torch_version, $device build" install_torch
   step "[3/4] $(grep -c == "$lock") locked packages" "$venv/bin/python" -m pip install --no-deps -r "$lock"
   step "[4/4] megatron-pz itself" "$venv/bin/python" -m pip install --no-deps --no-build-isolation -e "$root"
   step "      check" check_environment
@@ -145,11 +161,19 @@ set_up() {
 
 main() {
   local wanted python free_mib
+  case ${1:-} in
+    "") ;;
+    --cluster) device=cluster ;;
+    *) fail "unknown argument '$1': give none, or --cluster" ;;
+  esac
+  # The environment that is there keeps its kind where none is asked for.
+  if [[ -z ${1:-}${PYTHON:-} && -f $choice ]]; then read -r device PYTHON <"$choice"; fi
+  if [[ $device == cluster ]]; then pythons=(3.12) needed_python=3.12 needed_mib=25000; fi
+  [[ $(uname -sm) == "Linux x86_64" ]] || fail "the environment is for Linux on x86-64, this is $(uname -sm)"
+  python=$(find_python)
+  choose_lock "$python"
   wanted=$(recipe)
   if is_done "$wanted"; then return; fi
-
-  [[ $(uname -sm) == "Linux x86_64" ]] || fail "the CPU environment is for Linux on x86-64, this is $(uname -sm)"
-  python=$(find_python)
   exec 9<"$lock"
   if ! flock --nonblock 9; then
     echo "Another set-up of this checkout is at work; waiting for it"
@@ -162,4 +186,4 @@ main() {
   set_up "$python" "$wanted"
 }
 
-main
+main "$@"

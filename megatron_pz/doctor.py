@@ -135,6 +135,9 @@ def _megatron_core() -> Iterator[Finding]:
         yield Finding("megatron-core", "problem", "not installed", "pip install --no-deps megatron-core==0.16.1")
     elif not (0, 16) <= _numbers(version) < (0, 20):
         yield Finding("megatron-core", "problem", version, "0.16 to 0.19 are supported")
+    elif _numbers(version) >= (0, 18) and importlib.util.find_spec("triton") is None:
+        remark = "megatron-core imports it since 0.18 without asking for it: pip install triton"
+        yield Finding("megatron-core", "problem", f"{version} without triton", remark)
     else:
         yield Finding("megatron-core", "ok", version)
 

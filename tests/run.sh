@@ -5,6 +5,7 @@
 #   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, about a minute
 #   ./tests/run.sh distributed   only the tests under torchrun on gloo
 #   ./tests/run.sh system        only those with vLLM and whole runs
+#   ./tests/run.sh versions      what depends on Megatron-Core, under each promised version of it (--help); not in `all`
 #   ./tests/run.sh system -k resume -x     what follows the group's name goes to pytest
 #
 # The first call makes .venv/ (examples/setup_environment.sh). No test reaches for the network.
@@ -17,11 +18,11 @@ usage() {
 
 group=all
 case ${1:-} in
-  unit | distributed | system | gpu | all) group=$1 && shift ;;
+  unit | distributed | system | gpu | all | versions) group=$1 && shift ;;
   -h | --help) usage && exit ;;
   "") ;;
   *)
-    echo "error: unknown group '$1': choose unit, distributed, system, gpu or all" >&2
+    echo "error: unknown group '$1': choose unit, distributed, system, gpu, versions or all" >&2
     exit 2
     ;;
 esac
@@ -31,6 +32,8 @@ export PATH="$PWD/.venv/bin:$PATH"
 # The machine's cores are shared out by the tests themselves: one thread a process, as conftest.py sets it too.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
+
+if [[ $group == versions ]]; then exec python -m tests.core_versions "$@"; fi
 
 failed=()
 check() {

@@ -16,6 +16,7 @@ import ctypes
 import functools
 import importlib.abc
 import importlib.machinery
+import logging
 import os
 import sys
 import warnings
@@ -34,18 +35,22 @@ _installed = False
 
 
 def install() -> None:
-    """Adapt Megatron-Core to the CPU. Does nothing where CUDA is available, or when called again.
+    """Adapt Megatron-Core to the CPU, and silence what it warns of everywhere. A second call does nothing.
+
+    Where CUDA is available, only the warnings are silenced.
 
     Call it before ``megatron.core`` is imported (the packages of ``megatron_pz`` that import it do). Modules of
     Megatron-Core that are already there are adapted too.
     """
     global _installed
-    if _installed or torch.cuda.is_available():
+    if _installed:
         return
     _installed = True
+    _silence()
+    if torch.cuda.is_available():
+        return
     # Megatron-Core warns under tensor and sequence parallelism where this is not set, whatever the device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    _silence()
     _keep_freed_memory()
     _answer_tensor_questions()
     sys.meta_path.insert(0, _AdaptingFinder())
@@ -117,10 +122,13 @@ _TORCH = _torch_for_megatron()
 
 
 def _silence() -> None:
-    """Warnings of Megatron-Core that nobody can act on here: GPU libraries that are absent, its own outdated calls."""
+    """Ignore warnings that no user can act on: absent optional libraries, Megatron-Core's own deprecated calls."""
     warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
     warnings.filterwarnings("ignore", message=r"full scope is deprecated", module=r"megatron\.core")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"megatron\.core")
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category, module=r"megatron\.core")
+    # 0.19 says at every load that common.pt, which we write for the releases before it, is deprecated.
+    logging.getLogger("megatron.core.dist_checkpointing.strategies.common").setLevel(logging.ERROR)
 
 
 def _keep_freed_memory() -> None:

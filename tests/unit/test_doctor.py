@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -125,11 +125,21 @@ def test_a_second_vllm_is_a_problem(installed) -> None:
 
 def test_an_unsupported_megatron_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one(doctor._megatron_core()).mark == "ok"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     for version, mark in {"0.15.2": "problem", "0.19.2": "ok", "0.20.0": "problem"}.items():
         monkeypatch.setattr(doctor, "_version", lambda name, version=version: version)
         assert one(doctor._megatron_core()).mark == mark
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     assert "pip install" in one(doctor._megatron_core()).remark
+
+
+@pytest.mark.parametrize(("version", "mark"), [("0.17.1", "ok"), ("0.18.2", "problem"), ("0.19.2", "problem")])
+def test_a_megatron_that_imports_triton_needs_it(version: str, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_version", lambda name: version)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    finding = one(doctor._megatron_core())
+    assert finding.mark == mark
+    assert ("pip install triton" in finding.remark) == (mark == "problem")
 
 
 FLAGS = ["--data-path", "x", "--save", "y"]

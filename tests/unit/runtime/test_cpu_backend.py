@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +57,21 @@ def test_installing_again_changes_nothing() -> None:
     cpu_backend.install()
     assert sys.meta_path == finders
     assert torch.Tensor.type is type_method
+
+
+@pytest.mark.parametrize("category", [FutureWarning, DeprecationWarning])
+def test_deprecations_inside_megatron_are_silenced_on_a_gpu_too(
+    category: type[Warning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_backend, "_installed", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        cpu_backend.install()
+        for module in ("megatron.core.optimizer", "ours"):
+            warnings.warn_explicit(f"an old call in {module}", category, f"{module}.py", 1, module=module)
+    assert [str(warning.message) for warning in heard] == ["an old call in ours"]
+    assert not logging.getLogger("megatron.core.dist_checkpointing.strategies.common").isEnabledFor(logging.WARNING)
 
 
 def test_large_tensors_come_from_memory_that_is_kept() -> None:

@@ -16,10 +16,22 @@ __all__ = ["distributed", "fp8", "fp8_autocast", "fp8_model_init", "ops", "tenso
 
 
 class _Norm(torch.nn.Module):
-    def __init__(self, hidden_size: int, eps: float = 1e-5, **settings: Any) -> None:
+    """The size is ``normalized_shape`` for megatron-core since 0.17, and the older ``hidden_size`` up to 0.16."""
+
+    def __init__(
+        self,
+        normalized_shape: int | None = None,
+        eps: float = 1e-5,
+        *,
+        hidden_size: int | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__()
+        if (normalized_shape is None) == (hidden_size is None):
+            raise TypeError("give one of normalized_shape and hidden_size")
+        size = hidden_size if normalized_shape is None else normalized_shape
         self.eps = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=settings.get("params_dtype")))
+        self.weight = torch.nn.Parameter(torch.ones(size, dtype=settings.get("params_dtype")))
 
     def forward(self, inp: Tensor) -> Tensor:
         return torch.nn.functional.rms_norm(inp, (inp.size(-1),), self.weight, self.eps)
