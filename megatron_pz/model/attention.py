@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_pz.model.attention_plan import Call, Gather, Piece, AttentionPlan, calls_of, gather_of, plan_of_runs
+from megatron_pz.model.attention_plan import AttentionPlan, Call, Gather, Piece, calls_of, gather_of, plan_of_runs
 from megatron_pz.model.context_parallel import gather_tokens, own_ranges
 from megatron_pz.runtime.errors import BadInput
 

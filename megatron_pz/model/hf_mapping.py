@@ -20,7 +20,6 @@ from megatron.core.utils import unwrap_model
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource, Sliceable
 from megatron_pz.model.precision import keep_unrounded
-from megatron_pz.runtime.errors import BadInput
 
 Shape = tuple[int, ...]
 
