@@ -11,9 +11,11 @@ from typing import Final
 DROPPED = "\x01"
 """Something that shows nothing stood here: punctuation around it may be left over."""
 SOUND = "\x02"
-"""A pronunciation begins, or was dropped: in parentheses the words that introduce it go, too."""
-SOUND_END = "\x16"
-"""The pronunciation ends whose text has been put out since :data:`SOUND`."""
+"""A pronunciation was dropped: the words that introduce it go, too."""
+SPOKEN = "\x18"
+"""A pronunciation begins: its text is shown between words, and goes like :data:`SOUND` in parentheses."""
+SPOKEN_END = "\x16"
+"""The pronunciation ends whose text began at :data:`SPOKEN`."""
 ITEM = "\x03"
 """A list item begins (at the start of a line)."""
 INDENT = "\x04"
@@ -49,6 +51,7 @@ HOLES: Final = {
     UNREAD: "unread_arguments",
     OMITTED: "dropped_formula",
     LOST: "unknown_element",
+    SOUND: "pronunciation",
 }
 """The marks that make a sentence incomplete, and the names that its reason is counted under."""
 PARAGRAPH = "\n\n"
@@ -58,7 +61,7 @@ INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc]"
 )
 """Control and format characters that no text needs, these marks among them. (Joiners matter in some scripts.)"""
-MARKS = re.compile(r"[\x01-\x08\x0e-\x17]")
+MARKS = re.compile(r"[\x01-\x08\x0e-\x18]")
 """All of the marks above."""
 IN_ONE_LINE = {ord(mark): " " for mark in f"{ITEM}{INDENT}{BREAK}{HEADING}{ROW}{HEADER}"}
 """To translate the marks that part lines into spaces, where everything has to stand in one line."""

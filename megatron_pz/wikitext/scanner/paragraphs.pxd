@@ -2,7 +2,7 @@
 cimport cython
 from .buffer cimport Buffer
 
-cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END
 cdef Py_UCS4 _FIRST_COMPOSED
 cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_PARENTHESIS
 cdef str _ENDS, _CLOSERS
@@ -32,7 +32,7 @@ cdef class Paragraphs:
     cdef int _add(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef int _add_mark(self, Py_UCS4 mark) except -1
-    cdef int _settle_hole(self, Py_UCS4 following) except -1
+    cdef void _settle_hole(self, Py_UCS4 following) except *
     cdef bint _is_in_parenthesis(self) noexcept
     cdef Py_UCS4 _last(self) noexcept
     cdef void _push(self, Py_UCS4 character) except *

@@ -10,7 +10,19 @@ from __future__ import annotations
 import unicodedata
 
 from megatron_pz.wikitext.cleanup_patterns import without_incomplete_sentences, without_ref_tags, without_sound_words
-from megatron_pz.wikitext.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+from megatron_pz.wikitext.marks import (
+    BREAK,
+    DROPPED,
+    FRACTION,
+    HEADING,
+    INDENT,
+    ITEM,
+    ROW,
+    SOUND,
+    SPACE,
+    SPOKEN,
+    SPOKEN_END,
+)
 from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
@@ -206,6 +218,10 @@ class Paragraphs:
             index += 1
             if character == " " or is_white(character):
                 self.pending |= WHITE
+            elif character == SPOKEN:
+                if self._is_in_parenthesis():
+                    self._add_mark(SOUND)
+                    index = self.marked.find(SPOKEN_END, index, end)
             elif character < " ":
                 self._add_mark(character)
             else:
@@ -229,8 +245,14 @@ class Paragraphs:
             self.pending |= NEWLINE
         elif mark == SPACE or mark == "\t":
             self.pending |= WHITE
+        elif mark == FRACTION:
+            if self._last().isdigit():
+                self.pending |= WHITE
         elif mark == SOUND:
             self._take_back_sound_words()
+            if self.hole == CLOSED and not self.keeps_holes and not self._is_in_parenthesis():
+                self.hole = SOUND
+                self.is_attached = False
             self.pending |= GAP
         elif "\x10" <= mark <= "\x13":  # UNKNOWN … LOST
             if self.hole == CLOSED and not self.keeps_holes:
@@ -249,12 +271,13 @@ class Paragraphs:
         self.hole = CLOSED
         last = self._last()
         is_apart = self.pending & (WHITE | NEWLINE) != 0 or following in ",;:.!?)]\n，、；：。！？）"
-        if following == "\n":
-            if last in _ENDS or last in _CLOSERS or last == "\n":
-                return
+        if following == "\n" and (last in _ENDS or last in _CLOSERS or last == "\n"):
+            return
         if last == "\n" and following in "\n":
             return
         if last in "(（" and following in ")）;,":
+            return
+        if mark == SOUND and last in ",;" and following in ",;.)）":
             return
         if last in ",;" and following in ")）,;" and self._is_in_parenthesis():
             return

@@ -95,9 +95,7 @@ def _infobox(parameters: Parameters) -> str:
     return f"{PARAGRAPH}{shown}{PARAGRAPH}"
 
 
-def render(
-    name: str, first_field: str, parameters: dict[str, str], language: str = "en", before: str = ""
-) -> str:
+def render(name: str, first_field: str, parameters: dict[str, str], language: str = "en", before: str = "") -> str:
     """The text that a template shows, or a mark of what vanished.
 
     Args:

@@ -9,7 +9,9 @@ from megatron_pz.wikitext.marks import UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, second, unless_empty
 
 MONTHS: Final = "January February March April May June July August September October November December".split()
-_MONTH_NUMBERS: Final = {name[:length].casefold(): number for number, name in enumerate(MONTHS, 1) for length in (3, 20)}
+_MONTH_NUMBERS: Final = {
+    name[:length].casefold(): number for number, name in enumerate(MONTHS, 1) for length in (3, 20)
+}
 _ISO_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)$")
 _YES = ("y", "yes", "true", "1", "on")
 _STYLE_NAMES = ("df", "mf", "lk", "link", "nowrap", "cat", "nolink", "lc", "abbr", "format", "addkey", "nowrap", "nbsp")
@@ -50,7 +52,7 @@ def year_month_day(parameters: Parameters) -> str:
         return unless_empty(values[0])
     if not knows(parameters, _STYLE_NAMES) or any(values[3:]):
         return UNREAD
-    return _date(*(values + ["", "", ""])[:3], day_first=_is_day_first(parameters)) or UNREAD
+    return _date(*([*values, "", "", ""])[:3], day_first=_is_day_first(parameters)) or UNREAD
 
 
 def sortable_date(parameters: Parameters) -> str:
@@ -107,7 +109,7 @@ def as_of(parameters: Parameters) -> str:
     """``{{as of|2010|1|15}}`` -> As of 15 January 2010; ``df=us`` puts the month first."""
     if alternative := parameters.get("alt"):
         return alternative
-    values = (positional(parameters) + ["", "", ""])[:3]
+    values = ([*positional(parameters), "", "", ""])[:3]
     day_first = parameters.get("df", "").casefold() not in ("us", "mdy")
     date = _date(*values, day_first=day_first)
     known = (*_STYLE_NAMES, "alt", "since", "bare", "post", "pre", "url", "reason", "since lc", "update", "date")
@@ -129,7 +131,7 @@ def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
         dates = positional(parameters)
         if len(dates) > 2 or not knows(parameters, ("lk", "cr", "era", "link", "show", "single", "sortable")):
             return UNREAD
-        start, end = (dates + ["", ""])[:2]
+        start, end = ([*dates, "", ""])[:2]
         if not end:
             return f"{label} {start}".rstrip()
         if repeats:

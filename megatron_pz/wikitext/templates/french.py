@@ -8,9 +8,7 @@ from typing import Final
 from megatron_pz.wikitext.marks import UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, superscript
 
-_MONTHS: Final = (
-    "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
-)
+_MONTHS: Final = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
 _JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±", "/": "/",
                   "par": " par "}  # fmt: skip
 _ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
@@ -43,7 +41,7 @@ def french_quantity(parameters: Parameters) -> str:
 
 def french_date(parameters: Parameters) -> str:
     """``{{date|1|janvier|1900}}`` -> 1er janvier 1900; what follows the year names a topic and is not shown."""
-    day, month, year = (positional(parameters) + ["", "", ""])[:3]
+    day, month, year = ([*positional(parameters), "", "", ""])[:3]
     if month.isdecimal() and 1 <= int(month) <= 12:
         month = _MONTHS[int(month) - 1]
     if "/" in day or (month and month.casefold() not in _MONTHS):

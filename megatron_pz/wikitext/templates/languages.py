@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.localization import LANGUAGE_NAMES
-from megatron_pz.wikitext.marks import SOUND, SOUND_END, UNREAD
+from megatron_pz.wikitext.marks import SOUND, SPOKEN, SPOKEN_END, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, positional, unless_empty
 
 _OTHER_CODES = {"gre": "Greek", "grc-gre": "Greek", "iw": "Hebrew"}
@@ -62,7 +62,7 @@ def nihongo_foot(parameters: Parameters) -> str:
 
 def ruby(parameters: Parameters) -> str:
     """``{{ruby|東京|とうきょう}}`` -> 東京(とうきょう)."""
-    base, gloss = (positional(parameters) + ["", ""])[:2]
+    base, gloss = ([*positional(parameters), "", ""])[:2]
     return f"{base}({gloss})" if base and gloss else unless_empty(base)
 
 
@@ -76,7 +76,7 @@ def transcription(parameters: Parameters) -> str:
         text = f"/{text}/"
     elif parameters.get("0") in ("ipablink",) or (len(values) > 1 and text[:1] not in "/[⟨"):
         text = f"[{text}]"
-    return f"{SOUND}{text}{SOUND_END}"
+    return f"{SPOKEN}{text}{SPOKEN_END}"
 
 
 FUNCTIONS: dict[str, Render] = {

@@ -73,7 +73,7 @@ def _is_ending(before: str, text: str) -> bool:
     word = re.search(r"\w*$", before)
     base = word[0] if word else ""
     if len(text) > 1 or base[:1].isdigit() or len(base) > 1 or base.isupper():
-        return text.casefold() not in ("h", "i") or len(base) > 1 and not base.isdigit()
+        return text.casefold() not in ("h", "i") or (len(base) > 1 and not base.isdigit())
     return base in ("n", "v", "f") and text == "o"
 
 
@@ -92,7 +92,7 @@ def positional(parameters: Parameters) -> list[str]:
 def knows(parameters: Parameters, names: Iterable[str]) -> bool:
     """Whether every parameter that is not empty is positional or one of ``names``."""
     known = frozenset(names)
-    return all(name in known or name.isdecimal() or not value for name, value in parameters.items())
+    return all(name in known or name.isdecimal() or name == "<" or not value for name, value in parameters.items())
 
 
 def first(parameters: Parameters) -> str:

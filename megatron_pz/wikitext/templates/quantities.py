@@ -25,10 +25,17 @@ from megatron_pz.wikitext.units import grouped, quantity
 _NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
 _COMPOUND = re.compile(r"[^\w.)\]}π∞°'’′]|(?<=\w)[+\-−*/](?=\w)")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])([−-]?\d+)(?=$|[./⋅·* ])")
-_UNIT_NAMES: Final = {"degC": "°C", "degF": "°F", "deg": "°", "Ohm": "Ω", "ohm": "Ω", "um": "μm", "Msun": "M☉", "Lsun": "L☉"}
-_CURRENCY_SIGNS: Final = {
-    name: sign for sign, names in language_file("en")["currencies"].items() for name in names
+_UNIT_NAMES: Final = {
+    "degC": "°C",
+    "degF": "°F",
+    "deg": "°",
+    "Ohm": "Ω",
+    "ohm": "Ω",
+    "um": "μm",
+    "Msun": "M☉",
+    "Lsun": "L☉",
 }
+_CURRENCY_SIGNS: Final = {name: sign for sign, names in language_file("en")["currencies"].items() for name in names}
 
 
 def fraction(parameters: Parameters) -> str:
@@ -71,7 +78,11 @@ def value(parameters: Parameters) -> str:
     if unit or per:
         sign = f"{_unit_sign(unit)}" if unit else ""
         if per:
-            sign += f"/{_unit_sign(per)}" if not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per else f"/({_unit_sign(per)})"
+            sign += (
+                f"/{_unit_sign(per)}"
+                if not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per
+                else f"/({_unit_sign(per)})"
+            )
         text += sign if sign in ("%", "°", "′", "″") else f" {sign}" if not sign.startswith("/") else sign
     return f"{parameters.get('p', '')}{text}{parameters.get('s', '')}{parameters.get('end', '')}"
 
@@ -85,7 +96,9 @@ def _measured(values: list[str]) -> str | None:
     if len(values) > 1 and values[1] in joints:
         if len(values) % 2 == 0 or not all(map(_NUMBER.match, values[::2])) or set(values[1::2]) - joints.keys():
             return None
-        return values[0] + "".join(joints[joint] + number for joint, number in zip(values[1::2], values[2::2], strict=True))
+        return values[0] + "".join(
+            joints[joint] + number for joint, number in zip(values[1::2], values[2::2], strict=True)
+        )
     if len(values) == 1:
         return values[0]
     if len(values) == 2 and re.fullmatch(r"\(\d+\)", values[1]):
