@@ -34,7 +34,7 @@ def without_incomplete_sentences(text: str, language: str, dropped: dict[str, in
         dropped: Counts by reason, as in :data:`~megatron_pz.wikitext.marks.HOLES`.
     """
     kept: list[str] = []
-    for sentence in sentences(text):
+    for sentence in sentences(text, language):
         hole = _HOLE.search(sentence)
         if hole is None:
             kept.append(sentence)

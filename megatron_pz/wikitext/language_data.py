@@ -1,7 +1,7 @@
-"""Load the tables of templates and names, of which there is one file a language under ``data/``.
+"""Load the tables of templates and names, of which there is one file a language under ``data/templates/``.
 
 A row of English is understood on every wiki, since many wikis import English templates; a row of the wiki's own
-language wins. ``data/README.md`` explains the rows to somebody who knows the language and not the code.
+language wins. ``data/templates/README.md`` explains the rows to somebody who knows the language and not the code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-DIRECTORY: Final = Path(__file__).with_name("data")
+DIRECTORY: Final = Path(__file__).with_name("data") / "templates"
 _EVERYWHERE: Final = "en"
 
 

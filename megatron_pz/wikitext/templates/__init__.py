@@ -1,6 +1,6 @@
 """What inline templates show in an article's text.
 
-The rows under ``megatron_pz/wikitext/data/`` say which templates show what, which show no word, and which are
+The rows under ``megatron_pz/wikitext/data/templates/`` say which templates show what, which show no word, and which are
 pronunciations. Any other template is unknown: :func:`mark_of` says what it leaves behind. Parameters arrive rendered,
 innermost templates first.
 """

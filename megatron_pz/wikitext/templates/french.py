@@ -9,8 +9,8 @@ from megatron_pz.wikitext.marks import UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, superscript
 
 _MONTHS: Final = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
-_JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±", "/": "/",
-                  "par": " par "}  # fmt: skip
+_JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±",
+                  "/": "/",                  "par": " par "}  # fmt: skip
 _ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
 _CENTURY_JOINTS: Final = ("et", "ou", "à", "au", "-", "–", "/", ",", "et du", "ou du", "jusqu'au", "et le", "et au")
 _ERA = re.compile(r"(?:av|apr|avant|après)\b")
@@ -18,7 +18,7 @@ _SPACED_NUMBER = re.compile(r"(?<![\d.,])\d{5,}(?![\d])")
 
 
 def french_quantity(parameters: Parameters) -> str:
-    """``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²; each unit may have an exponent behind it."""
+    """``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²: a unit may have an exponent."""
     values = positional(parameters)
     if not values or not values[0] or not knows(parameters, ("e", "10", *_JOINTS)):
         return UNREAD

@@ -1,4 +1,4 @@
-"""Patterns of what a template shows, as the rows under ``data/`` write them.
+"""Patterns of what a template shows, as the rows under ``data/templates/`` write them.
 
 =================  =================================================================================
 ``{1}``            the parameter 1; where it is missing or empty, the template is not understood

@@ -244,7 +244,7 @@ def height(parameters: Parameters) -> str:
 def musical_sign(parameters: Parameters) -> str:
     """``{{music|sharp}}`` -> ♯."""
     signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫",
-             "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø", "half": "𝅗𝅥", "quarter": "𝅘𝅥"}  # fmt: skip
+             "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø"}  # fmt: skip
     values = positional(parameters)
     if len(values) != 1:
         return UNREAD
