@@ -38,6 +38,8 @@ BF16 = RolloutConfig(
     rollout_max_num_seqs=64,  # half as many CUDA graphs to capture as by default, in each of six starts
     gpu_memory_utilization=0.3,
 )
+RUNNERS = {"V1": "vllm.v1.worker.gpu_model_runner", "V2": "vllm.v1.worker.gpu."}
+"""vLLM's model runners, by what the names of their modules begin with."""
 ROLLOUTS = {"bf16": BF16, "FP8": replace(BF16, rollout_quantization="fp8")}
 
 
@@ -76,6 +78,37 @@ def test_rollouts_and_trainer_agree_before_and_after_a_sync(
         record(f"|Δ log p| of {name} rollouts after a sync of changed weights", synced.difference.mean, "nats")
         assert stale.difference.mean > 3 * synced.difference.mean
         assert synced.difference.mean < (0.2 if name == "bf16" else 0.6)
+
+
+@pytest.mark.parametrize(
+    ("runner", "module"), [("V1", "vllm.v1.worker.gpu_model_runner"), ("V2", "vllm.v1.worker.gpu.")]
+)
+def test_each_model_runner_keeps_seeds_scores_and_takes_weights(
+    runner: str, topology: Topology, model_dir: Path, monkeypatch: pytest.MonkeyPatch, record: Record
+) -> None:
+    """CPU tests have V1 alone. On a GPU, vLLM takes V2 for some families since 0.24 and for all since 0.32."""
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "V2")))
+    config = run_config(model_dir, rollout=BF16)
+    policy = PolicyModel(config, topology)
+    prompts = random_prompts(8, vocabulary=Architecture.from_hf(model_dir).vocab_size, shortest=64, longest=256)
+
+    def sampled(engine: VllmEngine, first_seed: int) -> list[tuple[int, ...]]:
+        groups = engine.generate(prompts, 2, seeds=range(first_seed, first_seed + 8), max_tokens=32, stop=[])
+        return [response.token_ids for group in groups for response in group]
+
+    with VllmEngine(model_dir, BF16, seed=0, colocated=True) as engine:
+        (own,) = engine.llm.collective_rpc(lambda worker: type(worker.model_runner).__module__)
+        assert own.startswith(RUNNERS[runner]), "the engine did not take the runner that was asked for"
+        require_log_prob_semantics(engine)  # processed log-probabilities, over the whole vocabulary
+        once, other = sampled(engine, 0), sampled(engine, 100)
+        assert sampled(engine, 0) == once, "the same seeds, after other work, give the same tokens"
+        assert len({*once, *other}) == 2 * len(once), "every sample has noise of its own"
+        perturb(policy, 0.1, seed=2)
+        stale = against_rollout(policy, engine, prompts, n=2, max_tokens=64)
+        load_weights(engine, policy.weights())
+        synced = against_rollout(policy, engine, prompts, n=2, max_tokens=64)
+        record(f"|Δ log p| under model runner {runner}, after reload_weights", synced.difference.mean, "nats")
+        assert stale.difference.mean > 3 * synced.difference.mean
 
 
 def test_a_sleeping_engine_gives_its_memory_back(topology: Topology, model_dir: Path, record: Record) -> None:

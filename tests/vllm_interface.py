@@ -1,0 +1,219 @@
+"""Check that a release of vLLM has every name and argument that ``megatron_pz/rollout`` uses, by reading its sources.
+
+    python -m tests.vllm_interface 0.24.0 0.33.0      releases, fetched with pip (about 300 MB each)
+    python -m tests.vllm_interface vllm-….whl DIR     wheels, or folders that hold vllm/
+
+Nothing of vLLM is imported, so wheels for GPUs can be read on a machine without one.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rollout.vllm_settings import QUANTIZATION, engine_arguments
+
+ROOT = Path(__file__).resolve().parents[1]
+ROLLOUT = ROOT / "megatron_pz" / "rollout"
+CALLS = {
+    "LLM.generate": ("prompts", "sampling_params", "use_tqdm"),
+    "LLM.collective_rpc": ("method", "kwargs"),
+    "LLM.apply_model": ("func",),
+    "LLM.reset_prefix_cache": (),
+    "LLM.sleep": ("level",),
+    "LLM.wake_up": ("tags",),
+}
+"""Methods of ``vllm.LLM``, which may be inherited, and the arguments that the rollout engine passes."""
+SAMPLING = (
+    "n", "temperature", "top_p", "top_k", "seed", "max_tokens", "stop", "include_stop_str_in_output", "flat_logprobs",
+    "logprobs",
+)  # fmt: skip
+OUTPUT = ("token_ids", "logprobs", "text", "finish_reason")
+RUNNERS = {"V1": "vllm/v1/worker/gpu_model_runner.py", "V2": "vllm/v1/worker/gpu/model_runner.py"}
+ATTRIBUTES = {
+    "vllm/v1/engine/core.py": ("cleanup_dist_env_and_memory",),
+    "vllm/device_allocator/cumem.py": ("instance", "allocator_and_pools"),
+    "vllm/platforms/interface.py": ("_global_graph_pool",),
+}
+"""Names that ``vllm_patches`` sets or reads, by the file that defines or imports them."""
+SPELLINGS = {
+    "vllm/config/model.py": ("processed_logprobs",),
+    "vllm/config/parallel.py": ("external_launcher",),
+    "vllm/config/quantization.py": tuple(QUANTIZATION.values()),
+}
+"""Values of settings."""
+
+
+class Sources:
+    """The Python files of one release."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def text(self, path: str) -> str:
+        file = self.folder / path
+        return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+    def tree(self, path: str) -> ast.Module:
+        return ast.parse(self.text(path))
+
+    def module(self, name: str) -> str | None:
+        """Return the file of a module, None where there is none."""
+        for path in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"):
+            if (self.folder / path).is_file():
+                return path
+        return None
+
+    def defines(self, module: str, name: str) -> bool:
+        """Return whether a module has the name: its own, imported, a module of it, or by ``from … import *``."""
+        path = self.module(module)
+        if path is None:
+            return False
+        if re.search(rf"\b{name}\b", self.text(path)) or self.module(f"{module}.{name}"):
+            return True
+        stars = (node for node in ast.walk(self.tree(path)) if isinstance(node, ast.ImportFrom))
+        return any(
+            self.defines(f"{module}.{node.module}" if node.level else str(node.module), name)
+            for node in stars
+            if node.names[0].name == "*"
+        )
+
+    def fields(self, path: str, name: str) -> set[str]:
+        """Return the annotated fields of a class."""
+        found = _class(self.tree(path), name)
+        return {
+            each.target.id
+            for each in (found.body if found else ())
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+        }
+
+    @cached_property
+    def llm_methods(self) -> dict[str, ast.FunctionDef]:
+        """Return the methods of ``vllm.LLM`` by name, with those of its bases in vllm/entrypoints."""
+        classes: dict[str, ast.ClassDef] = {}
+        for file in sorted((self.folder / "vllm/entrypoints").rglob("*.py")):
+            text = self.text(str(file.relative_to(self.folder)))
+            if "class LLM" in text or "Mixin" in text:
+                classes |= {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}
+        methods: dict[str, ast.FunctionDef] = {}
+        pending = ["LLM"]
+        while pending:
+            node = classes.get(pending.pop(0))
+            if node is not None:
+                pending += [base.id for base in node.bases if isinstance(base, ast.Name)]
+                for method in node.body:
+                    if isinstance(method, ast.FunctionDef) and not _is_overload(method):
+                        methods.setdefault(method.name, method)
+        return methods
+
+
+def faults(sources: Sources) -> Iterator[str]:
+    """Yield one line for each name or argument that this release does not have."""
+    yield from _imports(sources)
+    for call, wanted in CALLS.items():
+        method = sources.llm_methods.get(call.removeprefix("LLM."))
+        if method is None:
+            yield f"{call} is absent"
+        else:
+            yield from (f"{call} has no argument {name}" for name in wanted if not _takes(method, name))
+    engine = sources.fields("vllm/engine/arg_utils.py", "EngineArgs")
+    init = sources.llm_methods.get("__init__")
+    for name in sorted(_engine_arguments()):
+        if name not in engine and (init is None or not _names(init, name)):
+            yield f"neither LLM nor EngineArgs has the argument {name}"
+    parameters = sources.fields("vllm/sampling_params.py", "SamplingParams")
+    yield from (f"SamplingParams has no field {name}" for name in SAMPLING if name not in parameters)
+    completion = sources.fields("vllm/outputs.py", "CompletionOutput")
+    yield from (f"CompletionOutput has no field {name}" for name in OUTPUT if name not in completion)
+    for runner, path in RUNNERS.items():
+        reload = [node for node in ast.walk(sources.tree(path)) if getattr(node, "name", "") == "reload_weights"]
+        methods = [node for node in reload if isinstance(node, ast.FunctionDef)]
+        if not any(_takes(method, "weights_iterator") for method in methods):
+            yield f"model runner {runner} has no reload_weights(weights_iterator=…)"
+    for path, names in (ATTRIBUTES | SPELLINGS).items():
+        text = sources.text(path)
+        yield from (f"{path} has no {name}" for name in names if not re.search(rf"\b{name}\b", text))
+    environment = sources.text("vllm/envs.py")
+    for name in re.findall(r'"(VLLM_\w+)"', (ROLLOUT / "vllm_settings.py").read_text(encoding="utf-8")):
+        if f'"{name}"' not in environment:
+            yield f"vllm/envs.py does not know {name}"
+
+
+def _imports(sources: Sources) -> Iterator[str]:
+    """Check everything that the files of megatron_pz/rollout import from vLLM."""
+    for file in sorted(ROLLOUT.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
+                for alias in node.names:
+                    if not sources.defines(str(node.module), alias.name):
+                        yield f"{file.name} imports {alias.name}, which {node.module} does not have"
+
+
+def _engine_arguments() -> set[str]:
+    """Return every argument that ``engine_arguments`` can produce."""
+    rollout = replace(RolloutConfig(), rollout_quantization="fp8")
+    cases = (engine_arguments(rollout, colocated=True, on_gpu=on_gpu) for on_gpu in (False, True))
+    return {"seed", "model", "ir_op_priority"}.union(*cases)
+
+
+def _class(tree: ast.Module, name: str) -> ast.ClassDef | None:
+    return next((node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name), None)
+
+
+def _is_overload(method: ast.FunctionDef) -> bool:
+    return any("overload" in ast.unparse(decorator) for decorator in method.decorator_list)
+
+
+def _names(method: ast.FunctionDef, name: str) -> bool:
+    arguments = method.args
+    return name in {each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+
+
+def _takes(method: ast.FunctionDef, name: str) -> bool:
+    return _names(method, name) or method.args.kwarg is not None
+
+
+def _fetch(version: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+    subprocess.run([*command, "--dest", str(folder), f"vllm=={version}"], check=True)
+    (wheel,) = folder.glob(f"vllm-{version}-*.whl")
+    return wheel
+
+
+def _read(what: str, scratch: Path) -> Sources:
+    """Return the sources of a release, a wheel or a folder."""
+    if Path(what).is_dir():
+        return Sources(Path(what))
+    wheel = Path(what) if what.endswith(".whl") else _fetch(what, scratch)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch / wheel.stem, [name for name in archive.namelist() if name.endswith(".py")])
+    return Sources(scratch / wheel.stem)
+
+
+def main() -> None:
+    """Exit code 1 if one of the releases lacks something."""
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print(__doc__)
+        raise SystemExit(0 if len(sys.argv) > 1 else 2)
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        for what in sys.argv[1:]:
+            found = list(faults(_read(what, Path(scratch))))
+            failed |= bool(found)
+            print(f"{what}: {'everything that rollout/ uses is there' if not found else ''}".rstrip())
+            for fault in found:
+                print(f"  {fault}")
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
