@@ -71,7 +71,7 @@ class ParallelConfig:
     distributed_timeout_minutes: PositiveFloat = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
     heartbeat_timeout_minutes: PositiveFloat = 2.0
-    """A rank that gives no sign of life for so long is missing: the run ends with one line that names it [C]."""
+    """A rank without a heartbeat for so long is lost, and the run ends with one line that names it [C]."""
     context_parallel_size: PositiveInt = 1
     """Ranks that share the tokens of one packed row; keys and values are gathered, so the result is exact."""
     expert_model_parallel_size: PositiveInt = 1

@@ -7,7 +7,7 @@ number in base 60 and ``2026-11-29`` for a date, whatever the field that they ar
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, get_origin
+from typing import Any, get_origin
 
 import yaml
 
@@ -19,7 +19,7 @@ _OTHER_BASE = re.compile(r"[+-]?0[0-9_xXoObB]")
 class _TextLoader(yaml.SafeLoader):
     """Construct every scalar as text, and refuse a key that is given twice, of which YAML would take the last."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own attribute)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: set[str] = set()

@@ -1,10 +1,12 @@
-"""The architecture that a Hugging Face config.json describes.
+"""Describe the architecture of a Hugging Face config.json.
 
 To add a model family, add a row to :data:`FAMILIES` and a table of weight names to ``megatron_pz.model.hf_mapping``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @dataclass(frozen=True)
 class Family:
-    """How a Hugging Face ``model_type`` differs from a plain transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
+    """The traits in which a ``model_type`` differs from a transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
 
     qk_norm: bool = False
     """RMSNorm over each head of the queries and of the keys, before RoPE."""
@@ -27,9 +29,9 @@ class Family:
     skips_rope: bool = False
     """Some layers have no position embedding."""
     rotary_base: float = 10_000.0
-    """RoPE's theta where config.json does not tell it."""
+    """RoPE's theta where config.json is silent."""
     tied_embeddings: bool = False
-    """The output layer is the embedding where config.json does not tell."""
+    """The output layer is the embedding where config.json is silent."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -51,7 +53,7 @@ class Experts:
     normalized: bool
     """A token's weights for its experts are divided by their sum."""
     in_layer: tuple[bool, ...]
-    """For every layer whether it has experts; the others have one MLP of the architecture's ``ffn_hidden_size``."""
+    """True for each layer that has experts; the others have one MLP of the architecture's ``ffn_hidden_size``."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Architecture:
     experts: Experts | None = None
     """None: every layer has one MLP."""
     layers_without_rope: tuple[int, ...] = ()
-    """Numbers from 0."""
+    """Layers are numbered from 0."""
 
     @property
     def family(self) -> Family:
@@ -104,6 +106,8 @@ class Architecture:
         heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
         layers = read.size("num_hidden_layers")
         groups = read.size("num_key_value_heads", default=heads if family.derives_heads else None)
+        if family.derives_heads and raw.get("head_dim") is None and hidden % heads:
+            raise BadInput(f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
         if heads % groups:
             raise BadInput(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
         return cls(
@@ -118,14 +122,58 @@ class Architecture:
             max_position_embeddings=read.size("max_position_embeddings"),
             layernorm_epsilon=read.number("rms_norm_eps"),
             rotary_base=rotary_base(raw, path, default=family.rotary_base),
-            tied_embeddings=bool(raw.get("tie_word_embeddings", family.tied_embeddings)),
+            tied_embeddings=read.switch("tie_word_embeddings", family.tied_embeddings),
             experts=_experts(raw, read, path, layers) if family.has_experts else None,
             layers_without_rope=_layers_without_rope(raw, read, path, layers) if family.skips_rope else (),
         )
 
 
+_HF_KEYS: Mapping[str, str] = {
+    "num_layers": "num_hidden_layers",
+    "ffn_hidden_size": "intermediate_size",
+    "num_query_groups": "num_key_value_heads",
+    "kv_channels": "head_dim",
+    "layernorm_epsilon": "rms_norm_eps",
+    "rotary_base": "rope_theta",
+    "tied_embeddings": "tie_word_embeddings",
+    "layers_without_rope": "no_rope_layers",
+    "experts.number": "num_experts",
+    "experts.per_token": "num_experts_per_tok",
+    "experts.ffn_hidden_size": "moe_intermediate_size",
+    "experts.normalized": "norm_topk_prob",
+    "experts.in_layer": "decoder_sparse_step and mlp_only_layers",
+}
+"""The keys of config.json that fields of an :class:`Architecture` come from, where they have other names."""
+
+
+def plain_architecture(arch: Architecture) -> dict[str, Any]:
+    """Return the architecture as JSON keeps it, for a checkpoint to store."""
+    return json.loads(json.dumps(dataclasses.asdict(arch)))
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Compare two architectures in the form of :func:`plain_architecture`.
+
+    Returns:
+        The key of config.json that differs and its value in each; None where the architectures are the same.
+    """
+    left, right = _flat(one), _flat(other)
+    for name in dict.fromkeys((*left, *right)):
+        if left.get(name) != right.get(name):
+            return _HF_KEYS.get(name, name.removeprefix("experts.")), left.get(name), right.get(name)
+    return None
+
+
+def _flat(arch: Mapping[str, Any]) -> dict[str, Any]:
+    experts = arch.get("experts") or {}
+    return {
+        **{name: value for name, value in arch.items() if name != "experts"},
+        **{f"experts.{name}": value for name, value in experts.items()},
+    }
+
+
 def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> Experts:
-    """Qwen3MoE's choice of layers: every ``decoder_sparse_step``-th but those of ``mlp_only_layers``."""
+    """Read Qwen3-MoE's experts, which every ``decoder_sparse_step``-th layer has but those of ``mlp_only_layers``."""
     step, dense = read.size("decoder_sparse_step", default=1), read.entries("mlp_only_layers")
     # "num_local_experts" is what transformers 5 writes.
     number = read.size("num_experts" if raw.get("num_experts") is not None else "num_local_experts")
@@ -139,13 +187,13 @@ def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: i
         number=number,
         per_token=per_token,
         ffn_hidden_size=read.size("moe_intermediate_size"),
-        normalized=bool(raw.get("norm_topk_prob", False)),
+        normalized=read.switch("norm_topk_prob", False),
         in_layer=in_layer,
     )
 
 
 def _layers_without_rope(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> tuple[int, ...]:
-    """SmolLM3's: where ``no_rope_layers`` is 0 (it says 1 for RoPE), or every ``no_rope_layer_interval``-th."""
+    """Read SmolLM3's layers without RoPE: 0 in ``no_rope_layers``, or every ``no_rope_layer_interval``-th layer."""
     uses_rope = raw.get("no_rope_layers")
     if uses_rope is None:
         interval = read.size("no_rope_layer_interval", default=4)

@@ -1,10 +1,11 @@
-"""Hugging Face checkpoint directories: reading tensors lazily, writing a model that transformers and vLLM load."""
+"""Read the tensors of a Hugging Face directory lazily, and write a directory that transformers and vLLM load."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,29 +15,21 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.architecture import Architecture, first_difference, plain_architecture
+from megatron_pz.hf.companions import copy_companions
+from megatron_pz.hf.directory import INDEX, OUTPUT_LAYER, SINGLE, is_harmless, stored_tensors
+from megatron_pz.hf.expected_tensors import EMBEDDING, require_expected_tensors
 from megatron_pz.runtime.errors import BadInput
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5_000_000_000
 """transformers' own limit for one file."""
-
-# Whatever a checkpoint holds beside config.json and weights that a tokenizer, a generation or a reader needs.
-_COMPANIONS = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "chat_template*",
-    "generation_config.json",
-    "LICENSE*",
-)
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+_ROWS_COMPARED = 8192
+"""Rows of the embedding and the output layer that are compared at once."""
 
 
 class Sliceable(Protocol):
-    """A tensor in memory, or the promise of one on disk."""
+    """A tensor in memory, or one on disk that is read when it is sliced."""
 
     def __getitem__(self, index: Any) -> torch.Tensor: ...
 
@@ -49,51 +42,67 @@ class HFTensorSource:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
-        files = _weight_files(self.directory)
-        self._file_of: dict[str, Any] = {}
-        for file in files:
-            try:
-                opened = safe_open(file, framework="pt")
-            except (OSError, SafetensorError) as error:
-                raise BadInput(f"{file} is not a complete safetensors file ({error}); fetch it again") from None
-            self._file_of.update(dict.fromkeys(opened.keys(), opened))
+        self.stored = stored_tensors(self.directory)
+        self._opened: dict[Path, Any] = {}
+        self._checked: set[Architecture] = set()
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor's name."""
-        return tuple(self._file_of)
+        """Return every tensor's name."""
+        return tuple(self.stored)
 
     def slices(self, name: str) -> Any:
-        """The tensor ``name``, unread: index it with slices of its leading axes."""
-        try:
-            return self._file_of[name].get_slice(name)
-        except KeyError:
-            raise BadInput(f"{self.directory}: the weights lack {name}; fetch the checkpoint again") from None
+        """Return the tensor ``name``, unread: index it with slices of its leading axes."""
+        if name not in self.stored:
+            raise BadInput(f"{self.directory}: the weights lack {name}; fetch the checkpoint again")
+        file = self.stored[name].file
+        if file not in self._opened:
+            self._opened[file] = safe_open(file, framework="pt")
+        return self._opened[file].get_slice(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of the tensor ``name``, from the file's header."""
+        """Return the shape of the tensor ``name``, from the file's header."""
         return tuple(self.slices(name).get_shape())
+
+    def stream(self, *, tied_head: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield name and values of every tensor but buffers and, of a tied model, the copy of its embedding."""
+        for name in self.stored:
+            if not is_harmless(name) and not (tied_head and name == OUTPUT_LAYER):
+                yield name, self.slices(name)[:]
+
+    def require(self, arch: Architecture) -> None:
+        """Raise BadInput unless the tensors are exactly those of a model of ``arch``.
+
+        A tied model may hold an output layer of its own, if its values are the embedding's.
+        """
+        if arch in self._checked:
+            return
+        require_expected_tensors(self.directory, self.stored, arch)
+        if arch.tied_embeddings and OUTPUT_LAYER in self.stored:
+            self._require_equal(EMBEDDING, OUTPUT_LAYER)
+        self._checked.add(arch)
+
+    def _require_equal(self, embedding: str, head: str) -> None:
+        one, other = self.slices(embedding), self.slices(head)
+        for first in range(0, self.shape(embedding)[0], _ROWS_COMPARED):
+            rows = slice(first, first + _ROWS_COMPARED)
+            if not torch.equal(one[rows].float(), other[rows].float()):
+                raise BadInput(
+                    f"{self.directory}: config.json has tie_word_embeddings true, but {head} differs from {embedding}; "
+                    "set it to false, or remove the tensor that the model was not trained with"
+                )
 
     @property
     def dtype(self) -> torch.dtype:
-        """The narrowest dtype that holds every tensor without rounding: bfloat16 if all are, else float32."""
-        kinds = {self.slices(name).get_dtype() for name in self._file_of}
-        return torch.bfloat16 if kinds == {"BF16"} else torch.float32
+        """The dtype of most elements of the weight matrices: bfloat16, float16 or float32.
 
-
-def _weight_files(directory: Path) -> list[Path]:
-    index, single = directory / _INDEX, directory / _SINGLE
-    if not index.exists():
-        if not single.exists():
-            raise BadInput(f"{directory} has neither {_SINGLE} nor {_INDEX}; other weight formats are not read")
-        return [single]
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"{index} cannot be read: {error!r}") from None
-    missing = [name for name in names if not (directory / name).exists()]
-    if missing:
-        raise BadInput(f"{directory} lacks {', '.join(missing)}, which {_INDEX} names; fetch the checkpoint again")
-    return [directory / name for name in names]
+        Norms and stray buffers of another dtype do not widen it.
+        """
+        elements: Counter[str] = Counter()
+        for name, tensor in self.stored.items():
+            if len(tensor.shape) > 1 and not is_harmless(name):
+                elements[tensor.dtype] += math.prod(tensor.shape)
+        most = max(elements, key=elements.__getitem__, default="F32")
+        return _DTYPES.get(most, torch.float32)
 
 
 def refuse_existing(out_dir: str | Path) -> None:
@@ -109,26 +118,37 @@ def save_hf(
     source_dir: str | Path,
     out_dir: str | Path,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    *,
+    replace: bool = False,
 ) -> None:
     """Write a Hugging Face checkpoint: weights from ``stream``, configuration and tokenizer from ``source_dir``.
 
     Collective over all ranks, as the stream is; rank 0 writes. The directory appears under its name only when it is
-    complete. Raises BadInput, on every rank, where ``out_dir`` is not empty, ``source_dir`` is of another
-    architecture, or the disk refuses.
+    complete. With ``replace`` an earlier one of that name stays until then; else ``out_dir`` must be free.
+
+    Raises:
+        BadInput: on every rank, where ``out_dir`` is not empty, ``source_dir`` is of another architecture, or the disk
+            refuses.
     """
     source, out = Path(source_dir), Path(out_dir)
     partial = out.with_name(f"{out.name}.incomplete")
-    _raise_on_all_ranks(_failure_on_first_rank(lambda: _prepare(arch, source, out, partial)))
+    _raise_on_all_ranks(_failure_on_first_rank(lambda: _prepare(arch, source, out, partial, replace)))
     failure = _failure_on_first_rank(lambda: _write(stream, source, out, partial, max_shard_bytes))
     # The other ranks' part in the stream's collectives, and what is left of rank 0's where writing failed.
     deque(stream, maxlen=0)
     _raise_on_all_ranks(failure)
 
 
-def _prepare(arch: Architecture, source: Path, out: Path, partial: Path) -> None:
-    if Architecture.from_hf(source) != arch:
-        raise BadInput(f"{source} holds another architecture than the model that is to be saved")
-    refuse_existing(out)
+def _prepare(arch: Architecture, source: Path, out: Path, partial: Path, replace: bool) -> None:
+    difference = first_difference(plain_architecture(Architecture.from_hf(source)), plain_architecture(arch))
+    if difference is not None:
+        key, there, here = difference
+        raise BadInput(
+            f"{source} holds another architecture than the model that is to be saved: {key} is {there} there and "
+            f"{here} in the model; give the directory that the model was made from"
+        )
+    if not replace:
+        refuse_existing(out)
     shutil.rmtree(partial, ignore_errors=True)  # what an interrupted save has left
     partial.mkdir(parents=True)
 
@@ -136,27 +156,37 @@ def _prepare(arch: Architecture, source: Path, out: Path, partial: Path) -> None
 def _write(
     stream: Iterator[tuple[str, torch.Tensor]], source: Path, out: Path, partial: Path, max_shard_bytes: int
 ) -> None:
+    former = out.with_name(f"{out.name}.former")
     try:
+        copy_companions(source, partial)  # before the weights: no finished weights are lost to a companion
         dtype = _write_weights(stream, partial, max_shard_bytes)
-        _write_companions(source, partial, dtype)
+        _write_config(source, partial, dtype)
         if out.exists():
-            out.rmdir()
+            shutil.rmtree(former, ignore_errors=True)
+            out.rename(former)
         partial.rename(out)
+        shutil.rmtree(former, ignore_errors=True)
     except BaseException:
+        if former.exists() and not out.exists():
+            former.rename(out)
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
-def _write_weights(stream: Iterator[tuple[str, torch.Tensor]], folder: Path, max_shard_bytes: int) -> torch.dtype:
-    """Write the stream as it comes, in files of at most ``max_shard_bytes``; at most one file's tensors are held."""
+def _write_weights(stream: Iterator[tuple[str, torch.Tensor]], directory: Path, max_shard_bytes: int) -> torch.dtype:
+    """Write the stream as it comes, in files of at most ``max_shard_bytes``; at most one file's tensors are held.
+
+    Returns:
+        The dtype of most of the elements.
+    """
     shards: list[list[str]] = []
     total = held_bytes = 0
     held: dict[str, torch.Tensor] = {}
-    dtype = torch.float32
+    elements: Counter[torch.dtype] = Counter()
 
     def flush() -> None:
         shards.append(list(held))
-        save_file(held, folder / f"{len(shards)}.part", metadata={"format": "pt"})
+        save_file(held, directory / f"{len(shards)}.part", metadata={"format": "pt"})
         held.clear()
 
     for name, tensor in stream:
@@ -166,38 +196,31 @@ def _write_weights(stream: Iterator[tuple[str, torch.Tensor]], folder: Path, max
         held[name] = tensor.cpu().contiguous()
         held_bytes += tensor.nbytes
         total += tensor.nbytes
-        dtype = tensor.dtype
+        elements[tensor.dtype] += tensor.numel()
     flush()
-    _name_shards(folder, shards, total)
-    return dtype
+    _name_shards(directory, shards, total)
+    return max(elements, key=elements.__getitem__, default=torch.float32)
 
 
-def _name_shards(folder: Path, shards: list[list[str]], total_bytes: int) -> None:
-    """Give the files the names that transformers looks for; they tell the number of files, known only now."""
+def _name_shards(directory: Path, shards: list[list[str]], total_bytes: int) -> None:
+    """Give the files the names that transformers looks for, which contain the number of files, known only now."""
     if len(shards) == 1:
-        (folder / "1.part").rename(folder / _SINGLE)
+        (directory / "1.part").rename(directory / SINGLE)
         return
     weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"{number}.part").rename(folder / file)
+        (directory / f"{number}.part").rename(directory / file)
         weight_map.update(dict.fromkeys(names, file))
-    _write_json(folder / _INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    _write_json(directory / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
-def _write_companions(source: Path, folder: Path, dtype: torch.dtype) -> None:
-    """config.json with the dtype that the weights now have (a reader casts to what it says), and the tokenizer."""
+def _write_config(source: Path, directory: Path, dtype: torch.dtype) -> None:
+    """Write config.json with the dtype that the weights now have: a reader casts to what it says."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    key = "dtype" if "dtype" in config else "torch_dtype"  # transformers 5 reads both, 4 only the second
-    _write_json(folder / "config.json", {**config, key: str(dtype).removeprefix("torch.")})
-    copy_companions(source, folder)
-
-
-def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what a checkpoint holds beside config.json and weights, the tokenizer above all, into an existing folder."""
-    for pattern in _COMPANIONS:
-        for file in source.glob(pattern):
-            shutil.copy(file, folder)
+    # transformers 5 reads both keys, transformers 4 only the second.
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    _write_json(directory / "config.json", {**config, **dict.fromkeys(keys, str(dtype).removeprefix("torch."))})
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -205,7 +228,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _failure_on_first_rank(action: Callable[[], None]) -> str | None:
-    """Run ``action`` on rank 0 only; the message of what went wrong there, None on the other ranks."""
+    """Run ``action`` on rank 0 only; return what went wrong there, None on the other ranks."""
     if dist.is_initialized() and dist.get_rank() != 0:
         return None
     try:
@@ -216,7 +239,7 @@ def _failure_on_first_rank(action: Callable[[], None]) -> str | None:
 
 
 def _raise_on_all_ranks(failure_on_first_rank: str | None) -> None:
-    """Collective: raise BadInput on every rank where rank 0 has failed, so that none goes on alone."""
+    """Raise BadInput on every rank where rank 0 has failed, so that none goes on alone. Collective."""
     message = [failure_on_first_rank]
     if dist.is_initialized():
         dist.broadcast_object_list(message, src=0)

@@ -1,4 +1,4 @@
-"""Typed reads from a Hugging Face config.json; what is missing, damaged or not built is one clear line."""
+"""Read a Hugging Face config.json; what is missing, damaged or not built is refused in one clear line."""
 
 from __future__ import annotations
 
@@ -10,30 +10,39 @@ from typing import Any
 
 from megatron_pz.runtime.errors import BadInput
 
-# Switches of the supported families that change the computation in a way that is not built, with the value that is.
 _ONLY: Mapping[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
     "mlp_bias": False,
     "use_sliding_window": False,
     "quantization_config": None,
+    # What vLLM reads from the configurations of these families beside what transformers does.
+    "bias": False,
+    "qkv_bias": False,
+    "is_causal": True,
+    "logit_scale": 1.0,
+    "dual_chunk_attention_config": None,
+    # A weight file of another name than the usual ones (transformers 5).
+    "transformers_weights": None,
 }
+"""Keys of the supported families that change the computation in a way that is not built, with the value that is."""
 
 
 class HFConfigReader:
-    """Typed reads from config.json whose failures name the file and the key."""
+    """Read typed values from config.json; failures name the file and the key."""
 
     def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
         self._raw, self._path = raw, path
 
     def number(self, key: str) -> float:
+        """Return a positive finite number."""
         value = self._raw.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise BadInput(f"{self._path}: {key} is {value!r}, not a positive number")
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A positive whole number; ``default`` where the key is absent or null."""
+        """Return a positive whole number; ``default`` where the key is absent or null."""
         if self._raw.get(key) is None and default is not None:
             return default
         value = self.number(key)
@@ -41,29 +50,38 @@ class HFConfigReader:
             raise BadInput(f"{self._path}: {key} is {value!r}, not a whole number")
         return value
 
+    def switch(self, key: str, default: bool) -> bool:
+        """Return true or false; ``default`` where the key is absent or null."""
+        value = self._raw.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise BadInput(f"{self._path}: {key} is {value!r}, not true or false")
+        return value
+
     def entries(self, key: str) -> list[Any]:
-        """A list; empty where the key is absent or null."""
-        value = self._raw.get(key) or []
+        """Return a list; empty where the key is absent or null."""
+        value = [] if self._raw.get(key) is None else self._raw[key]
         if not isinstance(value, list):
             raise BadInput(f"{self._path}: {key} is {value!r}, not a list")
         return value
 
     def section(self, key: str) -> dict[str, Any]:
-        """An object; empty where the key is absent or null."""
-        value = self._raw.get(key) or {}
+        """Return an object; empty where the key is absent or null."""
+        value = {} if self._raw.get(key) is None else self._raw[key]
         if not isinstance(value, dict):
             raise BadInput(f"{self._path}: {key} is {value!r}, not an object")
         return value
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a config.json. Raises BadInput where there is none."""
+    """Read the JSON object of a file of a checkpoint. Raises BadInput where there is none."""
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent} is not a directory; give the directory of a Hugging Face checkpoint")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BadInput(f"{path.parent} has no config.json; give the directory of a Hugging Face checkpoint") from None
+        raise BadInput(f"{path.parent} has no {path.name}; give the directory of a Hugging Face checkpoint") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
@@ -82,14 +100,27 @@ def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
 
 
 def rotary_base(raw: Mapping[str, Any], path: Path, default: float) -> float:
-    """RoPE's theta: in ``rope_parameters`` since transformers 5, a key of its own (beside ``rope_scaling``) before."""
-    read, theta = HFConfigReader(raw, path), raw.get("rope_theta")
+    """Return RoPE's theta: in ``rope_parameters`` since transformers 5, a key beside ``rope_scaling`` before.
+
+    Raises BadInput where it is given twice with different values, or RoPE is of another kind than the plain one.
+    """
+    read = HFConfigReader(raw, path)
+    found = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}
+    partial = raw.get("partial_rotary_factor")
+    if partial not in (None, 1.0):
+        raise BadInput(f"{path}: partial_rotary_factor {partial!r} is not supported, only plain RoPE ('default')")
     for section in ("rope_scaling", "rope_parameters"):
         rope = read.section(section)
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) != 1.0:
-            raise BadInput(f"{path}: {section} of type {kind!r} is not supported, only plain RoPE ('default')")
+        kinds = {str(rope[key]) for key in ("rope_type", "type") if rope.get(key) is not None} or {"default"}
+        if kinds != {"default"} or rope.get("partial_rotary_factor") not in (None, 1.0):
+            names = " and ".join(map(repr, sorted(kinds)))
+            raise BadInput(f"{path}: {section} of type {names} is not supported, only plain RoPE ('default')")
         if of_kinds := [name for name, value in rope.items() if isinstance(value, dict)]:
             raise BadInput(f"{path}: {section} for each kind of layer ({', '.join(of_kinds)}) is not supported")
-        theta = rope.get("rope_theta", theta)
-    return HFConfigReader({"rope_theta": default if theta is None else theta}, path).number("rope_theta")
+        if rope.get("rope_theta") is not None:
+            found[f"{section}.rope_theta"] = rope["rope_theta"]
+    thetas = [HFConfigReader(found, path).number(key) for key in found] or [default]
+    if len(set(thetas)) > 1:
+        given = " and ".join(f"{key} {value}" for key, value in found.items())
+        raise BadInput(f"{path}: {given} contradict each other; leave the one that the model was trained with")
+    return thetas[0]

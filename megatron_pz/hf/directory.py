@@ -1,73 +1,140 @@
-"""What the engine has to know about a Hugging Face directory before and beside vLLM."""
+"""Find the tensors of a Hugging Face directory, from the headers of its safetensors files and without torch.
+
+The files that count are those that transformers takes: ``model.safetensors`` where it exists, whatever lies beside it;
+else the shards that ``model.safetensors.index.json`` names.
+"""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from megatron_pz.hf.config import read_json
 from megatron_pz.runtime.errors import BadInput, one_line
 
-_OUTPUT_LAYER = "lm_head.weight"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+OUTPUT_LAYER = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the header of its file describes it."""
+
+    file: Path
+    dtype: str
+    """As safetensors writes it: BF16, F16, F32, …"""
+    shape: tuple[int, ...]
 
 
 def read_hf_config(model_dir: Path) -> dict[str, Any]:
-    """The directory's config.json; BadInput where there is none."""
-    return _read_json(model_dir / "config.json")
+    """Read the directory's config.json. Raises BadInput where there is none."""
+    return read_json(model_dir / "config.json")
 
 
-def has_tied_head(model_dir: Path, hf_config: dict[str, Any]) -> bool:
-    """Whether the output layer is the embedding: as config.json tells, or else where the checkpoint has no such layer.
+def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a checkpoint by its name.
 
-    transformers 4 left ``tie_word_embeddings`` out of SmolLM3's config.json, where it is true unless told otherwise.
+    Where two shards hold a tensor of one name, the index says which of them counts. A tensor that the index leaves out
+    counts as well, as it does for transformers.
 
     Raises:
-        BadInput: as :func:`checkpoint_shapes`.
+        BadInput: there are no such files, one is missing or damaged, or the index does not describe them.
     """
-    if "tie_word_embeddings" in hf_config:
+    if (model_dir / SINGLE).is_file():
+        return _tensors_of_file(model_dir / SINGLE)
+    if not (model_dir / INDEX).is_file():
+        raise BadInput(
+            f"{model_dir} has neither {SINGLE} nor {INDEX}: it has no weights in a form that is read; convert the "
+            "checkpoint to safetensors"
+        )
+    place_of = _weight_map(model_dir / INDEX)
+    files = sorted(set(place_of.values()))
+    missing = [name for name in files if not (model_dir / name).is_file()]
+    if missing:
+        raise BadInput(f"{model_dir} lacks {', '.join(missing)}, which {INDEX} names; fetch the checkpoint again")
+    held = {file: _tensors_of_file(model_dir / file) for file in files}
+    tensors = {}
+    for name, file in place_of.items():
+        if name not in held[file]:
+            raise BadInput(f"{model_dir / file} lacks {name}, which {INDEX} places there; fetch the checkpoint again")
+        tensors[name] = held[file][name]
+    for file in files:
+        for name, tensor in held[file].items():
+            if name not in place_of and name in tensors:
+                raise BadInput(
+                    f"{model_dir}: {tensors[name].file.name} and {file} both hold {name}, and {INDEX} does not say "
+                    "which of them counts; fetch the checkpoint again"
+                )
+            tensors.setdefault(name, tensor)
+    return tensors
+
+
+def is_read_alike(model_dir: Path, tensors: Mapping[str, StoredTensor]) -> bool:
+    """Return whether a reader that takes all safetensors files, filtered by an index, finds the same tensors.
+
+    vLLM is such a reader. It also takes the last of two tensors of one name, whatever the index says.
+    """
+    files = {tensor.file for tensor in tensors.values()}
+    if (model_dir / SINGLE).is_file():
+        return not (model_dir / INDEX).is_file() and set(model_dir.glob("*.safetensors")) == files
+    counts = Counter(name for file in files for name in _tensors_of_file(file))
+    return max(counts.values(), default=1) == 1
+
+
+def has_tied_head(model_dir: Path, hf_config: Mapping[str, Any]) -> bool:
+    """Return whether the output layer is the embedding.
+
+    config.json decides, and where it is silent, whether the checkpoint has an output layer: transformers 4 left
+    ``tie_word_embeddings`` out of SmolLM3's config.json, where the default is true.
+
+    Raises:
+        BadInput: as :func:`stored_tensors`.
+    """
+    if hf_config.get("tie_word_embeddings") is not None:
         return bool(hf_config["tie_word_embeddings"])
-    return _OUTPUT_LAYER not in checkpoint_shapes(model_dir, tied_head=False)
+    return OUTPUT_LAYER not in stored_tensors(model_dir)
 
 
 def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a complete stream, from the headers of the checkpoint's safetensors files.
+    """Return name and shape of every tensor of a complete weight stream: no tied head, no buffers.
 
     Raises:
-        BadInput: there are no such files in model_dir, or they cannot be read.
+        BadInput: as :func:`stored_tensors`.
     """
-    shapes = {}
-    for file in _weight_files(model_dir):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
-                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except (OSError, SafetensorError) as error:
-            raise BadInput(f"{file} cannot be read as safetensors: {one_line(error)}; fetch it again") from error
-    if tied_head:
-        shapes.pop(_OUTPUT_LAYER, None)
-    return {name: shape for name, shape in shapes.items() if not name.endswith("rotary_emb.inv_freq")}
+    return {
+        name: tensor.shape
+        for name, tensor in stored_tensors(model_dir).items()
+        if not is_harmless(name) and not (tied_head and name == OUTPUT_LAYER)
+    }
 
 
-def _weight_files(model_dir: Path) -> list[Path]:
-    index = model_dir / "model.safetensors.index.json"
-    if index.is_file():
-        places = _read_json(index).get("weight_map")
-        if not isinstance(places, dict):
-            raise BadInput(f"{index} has no weight_map: fetch the checkpoint again")
-        return sorted({model_dir / str(name) for name in places.values()})
-    files = sorted(model_dir.glob("*.safetensors"))
-    if not files:
-        raise BadInput(f"{model_dir} has no *.safetensors file: convert the checkpoint to safetensors")
-    return files
+def is_harmless(name: str) -> bool:
+    """Return whether a tensor is a buffer that every reader computes itself: RoPE's inverse frequencies."""
+    return name.endswith("rotary_emb.inv_freq")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _tensors_of_file(file: Path) -> dict[str, StoredTensor]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {one_line(error)}; give a Hugging Face directory") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{path} does not hold a JSON object; give a Hugging Face directory")
-    return content
+        with safe_open(file, framework="np") as opened:
+            tensors = {}
+            for name in opened.keys():  # noqa: SIM118 (not a dictionary)
+                header = opened.get_slice(name)
+                tensors[name] = StoredTensor(file, header.get_dtype(), tuple(header.get_shape()))
+            return tensors
+    except (OSError, SafetensorError) as error:
+        raise BadInput(
+            f"{file} cannot be read: {file.name} is not a complete safetensors file ({one_line(error)}); fetch it again"
+        ) from error
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise BadInput(f"{index} has no weight_map from names to files; fetch the checkpoint again")
+    return places

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from megatron_pz.model.attention_plan import Call, Gather, Piece, Plan, calls_of, gather_of, plan_of_runs
+from megatron_pz.model.attention_plan import AttentionPlan, Call, Gather, Piece, calls_of, gather_of, plan_of_runs
 from megatron_pz.model.context_parallel import gather_tokens, own_ranges
 from megatron_pz.runtime.errors import BadInput
 
@@ -35,13 +35,13 @@ would take longer than what it computes. On a CPU a call costs little, and paddi
 class Schedule:
     """How a row is attended to."""
 
-    plan: Plan
+    plan: AttentionPlan
     calls: tuple[Call, ...]
     gather: Gather | None
     """None where every call has one piece."""
 
     @classmethod
-    def of(cls, plan: Plan, device: torch.device, short: int) -> Schedule:
+    def of(cls, plan: AttentionPlan, device: torch.device, short: int) -> Schedule:
         calls = calls_of(plan, short)
         together = len(calls) < len(plan.pieces)
         return cls(plan, calls, gather_of(plan, calls, device) if together else None)

@@ -25,7 +25,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionPlan:
     """A row as runs of tokens that belong together (a prompt or one response), and this rank's share of the work."""
 
     run_lengths: tuple[int, ...]
@@ -56,7 +56,7 @@ class Gather:
     """int64 [s], for each of this rank's tokens its place in the outputs of all calls, one after the other."""
 
 
-def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> Plan:
+def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> AttentionPlan:
     """The plan of a row.
 
     Args:
@@ -76,10 +76,10 @@ def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> Plan
             first, last = max(tokens.start, starts[number]), min(tokens.stop, starts[number] + length)
             if first < last:
                 pieces.append(Piece(last - first, number, last - starts[number], None if is_prompt else prompt))
-    return Plan(tuple(lengths), tuple(pieces))
+    return AttentionPlan(tuple(lengths), tuple(pieces))
 
 
-def calls_of(plan: Plan, short: int) -> tuple[Call, ...]:
+def calls_of(plan: AttentionPlan, short: int) -> tuple[Call, ...]:
     """The plan's pieces in their order; neighbours of at most ``short`` tokens share a call where they can.
 
     >>> plan = plan_of_runs([(4, True), (3, False), (2, False), (9, False)], [range(18)])
@@ -98,7 +98,7 @@ def calls_of(plan: Plan, short: int) -> tuple[Call, ...]:
     )
 
 
-def gather_of(plan: Plan, calls: Sequence[Call], device: torch.device) -> Gather:
+def gather_of(plan: AttentionPlan, calls: Sequence[Call], device: torch.device) -> Gather:
     """Where the calls find their tokens. Pieces lie in their order among the rank's tokens, runs among the row's."""
     run_starts = list(accumulate(plan.run_lengths, initial=0))
     queries: list[int] = []

@@ -1,8 +1,8 @@
-"""Weights between Hugging Face's names and shapes and a Megatron-Core GPTModel's, tensor by tensor, both ways.
+"""Map weights between Hugging Face's tensors and a Megatron-Core GPTModel's parameters, in both directions.
 
-One table a family says which Hugging Face tensors a parameter is made of and how they lie in it (:class:`Layout`).
-Loading, here, and streaming (:mod:`~megatron_pz.model.hf_stream`) read the same table. Loading holds no more than one
-tensor at a time beside the model.
+One table for each family says which Hugging Face tensors a parameter is made of and how they are arranged in its
+shards (:class:`ShardLayout`). Loading, here, and streaming (:mod:`~megatron_pz.model.hf_stream`) read the same table.
+Loading holds at most one tensor beside the model.
 """
 
 from __future__ import annotations
@@ -20,32 +20,31 @@ from megatron.core.utils import unwrap_model
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource, Sliceable
 from megatron_pz.model.precision import keep_unrounded
-from megatron_pz.runtime.errors import BadInput
 
 Shape = tuple[int, ...]
 
 
-class Layout(ABC):
-    """How the Hugging Face tensors of one parameter lie in its tensor parallel shards."""
+class ShardLayout(ABC):
+    """The arrangement of a parameter's Hugging Face tensors in its tensor parallel shards."""
 
     sharded = True
     """False: every tensor parallel rank holds the same values."""
 
     @abstractmethod
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
-        """Shapes of the Hugging Face tensors, from the shape of one shard."""
+        """Return the shapes of the Hugging Face tensors, from the shape of one shard."""
 
     @abstractmethod
     def cut(self, sources: Sequence[Sliceable], shard: Shape, rank: int, arch: Architecture) -> torch.Tensor:
-        """The shard of tensor parallel rank ``rank``, of shape ``shard``, reading only what it needs."""
+        """Return the shard of tensor parallel rank ``rank``, of shape ``shard``; only its part is read."""
 
     @abstractmethod
     def join(self, shards: Sequence[torch.Tensor], arch: Architecture) -> tuple[torch.Tensor, ...]:
-        """The Hugging Face tensors, from the shards of all ranks in order."""
+        """Return the Hugging Face tensors, from the shards of all ranks in order."""
 
 
-class Replicated(Layout):
-    """The same values on every rank: norms."""
+class Replicated(ShardLayout):
+    """The same values on every rank (norms, routers)."""
 
     sharded = False
 
@@ -59,8 +58,8 @@ class Replicated(Layout):
         return (shards[0],)
 
 
-class Columns(Layout):
-    """A row-parallel linear layer: each rank has some of the input channels, the second axis of the weight."""
+class Columns(ShardLayout):
+    """A row-parallel linear layer: each rank has a share of the input channels, the weight's second axis."""
 
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
         return ((shard[0], shard[1] * ranks),)
@@ -72,8 +71,8 @@ class Columns(Layout):
         return (_concatenate(shards, dim=1),)
 
 
-class Vocabulary(Layout):
-    """Embedding and output layer: each rank has some rows; Megatron pads the vocabulary at its end, here with zeros."""
+class Vocabulary(ShardLayout):
+    """Embedding or output layer: each rank has a share of the vocabulary, which is padded at its end with zeros."""
 
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
         return ((arch.vocab_size, shard[1]),)
@@ -87,8 +86,8 @@ class Vocabulary(Layout):
         return (_concatenate(shards)[: arch.vocab_size],)
 
 
-class GateUp(Layout):
-    """SwiGLU's first layer: each rank has its rows of the gate, then its rows of the up projection."""
+class GateUp(ShardLayout):
+    """SwiGLU's first layer: each rank has its rows of the gate projection, then its rows of the up projection."""
 
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
         return ((shard[0] // 2 * ranks, shard[1]),) * 2
@@ -102,8 +101,8 @@ class GateUp(Layout):
         return _concatenate(gates), _concatenate(ups)
 
 
-class GroupedQKV(Layout):
-    """Attention's first layer: key/value head by key/value head, the queries that share it, the key, the value."""
+class GroupedQKV(ShardLayout):
+    """Attention's first layer: for each key/value head the queries that share it, then its key, then its value."""
 
     def _rows_of_group(self, arch: Architecture) -> tuple[int, int, int]:
         queries = arch.num_attention_heads // arch.num_query_groups
@@ -131,10 +130,10 @@ class GroupedQKV(Layout):
 
 @dataclass(frozen=True)
 class Rule:
-    """Which Hugging Face tensors one parameter is made of."""
+    """The Hugging Face tensors that one parameter is made of, and their arrangement."""
 
     hf_names: tuple[str, ...]
-    layout: Layout
+    layout: ShardLayout
 
 
 # Parameters of one transformer layer; Hugging Face names follow "model.layers.{number}.".
@@ -183,48 +182,51 @@ _OUTSIDE_LAYERS: Mapping[str, Rule] = {
 
 
 @dataclass(frozen=True)
-class Source:
-    """Which Hugging Face tensors a parameter of this rank is made of, for each expert parallel rank."""
+class HFTensorNames:
+    """The Hugging Face tensors that a parameter of this rank is made of, on each expert parallel rank."""
 
     hf_names: tuple[tuple[str, ...], ...]
-    """Complete names: of a parameter outside the experts one entry, else one for every expert parallel rank."""
-    layout: Layout
+    """Complete names: one entry for a parameter outside the experts, else one for each expert parallel rank."""
+    layout: ShardLayout
     of_expert: bool
 
 
-def source_of(name: str, model: GPTModel, arch: Architecture) -> Source:
-    """The tensors behind a parameter, by its name in this rank's model."""
+def hf_tensor_names(name: str, model: GPTModel, arch: Architecture) -> HFTensorNames:
+    """Return the Hugging Face tensors of a parameter, given its name in this rank's model."""
     if name == OUTPUT_LAYER and arch.tied_embeddings:
-        return Source((_EMBEDDING.hf_names,), _EMBEDDING.layout, False)  # the last pipeline stage's own copy
+        return HFTensorNames((_EMBEDDING.hf_names,), _EMBEDDING.layout, False)  # the last pipeline stage's own copy
     if name in _OUTSIDE_LAYERS:
         rule = _OUTSIDE_LAYERS[name]
-        return Source((rule.hf_names,), rule.layout, False)
+        return HFTensorNames((rule.hf_names,), rule.layout, False)
     _, _, place, suffix = name.split(".", 3)  # decoder.layers.{place in this chunk}.{suffix}
-    # Megatron numbers layers over all stages and chunks, from 1, however unevenly they share them.
+    # Megatron numbers layers from 1 over all stages and chunks, however unevenly these share them.
     prefix = f"model.layers.{model.decoder.layers[int(place)].layer_number - 1}."
     expert = _EXPERT.fullmatch(suffix)
     if expert is None:
         rule = LAYER_RULES[arch.model_type][suffix]
-        return Source((tuple(prefix + hf_name for hf_name in rule.hf_names),), rule.layout, False)
+        return HFTensorNames((tuple(prefix + hf_name for hf_name in rule.hf_names),), rule.layout, False)
     assert arch.experts is not None, name
     rule = EXPERT_RULES[expert[2] or expert[3]]
     ranks = parallel_state.get_expert_model_parallel_world_size()
     of_a_rank, local = arch.experts.number // ranks, int(expert[1] or expert[4])
     numbers = (rank * of_a_rank + local for rank in range(ranks))
     names = tuple(tuple(f"{prefix}mlp.experts.{number}.{name}" for name in rule.hf_names) for number in numbers)
-    return Source(names, rule.layout, True)
+    return HFTensorNames(names, rule.layout, True)
 
 
 @torch.no_grad()
 def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTensorSource) -> None:
     """Fill the parameters of this rank's GPTModel (or DDP around it) from a Hugging Face checkpoint.
 
-    Each rank reads its own part of the files only. Values are cast to the parameters' dtype. Raises BadInput where a
-    tensor is missing or of another shape.
+    Each rank reads only its own part of the files. Values are cast to the parameters' dtype.
+
+    Raises:
+        BadInput: the checkpoint's tensors are not exactly those of ``arch`` (:meth:`HFTensorSource.require`).
     """
+    tensors.require(arch)
     model = unwrap_model(model)
     for name, parameter in model.named_parameters():
-        source = source_of(name, model, arch)
+        source = hf_tensor_names(name, model, arch)
         ranks, rank = _tensor_ranks(source.of_expert)
         hf_names = source.hf_names[parallel_state.get_expert_model_parallel_rank() if source.of_expert else 0]
         shard = tuple(parameter.shape)
@@ -232,16 +234,14 @@ def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTenso
         for hf_name, expected in zip(hf_names, shapes, strict=True):
             found = tensors.shape(hf_name)
             if found != expected:
-                raise BadInput(
-                    f"{tensors.directory}: {hf_name} has shape {list(found)} where config.json implies {list(expected)}"
-                )
+                raise RuntimeError(f"{name} is built for {hf_name} of shape {list(expected)}, not {list(found)}")
         values = source.layout.cut([tensors.slices(hf_name) for hf_name in hf_names], shard, rank, arch)
         parameter.copy_(values)
         keep_unrounded(parameter, values)
 
 
 def _tensor_ranks(of_expert: bool) -> tuple[int, int]:
-    """Size of the group that shares a matrix, and this rank's place in it."""
+    """Return the size of the group that shares a matrix, and this rank's position in it."""
     if of_expert:
         group = parallel_state.get_expert_tensor_parallel_group()
         return group.size(), group.rank()
@@ -252,5 +252,5 @@ def _tensor_ranks(of_expert: bool) -> tuple[int, int]:
 
 
 def _concatenate(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """torch.cat that does not copy a single part."""
+    """Concatenate tensors; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), dim)

@@ -1,8 +1,8 @@
-"""The whole model as a stream of Hugging Face tensors, out of any parallel layout, with bounded memory.
+"""Stream the whole model as Hugging Face tensors, from any parallel layout and in bounded memory.
 
-It feeds the rollout engines after every update, and the export. Nothing is rounded: tensors keep the dtype of the
-trainer's weights, and those that it keeps in FP8 come as the bfloat16 that they stand for. Parameters travel in
-buckets, so that a mixture of thousands of small matrices costs some hundred collectives, not one or two for each.
+The rollout engines after every update and the export read this stream. Nothing is rounded: tensors keep the dtype of
+the trainer's weights, and FP8 weights are dequantised to bfloat16. Parameters are exchanged in buckets, so that a
+mixture of thousands of small matrices costs about a hundred collectives instead of one or two for each matrix.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from megatron.core.utils import unwrap_model
 from torch.distributed import ProcessGroup
 
 from megatron_pz.hf.architecture import Architecture
-from megatron_pz.model.hf_mapping import OUTPUT_LAYER, Shape, Source, source_of
+from megatron_pz.model.hf_mapping import OUTPUT_LAYER, HFTensorNames, Shape, hf_tensor_names
 from megatron_pz.model.precision import plain_tensor
 
 BUCKET_BYTES = 2**28
-"""Whole tensors that are gathered at once, 256 MiB; one that is larger travels alone."""
+"""Bytes of whole tensors that are gathered at once, 256 MiB; a larger tensor has a bucket of its own."""
 
 
 @torch.no_grad()
 def stream_hf_weights(
     chunks: Sequence[torch.nn.Module], arch: Architecture, bucket_bytes: int = BUCKET_BYTES
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The whole model as (Hugging Face name, full tensor), in the same order on every rank.
+    """Yield the whole model as (Hugging Face name, full tensor), in the same order on every rank.
 
-    Collective: every rank of the tensor, expert and pipeline parallel groups must iterate to the end, and each is given
+    Collective: every rank of the tensor, expert and pipeline parallel groups must iterate to the end. Each receives
     all tensors, on its device and in the dtype of the weights. Padding of the vocabulary is cut off, and a tied output
-    layer is left out. A tensor may share memory with the model: copy what is to outlive the next optimizer step.
+    layer is left out. A tensor may share memory with the model: copy it if it must outlive the next optimizer step.
 
-    Beside the model, a bucket's shards, the same whole, and one tensor joined from them are held, that is three times
-    the larger of ``bucket_bytes`` and the largest tensor at most; nothing where one rank has the whole model.
+    The memory needed beside the model is a bucket's shards, the gathered bucket and one joined tensor: at most three
+    times the larger of ``bucket_bytes`` and the largest tensor. Where one rank has the whole model it is zero.
 
     Args:
         chunks: this rank's GPTModels, bare or wrapped; one, or several under the interleaved schedule.
-        arch: of the whole model.
-        bucket_bytes: bound on a bucket, as bytes of whole tensors.
+        arch: the whole model's architecture.
+        bucket_bytes: upper bound on a bucket, in bytes of whole tensors.
     """
     own = [entry for chunk in chunks for entry in _parameters(unwrap_model(chunk), arch)]
     own_stage = parallel_state.get_pipeline_model_parallel_rank()
@@ -54,9 +54,9 @@ def stream_hf_weights(
 
 @dataclass(frozen=True)
 class _Entry:
-    """What another rank has to know to receive a parameter."""
+    """The facts that another rank needs to receive a parameter."""
 
-    source: Source
+    source: HFTensorNames
     shape: Shape
     dtype: torch.dtype
 
@@ -72,7 +72,10 @@ class _Entry:
 def _parameters(model: torch.nn.Module, arch: Architecture) -> Iterator[tuple[_Entry, torch.Tensor]]:
     for name, parameter in model.named_parameters():
         if not (arch.tied_embeddings and name == OUTPUT_LAYER):
-            yield _Entry(source_of(name, model, arch), tuple(parameter.shape), parameter.dtype), parameter.detach()
+            yield (
+                _Entry(hf_tensor_names(name, model, arch), tuple(parameter.shape), parameter.dtype),
+                parameter.detach(),
+            )
 
 
 def _of_all_stages(own: list[_Entry]) -> list[list[_Entry]]:
@@ -84,14 +87,14 @@ def _of_all_stages(own: list[_Entry]) -> list[list[_Entry]]:
 
 
 def _sharing_group(entry: _Entry) -> ProcessGroup:
-    """The ranks that have the parameter's tensors together."""
+    """Return the group of ranks that hold the parameter's tensors together."""
     if entry.source.of_expert:  # expert parallel rank by rank, the tensor parallel ranks of an expert in each
         return parallel_state.get_expert_tensor_and_model_parallel_group()
     return parallel_state.get_tensor_model_parallel_group()
 
 
 def _buckets(entries: Sequence[_Entry], bucket_bytes: int) -> Iterator[list[_Entry]]:
-    """Runs of parameters of one dtype that the same ranks share, each of ``bucket_bytes`` at most."""
+    """Split parameters into runs of one dtype and one sharing group, each of at most ``bucket_bytes``."""
     bucket: list[_Entry] = []
     held = 0
     for entry in entries:
@@ -108,7 +111,7 @@ def _buckets(entries: Sequence[_Entry], bucket_bytes: int) -> Iterator[list[_Ent
 def _exchange(
     bucket: Sequence[_Entry], own: Sequence[torch.Tensor] | None, stage: int, arch: Architecture
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The bucket's whole tensors; ``own`` are this rank's shards, or None in another stage than theirs."""
+    """Yield the bucket's whole tensors; ``own`` are this rank's shards, None on ranks of other pipeline stages."""
     group = _sharing_group(bucket[0])
     if own is not None and group.size() == parallel_state.get_pipeline_model_parallel_world_size() == 1:
         shards_of_ranks = [[plain_tensor(shard) for shard in own]]
@@ -128,7 +131,7 @@ def _exchange(
 
 
 def _broadcast_from_stage(bucket: Sequence[_Entry], own: Sequence[torch.Tensor] | None, stage: int) -> torch.Tensor:
-    """The shards of this rank's peer in pipeline stage ``stage``, one behind the other."""
+    """Return the concatenated shards of this rank's peer in pipeline stage ``stage``."""
     if own is None:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         flat = torch.empty(sum(entry.numel for entry in bucket), dtype=bucket[0].dtype, device=device)
@@ -141,7 +144,7 @@ def _broadcast_from_stage(bucket: Sequence[_Entry], own: Sequence[torch.Tensor] 
 
 
 def _gather(flat: torch.Tensor, group: ProcessGroup) -> list[torch.Tensor]:
-    """Every rank's ``flat``, in the order of the group's ranks."""
+    """Return every rank's ``flat``, in the order of the group's ranks."""
     if group.size() == 1:
         return [flat]
     gathered = [torch.empty_like(flat) for _ in range(group.size())]

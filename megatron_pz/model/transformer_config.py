@@ -1,4 +1,4 @@
-"""Megatron-Core's configuration of an architecture in a parallel layout."""
+"""Build Megatron-Core's configuration of an architecture in a parallel layout."""
 
 from __future__ import annotations
 
@@ -16,27 +16,33 @@ from megatron_pz.model.precision import precision_settings, refuse_precision
 
 @dataclass
 class PolicyTransformerConfig(TransformerConfig):
-    """Megatron-Core's TransformerConfig together with the one size that GPTModel is given beside it."""
+    """Extend Megatron-Core's TransformerConfig by what else the model is built from."""
 
     padded_vocab_size: int = 0
     """Rows of the embedding and the output layer over all tensor parallel ranks."""
+    architecture: Architecture | None = None
+    """The architecture that the model was built for, which its checkpoints store."""
 
 
 def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel: int) -> int:
-    """The vocabulary, rounded up to a multiple of ``divisible_by * tensor_parallel`` as Megatron-LM does."""
+    """Round the vocabulary up to a multiple of ``divisible_by * tensor_parallel``, as Megatron-LM does."""
     multiple = divisible_by * tensor_parallel
     return -(-vocab_size // multiple) * multiple
 
 
 def transformer_config(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> PolicyTransformerConfig:
-    """Megatron-Core's configuration of ``arch`` in a layout. Raises BadInput where layout or precision do not fit it.
+    """Build Megatron-Core's configuration of ``arch`` in a layout.
 
     Weights are left uninitialised: every model here is filled from a checkpoint.
+
+    Raises:
+        BadInput: the layout or the precision does not fit the architecture.
     """
     refuse_layout(arch, parallel)
     refuse_precision(arch, model, parallel)
     on_gpu = torch.cuda.is_available()
-    return PolicyTransformerConfig(
+    config = PolicyTransformerConfig(
+        architecture=arch,
         padded_vocab_size=padded_vocab_size(
             arch.vocab_size, model.make_vocab_size_divisible_by, parallel.tensor_model_parallel_size
         ),
@@ -68,17 +74,22 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         **layout_settings(parallel),
         **_expert_settings(arch.experts, parallel),
     )
+    if arch.experts is not None and arch.experts.normalized:
+        # A softmax over the chosen experts only is one over all, divided by the sum of the chosen. Set here, because
+        # the constructor refuses it for a single chosen expert, whose weight is then 1 as in transformers.
+        config.moe_router_pre_softmax = False
+    return config
 
 
 def _no_rope_pattern(arch: Architecture) -> list[int] | None:
-    """Megatron's form: 1 for a layer without RoPE."""
+    """Return Megatron-Core's form: 1 for a layer without RoPE."""
     if not arch.layers_without_rope:
         return None
     return [int(layer in arch.layers_without_rope) for layer in range(arch.num_layers)]
 
 
 def _expert_settings(experts: Experts | None, parallel: ParallelConfig) -> dict[str, Any]:
-    """The mixture's part of a TransformerConfig. The router computes in float32, as transformers' softmax does."""
+    """Return the settings of a mixture of experts. The router computes in float32, as transformers' softmax does."""
     if experts is None:
         return {}
     return {
@@ -87,8 +98,7 @@ def _expert_settings(experts: Experts | None, parallel: ParallelConfig) -> dict[
         "moe_layer_freq": [int(sparse) for sparse in experts.in_layer],
         "moe_router_topk": experts.per_token,
         "moe_router_score_function": "softmax",
-        # A softmax over the chosen experts only is one over all, divided by the sum of the chosen.
-        "moe_router_pre_softmax": not experts.normalized,
+        "moe_router_pre_softmax": True,
         "moe_router_dtype": "fp32",
         "moe_router_load_balancing_type": "aux_loss" if parallel.moe_aux_loss_coeff else "none",
         "moe_aux_loss_coeff": parallel.moe_aux_loss_coeff,

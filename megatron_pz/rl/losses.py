@@ -19,8 +19,8 @@ from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs
 from megatron_pz.rl.statistics import LossStatistics, RoleTokens
 
 MAX_LOG_RATIO = 20.0
-"""Log-ratios are held within +-this before the exponential: e^20 is far outside any clip range, and infinity times an
-advantage of zero would be NaN. Beyond it a token has no gradient."""
+"""Bound on the magnitude of a log-ratio before its exponential is taken. e^20 is far outside any clip range, and an
+infinite ratio times an advantage of zero would be NaN. A token beyond the bound has no gradient."""
 
 
 def policy_loss(
@@ -113,12 +113,12 @@ def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grp
 
 
 def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConfig) -> Tensor:
-    """Estimate of KL(p || p_ref) on each token that p sampled; zeros without a reference policy.
+    """Estimate KL(p || p_ref) on each token that p sampled; zeros where ``grpo_kl_beta`` is 0.
 
     Schulman's estimators ("Approximating KL divergence", 2020), with d = log p - log p_ref: ``k1`` d, ``k2`` d^2 / 2,
-    ``k3`` e^-d - 1 + d (the one of GRPO, arXiv 2402.03300, equation 4). k2 and k3 are differentiated as they stand. The
-    derivative of k1 averages to zero and would hold nothing back (arXiv 2506.09477), so k1 has that of the expectation
-    of d over p, which is d times the gradient of log p.
+    ``k3`` e^-d - 1 + d (the one of GRPO, arXiv 2402.03300, equation 4). k2 and k3 are differentiated as they stand,
+    where k3 bounds d below by -:data:`MAX_LOG_RATIO`. The derivative of k1 averages to zero and would not hold the
+    policy back (arXiv 2506.09477), so k1 is given that of the expectation of d over p: d times the gradient of log p.
 
     Raises:
         ValueError: ``grpo_kl_beta`` is not 0 and the reference's log-probabilities are missing.
@@ -129,7 +129,8 @@ def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConf
         raise ValueError("a KL penalty needs the reference policy's log-probabilities")
     d_R = log_probs_R - reference_R
     if grpo.kl_estimator == "k3":
-        return (-d_R).clamp(max=MAX_LOG_RATIO).exp() - 1.0 + d_R
+        d_R = d_R.clamp(min=-MAX_LOG_RATIO)
+        return (-d_R).exp() - 1.0 + d_R
     k2_R = d_R.square() / 2.0
     return k2_R if grpo.kl_estimator == "k2" else d_R.detach() + (k2_R - k2_R.detach())
 

@@ -1,16 +1,19 @@
-"""Nothing waits for ever: a thread in every process knows who is alive, where each rank stands, and how long already.
+"""Abort the run when a rank or an engine call exceeds its deadline, and name the rank and the phase.
 
-=======================================  ==================================================================
-what stalls                              what ends the run
-=======================================  ==================================================================
-a rank is killed                         its peers' collectives fail at once; :class:`Watchdog` says whose fault it was
-a rank is stopped, or its node is gone   no sign of life for ``heartbeat_timeout_minutes``: the rank before it tells
-an engine call, a weight sync, a disk    :meth:`Watchdog.phase` with a limit: the rank itself tells
-anything else that one rank does         the process groups' own timeout, ``distributed_timeout_minutes``
-=======================================  ==================================================================
+===========================================  ==================================================================
+what goes wrong                              what ends the run
+===========================================  ==================================================================
+an engine call, a weight sync or a disk      the rank itself, at the limit of its :meth:`Watchdog.phase`
+hangs
+a rank is stopped, or its node is lost       the rank before it, after ``heartbeat_timeout_minutes`` without a
+                                             heartbeat
+a rank fails                                 the rank before it, at the heartbeat that tells so
+a rank is killed                             the launcher; the other ranks' collectives fail at once
+a rank does not come to a collective         the process groups' own timeout, ``distributed_timeout_minutes``
+===========================================  ==================================================================
 
-In each case every process ends with code 1, and one line names the rank, its host and what it was doing. The ranks talk
-through the store of the rendezvous, a few bytes a heartbeat each, never through a collective.
+In each case every process ends with code 1, and one line names the rank, its host and what it was doing. Ranks publish
+heartbeats of a few bytes in the store of the rendezvous and never use a collective for them.
 """
 
 from __future__ import annotations
@@ -19,44 +22,38 @@ import contextlib
 import faulthandler
 import json
 import os
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-import psutil
 import torch.distributed as dist
 
 from megatron_pz.runtime.errors import brief
 
 LONGEST_INTERVAL = 5.0
-"""Seconds between two heartbeats, at most."""
+"""Most seconds between two heartbeats."""
 EXIT_CODE = 1
-_VERDICT = "verdict"
+_ABORT = "abort"
+"""Key in the store of the line that ended the run."""
 
 
 @dataclass(frozen=True)
-class Sign:
-    """A rank's sign of life, as the other ranks read it."""
+class Heartbeat:
+    """A rank's state, as the other ranks read it."""
 
     rank: int
     host: str
-    """For people. Nodes may have equal names, and containers that share the network of a node have its name."""
-    machine: str
-    """Where process numbers mean the same (:func:`_this_machine`)."""
     process: int
-    born: float
-    """When the process was started, so that another one with its number is not taken for it."""
     beats: int
+    """Heartbeats so far, so that a repeated one is recognized."""
     place: str
     """What the rank is doing."""
     ended: str | None = None
-    """Why it has left; empty: it was done."""
+    """None: the rank is at work. Else it has left: the failure, or an empty string when its work was done."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} ({self.host}, process {self.process})"
@@ -71,15 +68,19 @@ class _Phase:
 
 
 class Watchdog:
-    """One process's watch over itself and over the next rank. As a context manager it explains what ends the block.
+    """Watches the phases of one process and the heartbeats of the next rank, in a thread.
 
-    :meth:`watch` starts it, once the process group is there. Without that, as in a test or a tool, phases are free.
+    :meth:`watch` starts it once the process groups exist. Without that call, as in a test or a tool, phases cost
+    nothing and end nothing.
     """
 
     def __init__(self, heartbeat_timeout: float, *, end: Callable[[str], None] | None = None) -> None:
-        """``heartbeat_timeout``: seconds without a sign of life after which a rank counts as missing.
+        """
+        Prepare a watchdog that does not watch yet.
 
-        ``end`` is called with the verdict, in the watchdog's thread; by default it ends the process.
+        Args:
+            heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost.
+            end: called in the watchdog's thread with the line that says why; by default it ends the process.
         """
         self.heartbeat_timeout = heartbeat_timeout
         self.interval = min(LONGEST_INTERVAL, heartbeat_timeout / 4)
@@ -92,14 +93,13 @@ class Watchdog:
         self._store: dist.Store | None = None
         self._rank, self._world_size = 0, 1
         self._beats = 0
-        self._seen: dict[int, tuple[int, float]] = {}
-        self._told: str | None = None
-        self._telling = threading.Lock()
+        self._last_change: dict[int, tuple[int, float]] = {}
+        """For each peer its number of heartbeats, and since when it has been this number."""
 
-    # ---- what the training thread says ----
+    # ---- called by the training thread ----
 
     def watch(self, rank: int, world_size: int, store: dist.Store | None) -> None:
-        """Start. ``store`` is the rendezvous': the watchdog opens its own connection to it. A lone rank needs none."""
+        """Start to watch; ``store`` is that of the rendezvous, to which the watchdog opens a connection of its own."""
         self._rank, self._world_size = rank, world_size
         if store is not None and world_size > 1:
             connection: Any = store
@@ -109,21 +109,24 @@ class Watchdog:
         self._thread.start()
 
     def step(self, name: str) -> None:
-        """What the phases that follow belong to, e.g. ``iteration 7``."""
+        """Name what the phases that follow belong to, e.g. ``iteration 7``."""
         self._step = name
         self._wake.set()
 
     @contextlib.contextmanager
     def phase(self, name: str, limit: float | None = None, setting: str = "") -> Iterator[None]:
-        """Name what is being done; if it takes more than ``limit`` seconds, the run ends.
+        """Name what the block does; end the run if it takes more than ``limit`` seconds.
 
-        ``setting`` is where the limit comes from. Should the block keep Python's lock all the while, so that no thread
-        can run, the process ends with a traceback ``heartbeat_timeout`` later.
+        A block that holds Python's global lock all the while stops the watchdog's thread, too. The process then ends
+        with a traceback ``heartbeat_timeout`` seconds after the limit.
+
+        Args:
+            setting: the flag that the limit comes from, for the message.
         """
         if limit is not None and self._thread is not None:
             faulthandler.dump_traceback_later(limit + self.heartbeat_timeout, exit=True, file=2)
         self._phases.append(_Phase(name, time.monotonic(), limit, setting))
-        self._wake.set()  # the others shall know where this rank is, should it be its last word
+        self._wake.set()  # publishes the new phase: the rank may hang in it
         try:
             yield
         finally:
@@ -131,16 +134,16 @@ class Watchdog:
             if limit is not None and self._thread is not None:
                 faulthandler.cancel_dump_traceback_later()
 
-    def stop(self, reason: str = "") -> None:
-        """Leave, and tell the others so: empty when the work is done. Call it before the process groups go."""
+    def stop(self, failure: str = "") -> None:
+        """Stop watching and publish why: a failure, or nothing when the work is done. The store must still exist."""
         if self._thread is None:
             return
         self._stopping = True
         self._wake.set()
         self._thread.join()
         self._thread = None
-        with contextlib.suppress(RuntimeError):  # the store may have gone first
-            self._publish(ended=reason)
+        with contextlib.suppress(RuntimeError):  # the launcher may have taken the store down first
+            self._publish(ended=failure)
 
     def __enter__(self) -> Self:
         return self
@@ -148,16 +151,16 @@ class Watchdog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Tell the others what ended this rank. If it was a collective, find out which rank let it fail.
+        """Stop, and publish the error that ends the block.
 
-        Raises SystemExit in place of a collective's error, once the verdict has been printed.
+        Raises:
+            SystemExit: in place of the error of a collective, which some other rank has caused. One rank prints a line.
         """
         if error is None:
             self.stop()
-        elif self._store is not None and self._thread is not None and _of_a_collective(error):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, for the rank that is gone: it kills in the end
-            line = self._culprit() or f"{self._me()}: {brief(error)}; {self._whereabouts()}"
-            self._announce(line)  # the watchdog's thread may be quicker, and end the process
+        elif self._store is not None and self._thread is not None and _is_of_a_collective(error):
+            line = f"{self._heartbeat()}: {brief(error)} in {self._place()}; {self._other_places()}"
+            self._announce(line)
             self.stop(line)
             raise SystemExit(EXIT_CODE) from None
         else:
@@ -173,10 +176,10 @@ class Watchdog:
             if self._stopping:
                 return
             slept, awake = time.monotonic() - awake, time.monotonic()
-            if slept > self.heartbeat_timeout / 2:  # this process was stopped itself: it knows nothing of the others
-                self._seen.clear()
+            if slept > self.heartbeat_timeout / 2:  # this process itself was stopped: what it knows of others is old
+                self._last_change.clear()
             try:
-                line = self._overdue() or self._news()
+                line = self._overdue() or self._exchange()
             except RuntimeError as error:  # of the store
                 line = f"the rendezvous' store, kept by torchrun on the first node, does not answer: {brief(error)}"
             if line:
@@ -184,83 +187,53 @@ class Watchdog:
                 return
 
     def _pause(self) -> float:
-        """Seconds to the next heartbeat, or to the next limit."""
+        """Return the seconds to the next heartbeat or limit."""
         now = time.monotonic()
         left = [phase.started + phase.limit - now for phase in list(self._phases) if phase.limit is not None]
         return max(0.01, min([self.interval, *left]))
 
     def _overdue(self) -> str | None:
+        """Return why this rank ends the run, where one of its phases is past its limit."""
         for phase in list(self._phases):
             took = time.monotonic() - phase.started
             if phase.limit is not None and took >= phase.limit:
-                line = (
-                    f"{self._me()} has been in {phase.name} of {self._step} for {took:.0f} s, longer than "
+                return self._announce(
+                    f"{self._heartbeat()} has been in {phase.name} of {self._step} for {took:.0f} s, longer than "
                     f"{phase.setting or 'allowed'} ({phase.limit:g} s); the run ends; resume from its last checkpoint"
                 )
-                return self._announce(line)
         return None
 
-    def _news(self) -> str | None:
-        """Give a sign of life; hear whether the run has ended; look at the next rank."""
+    def _exchange(self) -> str | None:
+        """Publish a heartbeat and read the next rank's; return why the run ends, where it does."""
         if self._store is None:
             return None
         self._publish()
-        if self._store.check([_VERDICT]):
-            return self._hear(self._store.get(_VERDICT).decode())
-        # Whoever is done is skipped, so that every rank at work has a rank at work that watches it.
-        for offset in range(1, self._world_size):
-            other = (self._rank + offset) % self._world_size
-            sign = self._sign(other)
-            if sign is None or sign.ended != "":
-                problem = self._problem(other, sign, patience=2 * self.interval)
+        if self._store.check([_ABORT]):
+            return self._store.get(_ABORT).decode()
+        for offset in range(1, self._world_size):  # ranks that are done do not watch, so the next one at work is read
+            peer = (self._rank + offset) % self._world_size
+            heartbeat = self._read(peer)
+            if heartbeat is None or heartbeat.ended != "":
+                problem = self._problem(peer, heartbeat)
                 return self._announce(problem) if problem else None
         return None
 
-    # ---- what is known of the others ----
-
-    def _problem(self, rank: int, sign: Sign | None, patience: float) -> str | None:
-        """What is wrong with a rank, if anything. One that failed gets ``patience`` seconds to print its own story."""
-        beats, since = self._seen.get(rank, (-1, 0.0))
-        now, latest = time.monotonic(), sign.beats if sign else 0
-        if latest != beats:
-            beats, since = self._seen[rank] = latest, now
-        if sign is not None and sign.ended:
-            return f"{sign} failed in {sign.place}: {sign.ended}" if now - since >= patience else None
-        if sign is not None and sign.ended is None and _is_gone(sign):
-            last_word = self._sign(rank)  # it may have come since the sign was read
-            if last_word is not None and last_word.ended is not None:
-                return f"{sign} failed in {sign.place}: {last_word.ended}" if last_word.ended else None
-            return f"{sign} is gone (killed, or crashed): it was last in {sign.place}; resume from the last checkpoint"
-        if now - since < self.heartbeat_timeout:
+    def _problem(self, peer: int, heartbeat: Heartbeat | None) -> str | None:
+        """Return what is wrong with a peer, if anything. A failed one first gets time to print its own message."""
+        now, beats = time.monotonic(), heartbeat.beats if heartbeat else 0
+        if self._last_change.get(peer, (-1, 0.0))[0] != beats:
+            self._last_change[peer] = beats, now
+        silent = now - self._last_change[peer][1]
+        if heartbeat is not None and heartbeat.ended:
+            return f"{heartbeat} failed in {heartbeat.place}: {heartbeat.ended}" if silent > 2 * self.interval else None
+        if silent < self.heartbeat_timeout:
             return None
-        if sign is None:
-            return f"rank {rank} never came up: no sign of life in {now - since:.0f} s"
-        _end_stopped(sign)
+        if heartbeat is None:
+            return f"rank {peer} never came up: no heartbeat in {silent:.0f} s"
         return (
-            f"{sign} has given no sign of life for {now - since:.0f} s (stopped, or its node is gone): it was last in "
-            f"{sign.place}; resume from the last checkpoint"
+            f"{heartbeat} has given no heartbeat for {silent:.0f} s (stopped, killed, or its node is lost): it was "
+            f"last in {heartbeat.place}; resume from the last checkpoint"
         )
-
-    def _culprit(self) -> str | None:
-        """The verdict on the rank that let a collective fail; None if all seem to be well and at work."""
-        until = time.monotonic() + self.heartbeat_timeout + 2 * self.interval
-        while time.monotonic() < until:
-            if self._store is None or self._store.check([_VERDICT]):
-                break
-            for other in set(range(self._world_size)) - {self._rank}:
-                problem = self._problem(other, self._sign(other), patience=0.0)
-                if problem:
-                    return problem
-            time.sleep(min(0.1, self.interval))
-        else:
-            return None
-        return self._hear(self._store.get(_VERDICT).decode()) if self._store is not None else None
-
-    def _whereabouts(self) -> str:
-        """Where the ranks are that are elsewhere than this one."""
-        signs = [self._sign(other) for other in range(self._world_size) if other != self._rank]
-        elsewhere = [f"{sign} is in {sign.place}" for sign in signs if sign and sign.place != self._place()]
-        return "; ".join(elsewhere[:4]) or "all other ranks are alive and in the same place"
 
     # ---- the store ----
 
@@ -268,85 +241,47 @@ class Watchdog:
         phases = list(self._phases)
         return f"{phases[-1].name} of {self._step}" if phases else self._step
 
-    def _own_sign(self, ended: str | None = None) -> Sign:
-        born = psutil.Process().create_time()
-        return Sign(
-            self._rank, socket.gethostname(), _this_machine(), os.getpid(), born, self._beats, self._place(), ended
-        )
-
-    def _me(self) -> str:
-        return str(self._own_sign())
+    def _heartbeat(self, ended: str | None = None) -> Heartbeat:
+        return Heartbeat(self._rank, socket.gethostname(), os.getpid(), self._beats, self._place(), ended)
 
     def _publish(self, ended: str | None = None) -> None:
         if self._store is not None:
             self._beats += 1
-            self._store.set(str(self._rank), json.dumps(asdict(self._own_sign(ended))))
+            self._store.set(str(self._rank), json.dumps(asdict(self._heartbeat(ended))))
 
-    def _sign(self, rank: int) -> Sign | None:
+    def _read(self, rank: int) -> Heartbeat | None:
         if self._store is None or not self._store.check([str(rank)]):
             return None
-        return Sign(**json.loads(self._store.get(str(rank))))
+        return Heartbeat(**json.loads(self._store.get(str(rank))))
+
+    def _other_places(self) -> str:
+        """Describe the ranks that have failed, or are elsewhere than this one."""
+        peers = [self._read(rank) for rank in range(self._world_size) if rank != self._rank]
+        places = [
+            f"{peer} failed in {peer.place}: {peer.ended}" if peer.ended else f"{peer} is in {peer.place}"
+            for peer in peers
+            if peer and (peer.ended or peer.place != self._place())
+        ]
+        return "; ".join(places[:4]) or "the last heartbeats of all other ranks are from the same place"
 
     def _announce(self, line: str) -> str:
-        """Make it everybody's verdict, unless there is one: then that one. Who makes it prints it."""
-        with self._telling:
-            if self._told is None and self._store is not None:
-                own = json.dumps([self._rank, socket.gethostname(), line])
-                first = self._store.compare_set(_VERDICT, "", own).decode()
-                if first != own:
-                    return self._hear(first)
-            if self._told is None:
-                self._told = line
-                _print(line)
-                if self._store is not None:
-                    time.sleep(2 * self.interval)  # the others read the verdict before the launcher ends them
-            return self._told
-
-    def _hear(self, verdict: str) -> str:
-        """Another rank's verdict: printed once on every host."""
-        rank, host, line = json.loads(verdict)
-        if rank != self._rank and host != socket.gethostname() and os.environ.get("LOCAL_RANK", "0") == "0":
-            _print(line)
+        """Publish and print why the run ends; return the line of the rank that did so first, which alone prints."""
+        if self._store is not None:
+            first = self._store.compare_set(_ABORT, "", line).decode()
+            if first != line:
+                return first
+        os.write(2, f"error: {line}\n".encode())  # not print, whose lock the thread that hangs may hold
         return line
 
 
-def _print(line: str) -> None:
-    os.write(2, f"error: {line}\n".encode())  # not print, whose lock the stalled thread may hold
-
-
 def _end_process(line: str) -> NoReturn:
-    """The training thread hangs somewhere, so there is no orderly way out."""
+    """End the process at once: the training thread hangs, so there is no orderly way out."""
     os._exit(EXIT_CODE)
 
 
-def _of_a_collective(error: BaseException) -> bool:
-    """gloo raises a plain RuntimeError; whoever passes it on (a broken engine, a checkpoint) keeps its words."""
+def _is_of_a_collective(error: BaseException) -> bool:
+    """Return whether a collective raised the error.
+
+    gloo raises a plain RuntimeError, and whoever passes it on (a broken engine, a checkpoint) keeps its words.
+    """
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup"))
-
-
-def _this_machine() -> str:
-    """This boot of this kernel, and the namespace of process numbers that a container may have to itself."""
-    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {Path('/proc/self/ns/pid').stat().st_ino}"
-
-
-def _own_process(sign: Sign) -> psutil.Process | None:
-    """The rank's process, where it is on this machine and there; the same one, not another with its number."""
-    if sign.machine != _this_machine():
-        return None
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(sign.process)
-        if process.create_time() == sign.born and process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    return None
-
-
-def _is_gone(sign: Sign) -> bool:
-    return sign.machine == _this_machine() and _own_process(sign) is None
-
-
-def _end_stopped(sign: Sign) -> None:
-    """A stopped process cannot end itself."""
-    process: Any = _own_process(sign)
-    if process is not None:
-        with contextlib.suppress(psutil.Error):
-            process.kill()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from megatron_pz.wikitext.marks import HOLES
+from megatron_pz.wikitext.sentences import sentences
+
 _SOUND_WORDS = re.compile(
     r"(?:(?<!\w)(?:pronounced|pronunciation|pronounce|pron\.|ipa|us|uk|or|also|locally|english|in english|listen|as|"
     r"english pronunciation|british|american|aussprache|prononcé|prononciation)[ :,;/]*)+$",
@@ -14,11 +17,30 @@ _UNCOVERED = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（][ ,;:]*[)）]|(
 _SPACES = re.compile(" {2,}")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
+_HOLE = re.compile(f"[{''.join(HOLES)}]")
 
 
 def without_sound_words(text: str) -> str:
     """The text without words at its end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
     return _SOUND_WORDS.sub("", text)
+
+
+def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int]) -> str:
+    """The text without the sentences that hold a mark of a hole; ``dropped`` counts them by what the hole was.
+
+    Args:
+        text: One item or paragraph.
+        language: Of the wiki.
+        dropped: Counts by reason, as in :data:`~megatron_pz.wikitext.marks.HOLES`.
+    """
+    kept: list[str] = []
+    for sentence in sentences(text, language):
+        hole = _HOLE.search(sentence)
+        if hole is None:
+            kept.append(sentence)
+        else:
+            dropped[HOLES[hole[0]]] = dropped.get(HOLES[hole[0]], 0) + 1
+    return "".join(kept).strip()
 
 
 def without_ref_tags(text: str) -> str:

@@ -98,9 +98,9 @@ def quantity(parameters: Mapping[str, str]) -> str:
     short = parameters.get("abbr", "") in ("on", "in", "y", "yes")
     adjective = parameters.get("adj") in ("on", "mid", "pre")
     commas = parameters.get("comma", "") not in ("off", "gaps")
-    text, position = _grouped(values[0], commas), 1
+    text, position = grouped(values[0], commas), 1
     while position + 1 < len(values) and values[position] in _RANGES and _is_number(values[position + 1]):
-        text += _RANGES[values[position]] + _grouped(values[position + 1], commas)
+        text += _RANGES[values[position]] + grouped(values[position + 1], commas)
         position += 2
     if position >= len(values):
         return text
@@ -119,6 +119,6 @@ def quantity(parameters: Mapping[str, str]) -> str:
         position += 2
 
 
-def _grouped(number: str, commas: bool) -> str:
+def grouped(number: str, commas: bool) -> str:
     """1300 -> 1,300, as the template shows it."""
     return _WHOLE_PART.sub(lambda whole: f"{int(whole[0]):,}", number) if commas and number.isascii() else number

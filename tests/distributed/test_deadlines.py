@@ -32,18 +32,13 @@ def name_of(ranks: ForkedRanks, rank: int = stalling_ranks.CULPRIT) -> str:
 
 
 CASES = {
-    # What the culprit does: (signal it gets, its exit code, the line)
-    "killed": (
-        "wait",
-        signal.SIGKILL,
-        -9,
-        r"{culprit} is gone \(killed, or crashed\): it was last in update of it",
-    ),
+    # Deed of the culprit: (what it does, the signal it gets, its exit code or None for a rank that lives, the line)
+    "killed": ("wait", signal.SIGKILL, -9, r"rank [02] \(.*\): .*(closed|reset) by peer.* in update of iteration 3;"),
     "stopped": (
         "wait",
         signal.SIGSTOP,
-        -9,
-        r"{culprit} has given no sign of life for \d s \(stopped, or its node is gone\): it was last in update of it",
+        None,
+        r"{culprit} has given no heartbeat for \d s \(stopped, killed, .*\): it was last in update of iteration 3",
     ),
     "stalls": (
         "stall",
@@ -51,9 +46,14 @@ CASES = {
         1,
         r"{culprit} has been in rollout of iteration 3 for 1 s, longer than --rollout-timeout",
     ),
-    "stalls with the lock": ("stall_with_the_lock", None, -9, r"{culprit} has given no sign of life for \d s"),
-    "fails": ("raise_an_error", None, 1, r"{culprit} failed in iteration 3: KeyError: 'a mistake in the code'"),
-    "refuses": ("refuse", None, 2, r"{culprit} failed in iteration 3: BadInput: this node has no such file"),
+    "stalls with the lock": (
+        "stall_with_the_lock",
+        None,
+        1,
+        r"{culprit} has given no heartbeat for \d s .* it was last in .*iteration 3",
+    ),
+    "fails": ("raise_an_error", None, 1, r".*{culprit} failed in iteration 3: KeyError: 'a mistake in the code'"),
+    "refuses": ("refuse", None, 2, r".*{culprit} failed in iteration 3: BadInput: this node has no such file"),
     "late": ("late", None, None, r"rank [02] .*{culprit} is in the dentist's waiting room of iteration 3"),
 }
 

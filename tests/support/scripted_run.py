@@ -16,7 +16,6 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from transformers import AutoTokenizer
 
-from megatron_pz import train
 from megatron_pz.config.schema import (
     DataConfig,
     GameConfig,
@@ -28,8 +27,11 @@ from megatron_pz.config.schema import (
 )
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import fault_tolerance as restarting
+from megatron_pz.run import reinforcement
+from megatron_pz.run.objective import Schedule
+from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
-from megatron_pz.train import Run
 from tests.support.tiny_corpus import PASSAGES
 
 
@@ -104,8 +106,8 @@ def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tenso
 def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
-    monkeypatch.setattr(train, "VllmEngine", ScriptedEngine)
-    monkeypatch.setattr(train, "require_log_prob_semantics", lambda engine: None)
+    monkeypatch.setattr(reinforcement, "VllmEngine", ScriptedEngine)
+    monkeypatch.setattr(reinforcement, "require_log_prob_semantics", lambda engine: None)
     monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
 
@@ -140,7 +142,7 @@ def started_run(config: RunConfig) -> Iterator[Run]:
     """A run that is closed after the block; what a failure leaves of its process groups is destroyed."""
     try:
         with Watchdog(3600.0) as watchdog:
-            run = Run(config, watchdog)
+            run = Run(config, Schedule.from_config(config.training), ReinforcementObjective, watchdog)
             yield run
             run.close()
     finally:
@@ -159,9 +161,15 @@ def run_to_the_end(config: RunConfig) -> tuple[Run, list[dict[str, Any]]]:
     return run, [{name: value for name, value in step.items() if not name.startswith(machine)} for step in steps]
 
 
+def played(run: Run) -> ReinforcementObjective:
+    """The objective of a run by :func:`started_run`."""
+    assert isinstance(run.objective, ReinforcementObjective)
+    return run.objective
+
+
 def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:
     """Every policy's weights by its name, read shard by shard: the process groups are gone once a run has closed."""
     return {
         learner.name: {name: weight.detach().clone() for name, weight in learner.policy.chunks[0].named_parameters()}
-        for learner in run.learners
+        for learner in played(run).learners
     }

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_pz import train
 from megatron_pz.algorithm.rollouts import RolloutWorker
 from megatron_pz.algorithm.step_metrics import step_compute, step_metrics, step_samples
 from megatron_pz.algorithm.word_entropy import word_entropies
@@ -20,8 +19,17 @@ from megatron_pz.corpus.passages import Passage
 from megatron_pz.monitoring.compute import FlopCounter
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
+from megatron_pz.run import held_out
 from megatron_pz.runtime.errors import BadInput
-from tests.support.scripted_run import ScriptedEngine, run_config, run_to_the_end, started_run, weights_of, with_fields
+from tests.support.scripted_run import (
+    ScriptedEngine,
+    played,
+    run_config,
+    run_to_the_end,
+    started_run,
+    weights_of,
+    with_fields,
+)
 from tests.support.tiny_corpus import PASSAGES
 
 
@@ -68,11 +76,11 @@ def test_a_roles_update_leaves_the_other_roles_weights_untouched(
     separate = with_fields(config, game={"policy_sharing": "separate"}, training={"train_iters": 2})
     with started_run(separate) as run:
         start = weights_of(run)
-        rollouts, groups = run.algorithm.gather_experience(1)
+        rollouts, groups = played(run).algorithm.gather_experience(1)
         only = [group for group in groups if group.role == teacher]
         assert only
-        monkeypatch.setattr(run.algorithm, "gather_experience", lambda iteration: (rollouts, only))
-        run.algorithm.step(1)
+        monkeypatch.setattr(played(run).algorithm, "gather_experience", lambda iteration: (rollouts, only))
+        played(run).algorithm.step(1)
         now = weights_of(run)
     other = "predictor" if teacher == "generator" else "generator"
     assert all(torch.equal(weight, start[other][name]) for name, weight in now[other].items())
@@ -82,7 +90,7 @@ def test_a_roles_update_leaves_the_other_roles_weights_untouched(
 def test_one_policy_learns_from_both_roles_and_has_one_engine(config: RunConfig, tmp_path: Path) -> None:
     run, steps = run_to_the_end(config)
     assert len(ScriptedEngine.started) == 1
-    assert {learner.name for learner in run.learners} == {""}
+    assert {learner.name for learner in played(run).learners} == {""}
     assert all(step["generator/tokens"] and step["predictor/tokens"] for step in steps)
 
 
@@ -131,9 +139,9 @@ def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(config: Run
         config, game={"mask_strategy": "entropy_next_token", "entropy_top_share": 0.01}, training={"train_iters": 1}
     )
     with started_run(by_entropy) as run:
-        passages = [run.passages[index] for index in (0, 1)]
-        entropies = word_entropies(run.learners[0].policy, run.tokenizer, passages, 100)
-        run.algorithm.rollout(passages, "1.0", "entropy_next_token")
+        passages = [played(run).passages[index] for index in (0, 1)]
+        entropies = word_entropies(played(run).learners[0].policy, played(run).tokenizer, passages, 100)
+        played(run).algorithm.rollout(passages, "1.0", "entropy_next_token")
     asked = set(ScriptedEngine.started[0].prompts)
     expected = set()
     for passage, of_words in zip(passages, entropies, strict=True):
@@ -163,9 +171,10 @@ def test_dynamic_sampling_draws_until_the_groups_suffice_and_resumes_at_the_curs
 def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_draw(config: RunConfig) -> None:
     drawing = with_fields(config, game={"dynamic_sampling": True, "max_sampling_rounds": 3, "passages_per_step": 3})
     with started_run(drawing) as run:
-        run.algorithm.config = with_fields(drawing, game={"passages_per_step": 2})
-        rollouts = [run.algorithm.rollout(run.algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
-        samples = step_samples(rollouts, run.worker, most=2)
+        algorithm = played(run).algorithm
+        algorithm.config = with_fields(drawing, game={"passages_per_step": 2})
+        rollouts = [algorithm.rollout(algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
+        samples = step_samples(rollouts, played(run).worker, most=2)
     predicted = [sample for sample in samples if sample.masked_passage]
     assert predicted
     for sample in predicted:
@@ -177,9 +186,9 @@ def test_ranks_exchange_the_predictions_that_are_shown_and_no_others(
 ) -> None:
     sent: list[Any] = []
     with started_run(with_fields(config, game={"passages_per_step": 3})) as run:
-        report = run.algorithm.step(1)
-        monkeypatch.setattr(run.worker, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
-        samples = step_samples(report.rollouts, run.worker, most=1)
+        report = played(run).algorithm.step(1)
+        monkeypatch.setattr(played(run).worker, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
+        samples = step_samples(report.rollouts, played(run).worker, most=1)
     assert any(sample.predictions for sample in samples)
     assert {predictions.mask.key[0] for predictions in sent} == {0}
 
@@ -193,7 +202,7 @@ def test_held_out_passages_wait_for_the_choice_without_their_tokens(
         seen.extend(items)
         return seen[:1]
 
-    monkeypatch.setattr(train, "choose", choose)
+    monkeypatch.setattr(held_out, "choose", choose)
     with started_run(
         with_fields(config, data={"valid_data_path": config.data.data_path}, training={"eval_interval": 1})
     ):
@@ -205,8 +214,8 @@ def test_held_out_passages_wait_for_the_choice_without_their_tokens(
 def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> None:
     several = with_fields(config, grpo={"updates_per_step": 2, "grpo_iterations": 2}, game={"masks_per_passage": 4})
     with started_run(several) as run:
-        report = run.algorithm.step(1)
-        metrics = step_metrics(report, run.worker)
+        report = played(run).algorithm.step(1)
+        metrics = step_metrics(report, played(run).worker)
     losses = [update.statistics.pooled().loss for update in report.updates]
     assert len(losses) == 4 and len(set(losses)) > 1
     assert metrics["train/loss"] == pytest.approx(sum(losses) / 4)
@@ -215,8 +224,8 @@ def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> N
 def test_the_account_of_a_step_is_that_of_its_rollouts_and_updates(config: RunConfig, tiny_llama_dir: Path) -> None:
     paid = with_fields(config, grpo={"grpo_iterations": 2, "grpo_kl_beta": 0.1}, training={"train_iters": 1})
     with started_run(paid) as run:
-        report = run.algorithm.step(1)
-        work = step_compute(report, run.worker, FlopCounter(run.learners[0].policy.architecture))
+        report = played(run).algorithm.step(1)
+        work = step_compute(report, played(run).worker, FlopCounter(played(run).learners[0].policy.architecture))
     rollouts = [each for batch in report.rollouts for each in (*batch.proposals, *batch.predictions)]
     assert work.prefilled_tokens == sum(len(each.prompt_ids) for each in rollouts)
     assert work.sampled_tokens == sum(len(response.token_ids) for each in rollouts for response in each.responses)

@@ -12,23 +12,28 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from transformers import AutoModelForCausalLM
 
-from megatron_pz import baselines
-from megatron_pz.baselines import MaskExamples, PassageExamples
-from megatron_pz.cold_start import ExampleMaker, cold_start
-from megatron_pz.config.schema import (
-    RunConfig,
-)
+from megatron_pz.config.parse import parse_run_config
+from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate_parallel import PackedShape
+from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.rl.experience import MicroBatch
+from megatron_pz.run import baselines
+from megatron_pz.run.baselines import MaskExamples, PassageExamples, baseline
+from megatron_pz.run.cold_start import TeachingExamples, cold_start
 from megatron_pz.run.inputs import open_passages, open_tokenizer
-from megatron_pz.run.supervised import Plan, Source, run_supervised
+from megatron_pz.run.objective import MakeObjective, Schedule
+from megatron_pz.run.run import run as run_objective
+from megatron_pz.run.supervised import SupervisedObjective
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer import policy as policy_module
 from megatron_pz.trainer.policy import Policy, UpdateResult
+from megatron_pz.trainer.topology import Topology
 from tests.support.scripted_run import run_config, run_to_the_end, with_fields
 from tests.support.tiny_corpus import PASSAGES, write_corpus
 
 RATE = 1e-3
+Source = type[PassageExamples] | type[TeachingExamples]
 
 
 @pytest.fixture
@@ -41,11 +46,14 @@ def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path) -> RunConfig:
     )
 
 
-def run(config: RunConfig, source: Source, save_interval: int = 2) -> list[dict[str, Any]]:
+def run(config: RunConfig, source: Source) -> list[dict[str, Any]]:
     """A run to its end, and the metrics of its steps without times."""
-    plan = Plan(config.training.train_iters, lambda step: RATE, config.training.seed, save_interval)
+
+    def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> SupervisedObjective:
+        return SupervisedObjective(config, topology, source.from_config, lambda step: RATE)
+
     try:
-        run_supervised(config, plan, source)
+        run_objective(config, Schedule.from_config(config.training), objective)
     finally:
         if dist.is_initialized():  # a run that was refused
             parallel_state.destroy_model_parallel()
@@ -70,10 +78,14 @@ def likelihood(model: torch.nn.Module, prompt: list[int], target: list[int]) -> 
     return -log_probs.gather(1, torch.tensor(target)[:, None]).sum().item()
 
 
+def passages_of(config: RunConfig) -> PassageBlend:
+    return open_passages(config.data, config.model, config.game.passages_per_step)
+
+
 def first_step(config: RunConfig, source: type[PassageExamples]) -> Any:
-    tokenizer = open_tokenizer(config)
-    (part,) = source(config, tokenizer, open_passages(config), None).step()
-    return part, tokenizer
+    tokenizer = open_tokenizer(config.model)
+    (term,) = source.from_config(config, tokenizer, passages_of(config), None).step()
+    return term, tokenizer
 
 
 def test_a_corpus_that_teaches_nothing_is_refused_and_not_searched_forever(
@@ -81,7 +93,7 @@ def test_a_corpus_that_teaches_nothing_is_refused_and_not_searched_forever(
 ) -> None:
     barren = write_corpus(tmp_path / "barren", tiny_tokenizer_dir, [["of the and in of the"], ["It is a [mask]."]])
     config = with_fields(config, data={"data_path": (barren,)}, game={"passages_per_step": 1})
-    maker = ExampleMaker(config, open_tokenizer(config), open_passages(config), None)
+    maker = TeachingExamples(config.cold_start, config.game, open_tokenizer(config.model), passages_of(config))
     with pytest.raises(BadInput, match="has a word to mask"):
         maker.step()
 
@@ -123,7 +135,7 @@ def test_supervised_masks_ask_the_predictors_question_and_teach_the_bare_answer(
     assert step["train/loss"] == pytest.approx(total / tokens, rel=1e-5)
 
 
-@pytest.mark.parametrize("source", [PassageExamples, MaskExamples, ExampleMaker])
+@pytest.mark.parametrize("source", [PassageExamples, MaskExamples, TeachingExamples])
 def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, tmp_path: Path) -> None:
     steps = run(to(config, save=str(tmp_path / "whole")), source)
     parts = str(tmp_path / "parts")
@@ -158,7 +170,7 @@ def test_a_run_of_another_objective_is_not_resumed(config: RunConfig, tmp_path: 
 def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The interleaved schedule wants rows of one length; each part was packed, and padded, by itself."""
     once = to(config, train_iters=1, micro_batch_tokens=40)
-    expected = run(once, ExampleMaker)
+    expected = run(once, TeachingExamples)
     seen: list[set[int]] = []
     update = Policy.update
 
@@ -167,9 +179,9 @@ def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest
         return update(policy, rows, *rest)
 
     monkeypatch.setattr(Policy, "update", spied)
-    run(to(once, save=f"{config.training.save} again"), ExampleMaker)
+    run(to(once, save=f"{config.training.save} again"), TeachingExamples)
     monkeypatch.setattr(policy_module, "packed_shape", lambda _: PackedShape(equal_lengths=True))
-    (step,) = run(to(once, save=f"{config.training.save} padded"), ExampleMaker)
+    (step,) = run(to(once, save=f"{config.training.save} padded"), TeachingExamples)
     assert [len(lengths) > 1 for lengths in seen] == [True, False]
     assert step == pytest.approx(expected[0], rel=1e-5)
 
@@ -198,16 +210,19 @@ def test_supervised_masks_without_a_passive_strategy_are_refused(config: RunConf
         run(active, MaskExamples)
 
 
-def test_the_command_runs_the_objective_that_is_named(
+def test_the_objective_that_is_named_trains_by_the_schedule_of_the_flags(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    started: list[tuple[Plan, Source]] = []
-    monkeypatch.setattr(baselines, "run_supervised", lambda config, plan, source: started.append((plan, source)))
+    started: list[tuple[Schedule, MakeObjective]] = []
+    monkeypatch.setattr(baselines, "run", lambda config, schedule, objective: started.append((schedule, objective)))
+    monkeypatch.setattr(baselines, "SupervisedObjective", lambda config, topology, examples, rate: (examples, rate))
     flags = ["--hf-model", config.model.hf_model, "--data-path", *config.data.data_path, "--save", str(tmp_path / "x")]
-    flags += ["--train-iters", "7", "--lr", "0.5", "--lr-decay-style", "linear", "--objective"]
-    for objective, source in (("continue_pt", PassageExamples), ("sft_mask", MaskExamples)):
-        monkeypatch.setattr("sys.argv", ["baselines", *flags, objective])
-        baselines.main()
-        plan, asked = started.pop()
-        assert asked is source
-        assert (plan.iterations, plan.rate(0), plan.rate(7)) == (7, 0.5, 0.0)
+    flags += ["--train-iters", "7", "--save-interval", "5", "--lr", "0.5", "--lr-decay-style", "linear", "--objective"]
+    for name, source in (("continue_pt", PassageExamples), ("sft_mask", MaskExamples)):
+        baseline(parse_run_config([*flags, name], "baselines"))
+        schedule, objective = started.pop()
+        assert (schedule.iterations, schedule.save_interval, schedule.seed) == (7, 5, 1234)
+        made: Any = objective(config, None, None)  # type: ignore[arg-type]
+        examples, rate = made
+        assert examples == source.from_config
+        assert (rate(0), rate(7)) == (0.5, 0.0)

@@ -13,7 +13,9 @@ from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate_ranges import flag
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted(page for pattern in ("*.md", "examples/*/*.md", "benchmarks/*.md") for page in ROOT.glob(pattern))
+PAGES = sorted(
+    page for pattern in ("*.md", "docs/*.md", "examples/*/*.md", "benchmarks/*.md") for page in ROOT.glob(pattern)
+)
 OF_A_RUN = {flag(field.name) for section in vars(RunConfig()).values() for field in dataclasses.fields(section)}
 FLAG = re.compile(r"(?<!\S)--[a-z][a-z0-9-]*")
 PATH = re.compile(
@@ -59,6 +61,42 @@ def test_every_flag_is_one_of_its_command(page: Path) -> None:
         if found := known_flags(command):
             unknown += [f"{given} in: {command}" for given in FLAG.findall(found[0]) if given not in found[1]]
     assert not unknown
+
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(text: str, page: Path) -> list[str]:
+    """The links of a page to files or headings that do not exist; links to other sites are not followed."""
+    broken = []
+    for target in LINK.findall(text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    assert broken_links(page.read_text(encoding="utf-8"), page) == []
+
+
+def test_a_broken_link_is_found() -> None:
+    text = "[a](docs/none.md) [b](LICENSE) [c](README.md#no-such-heading) [d](https://example.org/x) [e](#licence)"
+    assert broken_links(text, ROOT / "README.md") == ["docs/none.md", "README.md#no-such-heading"]
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_there_is_something_to_check() -> None:

@@ -6,13 +6,14 @@ And on wikis with language variants ``-{variant:text;…}-``.
 from __future__ import annotations
 
 from megatron_pz.wikitext import templates, variants
-from megatron_pz.wikitext.marks import DROPPED
 
-from .brackets import close_dropped
+from .brackets import close_dropped, hole_or_gap
 from .frames import TEMPLATE, VARIANT
 from .state import Scan
 
 _LONGEST_NAME = 255
+_CONTEXT = 12
+"""Characters in front of a template that its rendering may depend on."""
 
 
 def open_braces(scan: Scan) -> None:
@@ -25,19 +26,25 @@ def open_braces(scan: Scan) -> None:
             frame.nested += run // 2
         scan.position += run
         return
+    start = scan.position
     braces = 3 if run == 3 else 2
     scan.position += braces
     name_end = _name_end(scan)
     name = ""
     if name_end >= 0 and run == 2:
-        name = templates.shown_name(scan.source.text(scan.position, name_end), scan.keeps_infoboxes, scan.language)
+        name, mark = templates.name_and_mark(
+            scan.source.text(scan.position, name_end), scan.keeps_infoboxes, scan.language
+        )
         if not name:
+            frame = frames.push(TEMPLATE, True)
+            frame.mark = mark
+            frame.source_start = start
             scan.position = name_end
-            frames.push(TEMPLATE, True)
             return
     frame = frames.push(TEMPLATE)
     frame.braces = braces
     frame.name = name
+    frame.source_start = start
 
 
 def _name_end(scan: Scan) -> int:
@@ -131,14 +138,18 @@ def _close_parameter(scan: Scan) -> None:
 
 def _close_template(scan: Scan) -> None:
     frames = scan.frames
+    frame = frames.top()
     first = frames.first_field()
-    name = frames.top().name or templates.shown_name(first, scan.keeps_infoboxes, scan.language)
+    name, mark = frame.name, ""
     if not name:
-        frames.close(DROPPED)
+        name, mark = templates.name_and_mark(first, scan.keeps_infoboxes, scan.language)
+    if not name:
+        frames.close(hole_or_gap(scan, frame, mark, scan.position))
     elif name in templates.PAGE_TITLE:
         frames.close(scan.title)
     else:
-        frames.close(templates.render(name, first, frames.parameters(), scan.language))
+        before = scan.out.text(max(frame.start - _CONTEXT, 0), frame.start)
+        frames.close(templates.render(name, first, frames.parameters(), scan.language, before))
 
 
 def template_bar(scan: Scan) -> None:
@@ -149,7 +160,7 @@ def template_bar(scan: Scan) -> None:
     scan.position += 1
     if frame.bar < 0:
         if not frame.name and frame.braces == 2:
-            frame.name = templates.shown_name(frames.content(), scan.keeps_infoboxes, scan.language)
+            frame.name, frame.mark = templates.name_and_mark(frames.content(), scan.keeps_infoboxes, scan.language)
             if not frame.name:
                 frames.drop_content()
                 return

@@ -8,6 +8,7 @@ cdef Py_ssize_t _LONGEST_PROTOCOL
 cdef int open_bracket(Scan scan) except -1
 cdef void _open_external(Scan scan) except *
 cdef void close_bracket(Scan scan) except *
+cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)
 cdef int close_dropped(Scan scan, Py_ssize_t run) except -1
 cdef int _close_external(Scan scan) except -1
 cdef void _close_link(Scan scan) except *

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.links import is_external, is_silent, is_silent_without_label, pipe_trick
-from megatron_pz.wikitext.marks import DROPPED
+from megatron_pz.wikitext.marks import DROPPED, UNKNOWN
 
 from .frames import EXTERNAL, LINK, Frame
 from .state import Scan
@@ -83,10 +83,37 @@ def close_dropped(scan: Scan, run: int) -> None:
     inner = min(frame.nested, pairs)
     frame.nested -= inner
     if pairs > inner:
-        scan.frames.close(DROPPED)
+        end = scan.position + 2 * (inner + 1)
+        scan.frames.close(DROPPED if frame.kind == LINK else hole_or_gap(scan, frame, frame.mark, end))
         scan.position += 2 * (inner + 1)
     else:
         scan.position += run
+
+
+def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
+    """The mark that a template leaves which shows no text: an unknown one that is a block of its own leaves no hole.
+
+    It is one where it begins its line and goes on over several, or has bold text directly behind it, as boxes in
+    front of an article's first sentence have.
+
+    Args:
+        scan: The scan.
+        frame: The template's.
+        mark: What it leaves in running text.
+        end: Where it ends in the source.
+    """
+    if mark != UNKNOWN:
+        return mark or DROPPED
+    data = scan.source.data
+    start = frame.source_start
+    while start > 0 and (data[start - 1] == " " or data[start - 1] == "\t"):
+        start -= 1
+    if start > 0 and data[start - 1] != "\n" and data[start - 1] != "}":
+        return mark
+    is_followed_by_bold = scan.follows(end, "'", "'") and scan.follows(end + 1, "'", "'")
+    if is_followed_by_bold or scan.source.find("\n", frame.source_start, end) < end:
+        return DROPPED
+    return mark
 
 
 def _close_external(scan: Scan) -> None:

@@ -10,8 +10,8 @@ cdef int MAX_DEPTH, NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT
 cdef class Frame:
     cdef int kind, braces
     cdef bint dropped
-    cdef Py_ssize_t start, nested, single, bar, last_bar
-    cdef str name
+    cdef Py_ssize_t start, nested, single, bar, last_bar, source_start
+    cdef str name, mark
     cdef list fields, equals
 
     cdef int open(self, int kind, Py_ssize_t start, bint dropped) except -1

@@ -24,7 +24,9 @@ class Frame:
         self.kind = kind
         self.start = start  # size of the output when it opened: its content begins there
         self.dropped = dropped  # its content is not put out
-        self.name = ""  # a tag's name, or a template's as templates.shown_name gives it
+        self.mark = ""  # what a template leaves that shows no text
+        self.source_start = 0  # where in the source a template begins
+        self.name = ""  # a tag's name, or a template's as templates.name_and_mark gives it
         self.braces = 2
         self.nested = 0  # brackets of the frame's own kind open inside, counted where content is dropped
         self.single = 0  # single brackets open inside, counted where content is dropped

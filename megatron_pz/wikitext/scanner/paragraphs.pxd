@@ -2,18 +2,21 @@
 cimport cython
 from .buffer cimport Buffer
 
-cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END
 cdef Py_UCS4 _FIRST_COMPOSED
-cdef Py_ssize_t _LONGEST_SOUND_WORDS
+cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_PARENTHESIS
+cdef str _ENDS, _CLOSERS
 cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
 
 
 @cython.final
 cdef class Paragraphs:
     cdef Buffer marked, out
-    cdef bint keeps_headings, keeps_source, may_compose, has_angle
+    cdef bint keeps_headings, keeps_source, keeps_holes, may_compose, has_angle, is_attached, has_hole
+    cdef str language
+    cdef dict dropped
     cdef Py_ssize_t floor
-    cdef Py_UCS4 kind, eaten
+    cdef Py_UCS4 kind, eaten, hole
     cdef int level, pending
     cdef list found
 
@@ -29,6 +32,8 @@ cdef class Paragraphs:
     cdef int _add(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef int _add_mark(self, Py_UCS4 mark) except -1
+    cdef void _settle_hole(self, Py_UCS4 following) except *
+    cdef bint _is_in_parenthesis(self) noexcept
     cdef Py_UCS4 _last(self) noexcept
     cdef void _push(self, Py_UCS4 character) except *
     cdef int _push_white(self) except -1

@@ -9,8 +9,20 @@ from __future__ import annotations
 
 import unicodedata
 
-from megatron_pz.wikitext.cleanup_patterns import without_ref_tags, without_sound_words
-from megatron_pz.wikitext.marks import BREAK, DROPPED, HEADING, INDENT, ITEM, ROW, SOUND, SPACE
+from megatron_pz.wikitext.cleanup_patterns import without_incomplete_sentences, without_ref_tags, without_sound_words
+from megatron_pz.wikitext.marks import (
+    BREAK,
+    DROPPED,
+    FRACTION,
+    HEADING,
+    INDENT,
+    ITEM,
+    ROW,
+    SOUND,
+    SPACE,
+    SPOKEN,
+    SPOKEN_END,
+)
 from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
@@ -23,6 +35,9 @@ _LONGEST_SOUND_WORDS = 80
 # more of the same leftover character would go.
 CLOSED = "\0"
 NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
+_ENDS = ".!?…。！？｡।؟۔"
+_CLOSERS = ")）]\"'”’»›」』"
+_LONGEST_PARENTHESIS = 2000
 
 
 class Paragraphs:
@@ -32,12 +47,29 @@ class Paragraphs:
         marked: The scanner's text with its marks.
         keeps_headings: Headings become paragraphs. One that nothing follows is dropped all the same.
         keeps_source: The text holds formulas or code, in which braces and quotes mean something.
+        keeps_holes: Sentences that lost a word stay.
+        language: Of the wiki, by whose rules sentences end.
+        dropped: Gets, by reason, how many sentences were dropped because a word of theirs was lost.
     """
 
-    def __init__(self, marked: Buffer, keeps_headings: bool, keeps_source: bool) -> None:
+    def __init__(
+        self,
+        marked: Buffer,
+        keeps_headings: bool,
+        keeps_source: bool,
+        keeps_holes: bool,
+        language: str,
+        dropped: dict[str, int],
+    ) -> None:
         self.marked = marked
         self.keeps_headings = keeps_headings
         self.keeps_source = keeps_source
+        self.keeps_holes = keeps_holes
+        self.language = language
+        self.dropped = dropped
+        self.hole = CLOSED  # the mark of a hole about which the next visible character decides
+        self.is_attached = False  # nothing stands between that hole and the text in front of it
+        self.has_hole = False  # the item holds marks of holes
         self.out = Buffer(self.marked.size + 64)  # the paragraph so far
         self.floor = 0  # where in it the present item begins; nothing before it is ever taken back
         self.kind = CLOSED  # mark of the paragraph that is open, a space for prose
@@ -117,10 +149,18 @@ class Paragraphs:
         self.floor = self.out.size
         self.pending = NOTHING
         self.has_angle = False
+        self.hole = CLOSED
+        self.has_hole = False
 
     def _end_item(self) -> None:
         """Close the item; one without a word goes, its dash and its line break with it."""
         out = self.out
+        if self.hole != CLOSED:
+            self._settle_hole("\n")
+        if self.has_hole:
+            text = without_incomplete_sentences(out.text(self.floor, out.size), self.language, self.dropped)
+            out.truncate(self.floor)
+            out.write(text)
         while out.size > self.floor and out.data[out.size - 1] in " \n":
             out.truncate(out.size - 1)
         if self.has_angle and not self.keeps_source:
@@ -165,6 +205,8 @@ class Paragraphs:
         while index < end:
             if is_plain(data[index]):
                 run = self._run_end(index, end)
+                if self.hole != CLOSED:
+                    self._settle_hole(data[index])
                 if self.pending:
                     if self._last() in "(（":
                         self.pending = NOTHING
@@ -176,6 +218,10 @@ class Paragraphs:
             index += 1
             if character == " " or is_white(character):
                 self.pending |= WHITE
+            elif character == SPOKEN:
+                if self._is_in_parenthesis():
+                    self._add_mark(SOUND)
+                    index = self.marked.find(SPOKEN_END, index, end)
             elif character < " ":
                 self._add_mark(character)
             else:
@@ -199,9 +245,64 @@ class Paragraphs:
             self.pending |= NEWLINE
         elif mark == SPACE or mark == "\t":
             self.pending |= WHITE
+        elif mark == FRACTION:
+            if self._last().isdigit():
+                self.pending |= WHITE
         elif mark == SOUND:
             self._take_back_sound_words()
+            if self.hole == CLOSED and not self.keeps_holes and not self._is_in_parenthesis():
+                self.hole = SOUND
+                self.is_attached = False
             self.pending |= GAP
+        elif "\x10" <= mark <= "\x13":  # UNKNOWN … LOST
+            if self.hole == CLOSED and not self.keeps_holes:
+                self.hole = mark
+                self.is_attached = not self.pending & (WHITE | NEWLINE)
+            self.pending |= GAP
+
+    def _settle_hole(self, following: str) -> None:
+        """Leave the mark of the hole in the text where it stood between words, before ``following`` is pushed.
+
+        A note or a whole part of a parenthesis that vanished leaves the sentence complete: where it stood directly
+        behind a word or the sentence's end, with a space or punctuation after it, or between the separators of a
+        parenthesis.
+        """
+        mark = self.hole
+        self.hole = CLOSED
+        last = self._last()
+        is_apart = self.pending & (WHITE | NEWLINE) != 0 or following in ",;:.!?)]\n，、；：。！？）"
+        if following == "\n" and (last in _ENDS or last in _CLOSERS or last == "\n"):
+            return
+        if last == "\n" and following in "\n":
+            return
+        if last in "(（" and following in ")）;,":
+            return
+        if mark == SOUND and last in ",;" and following in ",;.)）":
+            return
+        if last in ",;" and following in ")）,;" and self._is_in_parenthesis():
+            return
+        if self.is_attached and is_apart and not last.isdigit() and last not in "(（\n" and last < "\u1100":
+            return
+        if self.pending:
+            self._push_white()
+        self.out.push(mark)
+        self.has_hole = True
+
+    def _is_in_parenthesis(self) -> bool:
+        """Whether a parenthesis is open, not far back in the item."""
+        data = self.out.data
+        first = max(self.floor, self.out.size - _LONGEST_PARENTHESIS)
+        index = self.out.size - 1
+        depth = 0
+        while index >= first:
+            if data[index] in ")）":
+                depth += 1
+            elif data[index] in "(（":
+                if depth == 0:
+                    return True
+                depth -= 1
+            index -= 1
+        return False
 
     def _last(self) -> str:
         """The last character of the item, or a line break."""
@@ -209,6 +310,8 @@ class Paragraphs:
 
     def _push(self, character: str) -> None:
         """Append a visible character, unless it and what stands before it are what dropped markup leaves."""
+        if self.hole != CLOSED:
+            self._settle_hole(character)
         last = self._last()
         if character in ")）":
             if self._close_parenthesis():

@@ -32,18 +32,23 @@ _LONGEST_ENTITY = 40
 _LONGEST_MAGIC_WORD = 44
 
 
-def scan_page(text: str, title: str, wiki: Wiki, keeps: frozenset[str]) -> list[str]:
+def scan_page(
+    text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
+) -> list[str]:
     """The paragraphs of a page, in order, none empty.
 
     Args:
         text: Wikitext.
         title: Of the page.
         wiki: Names that the wiki uses.
-        keeps: What is kept beyond prose and lists, as in ``TextOptions.keep``.
+        keeps: What is kept, as ``TextOptions.kept`` says.
+        dropped: Gets, by reason, how many sentences were dropped because a word of theirs was lost.
     """
     scan = Scan(text, title, wiki, keeps)
     marked = marked_text(scan)
-    return Paragraphs(marked, "headings" in keeps, scan.keeps_math or scan.keeps_code).all()
+    counts: dict[str, int] = {} if dropped is None else dropped
+    keeps_source = scan.keeps_math or scan.keeps_code
+    return Paragraphs(marked, "headings" in keeps, keeps_source, "holes" in keeps, scan.language, counts).all()
 
 
 def marked_text(scan: Scan) -> Buffer:

@@ -1,23 +1,25 @@
-"""What the common inline templates show in an article's text.
+"""What inline templates show in an article's text.
 
-A template that is not listed here is dropped: on Wikipedia the long tail is navigation, citations, infoboxes and
-maintenance notices. Parameters arrive already rendered, innermost templates first. Sources: the templates' own
-documentation pages on English Wikipedia; names that other wikis share mean the same there.
+The rows under ``megatron_pz/wikitext/data/templates/`` say which templates show what, which show no word, and which are
+pronunciations. Any other template is unknown: :func:`mark_of` says what it leaves behind. Parameters arrive rendered,
+innermost templates first.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND
-from megatron_pz.wikitext.templates import dates, french, languages, quantities, signs, words
+from megatron_pz.wikitext.language_data import template_rows
+from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
+from megatron_pz.wikitext.templates import dates, french, languages, patterns, quantities, words
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
 
-TEMPLATES: Final[Mapping[str, Render]] = (
-    words.RENDERERS | languages.RENDERERS | dates.RENDERERS | quantities.RENDERERS | signs.RENDERERS | french.RENDERERS
+FUNCTIONS: Final[Mapping[str, Render]] = (
+    words.FUNCTIONS | languages.FUNCTIONS | dates.FUNCTIONS | quantities.FUNCTIONS | french.FUNCTIONS
 )
-"""Renderers by normalised name (:func:`template_name`)."""
+"""The functions that rows of ``[templates.computed]`` name."""
 
 _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "formatnum": str.strip,
@@ -29,65 +31,96 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 _ENGLISH = ("en", "simple")
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
-_MOST_SHOWN_NAMES = 20_000
-_shown_names: dict[tuple[str, bool, str], str] = {}  # of what shown_name has met
-_SOUND_PREFIXES = ("ipa-", "ipac-")
+_MOST_KNOWN_NAMES = 20_000
+_known_names: dict[tuple[str, bool, str], tuple[str, str]] = {}  # of what name_and_mark has met
+_FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 
 
 def template_name(text: str) -> str:
-    """A template's name as a key of :data:`TEMPLATES`: without the namespace, white space and case normalised."""
+    """Normalise a template's name: no namespace, single spaces, small letters."""
     name = " ".join(MARKS.sub("", text).replace("_", " ").split()).casefold()
     return name.removeprefix("template:").lstrip()
 
 
 def is_shown(name: str, language: str) -> bool:
-    """Whether a template of this normalised name leaves text; its parameters are not even read otherwise."""
-    if language == "fr" and name in french.OF_FRENCH_WIKIS:
-        return True
-    return name in TEMPLATES or name.partition(":")[0] in _PARSER_FUNCTIONS or name.startswith(_SOUND_PREFIXES)
+    """Whether a template of this normalised name shows text; its parameters are not even read otherwise."""
+    rows = template_rows(language)
+    return (
+        name in rows.text
+        or name in rows.computed
+        or (name.startswith("lang-") and name not in rows.sounds)
+        or name.partition(":")[0] in _PARSER_FUNCTIONS
+        or _FRACTION_NAME.fullmatch(name) is not None
+    )
+
+
+def mark_of(name: str, language: str) -> str:
+    """The mark that a template which shows no text leaves: of a sound, of something wordless, or of a hole."""
+    rows = template_rows(language)
+    if name in rows.sounds:
+        return SOUND
+    return DROPPED if name in rows.wordless or not name else UNKNOWN
+
+
+def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tuple[str, str]:
+    """The normalised name of a template that shows text; for another one no name, and the mark that it leaves."""
+    key = (text, keeps_infoboxes, language)
+    known = _known_names.get(key)
+    if known is None:
+        if len(_known_names) >= _MOST_KNOWN_NAMES:
+            _known_names.clear()
+        name = template_name(text)
+        if is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
+            known = name, ""
+        else:
+            known = "", mark_of(name, language)
+        _known_names[key] = known
+    return known
 
 
 def shown_name(text: str, keeps_infoboxes: bool, language: str = "en") -> str:
-    """The normalised name of a template that leaves text; empty for one that leaves none."""
-    key = (text, keeps_infoboxes, language)
-    name = _shown_names.get(key)
-    if name is None:
-        if len(_shown_names) >= _MOST_SHOWN_NAMES:
-            _shown_names.clear()
-        name = template_name(text)
-        shown = is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name))
-        name = _shown_names[key] = name if shown else ""
-    return name
+    """The normalised name of a template that shows text; empty for one that shows none."""
+    return name_and_mark(text, keeps_infoboxes, language)[0]
 
 
 def is_infobox(name: str) -> bool:
+    """Whether a template of this normalised name is a box of facts."""
     return name.startswith("infobox") or name.endswith(("infobox", "taxobox"))
 
 
 def _infobox(parameters: Parameters) -> str:
     """One ``name: value`` a line."""
-    rows = ((name, " ".join(value.translate(IN_ONE_LINE).split())) for name, value in parameters.items())
-    shown = "".join(f"\n{ROW}{name.replace('_', ' ')}: {value}" for name, value in rows if value)
+    pairs = ((name, " ".join(value.translate(IN_ONE_LINE).split())) for name, value in parameters.items())
+    shown = "".join(f"\n{ROW}{name.replace('_', ' ')}: {value}" for name, value in pairs if value)
     return f"{PARAGRAPH}{shown}{PARAGRAPH}"
 
 
-def render(name: str, first_field: str, parameters: Parameters, language: str = "en") -> str:
-    """The text that a template shows, or a mark that something was dropped.
+def render(name: str, first_field: str, parameters: dict[str, str], language: str = "en", before: str = "") -> str:
+    """The text that a template shows, or a mark of what vanished.
 
     Args:
         name: Normalised name.
         first_field: The name as written, with a parser function's argument after its colon.
         parameters: What follows the first ``|``.
         language: Of the wiki: the names of languages that ``{{lang-ru|…}}`` puts first are known in English only.
+        before: A few characters of the text in front of the template.
     """
-    if name.startswith("lang-") and language not in _ENGLISH:
-        return first(parameters) or DROPPED
-    renderer = (french.OF_FRENCH_WIKIS.get(name) if language == "fr" else None) or TEMPLATES.get(name)
-    if renderer is not None:
-        return renderer(parameters) or DROPPED
+    rows = template_rows(language)
+    if (pattern := rows.text.get(name)) is not None:
+        return patterns.compiled(pattern)(parameters)
+    if (function := rows.computed.get(name)) is not None:
+        parameters["0"], parameters["<"] = name, before
+        return FUNCTIONS[function](parameters) or UNREAD
+    if name.startswith("lang-"):
+        text = first(parameters)
+        if language in _ENGLISH:
+            return languages.labelled(name.removeprefix("lang-"), text, parameters)
+        return text or UNREAD
     if is_infobox(name):
         return _infobox(parameters)
-    function, colon, _ = name.partition(":")
-    if colon and function in _PARSER_FUNCTIONS:
-        return _PARSER_FUNCTIONS[function](first_field.partition(":")[2].strip())
-    return SOUND if name.startswith(_SOUND_PREFIXES) else DROPPED
+    if _FRACTION_NAME.fullmatch(name):
+        return quantities.named_fraction(name)
+    function_name, colon, _ = name.partition(":")
+    if colon and function_name in _PARSER_FUNCTIONS:
+        return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD
+    return UNKNOWN

@@ -2,77 +2,171 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
-from megatron_pz.wikitext.marks import DROPPED
-from megatron_pz.wikitext.templates.parameters import Parameters, around, everything, first, renderers, second
+from megatron_pz.wikitext.marks import UNREAD
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, second, unless_empty
 
 MONTHS: Final = "January February March April May June July August September October November December".split()
+_MONTH_NUMBERS: Final = {
+    name[:length].casefold(): number for number, name in enumerate(MONTHS, 1) for length in (3, 20)
+}
+_ISO_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)$")
+_YES = ("y", "yes", "true", "1", "on")
+_STYLE_NAMES = ("df", "mf", "lk", "link", "nowrap", "cat", "nolink", "lc", "abbr", "format", "addkey", "nowrap", "nbsp")
 
 
-def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+def _month(text: str) -> int | None:
+    """The number of a month that is given as a number or by its English name."""
+    if text.isascii() and text.isdigit():
+        return int(text) if 1 <= int(text) <= 12 else None
+    return _MONTH_NUMBERS.get(text.casefold().rstrip(".")) or _MONTH_NUMBERS.get("sep" if text == "Sept" else "")
 
 
-def _date(year: str, month: str = "", day: str = "", day_first: bool = False) -> str:
-    number = _number(month)
-    if number is not None and 1 <= number <= 12:
-        month = MONTHS[number - 1]
+def _date(year: str, month: str = "", day: str = "", day_first: bool = False) -> str | None:
+    """A date in words; None where a part is not understood."""
+    before_christ = re.fullmatch(r"[-−](\d+)", year)
+    if before_christ:
+        year = f"{int(before_christ[1])} BC"
+    elif not re.fullmatch(r"(?:AD )?\d{1,4}(?: ?(?:BC|BCE|AD|CE))?|", year):
+        return None
+    number = _month(month) if month else None
     day = day.lstrip("0")
-    if not month:
-        return year
-    if not day:
-        return f"{month} {year}".strip()
-    if not year:
-        return f"{day} {month}" if day_first else f"{month} {day}"
-    return f"{day} {month} {year}" if day_first else f"{month} {day}, {year}"
+    if (month and number is None) or (day and not (day.isdecimal() and int(day) <= 31 and month)):
+        return None
+    name = MONTHS[number - 1] if number else ""
+    if day and year:
+        return f"{day} {name} {year}" if day_first else f"{name} {day}, {year}"
+    return " ".join(filter(None, [day, name] if day_first else [name, day])) if day else f"{name} {year}".strip()
 
 
 def _is_day_first(parameters: Parameters) -> bool:
-    return parameters.get("df", "").casefold() in ("y", "yes", "true", "1")
+    return parameters.get("df", "").casefold() in _YES or parameters.get("format", "") == "dmy"
 
 
-def _year_month_day(parameters: Parameters) -> str:
-    year = first(parameters)
-    if year and _number(year) is None:
-        return year  # free text: {{start date text|c. 1900}}
-    return _date(year, second(parameters), parameters.get("3", ""), _is_day_first(parameters))
+def year_month_day(parameters: Parameters) -> str:
+    """``{{birth date|1879|3|14}}`` -> March 14, 1879; a free text stays."""
+    values = positional(parameters)
+    if len(values) == 1 and not values[0].isdecimal():
+        return unless_empty(values[0])
+    if not knows(parameters, _STYLE_NAMES) or any(values[3:]):
+        return UNREAD
+    return _date(*([*values, "", "", ""])[:3], day_first=_is_day_first(parameters)) or UNREAD
 
 
-def _as_of(parameters: Parameters) -> str:
-    date = _date(first(parameters), second(parameters), parameters.get("3", ""), _is_day_first(parameters))
+def sortable_date(parameters: Parameters) -> str:
+    """``{{dts|2008|November|29}}`` -> November 29, 2008; ``{{dts|29 November 2008}}`` stays."""
+    if iso := _ISO_DATE.match(first(parameters)):
+        return _date(*iso.groups(), day_first=_is_day_first(parameters)) or UNREAD
+    return year_month_day(parameters)
+
+
+def date_in_words(parameters: Parameters) -> str:
+    """``{{date|2008-11-29|mdy}}`` -> November 29, 2008; a date in words stays."""
+    if iso := _ISO_DATE.match(first(parameters)):
+        style = second(parameters).casefold() or "dmy"
+        return (_date(*iso.groups(), day_first=style == "dmy") if style in ("dmy", "mdy") else None) or UNREAD
+    return unless_empty(first(parameters))
+
+
+def date_of_death(parameters: Parameters) -> str:
+    """``{{death date and age|2000|1|2|1920|3|4}}`` -> January 2, 2000 (aged 79)."""
+    values = positional(parameters)
+    if len(values) != 6 or not knows(parameters, _STYLE_NAMES):
+        return year_month_day(parameters)
+    date = _date(*values[:3], day_first=_is_day_first(parameters))
+    years = _years_between(values[3:], values[:3])
+    return f"{date} (aged {years})" if date and years is not None else UNREAD
+
+
+def years_of_death(parameters: Parameters) -> str:
+    """``{{death year and age|2000|1950}}`` -> 2000 (aged 49–50)."""
+    values = positional(parameters)
+    if len(values) != 2 or not all(map(str.isdecimal, values)):
+        return UNREAD
+    age = int(values[0]) - int(values[1])
+    return f"{values[0]} (aged {age - 1}–{age})"
+
+
+def age_between(parameters: Parameters) -> str:
+    """``{{age|1920|3|4|2000|1|2}}`` -> 79. With one date the age is today's, which nobody can know here."""
+    values = positional(parameters)
+    years = _years_between(values[:3], values[3:]) if len(values) == 6 else None
+    return UNREAD if years is None or "days" in parameters.get("0", "") or parameters.get("0") == "ayd" else str(years)
+
+
+def _years_between(start: list[str], end: list[str]) -> int | None:
+    numbers = [(_month(value) if place == 1 else int(value) if value.isdecimal() else None) for date in (start, end)
+               for place, value in enumerate(date)]  # fmt: skip
+    if None in numbers:
+        return None
+    year, month, day, end_year, end_month, end_day = numbers
+    return end_year - year - ((end_month, end_day) < (month, day))  # type: ignore[operator]
+
+
+def as_of(parameters: Parameters) -> str:
+    """``{{as of|2010|1|15}}`` -> As of 15 January 2010; ``df=us`` puts the month first."""
     if alternative := parameters.get("alt"):
         return alternative
+    values = ([*positional(parameters), "", "", ""])[:3]
+    day_first = parameters.get("df", "").casefold() not in ("us", "mdy")
+    date = _date(*values, day_first=day_first)
+    known = (*_STYLE_NAMES, "alt", "since", "bare", "post", "pre", "url", "reason", "since lc", "update", "date")
+    if not date or not knows(parameters, known):
+        return UNREAD
+    date = " ".join(filter(None, [parameters.get("pre", ""), date])) + parameters.get("post", "")
+    if parameters.get("bare"):
+        return date
     words = "since" if parameters.get("since") else "as of"
-    if parameters.get("lc", parameters.get("since lc", "")) == "":
+    if not (parameters.get("lc") or parameters.get("since lc")):
         words = words[0].upper() + words[1:]
-    return f"{words} {date}" if date else DROPPED
+    return f"{words} {date}"
 
 
-def _old_style_date(parameters: Parameters) -> str:
+def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
+    """A label before one date or two: ``{{fl.|1200|1230}}`` -> fl. 1200–1230; the label alone where none is given."""
+
+    def render(parameters: Parameters) -> str:
+        dates = positional(parameters)
+        if len(dates) > 2 or not knows(parameters, ("lk", "cr", "era", "link", "show", "single", "sortable")):
+            return UNREAD
+        start, end = ([*dates, "", ""])[:2]
+        if not end:
+            return f"{label} {start}".rstrip()
+        if repeats:
+            return f"{label} {start} – {label} {end}"
+        spaced = f" {joint} " if " " in start + end else joint
+        return f"{label} {start}{spaced}{end}"
+
+    return render
+
+
+def old_style_date(parameters: Parameters) -> str:
     """``{{OldStyleDate|2 February|1905|20 January}}`` -> 2 February [O.S. 20 January] 1905."""
     new, year, old = (parameters.get(str(number), "") for number in range(1, 4))
-    return " ".join(part for part in (new, f"[O.S. {old}]" if old else "", year) if part)
+    return unless_empty(" ".join(part for part in (new, f"[O.S. {old}]" if old else "", year) if part))
 
 
-def _marriage(parameters: Parameters) -> str:
+def married(parameters: Parameters) -> str:
+    """``{{marriage|Anna Smith|1900|1910}}`` -> Anna Smith (1900–1910)."""
     years = "–".join(value for value in (second(parameters), parameters.get("3", "")) if value)
-    return f"{first(parameters)} ({years})" if years else first(parameters)
+    return f"{first(parameters)} ({years})" if years and first(parameters) else unless_empty(first(parameters))
 
 
-RENDERERS = renderers(
-    (
-        "birth date|birth date and age|death date|death date and age|start date|start date and age|end date|"
-        "end date and age|film date|release date|bda|dob|date-mf|birth date and age2|launch date|dsd|start and end "
-        "dates",
-        _year_month_day,
-    ),
-    ("as of|asof", _as_of),
-    ("circa|c.|ca|approx", around("c. ")),
-    ("floruit|fl.|fl", around("fl. ")),
-    ("reign|r.", lambda parameters: "r. " + everything("–")(parameters)),
-    ("died in|died", around("d. ")),
-    ("born in|born", around("b. ")),
-    ("oldstyledate|oldstyledatedy|oldstyledateny|old style date", _old_style_date),
-    ("marriage|married", _marriage),
-)
+FUNCTIONS: dict[str, Render] = {
+    "year_month_day": year_month_day,
+    "sortable_date": sortable_date,
+    "date_in_words": date_in_words,
+    "date_of_death": date_of_death,
+    "years_of_death": years_of_death,
+    "age_between": age_between,
+    "as_of": as_of,
+    "about": _years("c.", repeats=True),
+    "flourished": _years("fl."),
+    "reigned": _years("r."),
+    "died": _years("d."),
+    "born": _years("b."),
+    "old_style_date": old_style_date,
+    "married": married,
+}

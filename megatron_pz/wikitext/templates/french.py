@@ -2,51 +2,104 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.templates.parameters import (
-    Parameters,
-    Render,
-    constant,
-    everything,
-    positional,
-    renderers,
-    superscript,
-)
+import re
+from typing import Final
+
+from megatron_pz.wikitext.marks import UNREAD
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, superscript
+
+_MONTHS: Final = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
+_JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±",
+                  "/": "/",                  "par": " par "}  # fmt: skip
+_ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
+_CENTURY_JOINTS: Final = ("et", "ou", "à", "au", "-", "–", "/", ",", "et du", "ou du", "jusqu'au", "et le", "et au")
+_ERA = re.compile(r"(?:av|apr|avant|après)\b")
+_SPACED_NUMBER = re.compile(r"(?<![\d.,])\d{5,}(?![\d])")
 
 
-def _unit(parameters: Parameters) -> str:
-    """``{{unité|10|km|2}}`` -> 10 km²: a number, and units each of which may have an exponent behind it."""
-    values = [value for value in positional(parameters) if value]
-    text = ""
-    for number, value in enumerate(values):
-        is_exponent = number > 1 and value.lstrip("-−").isdigit()
-        text += superscript(value) if is_exponent else f" {value}" if text else value
+def french_quantity(parameters: Parameters) -> str:
+    """``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²: a unit may have an exponent."""
+    values = positional(parameters)
+    if not values or not values[0] or not knows(parameters, ("e", "10", *_JOINTS)):
+        return UNREAD
+    text = values[0]
+    for name, joint in _JOINTS.items():
+        if end := parameters.get(name):
+            text += joint + end
+    if exponent := parameters.get("e"):
+        raised = superscript(exponent)
+        if raised == exponent:
+            return UNREAD
+        text += f"×10{raised}"
+    for place, unit in enumerate(values[1:]):
+        if re.fullmatch(r"[+\-−]?\d+", unit) and place:
+            text += superscript(unit)
+        elif unit:
+            text += f" {unit}"
     return text
 
 
-def _centuries(word: str) -> Render:
-    """``{{s|XIX|e}}`` -> XIXe siècle, ``{{sp|XVI|e|et|XVII|e}}`` -> XVIe et XVIIe siècles."""
+def french_date(parameters: Parameters) -> str:
+    """``{{date|1|janvier|1900}}`` -> 1er janvier 1900; what follows the year names a topic and is not shown."""
+    day, month, year = ([*positional(parameters), "", "", ""])[:3]
+    if month.isdecimal() and 1 <= int(month) <= 12:
+        month = _MONTHS[int(month) - 1]
+    if "/" in day or (month and month.casefold() not in _MONTHS):
+        return UNREAD
+    day = "1er" if day in ("1", "01") else day.lstrip("0")
+    return " ".join(filter(None, [day, month, year])) or UNREAD
 
-    def render(parameters: Parameters) -> str:
-        values = positional(parameters)
-        if len(values) >= 5:
-            return f"{values[0]}{values[1]} {values[2]} {values[3]}{values[4]} {word}".rstrip()
-        return f"{''.join(values[:2])} {word}".rstrip() if values else ""
 
-    return render
+def _numbered(numeral: str, end: str) -> str:
+    return numeral + (end or ("er" if numeral.upper() in ("I", "1") else "e"))
 
 
-RENDERERS = renderers(
-    ("unité|nombre|nb", _unit),
-    ("siècle|-s|s2", _centuries("siècle")),
-    ("s-|sp-|siècle-", _centuries("")),
-    ("sp", _centuries("siècles")),
-    ("1er", constant("1er")),
-    ("1re", constant("1re")),
-    ("ier", constant("Ier")),
-    ("av jc|av. j.-c.|-jc", constant("av. J.-C.")),
-    ("apr jc|ap jc", constant("apr. J.-C.")),
-    ("date-|date de naissance-|date de naissance|date de décès", everything(" ")),
-)
+def french_century(parameters: Parameters) -> str:
+    """``{{s|XIX|e}}`` -> XIXe siècle; ``{{-sp|V|e|et|IV|e}}`` -> Ve et IVe siècles av. J.-C."""
+    name = parameters["0"]
+    values = [value for value in positional(parameters) if value]
+    shown: list[str] = []
+    era = "av. J.-C." if name.startswith("-") else ""
+    count = 0
+    while values:
+        value = values.pop(0)
+        if _ROMAN.match(value) or value.isdecimal():
+            end = values.pop(0) if values and values[0] in ("e", "er", "ère", "re", "ᵉ", "ème") else ""
+            joint = [] if not count or shown[-1] in _CENTURY_JOINTS else ["et"]
+            shown += [*joint, _numbered(value, end)]
+            count += 1
+        elif value in _CENTURY_JOINTS and count:
+            shown.append(value)
+        elif _ERA.match(value) and not values:
+            era = value
+        else:
+            return UNREAD
+    if not count or shown[-1] in _CENTURY_JOINTS or not knows(parameters, ("lien", "siècle")):
+        return UNREAD
+    noun = "millénaire" if "millénaire" in name or name.strip("-").startswith("m") else "siècle"
+    text = re.sub(r" (,)|(?: ([–/-]) )", r"\1\2", " ".join(shown))
+    return " ".join(filter(None, [text, noun + "s" * (count > 1), era]))
 
-OF_FRENCH_WIKIS = renderers(("date", everything(" ")), ("s", _centuries("siècle")))
-"""Names that mean something else in English."""
+
+def french_ordinal(parameters: Parameters) -> str:
+    """``XX{{e}}`` -> XXe; ``{{e|siècle}}`` -> e siècle."""
+    name = {"ième": "e", "eme": "e"}.get(parameters["0"], parameters["0"])
+    return " ".join(filter(None, [name, first(parameters)]))
+
+
+def french_hour(parameters: Parameters) -> str:
+    """``{{heure|14|30}}`` -> 14 h 30."""
+    values = [value for value in positional(parameters) if value]
+    if not values or len(values) > 3 or not all(value.isdecimal() for value in values):
+        return UNREAD
+    units = [" h", " min" if len(values) > 2 else "", " s"]
+    return " ".join(value + unit for value, unit in zip(values, units, strict=False))
+
+
+FUNCTIONS: dict[str, Render] = {
+    "french_quantity": french_quantity,
+    "french_date": french_date,
+    "french_century": french_century,
+    "french_ordinal": french_ordinal,
+    "french_hour": french_hour,
+}

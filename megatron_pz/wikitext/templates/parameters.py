@@ -1,32 +1,84 @@
-"""Parameters of a template, the usual ways to show them, and raised and lowered text."""
+"""Parameters of a template and the usual ways to show them; raised and lowered text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+from megatron_pz.wikitext.marks import MARKS, UNREAD
 
 Parameters = Mapping[str, str]
-"""Positional parameters under "1", "2", …; named ones under their names. Values are stripped."""
+"""Positional parameters under "1", "2", …; named ones under their names; the template's name under "0", and the
+few characters in front of it under "<". Values are stripped."""
 Render = Callable[[Parameters], str]
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ")
-_SUBSCRIPTS = str.maketrans("0123456789+-−–=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎")
-_RAISABLE = re.compile(r"[0-9+\-−–=()n]*$")
-_LOWERABLE = re.compile(r"[0-9+\-−–=()]*$")
-
-
-def renderers(*entries: tuple[str, Render]) -> dict[str, Render]:
-    """Renderers by normalised name. An entry has several names with ``|`` between them."""
-    return {name: render for names, render in entries for name in names.split("|")}
+_SUBSCRIPTS = str.maketrans("0123456789+-−–=()n", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎ₙ")
+_RAISABLE = re.compile(r"[0-9+\-−–=()n]+$")
+_ENDINGS = frozenset(
+    "st nd rd th d e er re ère ème eme me mes es lle lles te ier ière iers nde nd os as to vo mo de ra ro ta ma va na "
+    "da ño ña ie gr ts tm sm r t o a º ª h i".split()
+)
+"""Raised ends of numbers and abbreviations, which are read as part of the word: 1st, Mme, XIXe, No."""
+_LONGEST_SCRIPT = 24
 
 
 def superscript(text: str) -> str:
-    """``10<sup>6</sup>`` must not become 106: digits and signs are raised, other text is left as it is."""
+    """Raise digits and signs; leave other text as it is."""
     return text.translate(_SUPERSCRIPTS) if _RAISABLE.match(text) else text
 
 
 def subscript(text: str) -> str:
-    return text.translate(_SUBSCRIPTS) if _LOWERABLE.match(text) else text
+    """Lower digits and signs; leave other text as it is."""
+    return text.translate(_SUBSCRIPTS) if _RAISABLE.match(text) else text
+
+
+def raised(before: str, content: str) -> str:
+    """Show raised text behind ``before``, so that ``10<sup>6</sup>`` never becomes 106.
+
+    >>> raised("10", "6"), raised("2", "1/2"), raised("3", "k"), raised("1", "st"), raised("10", "12 ")
+    ('⁶', '^(1/2)', '^k', 'st', '¹² ')
+    """
+    return _scripted(before, content, "^", superscript)
+
+
+def lowered(before: str, content: str) -> str:
+    """Show lowered text behind ``before``.
+
+    >>> lowered("H", "2"), lowered("x", "i"), lowered("T", "max")
+    ('₂', '_i', '_max')
+    """
+    return _scripted(before, content, "_", subscript)
+
+
+def _scripted(before: str, content: str, sign: str, shifted: Callable[[str], str]) -> str:
+    text = content.strip()
+    white = " " if content[len(content.rstrip()) :] else ""
+    base = before[-1:]
+    if not text or MARKS.search(text):
+        return content
+    if _RAISABLE.match(text) and not (text in "n()" and not base.strip()):
+        return shifted(text) + white
+    is_base = base.isalnum() or base in ")]}²³′π"
+    is_part_of_word = sign == "^" and _is_ending(before, text)
+    if not base or not is_base or is_part_of_word or not _is_formula(text):
+        return content
+    return f"{sign}{text}{white}" if text.isalnum() else f"{sign}({text}){white}"
+
+
+def _is_ending(before: str, text: str) -> bool:
+    """Tell the ends of ordinals and abbreviations from exponents, which stand behind digits and variables, too."""
+    if text.casefold().rstrip(".") not in _ENDINGS:
+        return len(text) > 1 and text.isalpha() and before[-2:].isalpha() and len(before) > 1
+    word = re.search(r"\w*$", before)
+    base = word[0] if word else ""
+    if len(text) > 1 or base[:1].isdigit() or len(base) > 1 or base.isupper():
+        return text.casefold() not in ("h", "i") or (len(base) > 1 and not base.isdigit())
+    return base in ("n", "v", "f") and text == "o"
+
+
+def _is_formula(text: str) -> bool:
+    return len(text) <= _LONGEST_SCRIPT and text[0] not in "[*†‡§¶#,;:" and any(map(str.isalnum, text))
 
 
 def positional(parameters: Parameters) -> list[str]:
@@ -37,31 +89,27 @@ def positional(parameters: Parameters) -> list[str]:
     return values
 
 
+def knows(parameters: Parameters, names: Iterable[str]) -> bool:
+    """Whether every parameter that is not empty is positional or one of ``names``."""
+    known = frozenset(names)
+    return all(name in known or name.isdecimal() or name == "<" or not value for name, value in parameters.items())
+
+
 def first(parameters: Parameters) -> str:
+    """The first positional parameter, empty where it is missing."""
     return parameters.get("1", "")
 
 
 def second(parameters: Parameters) -> str:
+    """The second positional parameter, empty where it is missing."""
     return parameters.get("2", "")
 
 
 def last(parameters: Parameters) -> str:
+    """The last positional parameter, empty where there is none."""
     return (positional(parameters) or [""])[-1]
 
 
-def everything(separator: str) -> Render:
-    return lambda parameters: separator.join(value for value in positional(parameters) if value)
-
-
-def constant(text: str) -> Render:
-    return lambda parameters: text
-
-
-def around(before: str, after: str = "") -> Render:
-    """The first parameter between two fixed strings; nothing where it is empty."""
-    return lambda parameters: f"{before}{first(parameters)}{after}" if first(parameters) else ""
-
-
-def either(*names: str) -> Render:
-    """The first of these parameters that is not empty."""
-    return lambda parameters: next((parameters[name] for name in names if parameters.get(name)), "")
+def unless_empty(text: str) -> str:
+    """The text, or the mark of arguments that are not understood where it is empty."""
+    return text or UNREAD

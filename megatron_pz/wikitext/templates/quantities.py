@@ -1,97 +1,326 @@
-"""Numbers: quantities with units, fractions, powers, formulas of chemistry, sums of money, heights."""
+"""Numbers: fractions, powers, measured values, formulas of chemistry, sums of money, heights, coordinates."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
+from megatron_pz.wikitext.language_data import language_file
+from megatron_pz.wikitext.marks import DROPPED, FRACTION, UNREAD
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
-    constant,
-    everything,
     first,
+    knows,
+    lowered,
     positional,
-    renderers,
+    raised,
     second,
     subscript,
     superscript,
+    unless_empty,
 )
-from megatron_pz.wikitext.units import quantity
+from megatron_pz.wikitext.units import grouped, quantity
 
-_CURRENCIES = (
-    "a$=A$ aud=A$ ca$=C$ cad=C$ nz$=NZ$ nzd=NZ$ eur=€ €=€ gbp=£ £=£ jpy=¥ ¥=¥ inr=₹ ₹=₹ cny=CN¥ krw=₩ "
-    "won=₩ php=₱ rub=₽ hk$=HK$ peso=₱ euro=€"
-)
+_NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
+_COMPOUND = re.compile(r"[^\w.)\]}π∞°'’′]|(?<=\w)[+\-−*/](?=\w)")
+_UNIT_POWER = re.compile(r"(?<=[^\W\d_])([−-]?\d+)(?=$|[./⋅·* ])")
+_UNIT_NAMES: Final = {
+    "degC": "°C",
+    "degF": "°F",
+    "deg": "°",
+    "Ohm": "Ω",
+    "ohm": "Ω",
+    "um": "μm",
+    "Msun": "M☉",
+    "Lsun": "L☉",
+}
+_CURRENCY_SIGNS: Final = {name: sign for sign, names in language_file("en")["currencies"].items() for name in names}
 
 
-def _fraction(parameters: Parameters) -> str:
+def fraction(parameters: Parameters) -> str:
+    """``{{frac|1|2}}`` -> 1/2, ``{{frac|3|1|4}}`` -> 3 1/4, ``{{frac|3}}`` -> 1/3."""
     values = positional(parameters)
-    if len(values) == 1:
-        return f"1/{values[0]}"
-    if len(values) == 2:
-        return f"{values[0]}/{values[1]}"
-    return f"{values[0]} {values[1]}/{values[2]}" if values else ""
+    if not 1 <= len(values) <= 3 or not all(values[-2:]):
+        return UNREAD
+    whole, above, below = ["", "1", "", *values][-3:] if len(values) > 1 else ["", "1", values[0]]
+    part = f"{_grouped_term(above)}/{_grouped_term(below)}"
+    return f"{FRACTION}{whole} {part}" if len(values) == 3 and whole else FRACTION + part
 
 
-def _value(parameters: Parameters) -> str:
-    """``{{val|6.24|0.01|e=18|u=m}}`` -> 6.24±0.01×10¹⁸ m."""
-    text = first(parameters)
-    if uncertainty := second(parameters):
-        text += f"±{uncertainty.lstrip('+')}"
+def _grouped_term(text: str) -> str:
+    """A numerator or denominator, in parentheses where it has several terms."""
+    return f"({text})" if _COMPOUND.search(text.strip()) else text
+
+
+def named_fraction(name: str) -> str:
+    """``{{1/2}}``, whose name is the fraction."""
+    return FRACTION + name
+
+
+def value(parameters: Parameters) -> str:
+    """``{{val|6.24|0.01|e=18|u=m}}`` -> (6.24±0.01)×10¹⁸ m; ``{{val|5|-|10|u=kg}}`` -> 5–10 kg."""
+    known = ("e", "u", "ul", "up", "upl", "fmt", "p", "s", "end", "errend", "nospan", "sortable", "9", "debug")
+    values = positional(parameters)
+    number = _measured(values) if knows(parameters, known) else None
+    if number is None and not (not values and parameters.get("e")):
+        return UNREAD
+    text = number or ""
+    if parameters.get("fmt") == "commas":
+        text = re.sub(r"(?<![\d.])\d{4,}", lambda whole: f"{int(whole[0]):,}", text)
     if exponent := parameters.get("e"):
-        text += f"×10{superscript(exponent)}"
-    unit = parameters.get("u") or parameters.get("ul") or parameters.get("up") or ""
-    return f"{text} {unit}".strip()
+        if not re.fullmatch(r"[+\-−]?\d+", exponent):
+            return UNREAD
+        power = f"10{superscript(exponent.lstrip('+'))}"
+        text = f"({text})" if text and len(values) > 1 and not values[1].startswith("(") else text
+        text = f"{text}×{power}" if text else power
+    unit, per = parameters.get("u") or parameters.get("ul"), parameters.get("up") or parameters.get("upl")
+    if unit or per:
+        sign = f"{_unit_sign(unit)}" if unit else ""
+        if per:
+            sign += (
+                f"/{_unit_sign(per)}"
+                if not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per
+                else f"/({_unit_sign(per)})"
+            )
+        text += sign if sign in ("%", "°", "′", "″") else f" {sign}" if not sign.startswith("/") else sign
+    return f"{parameters.get('p', '')}{text}{parameters.get('s', '')}{parameters.get('end', '')}"
 
 
-def _formula(parameters: Parameters) -> str:
-    """``{{chem|H|2|O}}`` -> H₂O. Numbers after an element are counts; a last sign is the charge."""
-    pieces: list[str] = []
-    for value in positional(parameters):
-        charge = value[-1:] in ("+", "-", "−", "–")
-        pieces.append(superscript(value) if charge else subscript(value) if pieces else value)
-    return "".join(pieces)
+def _measured(values: list[str]) -> str | None:
+    """A number with its uncertainty, or a range of numbers."""
+    if not values or not _NUMBER.match(values[0]):
+        return None
+    joints = {"-": "–", "–": "–", "to": " to ", "x": " × ", "×": " × ", "and": " and ", "or": " or ", "by": " by ",
+              ",": ", ", "/": "/"}  # fmt: skip
+    if len(values) > 1 and values[1] in joints:
+        if len(values) % 2 == 0 or not all(map(_NUMBER.match, values[::2])) or set(values[1::2]) - joints.keys():
+            return None
+        return values[0] + "".join(
+            joints[joint] + number for joint, number in zip(values[1::2], values[2::2], strict=True)
+        )
+    if len(values) == 1:
+        return values[0]
+    if len(values) == 2 and re.fullmatch(r"\(\d+\)", values[1]):
+        return values[0] + values[1]
+    if len(values) == 2 and _NUMBER.match(values[1]):
+        return f"{values[0]}±{values[1].lstrip('+')}"
+    if len(values) == 3 and all(map(_NUMBER.match, values)):
+        above, below = values[1].lstrip("+"), values[2].lstrip("-−–")
+        return f"{values[0]} +{above}/−{below}"
+    return None
 
 
-def _inline_formula(parameters: Parameters) -> str:
-    """``{{chem2|CO3(2-)}}`` in the template's own short notation: digits after a letter or bracket are counts."""
-    return re.sub(r"(?<=[A-Za-z)\]])\d+", lambda digits: subscript(digits[0]), first(parameters))
+def _unit_sign(code: str) -> str:
+    """``m/s2`` -> m/s²: the sign of a unit in the short notation of {{val}}."""
+    code = code.strip()
+    if code in _UNIT_NAMES:
+        return _UNIT_NAMES[code]
+    return _UNIT_POWER.sub(lambda power: superscript(power[1]), code).replace(".", "⋅").replace("*", "⋅")
 
 
-def _nuclide(parameters: Parameters) -> str:
-    return f"{superscript(second(parameters))}{first(parameters)}"
+def power_of_ten(parameters: Parameters) -> str:
+    """``{{e|24}}`` -> ×10²⁴."""
+    exponent = first(parameters)
+    if not exponent or superscript(exponent) == exponent:
+        return UNREAD
+    return ("10" if parameters.get("0") == "10^" else "×10") + superscript(exponent)
 
 
-def _money(sign: str) -> Render:
-    return lambda parameters: f"{sign}{first(parameters)}"
+def power(parameters: Parameters) -> str:
+    """``{{pow|2|10}}`` -> 2¹⁰."""
+    base, exponent = first(parameters), second(parameters)
+    if not base or not exponent:
+        return UNREAD
+    above = superscript(exponent)
+    return base + above if above != exponent else f"{base}^({exponent})"
 
 
-def _height(parameters: Parameters) -> str:
-    order = ("ft", "in", "m", "cm")
-    return " ".join(f"{parameters[unit]} {unit}" for unit in order if parameters.get(unit))
+def root(parameters: Parameters) -> str:
+    """``{{sqrt|2}}`` -> √2, ``{{sqrt|a + b}}`` -> √(a + b), ``{{radic|2|3}}`` -> ³√2."""
+    under, degree = first(parameters), second(parameters)
+    if not under:
+        return "√"
+    if degree and superscript(degree) == degree:
+        return UNREAD
+    return f"{superscript(degree)}√{_grouped_term(under)}"
 
 
-def _music(parameters: Parameters) -> str:
-    signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫"}
-    return signs.get(first(parameters), "")
+_CHARGE = re.compile(r"(\d*)([+\-−–])$")
 
 
-RENDERERS = renderers(
-    ("convert|cvt|convinfobox|conv", quantity),
-    ("frac|fraction|sfrac|tfrac|mfrac|fract", _fraction),
-    ("val|val/sandbox", _value),
-    ("e|10^|×10^|esp|x10^", lambda parameters: f"×10{superscript(first(parameters))}" if first(parameters) else ""),
-    ("sup", lambda parameters: superscript(first(parameters))),
-    ("sub", lambda parameters: subscript(first(parameters))),
-    ("pow", lambda parameters: f"{first(parameters)}{superscript(second(parameters))}"),
-    ("gaps", everything("")),
-    ("chem|chemical formula", _formula),
-    ("chem2|chem/sandbox", _inline_formula),
-    ("nuclide|simplenuclide|simplenuclide2|nuclide2|physics particle", _nuclide),
-    ("co2|carbon dioxide", constant("CO₂")),
-    ("h2o|water", constant("H₂O")),
-    ("height", _height),
-    ("music|audio music", _music),
-    ("us$|usd|us dollar|currency|$", _money("US$")),
-    *((name, _money(sign)) for name, _, sign in (pair.partition("=") for pair in _CURRENCIES.split())),
+def formula_of_elements(parameters: Parameters) -> str:
+    """``{{chem|SO|4|2-}}`` -> SO₄²⁻: numbers after an element are counts, a last sign is the charge."""
+    values = positional(parameters)
+    if not any(values) or not knows(parameters, ("link", "nolink")):
+        return UNREAD
+    shown = ""
+    for place, part in enumerate(values):
+        if _CHARGE.fullmatch(part):
+            shown += superscript(part)
+        elif part[:1].isdigit() or re.fullmatch(r"[nmxyk](?:[+\-−]\d+)?", part):
+            if place < 2 and not any(any(map(str.isalpha, earlier)) for earlier in values[:place]):
+                shown += superscript(part) if place == 0 else subscript(part)
+            else:
+                shown += subscript(part)
+        else:
+            shown += part
+    return shown
+
+
+_ARROWS = {"->": "→", "<-": "←", "<->": "⇌", "<=>": "⇌", "<==>": "⇌", "=>": "⇒"}
+_FORMULA_TOKEN = re.compile(
+    r"(?P<above>\^\{?(?P<raised>[0-9n+\-−]+)\}?)|(?P<below>_\{?(?P<lowered>[0-9n+\-−]+)\}?)"
+    r"|\((?P<charge>\d*[+\-−])\)|(?P<bond>\\[sdt])|(?P<dot>\*)|(?P<count>(?<=[A-Za-z)\]}])\d+(?:\.\d+)?)"
+    r"|(?P<sign>[+\-−])(?=$|\()|(?P<text>[A-Za-z]+|[()\[\]{}\d.,'=≡–·→⇌←−:/-]|[^\x00-\x7f])"
 )
+
+
+def inline_formula(parameters: Parameters) -> str:
+    """``{{chem2|CO3(2-)}}`` -> CO₃²⁻, in the template's own short notation."""
+    source = first(parameters)
+    if not source or not knows(parameters, ("link", "auto", "nolink")) or second(parameters):
+        return UNREAD
+    words = []
+    for word in source.split():
+        shown = word if word == "+" else _ARROWS.get(word) or _one_formula(word)
+        if shown is None:
+            return UNREAD
+        words.append(shown)
+    return " ".join(words)
+
+
+def _one_formula(word: str) -> str | None:
+    shown, start = "", 0
+    for token in _FORMULA_TOKEN.finditer(word):
+        if token.start() != start:
+            return None
+        start = token.end()
+        if token["charge"] or token["sign"]:
+            shown += superscript(token["charge"] or token["sign"])
+        elif token["above"]:
+            shown += superscript(token["raised"])
+        elif token["below"] or token["count"]:
+            shown += subscript(token["lowered"] or token["count"])
+        elif token["bond"]:
+            shown += {"s": "–", "d": "=", "t": "≡"}[token["bond"][1]]
+        else:
+            shown += "·" if token["dot"] else token["text"]
+    return shown if start == len(word) else None
+
+
+def nuclide(parameters: Parameters) -> str:
+    """``{{nuclide|carbon|14}}`` -> ¹⁴carbon."""
+    element, mass = first(parameters), second(parameters)
+    if not element:
+        return UNREAD
+    return f"{element.capitalize()}-{mass}" if len(element) > 2 and mass else f"{superscript(mass)}{element}"
+
+
+def money(parameters: Parameters) -> str:
+    """``{{GBP|100}}`` -> £100; ``{{US$}}`` is the sign alone."""
+    if second(parameters) or not knows(parameters, ("link", "long", "round", "year", "first", "about", "lk")):
+        return UNREAD
+    return (_CURRENCY_SIGNS[parameters["0"]] + first(parameters)).rstrip()
+
+
+def money_in_currency(parameters: Parameters) -> str:
+    """``{{currency|100|GBP}}`` -> £100."""
+    sign = _CURRENCY_SIGNS.get(second(parameters).casefold())
+    amount = first(parameters)
+    if sign is None or not amount or not knows(parameters, ("linked", "link", "first", "passthrough", "fmt")):
+        return UNREAD
+    return sign + grouped(amount, True)
+
+
+def height(parameters: Parameters) -> str:
+    """``{{height|ft=5|in=11}}`` -> 5 ft 11 in."""
+    order = ("ft", "in", "m", "cm")
+    shown = " ".join(f"{parameters[unit]} {unit}" for unit in order if parameters.get(unit))
+    ignored = ("precision", "wiki", "abbr", "out", "lk")
+    return unless_empty(shown) if knows(parameters, (*order, *ignored)) else UNREAD
+
+
+def musical_sign(parameters: Parameters) -> str:
+    """``{{music|sharp}}`` -> ♯."""
+    signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫",
+             "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø"}  # fmt: skip
+    values = positional(parameters)
+    if len(values) != 1:
+        return UNREAD
+    return signs.get(values[0], UNREAD)
+
+
+def rail_gauge(parameters: Parameters) -> str:
+    """``{{track gauge|1435mm}}`` -> 1,435 mm; ``{{track gauge|3ft6in}}`` -> 3 ft 6 in."""
+    code = first(parameters).casefold().replace(" ", "")
+    if code in ("sg", "std", "standard", "ussg"):
+        return "standard gauge" if "first" in parameters else "4 ft 8 1/2 in"
+    if metric := re.fullmatch(r"([\d,.]+)mm", code):
+        return f"{grouped(metric[1], True)} mm"
+    feet = re.fullmatch(r"(?:(\d+)ft)?(?:(\d+)(?:\.5|(½))?in)?", code)
+    if feet is None or not (feet[1] or feet[2]):
+        return UNREAD
+    half = " 1/2" if "½" in code or ".5" in code else ""
+    return " ".join(filter(None, [feet[1] and f"{feet[1]} ft", feet[2] and f"{feet[2]}{half} in"]))
+
+
+def ordinal(parameters: Parameters) -> str:
+    """``{{ordinal|22}}`` -> 22nd."""
+    number = first(parameters)
+    if not number.isdecimal():
+        return UNREAD
+    end = "th" if number[-2:] in ("11", "12", "13") else {"1": "st", "2": "nd", "3": "rd"}.get(number[-1], "th")
+    return number + end
+
+
+def coordinates(parameters: Parameters) -> str:
+    """``{{coord|13|19|N|169|9|W}}`` -> 13°19′N 169°9′W; nothing where they stand in the page's title only."""
+    display = parameters.get("display", "").replace(" ", "").casefold()
+    if display in ("title", "t", "ti"):
+        return DROPPED
+    values = [part for part in positional(parameters) if ":" not in part and part]
+    half = len(values) // 2
+    if len(values) in (4, 6, 8) and values[half - 1] in ("N", "S") and values[-1] in ("E", "W"):
+        angles = [_angle(values[:half]), _angle(values[half:])]
+    elif len(values) == 2:
+        angles = [_signed_angle(values[0], "NS"), _signed_angle(values[1], "EW")]
+    else:
+        return UNREAD
+    return UNREAD if None in angles else " ".join(filter(None, angles))
+
+
+def _angle(parts: list[str]) -> str | None:
+    *numbers, direction = parts
+    if not all(re.fullmatch(r"\d+(?:\.\d+)?", number) for number in numbers):
+        return None
+    return "".join(number + sign for number, sign in zip(numbers, "°′″", strict=False)) + direction
+
+
+def _signed_angle(number: str, directions: str) -> str | None:
+    if not re.fullmatch(r"[+\-−]?\d+(?:\.\d+)?", number):
+        return None
+    return f"{number.lstrip('+-−')}°{directions[number[0] in '-−']}"
+
+
+FUNCTIONS: dict[str, Render] = {
+    "quantity": quantity,
+    "fraction": fraction,
+    "split_fraction": fraction,
+    "value": value,
+    "power_of_ten": power_of_ten,
+    "raised": lambda parameters: raised(parameters["<"], first(parameters)),
+    "lowered": lambda parameters: lowered(parameters["<"], first(parameters)),
+    "power": power,
+    "root": root,
+    "formula_of_elements": formula_of_elements,
+    "inline_formula": inline_formula,
+    "nuclide": nuclide,
+    "money": money,
+    "money_in_currency": money_in_currency,
+    "height": height,
+    "musical_sign": musical_sign,
+    "rail_gauge": rail_gauge,
+    "ordinal": ordinal,
+    "coordinates": coordinates,
+}

@@ -19,7 +19,7 @@ from megatron_pz.config.schema import GrpoConfig, ModelConfig, ParallelConfig, R
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import layers
 from megatron_pz.model.attention import SharedPromptAttention
-from megatron_pz.model.hf_mapping import source_of
+from megatron_pz.model.hf_mapping import hf_tensor_names
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer import policy as policy_module
@@ -67,7 +67,7 @@ def check_modules(policy: PolicyModel) -> None:
     names = [name for name, _ in model.named_parameters()]
     assert "decoder.layers.0.self_attention.linear_qkv.layer_norm_weight" in names
     assert "decoder.layers.1.mlp.linear_fc1.layer_norm_weight" in names
-    behind = [hf for name in names for hf in source_of(name, model, policy.architecture).hf_names[0]]
+    behind = [hf for name in names for hf in hf_tensor_names(name, model, policy.architecture).hf_names[0]]
     assert len(behind) == len(set(behind))
 
 

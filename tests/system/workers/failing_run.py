@@ -6,12 +6,12 @@ In its CALL-th call that has prompts, the engines of RANK die (``die``) or never
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from megatron_pz import train
 from megatron_pz.rollout.engine import VllmEngine
 from tests.support.rollout_reference import die_in_step
 
@@ -39,4 +39,4 @@ if __name__ == "__main__":
         if rank == os.environ["RANK"]:
             planned[int(call)] = deed
     plan_failures(planned)
-    train.main()
+    runpy.run_module("megatron_pz.train", run_name="__main__")

@@ -17,7 +17,7 @@ from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.gpt import build_model
-from megatron_pz.model.hf_mapping import OUTPUT_LAYER, source_of
+from megatron_pz.model.hf_mapping import OUTPUT_LAYER, hf_tensor_names
 from megatron_pz.model.transformer_config import transformer_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +73,7 @@ def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path, o
     sizes: dict[str, int] = {}
     for parameter_name, parameter in model.named_parameters():
         if not (arch.tied_embeddings and parameter_name == OUTPUT_LAYER):
-            source = source_of(parameter_name, model, arch)
+            source = hf_tensor_names(parameter_name, model, arch)
             shapes = source.layout.hf_shapes(tuple(parameter.shape), 1, arch)
             sizes |= {hf_name: math.prod(shape) for hf_name, shape in zip(source.hf_names[0], shapes, strict=True)}
     assert model.embedding.word_embeddings.weight.is_meta

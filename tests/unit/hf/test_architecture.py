@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
-from megatron_pz.hf.architecture import Architecture, Experts
+from megatron_pz.hf.architecture import Architecture, Experts, first_difference, plain_architecture
 from megatron_pz.model.transformer_config import padded_vocab_size, transformer_config
 from megatron_pz.runtime.errors import BadInput
 
@@ -138,12 +138,55 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**LLAMA, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling of type 'llama3'"),
         ({**QWEN3, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e6}}, "rope_parameters of type 'yarn'"),
         ({**QWEN3, "rope_parameters": {"rope_theta": 1e6, "partial_rotary_factor": 0.5}}, "only plain RoPE"),
+        ({**QWEN3, "partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not supported, only plain RoPE"),
+        ({**LLAMA, "rope_scaling": {"rope_type": "default", "type": "linear"}}, "rope_scaling of type 'default' and"),
+        (
+            {**LLAMA, "rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "rope_theta 10000.0 and rope_parameters.rope_theta 1000000.0 contradict each other",
+        ),
+        ({**LLAMA, "is_causal": False}, "is_causal False is not supported, only True"),
+        ({**LLAMA, "bias": True}, "bias True is not supported"),
+        ({**LLAMA, "logit_scale": 0.5}, "logit_scale 0.5 is not supported"),
+        ({**LLAMA, "transformers_weights": "other.safetensors"}, "transformers_weights 'other.safetensors'"),
+        ({**LLAMA, "tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', not true or false"),
+        ({**MOE, "norm_topk_prob": 1}, "norm_topk_prob is 1, not true or false"),
+        ({**LLAMA, "hidden_size": 50}, "hidden_size 50 is not a multiple of num_attention_heads 6"),
     ],
 )
 def test_what_is_not_built_is_refused_with_its_reason(tmp_path: Path, config: dict, reason: str) -> None:
     with pytest.raises(BadInput) as refusal:
         read(tmp_path, config)
     assert reason in str(refusal.value)
+
+
+def test_null_is_the_family_s_own_answer(tmp_path: Path) -> None:
+    assert read(tmp_path, {**SMOLLM3, "tie_word_embeddings": None}).tied_embeddings
+    assert not read(tmp_path, {**LLAMA, "tie_word_embeddings": None}).tied_embeddings
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({}, None),
+        ({"rope_theta": 5e5}, ("rope_theta", 1e6, 5e5)),
+        ({"rms_norm_eps": 1e-6}, ("rms_norm_eps", 1e-5, 1e-6)),
+        ({"num_experts_per_tok": 1}, ("num_experts_per_tok", 2, 1)),
+        ({"norm_topk_prob": False}, ("norm_topk_prob", True, False)),
+        ({"tie_word_embeddings": True}, ("tie_word_embeddings", False, True)),
+        ({"mlp_only_layers": [5]}, ("decoder_sparse_step and mlp_only_layers", [True] * 6, [True] * 5 + [False])),
+    ],
+)
+def test_the_first_difference_of_two_architectures_is_named(
+    tmp_path: Path, change: dict, difference: tuple | None
+) -> None:
+    one, other = (plain_architecture(read(tmp_path, {**MOE, **more})) for more in ({}, change))
+    assert first_difference(one, other) == difference
+
+
+def test_an_architecture_with_experts_differs_from_one_without(tmp_path: Path) -> None:
+    dense, sparse = plain_architecture(read(tmp_path, QWEN3)), plain_architecture(read(tmp_path, MOE))
+    assert first_difference(dense, sparse) == ("model_type", "qwen3", "qwen3_moe")
+    assert first_difference({**dense, "model_type": "qwen3_moe"}, sparse) == ("num_experts", None, 4)
 
 
 def test_a_missing_or_damaged_configuration_is_refused(tmp_path: Path) -> None:

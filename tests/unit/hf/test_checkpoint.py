@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_pz.hf import checkpoint as hf_checkpoint
@@ -128,3 +128,89 @@ def test_only_the_slice_asked_for_is_read(tiny_qwen3_dir: Path) -> None:
     assert torch.equal(source.slices(name)[:, 48:96], expected[:, 48:96])
     with pytest.raises(BadInput, match=r"the weights lack model\.nothing"):
         source.shape("model.nothing")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_weight_matrices_decide_the_dtype(dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """Norms and stray buffers in float32 do not widen it, in whatever order they come."""
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    mixed = {name: tensor.to(dtype) if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
+    stray = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8), "zzz.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**mixed, **stray}, folder / "model.safetensors")
+    assert HFTensorSource(folder).dtype == dtype
+    save_hf(HFTensorSource(folder).stream(tied_head=False), Architecture.from_hf(folder), folder, tmp_path / "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert {config[key] for key in ("dtype", "torch_dtype") if key in config} == {str(dtype).removeprefix("torch.")}
+
+
+def test_companions_of_every_kind_come_along(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    files = [
+        "NOTICE",
+        "Notice.txt",
+        "LICENSE.md",
+        "USE_POLICY.md",
+        "modeling_own.py",
+        "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
+        "chat_templates/a/b.jinja",
+        "tokenizer.model",
+        "tokenizer_parts/vocab.txt",
+    ]
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    left = ["pytorch_model.bin", "README.md", ".git/config", "optimizer.pt", "other.safetensors"]
+    for name in left:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    save_copy(folder, tmp_path / "hf")
+    assert all((tmp_path / "hf" / name).read_text() == name for name in files)
+    assert not any((tmp_path / "hf" / name).exists() for name in left)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_old.json", "LICENSE", "modeling_x.py"])
+def test_a_companion_that_cannot_be_copied_does_not_cost_the_export(
+    name: str, tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    (folder / name).symlink_to(tmp_path / "gone")
+    (folder / "chat_templates").mkdir()
+    (folder / "chat_templates" / "x.jinja").symlink_to(tmp_path / "gone")
+    save_copy(folder, tmp_path / "hf")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "hf").dtype == torch.float32
+    said = capsys.readouterr().err
+    assert said.count("was not copied") == 2 and name in said
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_whole(
+    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch, out = Architecture.from_hf(tiny_llama_dir), tmp_path / "hf"
+    save_copy(tiny_llama_dir, out)
+    before = (out / "model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(hf_checkpoint, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(BadInput, match="full"):
+            save_hf(stream_of(tiny_llama_dir), arch, tiny_llama_dir, out, replace=True)
+    assert (out / "model.safetensors").read_bytes() == before
+    zeros = ((name, torch.zeros_like(tensor)) for name, tensor in stream_of(tiny_llama_dir))
+    save_hf(zeros, arch, tiny_llama_dir, out, replace=True)
+    assert not load_file(out / "model.safetensors")["model.norm.weight"].any()
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rope_theta", 77_000.0), ("rms_norm_eps", 3e-3), ("vocab_size", 777), ("max_position_embeddings", 64)],
+)
+def test_the_refusal_of_another_architecture_names_the_field_and_both_values(
+    key: str, value: float, tiny_llama_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    raw = json.loads((folder / "config.json").read_text())
+    raw.pop("rope_parameters", None)
+    (folder / "config.json").write_text(json.dumps({**raw, key: value}))
+    with pytest.raises(BadInput, match=rf"another architecture .*: {key} is {value} there and .* in the model"):
+        save_hf(stream_of(tiny_llama_dir), Architecture.from_hf(tiny_llama_dir), folder, tmp_path / "hf")

@@ -28,7 +28,7 @@ from megatron_pz.model.hf_mapping import (
     Columns,
     GateUp,
     GroupedQKV,
-    Layout,
+    ShardLayout,
     Vocabulary,
     load_hf_weights,
 )
@@ -52,6 +52,12 @@ VARIANTS: dict[str, PreTrainedConfig] = {
     ),
     "qwen3 with experts, but not in the first layer": Qwen3MoeConfig(
         **SMALL, **HEADS, **EXPERTS, head_dim=16, norm_topk_prob=True, mlp_only_layers=[0]
+    ),
+    "qwen3 with one expert a token": Qwen3MoeConfig(
+        **SMALL, **HEADS, **{**EXPERTS, "num_experts_per_tok": 1}, head_dim=16, norm_topk_prob=True
+    ),
+    "qwen3 with one expert a token, not normalised": Qwen3MoeConfig(
+        **SMALL, **HEADS, **{**EXPERTS, "num_experts_per_tok": 1}, head_dim=16, norm_topk_prob=False
     ),
     "smollm3, second layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layer_interval=2),
     "smollm3, first layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layers=[0, 1, 1]),
@@ -133,6 +139,9 @@ def test_a_checkpoint_that_contradicts_its_configuration_is_refused(tmp_path: Pa
     save_file({name: tensor for name, tensor in weights.items() if name != norm}, folder / "model.safetensors")
     with pytest.raises(BadInput, match=r"the weights lack model\.norm\.weight"):
         loaded_model(folder)
+    save_file({**weights, "model.layers.3.mlp.up_proj.weight": torch.ones(48, 32)}, folder / "model.safetensors")
+    with pytest.raises(BadInput, match=r"the weights hold model\.layers\.3\.mlp\.up_proj\.weight, for which"):
+        loaded_model(folder)
 
 
 def test_queries_keys_and_values_lie_group_by_group() -> None:
@@ -152,7 +161,7 @@ def test_queries_keys_and_values_lie_group_by_group() -> None:
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_what_is_cut_for_the_ranks_joins_to_what_was_there(layout: Layout, shard: tuple, ranks: int) -> None:
+def test_what_is_cut_for_the_ranks_joins_to_what_was_there(layout: ShardLayout, shard: tuple, ranks: int) -> None:
     """The vocabulary of 7 leaves padding on rank 0 of one, and two ranks of three with nothing but padding."""
     arch = SimpleNamespace(num_attention_heads=6 * ranks, num_query_groups=2 * ranks, kv_channels=2, vocab_size=7)
     if isinstance(layout, GroupedQKV):

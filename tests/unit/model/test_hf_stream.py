@@ -15,7 +15,7 @@ from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import hf_stream
 from megatron_pz.model.gpt import build_model
-from megatron_pz.model.hf_mapping import Columns, Replicated, Source, load_hf_weights
+from megatron_pz.model.hf_mapping import Columns, HFTensorNames, Replicated, load_hf_weights
 from megatron_pz.model.transformer_config import transformer_config
 
 
@@ -30,7 +30,7 @@ def one_rank() -> Iterator[None]:
 
 def entry(numel: int, of_expert: bool = False, dtype: torch.dtype = torch.float32) -> hf_stream._Entry:
     layout = Columns() if of_expert else Replicated()
-    return hf_stream._Entry(Source((("name",),), layout, of_expert), (numel,), dtype)
+    return hf_stream._Entry(HFTensorNames((("name",),), layout, of_expert), (numel,), dtype)
 
 
 def test_a_bucket_is_filled_up_to_the_bound_and_is_of_one_kind() -> None:

@@ -119,6 +119,23 @@ def test_kl_penalty_by_hand(estimator: str, value: list[float], slope: list[floa
     assert statistics.pooled().reference_kl == pytest.approx(sum(value) / 2)
 
 
+@pytest.mark.parametrize("d", [-20.5, -30.0, -100.0, -1e4, 20.5, 100.0])
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_a_distant_reference_never_pushes_the_policy_further_away(estimator: str, d: float) -> None:
+    """The penalty's slope in log p has the sign of d, or is zero beyond the bound, and all is finite."""
+    new = torch.tensor([-1.0]).requires_grad_()
+    grpo = GrpoConfig(grpo_kl_beta=1.0, kl_estimator=estimator)
+    frozen = OldAndReferenceLogProbs(None, new.detach() - d)
+    loss, _ = policy_loss(new, torch.zeros(1), batch_of([0.0], [-1.0], [1.0]), frozen, grpo)
+    (slope,) = torch.autograd.grad(loss, new)
+    assert loss.isfinite() and slope.isfinite()
+    if estimator == "k3":
+        assert slope.item() == pytest.approx(1.0 if d > 0 else 0.0)
+        assert loss.item() == pytest.approx(d - 1 if d > 0 else math.exp(20) - 21, rel=1e-5)
+    else:
+        assert slope.item() == pytest.approx(d)
+
+
 @pytest.mark.parametrize("estimator", ["k1", "k2"])
 def test_the_kl_penalty_pulls_along_the_gradient_of_the_divergence(estimator: str) -> None:
     """Averaged over all tokens by their probabilities, the penalty's gradient is that of KL(p || p_ref) itself."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from megatron_pz.config.schema import GameConfig, RolloutConfig, RunConfig
+from megatron_pz.config.schema import GameConfig
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import InvalidMaskReason, SpanRules
 from megatron_pz.run.inputs import require_prompt_budget
@@ -37,7 +37,6 @@ def test_no_mask_leads_to_a_longer_prompt_than_was_asked_for(
         asked = [prompts.predictor_prompt(policy.apply(span, passage, random.Random(0)).text)
                  for span in sorted(spans) if policy.check(span, passage)[1] is InvalidMaskReason.OK]  # fmt: skip
         longest = max(map(tokens, [prompts.generator_prompt(passage), *asked]))
-        settings = RunConfig(game=config, rollout=RolloutConfig(max_prompt_length=longest - 1))
         corpus: Any = SimpleNamespace(longest=partial(tokens, passage))
         with pytest.raises(BadInput, match="over --max-prompt-length"):
-            require_prompt_budget(corpus, tokenizer, settings)
+            require_prompt_budget(corpus, tokenizer, config, longest - 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.config.schema import ModelConfig, RunConfig
+from megatron_pz.config.schema import ModelConfig
 from megatron_pz.run.inputs import open_tokenizer
 from megatron_pz.runtime.errors import BadInput
 from tools import convert_checkpoint, play
@@ -34,9 +33,8 @@ def without_tokenizer(tiny_llama_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_a_model_without_a_tokenizer_is_told_in_our_words(without_tokenizer: Path) -> None:
-    config = dataclasses.replace(RunConfig(), model=ModelConfig(hf_model=str(without_tokenizer)))
     with pytest.raises(BadInput, match=r"no tokenizer\.json there"):
-        open_tokenizer(config)
+        open_tokenizer(ModelConfig(hf_model=str(without_tokenizer)))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("{{frac|1|2}} {{frac|3|1|4}} {{val|6.02|e=23|u=mol}} {{chem|H|2|O}} {{chem|NH|4|+}} {{formatnum:12345}}",
          "1/2 3 1/4 6.02×10²³ mol H₂O NH₄⁺ 12345"),
         ("{{nowrap|a {{abbr|b|c}}}} {{nowrap|1=E = mc<sup>2</sup>}} {{sic}} {{USS|Enterprise|CVN-65}}",
-         "a b E = mc² USS Enterprise (CVN-65)"),
+         "a b E = mc² [sic] USS Enterprise (CVN-65)"),
         ("{{hlist|a|b}} {{key press|Ctrl|C}} {{ndash}} {{'}} {{PAGENAME}} {{{1|default}}}",
          "a, b Ctrl+C – ' Title default"),
         # What dropped markup leaves behind
@@ -59,7 +59,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("X ({{IPA|x}}; {{audio-ipa|y}}, {{unknown}}) is", "X is"),
         ("X (pronounced {{IPAc-en|x}}; born 1950) is", "X (born 1950) is"),
         ("X (UK: {{IPA|a}}, US: {{IPA|b}}), or {{pron-en|z}}, is", "X, is"),
-        ("X , y ( ) and {{unknown}}, z{{cn}}. [ ] End <ref>r</ref>.", "X , y and, z. End."),
+        ("X , y ( ) and {{unknown}}, z{{cn}}. [ ] End <ref>r</ref>.", "End."),
         # Broken markup costs no more than its paragraph or section
         ("a [[broken b\n\nc", "a broken b\n\nc"),
         ("{{broken\n|a=b\n== Next ==\ntext }} more", "text more"),
@@ -152,7 +152,7 @@ def test_french_templates_stand_in_french_sentences() -> None:
     assert wikitext_to_paragraphs(source, wiki=wiki) == [
         "Le 14 juillet 1789, au XVIIIe siècle, sur 12 km² ; XVIe et XVIIe siècles."
     ]
-    assert wikitext_to_paragraphs("a {{s|XVIII|e}} b") == ["a b"]
+    assert wikitext_to_paragraphs("a {{s|XVIII|e}} word. Another one.") == ["Another one."]
 
 
 TABLE = """Before.

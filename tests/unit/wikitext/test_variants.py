@@ -46,7 +46,7 @@ def text_of(wikitext: str, wiki: Wiki = CHINESE) -> str:
         ("[[-{zh-hans:网;zh-hant:網}-|-{zh-hans:互联网;zh-hant:網際網路}-]]", "互联网"),
         ("-{zh-hans:[[甲|乙]]{{lang|en|x; y}};zh-hant:[[丙]]}-", "乙x; y"),
         ("{{lang|zh|-{zh-hans:甲;zh-hant:乙}-}}丁", "甲丁"),
-        ("{{unknown|-{zh-hans:甲;zh-hant:乙}-}}丁[[File:a.jpg|thumb|-{甲}-]]", "丁"),
+        ("{{sfn|-{zh-hans:甲;zh-hant:乙}-}}丁[[File:a.jpg|thumb|-{甲}-]]", "丁"),
         ("'''-{zh-hans:'甲';zh-hant:乙}-'''<ref>-{x}-</ref>", "'甲'"),
         ("-{zh-hans:甲-{乙}-丙;zh-hant:丁}-戊", "甲乙丙戊"),
         ("-{{{lang|en|word}}}-好", "word好"),

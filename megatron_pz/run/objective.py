@@ -1,0 +1,86 @@
+"""Describe what a run trains, and for how long: the interface between the loop and the ways of learning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from megatron_pz.checkpoint.checkpoint import ModelState
+from megatron_pz.config.schema import RunConfig, TrainingConfig
+from megatron_pz.monitoring.compute import ComputeUsed
+from megatron_pz.monitoring.samples import MaskSample
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run takes, from which seed, and how often it saves."""
+
+    iterations: int
+    seed: int
+    save_interval: int
+    """Steps between checkpoints, of which the last is always saved; 0: no checkpoints at all."""
+
+    @classmethod
+    def from_config(cls, training: TrainingConfig) -> Schedule:
+        """Return the schedule that the flags ask for."""
+        return cls(training.train_iters, training.seed, training.save_interval)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of an objective reports to the loop, the same on all ranks."""
+
+    metrics: dict[str, float]
+    """Values by the names of :mod:`megatron_pz.monitoring.metrics`."""
+    compute: ComputeUsed
+    """Compute that the step used, over all ranks."""
+    samples: Sequence[MaskSample] | None = None
+    """Rollouts to read; None where the objective makes none."""
+
+
+class Objective(ABC):
+    """What a run trains: models, the data that they learn from, and one optimizer step after the other.
+
+    :class:`megatron_pz.run.run.Run` calls the methods in this order: the constructor, :meth:`load_state_dict` where the
+    run resumes, :meth:`start`, :meth:`step` for each iteration, :meth:`finish` after the last one, :meth:`close`. All
+    methods are collectives over all ranks.
+    """
+
+    @property
+    @abstractmethod
+    def models(self) -> dict[str, ModelState]:
+        """The models and optimizers that a checkpoint holds, by name; the name is empty where there is only one."""
+
+    @abstractmethod
+    def step(self, iteration: int) -> StepResult:
+        """Train one step; ``iteration`` counts from 1."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs for an exact resume beside :attr:`models`, as JSON can hold it."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; ``state`` has at least the keys of :meth:`state_dict`."""
+
+    def start(self, first_iteration: int) -> None:  # noqa: B027 -- most objectives need nothing
+        """Start what needs the loaded weights, such as rollout engines."""
+
+    def optimizer_on_device(self) -> AbstractContextManager[None]:
+        """Return a block in which the optimizer's state is where a checkpoint expects it."""
+        return nullcontext()
+
+    def finish(self) -> None:  # noqa: B027
+        """Write what the run is for, after the last step. Not called when a signal stopped the run."""
+
+    def close(self) -> None:  # noqa: B027
+        """Release what :meth:`start` started. The process groups still exist."""
+
+
+MakeObjective = Callable[[RunConfig, Topology, Watchdog], Objective]
+"""Builds an objective with its initial weights, once the process groups exist."""

@@ -1,0 +1,125 @@
+"""Train one objective from the configuration to the last checkpoint: the only training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+from megatron_pz.checkpoint import checkpoint
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.monitoring.compute import ComputeUsed
+from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.run.objective import MakeObjective, Schedule
+from megatron_pz.run.precision import settle_precision
+from megatron_pz.run.run_directory import describe_run
+from megatron_pz.run.signals import StopRequest, claim_run_folder
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
+
+STOPPED = 3
+"""Exit code of a run that a signal stopped after a checkpoint."""
+
+
+class Run:
+    """Everything of a run that has state, built in the one order that works.
+
+    Process groups come first, then the claim on the run's directory, the models, the weights of a checkpoint, and only
+    then the rollout engines, which join the process groups and take a share of the memory that is left.
+    """
+
+    def __init__(self, config: RunConfig, schedule: Schedule, objective: MakeObjective, watchdog: Watchdog) -> None:
+        self.schedule, self.watchdog = schedule, watchdog
+        self.topology = Topology.start(config.parallel, schedule.seed)
+        self.config = settle_precision(config)
+        watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
+        training = self.config.training
+        self.folder = claim_run_folder(training.save, training.load)
+        self.objective = objective(self.config, self.topology, watchdog)
+        self.checkpoints = checkpoint.CheckpointWriter.of_run(self.config, self.objective.models, watchdog)
+        self.compute = ComputeUsed()
+        self.first_iteration = self.resume() if training.load else 1
+        self.objective.start(self.first_iteration)
+        self.logger = RunLogger(
+            Path(training.save),
+            schedule.iterations,
+            rank=self.topology.rank,
+            wandb_project=training.wandb_project,
+            resume_iteration=self.first_iteration - 1,
+        )
+        describe_run(self.config, self.topology, self.first_iteration - 1)
+
+    def resume(self) -> int:
+        """Load the newest checkpoint of ``--load`` and return the iteration to go on with."""
+        state = checkpoint.load_checkpoint(self.config.training.load, self.objective.models)
+        state.require(*self.objective.state_dict(), "work")
+        self.objective.load_state_dict(state.common)
+        self.compute = ComputeUsed(**state.common["work"])
+        if state.per_rank is not None:
+            checkpoint.restore_rng_state(state.per_rank)
+        return state.iteration + 1
+
+    def train(self) -> bool:
+        """Train all steps; return False when a signal stopped the run before the last one, after a checkpoint."""
+        last, interval = self.schedule.iterations, self.schedule.save_interval
+        if self.first_iteration > last and self.topology.rank == 0:
+            done = self.first_iteration - 1
+            print(f"nothing to do: {self.config.training.load} has done {done} steps, and --train-iters is {last}")
+        # A run without checkpoints has nothing to save, so a signal may end it at once.
+        with StopRequest() if interval else nullcontext() as stop:
+            for iteration in range(self.first_iteration, last + 1):
+                started, cpu = time.perf_counter(), time.process_time()
+                self.watchdog.step(f"iteration {iteration}")
+                result = self.objective.step(iteration)
+                self.compute += result.compute
+                metrics = result.metrics | self.compute.metrics()
+                self.checkpoints.poll()
+                stopping = stop is not None and stop.requested(self.topology)
+                if interval and (stopping or iteration == last or iteration % interval == 0):
+                    metrics["time/checkpoint"] = self.save(iteration)
+                metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
+                metrics["time/iteration"] = time.perf_counter() - started
+                self.logger.log(iteration, metrics, show=iteration % self.config.training.log_interval == 0)
+                if result.samples is not None:
+                    self.logger.samples(iteration, result.samples)
+                if stopping and iteration < last:
+                    return False
+        return True
+
+    def save(self, iteration: int) -> float:
+        """Save a checkpoint from which the run goes on bit for bit; return the seconds that the run waited for it."""
+        start = time.perf_counter()
+        with self.objective.optimizer_on_device():
+            self.checkpoints.save(
+                iteration,
+                common=self.objective.state_dict()
+                | {"work": dataclasses.asdict(self.compute), "config": dataclasses.asdict(self.config)},
+                per_rank=checkpoint.collect_rng_state(),
+            )
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """Wait for the last checkpoint, then end the engines, and the process groups that they joined last."""
+        self.checkpoints.wait()
+        self.logger.close()
+        self.objective.close()
+        self.folder.release()
+        self.watchdog.stop()
+        self.topology.close()
+
+
+def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None:
+    """Train an objective to its end. Collective over all ranks of the launcher.
+
+    Raises:
+        SystemExit: with code 3, when a signal stopped the run after a checkpoint.
+    """
+    with Watchdog(60 * config.parallel.heartbeat_timeout_minutes) as watchdog:
+        started = Run(config, schedule, objective, watchdog)
+        finished = started.train()
+        if finished:
+            started.objective.finish()
+        started.close()
+    if not finished:
+        raise SystemExit(STOPPED)

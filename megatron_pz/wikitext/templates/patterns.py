@@ -1,0 +1,88 @@
+"""Patterns of what a template shows, as the rows under ``data/templates/`` write them.
+
+=================  =================================================================================
+``{1}``            the parameter 1; where it is missing or empty, the template is not understood
+``{lt|1}``         the first of these parameters that is not empty
+``{-1}``           the last positional parameter
+``{*, }``          all positional parameters, with what stands behind the star between them
+``[ ({2})]``       shown where every parameter in it is there
+``<br>``           a line break
+``\\{``            the character itself: so for ``{``, ``[``, ``]`` and ``\\``
+=================  =================================================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+
+from megatron_pz.wikitext.marks import BREAK, UNREAD
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, positional
+
+_PIECE = re.compile(r"\\(?P<literal>.)|\{(?P<value>[^{}]*)\}|(?P<bracket>[\[\]])|(?P<break><br>)|[^\\{\[\]<]+|.", re.S)
+_Piece = Callable[[Parameters], str | None]
+
+
+@functools.cache
+def compiled(pattern: str) -> Render:
+    """A function from the parameters to what is shown, or the mark of arguments that are not understood.
+
+    Raises:
+        ValueError: The pattern has a bracket without its partner, or an empty parameter.
+    """
+    pieces: list[_Piece] = []
+    optional: list[_Piece] | None = None
+    for piece in _PIECE.finditer(pattern):
+        target = pieces if optional is None else optional
+        if piece["bracket"] == "[":
+            if optional is not None:
+                raise ValueError(f"{pattern!r}: an optional part inside another one")
+            optional = []
+        elif piece["bracket"] == "]":
+            if optional is None:
+                raise ValueError(f"{pattern!r}: ] without its [")
+            pieces.append(_optional(optional))
+            optional = None
+        elif piece["value"] is not None:
+            target.append(_value(piece["value"], pattern))
+        else:
+            target.append(_constant(BREAK if piece["break"] else piece["literal"] or piece[0]))
+    if optional is not None:
+        raise ValueError(f"{pattern!r}: [ without its ]")
+
+    def render(parameters: Parameters) -> str:
+        shown = _joined(pieces, parameters)
+        return UNREAD if shown is None else shown
+
+    return render
+
+
+def _joined(pieces: list[_Piece], parameters: Parameters) -> str | None:
+    shown = ""
+    for piece in pieces:
+        text = piece(parameters)
+        if text is None:
+            return None
+        shown += text
+    return shown
+
+
+def _constant(text: str) -> _Piece:
+    return lambda parameters: text
+
+
+def _optional(pieces: list[_Piece]) -> _Piece:
+    return lambda parameters: _joined(pieces, parameters) or ""
+
+
+def _value(names: str, pattern: str) -> _Piece:
+    if names.startswith("*"):
+        separator = names[1:]
+        return lambda parameters: separator.join(filter(None, positional(parameters))) or None
+    if names == "-1":
+        return lambda parameters: next(filter(None, reversed(positional(parameters))), None)
+    choices = names.split("|")
+    if not all(choices):
+        raise ValueError(f"{pattern!r}: a parameter without a name")
+    return lambda parameters: next((parameters[name] for name in choices if parameters.get(name)), None)
