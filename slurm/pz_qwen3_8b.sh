@@ -29,4 +29,5 @@ if [[ ! -f $root/slurm/launch.sh ]]; then
   echo "error: $root is not the checkout: call sbatch from its root, or name it in ROOT" >&2
   exit 2
 fi
+export SIGNAL_LEAD=${SIGNAL_LEAD:-600}
 exec bash "$root/slurm/launch.sh" "$@"

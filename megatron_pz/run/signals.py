@@ -28,10 +28,11 @@ class StopRequest:
     and SIGTERM are back (torchrun answers the second Ctrl-C with SIGTERM). After SIGTERM or SIGUSR1, which schedulers
     like to repeat, only SIGINT does so.
 
-    torchrun (2.13) hands SIGTERM, SIGINT, SIGHUP and SIGQUIT on to its workers and kills them 30 seconds later; SIGUSR1
-    ends torchrun itself. A launcher therefore signals the workers (``slurm/launch.sh``), or sets
-    ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` to more seconds than a step and a checkpoint take. torchrun exits with 1 and a
-    traceback of its own, whatever its workers return.
+    ``megatron_pz.run.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
+    imports waits until this class unblocks it. It passes every signal on and waits for the checkpoint.
+
+    torchrun (2.13) passes SIGTERM, SIGINT, SIGHUP and SIGQUIT on and kills its workers 30 seconds later, or after
+    ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` seconds; SIGUSR1 ends torchrun itself, and its exit code is always 1.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -43,6 +44,7 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._previous = {number: signal.signal(number, self._received) for number in self.SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
         return self
 
     def __exit__(

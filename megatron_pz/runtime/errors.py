@@ -16,6 +16,9 @@ from typing import TypeVar
 
 Returned = TypeVar("Returned")
 
+LAUNCHER_VARIABLE = "MEGATRON_PZ_LAUNCHER"
+"""Environment variable with the process number of ``megatron_pz.run.launcher``; set in its workers only."""
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 128 + 2
 _NO_READER = 128 + 13
@@ -90,9 +93,10 @@ def _reader_is_gone() -> bool:
 
 def _say(message: str) -> None:
     line = f"error: {' '.join(message.split())}"
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    # Our launcher prints the first failure of all nodes; under torchrun the first rank of each node prints its own.
+    if os.environ.get("LOCAL_RANK", "0") == "0" and LAUNCHER_VARIABLE not in os.environ:
         print(line, file=sys.stderr, flush=True)
-    # torchrun ends what it prints of a failure with what it finds in this file (torch.distributed.elastic's format).
+    # Launchers print of a failure what they find in this file (torch.distributed.elastic's format).
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")

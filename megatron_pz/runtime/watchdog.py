@@ -9,6 +9,7 @@ a rank is stopped, or its node is lost       the rank before it, after ``heartbe
                                              heartbeat
 a rank fails                                 the rank before it, at the heartbeat that tells so
 a rank is killed                             the launcher; the other ranks' collectives fail at once
+the launcher dies                            every rank of its node, whose parent is then another process
 a rank does not come to a collective         the process groups' own timeout, ``distributed_timeout_minutes``
 ===========================================  ==================================================================
 
@@ -32,13 +33,15 @@ from typing import Any, NoReturn, Self
 
 import torch.distributed as dist
 
-from megatron_pz.runtime.errors import brief
+from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, brief
 
 LONGEST_INTERVAL = 5.0
 """Most seconds between two heartbeats."""
 EXIT_CODE = 1
 _ABORT = "abort"
 """Key in the store of the line that ended the run."""
+_LAUNCHED = {LAUNCHER_VARIABLE, "TORCHELASTIC_RUN_ID"}
+"""Variables that launchers set: ours, and every one on torch's elastic API."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Watchdog:
         self._beats = 0
         self._last_change: dict[int, tuple[int, float]] = {}
         """For each peer its number of heartbeats, and since when it has been this number."""
+        self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None
 
     # ---- called by the training thread ----
 
@@ -179,9 +183,9 @@ class Watchdog:
             if slept > self.heartbeat_timeout / 2:  # this process itself was stopped: what it knows of others is old
                 self._last_change.clear()
             try:
-                line = self._overdue() or self._exchange()
+                line = self._overdue() or self._orphaned() or self._exchange()
             except RuntimeError as error:  # of the store
-                line = f"the rendezvous' store, kept by torchrun on the first node, does not answer: {brief(error)}"
+                line = f"the rendezvous' store, kept by the launcher on the first node, does not answer: {brief(error)}"
             if line:
                 self._end(line)
                 return
@@ -202,6 +206,12 @@ class Watchdog:
                     f"{phase.setting or 'allowed'} ({phase.limit:g} s); the run ends; resume from its last checkpoint"
                 )
         return None
+
+    def _orphaned(self) -> str | None:
+        """Return a line where the launcher has died: nobody would pass a signal on or end this process."""
+        if self._launcher is None or os.getppid() == self._launcher:
+            return None
+        return self._announce(f"{self._heartbeat()}: its launcher (process {self._launcher}) is gone; the run ends")
 
     def _exchange(self) -> str | None:
         """Publish a heartbeat and read the next rank's; return why the run ends, where it does."""

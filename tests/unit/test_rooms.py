@@ -31,7 +31,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"algorithm": ("algorithm",), "checkpoint": ("checkpoint",), "wikipedia.pipeline": ("wikipedia.pipeline",)},
     {"evaluation": ("evaluation",)},
     {"run": ("run",)},
-    {"commands": ("train", "cold_start", "baselines", "doctor")},
+    {"commands": ("train", "launch", "cold_start", "baselines", "doctor")},
 )
 
 ROOMS = {

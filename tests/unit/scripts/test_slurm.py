@@ -1,10 +1,12 @@
-"""The cluster scripts, with a Slurm and a Python that only take notes. tests/distributed/ has them with torchrun."""
+"""The cluster scripts, with a Slurm and a Python that only take notes. tests/system/test_slurm.py has the real ones."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,46 +20,67 @@ from megatron_pz.config.parse import load_yaml
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted(path.name for path in (ROOT / "slurm").glob("pz_*.sh"))
 
-# Stands for the interpreter. As torchrun it has one worker, which notes a SIGUSR1 and ends with code 3, and itself ends
-# as torchrun does when a worker fails, with code 1. RUN is what the worker does: succeed, fail, wait for
-# a signal, or take long to heed it.
+# Stands for the interpreter: notes what it is to run. As the launcher it ends as RUN says: succeed, fail, refuse, or
+# wait for a signal and then stop after a checkpoint of iteration STOPS_AT; if it takes long, only for a second one.
 PYTHON = """
-import os, signal, subprocess, sys
+import os, signal, sys
 def note(text):
     with open(os.environ["NOTES"], "a") as notes:
         notes.write(text + "\\n")
+def checkpoint(iteration):
+    if iteration:
+        os.makedirs(os.environ["SAVE"], exist_ok=True)
+        with open(os.environ["SAVE"] + "/latest_checkpointed_iteration.txt", "w") as tracker:
+            tracker.write(iteration)
 def stop(number, frame):
-    note("worker got " + signal.Signals(number).name)
-    if os.environ["RUN"] == "wait" or number != signal.SIGUSR1:
-        sys.exit(3)
-if sys.argv[1:2] == ["worker"]:
-    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    note("launcher got " + signal.Signals(number).name)
+    if os.environ["RUN"] == "wait" or not first:
+        checkpoint(os.environ.get("STOPS_AT"))
+        os._exit(3)
+    checkpoint(os.environ.get("SAVES_MEANWHILE"))
+    first.clear()
+first = [True]
+module, words = sys.argv[2], sys.argv[3:]
+note(os.environ.get("SLURM_NODEID", "-") + " python " + repr([module, *words]))
+if module == "megatron_pz.run.local_node":
+    print(os.environ.get("NPROC_PER_NODE", "1"), 1)
+elif module == "megatron_pz.run.job_settings":
+    given = words[words.index("--") + 1 :]
+    fields = [os.environ["SAVE"], "21234", "--config", os.environ["CONFIG"], *given]
+    sys.stdout.write("".join(field + chr(0) for field in fields))
+    sys.exit(int(os.environ.get("CHECK", "0")))
+elif module == "megatron_pz.launch":
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     if os.environ["RUN"] in ("wait", "long"):
-        note("worker ready")
+        note("launcher ready")
         while True:
             signal.pause()
-    sys.exit(os.environ["RUN"] == "fail")
-note(os.environ.get("SLURM_NODEID", "-") + " python " + repr(sys.argv[1:]))
-if "megatron_pz.config.parse" in sys.argv:
-    sys.exit(int(os.environ.get("CHECK", "0")))
-sys.exit(subprocess.call([sys.executable, "-IS", __file__, "worker"]) != 0)
+    sys.exit({"succeed": 0, "fail": 1, "refuse": 2, "stop": 3}[os.environ["RUN"]])
 """
 
-# Starts its command once for every node and hands signals on to all of them, as Slurm does.
+# As the real one: starts its command once for every node, hands SIGUSR1 on to all of them, answers SIGTERM by killing
+# them at once, and ends with the highest of their codes.
 SRUN = """
 import os, signal, subprocess, sys
 command = sys.argv[1:]
+flags = []
 while command[0].startswith("--"):
-    command.pop(0)
-for number in (signal.SIGUSR1, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: [node.send_signal(number) for node in nodes])
-nodes = [
-    subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(number)})
-    for number in range(int(os.environ["SLURM_NNODES"]))
-]
-sys.exit(max(node.wait() for node in nodes))
+    flags.append(command.pop(0))
+nodes = []
+def hand_on(number, frame):
+    for node in nodes:
+        node.send_signal(number)
+def end(number, frame):
+    for node in nodes:
+        node.kill()
+    sys.exit(143)
+signal.signal(signal.SIGUSR1, hand_on)
+signal.signal(signal.SIGTERM, end)
+for number in range(1 if "--nodes=1" in flags else int(os.environ["SLURM_NNODES"])):
+    nodes.append(subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(number)}))
+codes = [node.wait() for node in nodes]
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 SCONTROL = """
@@ -68,6 +91,13 @@ if sys.argv[1:3] == ["show", "hostnames"]:
     print("n1", "n2", sep="\\n")
 elif sys.argv[1:3] == ["show", "node"]:
     print("NodeName=%s Arch=x86_64 NodeAddr=10.0.0.7 NodeHostName=n1" % sys.argv[-1])
+elif sys.argv[1:3] == ["show", "job"]:
+    print("JobId=4711234 JobName=pz PreemptEligibleTime=2026-11-29T10:00:00 PreemptTime=" + os.environ["PREEMPTED"])
+"""
+
+SQUEUE = """
+import os
+print(os.environ.get("ENDS", "N/A"))
 """
 
 
@@ -78,14 +108,14 @@ class Cluster:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.touch()
-        for name, source in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL)):
+        for name, source in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL), ("squeue", SQUEUE)):
             # -IS: without the site-packages of the environment, which would be searched at each of some hundred starts.
             (folder / name).write_text(f"#!{sys.executable} -IS\n{source}")
             (folder / name).chmod(0o755)
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("SLURM", "NPROC", "MASTER_", "RANK", "LOCAL_", "WORLD_SIZE"))
+            if not name.startswith(("SLURM", "NPROC", "MASTER_", "NODE_", "RANK", "LOCAL_", "WORLD_SIZE"))
         }
         self.env = {
             **kept,
@@ -94,12 +124,15 @@ class Cluster:
             "PYTHON": str(folder / "python"),
             "ACTIVATE": str(folder / "activate"),
             "SAVE": str(folder / "run"),
+            "LOGS": str(folder / "logs"),
+            "PREEMPTED": "None",
             "RUN": "succeed",
         }
         (folder / "activate").touch()
 
     def slurm(self, nodes: int = 2, **variables: str) -> Cluster:
         job = {"SLURM_JOB_ID": "4711234", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_SUBMIT_DIR": str(ROOT)}
+        job["SLURM_JOB_NAME"] = "pz"
         self.env |= job | {"SLURM_NNODES": str(nodes), "SLURM_CPUS_ON_NODE": "16"} | variables
         return self
 
@@ -128,9 +161,8 @@ class Cluster:
             time.sleep(0.01)
 
     def launches(self) -> list[list[str]]:
-        """Arguments of each start of torchrun."""
-        lines = self.noted("torch.distributed.run")
-        return [re.findall(r"'([^']*)'", line) for line in lines]
+        """Arguments of each start of the launcher."""
+        return [ast.literal_eval(line[line.index("[") :])[1:] for line in self.noted("'megatron_pz.launch'")]
 
 
 @pytest.fixture
@@ -143,66 +175,26 @@ def test_print_shows_exactly_what_runs(cluster: Cluster, recipe: str) -> None:
     flags = ("--train-iters", "2", "--wandb-project", "two words")
     code, shown = cluster.run(recipe, *flags, "--print", NPROC_PER_NODE="3")
     assert code == 0, shown
-    assert cluster.notes.read_text() == "", "--print starts nothing"
+    assert cluster.launches() == [], "--print starts nothing"
 
     assert cluster.run(recipe, *flags, NPROC_PER_NODE="3")[0] == 0
     (launch,) = cluster.launches()
-    assert shlex.split(shown.splitlines()[-1])[1:] == launch
-    assert "--nproc-per-node=3" in launch
+    assert shlex.split(shown.splitlines()[-1])[3:] == launch
+    assert launch[:2] == ["--nproc-per-node=3", "megatron_pz.train"]
     assert launch[-4:] == list(flags)
-
-
-def test_variables_replace_the_recipe(cluster: Cluster) -> None:
-    code, output = cluster.run(
-        "pz_qwen3_4b.sh", CONFIG="examples/toy/config.yaml", MODEL="/models/m", DATA_PATH="0.7 a 0.3 b"
-    )
-    assert code == 0, output
-    (launch,) = cluster.launches()
-    flags = launch[launch.index("megatron_pz.train") + 1 :]
-    assert flags[:2] == ["--config", "examples/toy/config.yaml"]
-    assert flags[2:] == [
-        "--hf-model",
-        "/models/m",
-        "--data-path",
-        "0.7",
-        "a",
-        "0.3",
-        "b",
-        "--save",
-        cluster.env["SAVE"],
-    ]
-
-
-def test_a_run_with_a_checkpoint_goes_on_unless_the_flags_say_otherwise(cluster: Cluster) -> None:
-    save = cluster.env["SAVE"]
-    Path(save).mkdir()
-    (Path(save) / "latest_checkpointed_iteration.txt").write_text("40")
-    cluster.run("pz_qwen3_4b.sh")
-    cluster.run("pz_qwen3_4b.sh", "--load", "elsewhere")
-    cluster.run("pz_qwen3_4b.sh", "--save=new")
-    resumed, directed, new = cluster.launches()
-    assert resumed[-2:] == ["--load", save]
-    assert directed.count("--load") == 1
-    assert "--load" not in new
-    assert save not in new
 
 
 def test_a_flag_that_is_refused_starts_no_process(cluster: Cluster) -> None:
     assert cluster.run("pz_qwen3_4b.sh", "--no-such-flag", CHECK="2")[0] == 2
+    assert cluster.slurm().run("pz_qwen3_4b.sh", "--no-such-flag", CHECK="2")[0] == 2
     assert cluster.launches() == []
 
 
-def test_a_missing_recipe_is_one_clear_line(cluster: Cluster) -> None:
-    assert cluster.run("pz_qwen3_4b.sh", CONFIG="nowhere.yaml") == (
-        2,
-        f"error: CONFIG=nowhere.yaml: no such file under {ROOT}\n",
-    )
-
-
-@pytest.mark.parametrize("variable", ["NPROC_PER_NODE", "MASTER_PORT", "OMP_NUM_THREADS"])
-def test_a_number_that_is_none_is_one_clear_line(cluster: Cluster, variable: str) -> None:
-    said = (2, f"error: {variable}=two: give a whole number of at least 1\n")
-    assert cluster.run("pz_qwen3_4b.sh", "--print", **{variable: "two"}) == said
+def test_help_is_the_head_of_the_file(cluster: Cluster) -> None:
+    code, output = cluster.run("pz_qwen3_4b.sh", "--help")
+    assert code == 0
+    assert all(f"\n  {name}" in output for name in ("SAVE", "ACTIVATE", "NODE_PREFIX", "SIGNAL_LEAD"))
+    assert cluster.notes.read_text() == ""
 
 
 def test_a_python_that_is_not_there_is_one_clear_line(cluster: Cluster) -> None:
@@ -216,115 +208,137 @@ def test_an_environment_that_is_not_there_is_one_clear_line(cluster: Cluster) ->
     assert cluster.notes.read_text() == "", "nothing was started"
 
 
+@pytest.mark.parametrize(
+    ("variables", "sourced"),
+    [
+        ({}, ".venv/bin/activate"),
+        ({"ACTIVATE": "none"}, "none"),
+        ({"NODE_PREFIX": "env"}, "none"),
+        ({"SRUN_FLAGS": "--container-image=nvcr.io#nvidia/pytorch:26.06-py3"}, "none"),
+        ({"NODE_PREFIX": "env", "ACTIVATE": "mine"}, "mine"),
+    ],
+)
+def test_a_container_keeps_its_own_python(cluster: Cluster, variables: dict[str, str], sourced: str) -> None:
+    checkout = cluster.folder / "checkout"
+    shutil.copytree(ROOT / "slurm", checkout / "slurm")
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / ".venv/bin/activate").touch()
+    (checkout / "mine").touch()
+    del cluster.env["ACTIVATE"]
+    script = str(checkout / "slurm/launch.sh")
+    code, output = cluster.run(script, "--print", CONFIG="config.yaml", **variables)
+    assert code == 0, output
+    assert f"node setup  {sourced}\n" in output
+
+
 def test_a_job_from_another_folder_than_the_checkout_is_one_clear_line(cluster: Cluster) -> None:
     code, output = cluster.slurm(SLURM_SUBMIT_DIR=str(cluster.folder)).run("pz_qwen3_4b.sh")
     assert (code, output.count("\n")) == (2, 1)
     assert f"{cluster.folder} is not the checkout" in output
 
 
-@pytest.mark.parametrize(
-    ("line", "folder"),
-    [
-        ("  save: /scratch/run # of mine", "/scratch/run"),
-        ('  save: "with space"', "with space"),
-        ("  save_interval: 5", None),
-        ('  save: ""', None),
-    ],
-)
-def test_the_run_folder_is_the_recipes_where_no_one_says_otherwise(
-    cluster: Cluster, line: str, folder: str | None
-) -> None:
-    recipe = cluster.folder / "mine" / "config.yaml"
-    recipe.parent.mkdir()
-    recipe.write_text(f"training:\n  train_iters: 3\n{line}\n")
-    code, output = cluster.run("launch.sh", "--print", CONFIG=str(recipe), SAVE="")
-    assert code == 0, output
-    assert f"run folder  {folder or 'runs/mine'}\n" in output
-
-
-@pytest.mark.parametrize(
-    ("variables", "processes"),
-    [
-        ({}, 4),
-        ({"CUDA_VISIBLE_DEVICES": "2,3"}, 2),
-        ({"CUDA_VISIBLE_DEVICES": "GPU-8f2a"}, 1),
-        ({"CUDA_VISIBLE_DEVICES": ""}, 1),
-        ({"CUDA_VISIBLE_DEVICES": "-1"}, 1),
-        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_GPUS_ON_NODE": "8"}, 8),
-        ({"CUDA_VISIBLE_DEVICES": "2,3", "NPROC_PER_NODE": "1"}, 1),
-    ],
-)
-def test_a_process_for_each_card_that_may_be_seen(cluster: Cluster, variables: dict[str, str], processes: int) -> None:
-    (cluster.folder / "nvidia-smi").write_text("#!/bin/sh\nfor i in 0 1 2 3; do echo GPU $i: NVIDIA H200; done\n")
-    (cluster.folder / "nvidia-smi").chmod(0o755)
-    cluster.env.pop("CUDA_VISIBLE_DEVICES", None)
-    code, output = cluster.run("pz_qwen3_4b.sh", "--print", **variables)
-    assert code == 0, output
-    assert f"--nproc-per-node={processes} " in output.splitlines()[-1]
-
-
 def test_every_node_of_a_job_joins_at_the_head_nodes_address(cluster: Cluster) -> None:
-    code, output = cluster.slurm(nodes=2, SLURM_GPUS_ON_NODE="8").run("pz_qwen3_4b.sh", "--train-iters", "7")
+    code, output = cluster.slurm(nodes=2, NPROC_PER_NODE="8").run("pz_qwen3_4b.sh", "--train-iters", "7")
     assert code == 0, output
     launches = cluster.launches()
     assert sorted(next(word for word in launch if "node-rank" in word) for launch in launches) == [
         "--node-rank=0",
         "--node-rank=1",
     ]
+    logs = cluster.folder / "logs/pz-4711234/attempt-0"
     for launch in launches:
         assert {"--nnodes=2", "--nproc-per-node=8", "--master-addr=10.0.0.7", "--master-port=21234"} <= set(launch)
+        assert f"--log={logs}/node-{launch[2].removeprefix('--node-rank=')}.log" in launch
         assert launch[-2:] == ["--train-iters", "7"]
-    assert len(cluster.noted("megatron_pz.config.parse")) == 1, "the configuration is checked once, on the head node"
+    assert len(cluster.noted("job_settings")) == 1, "the configuration is checked once, on the head node"
     assert not cluster.noted("requeue")
 
 
-def test_sigusr1_reaches_every_worker_and_the_job_goes_back_into_the_queue(cluster: Cluster) -> None:
-    process = cluster.slurm(nodes=2).start("pz_qwen3_4b.sh", RUN="wait")
-    cluster.wait_for("worker ready", 2)
-    process.send_signal(signal.SIGUSR1)
+def signalled(cluster: Cluster, number: signal.Signals, **variables: str) -> tuple[int, str]:
+    """A job of two nodes that gets a signal once both launchers run: its code and what it said."""
+    process = cluster.slurm(nodes=2).start("pz_qwen3_4b.sh", **{"RUN": "wait"} | variables)
+    cluster.wait_for("launcher ready", 2)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert len(cluster.noted("worker got SIGUSR1")) == 2
+    return process.returncode, output
+
+
+def test_sigusr1_reaches_every_launcher_and_the_job_goes_back_into_the_queue(cluster: Cluster) -> None:
+    _, output = signalled(cluster, signal.SIGUSR1, STOPS_AT="7")
+    assert len(cluster.noted("launcher got SIGUSR1")) == 2
     assert cluster.noted("requeue") == ["scontrol requeue 4711234"], output
 
 
-def test_a_step_that_takes_too_long_does_not_end_the_run_at_the_time_limit(cluster: Cluster) -> None:
+def test_a_job_without_progress_does_not_go_back_into_the_queue(cluster: Cluster) -> None:
+    save = Path(cluster.env["SAVE"])
+    save.mkdir()
+    (save / "latest_checkpointed_iteration.txt").write_text("7")
+    code, output = signalled(cluster, signal.SIGUSR1, STOPS_AT="7")
+    assert code == 1
+    assert not cluster.noted("requeue")
+    assert "error: no checkpoint since this attempt began at iteration 7: not requeued" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_request_to_stop_is_no_request_to_come_back(cluster: Cluster, number: signal.Signals) -> None:
+    """The real srun would kill its tasks at once for a SIGTERM."""
+    assert signalled(cluster, number, STOPS_AT="7")[0] == 3
+    assert cluster.noted("launcher got") == ["launcher got SIGUSR1"] * 2
+    assert not cluster.noted("requeue")
+
+
+@pytest.mark.parametrize("run", ["stop", "fail"])
+def test_a_preempted_job_goes_back_into_the_queue(cluster: Cluster, run: str) -> None:
+    """Slurm signals the steps alone; one that is preempted while it starts has nothing to save."""
+    cluster.slurm(nodes=2).run("pz_qwen3_4b.sh", RUN=run, PREEMPTED="2026-11-29T12:00:00")
+    assert cluster.noted("requeue") == ["scontrol requeue 4711234"]
+
+
+@pytest.mark.parametrize(("meanwhile", "requeued"), [("8", 1), ("", 0)])
+def test_a_step_that_takes_too_long_does_not_end_the_run_at_the_time_limit(
+    cluster: Cluster, meanwhile: str, requeued: int
+) -> None:
     """Slurm itself puts no job back into the queue that has reached its limit. It ends one that is put back."""
-    (cluster.folder / "date").write_text("#!/bin/sh\necho 1000000")
+    (cluster.folder / "date").write_text('#!/bin/sh\n[ "$1" = -d ] && echo 1000061 || echo 1000000')
     (cluster.folder / "date").chmod(0o755)
-    process = cluster.slurm(SLURM_JOB_END_TIME="1000061").start("pz_qwen3_4b.sh", RUN="long")
-    cluster.wait_for("worker ready", 2)
+    process = cluster.slurm(ENDS="2026-11-29T12:00:00").start(
+        "pz_qwen3_4b.sh", RUN="long", SIGNAL_LEAD="30", SAVES_MEANWHILE=meanwhile
+    )
+    cluster.wait_for("launcher ready", 2)
     process.send_signal(signal.SIGUSR1)
-    cluster.wait_for("scontrol requeue 4711234", 1)
-    assert len(cluster.noted("worker got SIGUSR1")) == 2
+    lines = iter(process.stdout or ())
+    said = next(line for line in lines if "the time" in line)
     assert process.poll() is None, "the minute is the workers'"
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert "the time is up" in output
+    assert len(cluster.noted("launcher got SIGUSR1")) == 2
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert bool(cluster.noted("requeue")) == bool(requeued)
+    assert ("not requeued" in said) == (not requeued)
+
+
+def test_a_time_limit_shorter_than_the_lead_of_the_signal_is_refused(cluster: Cluster) -> None:
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 300))
+    code, output = cluster.slurm(ENDS=ends).run("pz_qwen3_4b.sh")
+    assert (code, output.count("\n")) == (2, 1), output
+    assert "5 minutes are left to the time limit, and Slurm asks for a checkpoint 600 seconds before it" in output
+    assert cluster.run("pz_qwen3_4b.sh", ENDS=ends, SIGNAL_LEAD="60")[0] == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-def test_without_slurm_the_workers_get_the_signal_too(cluster: Cluster, number: signal.Signals) -> None:
+def test_without_slurm_the_launcher_gets_the_signal_itself(cluster: Cluster, number: signal.Signals) -> None:
     process = cluster.start("pz_qwen3_4b.sh", RUN="wait")
-    cluster.wait_for("worker ready", 1)
+    cluster.wait_for("launcher ready", 1)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
-    assert cluster.noted("worker got") == [f"worker got {number.name}"], output
-    assert process.returncode == 1
+    assert cluster.noted("launcher got") == [f"launcher got {number.name}"], output
+    assert process.returncode == 3
     assert not cluster.noted("requeue")
 
 
-def test_a_failed_job_does_not_go_back_into_the_queue(cluster: Cluster) -> None:
-    assert cluster.slurm().run("pz_qwen3_4b.sh", RUN="fail")[0] == 1
+@pytest.mark.parametrize(("run", "code"), [("fail", 1), ("refuse", 2), ("stop", 3)])
+def test_the_jobs_code_is_the_launchers_and_no_reason_to_come_back(cluster: Cluster, run: str, code: int) -> None:
+    assert cluster.slurm().run("pz_qwen3_4b.sh", RUN=run)[0] == code
     assert not cluster.noted("requeue")
-
-
-def test_a_requeued_job_without_a_checkpoint_begins_anew_and_keeps_what_there_was(cluster: Cluster) -> None:
-    save = Path(cluster.env["SAVE"])
-    save.mkdir()
-    (save / "metrics.jsonl").write_text("{}")
-    assert cluster.slurm(SLURM_RESTART_COUNT="1").run("pz_qwen3_4b.sh")[0] == 0
-    assert not save.exists()
-    assert (save.parent / "run.attempt-0/metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -1,0 +1,9 @@
+"""Start the processes of one node: ``python -m megatron_pz.launch [flags] MODULE [flags of the module]``.
+
+``megatron_pz.run.launcher`` describes flags, signals and exit codes.
+"""
+
+from megatron_pz.run.launcher import main
+
+if __name__ == "__main__":
+    main()

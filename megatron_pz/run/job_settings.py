@@ -1,0 +1,212 @@
+"""Resolve what a job trains, from its environment and flags: once for all nodes, before any process is started.
+
+    CONFIG=FILE python -m megatron_pz.run.job_settings [--dry-run] -- [flags of megatron_pz.train]
+
+Writes to stdout, each field ended by a NUL byte: the run directory, a free port, and the flags for every process.
+``slurm/launch.sh`` lists the variables: CONFIG, MODEL, DATA_PATH, SAVE and MASTER_PORT.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_pz.config.parse import load_yaml, parse_run_config, read_run_config
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.run.local_node import positive
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+
+PROGRAM = "megatron_pz.train"
+TRACKER = "latest_checkpointed_iteration.txt"
+"""Megatron's file with the iteration of a directory's newest checkpoint."""
+_FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """Everything that all nodes of a job must agree on."""
+
+    save: str
+    """The run directory."""
+    flags: tuple[str, ...]
+    """Flags of ``megatron_pz.train``, complete."""
+    config: RunConfig
+    """The configuration that the flags give."""
+    iteration: int | None
+    """Iteration of the checkpoint in ``save`` that the run continues from; None for a run that starts anew."""
+
+
+def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool = True) -> JobSettings:
+    """Combine the variables of a job with the flags given to its script; the flags take precedence.
+
+    ``{task}`` in SAVE and in a flag stands for the task's number in a job array, ``{seed}`` for the run's seed.
+    Without ``check`` the combination of all settings is not checked, nor that the files they name exist.
+
+    Raises:
+        BadInput: a variable or flag is refused, tasks of an array would share a run directory, or the directory holds
+            a run of another model.
+    """
+    recipe = environment.get("CONFIG", "")
+    if not recipe:
+        raise BadInput("CONFIG is not set: give the recipe, e.g. CONFIG=examples/qwen3_4b/config.yaml")
+    if not Path(recipe).is_file():
+        raise BadInput(f"CONFIG={recipe}: no such file under {Path.cwd()}")
+    flags = ["--config", recipe]
+    if model := environment.get("MODEL"):
+        flags += ["--hf-model", model]
+    if data_path := environment.get("DATA_PATH"):
+        flags += ["--data-path", *split_data_path(data_path)]
+    task = environment.get("SLURM_ARRAY_TASK_ID", "")
+    words = [_fill(word, "task", task) for word in given]
+    seed = read_run_config([*flags, *(_fill(word, "seed", "0") for word in words)], PROGRAM).training.seed
+    words = [_fill(word, "seed", str(seed)) for word in words]
+    template = value_of("--save", given)
+    chosen = read_run_config([*flags, *words], PROGRAM).training
+    if template is None:
+        template = environment.get("SAVE") or chosen.save or f"runs/{Path(recipe).resolve().parent.name}"
+    save = _fill(_fill(template, "task", task), "seed", str(seed))
+    tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "2") if task else "1")
+    varies = "{task}" in template or ("{seed}" in template and "{task}" in (value_of("--seed", given) or ""))
+    if tasks > 1 and not varies:
+        raise BadInput(
+            f"SAVE={template}: all tasks of this array would write into one directory; put {{task}} into it, "
+            f"or {{seed}} together with --seed {{task}}"
+        )
+    flags += words
+    if value_of("--save", words) is None:
+        flags += ["--save", save]
+    iteration = None if chosen.load else newest_iteration(Path(save))
+    if iteration is not None:
+        flags += ["--load", save]
+    config = (parse_run_config if check else read_run_config)(flags, PROGRAM)
+    if iteration is not None:
+        _refuse_another_model(Path(save), config)
+    return JobSettings(save, tuple(flags), config, iteration)
+
+
+def split_data_path(value: str) -> list[str]:
+    """Split DATA_PATH as a shell would, so that quotes keep spaces; a prefix that exists as it stands is one word."""
+    if Path(f"{value}.idx").is_file():
+        return [value]
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise BadInput(f"DATA_PATH={value}: {error}") from None
+
+
+def value_of(flag: str, words: Sequence[str]) -> str | None:
+    """Return the last value of a flag in either form, ``--flag value`` or ``--flag=value``; None without one."""
+    found = None
+    for position, word in enumerate(words):
+        if word == flag and position + 1 < len(words):
+            found = words[position + 1]
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def newest_iteration(save: Path) -> int | None:
+    """Return the iteration of the newest checkpoint in a run directory, None where there is none."""
+    try:
+        return int((save / TRACKER).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{save / TRACKER} cannot be read as an iteration: {error}") from None
+
+
+def set_aside_if_unfinished(save: Path, config: RunConfig) -> Path | None:
+    """Rename the directory of a run that ended before its first checkpoint, and return its new name.
+
+    Such a run starts anew, and its metrics and samples stay under the new name. Nothing happens to a directory that
+    has a checkpoint, that is not a run's, that a living run has locked, or where runs write no checkpoints.
+    """
+    if not config.training.save_interval or not (save / "config.yaml").is_file() or (save / TRACKER).exists():
+        return None
+    with (save / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None  # the run itself refuses, and names the holder
+        except OSError:  # a file system without locks
+            pass
+        number = 0
+        while (target := save.with_name(f"{save.name}.attempt-{number}")).exists():
+            number += 1
+        save.rename(target)
+    return target
+
+
+def free_port(environment: Mapping[str, str]) -> int:
+    """Return a port of this machine on which nothing listens, the same for equal job numbers where it is free.
+
+    Raises BadInput if MASTER_PORT is given and in use.
+    """
+    if given := environment.get("MASTER_PORT"):
+        port = positive("MASTER_PORT", given)
+        if not _is_free(port):
+            raise BadInput(f"MASTER_PORT={port} is in use on {socket.gethostname()}: give another, or leave it out")
+        return port
+    first = int(environment.get("SLURM_JOB_ID", "0"))
+    for step in range(_TRIES):
+        if _is_free(port := _FIRST_PORT + (first + step) % _PORTS):
+            return port
+    raise BadInput(f"no free port among {_TRIES} from {_FIRST_PORT + first % _PORTS}: give one in MASTER_PORT")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _fill(text: str, name: str, value: str) -> str:
+    placeholder = f"{{{name}}}"
+    if placeholder in text and not value:
+        raise BadInput(f"{text}: {placeholder} has a value in job arrays only (sbatch --array=1-4)")
+    return text.replace(placeholder, value)
+
+
+def _refuse_another_model(save: Path, config: RunConfig) -> None:
+    if not (save / "config.yaml").is_file():
+        return
+    before = load_yaml(save / "config.yaml").model.hf_model
+    if before != config.model.hf_model:
+        raise BadInput(
+            f"--save {save} holds a run of {before}, and this one trains {config.model.hf_model}: "
+            f"choose another SAVE, or add --load {save} to go on with it"
+        )
+
+
+@exits_with_one_line
+def main() -> None:
+    """Print the settings of the job that this process belongs to."""
+    words = sys.argv[1:]
+    dry_run = words[:1] == ["--dry-run"]
+    settings = resolve(os.environ, words[words.index("--") + 1 :], check=not dry_run)
+    if dry_run:
+        try:
+            parse_run_config(settings.flags, PROGRAM)
+        except BadInput as error:
+            print(f"warning: {error}", file=sys.stderr)
+    save = Path(settings.save)
+    if not dry_run and settings.iteration is None and (moved := set_aside_if_unfinished(save, settings.config)):
+        print(f"{save} held a run without a checkpoint; it is now {moved}", file=sys.stderr)
+    if settings.iteration is not None:
+        print(f"Going on from iteration {settings.iteration} in {save}", file=sys.stderr)
+    port = 0 if dry_run else free_port(os.environ)
+    sys.stdout.write("".join(f"{field}\0" for field in (settings.save, str(port), *settings.flags)))
+
+
+if __name__ == "__main__":
+    main()
