@@ -102,3 +102,15 @@ def test_a_failure_of_this_rank_passes_and_is_told_to_the_others(
         _ = 1 / 0
     assert ended.heard.wait(10)
     assert "failed in iteration 2: ZeroDivisionError: division by zero" in ended.line
+
+
+@pytest.mark.parametrize("variable", ["MEGATRON_PZ_LAUNCHER", "TORCHELASTIC_RUN_ID", "HOME"])
+def test_a_rank_whose_launcher_has_died_ends(monkeypatch: pytest.MonkeyPatch, ended: Ended, variable: str) -> None:
+    """A process that no launcher started may outlive the shell that started it."""
+    monkeypatch.setenv(variable, "4711")
+    watchdog = Watchdog(0.4, end=ended)
+    watchdog.watch(0, 1, None)
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert ended.heard.wait(10 if variable != "HOME" else 0.5) == (variable != "HOME")
+    watchdog.stop()
+    assert variable == "HOME" or ended.line.endswith("is gone; the run ends")
