@@ -46,7 +46,7 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.topology import Topology
 
 if TYPE_CHECKING:  # megatron_pz adapts Megatron-Core to this machine before anything imports it
-    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.common.language_module.language_module import LanguageModule
 
 VOCAB_DIVISIBLE_BY = ModelConfig().make_vocab_size_divisible_by
 
@@ -137,7 +137,7 @@ def _load(
     iteration: int | None,
     role: str,
     vocab_divisible_by: int = VOCAB_DIVISIBLE_BY,
-) -> tuple[Topology, GPTModel]:
+) -> tuple[Topology, LanguageModule]:
     """This rank's part of the model, with the weights of a checkpoint; the latest where ``iteration`` is None."""
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
@@ -153,7 +153,7 @@ def _load(
 
 def _build(
     arch: Architecture, parallel: ParallelConfig, dtype: torch.dtype, vocab_divisible_by: int = VOCAB_DIVISIBLE_BY
-) -> tuple[Topology, GPTModel]:
+) -> tuple[Topology, LanguageModule]:
     """This rank's part of the model, with weights of this dtype that are still to be filled."""
     settings = ModelConfig(bf16=dtype == torch.bfloat16, make_vocab_size_divisible_by=vocab_divisible_by)
     config = transformer_config(arch, settings, parallel)

@@ -31,7 +31,7 @@ from megatron.core.dist_checkpointing.mapping import (
 )
 from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy
-from megatron.core.models.gpt import GPTModel
+from megatron.core.models.common.language_module.language_module import LanguageModule
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -76,7 +76,7 @@ def weights_folder(checkpoint: Path) -> Path:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_nemo_weights(checkpoint: Path, model: GPTModel, arch: Architecture) -> None:
+def load_nemo_weights(checkpoint: Path, model: LanguageModule, arch: Architecture) -> None:
     """Fill this rank's part of a model from a NeMo 2 checkpoint, in any parallel layout. A collective.
 
     Optimizer state and FP8 scaling state stay behind, and so does ``common.pt``, whose pickles need NeMo's classes.
@@ -143,7 +143,7 @@ def _tensors(state: Any) -> Iterator[ShardedTensor]:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_nemo(checkpoint: Path, model: GPTModel, arch: Architecture, hf_model: Path) -> None:
+def save_nemo(checkpoint: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
     """Write a NeMo 2 checkpoint of this model: weights, description, tokenizer. A collective.
 
     The folder appears under its name only when it is complete. Raises BadInput, on every rank, where it is not empty,
@@ -187,11 +187,11 @@ def _name(partial: Path, checkpoint: Path) -> None:
     partial.rename(checkpoint)
 
 
-def _state(model: GPTModel) -> ShardedStateDict:
+def _state(model: LanguageModule) -> ShardedStateDict:
     return model.sharded_state_dict(prefix=_PREFIX, metadata=dict(_METADATA))
 
 
-def _state_for_nemo(model: GPTModel) -> ShardedStateDict:
+def _state_for_nemo(model: LanguageModule) -> ShardedStateDict:
     """The model's state, with the empty scaling states that NeMo asks for where its layers are Transformer Engine's.
 
     Megatron-Core's local linear layers have them too, for that reason; its norms and its attention have not.
@@ -213,7 +213,7 @@ def _state_for_nemo(model: GPTModel) -> ShardedStateDict:
     return state
 
 
-def _write_context(folder: Path, model: GPTModel, arch: Architecture, hf_model: Path) -> None:
+def _write_context(folder: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
     """The description, by NeMo's own ``TrainerContext``, as NeMo's importer from Hugging Face would leave it."""
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
     from nemo.lightning import MegatronStrategy, Trainer

@@ -1,9 +1,13 @@
-"""The policy's network: a Megatron-Core GPTModel of a Hugging Face architecture."""
+"""Build the policy's network, a Megatron-Core GPTModel of a Hugging Face architecture.
+
+No other module names Megatron-Core's class: they take a ``LanguageModule``, which its successor HybridModel is, too.
+"""
 
 from __future__ import annotations
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
@@ -19,7 +23,7 @@ from megatron_pz.model.layers import block_spec
 from megatron_pz.model.transformer_config import PolicyTransformerConfig
 
 
-def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[GPTModel]:
+def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[LanguageModule]:
     """This rank's model on its device: one chunk, or as many as the interleaved schedule runs on a pipeline stage."""
     stages = config.virtual_pipeline_model_parallel_size
     chunks = [build_model(arch, config, vp_stage=stage) for stage in (range(stages) if stages else (None,))]
@@ -35,7 +39,7 @@ def build_model(
     pre_process: bool | None = None,
     post_process: bool | None = None,
     vp_stage: int | None = None,
-) -> GPTModel:
+) -> LanguageModule:
     """This rank's part of the model, with weights not yet set; fill them with ``hf_mapping.load_hf_weights``.
 
     ``pre_process`` (has the embedding) and ``post_process`` (has the output layer) follow from the rank's pipeline
@@ -67,7 +71,7 @@ def build_model(
     return model
 
 
-def _mark_tensor_parallel_weights(model: GPTModel) -> None:
+def _mark_tensor_parallel_weights(model: LanguageModule) -> None:
     """Give sharded weights the mark by which Megatron's gradient norm counts every rank's shard, and not rank 0's only.
 
     Megatron sets it while it initialises a weight (Transformer Engine always does), and these come from a checkpoint.

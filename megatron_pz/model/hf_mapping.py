@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
+from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.utils import unwrap_model
 
 from megatron_pz.hf.architecture import Architecture
@@ -191,7 +191,7 @@ class HFTensorNames:
     of_expert: bool
 
 
-def hf_tensor_names(name: str, model: GPTModel, arch: Architecture) -> HFTensorNames:
+def hf_tensor_names(name: str, model: LanguageModule, arch: Architecture) -> HFTensorNames:
     """Return the Hugging Face tensors of a parameter, given its name in this rank's model."""
     if name == OUTPUT_LAYER and arch.tied_embeddings:
         return HFTensorNames((_EMBEDDING.hf_names,), _EMBEDDING.layout, False)  # the last pipeline stage's own copy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from megatron.core.models.gpt import GPTModel
+from megatron.core.models.common.language_module.language_module import LanguageModule
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from megatron_pz.model.response_head import ResponseHead, ResponseTargets
 from megatron_pz.rl.experience import MicroBatch
 
 
-def attach(model: GPTModel, vocab_size: int) -> None:
+def attach(model: LanguageModule, vocab_size: int) -> None:
     """Prepare a model chunk for :func:`packed_forward`; plain forward calls stay what they were.
 
     The model's layers must have been built with :class:`~megatron_pz.model.attention.SharedPromptAttention`.

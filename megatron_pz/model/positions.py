@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
-from megatron.core.models.gpt import GPTModel
+from megatron.core.models.common.language_module.language_module import LanguageModule
 from torch import Tensor
 
 
@@ -39,7 +39,7 @@ class PositionRotaryEmbedding(RotaryEmbedding):
         return angles[:, :, None]
 
 
-def use_position_ids(model: GPTModel) -> None:
+def use_position_ids(model: LanguageModule) -> None:
     """Make the model's rotary embedding follow ``position_ids``. It keeps its frequencies, scaled ones included."""
     rotary = model.rotary_pos_emb
     rotary.__class__ = PositionRotaryEmbedding

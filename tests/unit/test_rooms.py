@@ -148,3 +148,9 @@ def test_a_breach_is_found(module: str, source: str, words: str) -> None:
 )
 def test_what_is_allowed_is_not_a_breach(module: str, source: str) -> None:
     assert breaches(source, module) == []
+
+
+def test_one_module_names_megatrons_model() -> None:
+    """Its successor, HybridModel, is then one file away; everything else works on a LanguageModule."""
+    named = [path for path in sorted((ROOT / "megatron_pz").rglob("*.py")) if "import GPTModel" in path.read_text()]
+    assert [path.relative_to(ROOT).as_posix() for path in named] == ["megatron_pz/model/gpt.py"]
