@@ -25,7 +25,7 @@ from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.config.command_line import Parser
-from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
@@ -93,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(1)
     topology = Topology.start(ParallelConfig(), seed=1)
     bf16 = given.precision == "bf16"
-    policy = Policy(RunConfig(model=ModelConfig(hf_model=given.hf_model, bf16=bf16), optimizer=ADAM), topology)
+    policy = Policy(ModelConfig(hf_model=given.hf_model, bf16=bf16), ParallelConfig(), ADAM, topology)
     theirs = TransformersSide(given.hf_model, torch.bfloat16 if bf16 else torch.float32)
     grpo_loss = partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off"))
     figures: dict[str, float] = {}

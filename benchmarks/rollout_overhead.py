@@ -20,12 +20,12 @@ import torch
 
 from benchmarks.cpu import compared, require_positive, write_result
 from megatron_pz.config.command_line import Parser
-from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig
 from megatron_pz.rollout.cpu import cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.runtime.errors import exits_with_one_line
-from megatron_pz.trainer.policy import Policy
+from megatron_pz.trainer.policy import PolicyModel
 from megatron_pz.trainer.topology import Topology
 
 SAMPLES, PROMPT = 8, 200
@@ -51,7 +51,7 @@ def main() -> None:
         rollout_memory_gib=0.5,
     )
     topology = Topology.start(ParallelConfig(), seed=1)
-    policy = Policy(RunConfig(model=ModelConfig(hf_model=given.hf_model, bf16=bf16), rollout=rollout), topology)
+    policy = PolicyModel(ModelConfig(hf_model=given.hf_model, bf16=bf16), ParallelConfig(), topology)
     with VllmEngine(given.hf_model, rollout, seed=0, colocated=True) as engine:
         from vllm import SamplingParams, TokensPrompt
 

@@ -18,7 +18,7 @@ from benchmarks.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
 from benchmarks.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.config.command_line import Parser
-from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.runtime.errors import exits_with_one_line
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     topology = Topology.start(ParallelConfig(), seed=1)
     model = ModelConfig(hf_model=given.hf_model, bf16=given.precision == "bf16")
-    policy = Policy(RunConfig(model=model, optimizer=OptimizerConfig(lr=1e-9)), topology)
+    policy = Policy(model, ParallelConfig(), OptimizerConfig(lr=1e-9), topology)
     loss = partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off"))
     figures: dict[str, float] = {}
     for (prompt, response), goal in SHAPES.items():

@@ -99,12 +99,16 @@ def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:
 
     Raises BadInput as the readers of ``config.model.hf_model`` do. Collective over all ranks.
     """
-    reference = ReferencePolicy(config, topology) if config.grpo.grpo_kl_beta else None
+    reference = ReferencePolicy(config.model, config.parallel, topology) if config.grpo.grpo_kl_beta else None
     optimizer = config.optimizer
+
+    def policy() -> Policy:
+        return Policy(config.model, config.parallel, optimizer, topology)
+
     if config.game.policy_sharing == "shared":
-        return [Learner(config, Policy(config, topology), ROLES, optimizer, reference)]
+        return [Learner(config, policy(), ROLES, optimizer, reference)]
     own: dict[Role, OptimizerConfig] = {
         "generator": replace(optimizer, lr=optimizer.generator_lr or optimizer.lr),
         "predictor": optimizer,
     }
-    return [Learner(config, Policy(config, topology), (role,), own[role], reference) for role in ROLES]
+    return [Learner(config, policy(), (role,), own[role], reference) for role in ROLES]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig, RunConfig
+from megatron_pz.config.schema import GameConfig, ModelConfig, ParallelConfig, RolloutConfig, RunConfig
 
 Version = tuple[int, int]
 """Major and minor number."""
@@ -139,16 +139,19 @@ def _rollout_rules(config: RunConfig, rollout: RolloutConfig) -> list[tuple[bool
 
 
 def machine_refusals(config: RunConfig, machine: Machine) -> list[str]:
-    """Why this configuration cannot run on that machine, one line a reason; empty where it can.
+    """Return why this configuration cannot run on that machine, one line for each reason; empty where it can.
 
     ``config`` has passed :func:`precision_rules`.
     """
-    reasons = [*_device_refusals(config.model, machine), *_engine_refusals(config, machine)]
-    if uses_fp8(config.model):
-        reasons += _fp8_refusals(config.model, machine)
+    reasons = [*model_refusals(config.model, machine), *_engine_refusals(config.game, config.rollout, machine)]
     if config.rollout.rollout_quantization != "none":
         reasons += _quantization_refusals(config.rollout, machine)
     return reasons
+
+
+def model_refusals(model: ModelConfig, machine: Machine) -> list[str]:
+    """Return why the trainer cannot compute in this precision on that machine; as :func:`machine_refusals`."""
+    return [*_device_refusals(model, machine), *(_fp8_refusals(model, machine) if uses_fp8(model) else [])]
 
 
 def _device_refusals(model: ModelConfig, machine: Machine) -> list[str]:
@@ -164,9 +167,9 @@ def _device_refusals(model: ModelConfig, machine: Machine) -> list[str]:
     return reasons
 
 
-def _engine_refusals(config: RunConfig, machine: Machine) -> list[str]:
-    two = config.game.policy_sharing == "separate"
-    if machine.compute_capability is None or not (two and config.rollout.sleep_during_update):
+def _engine_refusals(game: GameConfig, rollout: RolloutConfig, machine: Machine) -> list[str]:
+    two = game.policy_sharing == "separate"
+    if machine.compute_capability is None or not (two and rollout.sleep_during_update):
         return []
     return [
         "--policy-sharing separate has two rollout engines in every process, and vLLM's sleep mode serves one only: "

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
-from megatron_pz.config.validate_precision import Machine, Version, gemm_multiple, machine_refusals, uses_fp8
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.config.validate_precision import Machine, Version, gemm_multiple, model_refusals, uses_fp8
 from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def this_machine() -> Machine:
     )
 
 
-def require_precision(config: RunConfig, machine: Machine) -> None:
-    """Raise BadInput, with all reasons in one line, where the configuration cannot run on that machine."""
-    reasons = machine_refusals(config, machine)
+def require_precision(model: ModelConfig, machine: Machine) -> None:
+    """Raise BadInput, with all reasons in one line, where that machine cannot compute in the model's precision."""
+    reasons = model_refusals(model, machine)
     if reasons:
         raise BadInput("; ".join(reasons))
 

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
 from megatron_pz.config.precision import with_bound, with_precision
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.config.validate_precision import precision_rules
+from megatron_pz.config.validate_precision import machine_refusals, precision_rules
+from megatron_pz.model.precision import this_machine
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.matrix_speed import MatrixSpeed, Precision, matrix_speed
 
@@ -58,6 +59,12 @@ def settle_precision(config: RunConfig) -> RunConfig:
         if not holds:
             raise BadInput(complaint)
     return settled[0]
+
+
+def require_machine(config: RunConfig) -> None:
+    """Raise BadInput, with all reasons in one line, where this machine cannot run the settled configuration."""
+    if reasons := machine_refusals(config, this_machine()):
+        raise BadInput("; ".join(reasons))
 
 
 def decide_precision(config: RunConfig) -> Decision:

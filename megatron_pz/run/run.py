@@ -12,7 +12,7 @@ from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.run.objective import MakeObjective, Schedule
-from megatron_pz.run.precision import settle_precision
+from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
 from megatron_pz.runtime.watchdog import Watchdog
@@ -33,6 +33,7 @@ class Run:
         self.schedule, self.watchdog = schedule, watchdog
         self.topology = Topology.start(config.parallel, schedule.seed)
         self.config = settle_precision(config)
+        require_machine(self.config)
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         training = self.config.training
         self.folder = claim_run_folder(training.save, training.load)

@@ -67,7 +67,7 @@ class SupervisedObjective(Objective):
         self.config, self.topology, self.learning_rate = config, topology, learning_rate
         tokenizer = open_tokenizer(config.model)
         passages = open_passages(config.data, config.model, config.game.passages_per_step)
-        self.policy = Policy(config, topology)
+        self.policy = Policy(config.model, config.parallel, config.optimizer, topology)
         self.examples = examples(config, tokenizer, passages, self.policy)
         self.flop_counter = FlopCounter(self.policy.architecture)
 

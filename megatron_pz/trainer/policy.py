@@ -16,7 +16,7 @@ import torch.distributed as dist
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import MegatronModule
 
-from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.schema import ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.config.validate_parallel import packed_shape
 from megatron_pz.config.validate_precision import needs_equal_packed_counts, padded_for_fp8
 from megatron_pz.hf.architecture import Architecture
@@ -59,19 +59,20 @@ class PolicyModel:
     data-parallel rank (tensor, context and pipeline parallel peers) pass the same rows.
     """
 
-    def __init__(self, config: RunConfig, topology: Topology) -> None:
-        """Build the shard and read its weights from ``config.model.hf_model``.
+    def __init__(self, model: ModelConfig, parallel: ParallelConfig, topology: Topology) -> None:
+        """Build the shard and read its weights from ``model.hf_model``.
 
-        Raises BadInput as the readers do, and where this machine cannot compute in the configured precision.
+        Raises:
+            BadInput: the files cannot be read, or this machine cannot compute in the configured precision.
         """
-        require_precision(config, this_machine())
-        self.architecture = Architecture.from_hf(config.model.hf_model)
+        require_precision(model, this_machine())
+        self.architecture = Architecture.from_hf(model.hf_model)
         self.topology = topology
-        self.transformer_config = transformer_config(self.architecture, config.model, config.parallel)
-        shape = packed_shape(padded_for_fp8(config.model, config.parallel))
-        self.packed_shape = replace(shape, equal_counts=shape.equal_counts or needs_equal_packed_counts(config.model))
+        self.transformer_config = transformer_config(self.architecture, model, parallel)
+        shape = packed_shape(padded_for_fp8(model, parallel))
+        self.packed_shape = replace(shape, equal_counts=shape.equal_counts or needs_equal_packed_counts(model))
         self.chunks: list[MegatronModule] = list(build_chunks(self.architecture, self.transformer_config))
-        tensors = HFTensorSource(config.model.hf_model)
+        tensors = HFTensorSource(model.hf_model)
         for chunk in self.chunks:
             load_hf_weights(chunk, self.architecture, tensors)
 
@@ -153,8 +154,8 @@ class PolicyModel:
 class ReferencePolicy(PolicyModel):
     """The run's initial weights, which the KL penalty holds the policy to; on a GPU they wait in host memory."""
 
-    def __init__(self, config: RunConfig, topology: Topology) -> None:
-        super().__init__(config, topology)
+    def __init__(self, model: ModelConfig, parallel: ParallelConfig, topology: Topology) -> None:
+        super().__init__(model, parallel, topology)
         self._move("cpu")
 
     def _score(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
@@ -173,9 +174,11 @@ class ReferencePolicy(PolicyModel):
 class Policy(PolicyModel):
     """A policy that learns from packed rows."""
 
-    def __init__(self, config: RunConfig, topology: Topology) -> None:
-        super().__init__(config, topology)
-        self.chunks, self.optimizer = wrap(self.chunks, config.optimizer, config.parallel, config.model.bf16)
+    def __init__(
+        self, model: ModelConfig, parallel: ParallelConfig, optimizer: OptimizerConfig, topology: Topology
+    ) -> None:
+        super().__init__(model, parallel, topology)
+        self.chunks, self.optimizer = wrap(self.chunks, optimizer, parallel, model.bf16)
 
     def update(
         self,

@@ -47,7 +47,7 @@ def test_update_at_the_shape_of_qwen3_4b(
         pytest.skip("; ".join(reasons))
     groups = random_groups(QWEN3_4B.vocab_size, prompt=1024, response=896, responses=8, count=4)
     torch.cuda.reset_peak_memory_stats()
-    found = measure_updates(Policy(config, topology), groups, ROW_TOKENS)
+    found = measure_updates(Policy(config.model, config.parallel, config.optimizer, topology), groups, ROW_TOKENS)
     _seconds[name] = found.seconds
     record("bf16 matrix rate", bf16_rate / 1e12, "TFLOP/s")
     record(f"update, {name}, {found.tokens} tokens", found.seconds, "s")
@@ -66,7 +66,9 @@ def test_update_at_the_shape_of_qwen3_4b(
 def test_update_of_many_short_responses(topology: Topology, model_4b: Path, bf16_rate: float, record: Record) -> None:
     """The attention is a kernel call a response: what do 100 of them in a row cost?"""
     groups = random_groups(QWEN3_4B.vocab_size, prompt=300, response=48, responses=8, count=24)
-    found = measure_updates(Policy(run_config(model_4b), topology), groups, ROW_TOKENS)
+    config = run_config(model_4b)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
+    found = measure_updates(policy, groups, ROW_TOKENS)
     record(f"update, short responses, {found.tokens} tokens", found.seconds, "s")
     record("update, short responses", found.rate / bf16_rate, "of the bf16 matrix rate")
 

@@ -73,7 +73,7 @@ def test_log_probs_by_precision(
 ) -> None:
     name, model = precision
     config = run_config(weights_dir, model, distributed_optimizer=model.fp8_param_gather)
-    difference = against_reference(PolicyModel(config, topology), groups, expected.log_probs)
+    difference = against_reference(PolicyModel(config.model, config.parallel, topology), groups, expected.log_probs)
     record(f"|Δ log p| against float32, {name}, mean", difference.mean, "nats")
     record(f"|Δ log p| against float32, {name}, max", difference.max, "nats")
     assert difference.mean < LARGEST_MEAN.get(name, 0.5)
@@ -84,7 +84,7 @@ def test_packed_attention(
     topology: Topology, weights_dir: Path, groups: list[ScoredGroup], dtype: torch.dtype, bound: float, record: Record
 ) -> None:
     config = run_config(weights_dir)
-    policy = PolicyModel(config, topology)
+    policy = PolicyModel(config.model, config.parallel, topology)
     (row,) = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     architecture = Architecture.from_hf(weights_dir)
     errors = compare_attention(
@@ -114,7 +114,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     """Under delayed scaling the checkpoint must bring back the scales, or the log-probabilities would differ."""
     name, model = precision
     config = run_config(weights_dir, model, distributed_optimizer=True)
-    policy = Policy(config, topology)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     before = dict(policy.weights())
     before = {key: tensor.clone() for key, tensor in before.items()}
     norms = update(policy, groups, 2)
@@ -125,7 +125,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     save_checkpoint(tmp_path / "run", 2, policy.chunks, policy.optimizer, common={}, per_rank={})
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 4096)
     continued = [update(policy, groups, 1), policy.log_probs(rows)]
-    resumed = Policy(config, topology)
+    resumed = Policy(config.model, config.parallel, config.optimizer, topology)
     load_checkpoint(tmp_path / "run", {"": ModelState(resumed.chunks, resumed.optimizer)})
     again = [update(resumed, groups, 1), resumed.log_probs(rows)]
     assert again[0] == continued[0]
@@ -138,7 +138,7 @@ def test_weights_kept_in_fp8_are_exported_as_bfloat16(topology: Topology, weight
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
     source = HFTensorSource(weights_dir)
-    streamed = dict(PolicyModel(config, topology).weights())
+    streamed = dict(PolicyModel(config.model, config.parallel, topology).weights())
     assert {type(tensor) for tensor in streamed.values()} == {torch.Tensor}
     assert {tensor.dtype for tensor in streamed.values()} == {torch.bfloat16}
     rounded = 0

@@ -59,7 +59,7 @@ def test_rollouts_and_trainer_agree_before_and_after_a_sync(
     config = run_config(model_dir, rollout=ROLLOUTS[name])
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
-    policy = PolicyModel(config, topology)
+    policy = PolicyModel(config.model, config.parallel, topology)
     vocabulary = Architecture.from_hf(model_dir).vocab_size
     prompts = random_prompts(16, vocabulary=vocabulary, shortest=64, longest=256)
     with VllmEngine(model_dir, config.rollout, seed=0, colocated=True) as engine:
@@ -131,7 +131,7 @@ def test_time_of_a_weight_sync_at_the_size_of_qwen3_4b(
     config = run_config(model_4b, rollout=ROLLOUTS[name])
     if reasons := machine_refusals(config, this_machine()):
         pytest.skip("; ".join(reasons))
-    policy = PolicyModel(config, topology)
+    policy = PolicyModel(config.model, config.parallel, topology)
     with VllmEngine(model_4b, config.rollout, seed=0, colocated=True) as engine:
         found = time_sync(policy, engine)
     del policy

@@ -77,7 +77,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> O
         # An eps above the rounding of gradients: Adam would make whole steps of that where a gradient is nearly zero.
         optimizer=OptimizerConfig(lr=LEARNING_RATE, adam_eps=1e-5, weight_decay=0.01, clip_grad=1.0),
     )
-    policy = Policy(config, topology)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     _require_exact_export(policy, hf_dir)
     groups = experience()
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)

@@ -35,7 +35,7 @@ FP8 = {"delayed": "TEDelayedScaling", "tensorwise": "Float8CurrentScaling", "blo
 
 
 def built(folder: Path, topology: Topology, model: ModelConfig) -> PolicyModel:
-    return PolicyModel(RunConfig(model=replace(model, hf_model=str(folder))), topology)
+    return PolicyModel(replace(model, hf_model=str(folder)), ParallelConfig(), topology)
 
 
 def largest_difference(policy: PolicyModel, expected: Reference) -> float:
@@ -99,7 +99,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
         model=ModelConfig(hf_model=str(folder), fp8_format="hybrid", fp8_recipe="delayed"),
         parallel=ParallelConfig(use_distributed_optimizer=True),
     )
-    policy = Policy(config, topology)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     before = {name: tensor.clone() for name, tensor in policy.weights()}
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
@@ -111,7 +111,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
     assert histories and all(histories)
     with tempfile.TemporaryDirectory() as run:
         save_checkpoint(run, 1, policy.chunks, policy.optimizer, common={}, per_rank={})
-        resumed = Policy(config, topology)
+        resumed = Policy(config.model, config.parallel, config.optimizer, topology)
         assert not any(layer.amax_history for layer in linear_layers(resumed))
         load_checkpoint(run, {"": ModelState(resumed.chunks, resumed.optimizer)})
         check_reading_on_a_cpu(folder, topology, Path(run), policy)
@@ -140,7 +140,7 @@ def linear_layers_of(layer: torch.nn.Module) -> Iterator[te.Linear]:
 
 def main(qwen3: Path, llama: Path) -> None:
     layers._local_layer = layers._transformer_engine_layer  # what block_spec takes where there is a CUDA device
-    policy_module.require_precision = lambda config, machine: None
+    policy_module.require_precision = lambda model, machine: None
     topology = Topology.start(ParallelConfig(), seed=1)
     for folder in (qwen3, llama):
         policy = built(folder, topology, ModelConfig(bf16=False))

@@ -138,7 +138,7 @@ def test_a_policy_that_was_offloaded_between_updates_learns_the_same(
     loss = partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off"))
 
     def learn(offloads: bool) -> dict[str, torch.Tensor]:
-        policy = Policy(config, topology)
+        policy = Policy(config.model, config.parallel, config.optimizer, topology)
         rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 64)
         buffers = [buffer for chunk in policy.chunks for buffer in chunk.buffers]
         for _ in range(2):

@@ -45,6 +45,10 @@ def run_config(model: Path, grpo: GrpoConfig) -> RunConfig:
     )
 
 
+def policy_of(config: RunConfig, topology: Topology) -> Policy:
+    return Policy(config.model, config.parallel, config.optimizer, topology)
+
+
 def experience() -> list[ScoredGroup]:
     """Five groups, of both roles."""
     groups = random_groups(
@@ -96,8 +100,8 @@ def test_updates_are_those_made_by_hand(
 ) -> None:
     grpo = GrpoConfig(updates_per_step=shares, grpo_iterations=epochs, grpo_kl_beta=beta, mismatch_correction="off")
     config, groups = run_config(tiny_llama_dir, grpo), experience()
-    policy = Policy(config, topology)
-    reference = ReferencePolicy(config, topology) if beta else None
+    policy = policy_of(config, topology)
+    reference = ReferencePolicy(config.model, config.parallel, topology) if beta else None
     report = Learner(config, policy, ("generator", "predictor"), config.optimizer, reference).learn(groups, 1)
     assert len(report.updates) == shares * epochs
 
@@ -118,7 +122,7 @@ def test_updates_are_those_made_by_hand(
 
 def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llama_dir: Path) -> None:
     config, groups = run_config(tiny_llama_dir, GrpoConfig()), experience()
-    learner = Learner(config, Policy(config, topology), ("generator",), config.optimizer, None)
+    learner = Learner(config, policy_of(config, topology), ("generator",), config.optimizer, None)
     (update,) = learner.learn(groups, 1).updates
     tokens = {role: figures.tokens for role, figures in update.statistics.by_role().items()}
     assert tokens == {"generator": 5 + 3 + 2 + 6 + 2, "predictor": 0}
@@ -129,7 +133,7 @@ def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llam
 
 def test_each_learner_has_its_own_schedule(topology: Topology, tiny_llama_dir: Path) -> None:
     config = run_config(tiny_llama_dir, GrpoConfig())
-    policy = Policy(config, topology)
+    policy = policy_of(config, topology)
     slow = OptimizerConfig(lr=1e-3, lr_decay_style="linear")
     rates = [
         Learner(config, policy, ("generator",), optimizer, None).learn([], 4).learning_rate
@@ -146,7 +150,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(
     config = dataclasses.replace(
         run_config(tiny_llama_dir, GrpoConfig()), parallel=ParallelConfig(use_distributed_optimizer=sharded)
     )
-    spared, spoilt = Policy(config, topology), Policy(config, topology)
+    spared, spoilt = policy_of(config, topology), policy_of(config, topology)
     groups = experience()
     rows = spared.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 12), 48)
     loss = partial(policy_loss, grpo=config.grpo)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_pz.algorithm.word_entropy import word_entropies
-from megatron_pz.config.schema import ModelConfig, RunConfig
+from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.trainer.policy import PolicyModel
@@ -22,7 +22,7 @@ TEXTS = ["The old castle stands near the river.", "Water boils: naïve 東京 U.
 def test_entropies_are_those_of_transformers(topology: Topology, micro_batch_tokens: int, tiny_llama_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     passages = [Passage(text, (), 0, "", "", "", 0) for text in TEXTS]
-    policy = PolicyModel(RunConfig(model=ModelConfig(hf_model=str(tiny_llama_dir), bf16=False)), topology)
+    policy = PolicyModel(ModelConfig(hf_model=str(tiny_llama_dir), bf16=False), ParallelConfig(), topology)
     found = word_entropies(policy, tokenizer, passages, micro_batch_tokens)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
     assert [len(entropies) for entropies in found] == [6, 7, 0, 1]

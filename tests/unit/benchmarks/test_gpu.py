@@ -92,7 +92,8 @@ def test_shared_prompts_and_equal_responses_are_counted_once() -> None:
 
 
 def test_updates_of_a_policy_are_timed_and_learn(topology: Topology, random_model: Path) -> None:
-    policy = Policy(run_config(random_model), topology)
+    config = run_config(random_model)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     before = [weight.clone() for weight in policy.chunks[0].parameters()]
     groups = random_groups(331, prompt=12, response=4, responses=4, count=2)
     measured = measure_updates(policy, groups, 64, repeats=1, warm_up=1)
@@ -105,7 +106,8 @@ def test_updates_of_a_policy_are_timed_and_learn(topology: Topology, random_mode
 def test_packed_attention_is_compared_with_the_textbook(
     topology: Topology, random_model: Path, dtype: torch.dtype, bound: float
 ) -> None:
-    policy = PolicyModel(run_config(random_model), topology)
+    config = run_config(random_model)
+    policy = PolicyModel(config.model, config.parallel, topology)
     groups = mixed_groups(331, [(20, (6, 9, 4)), (11, (5,))], seed=3)
     (row,) = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 64)
     errors = compare_attention(row, policy.transformer_config, CPU, dtype)
@@ -126,7 +128,8 @@ def test_the_trainer_agrees_with_transformers_until_its_weights_are_changed(
 ) -> None:
     groups = mixed_groups(331, [(20, (6, 9, 4)), (11, (5, 5, 3))], seed=3)
     expected = reference(tiny_qwen3_dir, groups).log_probs
-    policy = PolicyModel(run_config(tiny_qwen3_dir, bf16), topology)
+    config = run_config(tiny_qwen3_dir, bf16)
+    policy = PolicyModel(config.model, config.parallel, topology)
     difference = against_reference(policy, groups, expected)
     assert difference.tokens == sum(len(response.token_ids) for group in groups for response in group.responses)
     assert difference.mean < bound

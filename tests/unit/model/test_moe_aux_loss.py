@@ -61,7 +61,7 @@ def test_the_routers_gradient_is_that_of_the_switch_loss(coefficient: float, mix
         parallel=ParallelConfig(moe_aux_loss_coeff=coefficient),
         optimizer=OptimizerConfig(clip_grad=1e9),
     )
-    policy = Policy(config, topology)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     groups = random_groups(331, [(20, (6, 9, 4)), (15, (5, 7))], seed=3)
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), 40)
     assert len(rows) == 2

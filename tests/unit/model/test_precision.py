@@ -101,9 +101,9 @@ def test_more_layers_in_bfloat16_than_a_stage_has_are_refused() -> None:
 def test_this_machine_refuses_fp8_and_says_everything_at_once() -> None:
     machine = this_machine()
     assert machine.compute_capability is None
-    require_precision(RunConfig(), machine)
+    require_precision(ModelConfig(), machine)
     with pytest.raises(BadInput, match="--fp8-format e4m3 --fp8-recipe tensorwise needs a CUDA device"):
-        require_precision(RunConfig(model=ModelConfig(fp8_format="e4m3")), machine)
+        require_precision(ModelConfig(fp8_format="e4m3"), machine)
 
 
 def test_transformer_engines_version_comes_from_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,7 @@ def test_the_whole_model_is_as_large_as_the_published_one(name: str, tmp_path: P
 def test_states_are_as_large_as_those_of_a_real_policy(bf16: bool, tiny_qwen3_dir: Path) -> None:
     config = RunConfig(model=ModelConfig(hf_model=str(tiny_qwen3_dir), bf16=bf16))
     topology = Topology.start(config.parallel, seed=1)
-    policy = Policy(config, topology)
+    policy = Policy(config.model, config.parallel, config.optimizer, topology)
     wrapped = policy.chunks[0]
     gradients = sum(weight.main_grad.nbytes for weight in wrapped.parameters())
     weights = sum(weight.nbytes for weight in wrapped.parameters())

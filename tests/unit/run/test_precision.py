@@ -35,6 +35,13 @@ def test_auto_is_what_was_measured_to_be_faster(
     assert capsys.readouterr().out == f"precision: trainer {name}, rollouts {name} (measured: {speed})\n"
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without CUDA refuses")
+def test_a_run_that_this_machine_cannot_do_is_refused_with_all_reasons() -> None:
+    config = RunConfig(model=ModelConfig(fp8_format="e4m3"), rollout=RolloutConfig(rollout_quantization="fp8"))
+    with pytest.raises(BadInput, match=r"--fp8-format e4m3 .* CUDA device.*; --rollout-quantization fp8 needs a CUDA"):
+        precision.require_machine(config)
+
+
 def test_a_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> MatrixSpeed:
         raise AssertionError("measured")
