@@ -41,7 +41,9 @@ def known_flags(command: str) -> tuple[str, set[str]] | None:
     for pattern, flags in scripts.items():
         if found := re.search(pattern, command):
             return found[1], flags
-    if found := re.search(r"(tools/\w+\.py|benchmarks\.\w+|\S+/(?:quickstart|run)\.sh|slurm/scaling\.sh)(.*)", command):
+    if found := re.search(
+        r"(tools/\w+\.py|benchmarks\.[\w.]+|\S+/(?:quickstart|run)\.sh|slurm/scaling\.sh)(.*)", command
+    ):
         name = found[1].removeprefix("./")
         source = (ROOT / (name if "/" in name else name.replace(".", "/") + ".py")).read_text(encoding="utf-8")
         return found[2], {"--help", *re.findall(r"--[a-z][a-z0-9-]*", source)}

@@ -11,12 +11,16 @@ import pytest
 @pytest.mark.parametrize(
     ("module", "flags", "words"),
     [
-        ("shared_prompt_packing", ["--hf-model", "m", "--repeats", "0"], "--repeats 0: must be at least 1"),
-        ("megatron_vs_transformers", ["--hf-model", "m", "--repeats", "-1"], "--repeats -1: must be at least 1"),
-        ("rollout_overhead", ["--hf-model", "m", "--response", "0"], "--response 0: must be at least 1"),
-        ("log_probs_memory", ["--hidden-size", "0"], "--hidden-size 0: must be at least 1"),
-        ("wikitext_consensus", ["/nowhere.xml.bz2"], "/nowhere.xml.bz2: no such file"),
-        ("wikitext_consensus", ["d", "--show", "3"], "use it with --half open"),
+        ("training.shared_prompt_packing", ["--hf-model", "m", "--repeats", "0"], "--repeats 0: must be at least 1"),
+        (
+            "training.megatron_vs_transformers",
+            ["--hf-model", "m", "--repeats", "-1"],
+            "--repeats -1: must be at least 1",
+        ),
+        ("rollout.overhead", ["--hf-model", "m", "--response", "0"], "--response 0: must be at least 1"),
+        ("training.log_probs_memory", ["--hidden-size", "0"], "--hidden-size 0: must be at least 1"),
+        ("wikipedia.consensus", ["/nowhere.xml.bz2"], "/nowhere.xml.bz2: no such file"),
+        ("wikipedia.consensus", ["d", "--show", "3"], "use it with --half open"),
     ],
 )
 def test_wrong_flags_are_one_line(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers import peer_python
+from benchmarks.common.peers import peer_python
+from benchmarks.rl_step.vs_trl import Result, as_table, parse, require_equal_work, verdicts
 from benchmarks.rl_step.work import Outcome, Step, Work, reward
-from benchmarks.rl_step_vs_trl import Result, as_table, parse, require_equal_work, verdicts
 from megatron_pz.runtime.errors import BadInput
 
 

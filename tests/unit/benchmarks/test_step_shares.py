@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.step_shares import main, shares
+from benchmarks.training.step_shares import main, shares
 
 
 def test_checkpoints_are_told_apart_and_the_rest_is_outside() -> None:

@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import wikipedia_dump
-from benchmarks.preprocess_wikipedia import figures, report
-from benchmarks.wikipedia_dump import make_dump
-from benchmarks.wikipedia_stages import decompress, decompress_as_the_pipeline
+from benchmarks.wikipedia import dump as wikipedia_dump
+from benchmarks.wikipedia.dump import make_dump
+from benchmarks.wikipedia.preprocess import figures, report
+from benchmarks.wikipedia.stages import decompress, decompress_as_the_pipeline
 from megatron_pz.wikipedia.read.dump import read_pages
 from megatron_pz.wikipedia.read.streams import plan_jobs
 

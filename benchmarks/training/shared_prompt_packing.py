@@ -1,6 +1,6 @@
 """What shared-prompt packing saves of an update: the same samples packed, and padded as GRPO trainers do.
 
-    python -m benchmarks.shared_prompt_packing --hf-model DIR [--precision bf16|fp32] [--groups 2] [--repeats 2]
+    python -m benchmarks.training.shared_prompt_packing --hf-model DIR [--precision bf16|fp32] [--groups 2]
 
 Both sides are the same policy, loss and optimizer step, and compute log-probabilities for the response tokens only. All
 responses have one length, which is the best case for padding. One thread, CPU-seconds. The log-probabilities of both
@@ -14,9 +14,9 @@ from functools import partial
 
 import torch
 
-from benchmarks.cpu import compared, require_positive, write_result
+from benchmarks.common.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
-from benchmarks.padded import one_row_each, padded_batch, padded_policy
+from benchmarks.training.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.rl.losses import policy_loss

@@ -1,6 +1,6 @@
 """Peak memory of log-probabilities with their gradients: in chunks from the hidden states, against full logits.
 
-    python -m benchmarks.log_probs_memory [--tokens 2048] [--hidden-size 128] [--vocabulary 151936]
+    python -m benchmarks.training.log_probs_memory [--tokens 2048] [--hidden-size 128] [--vocabulary 151936]
 
 Both compute log p and its gradients with respect to hidden states and output matrix, and must agree. What is counted is
 the resident memory above inputs and results, in float32 on the CPU (gpu/ measures a card). The peak of the chunks does
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.cpu import require_positive, write_result
+from benchmarks.common.cpu import require_positive, write_result
 from megatron_pz.config.command_line import Parser
 from megatron_pz.model.log_probs import vocab_parallel_log_probs
 from megatron_pz.monitoring import memory_peaks

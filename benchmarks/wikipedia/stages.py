@@ -1,6 +1,6 @@
 """CPU seconds of every stage of preprocessing, in one process, on the pipeline's own functions.
 
-    python -m benchmarks.wikipedia_stages DUMP.xml.bz2 TOKENIZER_FOLDER WORK_FOLDER
+    python -m benchmarks.wikipedia.stages DUMP.xml.bz2 TOKENIZER_FOLDER WORK_FOLDER
 
 Prints one JSON object. The stages add up to a little less than the pipeline: journal, checksums and waiting are not in.
 """

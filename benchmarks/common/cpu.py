@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.hardware import cpu_name
 from benchmarks.gpu.results import ROOT, environment
-from benchmarks.hardware import cpu_name
 from megatron_pz.runtime.errors import BadInput
 
 RESULTS = ROOT / "benchmarks" / "results"

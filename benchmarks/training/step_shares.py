@@ -1,6 +1,6 @@
 """Where the time of a run's steps went: engines, passes of the model, and everything around them.
 
-    python -m benchmarks.step_shares --run FOLDER
+    python -m benchmarks.training.step_shares --run FOLDER
 
 FOLDER is the ``--save`` of any run: its ``metrics.jsonl`` is read, nothing is run. Checkpoints and evaluations are told
 apart, since their share is what ``save_interval`` and ``eval_interval`` make it. Within the rollout only the calls of
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.cpu import write_result
+from benchmarks.common.cpu import write_result
 from megatron_pz.config.command_line import Parser
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 

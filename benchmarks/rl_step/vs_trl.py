@@ -1,6 +1,6 @@
 """A whole step of reinforcement learning, by this project and by TRL's GRPOTrainer, on one CPU thread.
 
-    python -m benchmarks.rl_step_vs_trl --hf-model DIR --data-path PREFIX [--flags]
+    python -m benchmarks.rl_step.vs_trl --hf-model DIR --data-path PREFIX [--flags]
 
 Both get the same model, prompts (half of them a mask generator's, half a mask predictor's, on real passages), number
 of samples, temperature 1, reward, loss (GRPO, clip-higher) and one AdamW step a step. Unless ``--stopping`` is given,
@@ -37,9 +37,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from benchmarks.common.hardware import cpu_name
+from benchmarks.common.peers import peer_python
 from benchmarks.gpu.results import ROOT, environment
-from benchmarks.hardware import cpu_name
-from benchmarks.peers import peer_python
 from benchmarks.rl_step.work import PHASES, Outcome, Work
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import GameConfig

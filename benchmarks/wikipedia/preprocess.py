@@ -1,17 +1,17 @@
 """What preprocessing costs, everything side by side in one run, in CPU seconds with all children.
 
-    python -m benchmarks.preprocess_wikipedia --dump SMALL.xml.bz2 --tokenizer-model DIR [--megabytes 100] [--repeats 3]
+    python -m benchmarks.wikipedia.preprocess --dump SMALL.xml.bz2 --tokenizer-model DIR [--megabytes 100] [--repeats 3]
 
-On a dump of --megabytes of XML that is made of a small real one (benchmarks/wikipedia_dump.py), kept under .cache/:
+On a dump of --megabytes of XML that is made of a small real one (benchmarks/wikipedia/dump.py), kept under .cache/:
 
  - the whole pipeline, tools/preprocess_wikipedia.py with one worker, start-up included, and once more with what finds
    near duplicates;
  - decompressing the same file with Python's bz2, alone, in one process without its start-up, and likewise with the
    library that the pipeline decompresses with where it is installed;
  - WikiExtractor 3.1.0 (its command, in an environment of its own, without expanding templates, its fastest way), then
-   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia_peer.py), start-up included, and
+   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia/peer.py), start-up included, and
    once more without what the second command spends before its first article;
- - every stage of the pipeline, and the scanner compiled and interpreted (benchmarks/wikipedia_stages.py);
+ - every stage of the pipeline, and the scanner compiled and interpreted (benchmarks/wikipedia/stages.py);
  - two workers against one: CPU, and wall time, which says nothing on a machine that does other things.
 
 Of --repeats runs the least counts, since other work on a machine only ever adds. Results go to benchmarks/results/.
@@ -33,14 +33,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hardware import cpu_name
-from benchmarks.peers import peer_python
-from benchmarks.wikipedia_dump import VERSION, make_dump
+from benchmarks.common.hardware import cpu_name
+from benchmarks.common.peers import peer_python
+from benchmarks.wikipedia.dump import VERSION, make_dump
 from megatron_pz.config.command_line import Parser
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "benchmarks"
 WIKIEXTRACTOR = "wikiextractor==3.1.0"
 LIBRARIES = (
@@ -103,13 +103,13 @@ def peers(dump: Path, tokenizer: str, work: Path) -> dict[str, float]:
         dump,
     ]
     wikiextractor, _, _ = measured([python, "-m", "wikiextractor.WikiExtractor", *extract])
-    chain: list[str | Path] = [sys.executable, "-m", "benchmarks.wikipedia_peer", extracted, tokenizer, work / "peer"]
+    chain: list[str | Path] = [sys.executable, "-m", "benchmarks.wikipedia.peer", extracted, tokenizer, work / "peer"]
     found = json.loads(measured(chain)[2].splitlines()[-1])
     return {"wikiextractor": wikiextractor, **found}
 
 
 def stages(dump: Path, tokenizer: str, work: Path) -> dict[str, Any]:
-    _, _, output = measured([sys.executable, "-m", "benchmarks.wikipedia_stages", dump, tokenizer, work / "stages"])
+    _, _, output = measured([sys.executable, "-m", "benchmarks.wikipedia.stages", dump, tokenizer, work / "stages"])
     return json.loads(output.splitlines()[-1])
 
 

@@ -1,6 +1,6 @@
 """Update tokens a CPU-second of the Megatron model, against Hugging Face transformers on the same input.
 
-    python -m benchmarks.megatron_vs_transformers --hf-model DIR [--precision fp32|bf16] [--repeats 2]
+    python -m benchmarks.training.megatron_vs_transformers --hf-model DIR [--precision fp32|bf16] [--repeats 2]
 
 Two inputs. ``batch``: 8 sequences of 324 tokens, plain causal attention on both sides. ``packed``: one group of 8
 responses of 60 tokens behind one prompt of 300, for which transformers gets the same tokens and positions and the mask
@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from benchmarks.cpu import compared, require_positive, write_result
+from benchmarks.common.cpu import compared, require_positive, write_result
 from benchmarks.gpu.update_rate import random_groups
-from benchmarks.padded import one_row_each, padded_batch, padded_policy
+from benchmarks.training.padded import one_row_each, padded_batch, padded_policy
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs

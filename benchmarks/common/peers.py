@@ -11,7 +11,7 @@ from pathlib import Path
 
 from megatron_pz.runtime.errors import BadInput
 
-ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".cache" / "benchmarks"
+ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".cache" / "benchmarks"
 
 
 def peer_python(name: str, requirements: Sequence[str], folder: Path = ENVIRONMENTS) -> Path:

@@ -1,6 +1,6 @@
 """Rollouts through the project against bare ``vllm.LLM.generate``, and the weight sync against a copy in memory.
 
-    python -m benchmarks.rollout_overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
+    python -m benchmarks.rollout.overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
 
 The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side asks
 for nothing but samples, of vLLM's own sampler: no seeds, no log-probabilities. The project's side is what the trainer
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cpu import compared, require_positive, write_result
+from benchmarks.common.cpu import compared, require_positive, write_result
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig
 from megatron_pz.rollout.cpu import cpu_sampling

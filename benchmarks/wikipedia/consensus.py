@@ -1,6 +1,6 @@
 """The scanner's text against the consensus of five other tools, on articles that nobody looked at while writing it.
 
-    python benchmarks/wikitext_consensus.py DUMP.xml.bz2 [--half held-out] [--show 20]
+    python benchmarks/wikipedia/consensus.py DUMP.xml.bz2 [--half held-out] [--show 20]
 
 Half of the articles are held out by a hash of their titles (see ``is_held_out``); the other half (``--half open``) is
 for development. The peers are installed into an environment of their own under .cache/, never into the project's.
@@ -37,7 +37,7 @@ from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki, trailing_sections
 from megatron_pz.wikitext.templates import shown_name
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "wikitext_peers"
 PACKAGES = ["mwparserfromhell==0.7.2", "wikitextparser==3.0.0", "gensim==4.4.0", "wikiextractor==3.1.0"]
 PEERS = (
@@ -118,7 +118,7 @@ def peer_texts(articles: list[dict[str, str]]) -> dict[str, tuple[list[str], flo
     found = {}
     for peer in PEERS:
         target = CACHE / "texts.jsonl"
-        script = Path(__file__).with_name("wikitext_peers.py")
+        script = Path(__file__).with_name("text_peers.py")
         subprocess.run([python, script, source, peer, target], check=True)
         *texts, seconds = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
         found[peer] = texts, float(seconds)

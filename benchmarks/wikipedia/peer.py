@@ -1,6 +1,6 @@
 """What people chain behind WikiExtractor: its articles, tokenized one by one, written by Megatron's builder.
 
-    python -m benchmarks.wikipedia_peer EXTRACTED_FOLDER TOKENIZER_FOLDER OUTPUT_PREFIX
+    python -m benchmarks.wikipedia.peer EXTRACTED_FOLDER TOKENIZER_FOLDER OUTPUT_PREFIX
 
 The loop of Megatron-LM's preprocess_data.py with one worker. Prints one JSON object: CPU seconds of its parts.
 """
