@@ -18,6 +18,7 @@ from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import InvalidMaskReason, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
 from megatron_pz.trainer.policy import UpdateResult
+from megatron_pz.wikitext.words import count_words
 
 LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_max", "reference_kl")
 HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size", "importance_max")
@@ -88,7 +89,7 @@ def _add_proposals(metrics: MetricAccumulator, group: Proposals, rewards: list[f
     metrics.add_shares("generator/fault", faults, (mask.fault.value for mask in group.masks))
     metrics.add("generator/groups_equal", [float(not is_mixed(rewards))])
     metrics.add("generator/distinct_masks", [float(len(set(spans)))])
-    metrics.add("generator/span_words", (float(len(span.split())) for span in spans))
+    metrics.add("generator/span_words", (float(count_words(span)) for span in spans))
     metrics.add("generator/span_tokens", (float(len(worker.sampler.encode(span))) for span in spans))
     metrics.add("generator/sub_word_masks", (float(is_subword(span, text)) for span in spans))
     metrics.add("generator/stop_word_masks", (float(span.casefold() in FUNCTION_WORDS) for span in spans))

@@ -15,6 +15,7 @@ from megatron_pz.roles.held_out import held_out_masks
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import SpanRules
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikitext.words import count_words
 
 MOST_CANDIDATES = 50_000
 """Reading more takes minutes on every rank, and a choice of some hundred is no better for it."""
@@ -73,7 +74,7 @@ def choose(
         if len(chosen) == count:
             break
         item = items[rank]
-        words = len(item.text.split())
+        words = count_words(item.text)
         within = data.min_passage_words <= words <= (data.max_passage_words or words)
         if within and policy.is_maskable(item.text) and _longest(item.text, tokenizer, family) <= max_prompt_length:
             chosen.append(item)

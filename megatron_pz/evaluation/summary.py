@@ -13,6 +13,7 @@ from itertools import pairwise
 from megatron_pz.evaluation.results import Evaluation, MaskPredictions, OwnMask, PassageResult
 from megatron_pz.evaluation.statistics import Estimate, estimate, paired_difference
 from megatron_pz.roles.spans import InvalidMaskReason
+from megatron_pz.wikitext.words import count_words
 
 Measure = Callable[[PassageResult], float | None]
 """One passage's value; None where the quantity is not defined for it."""
@@ -62,7 +63,7 @@ WATCH_MEASURES: dict[str, tuple[str, Measure]] = {
     "own_all_one": ("own masks: everybody right", _valid(lambda _, found: found.accuracy == 1)),
     "sub_word": ("own masks inside words", _valid(lambda mask, _: mask.sub_word)),
     "function_word": ("own masks that are function words", _valid(lambda mask, _: mask.function_word)),
-    "span_words": ("words in an own mask", _valid(lambda _, found: len(found.span.split()))),
+    "span_words": ("words in an own mask", _valid(lambda _, found: count_words(found.span))),
     "distinct_masks": ("different masks per passage", _distinct),
     "generator_length": ("generator: tokens", _rollouts(lambda mask: mask.length)),
     "generator_entropy": ("generator: nats a token", _rollouts(lambda mask: mask.entropy)),

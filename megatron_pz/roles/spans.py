@@ -19,8 +19,9 @@ from enum import StrEnum
 
 from megatron_pz.config.schema import GameConfig
 from megatron_pz.roles.answers import AnswerNormalization
-from megatron_pz.roles.words import WORD, is_word_character, same_word
+from megatron_pz.roles.words import same_word
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikitext.words import WORD, count_words, is_word_boundary
 
 MASK = "[mask]"
 """What the predictor sees in place of a masked span [P]."""
@@ -80,14 +81,14 @@ class SpanRules:
     """Rules for spans. The paper's variants: all defaults (``default``), ``one_mask``, ``whole_words`` (``words``)."""
 
     whole_words: bool = False
-    """Occurrences inside longer words do not count. Letters, digits and combining marks of any script make words;
-    hyphens and apostrophes end them, so ``well`` is a whole word of ``well-known``."""
+    """Occurrences inside longer words do not count (``wikitext.words``: in scripts without spaces an ideograph or an
+    orthographic cluster is a word). Hyphens and apostrophes end words here, so ``well`` is whole in ``well-known``."""
     one_mask: bool = False
     """Hide one occurrence, drawn at random, instead of all of them."""
     max_occurrences: int = 8
     """A span with this many non-overlapping occurrences or more is refused [P]."""
     max_words: int = 0
-    """Most words of a span, counted at white space; 0: no bound."""
+    """Most words of a span (:func:`megatron_pz.wikitext.words.count_words`); 0: no bound."""
     leak_guard: bool = False
     normalization: AnswerNormalization = "strip_nfc"
 
@@ -154,7 +155,7 @@ class SpanRules:
             fault = InvalidMaskReason.SUBWORD
         elif len(starts) >= self.max_occurrences:
             fault = InvalidMaskReason.TOO_OFTEN
-        elif self.max_words and len(span.split()) > self.max_words:
+        elif self.max_words and count_words(span) > self.max_words:
             fault = InvalidMaskReason.TOO_LONG
         elif self.leak_guard and _survives(span, replace_span(passage, span, starts, len(starts)).text):
             fault = InvalidMaskReason.LEAK
@@ -183,15 +184,12 @@ def is_subword(span: str, passage: str) -> bool:
 
 
 def _on_word_edges(passage: str, start: int, end: int) -> bool:
-    """Whether passage[start:end] cuts no word: an edge cuts one when there are word characters on both its sides."""
-    for edge in (start, end):
-        if 0 < edge < len(passage) and is_word_character(passage[edge - 1]) and is_word_character(passage[edge]):
-            return False
-    return True
+    """Return whether passage[start:end] cuts no word at either end."""
+    return is_word_boundary(passage, start) and is_word_boundary(passage, end)
 
 
 def _survives(span: str, masked_text: str) -> bool:
-    """Whether the words of the span stand, each under any case or inflection, in a row in what the masks left over."""
+    """Return whether the span's words, each in any case or inflection, stand in a row in the text around the masks."""
     wanted = [match.group() for match in WORD.finditer(span)]
     for piece in masked_text.split(MASK):
         left = [match.group() for match in WORD.finditer(piece)]

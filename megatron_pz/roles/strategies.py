@@ -8,7 +8,7 @@ from re import Match
 
 from megatron_pz.config.schema import GameConfig, MaskStrategy, PassiveStrategy
 from megatron_pz.roles.spans import MASK, InvalidMaskReason, MaskedPassage, SpanRules
-from megatron_pz.roles.words import WORD
+from megatron_pz.wikitext.words import WORD
 
 SPAN_LENGTH_P = 0.2
 LONGEST_SPAN = 10

@@ -1,20 +1,16 @@
-"""Words of a passage: where they begin and end, which carry content, and which are forms of one another."""
+"""Words of a passage that carry content, proper names, and forms of one word; see ``wikitext.words`` for words."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 
 import regex
 
-_LETTERS = r"[\p{L}\p{M}\p{N}]+"
-_JOINED = rf"(?:[-'’]{_LETTERS})*"
+from megatron_pz.wikitext.words import SPACED_WORD, UNSPACED, WORD
 
-WORD = regex.compile(_LETTERS + _JOINED)
-"""Letters, combining marks and digits of any script; hyphens and apostrophes inside a word belong to it."""
-
-_NAME_WORD = r"\p{Lu}" + _LETTERS + _JOINED
-_NAME = regex.compile(rf"(?<=[\p{{Ll}},] ){_NAME_WORD}(?: {_NAME_WORD}){{0,2}}")
+_NAME_WORD = r"\p{Lu}" + SPACED_WORD
+_NAME = regex.compile(rf"(?<=[\p{{Ll}},] ){_NAME_WORD}(?: {_NAME_WORD}){{0,2}}", regex.V1)
 
 _FUNCTION_WORDS = """
     a about after against all along also although among an and another any are around as at be became because
@@ -29,25 +25,43 @@ _FUNCTION_WORDS = """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """English words that say little about a passage's subject (lower case)."""
 
-
-def is_word_character(character: str) -> bool:
-    """Whether a character is part of a word: a letter, a digit or a combining mark of any script."""
-    return character.isalnum() or unicodedata.category(character).startswith("M")
+_IDEOGRAPHS_A_WORD = 2
+_CLUSTERS_A_WORD = 3
+_KATAKANA = regex.compile(r"\p{Katakana}")
+_IDEOGRAPH = regex.compile(r"\p{Han}")
+_RUN = regex.compile(rf"{SPACED_WORD}|\p{{Katakana}}[\p{{Katakana}}ー]*+|\p{{Han}}++|[\p{{LineBreak=SA}}]++", regex.V1)
+"""A word of a script with spaces or of katakana, or a run of ideographs or of clusters."""
 
 
 def content_words(passage: str) -> list[str]:
-    """The passage's words in order, repeats included, without function words and words of one or two characters."""
-    words = (match.group() for match in WORD.finditer(passage))
-    return [word for word in words if len(word) > 2 and word.casefold() not in FUNCTION_WORDS]
+    """List the passage's words in order, repeats included, without function words and words of one or two characters.
+
+    In scripts without spaces, runs of ideographs are cut in pairs, the commonest length of a word, and runs of
+    orthographic clusters in threes; hiragana, which mostly writes particles and endings, is left out.
+    """
+    return [word for word in _candidates(passage) if word.casefold() not in FUNCTION_WORDS]
+
+
+def _candidates(passage: str) -> Iterator[str]:
+    if passage.isascii() or not UNSPACED.search(passage):
+        yield from (match.group() for match in WORD.finditer(passage) if len(match.group()) > 2)
+        return
+    for run in _RUN.finditer(passage):
+        if UNSPACED.match(run.group()) and not _KATAKANA.match(run.group()):
+            units = [match.group() for match in WORD.finditer(run.group())]
+            width = _IDEOGRAPHS_A_WORD if _IDEOGRAPH.match(run.group()) else _CLUSTERS_A_WORD
+            yield from ("".join(units[start : start + width]) for start in range(0, len(units) - width + 1, width))
+        elif len(run.group()) > 2:
+            yield run.group()
 
 
 def repeated_words(passage: str) -> list[str]:
-    """Content words that stand in the passage more than once, each listed once, in order of first appearance."""
+    """List the content words that occur more than once, each once, in order of first appearance."""
     return [word for word, count in Counter(content_words(passage)).items() if count > 1]
 
 
 def names(passage: str) -> list[str]:
-    """Runs of one to three capitalised words after a lower-case word or a comma: proper names, mostly."""
+    """List the runs of one to three capitalised words after a lower-case word or a comma: proper names, mostly."""
     return [match.group() for match in _NAME.finditer(passage)]
 
 
@@ -69,7 +83,7 @@ def _possible_stems(word: str) -> set[str]:
 
 
 def same_word(first: str, second: str) -> bool:
-    """Whether two words may be one word in another case or another regular English inflection.
+    """Return whether two words may be one word in another case or another regular English inflection.
 
     ``City``/``cities`` and ``elevate``/``Elevating`` are; ``elevate``/``elevation`` is a derivation and is not.
     Irregular forms (``went``) are missed, and a look-alike such as ``news``/``new`` is taken for an inflection.

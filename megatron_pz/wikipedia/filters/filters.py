@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, get_args
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.read.articles import Article
 from megatron_pz.wikipedia.tokenize.passages import Passage
+from megatron_pz.wikitext.words import count_words
 
 if TYPE_CHECKING:
     from megatron_pz.wikipedia.filters.decontamination import Decontaminator
@@ -85,7 +86,7 @@ class Filters:
         dropped = [text for text, overlaps in zip(texts, overlapping, strict=True) if overlaps]
         if dropped:
             counts["overlapping_passages"] += len(dropped)
-            counts["overlapping_passage_words"] += sum(len(text.split()) for text in dropped)
+            counts["overlapping_passage_words"] += sum(map(count_words, dropped))
         return [passage for passage, overlaps in zip(passages, overlapping, strict=True) if not overlaps]
 
     def describe(self) -> dict[str, Any]:

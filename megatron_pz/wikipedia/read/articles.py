@@ -19,6 +19,7 @@ from megatron_pz.wikipedia.read.streams import Job
 from megatron_pz.wikitext import localization
 from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.words import count_words
 
 DropReason = Literal["namespace", "not_wikitext", "redirect", "disambiguation", "list", "too_short"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
@@ -179,10 +180,10 @@ def split_of(title: str, shares: Sequence[float]) -> int:
 
 
 def _has_words(paragraphs: Sequence[str], least: int) -> bool:
-    """Whether the paragraphs have at least so many words. Long articles are not counted to their end."""
+    """Return whether the paragraphs have at least so many words. Long articles are not counted to their end."""
     words = 0
     for paragraph in paragraphs:
-        words += len(paragraph.split(maxsplit=least))
+        words += count_words(paragraph)
         if words >= least:
             return True
     return least <= 0

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Encode, Ids, Joints, parts_of
-from megatron_pz.wikitext.scanner_form import words_of
 from megatron_pz.wikitext.sentences import sentences
+from megatron_pz.wikitext.words import count_words, cut_at_words
 
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
 _BYTES_A_CHARACTER = 4
 """Most bytes, hence tokens, of one character in UTF-8."""
-_WORD = re.compile(r"\S+\s*")
 _LEAST_BUDGET = 4
 
 PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
@@ -52,7 +50,7 @@ class Passage:
 
     @property
     def words(self) -> int:
-        return sum(map(words_of, self.parts))
+        return sum(map(count_words, self.parts))
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ class PassageCutter:
         between = self._joints.break_tokens
         merges = self._options.passage_unit == "paragraph"
         for number, own in enumerate(measured):
-            more = len(paragraphs[number].split()) if self._words_matter else 0
+            more = count_words(paragraphs[number]) if self._words_matter else 0
             if merges and first >= 0 and self._fits(tokens + between + own, words + more):
                 tokens += between + own
                 words += more
@@ -164,7 +162,7 @@ class PassageCutter:
         return lead
 
     def _piece(self, text: str, tokens: int) -> _Piece:
-        return _Piece(text, tokens, len(text.split()) if self._words_matter else 0)
+        return _Piece(text, tokens, count_words(text) if self._words_matter else 0)
 
     def _measure(self, texts: Sequence[str]) -> list[_Piece]:
         encoded = self._encode(texts) if texts else []
@@ -175,7 +173,7 @@ class PassageCutter:
         return tokens <= self._budget and not (most_words and words > most_words)
 
     def _is_long_enough(self, text: str) -> bool:
-        words = len(text.split())
+        words = count_words(text)
         if words >= self._options.min_passage_words:
             return True
         self.counts["short_passages"] += 1
@@ -197,7 +195,7 @@ class PassageCutter:
         """Fill passages with whole words, and with parts of a word that alone exceeds the budget."""
         width = max(self._budget // _BYTES_A_CHARACTER, 1)
         words: list[str] = []
-        for word in self._measure(_WORD.findall(sentence)):
+        for word in self._measure(cut_at_words(sentence)):
             if word.tokens <= self._budget:
                 words.append(word.text)
             else:

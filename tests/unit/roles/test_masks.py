@@ -22,6 +22,7 @@ from megatron_pz.roles.strategies import (
     words_after_the_first,
 )
 from megatron_pz.roles.words import content_words, names, repeated_words
+from megatron_pz.wikitext.words import count_words
 
 PASSAGE = "In 1848 Bern became the seat of the government. Today the government and the embassies in Bern employ many."
 QUOTE, QWEN = PromptFamily.load("quote"), PromptFamily.load("qwen3")
@@ -233,3 +234,35 @@ class TestHeldOut:
             "government",
             "Today",
         ]
+
+
+CHINESE = "长江是中国第一大河，全长6300公里。发源于青藏高原，流经多个省区，最后注入东海。"
+
+
+def test_next_token_masks_hide_one_word_of_a_script_without_spaces() -> None:
+    for seed in range(30):
+        masked = random_next_token(CHINESE, random.Random(seed))
+        assert masked is not None
+        assert len(masked.span) == 1 or masked.span == "6300"
+        assert CHINESE.startswith(masked.text.removesuffix(MASK) + masked.span)
+
+
+def test_random_spans_have_up_to_ten_words_of_a_script_without_spaces() -> None:
+    lengths = set()
+    for seed in range(60):
+        masked = random_span(CHINESE, SpanRules(whole_words=True), random.Random(seed))
+        assert masked is not None
+        lengths.add(count_words(masked.span))
+    assert lengths == set(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("passage", "words"),
+    [
+        (CHINESE[:9], ["长江", "是中", "国第", "一大"]),
+        ("東京スカイツリーは高い東京タワー。", ["東京", "スカイツリー", "東京", "タワー"]),
+        ("กรุงเทพมหานคร", ["กรุง", "เทพม", "หานค"]),
+    ],
+)
+def test_content_words_of_scripts_without_spaces(passage: str, words: list[str]) -> None:
+    assert content_words(passage) == words

@@ -245,3 +245,27 @@ def test_subword_masks_are_recognised():
     assert not is_subword("elevation", MATTERHORN)
     assert is_subword("art", "art, party")
     assert is_subword("a a", "xa a a")
+
+
+UNSPACED = {
+    "zh": ("长江是中国第一大河，全长6300公里。", ["长江", "中国", "第一大河", "6300公里"], []),
+    "ja": ("東京スカイツリーは高い。", ["東京", "スカイツリー", "高い"], ["スカイ"]),
+    "th": ("กรุงเทพมหานครเป็นเมืองหลวง", ["เมืองหลวง", "กรุงเทพ"], ["เ", "งเ"]),
+    "my": ("မြန်မာစကားသည်", ["မြန်မာ", "စကား"], ["မြ", "န်မာ"]),
+    "fa": ("او می\u200cخواهد برود", ["می\u200cخواهد"], ["می", "خواهد"]),
+    "ko": ("서울은 수도이다", ["서울은"], ["서울"]),
+}
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_whole_words_in_scripts_without_spaces(language: str) -> None:
+    passage, whole, parts = UNSPACED[language]
+    rules = SpanRules(whole_words=True)
+    assert {span: rules.check(span, passage)[1] for span in whole} == dict.fromkeys(whole, InvalidMaskReason.OK)
+    assert {span: rules.check(span, passage)[1] for span in parts} == dict.fromkeys(parts, InvalidMaskReason.SUBWORD)
+
+
+def test_max_span_words_counts_the_words_of_scripts_without_spaces() -> None:
+    passage = "长江是中国第一大河，全长6300公里。"
+    assert SpanRules(max_words=4).check("第一大河", passage)[1] is InvalidMaskReason.OK
+    assert SpanRules(max_words=4).check("是中国第一大河", passage)[1] is InvalidMaskReason.TOO_LONG

@@ -176,3 +176,44 @@ def test_an_article_is_tokenized_once_and_the_last_paragraph_of_a_passage_twice_
         encoded.clear()
         assert len(cut.cut(paragraphs)) <= 8
         assert len(encoded) <= most
+
+
+def encode_characters(texts: Sequence[str]) -> list[np.ndarray]:
+    return [np.zeros(len(text), np.int64) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "长江是中国第一大河全长六千三百公里",
+        "กรุงเทพมหานครเป็นเมืองหลวงและเมืองที่มีประชากรมากที่สุด",
+        "မြန်မာနိုင်ငံသည်အရှေ့တောင်အာရှတွင်ရှိသည်",
+        "x\u0301" * 40,
+    ],
+)
+def test_a_sentence_without_spaces_is_cut_between_words_and_never_inside_a_cluster(sentence: str) -> None:
+    passages = [
+        passage.text
+        for passage in PassageCutter(PassageOptions("paragraph", 16), encode_characters).cut([sentence * 3])
+    ]
+    assert "".join(passages) == sentence * 3
+    assert all(8 < len(passage) <= 16 for passage in passages[:-1])
+    assert not any(regex.match(r"\p{M}", passage) for passage in passages)
+
+
+def test_leads_of_an_article_without_full_stops() -> None:
+    cut = PassageCutter(PassageOptions("lead_sentences", 40, min_passage_words=5), encode_characters)
+    (thai,) = cut.cut(["กรุงเทพมหานครเป็นเมืองหลวง เมืองนี้ก่อตั้งเมื่อนานมาแล้วและมีประชากรมากที่สุด"])
+    assert thai.text == "กรุงเทพมหานครเป็นเมืองหลวง"
+    (armenian,) = cut.cut(["Երևանը Հայաստանի մայրաքաղաքն է հինգ։ Այն Հայաստանի ամենամեծ քաղաքն է։"])
+    assert armenian.text == "Երևանը Հայաստանի մայրաքաղաքն է հինգ։"
+
+
+def test_chinese_passages_have_words_enough() -> None:
+    passage = (
+        "长江是中国第一大河，全长6300公里，发源于青藏高原，流经多个省区，最后在上海注入东海，流域面积一百八十万平方公里。"
+        * 2
+    )
+    (kept,) = PassageCutter(PassageOptions("paragraph", 400, min_passage_words=50), encode_characters).cut([passage])
+    assert kept.text == passage
+    assert kept.words > 80
