@@ -1,1 +1,1 @@
-"""What a configuration must keep to, field by field and together; each rule with the complaint that a user reads."""
+"""The configuration of a run: schema, parsing and validation."""

@@ -1,4 +1,4 @@
-"""Flags of the small tools: argparse, with a wrong flag told in one line like every other bad input."""
+"""Parse the flags of the small tools with argparse; a wrong flag is reported in one line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Tells the defaults that are values; that a flag may be left out is seen from the usage."""
+    """Shows defaults that are values; the usage line shows which flags are optional."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, "", False) else super()._get_help_string(action)
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are :class:`BadInput`. Flags cannot be abbreviated."""
+    """An argument parser that raises :class:`BadInput`. Flags cannot be abbreviated."""
 
     def __init__(self, description: str, *, add_help: bool = True) -> None:
         super().__init__(
@@ -27,5 +27,5 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse for what it cannot parse."""
+        """Raise BadInput; argparse calls this for flags that it cannot parse."""
         raise BadInput(f"{message} (--help lists the flags)")

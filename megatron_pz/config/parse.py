@@ -33,7 +33,7 @@ _SECTIONS = {section.name: section.default_factory for section in dataclasses.fi
 
 
 def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
-    """Read ``--config FILE``, lay the other flags over it, check the whole.
+    """Read ``--config FILE``, override it by the other flags, and check the result.
 
     Raises:
         BadInput: an unknown key or flag, a value of the wrong type, an impossible combination, a path that is missing.
@@ -44,7 +44,7 @@ def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
 
 
 def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
-    """:func:`parse_run_config` without the checks across fields, for tools that need a part of the configuration."""
+    """Do the same without the checks across fields, for tools that need a part of the configuration."""
     own = Parser("", add_help=False)
     own.add_argument("--config", type=Path)
     known, flags = own.parse_known_args(list(argv))
@@ -73,7 +73,11 @@ def _named_precision(config: RunConfig, flags: Sequence[str]) -> RunConfig:
 
 
 def load_yaml(path: Path) -> RunConfig:
-    """A :class:`RunConfig` from a YAML file whose top-level keys are its sections."""
+    """Read a :class:`RunConfig` from a YAML file whose top-level keys are its sections.
+
+    Raises:
+        BadInput: as :func:`parse_run_config` does for a file.
+    """
     try:
         content = load_text(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -114,7 +118,7 @@ def _section(path: Path, name: str, values: Any) -> Any:
 
 
 def _nearest(word: Any, known: Iterable[str]) -> str:
-    """What the unknown ``word`` may have been meant for: a key of another section, or one of the ``known``."""
+    """Suggest what an unknown ``word`` may mean: a key of another section, or one of the ``known``."""
     for section, kind in _SECTIONS.items():
         if word in (field.name for field in dataclasses.fields(cast(Any, kind))):
             return f" (it belongs to the section {section!r})"
@@ -135,7 +139,7 @@ def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfi
 
 
 def _meant(complaint: str) -> str:
-    """What to do about the first thing that tyro does not know; nothing where the complaint is another."""
+    """Suggest what to do about the first word that tyro does not know; empty for other complaints."""
     found = re.match(r"Unrecognized options: ([^, ]+)", complaint)
     word = found[1] if found else ""
     if word.endswith((".yaml", ".yml")):
@@ -150,7 +154,7 @@ def _meant(complaint: str) -> str:
 
 
 def _first_paragraph(boxed: str) -> str:
-    """tyro's message without its title, the frame that it draws around it and the help behind its rule."""
+    """Extract tyro's message from its title, its frame and the help below."""
     lines: list[str] = []
     for line in boxed.splitlines()[1:]:
         text = line.strip("│╰╯|+ ")

@@ -1,10 +1,10 @@
-"""Every setting of a run, with its default and its source: the one place where defaults stand.
+"""Define every setting of a run, with its default, its range and its source.
 
 A run's configuration is :class:`RunConfig`: frozen dataclasses, filled from a YAML file whose top-level keys are the
-sections below and then from flags. Flags leave the section's name out and write dashes (``rollout.max_response_length``
-is ``--max-response-length``), so a field name occurs in one section only. Names and meanings are Megatron-LM's where
-Megatron-LM has them. "[P]" marks a value that the PretrainZero paper (arXiv 2512.03442v1) states, "[C]" a choice where
-the paper is silent.
+sections below, and then from flags. Flags omit the section's name and use dashes (``rollout.max_response_length`` is
+``--max-response-length``), so a field name occurs in one section only. Names and meanings follow Megatron-LM where it
+has them. The range of a number is part of its type (:mod:`megatron_pz.config.validate_ranges`).
+"[P]" marks a value that the PretrainZero paper (arXiv 2512.03442v1) states, "[C]" a choice where the paper is silent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
 """NumPy's seeds have 32 bits, and pipeline stages add to the run's seed."""
 
 PassiveStrategy = Literal["random_span", "random_next_token", "entropy_next_token"]
-"""The paper's baselines: masks chosen by chance, or by the policy's entropy."""
+"""The paper's baselines: masks chosen at random, or by the policy's entropy."""
 MaskStrategy = Literal["active", "random_span", "random_next_token", "entropy_next_token"]
 
 
@@ -47,37 +47,37 @@ class ModelConfig:
     """Multiply the layers' matrices in FP8 by Transformer Engine; needs bf16 and a GPU of capability 8.9 or more.
     hybrid: gradients of activations are e5m2, all else e4m3. The default is off [C]; the paper names no format."""
     fp8_recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"] = "tensorwise"
-    """Where FP8's scales come from: earlier steps' maxima, this tensor's, those of blocks of 128 (CUDA 12.9), or of 32
-    (Blackwell) [C]. tensorwise keeps no state that a new batch could belie; Megatron-LM's default is delayed."""
+    """Source of FP8's scales: the maxima of earlier steps, of the tensor itself, of blocks of 128 (CUDA 12.9), or of
+    blocks of 32 (Blackwell) [C]. tensorwise needs no state from earlier batches; Megatron-LM's default is delayed."""
     fp8_param_gather: bool = False
-    """Keep the weights of FP8 layers in FP8 only, and gather them so; needs use_distributed_optimizer [C]."""
+    """Keep the weights of FP8 layers in FP8 only and gather them in FP8; needs use_distributed_optimizer [C]."""
     first_last_layers_bf16: bool = False
     """Leave the first and the last layers in bfloat16; not with the recipe delayed [C]."""
     num_layers_at_start_in_bf16: NonNegativeInt = 1
     num_layers_at_end_in_bf16: NonNegativeInt = 1
-    """How many layers first_last_layers_bf16 means (Megatron-LM's defaults)."""
+    """Number of layers that first_last_layers_bf16 covers (Megatron-LM's defaults)."""
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the trainer's model is laid out over the processes. Sizes are numbers of ranks; Megatron-LM's names."""
+    """Layout of the trainer's model over the processes. Sizes are numbers of ranks; names are Megatron-LM's."""
 
     tensor_model_parallel_size: PositiveInt = 1
     pipeline_model_parallel_size: PositiveInt = 1
     sequence_parallel: bool = False
-    """Between the linear layers each tensor parallel rank holds its share of the tokens only."""
+    """Each tensor parallel rank holds only its share of the tokens between the linear layers."""
     use_distributed_optimizer: bool = False
-    """Each data parallel rank keeps and updates its share of the optimizer's state only."""
+    """Each data parallel rank keeps and updates only its share of the optimizer state."""
     distributed_timeout_minutes: PositiveFloat = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
     heartbeat_timeout_minutes: PositiveFloat = 2.0
     """A rank without a heartbeat for so long is lost, and the run ends with one line that names it [C]."""
     context_parallel_size: PositiveInt = 1
-    """Ranks that share the tokens of one packed row; keys and values are gathered, so the result is exact."""
+    """Ranks that share the tokens of one packed sequence; keys and values are gathered, so the result is exact."""
     expert_model_parallel_size: PositiveInt = 1
-    """Ranks that share the experts of a mixture. They come out of the data, context and tensor parallel ranks."""
+    """Ranks that share the experts of a mixture, taken from the data, context and tensor parallel ranks."""
     expert_tensor_parallel_size: NonNegativeInt = 0
-    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Another number than that needs an
+    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Any other size needs an
     expert_model_parallel_size of at least 2."""
     virtual_pipeline_model_parallel_size: PositiveInt = 1
     """Model chunks on each pipeline stage (the interleaved schedule); 1: plain 1F1B."""
@@ -90,22 +90,22 @@ class ParallelConfig:
     overlap_param_gather: bool = False
     """Gather updated weights while the next forward pass runs; needs use_distributed_optimizer, overlap_grad_reduce."""
     recompute_granularity: Literal["none", "selective", "full"] = "none"
-    """Compute again in the backward pass: nothing, the core attention, or whole layers."""
+    """What the backward pass recomputes: nothing, the core attention, or whole layers."""
     recompute_method: Literal["uniform", "block"] = "uniform"
-    """Of full recomputation: runs of recompute_num_layers layers, or single layers of which the first so many."""
+    """Units of full recomputation: groups of recompute_num_layers layers, or each of the first recompute_num_layers."""
     recompute_num_layers: PositiveInt = 1
     moe_aux_loss_coeff: NonNegativeFloat = 0.0
     """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs.
 
-    It is the mean over packed rows as they are, padding included, so it varies a little with how tokens are shared out.
+    It is the mean over packed sequences including padding, so it depends slightly on the packing.
     """
     packed_length_multiple: PositiveInt = 1
-    """Packed rows are padded to a multiple of this for each rank that shares them: FP8 matrices need 16, mxfp8 32."""
+    """Packed sequences are padded to a multiple of this on each rank that shares them: FP8 needs 16, mxfp8 32."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which passages the run reads."""
+    """Passages that the run reads."""
 
     data_path: tuple[str, ...] = ()
     """Prefixes of .bin/.idx passage datasets, or alternating weights and prefixes (a Megatron blend)."""
@@ -114,7 +114,7 @@ class DataConfig:
     min_passage_words: NonNegativeInt = 0
     """Passages with fewer words are not drawn."""
     max_passage_words: NonNegativeInt = 0
-    """Passages with more words are not drawn; 0: no bound but the prompt budget."""
+    """Passages with more words are not drawn; 0: only the prompt budget limits them."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class GameConfig:
     """The rules of the min-max game between mask generator and mask predictor (paper, sections 3 and 4)."""
 
     prompt_family: str = "qwen3"
-    """Folder of prompt templates under megatron_pz/roles/templates/, or a path to such a folder."""
+    """Directory of prompt templates under megatron_pz/roles/templates/, or a path to such a directory."""
     policy_sharing: Literal["shared", "separate"] = "shared"
     """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: MaskStrategy = "active"
     """Who chooses the masks: the generator [P], or one of the paper's passive baselines."""
     passive_warmup_iters: NonNegativeInt = 0
-    """The first so many steps use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
+    """Number of first steps that use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
     warmup_mask_strategy: PassiveStrategy = "random_span"
     """[P]"""
     entropy_top_share: Annotated[float, Gt(0), Le(1)] = 0.2
@@ -151,7 +151,7 @@ class GameConfig:
     leak_guard: bool = False
     """Reject a span that survives elsewhere in the passage under another case or inflection [C]."""
     answer_normalization: Literal["strip_nfc", "casefold", "none"] = "strip_nfc"
-    """What is done to an answer and its target before the exact comparison [C]."""
+    """Normalization of an answer and its target before the exact comparison [C]."""
     invalid_mask_penalty: Annotated[float, Le(0)] = 0.0
     """Reward of a rollout that names no valid mask; zero or negative [C] (SPICE uses -0.1)."""
     generator_reward: Literal["one_minus_accuracy", "variance", "gaussian"] = "one_minus_accuracy"
@@ -160,12 +160,12 @@ class GameConfig:
     """Proposals of one passage that name the same span are predicted once and share the accuracy; false predicts every
     proposal by itself, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
-    """Draw further passages until the step has passages_per_step groups with unequal rewards, of the generator, or with
-    passive masks of the predictor (DAPO) [C]."""
+    """Draw further passages until the step has passages_per_step groups with unequal rewards (DAPO) [C]. Groups of the
+    generator count, or of the predictor where masks are passive."""
     max_sampling_rounds: PositiveInt = 3
-    """With dynamic_sampling: at most this many draws in a step."""
+    """Most draws in a step with dynamic_sampling."""
     max_predictor_groups: NonNegativeInt = 0
-    """At most this many mixed predictor groups enter the update, drawn at random; 0: all of them [P]."""
+    """Most mixed predictor groups that enter the update, drawn at random; 0: all [P]."""
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,8 @@ class RolloutConfig:
     max_response_length: PositiveInt = 4096
     """Tokens [P]. A response that reaches it is truncated: a predictor's earns 0, a generator's names no mask [C]."""
     generator_max_response_length: NonNegativeInt = 0
-    """The same for the generator alone, at most as much; 0: max_response_length [C]. Short generators are cheap, and
-    quote no more than they need."""
+    """Limit for the generator alone, at most max_response_length; 0: the same [C]. Short responses are cheap, and make
+    the generator quote only what it needs."""
     temperature: float = 1.0
     """[C] Anything but 1 is refused: the log-probabilities that the update uses are those of temperature 1."""
     top_p: float = 1.0
@@ -186,37 +186,36 @@ class RolloutConfig:
     top_k: int = 0
     """[C] 0 is off. Anything else is refused, for the same reason."""
     rollout_tensor_parallel_size: PositiveInt = 1
-    """Neighbouring ranks that hold one engine together (vLLM's tensor parallelism), for models that do not fit beside
-    the trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes."""
+    """Neighbouring ranks that share one engine (vLLM's tensor parallelism), for models that do not fit beside the
+    trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rollout_quantization: Literal["none", "fp8"] = "none"
-    """GPU only: vLLM quantises the weights as they arrive, and its activations, to FP8 [C]. The tokens then come from
-    another distribution than the trainer's, so a mismatch_correction is required."""
+    """GPU only: vLLM quantises the weights that it receives, and its activations, to FP8 [C]. Tokens are then sampled
+    from another distribution than the trainer's, so a mismatch_correction is required."""
     rollout_max_num_seqs: PositiveInt = 128
     """Most sequences that one engine decodes at once."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
-    """GPU only: while the trainer works the engine's weights wait in host memory and its KV cache is given up [C]. Not
-    with two engines in a process (policy_sharing ``separate``), which vLLM's sleep mode does not serve."""
+    """GPU only: during the update the engine's weights are offloaded to host memory and its KV cache is freed [C]. Not
+    with two engines in a process (policy_sharing ``separate``), which vLLM's sleep mode does not support."""
     gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.6
-    """GPU only: vLLM's share of the card; two engines (policy_sharing ``separate``) have half of it each."""
+    """GPU only: vLLM's share of the GPU's memory, which two engines (policy_sharing ``separate``) divide."""
     rollout_timeout_minutes: PositiveFloat = 25.0
-    """A call of an engine (a rank's share of a role's prompts) that takes longer ends the run with a line that names
-    rank and host. Below distributed_timeout_minutes, since the other ranks wait for it in a collective [C]."""
+    """Deadline of an engine call (a rank's share of a role's prompts), after which the run ends with a line that names
+    rank and host. Below distributed_timeout_minutes, since the other ranks wait in a collective [C]."""
     sync_timeout_minutes: PositiveFloat = 10.0
-    """The same for an engine's start, sleep, waking and end, and for one transfer of the trainer's weights into the
-    engines [C]."""
+    """Deadline of an engine's start, sleep, waking and end, and of one weight sync into the engines [C]."""
     max_engine_restarts: NonNegativeInt = 2
-    """An engine that fails is started again with the current weights, and its prompts are generated again from the same
-    seeds; after so many times since the run began or resumed its failure ends the run [C]."""
+    """Restarts of failed engines since the run began or resumed; the next failure ends the run [C]. A restarted engine
+    gets the current weights and generates its prompts again from the same seeds."""
     max_log_prob_difference: NonNegativeFloat = 0.0
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
     not hold the trainer's weights. 0: 0.01 where both compute in float32, else 0.3 [C]. bf16 on both sides is about
     0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor"]) -> int:
-        """Tokens that a response of the role may have."""
+        """Return the most tokens of a response of the role."""
         own = self.generator_max_response_length if role == "generator" else 0
         return own or self.max_response_length
 
@@ -230,39 +229,39 @@ class GrpoConfig:
     grpo_clamp_eps_upper: PositiveFloat = 0.28
     """[C] DAPO's value ("clip-higher"): the ratio is clipped above 1 + this."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whose ratio is clipped: each token's own (equation 11) [P], or one of the whole response, the geometric mean of
-    its tokens' (GSPO, arXiv 2507.18071)."""
+    """Ratio that is clipped: each token's own (equation 11) [P], or that of the whole response, the geometric mean of
+    its tokens' ratios (GSPO, arXiv 2507.18071)."""
     gspo_clamp_eps_lower: Annotated[float, Gt(0), Lt(1)] = 3e-4
     gspo_clamp_eps_upper: PositiveFloat = 4e-4
     """[C] GSPO's values (section 5.1): the clip range of a response's ratio, in place of grpo_clamp_eps_*."""
     grpo_dual_clip: float = 0.0
-    """Tokens of negative advantage stop counting above this ratio (dual-clip PPO, arXiv 1912.09729, which has 3); more
-    than 1, or 0 for off [C]."""
+    """Tokens of negative advantage have no gradient above this ratio (dual-clip PPO, arXiv 1912.09729, which uses 3);
+    above 1, or 0 for off [C]."""
     grpo_kl_beta: NonNegativeFloat = 0.0
-    """Weight of the penalty for leaving the run's initial weights; 0 is off [P]. Anything else keeps a second copy of
-    the model in host memory and adds a forward pass with it."""
+    """Weight of the KL penalty to the run's initial weights; 0 is off [P]. Any other value keeps a second copy of the
+    model in host memory and adds a forward pass with it."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that distance (Schulman 2020); GRPO (arXiv 2402.03300) has k3."""
+    """Estimator of the KL divergence (Schulman 2020); GRPO (arXiv 2402.03300) uses k3."""
     advantage_scale: Literal["group_std", "none"] = "group_std"
     """Divide by the group's standard deviation (equation 10) [P], or not (Dr. GRPO)."""
     loss_aggregation: Literal["sequence_mean", "token_mean", "token_sum_constant"] = "sequence_mean"
     """Equation 11 [P], DAPO, Dr. GRPO."""
     updates_per_step: PositiveInt = 1
-    """Minibatches of a step: optimizer steps on its experience, each on its own share of the groups [C]."""
+    """Minibatches of a step: optimizer steps on its experience, each on another share of the groups [C]."""
     grpo_iterations: PositiveInt = 1
     """Epochs over a step's experience, each of updates_per_step optimizer steps on the same shares [C]."""
     mismatch_correction: Literal["tis", "icepop", "off"] = "tis"
-    """How a token's loss is weighted for trainer and rollout disagreeing about its probability [C]."""
+    """Correction of a token's loss for the different probabilities of trainer and rollout [C]."""
     tis_cap: PositiveFloat = 2.0
     """Truncated importance sampling: the weight is min(p_trainer / p_rollout, this) [C]."""
     icepop_lower: NonNegativeFloat = 0.5
     icepop_upper: float = 5.0
-    """IcePop: tokens whose p_trainer / p_rollout lies outside (icepop_lower, icepop_upper) are left out [C]."""
+    """IcePop: tokens whose p_trainer / p_rollout lies outside (icepop_lower, icepop_upper) are masked out [C]."""
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule. Iterations are training steps of the loop."""
+    """AdamW and its schedule. Iterations are steps of the training loop."""
 
     lr: PositiveFloat = 5e-7
     """[P]"""
@@ -273,16 +272,16 @@ class OptimizerConfig:
     """[P] cosine, over train_iters."""
     lr_warmup_iters: NonNegativeInt = 0
     lr_warmup_init: NonNegativeFloat = 0.0
-    """Where the warm-up begins: the rate of the first step. Megatron-LM's name."""
+    """Learning rate of the first step, where the warm-up begins. Megatron-LM's name."""
     weight_decay: NonNegativeFloat = 0.0
     adam_beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     adam_beta2: Annotated[float, Ge(0), Lt(1)] = 0.95
     adam_eps: PositiveFloat = 1e-8
     clip_grad: NonNegativeFloat = 1.0
-    """Largest global gradient norm; 0: any."""
+    """Largest global gradient norm; 0: no clipping."""
     rl_offload_optimizer_during_inference: bool = False
-    """GPU only: while the engines sample, the optimizer's state waits in host memory and gradients have none; needs
-    bf16 [C]. Megatron-LM's name."""
+    """GPU only: while the engines sample, the optimizer state is offloaded to host memory and the gradients are freed;
+    needs bf16 [C]. Megatron-LM's name."""
 
 
 @dataclass(frozen=True)
@@ -295,18 +294,18 @@ class TrainingConfig:
     """Most tokens in one forward pass, after shared-prompt packing."""
     seed: Seed = 1234
     save: str = ""
-    """Folder of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""
+    """Directory of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""
     load: str = ""
-    """Folder to resume from; the same as ``save`` to go on with an interrupted run."""
+    """Directory to resume from; the same as ``save`` to continue an interrupted run."""
     save_interval: NonNegativeInt = 100
     """Steps between checkpoints; the last step is always saved. 0: no checkpoints at all, for measurements."""
     keep_last: NonNegativeInt = 3
-    """Newest checkpoints that are kept; 0: all."""
+    """Number of newest checkpoints that are kept; 0: all."""
     keep_every: NonNegativeInt = 0
-    """Checkpoints of iterations that are a multiple of this are kept for good, beside the newest; 0: none [C]."""
+    """Checkpoints of iterations that are a multiple of this are never deleted; 0: none [C]."""
     async_save: bool = False
-    """Write checkpoints in a thread beside the training (Megatron-LM's flag): a step then pays for a copy of the state
-    in host memory, weights and optimizer, instead of for the disk [C]."""
+    """Write checkpoints in a background thread (Megatron-LM's flag): the step waits for a copy of weights and optimizer
+    state in host memory instead of the disk [C]."""
     log_interval: PositiveInt = 1
     eval_interval: NonNegativeInt = 0
     """Steps between held-out evaluations; 0: none."""
@@ -318,7 +317,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class ColdStartConfig:
-    """The supervised cold start (``python -m megatron_pz.cold_start``): both answer formats, on the passages.
+    """The supervised cold start (``python -m megatron_pz.cold_start``), which teaches both answer formats.
 
     The paper's SmolLM3 run has a warm-up as well (100 steps of random-span RLPT); a model of a few hundred million
     parameters earns no reward without one.
@@ -332,7 +331,7 @@ class ColdStartConfig:
     cold_start_predictions: PositiveInt = 10
     """Passages in a step that become predictor examples."""
     cold_start_repeated_share: Annotated[float, Ge(0), Le(1)] = 0.65
-    """Share of example spans drawn from words that the passage repeats, whose answer can be found in it."""
+    """Share of example spans drawn from words that the passage repeats, so that the answer can be found in it."""
     cold_start_lr: PositiveFloat = 1e-4
     cold_start_seed: Seed = 0
 
@@ -348,7 +347,7 @@ class SupervisedConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything ``python -m megatron_pz.train`` needs to know."""
+    """The complete configuration of ``python -m megatron_pz.train``."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

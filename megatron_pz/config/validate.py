@@ -1,7 +1,7 @@
-"""Which configurations cannot work, by themselves: no model, no torch, no processes.
+"""Refuse configurations that cannot work on any machine, without torch, a model or processes.
 
-What the machine at hand cannot do is refused where it is known: :mod:`megatron_pz.model.precision`,
-:mod:`megatron_pz.trainer.topology`, and by ``tools/doctor.py`` before a run.
+Limits of the machine at hand are checked by :mod:`megatron_pz.run.precision` and :mod:`megatron_pz.trainer.topology`,
+and before a run by ``python -m megatron_pz.doctor``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def check(config: RunConfig) -> None:
 
 
 def _rules(c: RunConfig) -> list[tuple[bool, str]]:
-    """(whether it holds, the complaint where it does not); what is missing comes before what is wrong."""
+    """Return (whether it holds, the complaint where it does not) for every rule, missing values first."""
     model, training = Path(c.model.hf_model), c.training
     return [
         (bool(c.model.hf_model), "--hf-model is missing: give the directory of a Hugging Face checkpoint"),
@@ -151,7 +151,7 @@ def _optimizer_rules(c: RunConfig) -> list[tuple[bool, str]]:
 
 
 def _path_rules(c: RunConfig) -> Iterator[tuple[bool, str]]:
-    """A shell expands ~ and variables in flags; in a file nobody does, and the run would make a folder of that name."""
+    """Refuse ~ and variables, which nothing expands in a YAML file, and prefixes that are files."""
     for name, path in (("--save", c.training.save), ("--load", c.training.load)):
         yield not re.match(r"~|.*\$", path), f"{name} {path}: ~ and $ are not expanded here; write the path out"
     for name, prefixes in (("--data-path", c.data.data_path), ("--valid-data-path", c.data.valid_data_path)):

@@ -1,7 +1,7 @@
-"""Which parallel layouts cannot work, by the configuration alone: no model, no torch, no processes.
+"""Refuse parallel layouts that cannot work with any model, without torch, a model or processes.
 
-What depends on the model's sizes is in :mod:`megatron_pz.model.layout`, what depends on the number of processes in
-:mod:`megatron_pz.trainer.topology`.
+:mod:`megatron_pz.model.layout` has the rules that depend on the model's sizes, and
+:mod:`megatron_pz.trainer.topology` those that depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from megatron_pz.config.validate_ranges import flag, range_rules
 
 
 def expert_tensor_parallel_size(parallel: ParallelConfig) -> int:
-    """The size that the field stands for: 0 is that of the other layers, as in Megatron-LM."""
+    """Return the size that the field means: 0 is the size of the other layers, as in Megatron-LM."""
     return parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size
 
 
 @dataclass(frozen=True)
 class PackedShape:
-    """What a layout asks of the packed rows that a data-parallel rank runs in one optimizer step."""
+    """Requirements of a layout on the packed sequences of a data-parallel rank in one optimizer step."""
 
     length_multiple: int = 1
-    """Tokens of a row are a multiple of this."""
+    """Tokens of a sequence are a multiple of this."""
     equal_lengths: bool = False
-    """All rows of a rank have the same length."""
+    """All sequences of a rank have the same length."""
     count_multiple: int = 1
-    """The rows of a rank are a multiple of this."""
+    """The number of sequences of a rank is a multiple of this."""
     equal_counts: bool = False
-    """All data-parallel ranks have equally many rows."""
+    """All data-parallel ranks have the same number of sequences."""
 
 
 def packed_length_multiple(parallel: ParallelConfig) -> int:
-    """What the length of a packed row, in tokens, must be a multiple of.
+    """Return the number that the length of a packed sequence, in tokens, must be a multiple of.
 
-    Context parallelism cuts a row into two pieces a rank (so that causal work is even), sequence parallelism a rank's
-    tokens into equal parts, and each rank's matrices have ``packed_length_multiple`` rows or a multiple.
+    Context parallelism cuts a sequence into two pieces per rank, so that causal attention is balanced. Sequence
+    parallelism divides a rank's tokens into equal parts. The number of tokens in each rank's matrices is a multiple of
+    ``packed_length_multiple``.
     """
     ranks = parallel.context_parallel_size
     of_a_rank = math.lcm(
@@ -48,10 +49,11 @@ def packed_length_multiple(parallel: ParallelConfig) -> int:
 
 
 def packed_shape(parallel: ParallelConfig) -> PackedShape:
-    """The shape for a layout.
+    """Return the requirements of a layout.
 
-    The interleaved schedule runs as many rows at a time as there are stages, and between two stages it cannot tell two
-    lengths apart that are under way in both directions. Experts of other data-parallel ranks are met in every row.
+    The interleaved schedule runs as many sequences at a time as there are stages, and needs equal lengths because
+    sequences travel between two stages in both directions. With expert parallelism every sequence needs the experts of
+    other data-parallel ranks, so their numbers of sequences must be equal.
     """
     interleaved = parallel.virtual_pipeline_model_parallel_size > 1
     return PackedShape(
@@ -63,7 +65,7 @@ def packed_shape(parallel: ParallelConfig) -> PackedShape:
 
 
 def layout_rules(parallel: ParallelConfig) -> list[tuple[bool, str]]:
-    """(whether it holds, the complaint where it does not)."""
+    """Return (whether it holds, the complaint where it does not) for every rule."""
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     uneven = {
         name: getattr(parallel, name)

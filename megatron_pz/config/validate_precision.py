@@ -1,7 +1,7 @@
-"""Which precisions cannot work: by the configuration alone, and on a given machine. No torch, no model, no processes.
+"""Refuse precisions that cannot work on any machine, or on a given one, without torch, a model or processes.
 
 The rules are those of Megatron-Core 0.16 (``TransformerConfig.__post_init__``, ``fp8_utils``), of Megatron-LM's
-arguments and of Transformer Engine 2 (``quantization.py``: which recipe needs which device), said in one line before
+arguments and of Transformer Engine 2 (``quantization.py``: which recipe needs which device), and are applied before
 anything is started. What depends on the model's sizes is in :mod:`megatron_pz.model.precision`.
 """
 
@@ -18,19 +18,19 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which precisions can run somewhere."""
+    """Properties of a machine that decide which precisions it can run."""
 
     compute_capability: Version | None
-    """Of the CUDA device; None: there is none."""
+    """Compute capability of the CUDA device; None: there is none."""
     cuda: Version | None
-    """That torch was built with; None: a CPU build."""
+    """CUDA version that torch was built with; None: a CPU build."""
     transformer_engine: Version | None
-    """None: not installed."""
+    """Version of Transformer Engine; None: not installed."""
 
 
 @dataclass(frozen=True)
 class _Needs:
-    """What an FP8 recipe asks of a machine; versions are the first that will do."""
+    """Requirements of an FP8 recipe; versions are the lowest that suffice."""
 
     capability: Version
     capability_below: Version
@@ -51,22 +51,22 @@ _VLLM_FP8_CAPABILITY: Version = (8, 9)
 
 
 def uses_fp8(model: ModelConfig) -> bool:
-    """The trainer multiplies some matrices in FP8."""
+    """Return whether the trainer multiplies some matrices in FP8."""
     return model.fp8_format != "none"
 
 
 def gemm_multiple(model: ModelConfig) -> int:
-    """What the sizes of the layers' matrices must be multiples of: Megatron-Core's ``get_fp8_align_size``."""
+    """Return the number that matrix sizes must be multiples of: Megatron-Core's ``get_fp8_align_size``."""
     if not uses_fp8(model):
         return 1
     return 32 if model.fp8_recipe == "mxfp8" else 16
 
 
 def padded_for_fp8(model: ModelConfig, parallel: ParallelConfig) -> ParallelConfig:
-    """The layout with a ``packed_length_multiple`` that lets FP8 multiply every rank's part of a packed row.
+    """Return the layout with a ``packed_length_multiple`` that suits FP8 on every rank's part of a packed sequence.
 
-    A row that sequence parallelism shares out needs that many tokens on each rank, and blocks of 128 where it is
-    gathered blockwise-quantised: Transformer Engine gathers other lengths in bfloat16.
+    A sequence that sequence parallelism divides needs that multiple on each rank, and blocks of 128 where it is
+    gathered in blockwise quantisation: Transformer Engine gathers other lengths in bfloat16.
     """
     if not uses_fp8(model):
         return parallel
@@ -77,12 +77,15 @@ def padded_for_fp8(model: ModelConfig, parallel: ParallelConfig) -> ParallelConf
 
 
 def needs_equal_packed_counts(model: ModelConfig) -> bool:
-    """Data-parallel ranks need equally many rows: under delayed scaling they reduce their maxima after each."""
+    """Return whether data-parallel ranks need equal numbers of packed sequences.
+
+    Under delayed scaling they reduce their maxima after each sequence.
+    """
     return uses_fp8(model) and model.fp8_recipe == "delayed"
 
 
 def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
-    """(whether it holds, the complaint where it does not): what no machine can run."""
+    """Return (whether it holds, the complaint where it does not) for every rule that holds on all machines."""
     model, rollout, parallel = config.model, config.rollout, config.parallel
     fp8, recipe = uses_fp8(model), model.fp8_recipe
     return [

@@ -1,6 +1,7 @@
-"""Looking into a corpus of any size: single passages with their articles, and lengths, without loading the whole.
+"""Browse a corpus of any size: passages with their articles, and length statistics.
 
-The index is memory-mapped; of the Parquet sidecar only the row groups that are asked for are read.
+Nothing is loaded as a whole. The index is memory-mapped, and only the row groups of the Parquet file that a query needs
+are read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @dataclass(frozen=True)
 class StoredPassage:
-    """One sequence as it is stored, with its article."""
+    """A sequence as it is stored, with its article."""
 
     index: int
     token_ids: np.ndarray
@@ -30,10 +31,10 @@ class StoredPassage:
 
 @dataclass(frozen=True)
 class Lengths:
-    """How many things have which length."""
+    """A histogram of lengths."""
 
     counts: np.ndarray
-    """``counts[n]`` things have length n."""
+    """``counts[n]`` is the number of items of length n."""
 
     @property
     def number(self) -> int:
@@ -52,11 +53,11 @@ class Lengths:
         return int(np.flatnonzero(self.counts)[-1]) if self.number else 0
 
     def quantile(self, share: float) -> int:
-        """The least length that ``share`` of the things do not exceed."""
+        """Return the smallest length that a ``share`` of the items does not exceed."""
         return int(np.searchsorted(np.cumsum(self.counts), share * self.number)) if self.number else 0
 
     def binned(self, edges: np.ndarray) -> np.ndarray:
-        """How many lie in ``[edges[i], edges[i + 1])``, the last edge included; edges ascend."""
+        """Count the items in every ``[edges[i], edges[i + 1])``, the last edge included; edges ascend."""
         below = np.concatenate(([0], np.cumsum(self.counts)))
         places = np.clip(np.ceil(edges).astype(int), 0, len(self.counts))
         places[-1] = min(int(edges[-1]) + 1, len(self.counts))
@@ -88,11 +89,15 @@ class CorpusBrowser:
 
     @property
     def unit(self) -> str:
-        """What one sequence is: ``passage`` or ``article``."""
+        """Kind of a sequence: ``passage`` or ``article``."""
         return "article" if self.manifest["options"]["level"] == "document" else "passage"
 
     def passage(self, index: int) -> StoredPassage:
-        """The passage of this number. Raises :class:`BadInput` for a number that none has."""
+        """Return a passage by its number.
+
+        Raises:
+            BadInput: no passage has this number.
+        """
         if not 0 <= index < len(self.tokens):
             raise BadInput(
                 f"{self.prefix}: has no {self.unit} {index}; they are numbered from 0 to {len(self.tokens) - 1}"
@@ -104,7 +109,11 @@ class CorpusBrowser:
         return StoredPassage(index, ids, article.title, article.url, article.page_id)
 
     def titled(self, title: str) -> list[int]:
-        """Numbers of all passages of the articles with this title, whatever its case; ``_`` is a space."""
+        """Return the numbers of all passages of the articles with this title. Case is ignored, and ``_`` is a space.
+
+        Raises:
+            BadInput: no article has this title.
+        """
         wanted = title.replace("_", " ").casefold()
         found: list[int] = []
         for group, start in enumerate(self._articles.group_starts[:-1]):
@@ -117,21 +126,21 @@ class CorpusBrowser:
         return found
 
     def sample(self, count: int, seed: int) -> list[int]:
-        """Numbers of passages drawn at random, ascending."""
+        """Draw passages at random; return their numbers in ascending order."""
         size = len(self.tokens)
         return sorted(np.random.default_rng(seed).choice(size, min(count, size), replace=False).tolist())
 
     def passage_tokens(self) -> Lengths:
-        """Tokens of the passages."""
+        """Return the distribution of tokens per passage."""
         return Lengths(np.bincount(self.tokens.lengths))
 
     def article_tokens(self) -> Lengths:
-        """Tokens of the articles."""
+        """Return the distribution of tokens per article."""
         starts = self.tokens.documents[:-1]
         return Lengths(np.bincount(np.add.reduceat(self.tokens.lengths, starts)) if len(starts) else np.zeros(1, int))
 
     def passage_words(self) -> Lengths:
-        """Words of the passages, read batch by batch."""
+        """Return the distribution of words per passage, read batch by batch."""
         counts = np.zeros(1, dtype=np.int64)
         for batch in self._sidecar.iter_batches(columns=["words"]):
             more = np.bincount(batch["words"].flatten().to_numpy(), minlength=len(counts))

@@ -1,9 +1,10 @@
-"""Megatron's ``.bin/.idx`` format, written in bulk.
+"""Read and write Megatron's ``.bin/.idx`` format.
 
-Byte for byte what ``megatron.core.datasets.indexed_dataset.IndexedDatasetBuilder`` writes, without its one call and one
-tensor a sequence. ``.bin`` is all token ids one after another. ``.idx`` is, little-endian: ``MMIDIDX`` and two zero
-bytes, u64 version 1, u8 dtype code, u64 number of sequences N, u64 number of documents + 1, int32[N] lengths in tokens,
-int64[N] byte offsets, int64[documents + 1] number of the first sequence of every document and, last, N.
+The files are byte for byte those of ``megatron.core.datasets.indexed_dataset.IndexedDatasetBuilder``, but written in
+bulk: the builder needs a call and a tensor for every sequence. ``.bin`` holds all token ids. ``.idx`` holds, in
+little-endian order: ``MMIDIDX`` and two zero bytes, u64 version 1, u8 dtype code, u64 number of sequences N, u64 number
+of documents + 1, int32[N] lengths in tokens, int64[N] byte offsets, int64[documents + 1] numbers of the first sequence
+of every document, followed by N.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _COPY_BYTES = 1 << 24
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """uint16 where the vocabulary fits, int32 otherwise, as Megatron chooses."""
+    """Return uint16 where the vocabulary fits, else int32, as Megatron does."""
     return np.dtype(np.uint16 if vocab_size < _LARGEST_UINT16_VOCABULARY else np.int32)
 
 
@@ -36,9 +37,9 @@ def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray, sequences_per_
 
     Args:
         path: The file.
-        dtype: Of the token ids: uint16 or int32.
-        lengths: Tokens of every sequence.
-        sequences_per_document: Sequences of every document; they sum to the number of lengths.
+        dtype: Type of the token ids, uint16 or int32.
+        lengths: Number of tokens of every sequence.
+        sequences_per_document: Number of sequences of every document; they sum to the number of lengths.
     """
     if int(sequences_per_document.sum()) != len(lengths):
         raise ValueError(f"{int(sequences_per_document.sum())} sequences in documents, {len(lengths)} lengths")
@@ -62,16 +63,17 @@ def write_tokens(file: BinaryIO, dtype: np.dtype, sequences: Sequence[np.ndarray
 
 
 def append_file(source: Path, file: BinaryIO) -> None:
-    """Append a shard's ``.bin`` to an open one: token data joins by concatenation."""
+    """Append a shard's ``.bin`` to an open one; token data of two files is joined by concatenation."""
     with source.open("rb") as shard:
         while block := shard.read(_COPY_BYTES):
             file.write(block)
 
 
 class IndexedTokens:
-    """Random access to the sequences of a ``.bin/.idx`` pair, memory-mapped, with its consistency checked on opening.
+    """A memory-mapped ``.bin/.idx`` pair with random access to its sequences; its consistency is checked on opening.
 
-    Raises :class:`BadInput` for a missing half, a foreign or truncated ``.idx``, or a ``.bin`` of the wrong size.
+    Raises:
+        BadInput: one of the files is missing, the ``.idx`` is foreign or truncated, or the ``.bin`` has the wrong size.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -93,13 +95,13 @@ class IndexedTokens:
         return len(self.lengths)
 
     def __getitem__(self, sequence: int) -> np.ndarray:
-        """Token ids of a sequence, a view into the file."""
+        """Return the token ids of a sequence, a view into the file."""
         start = int(self.offsets[sequence]) // self.dtype.itemsize
         return self._tokens[start : start + int(self.lengths[sequence])]
 
 
 def _way_to_a_corpus(prefix: str) -> str:
-    """What to do about a prefix that names none: most often its end is missing."""
+    """Suggest what to do about a prefix without files; most often its end is missing."""
     begins = Path(prefix.removesuffix(".bin").removesuffix(".idx"))
     there = sorted(str(path.with_suffix("")) for path in begins.parent.glob(f"{glob.escape(begins.name)}*.idx"))
     if there:

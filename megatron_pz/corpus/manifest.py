@@ -1,6 +1,6 @@
-"""What lies beside a corpus: where it comes from, how it was made, and which article every document is.
+"""Read and write the files beside a corpus that say how it was made and which article every document is.
 
-``<prefix>.manifest.json`` says how the corpus was made; ``<prefix>.parquet`` has a row a document.
+``<prefix>.manifest.json`` says how the corpus was made; ``<prefix>.parquet`` has a row for every document.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DOCUMENTS_SCHEMA: Final = pa.schema(
         ("words", pa.list_(pa.int32())),  # of every passage
     ]
 )
-"""One row a document, in the order of the ``.idx``."""
+"""One row for every document, in the order of the ``.idx``."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -53,7 +53,11 @@ def file_sha256(path: str | Path) -> str:
 
 
 def tokenizer_sha256(directory: str | Path) -> str:
-    """Hash of the file that defines the tokenizer. Raises :class:`BadInput` where the folder holds none."""
+    """Hash the file that defines the tokenizer.
+
+    Raises:
+        BadInput: the directory holds no tokenizer.
+    """
     for name in _TOKENIZER_FILES:
         if (path := Path(directory) / name).is_file():
             return file_sha256(path)
@@ -65,7 +69,11 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(prefix: str) -> dict[str, Any]:
-    """The manifest of a corpus. Raises :class:`BadInput` where it is missing or of another layout."""
+    """Read the manifest of a corpus.
+
+    Raises:
+        BadInput: it is missing, or has another layout.
+    """
     path = Path(f"{prefix}.manifest.json")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -79,9 +87,10 @@ def read_manifest(prefix: str) -> dict[str, Any]:
 
 
 def open_documents(prefix: str, documents: int) -> pq.ParquetFile:
-    """The Parquet file of a corpus, which has a row for each of its ``documents``; rows are read when asked for.
+    """Open the Parquet file of a corpus, which has a row for each of its ``documents``; rows are read on access.
 
-    Raises :class:`BadInput` where it is missing, damaged, or of another corpus.
+    Raises:
+        BadInput: it is missing, damaged, or that of another corpus.
     """
     path = Path(f"{prefix}.parquet")
     try:
@@ -100,7 +109,7 @@ def open_documents(prefix: str, documents: int) -> pq.ParquetFile:
 
 @dataclass(frozen=True)
 class Article:
-    """Where a document comes from."""
+    """Source of a document."""
 
     page_id: str
     title: str
@@ -110,8 +119,8 @@ class Article:
 class Articles:
     """The articles of a corpus by the number of their document.
 
-    Rows are read, and decompressed, when they are asked for, and the latest few groups of them are kept: the names of
-    all articles of the English Wikipedia are 0.7 GiB, in every process that trains on them.
+    Rows are read and decompressed on access, and only the latest few row groups are kept. The titles of the English
+    Wikipedia alone are 0.7 GiB, which every training process would otherwise hold.
     """
 
     _GROUPS_KEPT = 16

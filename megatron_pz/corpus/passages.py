@@ -1,4 +1,4 @@
-"""Passages of one or several corpora, read for training: text, token ids, and the article they come from."""
+"""Read passages of one or several corpora for training: text, token ids, and the article that they come from."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Passage:
 
 
 class PassageDataset:
-    """The passages of one corpus (one prefix), optionally only those whose number of words lies within bounds.
+    """The passages of one corpus (one prefix), optionally only those with a number of words within bounds.
 
     Args:
         prefix: Path without ``.bin``.
@@ -81,11 +81,11 @@ class PassageDataset:
         )
 
     def longest(self) -> int:
-        """Tokens of the longest passage within the bounds."""
+        """Return the number of tokens of the longest passage within the bounds."""
         return int(self.tokens.lengths[self._chosen].max())
 
     def _within(self, sidecar: pq.ParquetFile, min_words: int, max_words: int) -> np.ndarray:
-        """Numbers of the passages within the bounds, ascending; in the narrowest type, since there are millions."""
+        """Return the numbers of the passages within the bounds, ascending, in the narrowest integer type that fits."""
         number = np.min_scalar_type(len(self.tokens))
         if not (min_words or max_words):
             return np.arange(len(self.tokens), dtype=number)
@@ -103,8 +103,8 @@ class PassageDataset:
 class PassageBlend:
     """Several corpora as one sequence of passages, one corpus after another.
 
-    ``sizes`` and ``weights`` (None: every passage alike) are what a :class:`~megatron_pz.corpus.sampler.PassageSampler`
-    is made from.
+    A :class:`~megatron_pz.corpus.sampler.PassageSampler` is built from ``sizes`` and ``weights``, which is None where
+    every passage is equally likely.
     """
 
     def __init__(self, datasets: Sequence[PassageDataset], weights: Sequence[float] | None = None) -> None:
@@ -125,12 +125,19 @@ class PassageBlend:
         return Passage(**{**passage.__dict__, "index": index})
 
     def longest(self) -> int:
-        """Tokens of the longest passage."""
+        """Return the number of tokens of the longest passage."""
         return max(dataset.longest() for dataset in self.datasets)
 
 
 def parse_blend(data_path: Sequence[str]) -> tuple[list[str], list[float] | None]:
-    """Prefixes, or alternating weights and prefixes as in Megatron's ``--data-path``: (prefixes, weights or None)."""
+    """Split a ``--data-path`` as Megatron defines it into (prefixes, weights or None).
+
+    Args:
+        data_path: prefixes, or alternating weights and prefixes.
+
+    Raises:
+        BadInput: the list is empty, or its weights are incomplete or not positive decimal numbers.
+    """
     if not data_path:
         raise BadInput("--data-path is empty; give the prefix of a corpus")
     weights = [_as_weight(value) for value in data_path[::2]]
@@ -159,7 +166,7 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
 
     Args:
         data_path: Prefixes, or alternating weights and prefixes (a Megatron blend).
-        tokenizer_dir: Folder of the Hugging Face tokenizer that the run uses.
+        tokenizer_dir: Directory of the Hugging Face tokenizer that the run uses.
         min_words: Passages with fewer words are left out.
         max_words: Passages with more words are left out; 0: none.
 
@@ -188,7 +195,7 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
 
 
 def _check_round_trips(dataset: PassageDataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The text must lead back to the ids, or the run would train on other tokens than it shows."""
+    """Require that some passages encode to the stored ids, or the run would train on other tokens than it shows."""
     for index in range(0, len(dataset), max(len(dataset) // _ROUND_TRIPS_CHECKED, 1)):
         passage = dataset[index]
         if tuple(tokenizer(passage.text, add_special_tokens=False)["input_ids"]) != passage.token_ids:

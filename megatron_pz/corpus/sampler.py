@@ -1,4 +1,4 @@
-"""Which passages a step reads: a shuffled walk that can stop anywhere and go on exactly there."""
+"""Draw the passages of a step in a shuffled order that a resumed run continues exactly."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Indexed(Protocol[ReadItem]):
 
 
 class PassageSampler:
-    """Draws passages without replacement, epoch after epoch, every epoch in its own order.
+    """Draws passages without replacement; every epoch has its own order.
 
-    Without weights all passages are one pool. With weights every corpus is a pool of its own, and at any moment the
-    number drawn from each is as close to its share as whole numbers allow (the rule of Megatron's blended dataset).
-    The draws depend on the seed and on how many were drawn before, and on nothing else: neither on the size of a draw
-    nor on the number of processes, which all make the same draws.
+    Without weights all passages form one pool. With weights every corpus is a pool of its own, and the number drawn
+    from each is at any time as close to its share as integers allow (the rule of Megatron's blended dataset). Draws
+    depend only on the seed and on the number of passages drawn before. All processes make the same draws, whatever
+    their number.
 
     Args:
         sizes: Passages of every corpus of the blend, in its order, or their total number.
-        seed: Of the shuffles.
+        seed: Seed of the orders.
         weights: Share of every corpus in the draws, in any scale.
     """
 
@@ -54,14 +54,14 @@ class PassageSampler:
         return max(int(drawn) / size for drawn, size in zip(self._drawn, self._pools, strict=True))
 
     def draw(self, count: int) -> list[int]:
-        """Indices of the next ``count`` passages in the blend."""
+        """Draw the next ``count`` passages; return their indices in the blend."""
         return [self._draw_one() for _ in range(count)]
 
     def draw_fitting(self, count: int, passages: Indexed[Item], fits: Callable[[Item], bool]) -> list[Item]:
-        """The next ``count`` passages of the blend that fit; the others are passed over.
+        """Draw the next ``count`` passages that fit, and skip the others.
 
         Raises:
-            BadInput: as many in a row as there are passages did not fit.
+            BadInput: none of a whole epoch of passages fits.
         """
         found: list[Item] = []
         misses = 0
@@ -79,7 +79,7 @@ class PassageSampler:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that :meth:`load_state_dict` needs; plain numbers and lists."""
+        """Return what :meth:`load_state_dict` needs, as numbers and lists."""
         return {
             "seed": self._seed,
             "pools": list(self._pools),
@@ -88,7 +88,11 @@ class PassageSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another sampler stopped. Raises :class:`BadInput` if that one read other corpora."""
+        """Go on where another sampler stopped.
+
+        Raises:
+            BadInput: that sampler read other corpora, or had other weights or another seed.
+        """
         mine = self.state_dict()
         for key, what in (("pools", "numbers of passages"), ("weights", "blend weights"), ("seed", "seed")):
             if state[key] != mine[key]:

@@ -1,4 +1,4 @@
-"""Which held-out passages are asked: a fixed choice, one passage an article as far as the articles go."""
+"""Choose the held-out passages of an evaluation: always the same ones, and as many articles as possible."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikitext.words import count_words
 
 MOST_CANDIDATES = 50_000
-"""Reading more takes minutes on every rank, and a choice of some hundred is no better for it."""
+"""Reading more passages takes minutes on every rank and does not improve a choice of a few hundred."""
 
 
 class HeldOutPassage(Protocol):
-    """What is needed of a corpus passage."""
+    """The attributes of a corpus passage that a choice depends on."""
 
     @property
     def text(self) -> str: ...
@@ -35,9 +35,10 @@ Item = TypeVar("Item", bound=HeldOutPassage)
 
 
 def candidates(corpus: PassageBlend, most: int = MOST_CANDIDATES) -> Iterator[Passage]:
-    """What :func:`choose` chooses from: all passages, or of a larger corpus every k-th.
+    """Iterate over the passages that :func:`choose` chooses from: all, or every k-th of a larger corpus.
 
-    They come without their token ids: all are held until the choice is made, and these would be most of their memory.
+    Their token ids are left out. All candidates are held until the choice is made, and the ids would take most of their
+    memory.
     """
     return (replace(corpus[index], token_ids=()) for index in range(0, len(corpus), -(-len(corpus) // most)))
 
@@ -51,15 +52,15 @@ def choose(
     max_prompt_length: int,
     seed: int = 11,
 ) -> list[Item]:
-    """Choose ``count`` passages that can be asked, or all of them when there are fewer.
+    """Choose ``count`` passages, or all usable ones where there are fewer.
 
-    Passages of one article are alike, and an interval over passages takes them for independent: a second passage of an
-    article is drawn only when every article has given one. The choice depends on the texts and the seed, not on the
-    order of the corpus. Passed over are passages outside the configured word bounds, with a literal ``[mask]``, and
-    those whose generator prompt or fixed questions exceed ``max_prompt_length`` tokens.
+    Confidence intervals over passages assume that they are independent, but passages of one article are alike. A second
+    passage of an article is therefore chosen only after every article has given one. The choice depends on the texts
+    and the seed, not on the order of the corpus. Passages are skipped that lie outside the configured word bounds, hold
+    a literal ``[mask]``, or whose generator prompt or fixed questions exceed ``max_prompt_length`` tokens.
 
     Raises:
-        BadInput: ``count`` is below 1, or no passage can be asked.
+        BadInput: ``count`` is below 1, or no passage is usable.
     """
     if count < 1:
         raise BadInput(f"{count} held-out passages were asked for; ask for at least 1")
@@ -88,7 +89,7 @@ def choose(
 
 
 def share_of_rank(passages: Sequence[Item], rank: int, world_size: int) -> Sequence[Item]:
-    """This rank's consecutive share; the shares differ by at most one passage and follow each other in rank order."""
+    """Return this rank's consecutive share; shares are in rank order and differ by at most one passage."""
     return passages[len(passages) * rank // world_size : len(passages) * (rank + 1) // world_size]
 
 
@@ -97,7 +98,7 @@ def _rank(item: HeldOutPassage, seed: int) -> str:
 
 
 def _longest(text: str, tokenizer: Tokenizer, family: PromptFamily) -> int:
-    """Tokens of the longest prompt that this passage is certain to be asked with."""
+    """Return the tokens of the longest prompt that is certain to be made from this passage."""
     masked = [mask.masked.text for kind in ("repeated", "once") for mask in held_out_masks([text], kind)]
     prompts = [family.generator_prompt(text), *map(family.predictor_prompt, masked)]
     return max(len(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts)

@@ -1,4 +1,4 @@
-"""What an evaluation found, passage by passage, and its form on disk."""
+"""Hold the results of an evaluation for every passage, and read and write them as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How much is sampled, and under which rules."""
+    """Sample counts and length limits of an evaluation."""
 
     max_prompt_length: int
     """Tokens; a mask whose question is longer cannot be asked and counts as unsolved."""
@@ -24,9 +24,9 @@ class EvaluationSettings:
     predictions_per_mask: int = 8
     """G of equation 9."""
     samples_per_repeated_word: int = 4
-    """Predictions of each fixed mask whose answer stands elsewhere in the passage; 0: none are asked."""
+    """Predictions of each fixed mask whose word occurs elsewhere in the passage; 0: none."""
     samples_per_once_word: int = 4
-    """Predictions of each fixed mask that only the context gives away; 0: none are asked."""
+    """Predictions of each fixed mask whose word follows from the context only; 0: none."""
     seed: int = 11
     generator_max_response_length: int = 0
     """Tokens of a generator's response; 0: max_response_length."""
@@ -34,7 +34,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class MaskPredictions:
-    """What the predictions of one mask came to."""
+    """Summary of the predictions of one mask."""
 
     span: str
     accuracy: float
@@ -47,18 +47,18 @@ class MaskPredictions:
 
 @dataclass(frozen=True)
 class OwnMask:
-    """One generator rollout and what its predictions came to."""
+    """A generator rollout and the summary of its mask's predictions."""
 
     fault: str
     """A :class:`megatron_pz.roles.spans.InvalidMaskReason`; ``ok`` for a valid mask."""
     predictions: MaskPredictions | None
     """None without a valid mask."""
     reward: float
-    """By the run's form of equation 9; 0 without a valid mask (the penalty is a device of training)."""
+    """By the run's form of equation 9; 0 without a valid mask, since the penalty belongs to training only."""
     sub_word: bool
     """An occurrence of the span lies inside a longer word."""
     function_word: bool
-    """The span is one English function word: easy to guess, and an alarm when it becomes frequent."""
+    """The span is one English function word, which is easy to guess; many such masks indicate a degenerate policy."""
     length: int
     """Tokens of the response."""
     entropy: float
@@ -67,14 +67,14 @@ class OwnMask:
 
 @dataclass(frozen=True)
 class PassageResult:
-    """Everything that one passage gave."""
+    """All results of one passage."""
 
     passage: str
     own: tuple[OwnMask, ...]
     repeated: MaskPredictions | None
-    """A fixed word whose answer stands elsewhere in the passage; None when the passage has no such word."""
+    """Fixed mask of a word that occurs elsewhere in the passage; None when the passage has no such word."""
     once: MaskPredictions | None
-    """A fixed word that only the context gives away; None when the passage has no such word."""
+    """Fixed mask of a word that follows from the context only; None when the passage has no such word."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,14 @@ class Evaluation:
     settings: EvaluationSettings
     passages: tuple[PassageResult, ...]
     rules: str = ""
-    """The rules of the game that it was asked and judged by (:func:`rules_of`); empty in files of earlier versions."""
+    """Span and reward rules of the evaluation (:func:`rules_of`); empty in files of earlier versions."""
 
     def save(self, path: Path) -> None:
-        """Write the evaluation as JSON. Raises :class:`BadInput` when the file cannot be written."""
+        """Write the evaluation as JSON.
+
+        Raises:
+            BadInput: the file cannot be written.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(TypeAdapter(Evaluation).dump_json(self, indent=1))
@@ -97,7 +101,11 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Read what :meth:`save` wrote. Raises :class:`BadInput` when the file is absent or something else."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BadInput: the file is missing or holds something else.
+        """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
@@ -108,7 +116,7 @@ class Evaluation:
 
 
 def rules_of(game: GameConfig) -> str:
-    """Those fields of a game's configuration that decide what is asked and what counts, as one line."""
+    """Return in one line the fields of a configuration that decide which masks are valid and what they earn."""
     names = (
         "span_policy",
         "max_span_occurrences",
@@ -118,12 +126,16 @@ def rules_of(game: GameConfig) -> str:
         "answer_normalization",
         "generator_reward",
     )
-    family = Path(game.prompt_family).name  # one folder may be named in several ways
+    family = Path(game.prompt_family).name  # paths to one directory may differ
     return ", ".join([f"prompt_family {family}", *(f"{name} {getattr(game, name)}" for name in names)])
 
 
 def merge(parts: Sequence[Evaluation]) -> Evaluation:
-    """Join the ranks' shares of one evaluation, in order. Raises ValueError unless the rest of them agrees."""
+    """Join the ranks' shares of one evaluation in rank order.
+
+    Raises:
+        ValueError: their names, settings or rules differ.
+    """
     first = parts[0]
     if len({(part.name, part.settings, part.rules) for part in parts}) != 1:
         raise ValueError("only parts of one evaluation can be joined")

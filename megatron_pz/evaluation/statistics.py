@@ -1,4 +1,4 @@
-"""Means with 95 % intervals, for one model and for the paired difference of two."""
+"""Estimate means with 95 % intervals, for one model and for the paired difference of two."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Estimate:
     mean: float
     """NaN when there are no units."""
     half_width: float
-    """Of the 95 % interval, by the normal approximation; NaN with fewer than two units."""
+    """Half the width of the 95 % interval by the normal approximation; NaN with fewer than two units."""
     units: int
 
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside the interval; False where there is no interval."""
+        """Return whether zero lies outside the interval; False where there is no interval."""
         return abs(self.mean) > self.half_width
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
-    """Mean and 95 % half-width of the values; None marks a unit on which the quantity is not defined, and is left out.
+    """Estimate the mean of the values; units on which the quantity is undefined (None) are left out.
 
     >>> estimate([1.0, 0.0, None])
     Estimate(mean=0.5, half_width=0.979982, units=2)
@@ -43,6 +43,6 @@ def estimate(values: Sequence[float | None]) -> Estimate:
 
 
 def paired_difference(before: Sequence[float | None], after: Sequence[float | None]) -> Estimate:
-    """Mean of ``after - before`` over the units on which both are defined. The sequences run along the same units."""
+    """Estimate the mean of ``after - before`` over the units on which both are defined; both list the same units."""
     pairs = zip(before, after, strict=True)
     return estimate([None if b is None or a is None else a - b for b, a in pairs])

@@ -1,7 +1,7 @@
-"""The figures of an evaluation with their intervals, and what changed between two of them.
+"""Summarize an evaluation with confidence intervals, and compare two evaluations in pairs.
 
-The unit is the passage: an interval says what other passages would give, with the same weights. It says nothing of
-other training seeds.
+The unit is the passage: an interval covers the choice of passages for fixed weights. It does not cover the variance
+between training seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.wikitext.words import count_words
 
 Measure = Callable[[PassageResult], float | None]
-"""One passage's value; None where the quantity is not defined for it."""
+"""Computes one passage's value; None where the quantity is undefined for it."""
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -24,12 +24,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _rollouts(value: Callable[[OwnMask], float]) -> Measure:
-    """Mean over all generator rollouts of the passage."""
+    """Return the measure that averages ``value`` over all generator rollouts of a passage."""
     return lambda result: _mean([float(value(mask)) for mask in result.own])
 
 
 def _valid(value: Callable[[OwnMask, MaskPredictions], float]) -> Measure:
-    """Mean over the passage's valid masks, each given with its predictions; undefined without one."""
+    """Return the measure that averages ``value`` over a passage's valid masks; undefined without one."""
     return lambda result: _mean(
         [float(value(mask, mask.predictions)) for mask in result.own if mask.predictions is not None]
     )
@@ -50,7 +50,7 @@ MAIN_MEASURES: dict[str, tuple[str, Measure]] = {
     "repeated_accuracy": ("predictor: fixed repeated words", lambda r: r.repeated.accuracy if r.repeated else None),
     "once_accuracy": ("predictor: fixed once-only words", lambda r: r.once.accuracy if r.once else None),
 }
-"""Name, label and measure of the figures that a policy is judged by."""
+"""Name, label and measure of the main results."""
 
 FAULT_MEASURES: dict[str, tuple[str, Measure]] = {
     f"fault_{fault.value}": (f"not valid: {fault.value.replace('_', ' ')}", _share_of_fault(fault.value))
@@ -70,38 +70,42 @@ WATCH_MEASURES: dict[str, tuple[str, Measure]] = {
     "repeated_readable": ("predictor: readable answers", lambda r: r.repeated.readable if r.repeated else None),
     "repeated_length": ("predictor: tokens", lambda r: r.repeated.length if r.repeated else None),
 }
-"""What explains them, and what would give a degenerate game away."""
+"""Diagnostics that explain the main results and reveal degenerate policies."""
 
 MEASURES = MAIN_MEASURES | FAULT_MEASURES | WATCH_MEASURES
 
 
 def values(evaluation: Evaluation, measure: str) -> list[float | None]:
-    """The measure on each passage, in order."""
+    """Compute a measure on each passage, in order."""
     return [MEASURES[measure][1](result) for result in evaluation.passages]
 
 
 def summarize(evaluation: Evaluation) -> dict[str, Estimate]:
-    """All measures of an evaluation by name."""
+    """Estimate all measures of an evaluation; returns them by name."""
     return {name: estimate(values(evaluation, name)) for name in MEASURES}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one measure changed between two evaluations of the same passages."""
+    """Change of one measure between two evaluations of the same passages."""
 
     before: Estimate
     after: Estimate
     difference: Estimate
-    """Paired: over the passages on which both are defined."""
+    """Paired difference over the passages on which both are defined."""
 
     @property
     def beyond_interval(self) -> bool:
-        """Whether the 95 % interval of the paired difference excludes zero."""
+        """The 95 % interval of the paired difference excludes zero."""
         return self.difference.excludes_zero()
 
 
 def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
-    """Every measure, before and after. Raises ValueError when passages, settings or rules are not the same."""
+    """Compare every measure before and after.
+
+    Raises:
+        ValueError: passages, settings or rules differ.
+    """
     if before.rules and after.rules and before.rules != after.rules:
         raise ValueError(f"the rules of the game differ: {before.rules}; and {after.rules}")
     if before.settings != after.settings:
@@ -116,11 +120,11 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
 
 
 def rows(evaluations: Sequence[Evaluation], measures: Iterable[str] = tuple(MEASURES)) -> list[list[str]]:
-    """Rows of a table: a measure's label, then a cell for each evaluation of the same passages.
+    """Build the rows of a table: a measure's label, then a cell for each evaluation of the same passages.
 
-    From the second evaluation on, ``▲`` and ``▼`` mark what is higher or lower than in the cell to the left, the 95 %
-    interval of the paired difference excluding zero. Causes of failure that never occurred, and what nobody was asked,
-    have no row.
+    From the second evaluation on, ``▲`` and ``▼`` mark a value that is higher or lower than that of the cell to the
+    left, where the 95 % interval of the paired difference excludes zero. Causes of invalid masks that never occurred
+    and measures without any value have no row.
     """
     steps = [compare(left, right) for left, right in pairwise(evaluations)]
     summaries = [summarize(evaluation) for evaluation in evaluations]

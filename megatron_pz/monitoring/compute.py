@@ -1,8 +1,7 @@
-"""What training has cost: tokens and floating point operations, counted the same way for every kind of run.
+"""Count the tokens and floating point operations of a run, in the same way for every objective.
 
-Counts are over all ranks and add up over a run, so that two methods can be compared at equal cost. Operations are those
-that the model asks for (matrix products forward, twice as many backward), whatever the hardware repeats or pads: no
-recomputation, no padding, no communication.
+Counts are over all ranks and add up over a run, so that two methods can be compared at equal compute. Operations are
+the model's matrix products, forward and twice as many backward. Recomputation, padding and communication do not count.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from megatron_pz.rl.experience import Response, ScoredGroup
 
 @dataclass(frozen=True)
 class ComputeUsed:
-    """An amount of work; amounts add up."""
+    """An amount of compute; amounts add up."""
 
     trained_tokens: int = 0
-    """Went forward and backward through the trainer; a prompt that responses share counts once."""
+    """Tokens in forward and backward passes of the trainer; a prompt that responses share counts once."""
     scored_tokens: int = 0
-    """Went forward only: old and reference log-probabilities, entropies."""
+    """Tokens in forward passes only: old and reference log-probabilities, entropies."""
     prefilled_tokens: int = 0
-    """Read by the rollout engines as prompts; the samples of a prompt share one reading."""
+    """Prompt tokens of the rollout engines; the samples of a prompt share one prefill."""
     sampled_tokens: int = 0
-    """Written by the rollout engines."""
+    """Tokens that the rollout engines sampled."""
     flops: float = 0.0
 
     def __add__(self, other: ComputeUsed) -> ComputeUsed:
@@ -33,34 +32,34 @@ class ComputeUsed:
         return ComputeUsed(**{name: mine[name] + theirs[name] for name in mine})
 
     def metrics(self) -> dict[str, float]:
-        """``compute/…`` by name."""
+        """Return the amounts by metric name, ``compute/…``."""
         return {f"compute/{name}": float(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class FlopCounter:
-    """What work on groups costs a model of this architecture."""
+    """Counts the compute of a model of this architecture."""
 
     architecture: Architecture
 
     def training(self, groups: Iterable[ScoredGroup], passes: int = 1) -> ComputeUsed:
-        """``passes`` forward and backward passes over packed groups."""
+        """Count ``passes`` forward and backward passes over packed groups."""
         tokens, flops = self._packed(groups)
         return ComputeUsed(trained_tokens=passes * tokens, flops=3.0 * passes * flops)
 
     def scoring(self, groups: Iterable[ScoredGroup], passes: int = 1) -> ComputeUsed:
-        """``passes`` forward passes over packed groups."""
+        """Count ``passes`` forward passes over packed groups."""
         tokens, flops = self._packed(groups)
         return ComputeUsed(scored_tokens=passes * tokens, flops=passes * flops)
 
     def sampling(self, prompt_tokens: int, responses: Iterable[Response]) -> ComputeUsed:
-        """The rollout of one prompt's responses."""
+        """Count the rollout of one prompt's responses."""
         lengths = [len(response.token_ids) for response in responses]
         flops = self._forward(prompt_tokens + sum(lengths), sum(lengths), _pairs(prompt_tokens, lengths))
         return ComputeUsed(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
 
     def _packed(self, groups: Iterable[ScoredGroup]) -> tuple[int, float]:
-        """Tokens of packed rows, where equal responses of a group stand once, and operations of a forward pass."""
+        """Count the tokens of packed groups, with equal responses once, and the operations of a forward pass."""
         tokens, flops = 0, 0.0
         for group in groups:
             lengths = [len(ids) for ids in {response.token_ids for response in group.responses}]
@@ -71,19 +70,19 @@ class FlopCounter:
         return tokens, flops
 
     def _forward(self, tokens: int, predicted: int, pairs: float) -> float:
-        """Two operations a weight and token; in attention two products of a head's width a pair and query head."""
+        """Count 2 operations per weight and token, and two products of a head's width per token pair and query head."""
         arch = self.architecture
         attention = arch.num_layers * arch.num_attention_heads * arch.kv_channels * pairs
         return 2.0 * (tokens * _layer_weights(arch) + predicted * arch.vocab_size * arch.hidden_size + 2.0 * attention)
 
 
 def _pairs(prompt: int, lengths: Iterable[int]) -> float:
-    """Pairs of tokens that see each other: the prompt's own, and each response's with the prompt and itself."""
+    """Count the token pairs of causal attention: in the prompt, and of each response with the prompt and itself."""
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
 
 
 def _layer_weights(arch: Architecture) -> int:
-    """Weights of all layers' matrices that one token meets: of a mixture, the router and the chosen experts."""
+    """Count the weights of all layers that one token uses: in a mixture, the router and the chosen experts."""
     heads, groups = arch.num_attention_heads, arch.num_query_groups
     attention = arch.hidden_size * arch.kv_channels * (2 * heads + 2 * groups)
     weights = 0

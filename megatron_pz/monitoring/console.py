@@ -35,11 +35,11 @@ GAME_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("predictor/entropy", "predictor entropy", ".3f", 1.0),
     ("health/log_prob_difference_mean", "log-prob difference", ".2E", 1.0),
 )
-"""The game's own fields, appended in the same manner."""
+"""Fields of mask generator and predictor, appended in the same format."""
 
 
 def iteration_line(iteration: int, total_iterations: int, metrics: Mapping[str, float], now: datetime) -> str:
-    """Megatron-LM's line for one iteration. A metric that the step lacks is left out; NaN is shown as ``-``."""
+    """Format Megatron-LM's line for one iteration. Metrics that the step lacks are left out; NaN is shown as ``-``."""
     parts = [f" [{now:%Y-%m-%d %H:%M:%S}] iteration {iteration:8d}/{total_iterations:8d} |"]
     for name, label, form, factor in (*MEGATRON_FIELDS, *GAME_FIELDS):
         if name in metrics:
@@ -52,7 +52,7 @@ class Console:
     """Prints iteration lines to standard output; keeps a bar below them while standard error is a terminal."""
 
     def __init__(self, total_iterations: int, first_iteration: int, out: TextIO | None = None) -> None:
-        """``first_iteration`` is the number of iterations already done."""
+        """Open the progress bar at ``first_iteration``, the number of iterations already done."""
         self._total = total_iterations
         self._out = out or sys.stdout
         self._bar: tqdm[NoReturn] = tqdm(

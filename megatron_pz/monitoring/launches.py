@@ -1,6 +1,6 @@
-"""Every start of a run, with what and where: ``<save>/launches.jsonl``, one JSON object a line.
+"""Record every start of a run in ``<save>/launches.jsonl``, one JSON object per line.
 
-A run may be resumed with other code, on other machines, in another layout, and its configuration does not say so.
+A run may be resumed with other code, on other machines or in another layout, which its configuration does not tell.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "vllm", "vllm-
 
 @dataclass(frozen=True)
 class Launch:
-    """One start."""
+    """One start of a run."""
 
     iteration: int
-    """Last iteration that was done before; 0 for a new run."""
+    """Last iteration before the start; 0 for a new run."""
     started: str
     """UTC, ISO 8601."""
     hosts: Mapping[str, int]
@@ -40,15 +40,15 @@ class Launch:
     """Kind of device that a process has, such as ``NVIDIA H200`` or ``CPU``."""
     data_parallel_size: int
     commit: str
-    """Of the checkout, with ``-dirty`` behind it where files differ from it; empty for an installed package."""
+    """Commit of the checkout, followed by ``-dirty`` where files differ; empty for an installed package."""
     versions: Mapping[str, str]
-    """By distribution, of this package and those that compute."""
+    """Version of this package and of the libraries that compute, by distribution."""
     changes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Settings (``section.field``) that differ from those of the start before it: each one's value then and now."""
+    """Settings (``section.field``) that differ from the previous start, with their old and new values."""
 
     @property
     def processes(self) -> int:
-        """Of all hosts."""
+        """Number of processes on all hosts."""
         return sum(self.hosts.values())
 
     @classmethod
@@ -60,7 +60,7 @@ class Launch:
         data_parallel_size: int,
         changes: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     ) -> Launch:
-        """A start at this moment; ``hosts`` names that of every process."""
+        """Describe a start at this moment; ``hosts`` has the host of every process."""
         return cls(
             iteration,
             datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -74,9 +74,10 @@ class Launch:
 
 
 def record_launch(save_dir: Path, launch: Launch) -> None:
-    """Add a start to the run's file. Those behind its iteration are dropped: what they did is done again.
+    """Add a start to the run's file, and drop starts after its iteration, whose steps are repeated.
 
-    Raises :class:`BadInput` where the file cannot be written.
+    Raises:
+        BadInput: the file cannot be written.
     """
     log = IterationLog(save_dir / LAUNCHES_FILE, launch.iteration)
     log.append(json.dumps(dataclasses.asdict(launch)))
@@ -84,7 +85,11 @@ def record_launch(save_dir: Path, launch: Launch) -> None:
 
 
 def read_launches(save_dir: Path) -> list[Launch]:
-    """All starts of a run, the earliest first. Raises :class:`BadInput` where there is no such file, or another."""
+    """Read all starts of a run, the earliest first.
+
+    Raises:
+        BadInput: there is no such file, or it holds something else.
+    """
     path = save_dir / LAUNCHES_FILE
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -103,7 +108,7 @@ def _commit() -> str:
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    except (OSError, subprocess.SubprocessError):  # no git, or a checkout of somebody else's that it refuses
+    except (OSError, subprocess.SubprocessError):  # git is missing, or refuses another user's checkout
         return ""
 
 

@@ -1,4 +1,4 @@
-"""How much memory a part of a step needed at most."""
+"""Measure the peak memory of a part of a step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def start() -> None:
-    """Forget the peak so far.
+    """Reset the peak.
 
-    On a CPU it is the process's resident memory (Linux: VmHWM); where the system does not let a process reset that,
-    the figures are those of the whole life of the process.
+    On a CPU the peak is that of the process's resident memory (VmHWM on Linux). Where the system does not let a process
+    reset it, it covers the whole life of the process.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -25,9 +25,9 @@ def start() -> None:
 
 
 def peak_gib() -> float:
-    """Most memory since :func:`start`, in GiB: what torch's allocator held on the device, or resident on a CPU.
+    """Return the peak since :func:`start` in GiB: of torch's allocator on a GPU, of resident memory on a CPU.
 
-    vLLM's weights and KV cache are allocated through torch and count, also while they sleep.
+    vLLM's weights and KV cache are allocated through torch and are included, also while the engine sleeps.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GIB
@@ -38,7 +38,7 @@ def peak_gib() -> float:
 
 
 def device_used_gib() -> float | None:
-    """Memory of the device that is in use now, by anything; None on a CPU."""
+    """Return the device memory that all processes use now, in GiB; None on a CPU."""
     if not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info()

@@ -1,4 +1,4 @@
-"""What a step measured, and the file that keeps it: ``<save>/metrics.jsonl``, one JSON object a line.
+"""Keep the metrics of every step in ``<save>/metrics.jsonl``, one JSON object per line.
 
 Names are ``section/quantity``. The sections and the quantities that the console, the curves and the reports know:
 
@@ -26,7 +26,7 @@ both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``held_out``   an evaluation during the run
 =============  =====================================================================================================
 
-A name that is not listed is kept, and shown by TensorBoard, all the same.
+Other names are kept and shown by TensorBoard as well.
 """
 
 from __future__ import annotations
@@ -54,27 +54,31 @@ class StepMetrics:
     """By name; NaN where the step had nothing to measure, such as the accuracy of a step without a valid mask."""
 
     def to_json(self) -> str:
-        """One line of JSON. Non-finite numbers have no JSON form and become null."""
+        """Return one line of JSON. Non-finite numbers have no JSON form and become null."""
         values = {name: value if math.isfinite(value) else None for name, value in self.values.items()}
         return json.dumps({"iteration": self.iteration, **values})
 
     @classmethod
     def from_json(cls, line: str) -> StepMetrics:
-        """The inverse of :meth:`to_json`; null becomes NaN."""
+        """Parse a line of :meth:`to_json`; null becomes NaN."""
         record: dict[str, Any] = json.loads(line)
         iteration = record.pop("iteration")
         return cls(iteration, {name: math.nan if value is None else value for name, value in record.items()})
 
 
 class IterationLog:
-    """An append-only JSONL file whose lines each belong to an iteration, and which a resumed run continues.
+    """An append-only JSONL file with lines of iterations, which a resumed run continues.
 
-    A run that resumes from iteration k repeats the steps after k: lines beyond k are cut off when the file is opened,
-    and so is a last line that a crash left half written. The rest is not touched.
+    A run that resumes from iteration k repeats the steps after k. Opening the file therefore removes the lines beyond
+    k, and a last line that a crash left incomplete.
     """
 
     def __init__(self, path: Path, resume_iteration: int) -> None:
-        """Open ``path``. Raises :class:`BadInput` when the file cannot be written, or when a line is not JSON."""
+        """Open ``path``.
+
+        Raises:
+            BadInput: the file cannot be written, or one of its lines is not JSON with an iteration.
+        """
         try:
             if path.exists():
                 self._cut(path, resume_iteration)
@@ -84,7 +88,7 @@ class IterationLog:
 
     @staticmethod
     def _cut(path: Path, resume_iteration: int) -> None:
-        """In place and line by line: the samples of a long run are gigabytes."""
+        """Cut the file in place and line by line, since the samples of a long run are gigabytes."""
         kept = 0
         try:
             with path.open("rb") as file:
@@ -107,19 +111,22 @@ class IterationLog:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The file's lines with their line breaks, without a last one that has none.
+    """Read the complete lines of a file with their line breaks.
 
-    Not ``str.splitlines``: that also ends a line at characters which JSON leaves as they are inside a text, as U+2028.
-    Raises UnicodeDecodeError, which is a ValueError.
+    ``str.splitlines`` would also end lines at characters such as U+2028, which JSON leaves as they are inside a text.
+
+    Raises:
+        UnicodeDecodeError: a ValueError.
     """
     with path.open(encoding="utf-8", newline="\n") as file:
         return [line for line in file if line.endswith("\n")]
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:
-    """All steps of a metrics file (or of the run folder that holds it), in order; a half-written last line is left out.
+    """Read all steps of a metrics file, or of the run directory that holds it; an incomplete last line is left out.
 
-    Raises :class:`BadInput` when there is no such file or a line of it is not JSON.
+    Raises:
+        BadInput: there is no such file, or one of its lines is not JSON with an iteration.
     """
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The one object that the training loop hands its measurements to."""
+"""Write a run's metrics and samples to its directory, the console and other sinks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class RunLogger:
-    """Keeps a run's metrics and samples under ``save_dir``, and shows its progress. Only rank 0 writes or prints.
+    """Keeps a run's metrics and samples under ``save_dir`` and shows its progress. Only rank 0 writes or prints.
 
     ========================  ==================================
     ``metrics.jsonl``         every metric of every step
     ``tensorboard/``          the same for TensorBoard
     ``samples.jsonl``         masks and predictions of some steps
-    ``samples/iter_*.md``     the same to read, a page a step
+    ``samples/iter_*.md``     the same as pages to read
     ========================  ==================================
 
-    ``resume_iteration`` is the iteration of the loaded checkpoint, 0 for a new run: lines and pages beyond it belong to
-    steps that are now repeated, and are removed. Raises :class:`BadInput` when ``save_dir`` cannot be written.
+    Lines and pages beyond ``resume_iteration``, the iteration of the loaded checkpoint (0 for a new run), belong to
+    steps that will be repeated, and are removed.
+
+    Raises:
+        BadInput: ``save_dir`` cannot be written.
     """
 
     def __init__(

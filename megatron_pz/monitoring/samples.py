@@ -1,4 +1,4 @@
-"""Samples to read: what the generator masked and what the predictor made of it, as JSONL and as Markdown pages."""
+"""Write samples of masks and predictions for people to read, as JSONL and as Markdown pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MaskSample:
     """One rollout of the generator with the predictions for its mask."""
 
     title: str
-    """Of the article."""
+    """Title of the article."""
     passage: str
     response: str
     """The generator's whole text."""
@@ -40,14 +40,14 @@ class MaskSample:
     predictions: tuple[PredictionSample, ...] = ()
 
     def to_json(self, iteration: int) -> str:
-        """One line of JSON."""
+        """Return one line of JSON."""
         return json.dumps({"iteration": iteration, **asdict(self)}, ensure_ascii=False)
 
 
 def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> None:
     """Write a Markdown page that shows each passage once, with its masks and the predictions of each.
 
-    Rollouts that name the same mask and share its predictions (``share_equal_masks``) are shown together.
+    Rollouts that name the same mask and share its predictions (``share_equal_masks``) appear together.
     """
     lines = [f"# Iteration {iteration}"]
     passages: dict[tuple[str, str], dict[MaskSample, Counter[str]]] = {}
@@ -62,7 +62,7 @@ def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> Non
 
 
 def _mask_lines(mask: MaskSample, responses: Counter[str]) -> list[str]:
-    """A mask with the generator's responses that name it, and how often each came."""
+    """Format a mask with the generator's responses that name it and their counts."""
     head = f"### {_code(mask.span)}" if mask.span is not None else f"### no valid mask ({mask.fault})"
     right = sum(prediction.right for prediction in mask.predictions)
     score = f", {right} of {len(mask.predictions)} predictions right" if mask.predictions else ""
@@ -80,7 +80,7 @@ def _inline(text: str) -> str:
 
 
 def _code(text: str | None) -> str:
-    """A Markdown code span on one line; as many backticks around it as the text needs."""
+    """Format a Markdown code span on one line, with as many backticks as the text needs."""
     inline = _inline(text or "")
     fence = "`"
     while fence in inline:

@@ -1,4 +1,4 @@
-"""Where else metrics go: TensorBoard always, Weights & Biases when a project is named."""
+"""Copy metrics to TensorBoard, and to Weights & Biases when a project is named."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class Sink(Protocol):
-    """A place that metrics are copied to."""
+    """A destination of metrics."""
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of one iteration. NaN is not a point on a curve and is left out."""
+        """Write the metrics of one iteration; NaN is left out."""
 
     def close(self) -> None:
-        """Flush and let go."""
+        """Flush and close."""
 
 
 class TensorBoardSink:
     """Scalars under ``<save>/tensorboard``."""
 
     def __init__(self, folder: Path, resume_iteration: int) -> None:
-        """Events after ``resume_iteration`` that an interrupted run left in ``folder`` are hidden (``purge_step``)."""
+        """Open ``folder`` and hide events after ``resume_iteration`` that an interrupted run left (``purge_step``)."""
         from torch.utils.tensorboard import SummaryWriter
 
         purge = resume_iteration + 1 if resume_iteration else None
@@ -40,10 +40,14 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A Weights & Biases run, named after the run's folder; a resumed run goes on with the same one."""
+    """A Weights & Biases run, named after the run's directory, which a resumed run continues."""
 
     def __init__(self, project: str, save_dir: Path) -> None:
-        """Raises :class:`BadInput` when the package is not installed."""
+        """Start or resume the run.
+
+        Raises:
+            BadInput: the package wandb is not installed.
+        """
         try:
             import wandb
         except ImportError:

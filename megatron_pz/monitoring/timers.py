@@ -1,4 +1,4 @@
-"""How long the parts of a step took, and how much memory they needed."""
+"""Measure the wall time and the peak memory of the parts of a step."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from megatron_pz.monitoring import memory_peaks
 
 
 class Timers(dict[str, float]):
-    """Seconds by part: ``with clock("rollout"): …`` adds to ``clock["rollout"]``. No part lies within another."""
+    """Seconds by part: ``with timers("rollout"): …`` adds to ``timers["rollout"]``. Parts must not be nested."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peaks: dict[str, float] = {}
-        """Most memory by part, GiB (:func:`~megatron_pz.monitoring.memory_peaks.peak_gib`)."""
+        """Peak memory by part, GiB (:func:`~megatron_pz.monitoring.memory_peaks.peak_gib`)."""
         self.device_used: dict[str, float] = {}
-        """Memory of the device in use when the part ended, GiB; empty on a CPU."""
+        """Device memory in use at the end of each part, GiB; empty on a CPU."""
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What a run's folder says about the run: its configuration, and every start of it."""
+"""Write a run's configuration and a record of every start into its directory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CONFIG_FILE = "config.yaml"
 
 
 def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
-    """Keep in the run's folder what it is started with, after ``iteration`` steps, and by whom. Collective.
+    """Write the configuration and the record of this start, after ``iteration`` steps. Collective.
 
-    A resumed run that differs in a setting says so in one line, and the launch keeps both values.
+    A resumed run prints the settings that differ from its previous start; the record keeps both values.
     """
     hosts = topology.all_gather_object(platform.node())
     if topology.rank != 0:
@@ -36,10 +36,10 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
 
 
 def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """(before, now) of every setting, as ``section.field``, in which a run differs from its last start's file.
+    """Return (before, now) of every setting, as ``section.field``, that differs from the file of the previous start.
 
-    Only those that the file has: another version of this program may have written it. Nothing where it is missing or
-    cut short. Where a run is loaded from and kept is no setting of it.
+    Settings that the file lacks are ignored, since another version may have written it. The result is empty where the
+    file is missing or incomplete. ``load`` and ``save`` do not count as settings.
     """
     try:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -57,7 +57,7 @@ def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]
 
 
 def write_config(config: RunConfig, path: Path) -> None:
-    """The resolved configuration as a YAML file that ``--config`` reads."""
+    """Write the resolved configuration as a YAML file that ``--config`` reads."""
     path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
 
 

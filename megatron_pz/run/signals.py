@@ -1,4 +1,4 @@
-"""How a run is stopped from outside, and how two runs are kept out of one folder."""
+"""Stop a run on a signal, and keep two runs out of one directory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.topology import Topology
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""Answers of a file system that has no locks: Lustre without its mount option ``flock``, NFS without its daemon."""
+"""Errors of a file system without locks: Lustre without its mount option ``flock``, NFS without its daemon."""
 
 
 class StopRequest:
     """Turns the first SIGINT, SIGTERM or SIGUSR1 into a request that the loop reads between two steps.
 
-    A second Ctrl-C ends the process at once, wherever it is: after the first SIGINT the system's own handlers of SIGINT
-    and SIGTERM are back (torchrun answers the second Ctrl-C with SIGTERM). After SIGTERM or SIGUSR1, which schedulers
-    like to repeat, only SIGINT does so.
+    A second Ctrl-C ends the process at once: the first SIGINT restores the default handlers of SIGINT and SIGTERM
+    (torchrun answers the second Ctrl-C with SIGTERM). After SIGTERM or SIGUSR1, which schedulers may repeat, only
+    SIGINT ends the process at once.
 
     ``megatron_pz.run.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
     imports waits until this class unblocks it. It passes every signal on and waits for the checkpoint.
@@ -54,7 +54,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def requested(self, topology: Topology) -> bool:
-        """Whether any rank has been asked to stop: the same answer on all ranks. A collective."""
+        """Return whether any rank has been asked to stop; all ranks get the same answer. Collective."""
         return topology.any_rank(self.signal is not None)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
@@ -73,26 +73,28 @@ class StopRequest:
 
 
 class RunFolder:
-    """A claimed output folder. The claim lasts until :meth:`release`, or the end of the process, however it comes."""
+    """A claimed output directory. The claim lasts until :meth:`release` or the end of the process."""
 
     def __init__(self, path: Path, lock: int | None) -> None:
         self.path = path
         self._lock = lock
 
     def release(self) -> None:
-        """Let another run have the folder."""
+        """Release the claim, so that another run can use the directory."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
 def claim_run_folder(save: str | Path, load: str | Path) -> RunFolder:
-    """Take ``save`` for this run: make it if need be, refuse to mix two runs in it, lock it. A collective of all ranks.
+    """Claim ``save`` for this run: create it if necessary and lock it. A collective of all ranks.
 
-    A folder that is new or empty (hidden names aside) is taken. One that holds anything is taken only if ``load`` is
-    the same folder. Rank 0 keeps an exclusive lock on ``<save>/.lock``.
+    A directory that is new or empty, apart from hidden names, can be claimed; any other only if ``load`` is the same
+    directory. Rank 0 holds an exclusive lock on ``<save>/.lock``.
 
-    Raises BadInput on every rank if the folder holds another run's files, is in use by a living run, or cannot be made.
+    Raises:
+        BadInput: on every rank, if the directory holds another run's files, is used by a running run, or cannot be
+            created.
     """
     path, lock, refusal = Path(save), None, None
     if dist.get_rank() == 0:

@@ -1,4 +1,4 @@
-"""How what went wrong reaches the person at the terminal: one line and a non-zero exit, no traceback."""
+"""Report expected failures in one line and with a non-zero exit code, without a traceback."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LAUNCHER_VARIABLE = "MEGATRON_PZ_LAUNCHER"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 128 + 2
 _NO_READER = 128 + 13
-"""What a shell makes of a program that SIGINT or SIGPIPE ended."""
+"""Exit codes that a shell gives a program ended by SIGINT or SIGPIPE."""
 
 
 class ExpectedFailure(Exception):
-    """A failure that needs no traceback. Its message is one line: what, its value, what to do."""
+    """A failure that needs no traceback. Its message is one line: what is wrong, the value, and what to do."""
 
     exit_code = 1
 
@@ -38,12 +38,12 @@ class BadInput(ExpectedFailure):
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message without line breaks; its type's name where it says nothing."""
+    """Return the error's message without line breaks, or its type's name where the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def brief(error: BaseException, length: int = 300) -> str:
-    """:func:`one_line`, cut at ``length`` characters: for a part of a longer line."""
+    """Return :func:`one_line`, cut at ``length`` characters, as a part of a longer line."""
     text = one_line(error)
     return text if len(text) <= length else f"{text[:length]}…"
 
@@ -51,8 +51,8 @@ def brief(error: BaseException, length: int = 300) -> str:
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 
-    So do a full disk and Ctrl-C, wherever they strike; a reader that has seen enough (``| head``) ends it without a
-    word. Under torchrun most failures strike all ranks alike; the first rank of each node speaks for it.
+    A full disk and Ctrl-C are reported in the same way; a closed pipe (``| head``) ends the command silently. Under
+    torchrun most failures affect all ranks alike, and only the first rank of each node prints.
     """
 
     @functools.wraps(main)
@@ -67,7 +67,7 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
             raise SystemExit(error.exit_code) from None
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _reader_is_gone():
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # buffered output is flushed at exit
                 raise SystemExit(_NO_READER) from None
             if error.errno not in _NO_ROOM:
                 raise
@@ -82,11 +82,11 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more: another broken pipe is a mistake of ours."""
+    """Return whether standard output is a closed pipe; any other broken pipe is a bug of this program."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
-    except (OSError, ValueError):  # not a file of the system
+    except (OSError, ValueError):  # standard output has no file descriptor
         return False
     return any(event & select.POLLERR for _, event in poll.poll(0))
 

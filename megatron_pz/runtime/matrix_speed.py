@@ -36,7 +36,7 @@ class MatrixSpeed:
         return "bf16" if self.bf16 > self.fp32 else "fp32"
 
     def of(self, precision: Precision) -> float:
-        """The rate of one precision, GFLOP/s."""
+        """Return the rate of one precision, GFLOP/s."""
         return self.bf16 if precision == "bf16" else self.fp32
 
     def __str__(self) -> str:
@@ -66,7 +66,7 @@ def matrix_speed() -> MatrixSpeed:
 
 
 def _training_products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
-    """The products of a linear layer: its output, the gradient of its input, and the gradient of its weight."""
+    """Return the products of a linear layer: output, input gradient and weight gradient."""
     input_TH = torch.linspace(-1, 1, TOKENS * HIDDEN).view(TOKENS, HIDDEN).to(dtype)
     weight_FH = torch.linspace(-1, 1, FFN * HIDDEN).view(FFN, HIDDEN).to(dtype)
     gradient_TF = torch.linspace(-1, 1, TOKENS * FFN).view(TOKENS, FFN).to(dtype)
