@@ -3,6 +3,7 @@
     python -m megatron_pz.doctor                            a table, and one line a problem
     python -m megatron_pz.doctor --json                     the same for programs
     python -m megatron_pz.doctor --config FILE [--flags]    also whether megatron_pz.train with these can run here
+    python -m megatron_pz.doctor --nodes                    instead, the processes of a job (slurm/check_nodes.sh)
 
 Nothing is imported that may crash: packages are found by their metadata, and Transformer Engine, which loads CUDA's
 libraries, is imported in a process of its own. It runs, and says what is missing, in an environment without torch too.
@@ -389,7 +390,13 @@ def main() -> None:
     parser.prog = "megatron_pz.doctor"
     parser.epilog = "Further flags are those of megatron_pz.train; the configuration that they make is checked too."
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--nodes", action="store_true", help="examine all processes that a launcher has started")
     own, config_flags = parser.parse_known_args()
+    if own.nodes:
+        from megatron_pz.run import node_check  # with torch, which the rest does without
+
+        node_check.main()
+        return
     diagnosis = diagnose(config_flags)
     print(as_json(diagnosis) if own.json else as_text(diagnosis))
     for problem in diagnosis.problems:

@@ -7,6 +7,7 @@
 # Neither needs Slurm. Paths are relative to the root of the checkout.
 #
 #   CONFIG           the recipe (YAML); required
+#   MODULE           module that every process runs; default megatron_pz.train. Tools need no CONFIG.
 #   SAVE             the run directory; default: the recipe's own (training.save), or runs/RECIPE after the recipe's
 #                    directory. If it holds a checkpoint, the run continues from it. --save and --load take precedence.
 #                    In a job array {task} stands for the task's number and {seed} for the seed, in SAVE and in flags:
@@ -105,16 +106,16 @@ print_commands() {
   resolve bash slurm/launch.sh --settings --dry-run -- "$@"
   activate
   node_command
-  echo "recipe      $CONFIG"
-  echo "run folder  $save"
+  echo "recipe      ${CONFIG:-none}"
+  echo "run folder  ${save:-none}"
   echo "node setup  ${activated:-none}"
   echo "under Slurm, on every node of the job:"
   echo "  srun $(quoted "${srun_flags[@]}")${NODE_PREFIX:+$NODE_PREFIX }bash slurm/launch.sh --on-node …, which starts"
   echo "  $(quoted "$python" -m megatron_pz.launch --nproc-per-node="${NPROC_PER_NODE:-GPUS}")--nnodes=\$SLURM_NNODES" \
     "--node-rank=\$SLURM_NODEID --master-addr=HEAD_NODE --master-port=${MASTER_PORT:-FROM_JOB_ID}" \
-    "$(quoted megatron_pz.train "${flags[@]}")"
+    "$(quoted "$module" "${flags[@]}")"
   echo "without Slurm, on this machine:"
-  echo "  $(quoted "${command[@]}" megatron_pz.train "${flags[@]}")"
+  echo "  $(quoted "${command[@]}" "$module" "${flags[@]}")"
 }
 
 quoted() {
@@ -244,7 +245,7 @@ run_node() {
   export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes have no way out
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
   node_command
-  exec "${command[@]}" megatron_pz.train "$@" </dev/null
+  exec "${command[@]}" "$module" "$@" </dev/null
 }
 
 # Set command: the launcher of this node, up to the module's name; export OMP_NUM_THREADS.
@@ -262,6 +263,7 @@ node_command() {
   if [[ -n ${NODE_LOGS:-} ]]; then command+=(--log="$NODE_LOGS/node-$SLURM_NODEID.log"); fi
 }
 
+module=${MODULE:-megatron_pz.train}
 # One task starts all of a node's processes: it is not to be bound to the cores of one. The launchers end each other;
 # --wait is for one that cannot.
 srun_flags=(--kill-on-bad-exit=0 --wait=90 --ntasks-per-node=1 --cpu-bind=none)

@@ -11,23 +11,27 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.out
 #
+# Made by tools/make_slurm_scripts.py.
+#
 # PretrainZero on Qwen3-4B-Base, the paper's recipe. From the root of the checkout:
 #
-#   sbatch slurm/pz_qwen3_4b.sh                              # 2 nodes of eight GPUs
+#   sbatch slurm/pz_qwen3_4b.sh                              # nodes of eight GPUs: 2
 #   sbatch --nodes=8 slurm/pz_qwen3_4b.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
+#   bash slurm/pz_qwen3_4b.sh --check                        # what a job would stumble on, on a login node
 #   bash slurm/pz_qwen3_4b.sh --print                        # what would run; nothing is started
 #   NPROC_PER_NODE=2 bash slurm/pz_qwen3_4b.sh               # no Slurm: this machine, two processes
 #
-# slurm/launch.sh lists the variables: MODEL, DATA_PATH, SAVE, NPROC_PER_NODE, SRUN_FLAGS, … --signal leaves 600 seconds
-# to finish a step and save; the job then goes back into the queue, and on from that checkpoint.
+# slurm/launch.sh --help lists the variables: MODEL, DATA_PATH, SAVE, NPROC_PER_NODE, SRUN_FLAGS, … --signal leaves 600
+# seconds to finish a step and save; the job is then requeued and resumes from that checkpoint.
 set -euo pipefail
 
-# sbatch runs a copy of this file from its spool folder, and was called in the checkout.
+# sbatch runs a copy of this file from its spool directory, and was called in the checkout.
 root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
-export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml}
 if [[ ! -f $root/slurm/launch.sh ]]; then
   echo "error: $root is not the checkout: call sbatch from its root, or name it in ROOT" >&2
   exit 2
 fi
-export SIGNAL_LEAD=${SIGNAL_LEAD:-600}
+export CONFIG=${CONFIG:-examples/qwen3_4b/config.yaml} SIGNAL_LEAD=${SIGNAL_LEAD:-600}
+RECIPE_SCRIPT=$(readlink -f "${BASH_SOURCE[0]}")
+export RECIPE_SCRIPT
 exec bash "$root/slurm/launch.sh" "$@"

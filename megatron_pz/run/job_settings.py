@@ -13,7 +13,7 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from megatron_pz.run.local_node import positive
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 PROGRAM = "megatron_pz.train"
+TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines")
+"""Modules that take a recipe and write a run directory; all others get their flags as they are given."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
@@ -193,7 +195,12 @@ def main() -> None:
     """Print the settings of the job that this process belongs to."""
     words = sys.argv[1:]
     dry_run = words[:1] == ["--dry-run"]
-    settings = resolve(os.environ, words[words.index("--") + 1 :], check=not dry_run)
+    given = words[words.index("--") + 1 :]
+    if os.environ.get("MODULE", PROGRAM) not in TRAINING_MODULES:
+        task = os.environ.get("SLURM_ARRAY_TASK_ID", "")
+        _print("", free_port(os.environ), [_fill(word, "task", task) for word in given])
+        return
+    settings = resolve(os.environ, given, check=not dry_run)
     if dry_run:
         try:
             parse_run_config(settings.flags, PROGRAM)
@@ -204,8 +211,11 @@ def main() -> None:
         print(f"{save} held a run without a checkpoint; it is now {moved}", file=sys.stderr)
     if settings.iteration is not None:
         print(f"Going on from iteration {settings.iteration} in {save}", file=sys.stderr)
-    port = 0 if dry_run else free_port(os.environ)
-    sys.stdout.write("".join(f"{field}\0" for field in (settings.save, str(port), *settings.flags)))
+    _print(settings.save, 0 if dry_run else free_port(os.environ), settings.flags)
+
+
+def _print(save: str, port: int, flags: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{field}\0" for field in (save, str(port), *flags)))
 
 
 if __name__ == "__main__":

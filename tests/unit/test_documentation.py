@@ -36,7 +36,7 @@ def known_flags(command: str) -> tuple[str, set[str]] | None:
     scripts = {
         r"tools/doctor\.py(.*)": OF_A_RUN | {"--config", "--json"},
         r"-m megatron_pz\.(?:train|cold_start|baselines)\b(.*)": OF_A_RUN | {"--config", "--help"},
-        r"slurm/pz_\w+\.sh(.*)": OF_A_RUN | {"--print"},
+        r"slurm/pz_\w+\.sh(.*)": OF_A_RUN | {"--print", "--check"},
     }
     for pattern, flags in scripts.items():
         if found := re.search(pattern, command):

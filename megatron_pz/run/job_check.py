@@ -1,0 +1,127 @@
+"""Examine on a login node what a job would stumble on: ``slurm/pz_qwen3_4b.sh --check [flags]``.
+
+Prints a line for every check and exits with code 2 if one fails. ``RECIPE_SCRIPT`` names the script whose ``#SBATCH``
+lines tell the GPUs and the time asked for; ``GPU_MEMORY`` is the memory of one GPU in GiB, 80 by default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from megatron_pz.hf.architecture import Architecture
+from megatron_pz.planning.memory import GIB, plan_memory
+from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
+from megatron_pz.run.job_settings import JobSettings, resolve
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+
+_UNITS = (1, 60, 3600, 86400)
+
+
+def requested(script: str) -> dict[str, str]:
+    """Return the ``#SBATCH --name=value`` lines of a script."""
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.M))
+
+
+def seconds_of(limit: str) -> int:
+    """Return the seconds of a Slurm time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
+    days, _, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) == 1:
+        hours, minutes, seconds = 0, parts[0], 0
+    else:
+        hours, minutes, seconds = (0, *parts)[-3:]
+    return int(days or 0) * _UNITS[3] + hours * _UNITS[2] + minutes * _UNITS[1] + seconds
+
+
+def check_writable(path: Path) -> str:
+    """Return a sentence if files can be written under ``path``, which need not exist yet; raise BadInput otherwise."""
+    existing = path
+    while not existing.exists():
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"x" * 4096)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {existing}: {error.strerror}") from None
+    return f"{path} can be written"
+
+
+def check_lead(headers: Mapping[str, str], lead: str) -> str:
+    """Compare the time limit with the seconds before it at which Slurm asks for a checkpoint."""
+    if "time" not in headers or not lead:
+        return "no time limit in the script"
+    limit = seconds_of(headers["time"])
+    if limit <= int(lead):
+        raise BadInput(f"--time={headers['time']} is no longer than the signal's lead of {lead} s")
+    return f"{headers['time']}, of which the last {lead} s are for a step and a checkpoint"
+
+
+def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu_memory: float) -> str:
+    """Plan the memory of the GPUs that the script asks for."""
+    gpus = int(headers.get("nodes", "1")) * int(headers.get("gpus-per-node", "1"))
+    config = settings.config
+    plan = plan_memory(Architecture.from_hf(config.model.hf_model), config, gpus, gpu_memory)
+    if plan.spare < 0:
+        raise BadInput(
+            f"{gpus} GPUs of {gpu_memory:g} GiB lack {-plan.spare / GIB:.1f} GiB each (tools/plan_cluster.py has the "
+            "table; GPU_MEMORY=GIB names another size)"
+        )
+    return f"{gpus} GPUs of {gpu_memory:g} GiB (GPU_MEMORY): {plan.spare / GIB:.1f} GiB to spare on each"
+
+
+def check_corpus(settings: JobSettings) -> str:
+    """Compare tokenizer, corpus and model, and the longest passage with the prompt budget."""
+    config = settings.config
+    tokenizer = open_tokenizer(config.model)
+    vocabulary = Architecture.from_hf(config.model.hf_model).vocab_size
+    if len(tokenizer) > vocabulary:
+        raise BadInput(f"the tokenizer has {len(tokenizer)} tokens, and the model's vocabulary {vocabulary}")
+    passages = open_passages(config.data, config.model, config.game.passages_per_step)
+    require_prompt_budget(passages, tokenizer, config.game, config.rollout.max_prompt_length)
+    return f"{len(passages):,} passages by the model's tokenizer, which has {len(tokenizer):,} tokens"
+
+
+def examine(environment: Mapping[str, str], given: Sequence[str]) -> list[tuple[str, str, bool]]:
+    """Return (subject, finding, passed) for every check."""
+    results: list[tuple[str, str, bool]] = []
+
+    def attempt(subject: str, check: Callable[[], str]) -> None:
+        try:
+            results.append((subject, check(), True))
+        except BadInput as error:
+            results.append((subject, str(error), False))
+
+    settings = resolve(environment, given, check=False)
+    script = environment.get("RECIPE_SCRIPT", "")
+    headers = requested(Path(script).read_text(encoding="utf-8")) if script else {}
+    attempt("settings", lambda: f"{resolve(environment, given).config.training.train_iters} steps")
+    attempt("run directory", lambda: check_writable(Path(settings.save)))
+    attempt("logs", lambda: check_writable(Path(environment.get("LOGS") or "logs")))
+    attempt("time limit", lambda: check_lead(headers, environment.get("SIGNAL_LEAD", "")))
+    attempt("data", lambda: check_corpus(settings))
+    attempt("memory", lambda: check_memory(settings, headers, float(environment.get("GPU_MEMORY") or 80)))
+    return results
+
+
+@exits_with_one_line
+def main() -> None:
+    """Print every check's finding; fail with the first that does not pass."""
+    words = sys.argv[1:]
+    results = examine(os.environ, words[words.index("--") + 1 :])
+    print(f"environment    {os.environ.get('VIRTUAL_ENV') or sys.prefix}, Python {sys.version.split()[0]}")
+    for subject, finding, passed in results:
+        print(f"{subject:<14} {'' if passed else 'FAILS: '}{finding}")
+    failed = [subject for subject, _, passed in results if not passed]
+    if failed:
+        raise BadInput(f"a job would fail: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=convert
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=4:00:00
+#SBATCH --no-requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+#
+# Made by tools/make_slurm_scripts.py.
+#
+# Convert a checkpoint; more processes share a model by the flags of its layout. From the root of the checkout:
+#
+#   sbatch slurm/convert.sh megatron-to-hf --load runs/qwen3_4b --hf-model DIR --save DIR
+set -euo pipefail
+
+# sbatch runs a copy of this file from its spool directory, and was called in the checkout.
+root=${ROOT:-${SLURM_SUBMIT_DIR:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}}
+if [[ ! -f $root/slurm/launch.sh ]]; then
+  echo "error: $root is not the checkout: call sbatch from its root, or name it in ROOT" >&2
+  exit 2
+fi
+export MODULE=tools.convert_checkpoint NPROC_PER_NODE=${NPROC_PER_NODE:-1}
+RECIPE_SCRIPT=$(readlink -f "${BASH_SOURCE[0]}")
+export RECIPE_SCRIPT
+exec bash "$root/slurm/launch.sh" "$@"

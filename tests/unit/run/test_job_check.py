@@ -1,0 +1,55 @@
+"""What --check finds on a login node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from megatron_pz.run.job_check import check_writable, examine
+from megatron_pz.runtime.errors import BadInput
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_llama_dir: Path, tiny_corpus: str) -> dict[str, str]:
+    script = tmp_path / "job.sh"
+    script.write_text("#SBATCH --nodes=2\n#SBATCH --gpus-per-node=4\n#SBATCH --time=1:00:00\n")
+    return {
+        "CONFIG": str(ROOT / "examples/toy/config.yaml"),
+        "MODEL": str(tiny_llama_dir),
+        "DATA_PATH": tiny_corpus,
+        "SAVE": str(tmp_path / "runs/new"),
+        "LOGS": str(tmp_path / "logs"),
+        "RECIPE_SCRIPT": str(script),
+        "SIGNAL_LEAD": "600",
+    }
+
+
+def failures(environment: Mapping[str, str], *given: str) -> dict[str, str]:
+    return {subject: finding for subject, finding, passed in examine(environment, given) if not passed}
+
+
+def test_a_job_that_would_run_passes_and_leaves_nothing_behind(job: dict[str, str], tmp_path: Path) -> None:
+    results = {subject: finding for subject, finding, _ in examine(job, [])}
+    assert failures(job) == {}
+    assert results["time limit"] == "1:00:00, of which the last 600 s are for a step and a checkpoint"
+    assert results["memory"].startswith("8 GPUs of 80 GiB")
+    assert [path.name for path in tmp_path.iterdir()] == ["job.sh"]
+
+
+def test_each_fault_is_named(job: dict[str, str], tmp_path: Path, tiny_qwen3_dir: Path) -> None:
+    assert "long" in failures(job | {"SIGNAL_LEAD": "3600"})["time limit"]
+    assert "/no/corpus" in failures(job | {"DATA_PATH": "/no/corpus"})["data"]
+    assert "weights" in failures(job | {"GPU_MEMORY": "0.0001"})["memory"]
+    assert "longest passage" in failures(job, "--max-prompt-length", "8")["data"]
+    (tmp_path / "file").touch()
+    assert "cannot be written" in failures(job | {"LOGS": str(tmp_path / "file")})["logs"]
+
+
+def test_a_file_is_no_directory_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        check_writable(tmp_path / "file" / "run")
