@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MODULES = (
-    "buffer", "characters", "counting", "references", "frames", "state", "brackets", "braces", "angles", "tables",
-    "lines", "paragraphs", "scan",
+    "buffer", "characters", "counting", "references", "frames", "state", "brackets", "tables", "unclosed",
+    "braces", "angles", "closing", "lines", "paragraphs", "scan",
 )  # fmt: skip
 """The scanner's modules in the order in which they import one another."""
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from megatron_pz.wikitext import templates, variants
 
-from .brackets import close_dropped, hole_or_gap
-from .frames import TEMPLATE, VARIANT
+from .brackets import bar, close_dropped, hole_or_gap
+from .frames import LINK, TEMPLATE, VARIANT
 from .state import Scan
+from .tables import table_sign
+from .unclosed import skip_unclosed
 
 _LONGEST_NAME = 255
 _CONTEXT = 12
@@ -20,6 +22,8 @@ def open_braces(scan: Scan) -> None:
     """Two or more ``{`` at the position."""
     run = scan.run()
     frames = scan.frames
+    if run == 2 and table_sign(scan):
+        return
     if frames.dropping:
         if frames.kind == TEMPLATE:
             frame = frames.top()
@@ -27,6 +31,13 @@ def open_braces(scan: Scan) -> None:
         scan.position += run
         return
     start = scan.position
+    if start in scan.unclosed:
+        skip_unclosed(scan)
+        return
+    if run == 2 and frames.kind == LINK and scan.is_word(start, "{{!}}"):
+        scan.position += 4
+        bar(scan)
+        return
     braces = 3 if run == 3 else 2
     scan.position += braces
     name_end = _name_end(scan)

@@ -14,5 +14,4 @@ cdef void _gallery_line(Scan scan) except *
 cdef int _bar_or_mark(Scan scan, Py_ssize_t start) except -1
 cdef int _list_item(Scan scan, Py_ssize_t start) except -1
 cdef void _heading(Scan scan) except *
-cdef int end_heading(Scan scan) except -1
-cdef void _skip_section(Scan scan, int level) noexcept
+cdef void end_heading(Scan scan) except *

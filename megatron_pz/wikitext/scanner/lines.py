@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from megatron_pz.wikitext.marks import HEADING, INDENT, ITEM, MARKS, PARAGRAPH
 
+from .closing import begin_closing_section, end_closing_sections, may_hold_prose, section_end
 from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, VARIANT, Frame
 from .state import Scan
 from .tables import close_table, open_table, table_line
+from .unclosed import go_back_to_unclosed
 
 _DEEPEST_HEADING = 6
 
@@ -137,7 +139,11 @@ def _heading(scan: Scan) -> None:
     level = closing
     if last - begin <= 2 * level or level < (2 if scan.frames.depth else 1):
         return
-    scan.frames.abandon_from(0)
+    if scan.frames.depth:
+        if go_back_to_unclosed(scan):
+            return
+        scan.frames.abandon_from(0)
+    end_closing_sections(scan, level)
     scan.position = begin + level
     scan.end = last - level
     scan.heading_level = level
@@ -157,25 +163,9 @@ def end_heading(scan: Scan) -> None:
     scan.end = scan.size
     scan.at_line_start = False
     if heading.casefold().rstrip(": ") in scan.trailing_sections:
-        _skip_section(scan, level)
-    else:
-        out.write(f"{PARAGRAPH}{HEADING}{level}{heading}{PARAGRAPH}")
-
-
-def _skip_section(scan: Scan, level: int) -> None:
-    """Go on at the next heading of this level or a higher one."""
-    data = scan.source.data
-    index = scan.position
-    while index < scan.size:
-        index = scan.line_end(index)
-        signs = index + 1
-        while signs < scan.size and data[signs] == "=":
-            signs += 1
-        if index + 1 < signs <= index + 1 + level:
-            closing = signs
-            while closing < scan.size and data[closing] != "\n" and data[closing] != "=":
-                closing += 1
-            if closing < scan.size and data[closing] == "=":
-                break
-        index += 1
-    scan.position = min(index, scan.size)
+        end = section_end(scan, level)
+        if not may_hold_prose(scan, end):
+            scan.position = end
+            return
+        begin_closing_section(scan, level)
+    out.write(f"{PARAGRAPH}{HEADING}{level}{heading}{PARAGRAPH}")

@@ -22,11 +22,13 @@ from .braces import begins_variant, close_braces, equals, open_braces, open_vari
 from .brackets import bar, close_bracket, open_bracket
 from .buffer import Buffer
 from .characters import is_letter, is_skipped, is_text
+from .closing import end_closing_sections
 from .frames import LINK, TABLE, TEMPLATE
 from .lines import begin_line, end_heading, newline
 from .paragraphs import Paragraphs
 from .state import Scan
 from .tables import begins_table, open_table, table_bar
+from .unclosed import go_back_to_unclosed
 
 _LONGEST_ENTITY = 40
 _LONGEST_MAGIC_WORD = 44
@@ -65,7 +67,11 @@ def marked_text(scan: Scan) -> Buffer:
         elif scan.heading_level:
             end_heading(scan)
         elif scan.position >= scan.size:
-            scan.frames.abandon_from(0)
+            if scan.frames.depth:
+                if go_back_to_unclosed(scan):
+                    continue
+                scan.frames.abandon_from(0)
+            end_closing_sections(scan, 1)
             return scan.out
 
 

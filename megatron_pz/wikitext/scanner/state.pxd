@@ -19,7 +19,11 @@ cdef class Scan:
     cdef Py_ssize_t heading_start, heading_next
     cdef dict closing_tags
     cdef Py_ssize_t next_heading, next_comment_end, quotes_end, apostrophe
-    cdef Py_ssize_t closing_start, closing_end, ref_start, ref_end
+    cdef Py_ssize_t closing_start, closing_end, ref_start, ref_end, gone_back_from
+    cdef set unclosed
+    cdef list closing_sections
+
+    cdef int forget_searches(self) except -1
 
     cdef Py_ssize_t run(self) noexcept
     cdef Py_ssize_t after_blanks(self, Py_ssize_t start) noexcept

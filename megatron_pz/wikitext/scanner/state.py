@@ -47,6 +47,15 @@ class Scan:
         self.ref_start = self.ref_end = -1
         self.next_heading = -1
         self.next_comment_end = -1
+        self.unclosed: set[int] = set()  # positions of double braces that nothing closes
+        self.gone_back_from = -1  # end of the section that was last read anew because of them
+        self.closing_sections = [-1] * 7  # by level: size of the output where one begins that is to be judged
+
+    def forget_searches(self) -> None:
+        """Forget what has been looked up ahead: the position goes back."""
+        self.quotes_end = self.next_comment_end = 0
+        self.apostrophe = self.ref_start = self.ref_end = self.next_heading = -1
+        self.closing_tags.clear()
 
     def run(self) -> int:
         """How often the character at the position is repeated."""

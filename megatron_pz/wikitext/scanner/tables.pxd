@@ -3,6 +3,7 @@ from .state cimport Scan
 
 
 cdef void open_table(Scan scan) except *
+cdef bint table_sign(Scan scan) except -1
 cdef bint begins_table(Scan scan) except -1
 cdef int close_table(Scan scan) except -1
 cdef void table_line(Scan scan) except *

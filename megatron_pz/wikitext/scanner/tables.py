@@ -37,6 +37,51 @@ def begins_table(scan: Scan) -> bool:
     return word.startswith(("class", "style", "border", "width", "align", "cell", "bgcolor", "id="))
 
 
+def table_sign(scan: Scan) -> bool:
+    """Read ``{{!}}`` and its kin at the position as the sign of a table that it stands for; whether it is one.
+
+    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` is ``{|``, ``{{!-}}`` is ``|-``,
+    ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a brace.
+    """
+    data = scan.source.data
+    frames = scan.frames
+    start = scan.position
+    if start + 5 > scan.end or (data[start + 2] != "!" and data[start + 2] != "("):
+        return False
+    if scan.is_word(start, "{{(!}}"):
+        if frames.dropping and frames.kind != TABLE:
+            return False
+        scan.position = start + 4
+        open_table(scan)
+        return True
+    if frames.kind != TABLE:
+        if not scan.is_word(start, "{{!)}}"):
+            return False
+        scan.position = start + 6
+        return True
+    begins_line = start == 0 or data[start - 1] == "\n"
+    if scan.is_word(start, "{{!)}}") or (begins_line and scan.is_word(start, "{{!}}}")):
+        scan.position = start + 6
+        close_table(scan)
+        return True
+    if frames.dropping:
+        return False
+    frame = frames.top()
+    if scan.is_word(start, "{{!-}}"):
+        scan.out.write(ROW)
+        scan.position = scan.line_end(start)
+    elif scan.is_word(start, "{{!!}}") or (begins_line and scan.is_word(start, "{{!}}")):
+        scan.out.write(CELL)
+        scan.position = start + (6 if data[start + 3] == "!" else 5)
+        frame.bar = scan.out.size
+    elif scan.is_word(start, "{{!}}"):
+        scan.position = start + 4
+        table_bar(scan)
+    else:
+        return False
+    return True
+
+
 def close_table(scan: Scan) -> None:
     """After ``|}``."""
     frames = scan.frames

@@ -1,0 +1,64 @@
+"""Sections that close an article (references, links, literature), told by their headings and by what they hold."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.sections import is_apparatus
+
+from .state import Scan
+
+_SHORTEST_PROSE = 20
+"""Characters of a line that may be prose."""
+_DEEPEST = 6
+
+
+def section_end(scan: Scan, level: int) -> int:
+    """Where the next heading of this level or a higher one begins, behind a line break; the source's size if none."""
+    data = scan.source.data
+    index = scan.position
+    while index < scan.size:
+        index = scan.line_end(index)
+        signs = index + 1
+        while signs < scan.size and data[signs] == "=":
+            signs += 1
+        if index + 1 < signs <= index + 1 + level:
+            closing = signs
+            while closing < scan.size and data[closing] != "\n" and data[closing] != "=":
+                closing += 1
+            if closing < scan.size and data[closing] == "=":
+                break
+        index += 1
+    return min(index, scan.size)
+
+
+def may_hold_prose(scan: Scan, end: int) -> bool:
+    """Whether a line from the position to ``end`` looks like prose: neither a list nor a template, table or link."""
+    data = scan.source.data
+    index = scan.position
+    while index < end:
+        line_end = min(scan.line_end(index), end)
+        start = scan.after_blanks(index)
+        if line_end - start >= _SHORTEST_PROSE and data[start] not in "*#:;{|}!<=-":
+            if not scan.follows(start, "[", "["):
+                return True
+            link_end = scan.source.find("]", start, line_end)
+            if link_end + 2 < line_end:
+                return True
+        index = line_end + 1
+    return False
+
+
+def begin_closing_section(scan: Scan, level: int) -> None:
+    """Note that a closing section of this level begins in the output."""
+    scan.closing_sections[level] = scan.out.size
+
+
+def end_closing_sections(scan: Scan, level: int) -> None:
+    """Drop the closing sections of this level and deeper ones that have ended, unless they turned out to be prose."""
+    deeper = _DEEPEST
+    while deeper >= level:
+        start = scan.closing_sections[deeper]
+        if start >= 0:
+            scan.closing_sections[deeper] = -1
+            if start < scan.out.size and is_apparatus(scan.out.text(start, scan.out.size)):
+                scan.out.truncate(start)
+        deeper -= 1
