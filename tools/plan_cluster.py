@@ -98,7 +98,7 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
 
 def describe_layouts(layouts: list[Layout], gpus: int, card_gib: float) -> str:
     """Return the table of the layouts that fit, in the order to try them, and below it why each other one does not."""
-    rows = []
+    rows: list[list[str]] = []
     for layout in layouts:
         if layout.refusal or layout.plan is None:
             continue
