@@ -53,7 +53,7 @@ class RunLogger:
         self._samples = IterationLog(save_dir / SAMPLES_FILE, resume_iteration)
         self._sinks: list[Sink] = [TensorBoardSink(save_dir / "tensorboard", resume_iteration)]
         if wandb_project:
-            self._sinks.append(WandbSink(wandb_project, save_dir))
+            self._sinks.append(WandbSink(wandb_project, save_dir, resume_iteration))
         self._console = Console(total_iterations, resume_iteration)
 
     def log(self, iteration: int, metrics: Mapping[str, float], *, show: bool = True) -> None:

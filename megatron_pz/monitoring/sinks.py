@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -40,9 +41,12 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """A Weights & Biases run, named after the run's directory, which a resumed run continues."""
+    """A Weights & Biases run, named after the run's directory, which a resumed run continues.
 
-    def __init__(self, project: str, save_dir: Path) -> None:
+    Its id is drawn at the first start and kept in ``<save>/wandb_id``: two people's directories may have equal names.
+    """
+
+    def __init__(self, project: str, save_dir: Path, resume_iteration: int) -> None:
         """Start or resume the run.
 
         Raises:
@@ -55,10 +59,21 @@ class WandbSink:
                 f"wandb_project is {project!r} but the package wandb is not installed: install it, or leave it empty"
             ) from None
         name = save_dir.resolve().name
-        self._run = wandb.init(project=project, name=name, id=name, dir=str(save_dir), resume="allow")
+        run_id = _run_id(save_dir, resume_iteration)
+        self._run = wandb.init(project=project, name=name, id=run_id, dir=str(save_dir), resume="allow")
 
     def write(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self._run.log({name: value for name, value in metrics.items() if not math.isnan(value)}, step=iteration)
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _run_id(save_dir: Path, resume_iteration: int) -> str:
+    path = save_dir / "wandb_id"
+    if path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    # Runs that began before the file was kept have their directory's name.
+    run_id = save_dir.resolve().name if resume_iteration else secrets.token_hex(8)
+    path.write_text(f"{run_id}\n", encoding="utf-8")
+    return run_id

@@ -51,6 +51,9 @@ class Objective(ABC):
     methods are collectives over all ranks.
     """
 
+    starts = "everything"
+    """What :meth:`start` starts, for the line that says it is ready."""
+
     @property
     @abstractmethod
     def models(self) -> dict[str, ModelState]:

@@ -31,6 +31,7 @@ SAMPLED_PASSAGES = 2
 class ReinforcementObjective(Objective):
     """The min-max game of mask generator and mask predictor on this run's passages."""
 
+    starts = "engines"
     algorithm: PretrainZero
     worker: RolloutWorker
     """Both exist after :meth:`start`, since they need the rollout engines."""

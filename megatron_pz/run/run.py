@@ -15,6 +15,7 @@ from megatron_pz.run.objective import MakeObjective, Schedule
 from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
+from megatron_pz.run.start_log import StartLog
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
@@ -31,7 +32,10 @@ class Run:
 
     def __init__(self, config: RunConfig, schedule: Schedule, objective: MakeObjective, watchdog: Watchdog) -> None:
         self.schedule, self.watchdog = schedule, watchdog
+        started = StartLog()
         self.topology = Topology.start(config.parallel, schedule.seed)
+        rank, ranks = self.topology.rank, self.topology.world_size
+        started.done(rank, f"{ranks} rank{'s' * (ranks > 1)} up")
         self.config = settle_precision(config)
         require_machine(self.config)
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
@@ -41,11 +45,13 @@ class Run:
         self.checkpoints = checkpoint.CheckpointWriter.of_run(self.config, self.objective.models, watchdog)
         self.compute = ComputeUsed()
         self.first_iteration = self.resume() if training.load else 1
+        started.done(rank, "weights loaded")
         self.objective.start(self.first_iteration)
+        started.done(rank, f"{self.objective.starts} ready")
         self.logger = RunLogger(
             Path(training.save),
             schedule.iterations,
-            rank=self.topology.rank,
+            rank=rank,
             wandb_project=training.wandb_project,
             resume_iteration=self.first_iteration - 1,
         )

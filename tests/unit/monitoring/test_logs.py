@@ -9,6 +9,7 @@ import math
 import tracemalloc
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,6 +18,7 @@ from megatron_pz.monitoring.console import Console, iteration_line
 from megatron_pz.monitoring.metrics import IterationLog, StepMetrics, read_metrics
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample, write_page
+from megatron_pz.monitoring.sinks import WandbSink
 from megatron_pz.runtime.errors import BadInput
 
 SAMPLE = MaskSample(
@@ -201,3 +203,18 @@ def test_the_page_shows_a_passage_once_with_all_its_masks(tmp_path: Path) -> Non
     assert "- **right** `\\boxed{Danube}`" in page
     assert "- wrong `` `so` ``" in page
     assert "### no valid mask (no_command) — reward -0.200" in page
+
+
+def test_a_wandb_run_keeps_an_id_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people's runs in directories of one name stay two; a resumed run, also one from before, continues itself."""
+    started: list[dict[str, str]] = []
+    wandb = SimpleNamespace(init=lambda **settings: started.append(settings))
+    monkeypatch.setitem(__import__("sys").modules, "wandb", wandb)
+    for person, resume_iteration in (("a", 0), ("a", 7), ("b", 0), ("old", 7)):
+        folder = tmp_path / person / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        WandbSink("project", folder, resume_iteration)
+    ids = [settings["id"] for settings in started]
+    assert ids[0] == ids[1] != ids[2]
+    assert "run" not in ids[:3] and ids[3] == "run"
+    assert {settings["name"] for settings in started} == {"run"}
