@@ -32,7 +32,7 @@ import torch.distributed as dist
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling
+from megatron_pz.rollout.platform import this_platform
 from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
@@ -42,7 +42,6 @@ from megatron_pz.rollout.vllm_patches import (
     import_warnings_silenced,
     preserved_environment,
     preserved_rng,
-    release_device_memory,
 )
 from megatron_pz.rollout.vllm_settings import (
     engine_arguments,
@@ -104,7 +103,7 @@ class VllmEngine:
         """
         self.model_dir = Path(model_dir)
         self.rollout = rollout
-        self.on_gpu = torch.cuda.is_available()
+        self.platform = this_platform()
         self._broken: str | None = None
         self._closed = False
         self._sleeping: set[Part] = set()
@@ -125,6 +124,7 @@ class VllmEngine:
         world_size = _require_process_group(self._colocated)
         _require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
         set_environment(colocated=self._colocated)
+        self.platform.prepare()
         with (
             preserved_rng(),
             preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"),
@@ -132,19 +132,16 @@ class VllmEngine:
             collection_paused(),
         ):
             llm_class = import_vllm()
-            arguments = engine_arguments(self.rollout, colocated=self._colocated, on_gpu=self.on_gpu)
-            if not self.on_gpu:
-                arguments["ir_op_priority"] = cpu_kernels.register()
+            arguments = engine_arguments(self.rollout, self.platform, colocated=self._colocated)
             try:
                 llm = llm_class(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too
-                memory = "gpu_memory_utilization" if self.on_gpu else "rollout_memory_gib"
+                memory = self.platform.memory_setting
                 raise BadInput(
                     f"vLLM cannot serve {self.model_dir} with max_prompt_length + max_response_length = "
                     f"{arguments['max_model_len']} and {memory} = {getattr(self.rollout, memory)}: {one_line(error)}"
                 ) from error
-        if not self.on_gpu:
-            llm.collective_rpc(cpu_sampling.install)
+        self.platform.started(llm)
         if self._colocated and (not dist.is_initialized() or dist.get_world_size() != world_size):
             after = dist.get_world_size() if dist.is_initialized() else 0
             raise RuntimeError(f"starting the rollout engine changed the world size from {world_size} to {after}")
@@ -173,8 +170,7 @@ class VllmEngine:
                     self._llm.llm_engine.engine_core.shutdown()
         finally:
             del self._llm  # a broken one may not end in good order, and its memory is its successor's
-            if self.on_gpu:
-                release_device_memory(last=VllmEngine._living == 0)
+            self.platform.closed(last=VllmEngine._living == 0)
 
     def __enter__(self) -> VllmEngine:
         return self
@@ -198,7 +194,7 @@ class VllmEngine:
         On CPU nothing happens: vLLM has no sleep mode there, since weights and trainer share the same memory anyway.
         """
         self.require_usable()
-        if self.on_gpu:
+        if self.platform.sleeps:
             with self.limited("the rollout engine's going to sleep", "sync_timeout_minutes"):
                 self._llm.sleep(level=1)
             self._sleeping = {"weights", "kv_cache"}

@@ -1,4 +1,4 @@
-"""What vLLM is started with: its arguments and environment from the run's configuration, and what must be refused."""
+"""Translate the run's configuration into vLLM's arguments and environment, and refuse what would bias training."""
 
 from __future__ import annotations
 
@@ -9,57 +9,45 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rollout.platform import Platform
 from megatron_pz.runtime.errors import BadInput
 
-CPU_BLOCK_SIZE = 32
-"""Tokens in a block of the CPU's KV cache: vLLM's kernels take multiples of 32, and a prompt shorter than a block never
-shares its prefill (prompts of 200, n = 8: 1.7 times the throughput of vLLM's default of 128)."""
-MIN_BATCHED_TOKENS = {"cpu": 2048, "cuda": 8192}
-"""Tokens in one forward pass, unless one full-length sequence needs more."""
 QUANTIZATION = {"fp8": "fp8_per_tensor"}
 """vLLM's names for what it quantises itself; its "fp8" is for checkpoints that are FP8 already."""
 
 
-def engine_arguments(rollout: RolloutConfig, *, colocated: bool, on_gpu: bool) -> dict[str, Any]:
-    """Keyword arguments of ``vllm.LLM`` beside the model and the seed."""
+def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: bool) -> dict[str, Any]:
+    """Return the keyword arguments of ``vllm.LLM`` beside the model and the seed."""
     max_model_len = rollout.max_prompt_length + rollout.max_response_length
     arguments: dict[str, Any] = {
         "dtype": rollout.rollout_dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": rollout.rollout_max_num_seqs,
         "tensor_parallel_size": rollout.rollout_tensor_parallel_size,
-        "max_num_batched_tokens": max(max_model_len, MIN_BATCHED_TOKENS["cuda" if on_gpu else "cpu"]),
         "enable_chunked_prefill": False,  # seeded requests break or lose their place otherwise, see rollout.engine
         "enable_prefix_caching": True,
-        # Those of the distribution that is sampled from: log_prob_semantics sees when it is truncated or tempered.
+        # Of the distribution that is sampled from: log_prob_semantics sees when it is truncated or tempered.
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": -1,  # as many as asked for
         "use_tqdm_on_load": False,
+        **platform.arguments(rollout),
     }
+    # Tokens in one forward pass; one sequence of full length must fit.
+    arguments["max_num_batched_tokens"] = max(max_model_len, arguments["max_num_batched_tokens"])
     if rollout.rollout_quantization != "none":
         arguments["quantization"] = QUANTIZATION[rollout.rollout_quantization]  # of weights as they are (re)loaded
     if colocated:
         arguments["distributed_executor_backend"] = "external_launcher"
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization
-        # One engine of a process at most can sleep: vLLM's allocator refuses the weights of a second one.
-        arguments["enable_sleep_mode"] = rollout.sleep_during_update
-    else:
-        arguments["enforce_eager"] = True
-        arguments["block_size"] = CPU_BLOCK_SIZE
-        arguments["kv_cache_memory_bytes"] = int(rollout.rollout_memory_gib * 2**30)
     return arguments
 
 
 def set_environment(*, colocated: bool) -> None:
-    """What vLLM reads from the environment; it must be there before vLLM is imported."""
+    """Set what vLLM reads from the environment; call it before vLLM is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS counts; ranks do not fight for the same cores
-    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over rollout_memory_gib
     for name, value in {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-        # For top-k and top-p only; where it is on, an engine on a GPU does not start without FlashInfer.
+        # FlashInfer serves top-k and top-p only. Where it is on, an engine on a GPU does not start without it.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
@@ -71,7 +59,7 @@ def set_environment(*, colocated: bool) -> None:
 
 
 def require_unbiased_sampling(rollout: RolloutConfig) -> None:
-    """Raises BadInput for settings under which tokens are not sampled from the model's own distribution."""
+    """Refuse settings under which tokens are not sampled from the model's own distribution, with BadInput."""
     reason = "the update's probability ratio assumes sampling from the model's full distribution; set it to"
     if rollout.temperature != 1.0:
         raise BadInput(f"temperature is {rollout.temperature}: {reason} 1.0")
@@ -82,7 +70,7 @@ def require_unbiased_sampling(rollout: RolloutConfig) -> None:
 
 
 def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None:
-    """Raises BadInput when the longest prompt and response together outnumber the model's positions."""
+    """Refuse a prompt and a response that together outnumber the model's positions, with BadInput."""
     max_model_len = rollout.max_prompt_length + rollout.max_response_length
     limit = hf_config.get("max_position_embeddings")
     rope = hf_config.get("rope_scaling") or hf_config.get("rope_parameters")

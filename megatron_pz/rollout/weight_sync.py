@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 
@@ -34,8 +33,7 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
     try:
         with engine.limited("the weight sync", "sync_timeout_minutes"):
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
-            if engine.tied_head:
-                llm.apply_model(_renew_tied_head)
+            engine.platform.reloaded(llm, tied_head=engine.tied_head)
     except BaseException as error:
         reason = f"its weight update failed ({type(error).__name__}: {one_line(error)})"
         engine.mark_broken(reason)
@@ -68,20 +66,3 @@ def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) ->
         yield name, tensor
     if missing:
         raise ValueError(f"the weight stream ended without {len(missing)} tensors, {next(iter(missing))!r} among them")
-
-
-def _renew_tied_head(model: torch.nn.Module) -> None:
-    """Let a tied head multiply by the embedding's packed weight.
-
-    vLLM's CPU linear layers multiply by a packed copy of their weight, and so could its embeddings. A reload repacks
-    every layer that received tensors; a tied head receives none, and would go on with a copy of the old weights:
-    log-probabilities 0.3 off on average, without any error. Elsewhere than on CPU there is no copy.
-    """
-    head: Any = model.lm_head
-    if not hasattr(head, "cpu_linear"):
-        return
-    for module in model.modules():
-        if module is not head and hasattr(module, "cpu_linear") and getattr(module, "weight", None) is head.weight:
-            head.cpu_linear = module.cpu_linear
-            return
-    raise RuntimeError("vLLM's model has no embedding that its tied head shares; its weights cannot be replaced")

@@ -12,13 +12,16 @@ import torch
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
+from tests.support.fastest import fastest_dtype
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of vLLM's CPU build")
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_qwen3_dir: Path, one_rank_process_group: None) -> Iterator[VllmEngine]:
-    settings = RolloutConfig(max_prompt_length=16, max_response_length=4, rollout_memory_gib=0.02)
+    settings = RolloutConfig(
+        max_prompt_length=16, max_response_length=4, rollout_memory_gib=0.02, rollout_dtype=fastest_dtype()
+    )
     with VllmEngine(tiny_qwen3_dir, settings, seed=0, colocated=True) as engine:
         yield engine
 
@@ -28,6 +31,11 @@ def test_they_equal_torchs_norm_also_on_heads_cut_out_of_a_row(
     engine: VllmEngine, dtype: torch.dtype, rounding: float
 ) -> None:
     draw = torch.Generator().manual_seed(0)
+    if dtype == torch.bfloat16 and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        x, weight = torch.ones(2, 64, dtype=dtype), torch.ones(64, dtype=dtype)
+        assert not cpu_kernels._norm_fits(x, weight, 1e-5), "with AVX2 the kernels truncate"
+        assert not cpu_kernels._add_norm_fits(x, x.clone(), weight, 1e-5)
+        return
     rows, residual = (torch.randn(7, 3 * 64, generator=draw).to(dtype) for _ in range(2))
     heads = rows.view(7, 3, 64)[:, :2]
     assert not heads.is_contiguous()
@@ -76,3 +84,15 @@ def test_its_tokens_are_those_of_the_inverse_transform(engine: VllmEngine, monke
     assert [list(first.token_ids), list(second.token_ids)] == torch.stack([tokens for tokens, _ in drawn], 1).tolist()
     reported = torch.tensor([list(first.log_probs), list(second.log_probs)])
     torch.testing.assert_close(reported, torch.stack([logs for _, logs in drawn], 1), rtol=0, atol=1e-6)
+
+
+def test_vllm_uses_the_instructions_that_torch_uses(engine: VllmEngine) -> None:
+    """The library that is loaded in this process is the one for torch's instruction set."""
+    libraries = {
+        Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line
+    }
+    loaded = {name for name in libraries if name.startswith("_C") and name.endswith(".abi3.so")}
+    with_avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    with_bf16 = with_avx512 and torch.cpu._is_avx512_bf16_supported()
+    expected = "_C.abi3.so" if with_bf16 else "_C_AVX512.abi3.so" if with_avx512 else "_C_AVX2.abi3.so"
+    assert loaded == {expected}

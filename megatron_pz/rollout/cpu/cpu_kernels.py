@@ -13,6 +13,8 @@ import functools
 import torch
 from torch import Tensor
 
+from megatron_pz.rollout.cpu.instruction_set import has_avx512
+
 PROVIDER = "vllm_cpu"
 """Name of these implementations in vLLM's ``ir_op_priority``."""
 
@@ -45,7 +47,8 @@ def _rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: i
 
 
 def _norm_fits(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
-    return variance_size is None and weight is not None and weight.dtype == x.dtype
+    rounds = x.dtype == torch.float32 or has_avx512()  # with AVX2 the kernels truncate bfloat16 instead of rounding
+    return rounds and variance_size is None and weight is not None and weight.dtype == x.dtype
 
 
 def _add_rms_norm(

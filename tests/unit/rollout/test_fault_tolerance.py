@@ -19,6 +19,7 @@ from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.platform import GpuPlatform
 from megatron_pz.rollout.vllm_patches import forget_compiled, release_pools
 from megatron_pz.runtime.errors import BadInput
 
@@ -118,7 +119,7 @@ def engine() -> VllmEngine:
     engine = VllmEngine.__new__(VllmEngine)
     engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
     engine._broken, engine._closed, engine._colocated = None, False, True
-    engine._watchdog, engine._sleeping, engine.on_gpu = None, set(), True
+    engine._watchdog, engine._sleeping, engine.platform = None, set(), GpuPlatform()
     return engine
 
 
@@ -163,9 +164,7 @@ def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
     monkeypatch.setattr(VllmEngine, "_living", 1)
     # Both import vLLM.
     monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
-    monkeypatch.setattr(
-        engine_module, "release_device_memory", lambda last: released.append((last, hasattr(engine, "_llm")))
-    )
+    engine.platform.closed = lambda last: released.append((last, hasattr(engine, "_llm")))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="dead already"):
         engine.close()
     assert not hasattr(engine, "_llm")
@@ -213,7 +212,7 @@ def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: py
     monkeypatch.setattr(VllmEngine, "_living", 1)
     # Both import vLLM.
     monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
-    monkeypatch.setattr(engine_module, "release_device_memory", lambda last: None)
+    engine.platform.closed = lambda last: None  # type: ignore[method-assign]
     engine.sleep()
     engine.wake("weights")
     engine.close()  # which wakes the rest: memory that sleeps cannot be given back

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rollout.engine import VllmEngine, sample_seed
+from megatron_pz.rollout.platform import GpuPlatform
 from megatron_pz.rollout.vllm_patches import default_process_group_kept, preserved_environment, preserved_rng
 from megatron_pz.rollout.vllm_settings import engine_arguments, set_environment
 from megatron_pz.runtime.errors import BadInput
@@ -52,8 +53,8 @@ def test_settings_that_cannot_be_served_are_refused(model_dir: Path, setting: di
 
 
 def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
-    assert "quantization" not in engine_arguments(RolloutConfig(), colocated=True, on_gpu=True)
-    quantized = engine_arguments(RolloutConfig(rollout_quantization="fp8"), colocated=True, on_gpu=True)
+    assert "quantization" not in engine_arguments(RolloutConfig(), GpuPlatform(), colocated=True)
+    quantized = engine_arguments(RolloutConfig(rollout_quantization="fp8"), GpuPlatform(), colocated=True)
     assert (quantized["quantization"], quantized["dtype"]) == ("fp8_per_tensor", "bfloat16")
 
 
@@ -66,12 +67,12 @@ def test_flashinfer_is_not_asked_to_sample_unless_the_user_says_so(monkeypatch: 
 
 @pytest.mark.parametrize("sleeps", [True, False])
 def test_vllm_is_prepared_for_sleep_where_engines_sleep(sleeps: bool) -> None:
-    arguments = engine_arguments(RolloutConfig(sleep_during_update=sleeps), colocated=True, on_gpu=True)
+    arguments = engine_arguments(RolloutConfig(sleep_during_update=sleeps), GpuPlatform(), colocated=True)
     assert arguments["enable_sleep_mode"] is sleeps
 
 
 def test_a_directory_without_a_configuration_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"config\.json cannot be read"):
+    with pytest.raises(BadInput, match=r"has no config\.json"):
         VllmEngine(tmp_path, RolloutConfig(), seed=0, colocated=False)
 
 

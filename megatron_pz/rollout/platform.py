@@ -1,0 +1,74 @@
+"""Choose once, for a whole engine, what differs between vLLM on a GPU and vLLM on a CPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rollout.cpu.platform import CpuPlatform
+from megatron_pz.rollout.vllm_patches import release_device_memory
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+class Platform(Protocol):
+    """The device-dependent part of an engine's life. :class:`GpuPlatform` and ``CpuPlatform`` implement it."""
+
+    memory_setting: str
+    """The setting that bounds the engine's memory."""
+    sleeps: bool
+    """vLLM can give the engine's memory to the trainer and take it back."""
+
+    def prepare(self) -> None:
+        """Set up the process before vLLM is imported."""
+
+    def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
+        """Return the device's part of vLLM's arguments; vLLM is imported."""
+
+    def started(self, llm: LLM) -> None:
+        """Adapt an engine that has just started."""
+
+    def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
+        """Finish a weight update."""
+
+    def closed(self, *, last: bool) -> None:
+        """Free what a closed engine leaves behind; ``last``: no engine of the process is left."""
+
+
+class GpuPlatform:
+    """vLLM on CUDA devices."""
+
+    memory_setting = "gpu_memory_utilization"
+    sleeps = True
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
+        """Bound the memory, and prepare sleep where it is asked for.
+
+        At most one engine of a process can sleep: vLLM's allocator refuses the weights of a second one.
+        """
+        return {
+            "gpu_memory_utilization": rollout.gpu_memory_utilization,
+            "enable_sleep_mode": rollout.sleep_during_update,
+            "max_num_batched_tokens": 8192,
+        }
+
+    def started(self, llm: LLM) -> None:
+        """Do nothing."""
+
+    def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
+        """Do nothing."""
+
+    def closed(self, *, last: bool) -> None:
+        """Give the engine's memory back to the driver."""
+        release_device_memory(last=last)
+
+
+def this_platform() -> Platform:
+    """Return the platform of this machine: a GPU where torch sees one."""
+    return GpuPlatform() if torch.cuda.is_available() else CpuPlatform()
