@@ -12,14 +12,15 @@
 #   --resume        go on with the interrupted run in --output
 #
 # What it does: set up .venv/, fetch model and text, make passages, teach both answer formats by a short supervised cold
-# start, run PretrainZero, export, evaluate before and after on held-out passages. The first call takes about 20 minutes
-# on two cores plus downloads; what does not depend on --steps is kept in .cache/quickstart, so that a second call begins
-# at the reinforcement learning. The settings are in examples/quickstart/config.yaml.
+# start, run PretrainZero, export, evaluate before and after on held-out passages. At its start it says in which
+# precision it computes on this machine, and about how long it will take. What does not depend on --steps is kept in
+# .cache/quickstart, so that a second call begins at the reinforcement learning. The settings are in
+# examples/quickstart/config.yaml.
 set -euo pipefail
 
 phases=8
 evaluation_passages=200
-evaluation_samples=(--masks-per-passage 1 --predictions-per-mask 4 --samples-per-repeated-word 4 --samples-per-once-word 0)
+evaluation_samples=(--masks-per-passage 1 --predictions-per-mask 4 --samples-per-repeated-word 2 --samples-per-once-word 0)
 
 main() {
   here=$PWD
@@ -32,6 +33,7 @@ main() {
   ./examples/setup_environment.sh
   set_up_processes
   python -m megatron_pz.config.parse "${settings[@]}" --hf-model "$root" --data-path unchecked --save "$output"
+  precision=$(python examples/quickstart/plan.py --steps "$steps" --processes "$processes")
 
   phase 2 "model and text"
   fetch
@@ -171,14 +173,15 @@ make_passages() {
 cold_start() {
   model_key=$(key_of "$(state_of "$model")")
   local made
-  made=$cache/cold_start-$(key_of "$(<"$config")" "$model_key" "$data_key" "$processes")
+  made=$cache/cold_start-$(key_of "$(<"$config")" "$model_key" "$data_key" "$processes" "$precision")
   cold=$made/hf
   if [[ -d $made ]]; then
     echo "kept from an earlier call: $cold"
     return
   fi
   rm -rf "$made.partial"
-  distributed -m megatron_pz.cold_start "${settings[@]}" --hf-model "$model" --data-path "$train_data" --save "$made.partial"
+  distributed -m megatron_pz.cold_start "${settings[@]}" --precision "$precision" --hf-model "$model" \
+    --data-path "$train_data" --save "$made.partial"
   mv "$made.partial" "$made"
 }
 
@@ -192,22 +195,22 @@ evaluate() {
     shift 3
   done
   ((${#files[@]})) || return 0
-  distributed tools/evaluate.py --config "$config" --valid-data-path "$valid_data" --passages "$evaluation_passages" \
+  distributed tools/evaluate.py --config "$config" --precision "$precision" --valid-data-path "$valid_data" --passages "$evaluation_passages" \
     "${evaluation_samples[@]}" --hf-model "${models[@]}" --name "${names[@]}" --output "${files[@]}"
 }
 
 evaluate_before() {
   local rules asked_key
   rules=$(<"$config")
-  asked_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages" "${evaluation_samples[@]}")
+  asked_key=$(key_of "$rules" "$model_key" "$data_key" "$evaluation_passages" "${evaluation_samples[@]}" "$precision")
   base_evaluation=$cache/evaluations/base-$asked_key.json
   cold_evaluation=$cache/evaluations/$(basename "$(dirname "$cold")")-$asked_key.json
   evaluate "base" "$model" "$base_evaluation" "cold start" "$cold" "$cold_evaluation"
 }
 
 pretrain_zero() {
-  local from=()
-  if $resume; then from=(--load "$output/run"); fi
+  local from=(--precision "$precision")
+  if $resume; then from=(--load "$output/run"); fi # in the precision of its checkpoint
   mkdir -p "$output/evaluations"
   cp "$base_evaluation" "$output/evaluations/base.json"
   cp "$cold_evaluation" "$output/evaluations/cold_start.json"

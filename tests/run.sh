@@ -5,6 +5,7 @@
 #   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, about a minute
 #   ./tests/run.sh distributed   only the tests under torchrun on gloo
 #   ./tests/run.sh system        only those with vLLM and whole runs
+#   ./tests/run.sh avx2          a slice of the system tests as a CPU without AVX-512 runs them (tools/without_avx512.sh)
 #   ./tests/run.sh versions      what depends on Megatron-Core, under each promised version of it (--help); not in `all`
 #   ./tests/run.sh system -k resume -x     what follows the group's name goes to pytest
 #
@@ -18,11 +19,11 @@ usage() {
 
 group=all
 case ${1:-} in
-  unit | distributed | system | gpu | all | versions) group=$1 && shift ;;
+  unit | distributed | system | avx2 | gpu | all | versions) group=$1 && shift ;;
   -h | --help) usage && exit ;;
   "") ;;
   *)
-    echo "error: unknown group '$1': choose unit, distributed, system, gpu, versions or all" >&2
+    echo "error: unknown group '$1': choose unit, distributed, system, avx2, gpu, versions or all" >&2
     exit 2
     ;;
 esac
@@ -67,18 +68,21 @@ if [[ $group == unit || $group == all ]]; then
 fi
 
 groups=("$group")
-[[ $group != all ]] || groups=(unit distributed system gpu)
+[[ $group != all ]] || groups=(unit distributed system avx2 gpu)
 run_pytest() {
   local code=0
-  python -m pytest -q -rfEs --durations=5 "$@" "${pytest_flags[@]}" || code=$?
+  "${as_cpu[@]}" python -m pytest -q -rfEs --durations=5 "$@" "${pytest_flags[@]}" || code=$?
   ((code == 0 || (code == 5 && ${#pytest_flags[@]}))) # 5: the flags select none of these tests
 }
 
-pytest_flags=("$@")
+pytest_flags=("$@") as_cpu=(env)
+avx2_slice=(tests/system/test_cpu_kernels.py tests/system/test_slurm_toy.py)
 folders=()
 for name in "${groups[@]}"; do
   if [[ $name == gpu ]] && ! nvidia-smi --list-gpus >/dev/null 2>&1; then
     echo "skipped: tests/gpu: no NVIDIA GPU (nvidia-smi lists none); NCCL, Transformer Engine, FP8 and speed are unchecked"
+  elif [[ $name == avx2 ]]; then
+    : # after the others, in an environment of its own
   elif ! compgen -G "tests/$name/test_*.py" >/dev/null; then
     echo "skipped: tests/$name: it holds no tests"
   elif [[ $name == unit ]]; then
@@ -89,6 +93,15 @@ for name in "${groups[@]}"; do
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
 if ((${#folders[@]})); then check "pytest ${folders[*]}" run_pytest "${folders[@]}"; fi
+
+if [[ " ${groups[*]} " == *" avx2 "* ]]; then
+  if grep -q avx512f /proc/cpuinfo; then
+    as_cpu=(./tools/without_avx512.sh)
+    check "pytest without AVX-512: ${avx2_slice[*]}" run_pytest "${avx2_slice[@]}"
+  else
+    echo "skipped: the slice without AVX-512: this CPU has none, so that all tests run that way"
+  fi
+fi
 
 if ((${#failed[@]})); then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from trl import GRPOConfig, GRPOTrainer  # type: ignore[import-not-found]
 
 from benchmarks.rl_step.work import Outcome, Step, Work, files_of_side, reward
-from megatron_pz.rollout.weight_sync import _renew_tied_head
+from megatron_pz.rollout.cpu.tied_head import renew_tied_head
 
 COMPARED_SEQUENCES = 16
 """Of the last rollout, for the difference of log-probabilities."""
@@ -47,7 +47,7 @@ class MeasuredTrainer(GRPOTrainer):
         llm = self.vllm_generation.llm
         stream = self.vllm_generation._iter_named_params()
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
-        llm.apply_model(_renew_tied_head)
+        llm.apply_model(renew_tied_head)
         llm.reset_prefix_cache()
 
     def measured_transfer(self) -> None:

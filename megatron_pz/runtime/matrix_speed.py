@@ -25,7 +25,7 @@ MIN_REPEATS, MAX_REPEATS, BUDGET_SECONDS = 3, 25, 0.3
 
 @dataclass(frozen=True)
 class MatrixSpeed:
-    """Rates of one forward and two backward products together, GFLOP/s on all threads of this process."""
+    """Rates of one forward and two backward products together, GFLOP/s on one core."""
 
     bf16: float
     fp32: float
@@ -40,16 +40,25 @@ class MatrixSpeed:
         return self.bf16 if precision == "bf16" else self.fp32
 
     def __str__(self) -> str:
-        return f"bfloat16 {self.bf16:.3g} GFLOP/s, float32 {self.fp32:.3g} GFLOP/s"
+        return f"bfloat16 {self.bf16:.3g} GFLOP/s a core, float32 {self.fp32:.3g}"
 
 
 @functools.cache
 def matrix_speed() -> MatrixSpeed:
-    """Measure once in this process; below a second.
+    """Measure once in this process; below a second on an idle core.
 
     The fastest of several repeats counts, and the two precisions take turns, so that a busy moment slows both alike.
-    The random generators stay as they are.
+    One thread measures: threads of a busy machine wait for each other. The random generators stay as they are.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _measured()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _measured() -> MatrixSpeed:
     products = {precision: _training_products(dtype) for precision, dtype in DTYPES.items()}
     fastest: dict[Precision, list[float]] = {precision: [float("inf")] * 3 for precision in products}
     for each in (product for made in products.values() for product in made):

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo import convert_frame
 
-from megatron_pz.rollout import weight_sync
+from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
 from megatron_pz.rollout.vllm_settings import QUANTIZATION
@@ -174,7 +174,7 @@ def test_the_comparison_would_see_a_stale_tied_head(
 ) -> None:
     trainer = reference_model(model_dir)
     perturb(trainer, 3)
-    monkeypatch.setattr(weight_sync, "_renew_tied_head", lambda model: None)
+    monkeypatch.setattr(cpu_platform, "renew_tied_head", lambda model: None)
     load_weights(synced, weight_stream(trainer))
     difference = largest_difference(trainer, PROMPTS, synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[]))
     # An untied head receives its own tensor and needs no mend.

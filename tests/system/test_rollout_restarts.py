@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.rollout import weight_sync
+from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
 from tests.conftest import TINY_VOCAB_SIZE
@@ -49,7 +49,7 @@ def test_the_step_is_the_same_after_an_engine_has_died(
     assert restarting.engine is not first
     assert not first.healthy()
 
-    plain, calls = weight_sync._renew_tied_head, []
+    plain, calls = cpu_platform.renew_tied_head, []
 
     def fail_once(model: object) -> None:
         calls.append(model)
@@ -57,7 +57,7 @@ def test_the_step_is_the_same_after_an_engine_has_died(
             raise MemoryError("no room for the head")
         plain(model)
 
-    monkeypatch.setattr(weight_sync, "_renew_tied_head", fail_once)
+    monkeypatch.setattr(cpu_platform, "renew_tied_head", fail_once)
     restarting.sync()
     assert len(calls) == restarting.restarts == 2
     assert sample() == expected

@@ -11,6 +11,7 @@ import pytest
 
 from megatron_pz.monitoring.launches import read_launches
 from megatron_pz.reports.scaling import read_point
+from tests.support.fastest import fastest_dtype
 from tests.support.tiny_run import make_corpus, metrics_of
 from tests.support.torchrun import ROOT
 
@@ -46,10 +47,13 @@ def test_the_toy_recipe_runs_on_two_processes_and_goes_on_where_it_ended(tmp_pat
         "NPROC_PER_NODE": "2",
         "PYTHON": sys.executable,
     }
-    launch("--train-iters", "1", **variables)
+    dtype = fastest_dtype()
+    assert f"precision: trainer {dtype}, rollouts {dtype} (measured: " in launch("--train-iters", "1", **variables)
     assert [step["iteration"] for step in metrics_of(run)] == [1]
 
-    assert "Going on from iteration 1" in launch("--train-iters", "2", **variables)
+    resumed = launch("--train-iters", "2", **variables)
+    assert "Going on from iteration 1" in resumed
+    assert f"precision: trainer {dtype}, rollouts {dtype} (that of the checkpoint in {run})" in resumed
     steps = metrics_of(run)
     assert [step["iteration"] for step in steps] == [1, 2]
     assert [step["train/consumed_passages"] for step in steps] == [2, 4]

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from megatron_pz.runtime import matrix_speed as matrix_speed_module
 from megatron_pz.runtime.matrix_speed import MatrixSpeed, matrix_speed
 from tests.support.torchrun import ROOT
 
@@ -18,7 +19,7 @@ def test_the_faster_one_is_chosen_and_float32_in_a_draw() -> None:
     assert MatrixSpeed(bf16=79.0, fp32=79.0).fastest == "fp32"
     speed = MatrixSpeed(bf16=4.76, fp32=79.0)
     assert (speed.of("bf16"), speed.of("fp32"), speed.fastest) == (4.76, 79.0, "fp32")
-    assert str(speed) == "bfloat16 4.76 GFLOP/s, float32 79 GFLOP/s"
+    assert str(speed) == "bfloat16 4.76 GFLOP/s a core, float32 79"
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="a CPU without bfloat16 instructions")
@@ -27,6 +28,18 @@ def test_bfloat16_is_faster_where_the_processor_has_it() -> None:
     speed = matrix_speed()
     assert speed.fastest == "bf16"
     assert speed is matrix_speed(), "measured once in a process"
+
+
+def test_one_thread_measures_and_the_others_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(matrix_speed_module, "_measured", lambda: counts.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        matrix_speed.__wrapped__()
+        assert (counts, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_float32_is_faster_without_avx512_and_the_generators_stay() -> None:

@@ -22,6 +22,7 @@ value_of() { local i; for ((i = 0; i < ${#words[@]}; i++)); do
   if [[ ${words[i]} == "$1" ]]; then echo "${words[i + 1]}"; return; fi; done; }
 case "$*" in
   *megatron_pz.config.parse*) [[ $* != *--train-iters\ 13* ]] || { echo "error: unlucky" >&2; exit 2; } ;;
+  *quickstart/plan.py*) echo "about 20 minutes" >&2; echo "${PRECISION:-fp32}" ;;
   *fetch_quickstart_assets*) out=$(value_of --output)
     if [[ ! -d $out ]]; then mkdir -p "$out/model"; touch "$out"/{model/tokenizer.json,enwiki.xml.bz2,leads.jsonl}
     fi ;;
@@ -73,6 +74,7 @@ def call(root: Path, *flags: str, **environment: str) -> tuple[subprocess.Comple
 def names(commands: list[str]) -> list[str]:
     known = (
         "parse",
+        "quickstart/plan",
         "fetch_quickstart_assets",
         "preprocess_wikipedia",
         "megatron_pz.cold_start",
@@ -87,6 +89,7 @@ def test_the_first_call_does_everything_in_order(checkout: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert names(commands) == [
         "parse",
+        "plan",
         "fetch_quickstart_assets",
         "preprocess_wikipedia",
         "cold_start",
@@ -97,12 +100,12 @@ def test_the_first_call_does_everything_in_order(checkout: Path) -> None:
         "report",
         "play",
     ]
-    train = commands[5].split()
+    train = commands[6].split()
     assert train[train.index("--train-iters") + 1] == "4"
     assert "--nproc-per-node=2" in train
     assert train[train.index("--save") + 1] == str(checkout.parent / "out" / "run"), "relative to the caller's folder"
     assert "--load" not in train
-    evaluated = commands[4].split("--hf-model ")[1].split(" --name ")[0].split()
+    evaluated = commands[5].split("--hf-model ")[1].split(" --name ")[0].split()
     assert evaluated[0].endswith("assets/model")
     assert evaluated[1].endswith("/hf")
     assert evaluated[1] == train[train.index("--hf-model") + 1], "training starts from the cold start"
@@ -113,7 +116,7 @@ def test_the_second_call_begins_at_reinforcement_learning(checkout: Path) -> Non
     result, commands = call(checkout, "--steps", "100", "--output", "second")
     assert result.returncode == 0, result.stderr
     fresh = ["train", "convert_checkpoint", "evaluate", "report", "play"]
-    assert names(commands) == ["parse", "fetch_quickstart_assets", *fresh]
+    assert names(commands) == ["parse", "plan", "fetch_quickstart_assets", *fresh]
 
 
 def test_other_settings_make_another_cold_start(checkout: Path) -> None:
@@ -123,6 +126,16 @@ def test_other_settings_make_another_cold_start(checkout: Path) -> None:
     _, commands = call(checkout, "--output", "second")
     assert "cold_start" in names(commands)
     assert "preprocess_wikipedia" not in names(commands)
+
+
+def test_the_precision_that_was_measured_holds_for_every_command_and_keeps_its_own_cold_start(checkout: Path) -> None:
+    _, commands = call(checkout, "--output", "first", PRECISION="bf16")
+    computing = [command for command in commands if names([command])[0] in ("cold_start", "evaluate", "train")]
+    assert len(computing) == 4
+    assert all("--precision bf16" in command for command in computing)
+    result, commands = call(checkout, "--output", "second", PRECISION="fp32")
+    assert {"cold_start", "evaluate"} <= set(names(commands)), "what was kept in the other precision is not taken"
+    assert "about 20 minutes" in result.stderr
 
 
 def test_own_model_and_dump_are_used_and_nothing_is_fetched(checkout: Path) -> None:
@@ -147,6 +160,7 @@ def test_an_interrupted_run_goes_on(checkout: Path) -> None:
     assert result.returncode == 0, result.stderr
     train = next(command for command in commands if "megatron_pz.train" in command)
     assert f"--load {checkout.parent}/out/run" in train
+    assert "--precision" not in train, "a resumed run keeps the precision of its checkpoint"
 
 
 @pytest.mark.parametrize(
