@@ -1,4 +1,4 @@
-"""Wikitext to text."""
+"""Turn wikitext into text."""
 
 from __future__ import annotations
 
@@ -10,35 +10,67 @@ from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.scanner_form import scan_page
 
 Kept = Literal["headings", "tables", "infoboxes", "galleries", "math", "code"]
-"""What an article's text can hold beyond prose and lists: section headings as lines of their own, tables with one row a
-line and ``|`` between cells, infoboxes with one ``name: value`` a line, the captions of galleries, formulas as TeX,
-code listings and preformatted blocks."""
+"""Parts that an article's text can hold beyond prose and lists: section headings as lines of their own, tables with one
+row a line and ``|`` between cells, infoboxes with one ``name: value`` a line, the captions of galleries, code listings
+and ``<pre>`` blocks. Formulas (``math``) stay as their TeX by default; the name is accepted for older command lines."""
 KEEPABLE: tuple[str, ...] = get_args(Kept)
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What of an article's text is kept beyond prose and lists."""
+    """Parts of an article that its text keeps."""
 
     keep: tuple[Kept, ...] = ()
-    """Any of :data:`KEEPABLE`."""
+    """Any of :data:`KEEPABLE`, beyond prose, lists and formulas."""
+    drop_formulas: bool = False
+    """Drop the sentences that hold a formula; otherwise formulas stay as their TeX."""
+    keep_incomplete_sentences: bool = False
+    """Keep sentences from which a word was lost, such as what an unknown template shows, without that word."""
+
+    def __post_init__(self) -> None:
+        if self.drop_formulas and "math" in self.keep:
+            raise BadInput("--drop-formulas contradicts --keep math; leave one of them out")
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """The names that the scanner knows what is kept by."""
+        kept = set(self.keep)
+        if not self.drop_formulas:
+            kept.add("math")
+        if self.keep_incomplete_sentences:
+            kept.add("holes")
+        return frozenset(kept)
 
     @classmethod
-    def keeping(cls, names: str) -> TextOptions:
-        """From names with commas between them, as ``--keep`` has them. Raises :class:`BadInput` for an unknown one."""
+    def keeping(cls, names: str, drop_formulas: bool = False, keep_incomplete_sentences: bool = False) -> TextOptions:
+        """Read names with commas between them, as ``--keep`` has them. Raises :class:`BadInput` for an unknown one."""
         keep = names.replace(",", " ").split()
         for name in keep:
             if name not in KEEPABLE:
                 raise BadInput(f"--keep {name}: is none of {', '.join(KEEPABLE)}")
-        return cls(tuple(name for name in KEEPABLE if name in keep))  # type: ignore[misc]
+        names_in_order = tuple(name for name in KEEPABLE if name in keep)
+        return cls(names_in_order, drop_formulas, keep_incomplete_sentences)  # type: ignore[arg-type]
 
 
 def wikitext_to_paragraphs(
-    wikitext: str, title: str = "", wiki: Wiki | None = None, options: TextOptions | None = None
+    wikitext: str,
+    title: str = "",
+    wiki: Wiki | None = None,
+    options: TextOptions | None = None,
+    dropped: dict[str, int] | None = None,
 ) -> list[str]:
-    """Clean text of a page.
+    """Turn a page into clean text.
 
-    Returns its paragraphs in order, none empty. A list is one paragraph, an item a line. Never raises, whatever the
-    input; time is linear in its length.
+    Args:
+        wikitext: The page.
+        title: Of the page.
+        wiki: Names that the wiki uses; by default those of English Wikipedia.
+        options: Parts that are kept.
+        dropped: Gets, by reason (the values of :data:`megatron_pz.wikitext.marks.HOLES`), how many sentences were
+            dropped because a word of theirs was lost.
+
+    Returns:
+        The paragraphs in order, none empty. A list is one paragraph, an item a line. Never raises, whatever the input;
+        time is linear in its length.
     """
-    return scan_page(wikitext, title, wiki or Wiki(), frozenset(options.keep if options else ()))
+    return scan_page(wikitext, title, wiki or Wiki(), (options or TextOptions()).kept, dropped)

@@ -20,6 +20,8 @@ ITEM = "\x03"
 """A list item begins (at the start of a line)."""
 INDENT = "\x04"
 """An indented line or a definition begins (at the start of a line)."""
+PREFORMATTED = "\x19"
+"""A line that begins with a space (at the start of a line): MediaWiki shows it as it stands, apart from the prose."""
 BREAK = "\x05"
 """A line break inside a paragraph."""
 HEADING = "\x06"
@@ -61,7 +63,7 @@ INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc]"
 )
 """Control and format characters that no text needs, these marks among them. (Joiners matter in some scripts.)"""
-MARKS = re.compile(r"[\x01-\x08\x0e-\x18]")
+MARKS = re.compile(r"[\x01-\x08\x0e-\x19]")
 """All of the marks above."""
-IN_ONE_LINE = {ord(mark): " " for mark in f"{ITEM}{INDENT}{BREAK}{HEADING}{ROW}{HEADER}"}
+IN_ONE_LINE = {ord(mark): " " for mark in f"{ITEM}{INDENT}{BREAK}{HEADING}{ROW}{HEADER}{PREFORMATTED}"}
 """To translate the marks that part lines into spaces, where everything has to stand in one line."""

@@ -12,14 +12,23 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from megatron_pz.wikitext.scanner_sources import COMPILED, source_sha256
 
 if TYPE_CHECKING:
     from megatron_pz.wikitext.localization import Wiki
 
-ScanPage = Callable[[str, str, "Wiki", frozenset[str]], list[str]]
+
+class ScanPage(Protocol):
+    """The scanner's entry, :func:`megatron_pz.wikitext.scanner.scan.scan_page`."""
+
+    def __call__(
+        self, text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
+    ) -> list[str]:
+        """Give the paragraphs of a page."""
+        ...
+
 
 _REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython and a C compiler"
 

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 
 _DROPPED_TAGS = (
-    "ref references gallery timeline score imagemap graph mapframe maplink templatedata hiero inputbox templatestyles "
-    "indicator categorytree includeonly phonos style script".split()
+    "ref references gallery timeline imagemap graph mapframe templatedata inputbox templatestyles indicator "
+    "categorytree includeonly style script".split()
 )
+LOSING_TAGS: Final = frozenset(["score", "hiero", "maplink"])
+"""Tags that show something which no text can: a sentence around one is not whole without it."""
 MATH_TAGS: Final = frozenset(["math", "chem", "ce"])
 CODE_TAGS: Final = frozenset(["syntaxhighlight", "source", "pre"])
-_PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr section poem".split()
+_PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr section".split()
 _INLINE_TAGS = (
     "b i u s a em strong small big span font tt code kbd samp var cite q abbr del ins strike mark bdi bdo dfn "
     "noinclude onlyinclude ruby rb rt rp rtc wbr nobr table tr td th tbody thead caption time data label langconvert "
     "noscript img".split()
 )
 
-UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE = range(7)
+MAGIC_WORDS: Final = frozenset(
+    word.casefold()
+    for line in Path(__file__).with_name("data").joinpath("magic_words.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for word in line.split()
+)
+"""Words that vanish between double underscores."""
+
+UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE, VERSE = range(8)
 """What a tag asks for: nothing (it is no tag); content that is no wikitext; raised or lowered content; a line break; a
-new paragraph; a list item; nothing but its content."""
+new paragraph; a list item; nothing but its content; content whose line ends stay."""
 
 ACTIONS: Final = (
     dict.fromkeys(_INLINE_TAGS, INLINE)
     | dict.fromkeys(_PARAGRAPH_TAGS, PARTING)
     | dict.fromkeys(["li", "dd", "dt"], LISTING)
     | dict.fromkeys(["sup", "sub"], RAISING)
-    | dict.fromkeys([*_DROPPED_TAGS, *MATH_TAGS, *CODE_TAGS, "nowiki"], OPAQUE)
-    | {"br": BREAKING}
+    | dict.fromkeys([*_DROPPED_TAGS, *LOSING_TAGS, *MATH_TAGS, *CODE_TAGS, "nowiki", "phonos"], OPAQUE)
+    | {"br": BREAKING, "poem": VERSE}
 )
+
+IN_LINE: Final = re.compile(r"\binline\b|enclose\s*=\s*[\"']?none", re.IGNORECASE)
+"""In the attributes of a code tag whose code is part of the line."""
 
 HIDDEN: Final = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 """In the attributes of a tag whose content nobody sees."""

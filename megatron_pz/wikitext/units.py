@@ -1,122 +1,298 @@
-"""Quantities as ``{{convert}}`` shows them, without the conversion in parentheses.
+"""Show quantities as ``{{convert}}`` does, without the conversion in parentheses.
 
-The template rounds the converted value by rules that depend on the input's digits; showing the number that the author
-wrote is exact, and the parenthesis is no part of the sentence.
+The template rounds the converted value by rules that depend on the input's digits. The number that the author wrote is
+exact, and the parenthesis is no part of the sentence. Codes of units mind the case of letters (documentation:
+https://en.wikipedia.org/wiki/Template:Convert/list_of_units); the table is ``data/units/en.toml``. A call that is not
+understood to its end gives the mark of arguments that are not understood, never a part of the quantity.
 """
 
 from __future__ import annotations
 
+import functools
 import re
+import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
-_RANGES = {
+from megatron_pz.wikitext.marks import FRACTION, UNREAD
+
+_JOINTS: Final = {
     "to": " to ", "-": "–", "–": "–", "and": " and ", "&": " and ", "or": " or ", "x": " × ", "×": " × ", "by": " by ",
-    "*": " × ", "to(-)": " to ", "and(-)": " and ", "+/-": " ± ", "±": " ± ", "to about": " to about ", "xx": " × ",
+    "*": " × ", "to(-)": " to ", "and(-)": " and ", "+/-": " ± ", "±": " ± ", "+": " + ", "to about": " to about ",
+    "xx": " × ", ",": ", ", ", and": ", and ", ",and": ", and ", ", or": ", or ", ",or": ", or ", "and(0)": " and ",
+    "+/−": " ± ", "by(x)": " by ", "and ": " and ", "/": "/", "then": " then ",
 }  # fmt: skip
-
-_NAMES = {
-    "m": "metre|metres", "km": "kilometre|kilometres", "cm": "centimetre|centimetres", "mm": "millimetre|millimetres",
-    "nm": "nanometre|nanometres", "μm": "micrometre|micrometres", "um": "micrometre|micrometres",
-    "in": "inch|inches", "ft": "foot|feet", "foot": "foot|feet", "yd": "yard|yards", "mi": "mile|miles",
-    "nmi": "nautical mile|nautical miles", "fathom": "fathom|fathoms", "furlong": "furlong|furlongs",
-    "ly": "light-year|light-years", "au": "astronomical unit|astronomical units", "pc": "parsec|parsecs",
-    "m2": "square metre|square metres", "km2": "square kilometre|square kilometres",
-    "cm2": "square centimetre|square centimetres", "ha": "hectare|hectares", "acre": "acre|acres",
-    "sqmi": "square mile|square miles", "sqft": "square foot|square feet", "sqyd": "square yard|square yards",
-    "sqin": "square inch|square inches", "m3": "cubic metre|cubic metres", "km3": "cubic kilometre|cubic kilometres",
-    "cm3": "cubic centimetre|cubic centimetres", "cuft": "cubic foot|cubic feet", "cumi": "cubic mile|cubic miles",
-    "cuin": "cubic inch|cubic inches", "cc": "cubic centimetre|cubic centimetres", "l": "litre|litres",
-    "ml": "millilitre|millilitres", "impgal": "imperial gallon|imperial gallons", "usgal": "US gallon|US gallons",
-    "oilbbl": "barrel|barrels", "acre.ft": "acre-foot|acre-feet", "acre feet": "acre-foot|acre-feet",
-    "kg": "kilogram|kilograms", "g": "gram|grams", "mg": "milligram|milligrams", "t": "tonne|tonnes",
-    "lb": "pound|pounds", "oz": "ounce|ounces", "st": "stone|stone", "lt": "long ton|long tons",
-    "st (short)": "short ton|short tons", "ston": "short ton|short tons", "tonne": "tonne|tonnes",
-    "ton": "ton|tons", "km/h": "kilometres per hour|kilometres per hour", "mph": "mile per hour|miles per hour",
-    "m/s": "metre per second|metres per second", "km/s": "kilometre per second|kilometres per second",
-    "ft/s": "foot per second|feet per second", "kn": "knot|knots", "knot": "knot|knots",
-    "hp": "horsepower|horsepower", "bhp": "brake horsepower|brake horsepower", "kw": "kilowatt|kilowatts",
-    "mw": "megawatt|megawatts", "w": "watt|watts", "kj": "kilojoule|kilojoules", "j": "joule|joules",
-    "kpa": "kilopascal|kilopascals", "mpa": "megapascal|megapascals", "bar": "bar|bars",
-    "psi": "pound per square inch|pounds per square inch", "atm": "atmosphere|atmospheres",
-    "kn (force)": "kilonewton|kilonewtons", "lbf": "pound-force|pounds-force", "n": "newton|newtons",
-    "pd/sqmi": "inhabitant per square mile|inhabitants per square mile",
-    "pd/km2": "inhabitant per square kilometre|inhabitants per square kilometre",
-    "/sqmi": "per square mile|per square mile", "/km2": "per square kilometre|per square kilometre",
-    "cuft/s": "cubic foot per second|cubic feet per second", "m3/s": "cubic metre per second|cubic metres per second",
-    "kg/m3": "kilogram per cubic metre|kilograms per cubic metre",
-    "g/cm3": "gram per cubic centimetre|grams per cubic centimetre", "oilbbl/d": "barrel per day|barrels per day",
-    "moilbbl/d": "million barrels per day|million barrels per day", "moilbbl": "million barrels|million barrels",
-    "goilbbl": "billion barrels|billion barrels", "musgal": "million US gallons|million US gallons",
-    "b/d": "barrel per day|barrels per day", "kwh": "kilowatt-hour|kilowatt-hours",
-}  # fmt: skip
-
-_SYMBOLS = {
-    "c": "°C", "f": "°F", "k": "K", "°c": "°C", "°f": "°F", "c-change": "°C", "f-change": "°F",
-    "m2": "m²", "km2": "km²", "cm2": "cm²", "mm2": "mm²", "m3": "m³", "km3": "km³", "cm3": "cm³",
-    "sqmi": "sq mi", "sqft": "sq ft", "sqyd": "sq yd", "sqin": "sq in", "cuft": "cu ft",
-    "cumi": "cu mi", "cuin": "cu in", "um": "μm", "usgal": "US gal",
-    "impgal": "imp gal", "oilbbl": "bbl", "kg/m3": "kg/m³", "g/cm3": "g/cm³", "m3/s": "m³/s", "cuft/s": "cu ft/s",
-    "pd/sqmi": "/sq mi", "pd/km2": "/km²", "/sqmi": "/sq mi", "/km2": "/km²", "ft": "ft", "foot": "ft", "kn": "kn",
-    "km/h": "km/h", "l": "L", "ml": "mL", "kw": "kW", "mw": "MW", "w": "W", "kj": "kJ", "j": "J", "kpa": "kPa",
-    "mpa": "MPa", "n": "N", "pc": "pc",
-}  # fmt: skip
-
-_ALWAYS_SYMBOLS = frozenset(["c", "f", "k", "°c", "°f", "c-change", "f-change"])
+_HYPHENATED: Final = (" to ", " by ", " or ")
+_FRACTION: Final = r"(?:\d+(?:\+|\s|-)?)?\d+(?://?|⁄)\d+"
+_NUMBER: Final = re.compile(rf"[+\-−–±~]?(?:{_FRACTION}|(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+\-−]?\d+)?)$")
+_JOINED_NUMBERS: Final = re.compile(r"([\d.,/+]+)\s*([-–x×±])\s*([\d.,/+]+)$")
+_WHOLE_PART: Final = re.compile(r"(?<![\d.,/])\d{4,}(?![\d,/])")
+_SCALES: Final = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
+_SHORT: Final = ("on", "in", "y", "yes")
+_SPELLED: Final = ("", "off", "out", "none", "no")
+_PARTS: Final = (
+    "ft",
+    "foot",
+    "feet",
+    "lb",
+    "st",
+    "mi",
+    "yd",
+    "lt",
+    "LT",
+    "cwt",
+    "chain",
+    "furlong",
+    "mile",
+    "h",
+    "hour",
+)
+"""Units that a smaller unit may follow as a part of the same quantity: feet and inches, pounds and ounces."""
+_SILENT_DISPLAYS: Final = (
+    "",
+    "or",
+    "b",
+    "sqbr",
+    "comma",
+    "/",
+    "br",
+    "br()",
+    "semicolon",
+    "s",
+    "flip",
+    "slash",
+    "x",
+    "cen",
+)
+_KNOWN: Final = frozenset(
+    "abbr adj comma disp lk order sp sigfig round spell sing near cat sortable frac wiki nowrap qid link debug disp "
+    "warn $ input opt stylein styleout tracking adj2 space".split()
+)
 
 
-_MILLIONS = re.compile(r"e([369])(.+)")
-_MILLION_NAMES = {"3": "thousand ", "6": "million ", "9": "billion "}
-_WHOLE_PART = re.compile(r"(?<![\d.,/])\d{4,}(?![\d,/])")
+@dataclass(frozen=True)
+class Unit:
+    """A unit's sign and its names."""
 
-
-def _is_number(text: str) -> bool:
-    return bool(text) and (text[0].isdigit() or (len(text) > 1 and text[0] in "-−–+.±~" and text[1:2].isdigit()))
-
-
-def _unit(code: str, value: str, parameters: Mapping[str, str], short: bool) -> str:
-    if match := _MILLIONS.match(code):  # e6m3: million cubic metres
-        return _MILLION_NAMES[match[1]] + _unit(match[2], "0", parameters, short)
-    key = code.casefold()
-    singular = (value in ("1", "-1", "−1") and "adj" not in parameters) or parameters.get("adj") in ("on", "mid", "pre")
-    if key in _ALWAYS_SYMBOLS:
-        return _SYMBOLS[key]
-    if short or key not in _NAMES:
-        return _SYMBOLS.get(key, code)
-    name = _NAMES[key].split("|")[0 if singular else 1]
-    if parameters.get("sp") == "us":
-        name = name.replace("metre", "meter").replace("litre", "liter")
-    return name
+    sign: str
+    one: str
+    several: str
+    is_temperature: bool = False
 
 
 def quantity(parameters: Mapping[str, str]) -> str:
     """``{{convert|10|to|15|km|mi}}`` -> 10 to 15 kilometres; ``{{convert|5|ft|6|in|m}}`` -> 5 feet 6 inches."""
-    values: list[str] = []
-    while (value := parameters.get(str(len(values) + 1))) is not None:
-        values.append(value)
-    if not values or not _is_number(values[0]):
-        return values[0] if values else ""
-    short = parameters.get("abbr", "") in ("on", "in", "y", "yes")
-    adjective = parameters.get("adj") in ("on", "mid", "pre")
-    commas = parameters.get("comma", "") not in ("off", "gaps")
-    text, position = grouped(values[0], commas), 1
-    while position + 1 < len(values) and values[position] in _RANGES and _is_number(values[position + 1]):
-        text += _RANGES[values[position]] + grouped(values[position + 1], commas)
-        position += 2
-    if position >= len(values):
-        return text
+    values = _positional(parameters)
+    style = _style_of(parameters)
+    if style is None or not values or not _is_number(values[0]):
+        return UNREAD
+    read = _read_numbers(values, style)
+    if read is None:
+        return UNREAD
+    text, is_single, position = read
     last = values[position - 1]
     while True:
-        code = values[position]
-        joint = "-" if adjective and not short and code.casefold() in _NAMES else " "
-        text += joint + _unit(code, last, parameters, short)
+        unit = unit_of(values[position])
+        if unit is None:
+            return UNREAD
+        if style.shows_units:
+            text += _shown_unit(unit, style, (is_single and last in ("1", "-1", "−1")) or _is_below_one(last))
         rest = values[position + 1 : position + 3]
-        # A further number with its own unit belongs to the input: feet and inches, pounds and ounces.
-        compound = len(rest) == 2 and _is_number(rest[0]) and not _is_number(rest[1])
-        if not (compound and code.casefold() in ("ft", "foot", "lb", "st", "mi", "yd", "lt")):
-            return text
-        last = rest[0]
-        text += f" {last}"
+        compound = len(rest) == 2 and _is_number(rest[0]) and unit_of(rest[1]) is not None
+        if not compound or values[position] not in _PARTS:
+            break
+        last, is_single = rest[0], True
+        text += ("-" if style.is_adjective and not style.is_short else " ") + _shown_number(last, style)
         position += 2
+    middle = values[position + 1 :]
+    if style.adjective == "mid":
+        if not middle or unit_of(middle[-1]) is not None or middle[-1].isdecimal():
+            return UNREAD
+        return f"{text}{middle[-1]}" if middle[-1][0] == "-" else f"{text} {middle[-1]}"
+    return text if _is_output(middle) else UNREAD
+
+
+@dataclass(frozen=True)
+class _Style:
+    is_short: bool
+    shows_units: bool
+    adjective: str
+    commas: bool
+    american: bool
+
+    @property
+    def is_adjective(self) -> bool:
+        return self.adjective in ("on", "mid")
+
+
+def _style_of(parameters: Mapping[str, str]) -> _Style | None:
+    """How the template is to show the quantity; None where a named parameter is not understood."""
+    known = all(name in _KNOWN or name.isdecimal() or name == "<" or not value for name, value in parameters.items())
+    short, adjective = parameters.get("abbr", ""), parameters.get("adj", "")
+    display = parameters.get("disp", "")
+    if (
+        not known
+        or short not in (*_SHORT, *_SPELLED, "values")
+        or adjective not in ("", "on", "off", "mid", "nocat", "flip")
+        or not (display in _SILENT_DISPLAYS or display.startswith("table"))
+        or parameters.get("sing", "").casefold() in ("pre",)
+    ):
+        return None
+    is_adjective = adjective or ("on" if parameters.get("sing") in ("on", "yes") else "")
+    return _Style(
+        is_short=short in _SHORT or bool(display.startswith("table")),
+        shows_units=short != "values",
+        adjective=is_adjective,
+        commas=parameters.get("comma", "") not in ("off", "gaps"),
+        american=parameters.get("sp", "").casefold() == "us",
+    )
+
+
+def _positional(parameters: Mapping[str, str]) -> list[str]:
+    values: list[str] = []
+    while (value := parameters.get(str(len(values) + 1))) is not None:
+        values.append(" ".join(value.replace(FRACTION, " ").split()))
+    while values and not values[-1]:
+        values.pop()
+    return values
+
+
+def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | None:
+    """The numbers in front of the unit with what joins them, whether it is one number, and where the unit stands."""
+    joined = _JOINED_NUMBERS.match(values[0])
+    text, position, is_single = _shown_number(values[0], style), 1, joined is None
+    while position < len(values) and values[position] in _JOINTS:
+        joint = _JOINTS[values[position]]
+        position += 1
+        while position < len(values) and values[position] in _JOINTS:  # 3|,|4|,|and|5
+            joint = joint.rstrip() + _JOINTS[values[position]]
+            position += 1
+        if position >= len(values) or not _is_number(values[position]):
+            return None
+        if style.is_adjective and not style.is_short and joint in _HYPHENATED:
+            joint = joint.replace(" ", "-")
+        text += joint + _shown_number(values[position], style)
+        position += 1
+        is_single = False
+    return (text, is_single, position) if position < len(values) else None
+
+
+def _is_number(text: str) -> bool:
+    if joined := _JOINED_NUMBERS.match(text):
+        return bool(_NUMBER.match(text)) or (_is_number(joined[1]) and _is_number(joined[3]))
+    return bool(_NUMBER.match(text))
+
+
+def _shown_number(number: str, style: _Style) -> str:
+    if re.fullmatch(_FRACTION, number.lstrip("-−–+")):
+        sign = number[0] if number[0] in "-−–" else ""
+        return sign + re.sub(r"(?<=\d)[+-](?=\d)", " ", number[len(sign) :]).replace("//", "/").replace("⁄", "/")
+    if joined := _JOINED_NUMBERS.match(number):
+        joint = "–" if joined[2] in "-–" else f" {joined[2].replace('x', '×')} "
+        return joint.join(_shown_number(joined[part], style) for part in (1, 3))
+    if power := re.fullmatch(r"(.*\d)[eE]\+?([-−]?\d+)", number):
+        from megatron_pz.wikitext.templates.parameters import superscript
+
+        return f"{power[1]}×10{superscript(power[2])}"
+    return grouped(number, style.commas)
+
+
+def _is_below_one(number: str) -> bool:
+    return re.fullmatch(r"\d+(?:/{1,2}|⁄)\d+", number) is not None
+
+
+def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
+    if style.is_short or unit.is_temperature:
+        return f" {unit.sign}" if not unit.sign.startswith("/") else unit.sign
+    name = unit.one if is_one or style.is_adjective else unit.several
+    if style.american:
+        name = re.sub(r"(?<=[mt])etre|(?<=l)itre", lambda end: {"etre": "eter", "itre": "iter"}[end[0]], name)
+        name = (
+            name.replace("metre", "meter")
+            .replace("litre", "liter")
+            .replace("tonne", "metric ton")
+            .replace("deca", "deka")
+        )
+    return f"-{name.replace(' ', '-')}" if style.is_adjective else f" {name}"
+
+
+def _is_output(arguments: list[str]) -> bool:
+    """Whether the arguments behind the input's unit are a unit to convert to, which is not shown, and a precision."""
+    return len(arguments) <= 2 and not any(map(_is_number, arguments[:-1]))
+
+
+@functools.cache
+def _table() -> Mapping[str, Mapping[str, Any]]:
+    path = Path(__file__).with_name("data") / "units" / "en.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=4096)
+def unit_of(code: str) -> Unit | None:
+    """The unit of a code, whose letters' case counts; None for an unknown one.
+
+    >>> unit_of("kN").one, unit_of("kn").one, unit_of("e6m3").several
+    ('kilonewton', 'knot', 'million cubic metres')
+    """
+    table = _table()
+    if sign := table["temperatures"].get(code):
+        return Unit(sign, sign, sign, is_temperature=True)
+    if names := table["others"].get(code):
+        return Unit(*names)
+    if scale := re.fullmatch(r"e(3|6|9|12)(.+)", code):
+        if (unit := unit_of(scale[2])) is None or unit.is_temperature:
+            return None
+        word = _SCALES[scale[1]]
+        return Unit(f"{word} {unit.sign}", f"{word} {unit.several}", f"{word} {unit.several}")
+    if unit := _metric_unit(code) or _power_unit(code):
+        return unit
+    above, slash, below = code.partition("/")
+    if slash and above and (upper := unit_of(above)) and (lower := unit_of(below)):
+        if upper.is_temperature or lower.is_temperature:
+            return None
+        per = f" per {lower.one}"
+        return Unit(f"{upper.sign}/{lower.sign}", upper.one + per, upper.several + per)
+    return None
+
+
+def _metric_unit(code: str) -> Unit | None:
+    """A metric unit with or without a prefix."""
+    table = _table()
+    if names := table["metric"].get(code):
+        return Unit(*names)
+    for length in (1, 2):
+        prefix, names = table["prefixes"].get(code[:length]), table["metric"].get(code[length:])
+        if (
+            prefix
+            and names
+            and code[length:] not in ("s", "tonne")
+            and (code[length:] not in ("t",) or code[0] in "kMG")
+        ):
+            sign = "μ" if prefix == "micro" else code[:length]
+            return Unit(sign + names[0], prefix + names[1], prefix + names[2])
+    return None
+
+
+def _power_unit(code: str) -> Unit | None:
+    """A square or cubic length: ``km2``, ``sqmi``, ``cuft``, ``ft3``."""
+    table = _table()
+    if code[:2] in ("sq", "cu"):
+        names = table["lengths"].get(code[2:])
+        if names:
+            word = "square" if code[0] == "s" else "cubic"
+            return Unit(f"{code[:2]} {names[0]}", f"{word} {names[1]}", f"{word} {names[2]}")
+    if code[-1:] in ("2", "3"):
+        base = table["lengths"].get(code[:-1])
+        word = "square" if code[-1] == "2" else "cubic"
+        if base and base[0] != "m":
+            short = "sq" if code[-1] == "2" else "cu"
+            return Unit(f"{short} {base[0]}", f"{word} {base[1]}", f"{word} {base[2]}")
+        unit = _metric_unit(code[:-1])
+        if unit and unit.one.endswith("metre"):
+            return Unit(unit.sign + "²³"[code[-1] == "3"], f"{word} {unit.one}", f"{word} {unit.several}")
+    return None
 
 
 def grouped(number: str, commas: bool) -> str:

@@ -5,8 +5,20 @@ from __future__ import annotations
 import html
 
 from megatron_pz.wikitext import tags
-from megatron_pz.wikitext.marks import BREAK, DROPPED, INVISIBLE, ITEM, PARAGRAPH, SPACE
-from megatron_pz.wikitext.templates.parameters import subscript, superscript
+from megatron_pz.wikitext.marks import (
+    BREAK,
+    DROPPED,
+    INVISIBLE,
+    ITEM,
+    LITERAL,
+    LITERAL_END,
+    LOST,
+    OMITTED,
+    PARAGRAPH,
+    SOUND,
+    SPACE,
+)
+from megatron_pz.wikitext.templates.parameters import lowered, raised
 
 from .characters import is_letter
 from .frames import GALLERY, TAG
@@ -14,6 +26,8 @@ from .state import Scan
 
 _LONGEST_BROKEN_REF = 300
 _SHORTEST_HIDING = len("display:none")
+_CONTEXT = 12
+"""Characters in front of a construct that its rendering may depend on."""
 
 
 def angle(scan: Scan) -> None:
@@ -83,6 +97,8 @@ def _comment(scan: Scan) -> None:
     if begins_line and scan.position < scan.end and data[scan.position] == "\n":  # its line goes with it
         scan.position += 1
         scan.at_line_start = True
+    elif not scan.frames.dropping and scan.out.size and scan.out.data[scan.out.size - 1] in "([（":
+        scan.out.push(DROPPED)
 
 
 def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int) -> bool:
@@ -90,7 +106,7 @@ def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int
     action = tags.ACTIONS.get(name, tags.UNKNOWN)
     frames = scan.frames
     if action == tags.OPAQUE:
-        _opaque_tag(scan, name, closing or alone)
+        _opaque_tag(scan, name, closing or alone, start, end)
     elif frames.dropping:
         _tag_in_dropped(scan, name, closing, alone)
     elif action == tags.RAISING or (closing and frames.innermost(TAG, name) >= 0):
@@ -99,8 +115,9 @@ def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int
         frames.push(TAG, True).name = name
     elif action == tags.BREAKING:
         scan.out.write(BREAK)
-    elif action == tags.PARTING:
+    elif action == tags.PARTING or action == tags.VERSE:
         scan.out.write(PARAGRAPH)
+        scan.is_verse = action == tags.VERSE and not closing and not alone and scan.find_closing_tag(name)
     elif action == tags.LISTING:
         scan.out.write("\n" if closing else f"\n{ITEM}")
     else:
@@ -113,7 +130,7 @@ def _is_hidden(scan: Scan, start: int, end: int) -> bool:
     return end - start > _SHORTEST_HIDING and tags.HIDDEN.search(scan.source.text(start, end)) is not None
 
 
-def _opaque_tag(scan: Scan, name: str, alone: bool) -> None:
+def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attributes_end: int) -> None:
     """A tag whose content is no wikitext: drop it, or keep it as it is."""
     content_start = scan.position
     if name == "gallery" and scan.keeps_galleries and not scan.frames.dropping:
@@ -127,14 +144,31 @@ def _opaque_tag(scan: Scan, name: str, alone: bool) -> None:
     if scan.frames.dropping:
         return
     if name == "nowiki":
-        scan.out.write(_unescaped(scan, content_start, begin))
-    elif scan.keeps_math and name in tags.MATH_TAGS:
-        scan.out.write(" ".join(_unescaped(scan, content_start, begin).split()))
+        _literal(scan, _unescaped(scan, content_start, begin))
+    elif name in tags.MATH_TAGS:
+        formula = " ".join(_unescaped(scan, content_start, begin).split())
+        if scan.keeps_math:
+            _literal(scan, formula)
+        else:
+            scan.out.push(OMITTED)
+    elif name in tags.LOSING_TAGS:
+        scan.out.push(LOST)
+    elif name == "phonos":
+        scan.out.push(SOUND)
+    elif name in tags.CODE_TAGS and tags.IN_LINE.search(scan.source.text(attributes_start, attributes_end)):
+        _literal(scan, " ".join(_unescaped(scan, content_start, begin).split()))
     elif scan.keeps_code and name in tags.CODE_TAGS:
         code = _unescaped(scan, content_start, begin).strip("\n").replace(" ", SPACE).replace("\n", BREAK)
         scan.out.write(f"{PARAGRAPH}{SPACE}{code}{PARAGRAPH}")
     else:
-        scan.out.write(DROPPED)
+        scan.out.write(PARAGRAPH if name in tags.CODE_TAGS else DROPPED)
+
+
+def _literal(scan: Scan, text: str) -> None:
+    """Put out text that is not cleaned up; its lines are lines of the page."""
+    if text:
+        broken = text.replace("\n", f"{LITERAL_END}\n{LITERAL}")
+        scan.out.write(f"{LITERAL}{broken}{LITERAL_END}")
 
 
 def _unescaped(scan: Scan, start: int, end: int) -> str:
@@ -172,5 +206,7 @@ def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
     depth = frames.innermost(TAG, name)
     if depth >= 0:
         frames.abandon_from(depth + 1)
+        frame = frames.top()
         content = frames.content()
-        frames.close(superscript(content) if name == "sup" else subscript(content))
+        before = scan.out.text(max(frame.start - _CONTEXT, 0), frame.start)
+        frames.close(raised(before, content) if name == "sup" else lowered(before, content))

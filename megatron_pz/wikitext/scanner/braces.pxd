@@ -1,7 +1,7 @@
 # C types of braces.py.
 from .state cimport Scan
 
-cdef Py_ssize_t _LONGEST_NAME, _CONTEXT
+cdef Py_ssize_t _LONGEST_NAME, _LONGEST_CONTEXT
 
 
 cdef void open_braces(Scan scan) except *

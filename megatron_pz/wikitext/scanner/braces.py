@@ -6,6 +6,7 @@ And on wikis with language variants ``-{variant:text;…}-``.
 from __future__ import annotations
 
 from megatron_pz.wikitext import templates, variants
+from megatron_pz.wikitext.marks import LITERAL, LITERAL_END
 
 from .brackets import bar, close_dropped, hole_or_gap
 from .frames import LINK, TEMPLATE, VARIANT
@@ -14,7 +15,7 @@ from .tables import table_sign
 from .unclosed import skip_unclosed
 
 _LONGEST_NAME = 255
-_CONTEXT = 12
+_LONGEST_CONTEXT = 12
 """Characters in front of a template that its rendering may depend on."""
 
 
@@ -89,9 +90,9 @@ def begins_variant(scan: Scan) -> bool:
 
 
 def open_variant(scan: Scan) -> None:
-    """The ``{`` of ``-{`` at the position; its ``-`` has been put out."""
-    scan.out.truncate(scan.out.size - 1)
+    """Open a variant at the ``{`` of ``-{``: both stay in front of the content until its end shows that it is one."""
     scan.position += 1
+    scan.out.push("{")
     scan.frames.push(VARIANT)
 
 
@@ -105,7 +106,10 @@ def _close_variant(scan: Scan) -> bool:
         return False
     frames.abandon_from(depth + 1)
     scan.position += 2
-    frames.close(variants.shown(frames.content(), scan.language))
+    shown = variants.shown(frames.content(), scan.language)
+    frames.close("")
+    scan.out.truncate(scan.out.size - len("-{"))
+    scan.out.write(shown)
     return True
 
 
@@ -123,8 +127,11 @@ def close_braces(scan: Scan) -> None:
         return
     depth = frames.innermost(TEMPLATE) if run > 1 else -1
     if depth < 0:
-        if run == 1:
+        if 1 < run <= scan.single_braces:  # {a, {b}}
+            scan.out.write(f"{LITERAL}{'}' * run}{LITERAL_END}")
+        elif run == 1:
             scan.out.push("}")
+        scan.single_braces = max(scan.single_braces - run, 0)
         scan.position += run
         return
     frames.abandon_from(depth + 1)
@@ -159,7 +166,7 @@ def _close_template(scan: Scan) -> None:
     elif name in templates.PAGE_TITLE:
         frames.close(scan.title)
     else:
-        before = scan.out.text(max(frame.start - _CONTEXT, 0), frame.start)
+        before = scan.out.text(max(frame.start - _LONGEST_CONTEXT, 0), frame.start)
         frames.close(templates.render(name, first, frames.parameters(), scan.language, before))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.links import is_external, is_silent, is_silent_without_label, pipe_trick
-from megatron_pz.wikitext.marks import DROPPED, UNKNOWN
+from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, UNKNOWN
 
 from .frames import EXTERNAL, LINK, Frame
 from .state import Scan
@@ -33,6 +33,7 @@ def open_bracket(scan: Scan) -> None:
 def _open_external(scan: Scan) -> None:
     start = scan.position + 1
     if not is_external(scan.source.text(start, min(start + _LONGEST_PROTOCOL, scan.end))):
+        scan.single_brackets += 1
         scan.emit("[", 1)
         return
     data = scan.source.data
@@ -66,7 +67,10 @@ def close_bracket(scan: Scan) -> None:
             used = 2
         else:
             used = min(run, 2)
-            if used == 1:
+            if used <= scan.single_brackets:  # x[y[1]]
+                scan.single_brackets -= used
+                scan.out.write(f"{LITERAL}{']' * used}{LITERAL_END}" if used == 2 else "]")
+            elif used == 1:
                 scan.out.push("]")
         run -= used
         scan.position += used

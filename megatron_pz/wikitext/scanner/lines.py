@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import HEADING, INDENT, ITEM, MARKS, PARAGRAPH
+from megatron_pz.wikitext.marks import BREAK, HEADING, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED
 
 from .closing import begin_closing_section, end_closing_sections, may_hold_prose, section_end
 from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, VARIANT, Frame
@@ -16,14 +16,17 @@ _DEEPEST_HEADING = 6
 def newline(scan: Scan) -> None:
     """A line break at the position."""
     frames = scan.frames
+    scan.single_brackets = scan.single_braces = 0
     if not frames.dropping:
-        scan.out.push("\n")
+        scan.out.push(BREAK if scan.is_verse else "\n")
         if frames.kind == EXTERNAL or (frames.kind == LINK and frames.top().bar < 0):
             frames.abandon_from(frames.depth - 1)
     scan.position += 1
     following = scan.after_blanks(scan.position)
     if following < scan.end and scan.source.data[following] == "\n":
         scan.position = following
+        if scan.is_verse and not frames.dropping:
+            scan.out.write(PARAGRAPH)
         if frames.depth:
             _end_paragraph(scan)
     else:
@@ -51,6 +54,8 @@ def begin_line(scan: Scan) -> None:
     if start >= scan.end:
         return
     character = data[start]
+    if data[scan.position] == " " and scan.frames.depth == 0 and not scan.is_verse and character not in "\n{|*#:;=":
+        scan.out.write(PREFORMATTED)
     if is_letter_of_text(character):
         if scan.frames.kind == GALLERY:
             _gallery_line(scan)
@@ -144,6 +149,7 @@ def _heading(scan: Scan) -> None:
             return
         scan.frames.abandon_from(0)
     end_closing_sections(scan, level)
+    scan.is_verse = False
     scan.position = begin + level
     scan.end = last - level
     scan.heading_level = level

@@ -2,7 +2,7 @@
 cimport cython
 from .buffer cimport Buffer
 
-cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END
+cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END, LITERAL, LITERAL_END, PREFORMATTED
 cdef Py_UCS4 _FIRST_COMPOSED
 cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_PARENTHESIS
 cdef str _ENDS, _CLOSERS
@@ -12,10 +12,10 @@ cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
 @cython.final
 cdef class Paragraphs:
     cdef Buffer marked, out
-    cdef bint keeps_headings, keeps_source, keeps_holes, may_compose, has_angle, is_attached, has_hole
+    cdef bint keeps_headings, keeps_holes, is_literal, has_literal, may_compose, has_angle, is_attached, has_hole
     cdef str language
     cdef dict dropped
-    cdef Py_ssize_t floor
+    cdef Py_ssize_t floor, gap_end
     cdef Py_UCS4 kind, eaten, hole
     cdef int level, pending
     cdef list found
@@ -39,6 +39,6 @@ cdef class Paragraphs:
     cdef int _push_white(self) except -1
     cdef void _trim(self) noexcept
     cdef void _take_back(self) noexcept
-    cdef bint _close_parenthesis(self) noexcept
+    cdef bint _close_parenthesis(self, bint is_behind_gap) noexcept
     cdef bint _is_leftover(self, Py_UCS4 character, Py_UCS4 last) noexcept
     cdef int _take_back_sound_words(self) except -1

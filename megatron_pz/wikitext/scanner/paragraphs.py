@@ -17,6 +17,9 @@ from megatron_pz.wikitext.marks import (
     HEADING,
     INDENT,
     ITEM,
+    LITERAL,
+    LITERAL_END,
+    PREFORMATTED,
     ROW,
     SOUND,
     SPACE,
@@ -46,7 +49,6 @@ class Paragraphs:
     Args:
         marked: The scanner's text with its marks.
         keeps_headings: Headings become paragraphs. One that nothing follows is dropped all the same.
-        keeps_source: The text holds formulas or code, in which braces and quotes mean something.
         keeps_holes: Sentences that lost a word stay.
         language: Of the wiki, by whose rules sentences end.
         dropped: Gets, by reason, how many sentences were dropped because a word of theirs was lost.
@@ -56,14 +58,15 @@ class Paragraphs:
         self,
         marked: Buffer,
         keeps_headings: bool,
-        keeps_source: bool,
         keeps_holes: bool,
         language: str,
         dropped: dict[str, int],
     ) -> None:
         self.marked = marked
         self.keeps_headings = keeps_headings
-        self.keeps_source = keeps_source
+        self.is_literal = False  # what is pushed is not cleaned up
+        self.has_literal = False  # the item holds text that is not cleaned up
+        self.gap_end = 0  # size of the item where a separator was pushed directly behind a gap
         self.keeps_holes = keeps_holes
         self.language = language
         self.dropped = dropped
@@ -122,7 +125,7 @@ class Paragraphs:
             self._add_code(first + 1, end)
             self._end()
             return True
-        kind = mark if mark in (ITEM, INDENT, ROW) else " "
+        kind = mark if mark in (ITEM, INDENT, ROW, PREFORMATTED) else " "
         if is_apart or kind == INDENT or kind != self.kind:
             self._end()
             self._begin(kind)
@@ -150,7 +153,8 @@ class Paragraphs:
         self.pending = NOTHING
         self.has_angle = False
         self.hole = CLOSED
-        self.has_hole = False
+        self.has_hole = self.is_literal = self.has_literal = False
+        self.gap_end = -1
 
     def _end_item(self) -> None:
         """Close the item; one without a word goes, its dash and its line break with it."""
@@ -163,7 +167,7 @@ class Paragraphs:
             out.write(text)
         while out.size > self.floor and out.data[out.size - 1] in " \n":
             out.truncate(out.size - 1)
-        if self.has_angle and not self.keeps_source:
+        if self.has_angle and not self.has_literal:
             text = without_ref_tags(out.text(self.floor, out.size))
             out.truncate(self.floor)
             out.write(text)
@@ -218,6 +222,9 @@ class Paragraphs:
             index += 1
             if character == " " or is_white(character):
                 self.pending |= WHITE
+            elif character in (LITERAL, LITERAL_END):
+                self.is_literal = character == LITERAL
+                self.has_literal = True
             elif character == SPOKEN:
                 if self._is_in_parenthesis():
                     self._add_mark(SOUND)
@@ -313,8 +320,11 @@ class Paragraphs:
         if self.hole != CLOSED:
             self._settle_hole(character)
         last = self._last()
-        if character in ")）":
-            if self._close_parenthesis():
+        is_behind_gap = self.pending & GAP != 0 or self.out.size == self.gap_end
+        if self.is_literal:
+            pass
+        elif character in ")）":
+            if self._close_parenthesis(is_behind_gap):
                 return
         elif character in ",;.:":
             if self.pending & GAP:
@@ -324,17 +334,20 @@ class Paragraphs:
                     self._take_back()
                     last = self._last()
                 self.pending &= ~WHITE
-            if last in "(（" and character != ".":
+            if is_behind_gap and last in "(（" and character != ".":
                 return
         elif character in "!?]" and self.pending & GAP:
             self.pending &= ~WHITE
         if last in "(（":
             self.pending &= ~(WHITE | NEWLINE)
-        if character in "[]{}'|" and self._is_leftover(character, last):
+        if character in "[]{}'|" and not self.is_literal and self._is_leftover(character, last):
             return
+        is_behind_gap = is_behind_gap and not self.is_literal
         if self.pending:
             self._push_white()
         self.out.push(character)
+        if is_behind_gap and character in ",;:":
+            self.gap_end = self.out.size
 
     def _push_white(self) -> None:
         """Append the white space that waits."""
@@ -363,8 +376,14 @@ class Paragraphs:
             self.pending |= NEWLINE
         self.pending |= GAP
 
-    def _close_parenthesis(self) -> bool:
-        """Before a closing parenthesis separators go, and an empty pair goes altogether; whether it did."""
+    def _close_parenthesis(self, is_behind_gap: bool) -> bool:
+        """Remove separators that a gap has left, and a pair that it has emptied; whether the pair is gone.
+
+        A pair that is empty in the source stays: ``main()``.
+        """
+        if not is_behind_gap:
+            self.pending &= ~(WHITE | NEWLINE)
+            return False
         while self._last() in " ,;" or (self.pending & GAP and self._last() == ":"):
             self.out.truncate(self.out.size - 1)
         self.pending &= ~(WHITE | NEWLINE)
@@ -375,10 +394,10 @@ class Paragraphs:
 
     def _is_leftover(self, character: str, last: str) -> bool:
         """Whether it belongs to double brackets, braces or quotes, which only broken markup leaves."""
-        if character == "]" and last == "[" and self.pending <= (WHITE | GAP):
+        if character == "]" and last == "[" and self.pending & GAP:
             self._take_back()
             return True
-        if self.keeps_source or self.pending & (WHITE | NEWLINE):
+        if self.pending & (WHITE | NEWLINE):
             return False
         if self.pending & EATING and character == self.eaten:
             return True

@@ -13,4 +13,5 @@ cdef int _open_brace(Scan scan) except -1
 cdef int _quotes(Scan scan) except -1
 cdef void _weigh_quotes(Scan scan) noexcept
 cdef void _entity(Scan scan) except *
+cdef str _literal_character(str shown)
 cdef int _magic_word(Scan scan) except -1

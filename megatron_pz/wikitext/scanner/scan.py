@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from megatron_pz.wikitext.entities import entity_text
 from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.marks import LITERAL, LITERAL_END
+from megatron_pz.wikitext.tags import MAGIC_WORDS
 
 from .angles import angle
 from .braces import begins_variant, close_braces, equals, open_braces, open_variant, template_bar
@@ -32,6 +34,7 @@ from .unclosed import go_back_to_unclosed
 
 _LONGEST_ENTITY = 40
 _LONGEST_MAGIC_WORD = 44
+_MARKUP = ("[", "]", "{", "}", "'", "|")
 
 
 def scan_page(
@@ -49,8 +52,7 @@ def scan_page(
     scan = Scan(text, title, wiki, keeps)
     marked = marked_text(scan)
     counts: dict[str, int] = {} if dropped is None else dropped
-    keeps_source = scan.keeps_math or scan.keeps_code
-    return Paragraphs(marked, "headings" in keeps, keeps_source, "holes" in keeps, scan.language, counts).all()
+    return Paragraphs(marked, "headings" in keeps, "holes" in keeps, scan.language, counts).all()
 
 
 def marked_text(scan: Scan) -> Buffer:
@@ -139,6 +141,7 @@ def _open_brace(scan: Scan) -> None:
     elif begins_table(scan):
         open_table(scan)
     else:
+        scan.single_braces += 1
         scan.emit("{", 1)
 
 
@@ -203,17 +206,22 @@ def _entity(scan: Scan) -> None:
             if again < last and data[again] == ";" and again > end + 1:
                 shown = entity_text(scan.source.text(end + 1, again))
                 if shown:
-                    scan.emit(shown, again + 1 - start)
+                    scan.emit(_literal_character(shown), again + 1 - start)
                     return
         shown = entity_text(name)
         if shown is not None:
-            scan.emit(shown, end + 1 - start)
+            scan.emit(_literal_character(shown), end + 1 - start)
             return
     scan.emit("&", 1)
 
 
+def _literal_character(shown: str) -> str:
+    """A bracket, brace or quote that was written as an entity is text."""
+    return f"{LITERAL}{shown}{LITERAL_END}" if shown in _MARKUP else shown
+
+
 def _magic_word(scan: Scan) -> None:
-    """``__NOTOC__``: capitals between double underscores."""
+    """``__NOTOC__``: a word between double underscores that MediaWiki knows; any other is text."""
     data = scan.source.data
     start = scan.position
     last = min(scan.end, start + _LONGEST_MAGIC_WORD)
@@ -221,7 +229,7 @@ def _magic_word(scan: Scan) -> None:
     while end < last and data[end] not in " \n<>[]{}|=&'" and not scan.follows(end, "_", "_"):
         end += 1
     word = scan.source.text(start + 2, end)
-    if scan.follows(end, "_", "_") and len(word) > 2 and word.replace("_", "").isalpha() and word == word.upper():
+    if scan.follows(end, "_", "_") and word.casefold() in MAGIC_WORDS:
         scan.position = end + 2
     else:
         run = scan.run()

@@ -15,7 +15,9 @@ cdef class Scan:
     cdef bint has_variants
     cdef frozenset trailing_sections
     cdef bint keeps_tables, keeps_infoboxes, keeps_galleries, keeps_math, keeps_code
+    cdef bint is_verse
     cdef int heading_level
+    cdef Py_ssize_t single_brackets, single_braces
     cdef Py_ssize_t heading_start, heading_next
     cdef dict closing_tags
     cdef Py_ssize_t next_heading, next_comment_end, quotes_end, apostrophe

@@ -37,6 +37,9 @@ class Scan:
         self.keeps_galleries = "galleries" in keeps
         self.keeps_math = "math" in keeps
         self.keeps_code = "code" in keeps
+        self.is_verse = False  # in <poem>: line ends stay
+        self.single_brackets = 0  # "[" that the line has put out as text and that no "]" has closed
+        self.single_braces = 0  # the same of "{"
         self.heading_level = 0  # of the heading being scanned
         self.heading_start = 0  # size of the output where its text begins
         self.heading_next = 0  # where the source goes on after it

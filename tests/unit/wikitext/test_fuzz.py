@@ -15,7 +15,10 @@ from megatron_pz.wikitext.extract import KEEPABLE, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.scanner_sources import source_sha256
 
-LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|\( *\)|\( *[;,]|[;,] *\)|[\x00-\x08\x0b-\x1f]", re.IGNORECASE)
+MARKS = re.compile(r"[\x00-\x08\x0b-\x1f]")
+LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''", re.IGNORECASE)
+TEXT_LIKE_MARKUP = re.compile(r"<nowiki|<math|&#123;|(?<!\[)\[(?!\[)|(?<!\{)\{(?!\{)")
+"""Sources of brackets and braces that are text: they may stand doubled in the output."""
 
 # Every byte of a drawn string is one of these.
 PIECES = [
@@ -59,8 +62,33 @@ def test_any_input_gives_clean_paragraphs(wikitext: str) -> None:
         assert paragraph == paragraph.strip()
         assert paragraph
         assert "\n\n" not in paragraph
+        assert not MARKS.search(paragraph), paragraph
         leftover = LEFTOVERS.search(paragraph)
-        assert leftover is None, (leftover, paragraph)
+        assert leftover is None or TEXT_LIKE_MARKUP.search(wikitext), (leftover, paragraph)
+
+
+VANISHING = "{{sfn|A}} <ref>r</ref> {{IPA-fr|x}} [[File:a.jpg]] {{unknown}} {{coord|1|2|display=title}}".split(" ")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["word", "two words", "1950", *VANISHING]), min_size=1, max_size=5),
+    st.sampled_from(["; ", ", "]),
+)
+def test_a_parenthesis_loses_the_parts_that_vanish(parts: list[str], separator: str) -> None:
+    kept = [part for part in parts if part not in VANISHING]
+    parenthesis = f" ({separator.join(kept)})" if kept else ""
+    assert wikitext_to_paragraphs(f"It ({separator.join(parts)}) is.") == [f"It{parenthesis} is."]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab ,;:.()[]!?_"), max_size=20))
+def test_a_text_without_markup_stays(text: str) -> None:
+    """Only white space is normalised: a blank is one space, and goes before punctuation and inside parentheses."""
+    source = f"a{text}z"
+    (shown,) = wikitext_to_paragraphs(source)
+    if "]]" not in source and "[[" not in source and "__" not in source:
+        assert shown.replace(" ", "") == source.replace(" ", "")
 
 
 @pytest.fixture(scope="module")

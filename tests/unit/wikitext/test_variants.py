@@ -54,9 +54,9 @@ def text_of(wikitext: str, wiki: Wiki = CHINESE) -> str:
         ("* -{zh-hans:甲;zh-hant:乙}-\n* 丙", "- 甲\n- 丙"),
         ("甲\n\n== -{zh-hans:外部链接;zh-hant:外部連結}- ==\n乙", "甲"),
         # Broken
-        ("甲-{zh-hans:乙\n\n== 丙 ==\n丁", "甲zh-hans:乙\n\n丁"),
-        ("甲}-乙-{丙", "甲}-乙丙"),
-        ("{{lang|en|-{x}}丁", "x丁"),
+        ("甲-{zh-hans:乙\n\n== 丙 ==\n丁", "甲-{zh-hans:乙\n\n丁"),
+        ("甲}-乙-{丙", "甲}-乙-{丙"),
+        ("{{lang|en|-{x}}丁", "-{x丁"),
     ],
 )  # fmt: skip
 def test_chinese(wikitext: str, text: str) -> None:
