@@ -31,6 +31,7 @@ from megatron_pz.wikipedia.tokenize.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.tokenize.text_encoder import TokenizerBackend
 from megatron_pz.wikitext import scanner_form
 from megatron_pz.wikitext.extract import KEEPABLE, TextOptions
+from megatron_pz.wikitext.marks import HOLES
 
 INTERRUPTED = 130
 
@@ -69,7 +70,7 @@ def _parse() -> PreprocessOptions:
         ),
         cache=flags.cache,
         run=RunOptions(flags.workers, flags.overwrite, flags.fresh, flags.skip_damaged, flags.log_interval),
-        text=TextOptions.keeping(flags.keep),
+        text=TextOptions.keeping(flags.keep, flags.drop_formulas, flags.keep_incomplete_sentences),
         articles=ArticleOptions(flags.drop_lists, flags.min_article_words),
         passages=PassageOptions(
             flags.passage_unit, flags.max_passage_tokens, flags.min_passage_words, flags.max_passage_words
@@ -176,6 +177,17 @@ def _add_text(parser: Parser) -> None:
     group.add_argument(
         "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
     )
+    group.add_argument(
+        "--drop-formulas",
+        action="store_true",
+        help="drop the sentences that hold a formula (default: a formula stays as its TeX)",
+    )
+    group.add_argument(
+        "--keep-incomplete-sentences",
+        action="store_true",
+        help="keep sentences from which a word was lost, as by a template that is not known, without that word "
+        "(default: they are dropped and counted by reason)",
+    )
 
 
 def _add_filters(parser: Parser) -> None:
@@ -232,6 +244,9 @@ def _show(report: PreprocessReport, output: OutputOptions) -> None:
     for reason in REASONS:
         table.add_row(f"dropped: {reason.replace('_', ' ')}", f"{counts[f'dropped_{reason}']:,}", "")
     table.add_row("articles", f"{counts['articles']:,}", "")
+    for reason in HOLES.values():
+        if number := counts[f"sentences_dropped_{reason}"]:
+            table.add_row(f"sentences dropped: {reason.replace('_', ' ')}", f"{number:,}", "")
     table.add_row(
         "passages dropped: too short", f"{counts['short_passages']:,}", f"{counts['short_passage_words']:,} words"
     )

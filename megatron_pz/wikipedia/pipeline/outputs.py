@@ -21,6 +21,7 @@ from megatron_pz.wikipedia.pipeline.shards import Totals, join_shards
 from megatron_pz.wikipedia.pipeline.worker import Worker, cache_part_path, shard_stem
 from megatron_pz.wikipedia.read.streams import cache_header
 from megatron_pz.wikipedia.tokenize.passages import PASSAGE_COUNTS
+from megatron_pz.wikitext.marks import HOLES
 
 _DATA = (".bin", ".idx", ".parquet")
 
@@ -148,6 +149,7 @@ def _all_splits(selection: Selection) -> dict[str, Any]:
         "pages": counts["pages"],
         "articles": counts["articles"],
         "dropped": {reason: counts[f"dropped_{reason}"] for reason in REASONS},
+        "sentences_dropped": {reason: counts[f"sentences_dropped_{reason}"] for reason in sorted(HOLES.values())},
         "damaged": [
             {"name": Path(damage.path).name, "offset": damage.offset, "reason": damage.reason}
             for damage in selection.damage

@@ -57,7 +57,7 @@ def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], 
     counts: Counter[str] = Counter()
     with contextlib.ExitStack() as open_files:
         documents = _Documents(worker, number, open_files)
-        for article in _articles(worker, job, damage):
+        for article in _articles(worker, job, damage, counts):
             if is_stopped():
                 raise Stopped
             counts["pages"] += 1
@@ -134,8 +134,11 @@ def cache_part_path(work: Path, number: int) -> Path:
     return work / f"cache-{number:07d}.zst"
 
 
-def _articles(worker: Worker, job: Job, damage: DamageLog) -> Iterator[Article | str]:
-    """The job's articles, and for every page that is none the reason."""
+def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str]) -> Iterator[Article | str]:
+    """Yield the job's articles, and for every page that is none the reason.
+
+    ``counts`` gets, when the job ends, how many sentences were dropped because a word of theirs was lost.
+    """
     if job.kind.content == "cache":
         yield from read_cache(job, damage)
         return
@@ -150,6 +153,7 @@ def _articles(worker: Worker, job: Job, damage: DamageLog) -> Iterator[Article |
             damage.report(job.path, offset, f"page {page.page_id} after byte {offset} {error}")
         else:
             yield article
+    counts.update({f"sentences_dropped_{reason}": number for reason, number in reader.dropped_sentences.items()})
 
 
 def _passages(worker: Worker, cutter: PassageCutter, article: Article) -> list[Passage]:

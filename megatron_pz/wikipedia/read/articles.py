@@ -70,6 +70,8 @@ class ArticleReader:
         self._article_url = site.article_url
         self._text = text
         self._options = options
+        self.dropped_sentences: dict[str, int] = {}
+        """Sentences dropped so far because a word of theirs was lost, by reason."""
         self._namespaces = localization.Namespaces(site.language, site.namespaces)
         self._disambiguation = localization.DisambiguationTemplates(site.language)
 
@@ -94,7 +96,7 @@ class ArticleReader:
             return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"
-        paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text)
+        paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text, self.dropped_sentences)
         if not _has_words(paragraphs, self._options.min_article_words):
             return "too_short"
         url = self._article_url + quote(page.title.replace(" ", "_"), safe="/:(),!*'@;")

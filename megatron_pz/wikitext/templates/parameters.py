@@ -16,10 +16,15 @@ _SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷�
 _SUBSCRIPTS = str.maketrans("0123456789+-−–=()n", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎ₙ")
 _RAISABLE = re.compile(r"[0-9+\-−–=()n]+$")
 _ENDINGS = frozenset(
-    "st nd rd th d e er re ère ème eme me mes es lle lles te ier ière iers nde nd os as to vo mo de ra ro ta ma va na "
-    "da ño ña ie gr ts tm sm r t o a º ª h i".split()
+    "st nd rd th er re ère ème eme me mes es lle lles te ier ière iers nde nds os as to vo mo ra ro ta ma va na da ño "
+    "ña ie gr ts tm sm ste º ª".split()
 )
-"""Raised ends of numbers and abbreviations, which are read as part of the word: 1st, Mme, XIXe, No."""
+"""Raised ends of ordinals and abbreviations of more than one letter, which are read as part of the word: 1st, Mme."""
+_NUMBER_ENDINGS = "eoadrh"
+_CAPITAL_ENDINGS = "rte"
+_SMALL_ENDINGS = ("no", "vo", "fo", "ro")
+_TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
+"""In front of the raised m or s of a right ascension or a duration: 5h 35m 17s."""
 _LONGEST_SCRIPT = 24
 
 
@@ -63,18 +68,23 @@ def _scripted(before: str, content: str, sign: str, shifted: Callable[[str], str
     is_part_of_word = sign == "^" and _is_ending(before, text)
     if not base or not is_base or is_part_of_word or not _is_formula(text):
         return content
-    return f"{sign}{text}{white}" if text.isalnum() else f"{sign}({text}){white}"
+    is_short = len(text) == 1 or (sign == "_" and text.isalnum()) or (text[0] == "(" and text[-1] == ")")
+    return f"{sign}{text}{white}" if is_short else f"{sign}({text}){white}"
 
 
 def _is_ending(before: str, text: str) -> bool:
     """Tell the ends of ordinals and abbreviations from exponents, which stand behind digits and variables, too."""
-    if text.casefold().rstrip(".") not in _ENDINGS:
-        return len(text) > 1 and text.isalpha() and before[-2:].isalpha() and len(before) > 1
     word = re.search(r"\w*$", before)
     base = word[0] if word else ""
-    if len(text) > 1 or base[:1].isdigit() or len(base) > 1 or base.isupper():
-        return text.casefold() not in ("h", "i") or (len(base) > 1 and not base.isdigit())
-    return base in ("n", "v", "f") and text == "o"
+    if len(text.rstrip(".")) > 1:
+        return text.casefold().rstrip(".") in _ENDINGS or (text.isalpha() and len(base) > 1 and base.isalpha())
+    if text in "ms" and _TIME.search(before):
+        return True
+    if base[-1:].isdigit():
+        return text in _NUMBER_ENDINGS
+    if len(base) > 1:
+        return text in "eorast" and base.isalpha()
+    return text in _CAPITAL_ENDINGS if base.isupper() else base + text in _SMALL_ENDINGS
 
 
 def _is_formula(text: str) -> bool:
