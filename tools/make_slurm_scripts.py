@@ -74,6 +74,16 @@ SCRIPTS = (
         usage="sbatch slurm/evaluate.sh --config examples/qwen3_4b/config.yaml --hf-model DIR --valid-data-path PREFIX",
     ),
     Script(
+        "report_scaling",
+        "Compare runs of several sizes, after slurm/scaling.sh",
+        1,
+        "0:10:00",
+        module="tools.report_scaling",
+        gpus=0,
+        processes=1,
+        usage="sbatch --dependency=afterany:JOB:JOB slurm/report_scaling.sh RUN RUN --output DIR",
+    ),
+    Script(
         "check_nodes",
         "Examine nodes: all-reduce rate, equal versions, the slowest GPU",
         2,

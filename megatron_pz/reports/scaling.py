@@ -1,8 +1,7 @@
-"""How a run's speed grows with its processes, from what runs of the same recipe have logged.
+"""Compare the speed of runs of one recipe on different numbers of processes, from the metrics that they logged.
 
-Two ways to ask: the same work on more processes (strong scaling), or work that grows with them (weak scaling). Both are
-read off the same figure, the tokens that go through the whole step in a second. Steps differ in their tokens, since
-responses do; a rate of tokens does not mind.
+Strong scaling gives the same work to more processes; weak scaling grows the work with them. Both are read from the
+tokens per second of the whole step. Steps differ in their tokens, since responses do, and a rate of tokens does not.
 """
 
 from __future__ import annotations
@@ -16,35 +15,45 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
+from megatron_pz.config.parse import load_yaml
 from megatron_pz.monitoring.launches import read_launches
 from megatron_pz.monitoring.metrics import StepMetrics, read_metrics
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput
 
 PARTS = ("rollout", "update", "sync")
-"""Of a step; what is left are data, rewards, packing and logs, and waiting for other ranks between the parts."""
+"""Parts of a step. The rest is data, rewards, packing, logs, and waiting for other ranks between the parts."""
 NOT_OF_A_STEP = ("checkpoint", "evaluation")
 COLOURS = ("#56B4E9", "#009E73", "#E69F00", "#BBBBBB")
-"""Of the Okabe-Ito palette."""
+"""Colours of the Okabe-Ito palette."""
+HEADROOM = 1.3
+"""Height of a plot over its tallest bar, which leaves room for the legend."""
+
+Quartiles = tuple[float, float]
+"""First and third quartile over the steps of a run."""
 
 
 @dataclass(frozen=True)
 class ScalingPoint:
-    """The speed of one run: medians over its steps."""
+    """The speed of one run: medians over its steps, and the quartiles of two of them."""
 
     processes: int
     nodes: int
     device: str
+    recipe: str
+    """The model and the size of a step in words; empty where the run directory does not tell."""
     steps: int
-    """Those that count."""
+    """Number of steps that count."""
     seconds: float
-    """Of a step, without checkpoints and evaluations."""
+    """Seconds of a step, without checkpoints and evaluations."""
     parts: tuple[float, ...]
     """Seconds along :data:`PARTS`."""
     sampled: float
-    """Tokens that the engines write, a second of the whole step."""
+    """Tokens that the engines sample, per second of the whole step."""
     trained: float
-    """Tokens that the trainer learns from, a second of the whole step; a prompt that responses share counts once."""
+    """Tokens that the trainer learns from, per second of the whole step; a shared prompt counts once."""
+    seconds_spread: Quartiles
+    sampled_spread: Quartiles
 
     @property
     def rest(self) -> float:
@@ -53,14 +62,14 @@ class ScalingPoint:
 
 
 def read_point(run: Path, warm_up: int = 1) -> ScalingPoint:
-    """The speed of the run in this ``--save`` folder.
+    """Read the speed of the run in a ``--save`` directory of ``megatron_pz.train``.
 
     Args:
-        run: of ``megatron_pz.train``.
+        run: the directory.
         warm_up: steps after each start that do not count: they compile, allocate and fill caches.
 
     Raises:
-        BadInput: no such run, too few steps, or they were done by different numbers of processes.
+        BadInput: no such run, too few steps, or steps by different numbers of processes.
     """
     launches, steps = read_launches(run), read_metrics(run)
     sizes = {(launch.processes, len(launch.hosts), launch.device) for launch in launches}
@@ -74,20 +83,23 @@ def read_point(run: Path, warm_up: int = 1) -> ScalingPoint:
         raise BadInput(f"{run}: has {len(steps)} steps, of which none counts after {warm_up} to warm up; run more")
     seconds = [_seconds(step) for _, step in counted]
 
-    def rate(tokens: str) -> float:
+    def rates(tokens: str) -> list[float]:
         name = f"compute/{tokens}_tokens"  # a sum over the run so far
         work = [step.values[name] - before.values.get(name, 0.0) for before, step in counted]
-        return statistics.median(amount / taken for amount, taken in zip(work, seconds, strict=True))
+        return [amount / taken for amount, taken in zip(work, seconds, strict=True)]
 
     return ScalingPoint(
-        processes,
-        nodes,
-        device,
-        len(counted),
-        statistics.median(seconds),
-        tuple(statistics.median(step.values[f"time/{part}"] for _, step in counted) for part in PARTS),
-        rate("sampled"),
-        rate("trained"),
+        processes=processes,
+        nodes=nodes,
+        device=device,
+        recipe=_recipe(run),
+        steps=len(counted),
+        seconds=statistics.median(seconds),
+        parts=tuple(statistics.median(step.values[f"time/{part}"] for _, step in counted) for part in PARTS),
+        sampled=statistics.median(rates("sampled")),
+        trained=statistics.median(rates("trained")),
+        seconds_spread=_quartiles(seconds),
+        sampled_spread=_quartiles(rates("sampled")),
     )
 
 
@@ -96,19 +108,40 @@ def _seconds(step: StepMetrics) -> float:
     return step.values["time/iteration"] - left_out
 
 
+def _quartiles(values: Sequence[float]) -> Quartiles:
+    first, third = np.quantile(values, (0.25, 0.75))
+    return float(first), float(third)
+
+
+def _recipe(run: Path) -> str:
+    path = run / "config.yaml"
+    if not path.is_file():
+        return ""
+    config = load_yaml(path)
+    game, rollout = config.game, config.rollout
+    return (
+        f"{Path(config.model.hf_model).name}: {game.passages_per_step} passages x {game.masks_per_passage} masks x "
+        f"{game.grpo_group_size} answers, {rollout.max_prompt_length} + {rollout.max_response_length} tokens"
+    )
+
+
 def speed_ups(points: Sequence[ScalingPoint]) -> list[float]:
-    """Sampled tokens a second over those of the smallest run."""
+    """Return each run's sampled tokens per second over those of the smallest run."""
     return [point.sampled / points[0].sampled for point in points]
 
 
 def efficiencies(points: Sequence[ScalingPoint]) -> list[float]:
-    """Speed-up over the growth in processes; 1 is ideal."""
+    """Return each run's speed-up over its growth in processes; 1 is ideal."""
     grown = [point.processes / points[0].processes for point in points]
     return [speed_up / growth for speed_up, growth in zip(speed_ups(points), grown, strict=True)]
 
 
 def in_order(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
-    """By processes. Raises :class:`BadInput` for two of one size, and for runs on different devices."""
+    """Sort runs by their processes.
+
+    Raises:
+        BadInput: two runs of one size, or runs on different devices.
+    """
     ordered = sorted(points, key=lambda point: point.processes)
     if len({point.processes for point in points}) < len(points):
         raise BadInput(f"two runs have {_repeated(ordered)} processes: give one run of each size")
@@ -124,15 +157,16 @@ def _repeated(ordered: Sequence[ScalingPoint]) -> int:
 
 
 def scaling_table(points: Sequence[ScalingPoint]) -> str:
-    """A row for every run; ``points`` as :func:`in_order` gives them."""
+    """Return a table with a row for every run; ``points`` as :func:`in_order` returns them."""
     rows = []
     for point, speed_up, efficiency in zip(points, speed_ups(points), efficiencies(points), strict=True):
-        times = (point.seconds, *point.parts, point.rest)
+        times = (*point.parts, point.rest)
         rows.append(
             [
                 f"{point.processes}",
                 f"{point.nodes}",
                 f"{point.steps}",
+                f"{point.seconds:.2f} ({point.seconds_spread[0]:.2f}-{point.seconds_spread[1]:.2f})",
                 *(f"{value:.2f}" for value in times),
                 f"{point.sampled:,.0f}",
                 f"{point.trained:,.0f}",
@@ -140,27 +174,43 @@ def scaling_table(points: Sequence[ScalingPoint]) -> str:
                 f"{efficiency:.0%}",
             ]
         )
-    header = ["processes", "nodes", "steps", "step s", *(f"{part} s" for part in PARTS), "rest s"]
+    header = ["processes", "nodes", "steps", "step s (quartiles)", *(f"{part} s" for part in PARTS), "rest s"]
     header += ["sampled tokens/s", "trained tokens/s", "speed-up", "efficiency"]
-    return table(f"{points[0].device}, medians over steps", header, rows)
+    return table(f"{title(points)}; medians over steps", header, rows)
+
+
+def title(points: Sequence[ScalingPoint]) -> str:
+    """Say what ran: device, and the recipe of the smallest run; a note where others have another."""
+    recipes = {point.recipe for point in points}
+    differ = "; the work grows with the processes" if len(recipes) > 1 else ""
+    return f"{points[0].device}, {points[0].recipe}{differ}" if points[0].recipe else points[0].device
 
 
 def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
-    """Write a PNG: where a step's time goes, and the speed-up beside the ideal."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    """Write a PNG: the parts of a step's time, and the speed-up beside the ideal. Whiskers span the quartiles."""
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure.suptitle(title(points), fontsize=10)
     times, speed = figure.subplots(1, 2)
     places, floor = np.arange(len(points)), np.zeros(len(points))
     stacks = [*zip(*(point.parts for point in points), strict=True), tuple(point.rest for point in points)]
     for name, heights, colour in zip((*PARTS, "rest"), stacks, COLOURS, strict=True):
         times.bar(places, heights, 0.6, bottom=floor, color=colour, label=name)
         floor += np.array(heights)
+    ends = [point.seconds_spread for point in points]
+    times.vlines(places, [low for low, _ in ends], [high for _, high in ends], color="#333333", label="quartiles")
+    times.set_xlim(-0.6, len(points) - 0.4)
+    times.set_ylim(0, HEADROOM * max(floor.max(), *(high for _, high in ends)))
     times.set_xticks(places, [str(point.processes) for point in points])
     times.set_ylabel("seconds a step")
     times.set_title("Where the time goes", loc="left", fontsize=11)
 
     processes = [point.processes for point in points]
     speed.plot(processes, [size / processes[0] for size in processes], "--", color="#999999", label="ideal")
-    speed.plot(processes, speed_ups(points), "o-", color="#0072B2", label="sampled tokens a second")
+    speed.plot(processes, speed_ups(points), "o-", color="#0072B2", label="sampled tokens per second")
+    base = points[0].sampled
+    spread = [point.sampled_spread for point in points]
+    low, high = [first / base for first, _ in spread], [third / base for _, third in spread]
+    speed.vlines(processes, low, high, color="#0072B2", alpha=0.6)
     for size, speed_up, efficiency in zip(processes, speed_ups(points), efficiencies(points), strict=True):
         speed.annotate(f"{efficiency:.0%}", (size, speed_up), xytext=(6, -12), textcoords="offset points", fontsize=9)
     speed.set_xscale("log", base=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
 
     A resumed run prints the settings that differ from its previous start; the record keeps both values.
     """
-    hosts = topology.all_gather_object(platform.node())
+    # Slurm names a node once; containers and virtual nodes may share a host name.
+    hosts = topology.all_gather_object(os.environ.get("SLURMD_NODENAME", platform.node()))
     if topology.rank != 0:
         return
     folder = Path(config.training.save)

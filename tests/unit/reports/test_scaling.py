@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.monitoring.launches import Launch, read_launches, record_launch
-from megatron_pz.reports.scaling import efficiencies, in_order, read_point, scaling_table, speed_ups
+from megatron_pz.reports.scaling import efficiencies, in_order, read_point, scaling_table, speed_ups, title
 from megatron_pz.runtime.errors import BadInput
 from tools import report_scaling
 
@@ -58,6 +58,9 @@ def test_speed_and_efficiency(tmp_path: Path) -> None:
     assert points[0].parts == (3.0, 1.5, 0.0) and points[0].rest == 1.5
     assert speed_ups(points) == [1.0, 2.0]
     assert efficiencies(points) == [1.0, 0.5]
+    assert points[0].seconds_spread == (6.0, 33.0)
+    assert points[1].seconds_spread == (3.0, 3.0)
+    assert points[0].sampled_spread == (55.0, 100.0)
     assert [line.split()[-2:] for line in scaling_table(points).splitlines()[-2:]] == [
         ["1.00", "100%"],
         ["2.00", "50%"],
@@ -71,6 +74,18 @@ def test_checkpoints_and_evaluations_are_not_counted(tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
     assert read_point(run).seconds == 4.0
     assert read_point(run, warm_up=0).seconds == 4.5
+
+
+def test_the_title_names_model_and_recipe(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / str(size), size, [5.0, 8.0 / size]) for size in (1, 2)]
+    for run, passages in zip(runs, (32, 64), strict=True):
+        game = f"game: {{passages_per_step: {passages}, masks_per_passage: 8, grpo_group_size: 8}}"
+        rollout = "rollout: {max_prompt_length: 1536, max_response_length: 4096}"
+        (run / "config.yaml").write_text(f"model: {{hf_model: models/Qwen3-4B-Base}}\n{game}\n{rollout}\n")
+    points = in_order([read_point(run) for run in runs])
+    one = "CPU, Qwen3-4B-Base: 32 passages x 8 masks x 8 answers, 1536 + 4096 tokens"
+    assert title(points[:1]) == one
+    assert title(points) == f"{one}; the work grows with the processes"
 
 
 def test_the_tool_prints_the_table_and_keeps_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

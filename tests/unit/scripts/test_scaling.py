@@ -18,6 +18,9 @@ NOTING = """
 import os, sys
 with open(os.environ["NOTES"], "a") as notes:
     notes.write(os.environ.get("NPROC_PER_NODE", "-") + " " + repr(sys.argv[1:]) + "\\n")
+if sys.argv[0].endswith("sbatch"):
+    with open(os.environ["NOTES"]) as notes:
+        print(700 + len(notes.readlines()), "cluster", sep=";")
 """
 
 
@@ -61,14 +64,16 @@ def test_a_job_is_submitted_for_every_number_of_nodes(machine: Machine) -> None:
     flags = ["--nodes", "1,4", "--output", str(study), "--passages-each", "16", "--sbatch-flags", "--partition=gpu"]
     code, output = machine.run(*flags, "--", "--micro-batch-tokens", "8192")
     assert code == 0, output
-    for nodes, noted in zip((1, 4), machine.noted(), strict=True):
-        sbatch = [f"--nodes={nodes}", "--no-requeue", f"--output={study}/{nodes}.log", "--partition=gpu"]
+    *submitted, last = machine.noted()
+    for nodes, noted in zip((1, 4), submitted, strict=True):
+        sbatch = ["--parsable", f"--job-name=scaling-{nodes}", f"--nodes={nodes}", "--time=1:00:00", "--no-requeue"]
+        sbatch += [f"--output={study}/{nodes}.log", "--partition=gpu"]
         run = ["--save", f"{study}/{nodes}", "--save-interval", "0", "--train-iters", "6"]
         more = ["--passages-per-step", str(16 * nodes), "--micro-batch-tokens", "8192"]
         assert noted == f"- {[*sbatch, 'slurm/pz_qwen3_4b.sh', *run, *more]}"
-    assert output.splitlines()[-1].split()[1:] == [
-        "tools/report_scaling.py", f"{study}/1", f"{study}/4", "--output", str(study)
-    ]  # fmt: skip
+    report = ["--dependency=afterany:701:702", "--job-name=scaling-report", f"--output={study}/report.log"]
+    report += ["--partition=gpu", "slurm/report_scaling.sh", f"{study}/1", f"{study}/4", "--output", str(study)]
+    assert last == f"- {report}"
 
 
 def test_without_slurm_the_runs_follow_each_other(machine: Machine) -> None:
@@ -84,7 +89,7 @@ def test_without_slurm_the_runs_follow_each_other(machine: Machine) -> None:
 def test_print_shows_what_would_run(machine: Machine) -> None:
     code, output = machine.run("--nodes", "1,2", "--output", "runs/study", "--print", PATH=os.environ["PATH"])
     assert code == 0, output
-    assert [shlex.split(line)[0] for line in output.splitlines()] == ["sbatch", "sbatch", "when", "true"]
+    assert [shlex.split(line)[0] for line in output.splitlines()] == ["sbatch"] * 3
     assert machine.noted() == []
 
 
