@@ -23,6 +23,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.passages import open_blend
+from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.evaluation.held_out_masks import evaluate
 from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     of_tokenizer = config.model.tokenizer_model or str(flags.hf_model[0])
     blend = open_blend(flags.valid_data_path, of_tokenizer)
-    tokenizer = AutoTokenizer.from_pretrained(of_tokenizer)
+    tokenizer = read_plain_text(AutoTokenizer.from_pretrained(of_tokenizer))
     limit = config.rollout.max_prompt_length
     chosen = choose(candidates(blend), flags.passages, tokenizer, config.game, config.data, limit)
     if rank == 0 and len(chosen) < flags.passages:

@@ -20,6 +20,7 @@ from megatron_pz.algorithm.role_sampler import RoleSampler
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.corpus.manifest import tokenizer_sha256
+from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.rl.experience import Response
 from megatron_pz.rl.statistics import ROLES
 from megatron_pz.roles.answers import last_command
@@ -37,7 +38,7 @@ class GreedyEngine:
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
         tokenizer_sha256(directory)  # refuses a directory without a tokenizer
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(directory)
+            self.tokenizer = read_plain_text(AutoTokenizer.from_pretrained(directory))
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise BadInput(f"transformers cannot load --hf-model {directory}: {error}") from None

@@ -88,7 +88,7 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
     """All stages behind decompression; how much went through them."""
     encoder = TextEncoder(tokenizer)
     encoder.encode(["warm up"])
-    dtype = token_dtype(encoder.vocab_size)
+    dtype = token_dtype(encoder.highest_id + 1)
     reader = ArticleReader(read_siteinfo(str(xml)), TextOptions(), ArticleOptions())
     fingerprinter = Fingerprinter()
     amounts: Counter[str] = Counter()

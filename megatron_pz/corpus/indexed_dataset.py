@@ -27,9 +27,13 @@ _HEADER = struct.Struct("<QBQQ")
 _COPY_BYTES = 1 << 24
 
 
-def token_dtype(vocab_size: int) -> np.dtype:
-    """Return uint16 where the vocabulary fits, else int32, as Megatron does."""
-    return np.dtype(np.uint16 if vocab_size < _LARGEST_UINT16_VOCABULARY else np.int32)
+def token_dtype(id_range: int) -> np.dtype:
+    """Choose uint16 where all token ids fit, int32 otherwise, with the bound that Megatron has.
+
+    Args:
+        id_range: One more than the highest id. A vocabulary with gaps has fewer entries.
+    """
+    return np.dtype(np.uint16 if id_range < _LARGEST_UINT16_VOCABULARY else np.int32)
 
 
 def write_index(path: Path, dtype: np.dtype, lengths: np.ndarray, sequences_per_document: np.ndarray) -> None:

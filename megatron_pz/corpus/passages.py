@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import Articles, open_documents, read_manifest, tokenizer_sha256
+from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
                 f"{prefix}: was made with tokenizer {there['name']} (sha256 {there['sha256'][:12]}), {tokenizer_dir} "
                 f"is {here[:12]}; preprocess the corpus again or give its tokenizer"
             )
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer = read_plain_text(AutoTokenizer.from_pretrained(tokenizer_dir))
     datasets = [PassageDataset(prefix, tokenizer, min_words, max_words) for prefix in prefixes]
     for dataset in datasets:
         if not len(dataset):

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from megatron_pz.config.schema import DataConfig, GameConfig, ModelConfig
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.passages import PassageBlend, open_blend
+from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK, SpanRules
 from megatron_pz.runtime.errors import BadInput
@@ -23,7 +24,7 @@ def tokenizer_dir(model: ModelConfig) -> str:
 
 
 def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Open the model's tokenizer.
+    """Open the model's tokenizer, which reads control tokens that a passage spells as text.
 
     Raises:
         BadInput: there is none.
@@ -31,9 +32,10 @@ def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     directory = tokenizer_dir(model)
     tokenizer_sha256(directory)  # refuses a directory without a tokenizer more clearly than transformers does
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise BadInput(f"no tokenizer in {directory}: {error}") from None
+    return read_plain_text(tokenizer)
 
 
 def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) -> PassageBlend:

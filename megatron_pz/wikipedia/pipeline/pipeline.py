@@ -78,7 +78,7 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
         raise BadInput(f"--append-eod: the tokenizer {options.tokenizer_model} has no end-of-text token; leave it out")
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
     filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
-    dtype = token_dtype(encoder.vocab_size)
+    dtype = token_dtype(encoder.highest_id + 1)
     is_first = begun_run(work)[0] is None  # the library that reads whole streams may be what ended the one before
     worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
     journal = Journal(work, _identity(worker))

@@ -11,14 +11,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 
 from megatron_pz.corpus.manifest import tokenizer_sha256
+from megatron_pz.corpus.plain_text import plain_text_tokenizer
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.tokenize.hf_tokenizer import HFTokenizer, load_hf_tokenizer
 
@@ -71,8 +73,10 @@ class TextEncoder:
         self.sha256 = tokenizer_sha256(directory)
         self.name = Path(directory).resolve().name
         loaded = load_hf_tokenizer(directory)
-        self._hf = loaded.tokenizer
-        self.vocab_size = self._hf.get_vocab_size()
+        self.vocab_size = loaded.tokenizer.get_vocab_size()
+        self.highest_id = highest_id(loaded.tokenizer)
+        self._hf, definition = plain_text_tokenizer(loaded.tokenizer, loaded.definition)
+        loaded = replace(loaded, tokenizer=self._hf, definition=definition)
         self.eod = loaded.eod
         self.backend = f"tokenizers {metadata.version('tokenizers')}"
         """Name and version of the library that encodes."""
@@ -178,6 +182,14 @@ class _Gigatoken:
         return ids
 
 
+def highest_id(tokenizer: Tokenizer) -> int:
+    """Return the highest id that a tokenizer knows; with gaps in the vocabulary it exceeds the number of entries."""
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if all(map(tokenizer.id_to_token, range(size))):
+        return size - 1
+    return max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
 def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
     """The ``tokenizer.json`` with a token for every byte where it is byte-level, and the lowest id of the new ones.
 
@@ -186,9 +198,7 @@ def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
     lacking = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if loaded.tokenizer.token_to_id(byte) is None]
     if not lacking or '"ByteLevel"' not in loaded.definition:
         return loaded.definition, 0
-    top = loaded.tokenizer.get_vocab_size(with_added_tokens=True)
-    if not all(map(loaded.tokenizer.id_to_token, range(top))):  # there are gaps, so some ids are higher
-        top = max(loaded.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    top = highest_id(loaded.tokenizer) + 1
     new = "".join(f"{json.dumps(byte)}: {top + number}, " for number, byte in enumerate(sorted(lacking)))
     definition, places = _VOCABULARY.subn(lambda begin: begin[0] + new, loaded.definition)
     return (definition, top) if places == 1 else (loaded.definition, 0)

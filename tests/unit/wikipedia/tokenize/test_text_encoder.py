@@ -27,7 +27,7 @@ TEXTS = (*HARD_CASES, "The mask generator picks a span.\n\nThe predictor recover
 
 def expected_ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in texts]
 
 
 @pytest.fixture(scope="module")
