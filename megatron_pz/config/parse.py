@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,11 @@ from megatron_pz.config.validate_ranges import flag
 from megatron_pz.config.yaml_text import field_value, load_text
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
+logger = logging.getLogger(__name__)
+
 _SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
+_MOVED_KEYS = {("parallel", "moe_aux_loss_coeff"): "model"}
+"""The present section of every key that a YAML file of an earlier version has in another section."""
 
 
 def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
@@ -88,11 +93,27 @@ def load_yaml(path: Path) -> RunConfig:
     if not isinstance(content, dict):
         raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {content!r}")
     sections = {}
-    for name, values in content.items():
+    for name, values in _with_moved_keys(path, content).items():
         if name not in _SECTIONS:
             raise BadInput(f"configuration file {path}: unknown section {name!r}{_nearest(name, _SECTIONS)}")
         sections[name] = _section(path, name, {} if values is None else values)
     return RunConfig(**sections)
+
+
+def _with_moved_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections with keys of earlier versions where they belong now; a warning names each."""
+    sections = {name: dict(values) if isinstance(values, dict) else values for name, values in content.items()}
+    for (section, key), home in _MOVED_KEYS.items():
+        values = sections.get(section)
+        if isinstance(values, dict) and key in values:
+            logger.warning(f"configuration file {path}: {section}.{key} is {home}.{key} now; move it")
+            target = sections.get(home)
+            if target is None:
+                target = sections[home] = {}
+            if not isinstance(target, dict) or key in target:
+                continue
+            target[key] = values.pop(key)
+    return sections
 
 
 def _section(path: Path, name: str, values: Any) -> Any:

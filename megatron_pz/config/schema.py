@@ -37,6 +37,11 @@ class ModelConfig:
     """Directory of the Hugging Face tokenizer; empty: the one in hf_model."""
     make_vocab_size_divisible_by: PositiveInt = 128
     """The vocabulary is padded to a multiple of this times the tensor parallel size."""
+    moe_aux_loss_coeff: NonNegativeFloat = 0.0
+    """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs.
+
+    It is the mean over packed sequences including padding, so it depends slightly on the packing.
+    """
     precision: Literal["auto", "bf16", "fp32", "custom"] = "custom"
     """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, where it is 0, max_log_prob_difference.
     auto: bf16 on a GPU; on a CPU whichever multiplies matrices faster there, measured at the start, or what the
@@ -94,11 +99,6 @@ class ParallelConfig:
     recompute_method: Literal["uniform", "block"] = "uniform"
     """Units of full recomputation: groups of recompute_num_layers layers, or each of the first recompute_num_layers."""
     recompute_num_layers: PositiveInt = 1
-    moe_aux_loss_coeff: NonNegativeFloat = 0.0
-    """Weight of the load-balancing loss of a mixture of experts [C]; 0, the default, is off as in GRPO runs.
-
-    It is the mean over packed sequences including padding, so it depends slightly on the packing.
-    """
     packed_length_multiple: PositiveInt = 1
     """Packed sequences are padded to a multiple of this on each rank that shares them: FP8 needs 16, mxfp8 32."""
 

@@ -125,8 +125,6 @@ def _refuse_experts(arch: Architecture, parallel: ParallelConfig) -> None:
         for name in ("expert_model_parallel_size", "expert_tensor_parallel_size"):
             if getattr(parallel, name) > 1:
                 raise BadInput(f"{flag(name)} {getattr(parallel, name)}: the model is dense, it has no experts")
-        if parallel.moe_aux_loss_coeff:
-            raise BadInput(f"--moe-aux-loss-coeff {parallel.moe_aux_loss_coeff}: the model is dense, it has no experts")
         return
     if experts.number % ranks:
         raise BadInput(

@@ -12,6 +12,7 @@ from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.hf.architecture import Architecture, Experts
 from megatron_pz.model.layout import layout_settings, refuse_layout
 from megatron_pz.model.precision import precision_settings, refuse_precision
+from megatron_pz.runtime.errors import BadInput
 
 
 @dataclass
@@ -40,6 +41,8 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
     """
     refuse_layout(arch, parallel)
     refuse_precision(arch, model, parallel)
+    if arch.experts is None and model.moe_aux_loss_coeff:
+        raise BadInput(f"--moe-aux-loss-coeff {model.moe_aux_loss_coeff}: the model is dense, it has no experts")
     on_gpu = torch.cuda.is_available()
     config = PolicyTransformerConfig(
         architecture=arch,
@@ -72,7 +75,7 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         gradient_accumulation_fusion=False,
         **precision_settings(model),
         **layout_settings(parallel),
-        **_expert_settings(arch.experts, parallel),
+        **_expert_settings(arch.experts, model),
     )
     if arch.experts is not None and arch.experts.normalized:
         # A softmax over the chosen experts only is one over all, divided by the sum of the chosen. Set here, because
@@ -88,7 +91,7 @@ def _no_rope_pattern(arch: Architecture) -> list[int] | None:
     return [int(layer in arch.layers_without_rope) for layer in range(arch.num_layers)]
 
 
-def _expert_settings(experts: Experts | None, parallel: ParallelConfig) -> dict[str, Any]:
+def _expert_settings(experts: Experts | None, model: ModelConfig) -> dict[str, Any]:
     """Return the settings of a mixture of experts. The router computes in float32, as transformers' softmax does."""
     if experts is None:
         return {}
@@ -100,6 +103,6 @@ def _expert_settings(experts: Experts | None, parallel: ParallelConfig) -> dict[
         "moe_router_score_function": "softmax",
         "moe_router_pre_softmax": True,
         "moe_router_dtype": "fp32",
-        "moe_router_load_balancing_type": "aux_loss" if parallel.moe_aux_loss_coeff else "none",
-        "moe_aux_loss_coeff": parallel.moe_aux_loss_coeff,
+        "moe_router_load_balancing_type": "aux_loss" if model.moe_aux_loss_coeff else "none",
+        "moe_aux_loss_coeff": model.moe_aux_loss_coeff,
     }

@@ -153,25 +153,28 @@ def test_four_updates_are_those_of_one_process(
 
 def test_experts_are_balanced_alike_wherever_a_row_lies(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """The balancing loss refers to a row, so layouts that give a row the same padding have it in common."""
-    balanced = {"moe_aux_loss_coeff": 0.5}
     layouts = {
         "tensor+sequence": {**SEQUENCE, "packed_length_multiple": 4},
         "context": {**CONTEXT, "packed_length_multiple": 2},
         "experts over context ranks": {**CONTEXT, **EXPERT, "packed_length_multiple": 2},
         "pipeline": {**PIPELINE, "packed_length_multiple": 4},
     }
-    cases = [(name, str(models[1]), ParallelConfig(**layout, **balanced)) for name, layout in layouts.items()]
-    alone = one_process(models[1], ParallelConfig(packed_length_multiple=4, **balanced))
+    cases = [(name, str(models[1]), ParallelConfig(**layout)) for name, layout in layouts.items()]
+    alone = one_process(models[1], ParallelConfig(packed_length_multiple=4), moe_aux_loss_coeff=0.5)
     unbalanced = one_process(models[1], ParallelConfig(packed_length_multiple=4))
     assert compare(alone, unbalanced)["weights"] > 1e2 * TOLERANCE
-    require_same_outcomes(2, cases, lambda name: alone, tmp_path)
+    require_same_outcomes(2, cases, lambda name: alone, tmp_path, moe_aux_loss_coeff=0.5)
 
 
 def require_same_outcomes(
-    nproc: int, cases: list[tuple[str, str, ParallelConfig]], expected: Callable[[str], Outcome], folder: Path
+    nproc: int,
+    cases: list[tuple[str, str, ParallelConfig]],
+    expected: Callable[[str], Outcome],
+    folder: Path,
+    moe_aux_loss_coeff: float = 0.0,
 ) -> None:
     """Run the cases (see :func:`run_layouts`); each must come out as ``expected`` says for its name."""
-    with ForkedRanks(nproc, run_layouts, cases, str(folder)) as ranks:
+    with ForkedRanks(nproc, run_layouts, cases, str(folder), moe_aux_loss_coeff) as ranks:
         assert ranks.codes(timeout=240) == [0] * nproc, ranks.output()
     failures = []
     for name, *_ in cases:

@@ -117,6 +117,21 @@ def test_the_package_itself_imports_nothing() -> None:
     assert not list(imported_modules((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"), PACKAGE))
 
 
+TRAINING_COMMANDS = {f"{PACKAGE}.{name}" for name in ("train", "cold_start", "baselines", "launch")}
+
+
+def test_nobody_imports_a_training_command() -> None:
+    """Entry points are wiring only: whatever a test or another command needs belongs to a room."""
+    files = [path for folder in (PACKAGE, "tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    found = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in files
+        for line, name in imported_modules(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parts))
+        if name in TRAINING_COMMANDS or name.rpartition(".")[0] in TRAINING_COMMANDS
+    ]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("module", "source", "words"),
     [

@@ -69,10 +69,10 @@ def experience() -> list[ScoredGroup]:
     return groups
 
 
-def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> Outcome:
+def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology, moe_aux_loss_coeff: float = 0.0) -> Outcome:
     """Run them; the same outcome on every rank."""
     config = RunConfig(
-        model=ModelConfig(hf_model=hf_dir, bf16=False),
+        model=ModelConfig(hf_model=hf_dir, bf16=False, moe_aux_loss_coeff=moe_aux_loss_coeff),
         parallel=parallel,
         # An eps above the rounding of gradients: Adam would make whole steps of that where a gradient is nearly zero.
         optimizer=OptimizerConfig(lr=LEARNING_RATE, adam_eps=1e-5, weight_decay=0.01, clip_grad=1.0),
@@ -166,22 +166,26 @@ def _of_all_ranks(
     return {response: values for part in parts for response, values in part.items()}
 
 
-def one_process(hf_dir: Path, parallel: ParallelConfig = ParallelConfig()) -> Outcome:  # noqa: B008 -- frozen
+def one_process(
+    hf_dir: Path,
+    parallel: ParallelConfig = ParallelConfig(),  # noqa: B008 -- frozen
+    moe_aux_loss_coeff: float = 0.0,
+) -> Outcome:
     """The outcome without any parallelism, in this process; ``parallel`` may say what else belongs to a layout."""
     topology = Topology.start(parallel, seed=1)
     try:
-        return four_updates(str(hf_dir), parallel, topology)
+        return four_updates(str(hf_dir), parallel, topology, moe_aux_loss_coeff)
     finally:
         topology.close()
 
 
-def run_layouts(cases: list[tuple[str, str, ParallelConfig]], folder: str) -> None:
+def run_layouts(cases: list[tuple[str, str, ParallelConfig]], folder: str, moe_aux_loss_coeff: float = 0.0) -> None:
     """One rank of many: (name, checkpoint, layout) one after another; rank 0 writes ``folder/name.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name, hf_dir, parallel in cases:
         topology = Topology.lay_out(parallel, seed=1, device=torch.device("cpu"))
-        outcome = four_updates(hf_dir, parallel, topology)
+        outcome = four_updates(hf_dir, parallel, topology, moe_aux_loss_coeff)
         if topology.rank == 0:
             torch.save(dataclasses.asdict(outcome), Path(folder) / f"{name}.pt")
             print(f"{name}: done", flush=True)

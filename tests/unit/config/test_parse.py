@@ -211,6 +211,26 @@ def test_a_field_that_does_not_exist_is_refused(field: str, complaint: str) -> N
     assert complaint in str(refusal.value)
 
 
+@pytest.mark.parametrize("text", ["", "model: {bf16: false}\n", "model:\n"])
+def test_a_key_in_its_former_section_is_read_with_a_warning(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{text}parallel: {{moe_aux_loss_coeff: 0.25, context_parallel_size: 2}}\n")
+    config = load_yaml(path)
+    assert config.model.moe_aux_loss_coeff == 0.25
+    assert config.model.bf16 is (not text.startswith("model: {"))
+    assert config.parallel.context_parallel_size == 2
+    assert "parallel.moe_aux_loss_coeff is model.moe_aux_loss_coeff now; move it" in caplog.text
+
+
+def test_a_key_in_both_its_sections_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("model: {moe_aux_loss_coeff: 0.5}\nparallel: {moe_aux_loss_coeff: 0.25}\n")
+    with pytest.raises(BadInput, match=r"unknown key parallel\.moe_aux_loss_coeff \(it belongs to .* 'model'\)"):
+        load_yaml(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="No such file"):
         read_run_config(["--config", str(tmp_path / "none.yaml")], "x")

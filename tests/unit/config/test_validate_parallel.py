@@ -88,7 +88,6 @@ def test_what_no_model_can_do(layout: dict[str, Any], reason: str) -> None:
         ),
         (DENSE, {"expert_model_parallel_size": 2}, "--expert-model-parallel-size 2: the model is dense"),
         (DENSE, {"expert_tensor_parallel_size": 2}, "--expert-tensor-parallel-size 2: the model is dense"),
-        (DENSE, {"moe_aux_loss_coeff": 0.1}, "--moe-aux-loss-coeff 0.1: the model is dense"),
         (SPARSE, {"expert_model_parallel_size": 3}, "3 does not divide the model's 8 experts; .* fits is 2"),
         (SPARSE, {"expert_tensor_parallel_size": 4}, "4 does not divide the 30 channels of an expert; .* fits is 3"),
         (SPARSE, {"tensor_model_parallel_size": 3}, "3 with experts needs --sequence-parallel"),

@@ -83,9 +83,11 @@ def test_the_mixture_reaches_megatron(tmp_path: Path) -> None:
     assert (config.moe_router_dtype, config.moe_router_pre_softmax) == ("fp32", False)
     assert (config.moe_router_load_balancing_type, config.moe_aux_loss_coeff) == ("none", 0.0)
     plain = read(tmp_path, {**MOE, "norm_topk_prob": False})
-    balanced = transformer_config(plain, ModelConfig(), ParallelConfig(moe_aux_loss_coeff=0.01))
+    balanced = transformer_config(plain, ModelConfig(moe_aux_loss_coeff=0.01), ParallelConfig())
     assert balanced.moe_router_pre_softmax
     assert (balanced.moe_router_load_balancing_type, balanced.moe_aux_loss_coeff) == ("aux_loss", 0.01)
+    with pytest.raises(BadInput, match=r"--moe-aux-loss-coeff 0\.1: the model is dense"):
+        transformer_config(read(tmp_path, QWEN3), ModelConfig(moe_aux_loss_coeff=0.1), ParallelConfig())
 
 
 @pytest.mark.parametrize(

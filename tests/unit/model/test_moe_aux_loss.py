@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, RunConfig
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
@@ -57,8 +57,7 @@ def test_the_routers_gradient_is_that_of_the_switch_loss(coefficient: float, mix
     """coefficient x experts x sum of (share of the choices) x (mean probability), as in the Switch Transformer (Fedus
     et al., 2021, eq. 4) with several choices a token; the mean over the rows of a step."""
     config = RunConfig(
-        model=ModelConfig(hf_model=str(mixture), bf16=False),
-        parallel=ParallelConfig(moe_aux_loss_coeff=coefficient),
+        model=ModelConfig(hf_model=str(mixture), bf16=False, moe_aux_loss_coeff=coefficient),
         optimizer=OptimizerConfig(clip_grad=1e9),
     )
     policy = Policy(config.model, config.parallel, config.optimizer, topology)
