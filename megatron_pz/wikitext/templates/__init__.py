@@ -13,11 +13,16 @@ from typing import Final
 
 from megatron_pz.wikitext.language_data import template_rows
 from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
-from megatron_pz.wikitext.templates import dates, french, languages, patterns, quantities, words
+from megatron_pz.wikitext.templates import dates, french, languages, other_wikis, patterns, quantities, words
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
 
 FUNCTIONS: Final[Mapping[str, Render]] = (
-    words.FUNCTIONS | languages.FUNCTIONS | dates.FUNCTIONS | quantities.FUNCTIONS | french.FUNCTIONS
+    words.FUNCTIONS
+    | languages.FUNCTIONS
+    | dates.FUNCTIONS
+    | quantities.FUNCTIONS
+    | french.FUNCTIONS
+    | other_wikis.FUNCTIONS
 )
 """The functions that rows of ``[templates.computed]`` name."""
 

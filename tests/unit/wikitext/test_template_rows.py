@@ -1,0 +1,58 @@
+"""Templates of many wikis: every row loads, has a normalised name, and shows what its wiki shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_pz.wikitext import language_data, templates
+from megatron_pz.wikitext.extract import wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.marks import UNKNOWN
+from megatron_pz.wikitext.templates import patterns
+
+
+@pytest.mark.parametrize("language", language_data.languages())
+def test_every_row_is_used(language: str) -> None:
+    file = language_data.language_file(language)["templates"]
+    for pattern, names in file.get("text", {}).items():
+        patterns.compiled(pattern)
+        for name in names:
+            assert templates.name_and_mark(name, False, language)[0], name
+    for function, names in file.get("computed", {}).items():
+        assert function in templates.FUNCTIONS
+        for name in names:
+            assert templates.name_and_mark(name, False, language)[0], name
+    for name in (*file.get("wordless", []), *file.get("sounds", [])):
+        spelled = name.replace("*", "x")
+        assert templates.mark_of(templates.template_name(spelled), language) != UNKNOWN, name
+
+
+@pytest.mark.parametrize(
+    ("language", "wikitext", "text"),
+    [
+        ("ja", "{{仮リンク|甲|en|Alpha}}と{{仮リンク|乙|en|B|label=丙}}。", "甲と丙。"),
+        ("ja", "{{読み仮名|仮名|かな}}と{{ルビ|漢字|かんじ}}である。", "仮名（かな）と漢字（かんじ）である。"),
+        ("zh", "他在{{link-en|甲|Alpha}}和{{tsl|en|Beta||乙}}及{{le|丙|C|丁}}。", "他在甲和乙及丁。"),
+        ("zh", "张三{{bd|1950年|1月1日|2000年|2月2日}}是人。", "张三（1950年1月1日—2000年2月2日）是人。"),
+        ("zh", "张三{{bd|1950年|1月1日|catIdx=Z}}是人。", "张三（1950年1月1日—）是人。"),
+        ("ru", "Был {{iw|Альфа|альфой|en|Alpha}} и {{нп5|Бета}} из {{число|12345}} людей.",
+         "Был альфой и Бета из 12345 людей."),
+        ("pt", "O {{PEPB|camião|caminhão}} anda.",
+         "O camião (português europeu) ou caminhão (português brasileiro) anda."),
+        ("es", "Mide {{esd|10 m}} y {{unidad|5|km|2}} o {{unidad|100|km}}.", "Mide 10 m y 5 km² o 100 km."),
+        ("de", "Rom ({{laS|Roma}}) und {{enS|Rome}} am {{Datum|3|10|1990}} in {{DEU}}.",
+         "Rom (lateinisch Roma) und englisch Rome am 3. Oktober 1990 in Deutschland."),
+        ("de", "Er sprach: {{Zitat|Nein.}} und ging.", "Er sprach: „Nein.“ und ging."),
+        ("ar", "حاسوب {{إنج|Computer}} هو {{وإو|عر=ألفا|تر=Alpha|لغ=en|نص=بيتا}}.",
+         "حاسوب (بالإنجليزية: Computer) هو بيتا."),
+        ("it", "È lungo {{M|10|k|m}} e {{M|5|ul=kg}}.", "È lungo 10 km e 5 kg."),
+        ("ko", "파리({{llang|fr|Paris}})는 {{임시링크|도시|en|City}}이다.", "파리(프랑스어: Paris)는 도시이다."),
+        ("fr", "Il a vu {{Lien|langue=en|trad=Alpha|fr=Alfa|texte=l'alfa}} et {{lien|Bêta}}.",
+         "Il a vu l'alfa et Bêta."),
+        ("en", "The {{SMS|Emden}} and {{sclass|Iowa|battleship}} won in {{nfly|1999}} at {{stnlnk|York}}.",
+         "The SMS Emden and Iowa-class battleship won in 1999 at York."),
+        ("en", "They beat {{fb|ENG}} for {{C$|5}} million.", "They beat England for C$5 million."),
+    ],
+)  # fmt: skip
+def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
+    assert wikitext_to_paragraphs(wikitext, "T", Wiki(language)) == [text]
