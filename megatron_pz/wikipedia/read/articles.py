@@ -19,6 +19,7 @@ from megatron_pz.wikipedia.read.streams import Job
 from megatron_pz.wikitext import localization
 from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.marks import INVISIBLE
 from megatron_pz.wikitext.words import count_words
 
 DropReason = Literal["namespace", "not_wikitext", "redirect", "disambiguation", "list", "too_short"]
@@ -114,6 +115,9 @@ def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Itera
             continue
         try:
             article = _read_extract(line, options)
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start])
+            damage.report(job.path, offset, f"the line at byte {offset} holds half a surrogate pair: {half}")
         except (ValueError, KeyError, TypeError, AttributeError):
             ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
             damage.report(
@@ -141,7 +145,10 @@ def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
 def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
     record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
     page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
-    blocks = _PARAGRAPH_BREAK.split(text.replace("\r\n", "\n"))
+    for value in (page_id, title, text, str(record.get("revision_id")), str(record.get("url"))):
+        value.encode()  # raises UnicodeEncodeError where JSON spells half a surrogate pair
+    title, text = _visible(title), _visible(text.replace("\r\n", "\n"))
+    blocks = _PARAGRAPH_BREAK.split(text)
     if localization.is_disambiguation_title(title):
         return "disambiguation"
     if options.drop_lists and localization.is_list_title(title):
@@ -157,6 +164,11 @@ def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
         url=str(record.get("url") or ""),
         paragraphs=tuple(paragraphs),
     )
+
+
+def _visible(text: str) -> str:
+    """Return a text without the control and format characters that the scanner removes from dumps."""
+    return INVISIBLE.sub(lambda found: " " if found[0].isspace() else "", text) if INVISIBLE.search(text) else text
 
 
 def split_of(title: str, shares: Sequence[float]) -> int:

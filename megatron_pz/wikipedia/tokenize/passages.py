@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import regex
+
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Encode, Ids, Joints, parts_of
-from megatron_pz.wikitext.sentences import sentences
+from megatron_pz.wikitext.sentences import guess_language, sentences
 from megatron_pz.wikitext.words import count_words, cut_at_words
 
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
 _BYTES_A_CHARACTER = 4
 """Most bytes, hence tokens, of one character in UTF-8."""
 _LEAST_BUDGET = 4
+_SAMPLED_PARAGRAPHS = 8
+_GRAPHEME_CLUSTER = regex.compile(r"\X")
 
 PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
 
@@ -85,6 +89,7 @@ class PassageCutter:
         self._encode = encode
         self._joints = joints or joints_of(options, encode)
         self._budget = options.max_passage_tokens
+        self._language = self._sample = ""  # of the article, and its beginning, from which the language is guessed
         self._words_matter = bool(options.max_passage_words) or options.passage_unit == "lead_sentences"
         self.counts: Counter[str] = Counter()
 
@@ -92,6 +97,7 @@ class PassageCutter:
         """The passages of an article, in its order."""
         paragraphs = [stripped for paragraph in paragraphs if (stripped := paragraph.strip())]
         self._budget = self._options.max_passage_tokens
+        self._language, self._sample = "", PARAGRAPH_BREAK.join(paragraphs[:_SAMPLED_PARAGRAPHS])
         passages = self._passages(paragraphs)
         if self._options.min_passage_words:
             passages = [passage for passage in passages if self._is_long_enough(passage.text)]
@@ -118,7 +124,7 @@ class PassageCutter:
         return passages
 
     def _drafts(self, paragraphs: Sequence[str], measured: Sequence[int]) -> list[str | range]:
-        """What each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
+        """Return what each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
         drafts: list[str | range] = []
         first = -1  # of the paragraphs that are merged
         tokens = words = 0  # of them
@@ -154,19 +160,27 @@ class PassageCutter:
     def _lead(self, paragraph: str) -> _Piece:
         """The whole sentences that a paragraph begins with, up to the budget; empty where the first one exceeds it."""
         lead = _Piece("", 0, 0)
-        for sentence in self._measure(sentences(paragraph)):
+        for sentence in self._measure(self._sentences(paragraph)):
             longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)
             if not self._fits(longer.tokens, longer.words):
                 break
             lead = longer
         return lead
 
+    def _sentences(self, paragraph: str) -> list[str]:
+        """Cut a paragraph by the rules of the article's language."""
+        if not self._language:
+            self._language = guess_language(self._sample)
+        return sentences(paragraph, self._language)
+
     def _piece(self, text: str, tokens: int) -> _Piece:
         return _Piece(text, tokens, count_words(text) if self._words_matter else 0)
 
     def _measure(self, texts: Sequence[str]) -> list[_Piece]:
-        encoded = self._encode(texts) if texts else []
-        return [self._piece(text, len(ids)) for text, ids in zip(texts, encoded, strict=True)]
+        different = list(dict.fromkeys(texts))
+        encoded = self._encode(different) if different else []
+        tokens = {text: len(ids) for text, ids in zip(different, encoded, strict=True)}
+        return [self._piece(text, tokens[text]) for text in texts]
 
     def _fits(self, tokens: int, words: int) -> bool:
         most_words = self._options.max_passage_words
@@ -183,7 +197,7 @@ class PassageCutter:
     def _split_paragraph(self, paragraph: str) -> list[_Piece]:
         """Fill passages with whole sentences."""
         pieces: list[_Piece] = []
-        for sentence in self._measure(sentences(paragraph)):
+        for sentence in self._measure(self._sentences(paragraph)):
             if self._fits(sentence.tokens, sentence.words):
                 pieces.append(sentence)
             else:
@@ -199,7 +213,7 @@ class PassageCutter:
             if word.tokens <= self._budget:
                 words.append(word.text)
             else:
-                words.extend(word.text[start : start + width] for start in range(0, len(word.text), width))
+                words.extend(_slices(word.text, width))
         return self._fill(self._measure(words))
 
     def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
@@ -217,3 +231,14 @@ class PassageCutter:
             self._piece("".join(piece.text for piece in group), sum(piece.tokens for piece in group))
             for group in filled
         ]
+
+
+def _slices(word: str, width: int) -> list[str]:
+    """Cut a word into slices of at most ``width`` characters, between grapheme clusters where these are shorter."""
+    slices = [""]
+    for cluster in _GRAPHEME_CLUSTER.findall(word):
+        if len(slices[-1]) + len(cluster) <= width:
+            slices[-1] += cluster
+        else:
+            slices += [cluster[start : start + width] for start in range(0, len(cluster), width)]
+    return [part for part in slices if part]

@@ -339,6 +339,34 @@ def test_a_line_that_is_no_article_is_named_by_its_byte(tmp_path: Path, tiny_tok
         run(tmp_path / "wiki", tiny_tokenizer_dir, path)
 
 
+def test_half_a_surrogate_pair_is_one_line_or_counted(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    good = json.dumps({"id": 1, "title": "A", "text": "word " * 30}) + "\n"
+    for bad in (
+        json.dumps({"id": 2, "title": "B", "text": "a \ud800 " * 30}),
+        json.dumps({"id": 2, "title": "B \udc00", "text": "a " * 30}),
+        json.dumps({"id": 2, "title": "B", "text": "a " * 30, "url": "https://a.b/\ud83d"}),
+    ):
+        path, prefix = tmp_path / "leads.jsonl", tmp_path / str(len(bad)) / "wiki"
+        path.write_text(good + bad + "\n" + good.replace("word", "other").replace('"A"', '"C"'))
+        with pytest.raises(
+            BadInput, match=rf"the line at byte {len(good)} holds half a surrogate pair: '.ud[8c][03][0d]'"
+        ):
+            run(prefix, tiny_tokenizer_dir, path)
+        how = RunOptions(skip_damaged=True)
+        report = run(prefix, tiny_tokenizer_dir, path, how=how)
+        assert (report.counts["articles"], report.counts["damaged"]) == (2, 1)
+
+
+def test_characters_that_dumps_lose_are_lost_from_extracts(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    path = tmp_path / "leads.jsonl"
+    text = "\ufeffA ri\u00adver\x00 ran\u200b down\u200e a\x0c hill.\rIt did. \u200b \n\nNext " + "word " * 30
+    path.write_text(json.dumps({"id": 1, "title": "A\u200b", "text": text}) + "\n")
+    run(tmp_path / "wiki", tiny_tokenizer_dir, path, export="jsonl")
+    record = json.loads((tmp_path / "wiki_text_passage.text.jsonl").read_text())
+    assert record["title"] == "A"
+    assert record["text"].startswith("A river ran down a hill. It did.\n\nNext word")
+
+
 def command(monkeypatch: pytest.MonkeyPatch, tool: str, *flags: str) -> None:
     """Run a tool as ``python tools/<tool>`` does."""
     path = Path(__file__).resolve().parents[4] / "tools" / tool

@@ -217,3 +217,44 @@ def test_chinese_passages_have_words_enough() -> None:
     (kept,) = PassageCutter(PassageOptions("paragraph", 400, min_passage_words=50), encode_characters).cut([passage])
     assert kept.text == passage
     assert kept.words > 80
+
+
+@pytest.mark.parametrize("cluster", ["ax\u0301\u0302", "a\U0001f469\U0001f3fd\u200d\U0001f680"])
+def test_a_word_beyond_the_budget_is_cut_between_grapheme_clusters(cluster: str) -> None:
+    word = cluster * 60
+    cutter = PassageCutter(PassageOptions("paragraph", 20), encode_characters)
+    passages = [passage.text for passage in cutter.cut([word])]
+    assert "".join(passages) == word
+    ends = {match.end() for match in regex.finditer(r"\X", word)}
+    done = 0
+    for passage in passages:
+        done += len(passage)
+        assert done in ends
+
+
+def test_a_cluster_beyond_the_budget_is_cut_all_the_same() -> None:
+    word = "x" + "\u0301" * 100
+    passages = PassageCutter(PassageOptions("paragraph", 20), encode_characters).cut([word])
+    assert "".join(passage.text for passage in passages) == word
+    assert max(len(passage.ids) for passage in passages) <= 20
+
+
+def test_the_language_of_an_article_decides_where_its_sentences_end() -> None:
+    paragraphs = [
+        "Die Stadt ist die größte und liegt an der Elbe, wie man es auch nicht weiß.",
+        "Am 3. Mai kam er. Ende am Rhein.",
+    ]
+    cutter = PassageCutter(PassageOptions("lead_sentences", 20), encode_characters)
+    assert [passage.text for passage in cutter.cut(paragraphs)] == ["Am 3. Mai kam er."]
+
+
+def test_every_word_of_a_long_sentence_is_encoded_once() -> None:
+    encoded: list[str] = []
+
+    def encode(texts: Sequence[str]) -> list[np.ndarray]:
+        encoded.extend(texts)
+        return encode_characters(texts)
+
+    sentence = "长江 abc " * 5000
+    PassageCutter(PassageOptions("paragraph", 100), encode).cut([sentence])
+    assert sum(map(len, encoded)) < 3 * len(sentence) + 50_000
