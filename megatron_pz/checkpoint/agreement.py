@@ -1,4 +1,4 @@
-"""Local work that may fail on one rank must fail on all of them, or the others wait in a collective for nobody."""
+"""Let local work that fails on one rank fail on all, so that no rank waits in a collective for one that is gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_pz.runtime.errors import brief
 
 
 class AgreedProblem(Exception):
-    """Some rank could not do its part; raised on all ranks, with the same words. Names the rank and the cause."""
+    """Some rank failed. All ranks raise it with the same message, which names the rank and the cause."""
 
 
 def agree(problem: str | None) -> None:

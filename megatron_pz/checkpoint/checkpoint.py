@@ -1,6 +1,6 @@
-"""Checkpoints that resume bit for bit, and that a crash or a full disk cannot spoil.
+"""Write and load checkpoints that resume bit for bit and survive a crash or a full disk.
 
-A run's folder holds::
+A run's directory holds::
 
     iter_0000100/                     one complete checkpoint
         .metadata, *.distcp, ...      weights and optimizer, Megatron-Core's torch_dist format
@@ -8,13 +8,13 @@ A run's folder holds::
         rank_00000.pt                 what only that rank has: its random number generators
     latest_checkpointed_iteration.txt "100": the newest complete checkpoint, as Megatron-LM names it
 
-A checkpoint is written under a hidden name, flushed to the disk, and renamed by rank 0; then the text file is replaced.
-Whatever fails, on whichever rank, before that: the partial folder goes, the last good checkpoint is as it was, and all
-ranks raise the same :class:`CheckpointWriteFailed`. The folder must be on a file system that all ranks share.
+A checkpoint is written under a hidden name, flushed to disk and renamed by rank 0; then the text file is replaced. If
+any rank fails before that, the partial directory is removed, the last good checkpoint stays untouched, and all ranks
+raise the same :class:`CheckpointWriteFailed`. The directory must be on a file system that all ranks share.
 
-An asynchronous checkpoint differs in one thing: the tensors are copied to host memory, and a thread of each rank writes
-them while training goes on. Planning, sealing and renaming are the training thread's, so no collective ever runs beside
-another, and nothing is forked or spawned beside a rollout engine.
+For an asynchronous checkpoint, the tensors are copied to host memory, and a thread of each rank writes them while
+training continues. Planning, sealing and renaming stay in the training thread: collectives never overlap, and no
+process is forked or spawned beside a rollout engine.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class CheckpointWriteFailed(BadInput):
 
 @dataclass(frozen=True)
 class LoadedState:
-    """What a checkpoint holds beside weights and optimizer, which are loaded in place."""
+    """State of a checkpoint beside weights and optimizer, which are loaded in place."""
 
     folder: Path
     iteration: int
@@ -94,7 +94,7 @@ class LoadedState:
 
 @dataclass(frozen=True)
 class _Pending:
-    """A checkpoint that has been started and not yet been given its name."""
+    """A checkpoint that has been started and does not have its final name yet."""
 
     iteration: int
     header: dict[str, Any]
@@ -103,13 +103,13 @@ class _Pending:
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints into one folder, one after the other. Every method is a collective of all ranks.
+    """Write a run's checkpoints into one directory, one after the other. Every method is a collective of all ranks.
 
-    With ``asynchronous``, :meth:`save` returns when the state has been copied, and a thread writes it. The checkpoint
-    gets its name in the first :meth:`poll`, :meth:`wait` or :meth:`save` after all ranks have written. There is one
-    write at a time: the next :meth:`save` waits for the last. A run ends with :meth:`wait`.
+    With ``asynchronous``, :meth:`save` returns when the state has been copied, and a thread writes it. The first
+    :meth:`poll`, :meth:`wait` or :meth:`save` after all ranks have written gives the checkpoint its name. One write is
+    in progress at a time: the next :meth:`save` waits for the previous one. Call :meth:`wait` at the end of a run.
 
-    Raises CheckpointWriteFailed, on all ranks, from whichever method learns that some rank could not write.
+    The method that learns of a failed write raises CheckpointWriteFailed on all ranks.
     """
 
     def __init__(
@@ -121,10 +121,11 @@ class CheckpointWriter:
         retention: Retention = Retention(),  # noqa: B008 -- frozen
         on_disk: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """
+        """Prepare to write; nothing is created yet.
+
         Args:
-            parts: the run's model, under the empty name, or several by name.
-            on_disk: a block around whatever this rank waits for its disk with: a deadline, where there is one.
+            parts: the run's model under the empty name, or several models by name.
+            on_disk: makes a context manager for every wait on the disk, such as a deadline.
         """
         self.root = Path(directory)
         self.parts = dict(parts)
@@ -134,7 +135,7 @@ class CheckpointWriter:
 
     @classmethod
     def of_run(cls, config: RunConfig, parts: ModelStates, watchdog: Watchdog) -> CheckpointWriter:
-        """As the run's settings say. A disk may hang as long as the other ranks would wait for it in a collective."""
+        """Make a writer from a run's settings; a disk may hang as long as other ranks wait in a collective."""
         training, minutes = config.training, config.parallel.distributed_timeout_minutes
         setting = f"--distributed-timeout-minutes {minutes:g}"
         return cls(
@@ -146,17 +147,17 @@ class CheckpointWriter:
         )
 
     def save(self, iteration: int, *, common: dict[str, Any], per_rank: dict[str, Any]) -> Path:
-        """Write ``<directory>/iter_<iteration>`` and make it the latest, now or beside the training that goes on.
+        """Write ``<directory>/iter_<iteration>`` and make it the latest, now or while training continues.
 
-        An optimizer that has not stepped yet has no state to store.
+        The state of an optimizer that has not stepped yet is not stored.
 
         Args:
-            common: the run's state, the same on all ranks; what JSON keeps (string keys, lists for tuples).
-            per_rank: this rank's own state: numbers, strings, tensors and containers of them
+            common: the run's state, the same on all ranks, as JSON stores it (string keys, lists for tuples).
+            per_rank: this rank's own state, of numbers, strings, tensors and containers of them
                 (:func:`collect_rng_state`).
 
         Returns:
-            the folder that the checkpoint has, or will have.
+            the checkpoint's directory, which an asynchronous save creates later.
         """
         self.wait()
         stored = {name: _with_stepped_optimizer(part) for name, part in self.parts.items()}
@@ -168,7 +169,7 @@ class CheckpointWriter:
             },
             "common": common,
         }
-        header = json.loads(json.dumps(header))  # a copy; what JSON cannot hold is the caller's mistake: say so first
+        header = json.loads(json.dumps(header))  # a copy, which also raises early for what JSON cannot hold
         with self._failing_together(iteration):
             self._pending = self._start(iteration, header, stored, per_rank)
         if not self.asynchronous:
@@ -176,12 +177,12 @@ class CheckpointWriter:
         return files.folder_of(self.root, iteration)
 
     def poll(self) -> None:
-        """Give the checkpoint that is being written its name, if all ranks have written; never waits for the disk."""
+        """Complete the pending checkpoint if all ranks have written it; do not wait for the disk."""
         if self._pending is not None and self._all_written(self._pending):
             self._finish(self._pending)
 
     def wait(self) -> None:
-        """The same, once all ranks have written."""
+        """Wait until all ranks have written the pending checkpoint, and complete it."""
         if self._pending is not None:
             self._finish(self._pending)
 
@@ -249,7 +250,7 @@ def save_checkpoint(
     common: dict[str, Any],
     per_rank: dict[str, Any],
 ) -> Path:
-    """Write one checkpoint of one model at once: for those who need no writer of their own."""
+    """Write one checkpoint of one model synchronously, without a writer of one's own."""
     parts = {"": ModelState(chunks, optimizer)}
     return CheckpointWriter(directory, parts).save(iteration, common=common, per_rank=per_rank)
 
@@ -309,14 +310,14 @@ def _with_stepped_optimizer(part: ModelState) -> ModelState:
 
 
 def _kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
-    """For each part of a checkpoint the kind of its optimizer, None where there was none or it had not stepped."""
+    """Return each part's kind of optimizer, None where it had none or the optimizer had not stepped."""
     if "parts" not in header:
         raise BadInput(f"{folder} was written by an earlier version of this program: resume it with that one")
     return header["parts"]
 
 
 def _require_same_kind(saved: str | None, own: str, folder: Path) -> None:
-    """Experts that ranks share have an optimizer of their own, of the same class as the other one (``A+A``)."""
+    """Refuse another kind of optimizer. Experts that ranks share have one of their own, of the same class (``A+A``)."""
     if saved is not None and set(saved.split("+")) != set(own.split("+")):
         raise BadInput(
             f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same "
@@ -339,10 +340,10 @@ def _layout() -> dict[str, int]:
 
 
 def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
-    """The folder of an iteration, or of the latest, and its header. A collective.
+    """Return the directory and the header of an iteration, or of the latest. A collective.
 
-    Rank 0 looks for all: it asks the file system for the size of every file in the folder, one or more for each rank
-    that wrote it, and the nodes of a network file system may not agree on the latest at once.
+    Rank 0 looks for all ranks: the check asks the file system for the size of every file, at least one for each rank
+    that wrote, and the nodes of a network file system may disagree on the latest for a while.
     """
     answer: list[Any] = [None]
     if dist.get_rank() == 0:
@@ -358,7 +359,7 @@ def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
 
 
 def _find(root: Path, iteration: int | None) -> Path:
-    """The folder of an iteration, or of the latest; put back, if a replacement of it was cut in two."""
+    """Return the directory of an iteration, or of the latest, and finish an interrupted replacement of it."""
     if iteration is None:
         iteration = latest_iteration(root)
         if iteration is None:
@@ -375,18 +376,18 @@ def _find(root: Path, iteration: int | None) -> Path:
 
 def _require_shared(partial: Path) -> None:
     if not partial.is_dir():
-        raise OSError("the folder that rank 0 made is not to be seen here; it must be on a shared file system")
+        raise OSError("the directory that rank 0 made is not visible here; it must be on a shared file system")
 
 
 def _thread_on_this_device() -> ThreadPoolExecutor:
-    """A thread begins on the first card, where torch's writer would open a context for the process of another one."""
+    """Make a thread that uses this process's GPU: torch's writer would otherwise open a context on the first GPU."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
     use_device = None if device is None else lambda: torch.cuda.set_device(device)
     return ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=use_device)
 
 
 def _done(write: Callable[[], None]) -> Future[None]:
-    """The outcome of work that is done here and now."""
+    """Run the work now and return its outcome as a future."""
     outcome: Future[None] = Future()
     try:
         write()
@@ -398,7 +399,7 @@ def _done(write: Callable[[], None]) -> Future[None]:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """One line for whatever goes wrong with the files. A damaged pickle can raise any exception there is."""
+    """Turn any error while files are read into a BadInput of one line; a damaged pickle can raise any exception."""
     try:
         yield
     except BadInput:

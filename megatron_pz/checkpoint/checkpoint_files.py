@@ -1,7 +1,7 @@
-"""A checkpoint folder as files: names, the record of the latest, sealing, retention, repair after a crash. No tensors.
+"""Manage the files of checkpoints: names, the record of the latest, sealing, retention, repair after a crash.
 
-A checkpoint is complete once its folder has its final name, and that name is given by one rename after everything in it
-has reached the disk. Whatever is interrupted before leaves a hidden folder, which the next save removes.
+A checkpoint is complete once its directory has its final name. One rename gives that name, after all contents have
+reached the disk. An interruption before the rename leaves a hidden directory, which the next save removes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ RUN_STATE = "run_state.json"
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay. The latest always does."""
+    """Which checkpoints to keep. The latest is always kept."""
 
     keep_last: int = 0
-    """The newest so many; 0: all of them."""
+    """Number of newest checkpoints to keep; 0: all of them."""
     keep_every: int = 0
-    """Those whose iteration is a multiple of this, for good; 0: no others than the newest."""
+    """Keep every checkpoint whose iteration is a multiple of this; 0: the newest only."""
 
     def expired(self, iterations: list[int], latest: int | None) -> list[int]:
-        """The iterations whose checkpoints may go, oldest first."""
+        """Return the iterations whose checkpoints may be deleted, oldest first."""
         if self.keep_last == 0:
             return []
         old = sorted(iterations)[: -self.keep_last]
@@ -45,22 +45,22 @@ class Retention:
 
 
 def folder_of(root: Path, iteration: int) -> Path:
-    """Where the checkpoint of an iteration lies, complete or not there."""
+    """Return the final directory of an iteration's checkpoint; it exists only when the checkpoint is complete."""
     return root / f"iter_{iteration:07d}"
 
 
 def partial_folder(root: Path, iteration: int) -> Path:
-    """Where it lies while it is written or deleted."""
+    """Return its hidden directory while the checkpoint is written or deleted."""
     return root / f".{folder_of(root, iteration).name}.tmp"
 
 
 def rank_file(rank: int) -> str:
-    """Name of the file with a rank's own state."""
+    """Return the name of the file with a rank's own state."""
     return f"rank_{rank:05d}.pt"
 
 
 def iterations(root: Path) -> Iterator[int]:
-    """Of all complete checkpoints."""
+    """Yield the iterations of all complete checkpoints."""
     for path in root.glob("iter_*"):
         number = path.name.removeprefix("iter_")
         if number.isdecimal() and (path / RUN_STATE).is_file():
@@ -68,7 +68,7 @@ def iterations(root: Path) -> Iterator[int]:
 
 
 def latest_iteration(directory: str | Path) -> int | None:
-    """Iteration of the newest complete checkpoint, None where there is none. BadInput if the record is broken."""
+    """Return the newest complete checkpoint's iteration, None without any. BadInput if the record is broken."""
     record = Path(directory) / LATEST
     try:
         text = record.read_text().strip()
@@ -82,7 +82,7 @@ def latest_iteration(directory: str | Path) -> int | None:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """The content of run_state.json, once every file that it lists is there in its full size. BadInput otherwise."""
+    """Return run_state.json after checking the size of every file that it lists. BadInput if one differs."""
     record = folder / RUN_STATE
     try:
         header = json.loads(record.read_text())
@@ -100,7 +100,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def free_space(root: Path) -> str:
-    """Of the file system, in words."""
+    """Describe the free space of a file system."""
     try:
         return f"{shutil.disk_usage(root).free / 2**30:.1f} GiB are free there"
     except OSError as error:
@@ -115,7 +115,7 @@ def _size(path: Path) -> int:
 
 
 def make_partial(partial: Path) -> None:
-    """An empty folder to write into. Clears what killed runs left in the folder around it."""
+    """Make an empty directory to write into, and remove what killed runs left beside it."""
     root = partial.parent
     root.mkdir(parents=True, exist_ok=True)
     put_back_replaced(root)
@@ -125,7 +125,7 @@ def make_partial(partial: Path) -> None:
 
 
 def put_back_replaced(root: Path) -> None:
-    """Undo a replacement (see :func:`complete`) that was cut in two; or finish one that only left the old one over."""
+    """Undo an interrupted replacement (see :func:`complete`), or finish one that only left the old directory."""
     for replaced in root.glob(".iter_*.old"):
         final = root / replaced.name.removeprefix(".").removesuffix(".old")
         if final.exists():
@@ -135,7 +135,7 @@ def put_back_replaced(root: Path) -> None:
 
 
 def complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
-    """Seal the partial folder, give it its name, and only then call it the latest."""
+    """Seal the partial directory, rename it, and then record it as the latest."""
     contents = sorted(partial.rglob("*"))
     sizes = {str(path.relative_to(partial)): path.stat().st_size for path in contents if path.is_file()}
     (partial / RUN_STATE).write_text(json.dumps({**header, "files": sizes}, indent=1) + "\n")
@@ -156,7 +156,7 @@ def complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
 
 
 def clean_up(partial: Path) -> None:
-    """Leave the folder as it was before a failed write, as far as its disk allows."""
+    """Restore the directory to its state before a failed write, as far as the disk allows."""
     shutil.rmtree(partial, ignore_errors=True)
     with suppress(OSError):
         _record_in_waiting(partial.parent).unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def clean_up(partial: Path) -> None:
 
 
 def prune(root: Path, retention: Retention) -> None:
-    """Delete the checkpoints that have expired. One that cannot be deleted is a warning."""
+    """Delete expired checkpoints; log a warning for one that cannot be deleted."""
     for iteration in retention.expired(list(iterations(root)), latest_iteration(root)):
         folder, doomed = folder_of(root, iteration), partial_folder(root, iteration)
         try:
@@ -175,7 +175,7 @@ def prune(root: Path, retention: Retention) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make sure that the file, or the names in the folder, have reached the disk."""
+    """Flush a file, or the names in a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

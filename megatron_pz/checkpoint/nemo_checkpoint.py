@@ -1,6 +1,6 @@
-"""NeMo 2 checkpoints: Megatron-Core's torch_dist weights under NeMo's names, beside the description that NeMo needs.
+"""Read and write NeMo 2 checkpoints: torch_dist weights under NeMo's names and the description that NeMo needs.
 
-A checkpoint is a folder::
+A checkpoint is a directory::
 
     weights/    torch_dist; every key begins with "module.", and the layers' tensors are stacked on a first axis
     context/    io.json, model.yaml: how NeMo builds model and trainer; nemo_tokenizer/: the tokenizer's files
@@ -47,7 +47,7 @@ from megatron_pz.runtime.errors import BadInput, brief
 logger = logging.getLogger(__name__)
 
 FAMILIES = ("llama", "qwen3")
-"""Those whose NeMo form is known here and has been checked against NeMo."""
+"""Families whose NeMo form has been checked against NeMo."""
 
 _PREFIX = "module."
 _SCALING = "._extra_state"
@@ -66,7 +66,7 @@ def refuse_family(arch: Architecture) -> None:
 
 
 def weights_folder(checkpoint: Path) -> Path:
-    """The torch_dist checkpoint inside a NeMo 2 checkpoint. BadInput if there is none."""
+    """Return the torch_dist checkpoint inside a NeMo 2 checkpoint. BadInput if there is none."""
     folder = checkpoint / "weights"
     if not (folder / ".metadata").is_file():
         raise BadInput(f"{checkpoint} is not a NeMo 2 checkpoint: it has no weights/.metadata")
@@ -94,7 +94,7 @@ def load_nemo_weights(checkpoint: Path, model: LanguageModule, arch: Architectur
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of a torch_dist checkpoint by its key, without those of the optimizer."""
+    """Return the shape of each tensor of a torch_dist checkpoint by key, without the optimizer's tensors."""
     entries = FileSystemReader(folder).read_metadata().state_dict_metadata
     return {
         key: tuple(entry.size)
@@ -124,12 +124,12 @@ def _refuse_another_model(
 
 
 def _is_whole_model() -> bool:
-    """Whether this rank has every layer, so that it can tell what does not belong to the model."""
+    """Return whether this rank has every layer, and so can tell which tensors do not belong to the model."""
     return parallel_state.get_pipeline_model_parallel_world_size() == 1
 
 
 def _tensors(state: Any) -> Iterator[ShardedTensor]:
-    """All of a nested state, whose factories have been applied."""
+    """Yield all tensors of a nested state whose factories have been applied."""
     if isinstance(state, ShardedTensor):
         yield state
     elif isinstance(state, Mapping):
@@ -146,8 +146,8 @@ def _tensors(state: Any) -> Iterator[ShardedTensor]:
 def save_nemo(checkpoint: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
     """Write a NeMo 2 checkpoint of this model: weights, description, tokenizer. A collective.
 
-    The folder appears under its name only when it is complete. Raises BadInput, on every rank, where it is not empty,
-    NeMo is not there, or the disk refuses.
+    The directory gets its name only when it is complete. Raises BadInput on every rank where it is not empty, NeMo is
+    not installed, or the disk refuses.
     """
     refuse_existing(checkpoint)
     partial = checkpoint.with_name(f"{checkpoint.name}.incomplete")
@@ -192,7 +192,7 @@ def _state(model: LanguageModule) -> ShardedStateDict:
 
 
 def _state_for_nemo(model: LanguageModule) -> ShardedStateDict:
-    """The model's state, with the empty scaling states that NeMo asks for where its layers are Transformer Engine's.
+    """Return the model's state with the empty scaling states that NeMo's Transformer Engine layers ask for.
 
     Megatron-Core's local linear layers have them too, for that reason; its norms and its attention have not.
     """
@@ -214,7 +214,7 @@ def _state_for_nemo(model: LanguageModule) -> ShardedStateDict:
 
 
 def _write_context(folder: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
-    """The description, by NeMo's own ``TrainerContext``, as NeMo's importer from Hugging Face would leave it."""
+    """Write the description with NeMo's own ``TrainerContext``, as NeMo's importer from Hugging Face does."""
     from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
     from nemo.lightning import MegatronStrategy, Trainer
     from nemo.lightning.io.pl import TrainerContext
@@ -231,7 +231,7 @@ def _write_context(folder: Path, model: LanguageModule, arch: Architecture, hf_m
 
 
 def _nemo_model(arch: Architecture, dtype: torch.dtype, hf_model: Path) -> Callable[[Any], Any]:
-    """What makes NeMo's model, given its tokenizer."""
+    """Return a function that makes NeMo's model from its tokenizer."""
     from nemo.collections.llm.gpt.model.llama import LlamaConfig, LlamaModel
     from nemo.collections.llm.gpt.model.qwen3 import Qwen3Config, Qwen3Model
 
@@ -248,7 +248,7 @@ def _nemo_model(arch: Architecture, dtype: torch.dtype, hf_model: Path) -> Calla
 
 
 def nemo_settings(arch: Architecture, dtype: torch.dtype, initializer_range: float) -> dict[str, Any]:
-    """The fields of NeMo's configuration of the family in which one model differs from another."""
+    """Return the fields of the family's NeMo configuration in which its models differ."""
     longest = {"llama": "seq_length", "qwen3": "max_position_embeddings"}[arch.model_type]
     return {
         "num_layers": arch.num_layers,

@@ -1,4 +1,4 @@
-"""The state of every random number generator of a process, and the way back to it."""
+"""Collect and restore the state of every random number generator of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 
 def collect_rng_state() -> dict[str, Any]:
-    """The state of every random number generator of this process, as plain values and tensors."""
+    """Return the state of every random number generator of this process, as plain values and tensors."""
     of_numpy = np.random.get_state(legacy=False)
     key = torch.from_numpy(of_numpy["state"]["key"].astype(np.int64))
     return {

@@ -1,12 +1,12 @@
-"""Weights and optimizer on disk: Megatron-Core's torch_dist format, which any parallel layout can read.
+"""Store weights and optimizer in Megatron-Core's torch_dist format, which any parallel layout can read.
 
 Tensors are written by the training process itself, in its own thread or in one beside it. Megatron-Core's own writer
-forks a process for every file and spawns a manager that imports the main module again: not to be done in a process with
-a living vLLM engine and its threads.
+forks a process for every file and spawns a manager that imports the main module again, which is unsafe in a process
+with a vLLM engine and its threads.
 
-Ranks that hold the same tensors, data parallel ones above all, share the work (``--ckpt-fully-parallel-save`` and
-``-load`` of Megatron-LM): each of them writes, and reads, a part, and what is read travels over their network. The
-file system gives every byte of a checkpoint once, however many ranks resume from it.
+Ranks that hold the same tensors share the work, as with Megatron-LM's ``--ckpt-fully-parallel-save`` and ``-load``:
+each writes and reads a part, and the ranks exchange what they have read. The file system delivers every byte of a
+checkpoint once, however many ranks resume from it.
 """
 
 from __future__ import annotations
@@ -55,21 +55,21 @@ from megatron_pz.checkpoint.transformer_engine_state import PlainTensors, fill, 
 from megatron_pz.runtime.errors import BadInput, brief
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
 
-# Moments and master weights are stored as tensors of the model's shapes and by the model's names, so that a run can
-# resume in another layout: also in one where experts have an optimizer of their own, or no longer have it.
+# Moments and master weights are stored under the model's names and shapes, so that a run can resume in another layout,
+# including one in which experts gain or lose an optimizer of their own.
 _SHARDING = {
     "distrib_optim_sharding_type": "fully_reshardable",
     "distrib_optim_fully_reshardable_mem_efficient": False,
     "chained_optim_avoid_prefix": True,
 }
 _NUMBERED = "chained_"
-"""Begins the names of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
+"""Prefix of the optimizers' tensors in earlier checkpoints of ranks that shared experts."""
 _COMMON_STATE = "common_state"
-"""Names what is no tensor in a checkpoint of megatron-core 0.19 and later."""
+"""Key under which megatron-core 0.19 and later store everything that is not a tensor."""
 _NO_WEIGHTS = ("optimizer.", _COMMON_STATE, _NUMBERED)
-"""What the names of tensors begin with that are none of a model's weights."""
+"""Prefixes of tensors that are not weights of a model."""
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
-"""What tells the groups of an optimizer's parameters apart, beside ``is_expert_parallel``."""
+"""Settings that identify an optimizer's parameter group, beside ``is_expert_parallel``."""
 
 
 @dataclass(frozen=True)
@@ -178,29 +178,29 @@ def load_tensors(folder: Path, parts: ModelStates) -> None:
 
 
 def _ranks_with_the_same() -> dist.ProcessGroup:
-    """The ranks among which tensors are replicated: all of it where they are dense, in part where they are experts'."""
+    """Return the group in which tensors are replicated: fully for dense layers, partly for experts."""
     return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
 def _share_out(state: dict[str, Any]) -> None:
-    """Settle which of the ranks that hold a tensor writes it, so that all write alike much."""
+    """Choose the rank that writes each replicated tensor, so that all ranks write about the same amount."""
     ranks = _ranks_with_the_same()
     distribution = determine_main_replica_uniform_distribution(state, ranks)
     distribute_main_replicas_with_precomputed_distribution(state, ranks, distribution)
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
-    """Megatron-Core's classes at work: what a checkpoint's optimizer state can be loaded into."""
+    """Return the names of Megatron-Core's optimizer classes, which must match to load an optimizer's state."""
     return "+".join(type(part).__name__ for part in _parts(optimizer))
 
 
 def has_stepped(optimizer: MegatronOptimizer) -> bool:
-    """Whether there are moments yet."""
+    """Return whether the optimizer has moments yet."""
     return any(part.optimizer.state for part in _parts(optimizer))
 
 
 def restart(optimizer: MegatronOptimizer) -> None:
-    """As at the start of a run: no moments, master weights equal to the model's."""
+    """Reset to the start of a run: no moments, and master weights equal to the model's."""
     for part in _parts(optimizer):
         part.optimizer.state.clear()
         for group in part.optimizer.param_groups:
@@ -209,9 +209,9 @@ def restart(optimizer: MegatronOptimizer) -> None:
 
 
 class _StagedSave(TorchDistSaveShardedStrategy):
-    """Megatron-Core's torch_dist format in the three phases of torch's own writer: plan, write, index.
+    """Save in the torch_dist format in the three phases of torch's own writer: plan, write, index.
 
-    Planning and indexing are collectives, and stay in the thread that trains; writing is not.
+    Planning and indexing are collectives and stay in the training thread; writing is local.
     """
 
     def __init__(self, copy: bool) -> None:
@@ -268,7 +268,7 @@ def _write_common_state(sharded_state: dict[str, Any], folder: Path) -> None:
 
 
 class _Copies:
-    """Answers torch's writer, in the planner's place, with copies that were taken when this was made."""
+    """Give torch's writer, in the planner's place, copies of the tensors taken at construction."""
 
     def __init__(self, plan: SavePlan, planner: MCoreSavePlanner) -> None:
         self._copies = {}
@@ -284,7 +284,7 @@ class _Copies:
 
 @contextmanager
 def _agreed() -> Iterator[None]:
-    """What torch raises on all ranks together, as an AgreedProblem."""
+    """Turn an exception that torch raises on all ranks together into an AgreedProblem."""
     try:
         yield
     except TorchCheckpointException as failed:
@@ -293,17 +293,17 @@ def _agreed() -> Iterator[None]:
 
 
 def _names(chunks: Sequence[MegatronModule]) -> list[str]:
-    """The keys of ``megatron.training``."""
+    """Return the keys that ``megatron.training`` gives to model chunks."""
     return ["model"] if len(chunks) == 1 else [f"model{index}" for index in range(len(chunks))]
 
 
 def _prefix(name: str) -> str:
-    """What the names of a part's tensors begin with."""
+    """Return the prefix of a part's tensors."""
     return f"{name}." if name else ""
 
 
 def _sharded_states(parts: ModelStates, is_loading: bool = False) -> dict[str, Any]:
-    """A part without a name lies at the top, as megatron.training has it; the others under their names."""
+    """Return the states of all parts: one without a name at the top, as megatron.training does, others by name."""
     states: dict[str, Any] = {}
     for name, part in parts.items():
         state = _sharded_state(part, is_loading)
@@ -327,10 +327,10 @@ def _sharded_state(part: ModelState, is_loading: bool) -> dict[str, Any]:
 
 
 def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, Any]:
-    """A loaded state in the optimizer's own form, which may differ from that in which it was saved.
+    """Convert a loaded state to the optimizer's own form, which may differ from the saved form.
 
-    Where ranks share experts, Megatron-Core gives these an optimizer of their own and numbers the states of the two;
-    else one optimizer has all parameters. The tensors are the same. What is no tensor lies where the saved form has it.
+    Where ranks share experts, Megatron-Core gives the experts an optimizer of their own and numbers the two states;
+    otherwise one optimizer has all parameters. The tensors are the same; only the place of the other values differs.
     """
     numbered = {key: value for key, value in loaded.items() if isinstance(key, int)}
     unnumbered = {key: value for key, value in loaded.items() if key not in numbered}
@@ -344,7 +344,7 @@ def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, A
 
 
 def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """What was saved beside the tensors, as one optimizer takes it: the settings of each of its own groups."""
+    """Return the settings saved beside the tensors, arranged for the parameter groups of one optimizer."""
     own = deepcopy(saved)
     by_group = {tuple(group[key] for key in _GROUP_OF): group for group in reversed(_groups(saved))}
     _groups(own)[:] = [
@@ -355,23 +355,23 @@ def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str,
 
 
 def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """The groups of parameters in an optimizer's state, wherever its class has them."""
+    """Return the parameter groups in an optimizer's state, wherever its class keeps them."""
     return state.get("optimizer", state).get("param_groups", [])
 
 
 def _are_saved(groups: list[dict[str, Any]]) -> bool:
-    """Whether groups have their settings, which are saved, and not only their parameters' numbers, which are not."""
+    """Return whether the groups carry their settings, which are saved, and not only parameter numbers."""
     return bool(groups) and _GROUP_OF[0] in groups[0]
 
 
 def _allocate_state(optimizer: MegatronOptimizer) -> None:
-    """The distributed optimizer's loader expects that torch's Adam has a state already."""
+    """Allocate Adam's state, which the distributed optimizer's loader expects to exist."""
     for part in _parts(optimizer):
         if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
             part._init_optimizer_states_with_dummy_values()
 
 
 def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """The optimizers that Megatron-Core chained, one a kind of parameter, without those that own no parameter here."""
+    """Return the chained optimizers, one for each kind of parameter, without those that own none on this rank."""
     chained = getattr(optimizer, "chained_optimizers", [optimizer])
     return [part for part in chained if not part.is_stub_optimizer]

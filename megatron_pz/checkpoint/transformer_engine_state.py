@@ -1,4 +1,4 @@
-"""What Transformer Engine's layers bring into a checkpoint: states of their own beside the weights, and FP8 weights."""
+"""Handle what Transformer Engine adds to a checkpoint: extra states beside the weights, and FP8 weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch.distributed.checkpoint.planner import WriteItem
 from megatron_pz.model.precision import plain_tensor
 
 _EXTRA_STATE = "_extra_state"
-"""Ends the names of what modules keep beside their weights: Transformer Engine's all do, its norms included, which
-Megatron-Core's local ones do not have. A checkpoint of a GPU is converted on a CPU, and the other way round."""
+"""Suffix of states beside the weights. All of Transformer Engine's modules have one, its norms included, and
+Megatron-Core's local norms do not. A checkpoint from a GPU must load on a CPU, and the other way round."""
 _TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 
 
 def without_extra_states(names: Iterable[str]) -> list[str]:
-    """The names of tensors, without those that only one of the two kinds of layers has."""
+    """Return the names of tensors without those that only one of the two kinds of layers has."""
     return [name for name in names if not name.endswith(_EXTRA_STATE)]
 
 
@@ -37,8 +37,8 @@ def fill(model: torch.nn.Module, state: dict[str, Any]) -> None:
 def _scales_of_fp8() -> Iterator[None]:
     """Let Transformer Engine load the history of delayed scaling, which it keeps as a pickle.
 
-    Its later versions do so only where this variable says that the file is trusted. Ours is: torch's reader of the
-    checkpoint has unpickled the entry around it before.
+    Later versions do so only where this variable says that the file is trusted. Ours is: torch's reader has already
+    unpickled the entry that contains it.
     """
     before = os.environ.get(_TRUSTED)
     os.environ[_TRUSTED] = "1"
@@ -52,10 +52,10 @@ def _scales_of_fp8() -> Iterator[None]:
 
 
 class PlainTensors(MCoreSavePlanner):
-    """Weights that are kept in FP8 are written as the bfloat16 that they stand for, one at a time.
+    """Write FP8 weights as the bfloat16 values that they represent, one tensor at a time.
 
-    Megatron-Core asks for them so when it loads, and quantising those numbers again gives the same FP8. Else the file
-    would hold pickled objects of Transformer Engine, of its version.
+    Megatron-Core asks for bfloat16 when it loads, and quantising these values again gives the same FP8. Otherwise the
+    file would hold pickled objects of one version of Transformer Engine.
     """
 
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:

@@ -1,11 +1,11 @@
-"""What lies in a GPU's memory, by pipeline stage and by phase of a step. Arithmetic: no GPU has confirmed it yet.
+"""Compute a GPU's memory by pipeline stage and phase of a step. Arithmetic: no GPU has confirmed it yet.
 
 Weights, gradients, optimizer and KV cache are exact counts of numbers. Activations are what Transformer Engine's layers
 and the packed attention keep for the backward pass, term by term as in "Reducing Activation Recomputation in Large
 Transformer Models" (Korthikanti et al., 2022, section 4), for grouped queries, gated MLPs, RMSNorm and no dropout.
-Not in it: the copies of a prompt's keys and values that its responses attend to (a seventh more activations at 8
+Not counted: the copies of a prompt's keys and values that its responses attend to (a seventh more activations at 8
 responses of 48 tokens to 300, a fifteenth at 8 of 896 to 1024, for Qwen3-4B), the CUDA context, NCCL's buffers, vLLM's
-own activations, and what the allocator cannot use.
+own activations, and memory that the allocator cannot use.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class StageMemory:
     optimizer: float
     """Master weights and both moments, or this rank's share of them."""
     activations: float
-    """Of the micro-batches that are under way at once."""
+    """Of the micro-batches in flight at once."""
     log_probs: float
     """Logits of a chunk with their gradient, and the float32 gradient of the output matrix; on the last stage."""
 
     def updating(self) -> float:
-        """While the trainer works."""
+        """Return the bytes used while the trainer works."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.log_probs
 
     def sampling(self, offloads: bool) -> float:
-        """While the engines work."""
+        """Return the bytes used while the engines work."""
         return self.weights + (0.0 if offloads else self.gradients + self.optimizer)
 
 
@@ -54,14 +54,14 @@ class EngineMemory:
 
     weights: float
     cache: float
-    """What is left of the engines' share for keys and values."""
+    """Rest of the engines' share, for keys and values."""
     cache_tokens: int
     """Tokens whose keys and values fit, of one engine."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """All that a GPU must hold."""
+    """Everything that a GPU must hold."""
 
     stages: tuple[StageMemory, ...]
     engine: EngineMemory
@@ -73,12 +73,12 @@ class MemoryPlan:
     """Bytes of host memory that a process needs while a checkpoint is written or read, on the fullest stage."""
 
     def updating(self) -> float:
-        """Bytes while the trainer works, on the fullest stage."""
+        """Return the bytes used while the trainer works, on the fullest stage."""
         awake = 0.0 if self.sleeps else self.engine.weights + self.engine.cache
         return max(stage.updating() for stage in self.stages) + awake
 
     def sampling(self) -> float:
-        """Bytes while the engines work, on the fullest stage."""
+        """Return the bytes used while the engines work, on the fullest stage."""
         return max(stage.sampling(self.offloads) for stage in self.stages) + self.engine.weights + self.engine.cache
 
     @property
@@ -88,7 +88,7 @@ class MemoryPlan:
 
 
 def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: float) -> MemoryPlan:
-    """Raises BadInput where the model or the number of GPUs does not fit the layout, or an engine its share."""
+    """Plan the memory of a run. BadInput where model or GPUs do not fit the layout, or an engine its share."""
     parallel = config.parallel
     sizes = shard_sizes(arch, config.model, parallel)
     dense_ranks, expert_ranks = data_parallel_sizes(parallel, gpus)
@@ -122,15 +122,17 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
 
 
 def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
-    """What Megatron-Core gathers of a distributed optimizer in every process, so that any layout can read it: master
-    weights and both moments of the whole shard, and two copies of a bucket, small where gradients are reduced in
-    buckets."""
+    """Return the bytes of a distributed optimizer that Megatron-Core gathers in every process for a checkpoint.
+
+    They are master weights and both moments of the whole shard, and two copies of a bucket, which is small where
+    gradients are reduced in buckets.
+    """
     numbers = 3 if parallel.overlap_grad_reduce else 5
     return numbers * FP32 * max(size.total for size in sizes) if parallel.use_distributed_optimizer else 0.0
 
 
 def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:
-    """Ranks over which the optimizer of dense layers, and that of experts, is shared out, context ranks included."""
+    """Return the ranks that share the optimizer of dense layers and of experts, context ranks included."""
     tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     dense = tensor * stages * parallel.context_parallel_size
     experts = expert_tensor_parallel_size(parallel) * parallel.expert_model_parallel_size * stages
@@ -141,7 +143,7 @@ def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:
 
 
 def stage_activations(arch: Architecture, config: RunConfig) -> list[float]:
-    """Bytes that a GPU of each stage keeps for the backward passes of the micro-batches under way at once."""
+    """Return the bytes that a GPU of each stage keeps for the backward passes of the micro-batches in flight."""
     parallel = config.parallel
     tokens = config.training.micro_batch_tokens / parallel.context_parallel_size
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
@@ -161,7 +163,7 @@ class _Kept:
     kept: float
     """From the forward to the backward pass."""
     passing: float
-    """While one layer, or run of layers, is computed again."""
+    """While one layer, or group of layers, is recomputed."""
 
 
 def _kept_layers(arch: Architecture, parallel: ParallelConfig, layers: int, sparse: int) -> _Kept:
@@ -178,7 +180,7 @@ def _kept_layers(arch: Architecture, parallel: ParallelConfig, layers: int, spar
 
 
 def layer_activations(arch: Architecture, parallel: ParallelConfig, *, sparse: bool) -> float:
-    """Bytes a token that one layer keeps for its backward pass, in bfloat16, without full recomputation."""
+    """Return the bytes of a token that a layer keeps for its backward pass, in bfloat16, not fully recomputed."""
     tensor, hidden, width = parallel.tensor_model_parallel_size, arch.hidden_size, arch.kv_channels
     heads, groups = arch.num_attention_heads, arch.num_query_groups
     norms = 4 * hidden / _sequence_ranks(parallel)  # input and output of both
@@ -197,7 +199,7 @@ def layer_activations(arch: Architecture, parallel: ParallelConfig, *, sparse: b
 
 
 def _sequence_ranks(parallel: ParallelConfig) -> int:
-    """Ranks that share the tokens between the products."""
+    """Return the number of ranks that share the tokens between the matrix products."""
     return parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
 
 

@@ -1,4 +1,4 @@
-"""How many parameters a process holds, by pipeline stage, in a layout of the model."""
+"""Count the parameters that a process of each pipeline stage holds in a layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from megatron_pz.model.transformer_config import padded_vocab_size
 
 @dataclass(frozen=True)
 class ShardSize:
-    """Parameters of one process. Those of experts have data-parallel ranks of their own, so they count apart."""
+    """Parameters of one process. Experts have data-parallel ranks of their own, so they are counted separately."""
 
     dense: int
     experts: int
@@ -24,7 +24,7 @@ class ShardSize:
 
 
 def shard_sizes(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> list[ShardSize]:
-    """Of a process of each pipeline stage, as Megatron-Core builds it: padded vocabulary, a tied head's copy included.
+    """Return the sizes for each pipeline stage as Megatron-Core builds it: padded vocabulary, a tied head's copy.
 
     Raises BadInput where the model cannot be laid out like this.
     """

@@ -1,4 +1,4 @@
-"""Megatron-Core's data parallel wrapper and AdamW around the policy, and the learning rate's schedule."""
+"""Wrap the policy in Megatron-Core's data parallelism and AdamW, and schedule the learning rate."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def wrap(
 
 
 def use_own_settings(optimizer: MegatronOptimizer) -> None:
-    """Let AdamW have the settings that the optimizer was made with. What a state was saved with comes with that state,
-    and would win over a resumed run's configuration.
+    """Give AdamW the settings that the optimizer was made with.
 
-    Where neither Transformer Engine nor Apex gave Megatron-Core its Adam, torch's takes its fused form, which reads and
-    writes each number once.
+    A loaded state brings the settings it was saved with, which would override a resumed run's configuration. Where
+    Megatron-Core uses torch's Adam, because neither Transformer Engine nor Apex is there, take its fused form, which
+    reads and writes each number once.
     """
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         settings = part.config
@@ -92,10 +92,10 @@ def use_own_settings(optimizer: MegatronOptimizer) -> None:
 
 
 def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
-    """Bring every rank the weights that the others have updated, where that was left to the next update's forward pass.
+    """Gather the updated weights that ``overlap_param_gather`` leaves to the next forward pass. A collective.
 
-    With ``overlap_param_gather`` an optimizer step leaves each rank with its own share of the new weights only: whoever
-    reads weights before the next update calls this first. Collective. Bare chunks and other layouts have them already.
+    With that setting, an optimizer step leaves each rank with its own share of the new weights. Call this before
+    weights are read outside an update. Bare chunks and other layouts have all weights already.
     """
     for chunk in chunks:
         if isinstance(chunk, DistributedDataParallel) and chunk.ddp_config.overlap_param_gather:
@@ -103,7 +103,7 @@ def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
 
 
 def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> float:
-    """The learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
+    """Return the learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
 
     ``iteration`` counts the steps taken before this one, so the first step has 0. During warm-up the rate rises on a
     line from ``lr_warmup_init``, the first step's, to ``lr`` (with the default 0 the first step moves nothing, as in
@@ -122,6 +122,6 @@ def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> 
 
 
 def set_learning_rate(optimizer: MegatronOptimizer, rate: float) -> None:
-    """Use ``rate`` in the steps that follow."""
+    """Set the learning rate of the following steps."""
     for group in optimizer.param_groups:
         group["lr"] = rate

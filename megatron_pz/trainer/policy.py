@@ -1,7 +1,7 @@
 """The policy: this rank's shard of a Megatron-Core model, frozen or with its optimizer, and the passes that RL needs.
 
 Everything goes through Megatron's own schedules (``get_forward_backward_func``), so that the same code runs with and
-without tensor, pipeline and data parallelism. The letter R counts the response tokens of a packed row.
+without tensor, pipeline and data parallelism. The letter R counts the response tokens of a packed sequence.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ from megatron_pz.trainer.topology import Topology
 LossFunction = Callable[
     [torch.Tensor, torch.Tensor, MicroBatch, OldAndReferenceLogProbs], tuple[torch.Tensor, LossStatistics]
 ]
-"""(log-probs_R, entropy_R, the row, its frozen log-probs) -> (the row's part of the step's loss, its statistics)."""
+"""(log-probs_R, entropy_R, packed sequence, its frozen log-probs) -> (its part of the step's loss, its statistics)."""
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one optimizer step did."""
+    """Outcome of one optimizer step."""
 
     grad_norm: float
     """Global gradient norm before clipping; NaN where the gradient was not finite."""
     applied: bool
-    """False when the step was left out, and the weights are as they were: the gradient was not finite."""
+    """False when the gradient was not finite: the step was skipped and the weights are unchanged."""
     statistics: LossStatistics
-    """Summed over all rows of all ranks."""
+    """Summed over all packed sequences of all ranks."""
 
 
 class PolicyModel:
     """A model that gives log-probabilities and streams its weights out.
 
     All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
-    data-parallel rank (tensor, context and pipeline parallel peers) pass the same rows.
+    data-parallel rank (tensor, context and pipeline parallel peers) pass the same packed sequences.
     """
 
     def __init__(self, model: ModelConfig, parallel: ParallelConfig, topology: Topology) -> None:
@@ -78,11 +78,11 @@ class PolicyModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the shard lives."""
+        """Device of the shard."""
         return next(self.chunks[0].parameters()).device
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """(Hugging Face name, full tensor) one by one, in the model's own dtype; every rank receives every tensor."""
+        """Yield (Hugging Face name, full tensor) in the model's dtype; every rank receives every tensor."""
         gather_weights(self.chunks)
         return stream_hf_weights(self.chunks, self.architecture)
 
@@ -101,14 +101,14 @@ class PolicyModel:
         )
 
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """log p of every response token under the current weights: a float32 [R] for each row.
+        """Return log p of every response token under the current weights: a float32 [R] for each packed sequence.
 
         Stages other than the last one of a pipeline return no tensors; only the last stage computes a loss from them.
         """
         return [output_R2[:, 0] for output_R2 in self._score(batches)]
 
     def entropies(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """Entropy, in nats, of the distribution that every response token was drawn from; as :meth:`log_probs`."""
+        """Return the entropy in nats of each response token's distribution, in the form of :meth:`log_probs`."""
         return [output_R2[:, 1] for output_R2 in self._score(batches)]
 
     @torch.no_grad()
@@ -133,18 +133,18 @@ class PolicyModel:
         *,
         forward_only: bool,
     ) -> list[Any]:
-        """Megatron's schedule over the rows; what ``loss`` returned beside the loss, on the last stage."""
+        """Run Megatron's schedule; on the last stage return what ``loss`` returned beside the loss."""
 
-        def forward_step(rows: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
-            batch, row_frozen = next(rows)
-            return packed_forward(model, batch), lambda output: loss(output, batch, row_frozen)
+        def forward_step(inputs: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
+            batch, own_frozen = next(inputs)
+            return packed_forward(model, batch), lambda output: loss(output, batch, own_frozen)
 
-        rows = [(batch.to(self.device), row_frozen) for batch, row_frozen in zip(batches, frozen, strict=True)]
+        inputs = [(batch.to(self.device), own_frozen) for batch, own_frozen in zip(batches, frozen, strict=True)]
         return get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=[iter(rows) for _ in self.chunks],
+            data_iterator=[iter(inputs) for _ in self.chunks],
             model=self.chunks,
-            num_microbatches=len(rows),
+            num_microbatches=len(inputs),
             seq_length=max(batch.tokens_S.numel() for batch in batches),
             micro_batch_size=1,
             forward_only=forward_only,
@@ -152,14 +152,14 @@ class PolicyModel:
 
 
 class ReferencePolicy(PolicyModel):
-    """The run's initial weights, which the KL penalty holds the policy to; on a GPU they wait in host memory."""
+    """The run's initial weights, the reference of the KL penalty; on a GPU they are kept in host memory."""
 
     def __init__(self, model: ModelConfig, parallel: ParallelConfig, topology: Topology) -> None:
         super().__init__(model, parallel, topology)
         self._move("cpu")
 
     def _score(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """The weights are on the GPU only meanwhile."""
+        """Score with the weights on the GPU for the duration of the call."""
         self._move(self.topology.device)
         try:
             return super()._score(batches)
@@ -172,7 +172,7 @@ class ReferencePolicy(PolicyModel):
 
 
 class Policy(PolicyModel):
-    """A policy that learns from packed rows."""
+    """A policy that learns from packed sequences."""
 
     def __init__(
         self, model: ModelConfig, parallel: ParallelConfig, optimizer: OptimizerConfig, topology: Topology
@@ -187,9 +187,10 @@ class Policy(PolicyModel):
         learning_rate: float,
         frozen: Sequence[OldAndReferenceLogProbs] | None = None,
     ) -> UpdateResult:
-        """One optimizer step on the sum of ``loss_function`` over all rows of all data-parallel ranks.
+        """Take one optimizer step on the sum of ``loss_function`` over all packed sequences of all ranks.
 
-        ``frozen`` runs along ``batches``; None: the policy has not changed since the rollout, and has no reference.
+        ``frozen`` has one entry for each batch. None means that the policy has not changed since the rollout and that
+        there is no reference.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -200,9 +201,9 @@ class Policy(PolicyModel):
         to_sum = len(batches) * self.topology.data_parallel_size
 
         def loss(
-            output_R2: torch.Tensor, batch: MicroBatch, row_frozen: OldAndReferenceLogProbs
+            output_R2: torch.Tensor, batch: MicroBatch, own_frozen: OldAndReferenceLogProbs
         ) -> tuple[torch.Tensor, dict[str, LossStatistics]]:
-            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, row_frozen)
+            value, statistics = loss_function(output_R2[:, 0], output_R2[:, 1], batch, own_frozen)
             return value * to_sum, {"statistics": statistics}
 
         outputs = self._run(batches, frozen or [OldAndReferenceLogProbs()] * len(batches), loss, forward_only=False)
@@ -211,10 +212,10 @@ class Policy(PolicyModel):
         return UpdateResult(grad_norm, applied, self._over_all_ranks(total))
 
     def _step(self) -> tuple[bool, float]:
-        """The optimizer's step, on all ranks or on none; (whether it was made, the gradient's norm).
+        """Step the optimizer on all ranks or on none; return (whether it stepped, the gradient's norm).
 
-        Megatron-Core looks for gradients that are not finite in float16 only. In other types one of them would, through
-        the global norm, leave no weight of the model whole.
+        Megatron-Core checks for non-finite gradients in float16 only. In other types a single one would spoil every
+        weight through the global norm.
         """
         sums = [
             buffer.grad_data.sum() for chunk in self.chunks for buffer in chunk.buffers + chunk.expert_parallel_buffers
@@ -225,9 +226,9 @@ class Policy(PolicyModel):
         return bool(applied), float(grad_norm)
 
     def offload(self) -> None:
-        """Put the optimizer's state aside until :meth:`onload`: into host memory, and the gradients into none.
+        """Offload the optimizer state to host memory and free the gradients, until :meth:`onload`.
 
-        The weights stay, so that everything but :meth:`update` works meanwhile. On a CPU only the gradients go.
+        The weights stay, so that everything but :meth:`update` works. On a CPU only the gradients are freed.
         """
         self.optimizer.offload_to_cpu()
         for chunk in self.chunks:
@@ -240,7 +241,7 @@ class Policy(PolicyModel):
         self.optimizer.restore_from_cpu()
 
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
-        """The statistics of all rows, on every rank. Of the ranks that computed the same, only one counts."""
+        """Reduce statistics over all ranks; of the ranks that computed the same values, only one is counted."""
         place = self.topology
         counts = place.is_last_stage and place.tensor_parallel_rank == place.context_parallel_rank == 0
         sums = statistics.sums.clone() if counts else torch.zeros_like(statistics.sums)

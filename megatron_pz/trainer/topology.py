@@ -1,4 +1,4 @@
-"""Where this process stands among all the processes of the run, and how it talks to them."""
+"""Start the process groups of a run, and tell a process its place in them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Anything = TypeVar("Anything")
 
 @dataclass(frozen=True)
 class Topology:
-    """This rank's place in the parallel groups of the run. All processes hold the same picture.
+    """This rank's place in the parallel groups of the run.
 
-    Experts have groups of their own over the same ranks, which only Megatron-Core needs to know.
+    Experts have groups of their own over the same ranks, which only Megatron-Core uses.
 
-    :meth:`start` makes the process groups, :meth:`close` ends them. Every method here but ``close`` is a collective:
-    all ranks call it, in the same order. An exception on one rank must leave the program: torchrun then ends the
-    others, and a collective that waits for a rank which is gone fails after ``distributed_timeout_minutes`` at last.
+    :meth:`start` makes the process groups, :meth:`close` destroys them. The other methods are collectives, which all
+    ranks call in the same order. An exception on one rank must end its process: the launcher then ends the others, and
+    a collective that waits for a rank that is gone fails after ``distributed_timeout_minutes`` at the latest.
     """
 
     rank: int
@@ -40,10 +40,10 @@ class Topology:
     pipeline_parallel_rank: int
     pipeline_parallel_size: int
     data_parallel_rank: int
-    """Ranks that differ in it hold the same weights and are given different rows."""
+    """Ranks that differ in it hold the same weights and get different packed sequences."""
     data_parallel_size: int
     context_parallel_rank: int
-    """Ranks that differ in it hold the same weights and share the tokens of the same rows."""
+    """Ranks that differ in it hold the same weights and share the tokens of the same packed sequences."""
     context_parallel_size: int
     device: torch.device
 
@@ -69,7 +69,7 @@ class Topology:
 
     @classmethod
     def lay_out(cls, parallel: ParallelConfig, seed: int, device: torch.device) -> Topology:
-        """The second half of :meth:`start`: a layout's groups, and seeds, over a process group that is there."""
+        """Make a layout's groups over an existing process group and seed the generators."""
         _start_model_parallel(parallel)
         _seed_generators(seed)
         return cls(
@@ -88,28 +88,28 @@ class Topology:
 
     @property
     def is_first_stage(self) -> bool:
-        """This rank holds the embedding."""
+        """Whether this rank holds the embedding."""
         return self.pipeline_parallel_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
-        """This rank holds the output layer, and so the log-probabilities and the loss."""
+        """Whether this rank holds the output layer, and so the log-probabilities and the loss."""
         return self.pipeline_parallel_rank == self.pipeline_parallel_size - 1
 
     def all_gather_object(self, value: Anything) -> list[Anything]:
-        """Every rank's ``value`` (anything that pickles), in the order of ranks, on every rank."""
+        """Gather every rank's ``value`` (anything that pickles), in the order of ranks, on every rank."""
         values: list = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def broadcast_object(self, value: Anything, source: int = 0) -> Anything:
-        """The ``value`` of rank ``source``, on every rank."""
+        """Return the ``value`` of rank ``source`` on every rank."""
         holder = [value]
         dist.broadcast_object_list(holder, src=source)
         return holder[0]
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on at least one rank."""
+        """Return whether ``flag`` is true on at least one rank."""
         raised = torch.tensor(int(flag), device=self.device)
         dist.all_reduce(raised, op=dist.ReduceOp.MAX)
         return bool(raised.item())
@@ -120,11 +120,11 @@ class Topology:
         return _get_default_store()
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait until every rank has called this."""
         dist.barrier()
 
     def close(self) -> None:
-        """Leave the process groups at the end of a good run. Rollout engines in this process are shut down before."""
+        """Destroy the process groups at the end of a run. Shut down rollout engines of this process first."""
         dist.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
@@ -188,9 +188,9 @@ def _own_device() -> torch.device:
 
 
 def _store_of_one_rank() -> dist.Store:
-    """The store of a run of one rank, on a port that the system picks: it has nobody to meet, and needs no launcher.
+    """Make the store of a run of one rank, on a port that the system picks, without a launcher.
 
-    The variables are those that torchrun sets: a vLLM engine started later in this process reads them.
+    Also set the variables that torchrun sets, which a vLLM engine in this process reads.
     """
     store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
     os.environ |= {
