@@ -1,12 +1,12 @@
-"""What of the software that this project can use is here, does it work, and can a given configuration run on it?
+"""Report which software is installed, whether it works, and whether a given configuration can run on it.
 
     python -m megatron_pz.doctor                            a table, and one line a problem
     python -m megatron_pz.doctor --json                     the same for programs
     python -m megatron_pz.doctor --config FILE [--flags]    also whether megatron_pz.train with these can run here
     python -m megatron_pz.doctor --nodes                    instead, the processes of a job (slurm/check_nodes.sh)
 
-Nothing is imported that may crash: packages are found by their metadata, and Transformer Engine, which loads CUDA's
-libraries, is imported in a process of its own. It runs, and says what is missing, in an environment without torch too.
+No package that may crash is imported here: packages are found by their metadata, and Transformer Engine, which loads
+CUDA's libraries, is imported in a process of its own. The report also works in an environment without torch.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found, and what follows."""
+    """All findings, and what can run here."""
 
     findings: tuple[Finding, ...]
     path: Literal["gpu", "cpu", "none"]
@@ -78,7 +78,7 @@ class Diagnosis:
 
 
 def diagnose(config_flags: Sequence[str] = ()) -> Diagnosis:
-    """Look at everything. ``config_flags`` are those of ``megatron_pz.train``; empty: no configuration is checked."""
+    """Run all probes. ``config_flags`` are those of ``megatron_pz.train``; empty: no configuration is checked."""
     findings = [finding for probe in _PROBES for finding in probe()]
     marks = {finding.subject: finding.mark for finding in findings}
     has_device = marks.get("CUDA devices") == "ok"
@@ -169,7 +169,7 @@ def _transformer_engine() -> Iterator[Finding]:
 
 
 def _apex() -> Iterator[Finding]:
-    """Whatever is called apex makes Megatron-Core believe that it is NVIDIA's."""
+    """Find NVIDIA's Apex. Megatron-Core takes any module named apex for it."""
     installed, kernels = importlib.util.find_spec("apex"), importlib.util.find_spec("amp_C")
     if installed is None:
         yield Finding("Apex", "absent", "not installed", "optional: Transformer Engine and torch do its work")
@@ -267,7 +267,7 @@ _PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
-    """Whether ``megatron_pz.train`` with these flags would get past its checks here: values, layout, precision."""
+    """Check whether ``megatron_pz.train`` with these flags would start here: values, layout, precision."""
     try:
         from megatron_pz.config.parse import parse_run_config
         from megatron_pz.config.validate_precision import machine_refusals
@@ -310,7 +310,7 @@ def check_configuration(flags: Sequence[str]) -> Iterator[Finding]:
 
 
 def _probe(code: str) -> tuple[str, str]:
-    """(what went wrong or nothing, the last line of what it printed) of Python code in a process of its own."""
+    """Run Python code in a process of its own; return (what went wrong or nothing, its last printed line)."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
@@ -362,7 +362,7 @@ def _memory_bytes() -> tuple[int, int]:
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """The table, and below it what follows."""
+    """Format the table, and the verdict below it."""
     rows = [(_SIGNS[f.mark], f.subject, f.found, f.remark) for f in diagnosis.findings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
@@ -377,7 +377,7 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def as_json(diagnosis: Diagnosis) -> str:
-    """One object: path, problems, findings."""
+    """Format one object: path, problems, findings."""
     findings = [dataclasses.asdict(finding) for finding in diagnosis.findings]
     content = {"path": diagnosis.path, "problems": diagnosis.problems, "findings": findings}
     return json.dumps(content, indent=2, ensure_ascii=False)

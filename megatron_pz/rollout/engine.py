@@ -1,5 +1,6 @@
-"""The rollout engine: vLLM in the trainer's own process, one engine a rank or, with ``rollout_tensor_parallel_size``,
-one of several neighbouring ranks.
+"""Sample rollouts with vLLM in the trainer's own process.
+
+Each rank has an engine, or shares one with its neighbours (``rollout_tensor_parallel_size``).
 
 Order in a rank's life, which :class:`VllmEngine` checks where it can: process group, trainer, engine, training,
 :meth:`VllmEngine.close`, ``destroy_process_group``. An engine made before the process group would make a one-rank group
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 
 
 Part = Literal["weights", "kv_cache"]
-"""What of an engine sleeps and wakes."""
+"""The parts of an engine that sleep and wake."""
 
 
 class EngineBroken(ExpectedFailure):
@@ -65,7 +66,7 @@ class EngineBroken(ExpectedFailure):
 
 
 class VllmEngine:
-    """n sampled responses a prompt, with the log-probability of every sampled token.
+    """Sample n responses a prompt, with the log-probability of every sampled token.
 
     Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them.
     Usable as a context manager, which closes it. Several engines of one process share vLLM's process groups.
@@ -166,10 +167,10 @@ class VllmEngine:
                     if self._sleeping:  # vLLM's allocator would give memory back a second time
                         self._wake_up(set(self._sleeping))
                     self._llm.apply_model(forget_model)
-                finally:  # of which a broken engine may do neither
+                finally:  # a broken engine may fail at both
                     self._llm.llm_engine.engine_core.shutdown()
         finally:
-            del self._llm  # a broken one may not end in good order, and its memory is its successor's
+            del self._llm  # also after a failed shutdown: a successor needs the memory
             self.platform.closed(last=VllmEngine._living == 0)
 
     def __enter__(self) -> VllmEngine:
@@ -181,7 +182,7 @@ class VllmEngine:
         self.close()
 
     def healthy(self) -> bool:
-        """Whether the engine can generate, now or after :meth:`wake`."""
+        """Return whether the engine can generate, now or after :meth:`wake`."""
         return not self._closed and self._broken is None
 
     def mark_broken(self, reason: str) -> None:
@@ -189,9 +190,9 @@ class VllmEngine:
         self._broken = self._broken or reason
 
     def sleep(self) -> None:
-        """Give the card's memory to the trainer: weights go to host memory, the KV cache is dropped (vLLM's level 1).
+        """Give the GPU's memory to the trainer: weights go to host memory, the KV cache is dropped (vLLM's level 1).
 
-        On CPU nothing happens: vLLM has no sleep mode there, since weights and trainer share the same memory anyway.
+        On a CPU this does nothing: vLLM has no sleep mode there, and weights and trainer share the host memory.
         """
         self.require_usable()
         if self.platform.sleeps:
@@ -217,20 +218,20 @@ class VllmEngine:
         self._sleeping -= parts
 
     def require_awake(self, *parts: Part) -> None:
-        """Raises RuntimeError when one of these parts sleeps."""
+        """Raise RuntimeError when one of these parts sleeps."""
         asleep = self._sleeping & set(parts)
         if asleep:
             raise RuntimeError(f"the rollout engine's {' and '.join(sorted(asleep))} sleep: wake them first")
 
     def require_usable(self) -> None:
-        """Raises EngineBroken after a failed update or generation, RuntimeError after :meth:`close`."""
+        """Raise EngineBroken after a failed update or generation, RuntimeError after :meth:`close`."""
         if self._broken is not None:
             raise EngineBroken(f"the rollout engine cannot be used any more: {self._broken}; start a new one")
         if self._closed:
             raise RuntimeError("the rollout engine is closed")
 
     def limited(self, phase: str, setting: str) -> AbstractContextManager[None]:
-        """A block that the watchdog, if there is one, ends after so many minutes as this setting of the run says."""
+        """Return a block that the watchdog, if there is one, ends after the minutes of this setting."""
         if self._watchdog is None:
             return nullcontext()
         minutes = getattr(self.rollout, setting)
@@ -238,7 +239,7 @@ class VllmEngine:
 
     @property
     def llm(self) -> LLM:
-        """vLLM's own object, for the other modules of this room."""
+        """Return vLLM's own object, for the other modules of this room."""
         self.require_usable()
         return self._llm
 
@@ -286,7 +287,7 @@ class VllmEngine:
     def _joined(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
     ) -> tuple[slice, Sequence[Sequence[int]], Sequence[int]]:
-        """What all ranks of this engine ask, in the order of the ranks, and which part of it is this rank's."""
+        """Gather the prompts of all ranks of this engine, in rank order; the slice is this rank's part."""
         if self.rollout.rollout_tensor_parallel_size == 1:
             return slice(None), prompts, seeds
         from vllm.distributed import get_tp_group
@@ -301,7 +302,7 @@ class VllmEngine:
         return slice(first, first + len(prompts)), all_prompts, all_seeds
 
     def sampling(self, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any) -> SamplingParams:
-        """vLLM's parameters for one prompt; ``more`` are further ones of vLLM's."""
+        """Return vLLM's parameters for one prompt; ``more`` passes further ones through."""
         from vllm import SamplingParams
 
         return SamplingParams(
@@ -355,7 +356,7 @@ class VllmEngine:
 
 
 def sample_seed(seed: int) -> int:
-    """The seed of a prompt's first sample (63 bits); vLLM gives the k-th sample this plus k.
+    """Return the seed of a prompt's first sample (63 bits); vLLM gives the k-th sample this plus k.
 
     SplitMix64's output function spreads the callers' seeds: with neighbouring prompts given neighbouring seeds, sample
     k + 1 of one prompt would otherwise draw the same noise as sample k of the next.
@@ -368,7 +369,7 @@ def sample_seed(seed: int) -> int:
 
 
 def _response(completion: Any) -> Response:
-    """vLLM's CompletionOutput as a Response."""
+    """Convert vLLM's CompletionOutput."""
     if completion.finish_reason not in ("stop", "length"):
         raise EngineBroken(f"a response ended for the reason {completion.finish_reason!r}, not by a stop or its length")
     return Response(
@@ -388,7 +389,7 @@ def _require_ranks(world_size: int, tensor_parallel_size: int) -> None:
 
 
 def _require_process_group(colocated: bool) -> int:
-    """The world size before the engine starts (1 without a group)."""
+    """Return the world size before the engine starts (1 without a group)."""
     if colocated and not dist.is_initialized():
         raise RuntimeError(
             "a colocated rollout engine needs the trainer's process group first: an engine started before it makes a "

@@ -1,6 +1,6 @@
 """A rollout engine that is started again when it fails, on all ranks together, and goes on as if nothing had happened.
 
-vLLM's engine cannot be mended from outside: a request that fails may leave others in its queues, a broken weight update
+vLLM's engine cannot be repaired from outside: a request that fails may leave others in its queues, a broken weight update
 leaves its layers taken apart. What can be done is to start another one in its place. Every request carries its seed and
 every engine samples the same from the same weights and seeds (``rollout.engine``), so the step's result is the one that
 it would have been.
@@ -102,7 +102,7 @@ class RestartingEngine:
         self.close()
 
     def _failure(self, work: Callable[[], None]) -> str | None:
-        """What broke the engine, None if it is well. Errors that leave the engine whole are the caller's."""
+        """Return what broke the engine, None if nothing did. Raise errors that leave the engine usable."""
         try:
             work()
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Start-up check: the log-probabilities that the engine returns are those that the update takes them for."""
+"""Check at the start that the engine's log-probabilities are log-softmax at temperature 1 over the vocabulary."""
 
 from __future__ import annotations
 
@@ -77,8 +77,10 @@ def _require_temperature_one(engine: VllmEngine) -> None:
 
 
 def _prompts(engine: VllmEngine) -> list[list[int]]:
-    """Random token ids, the same ones every time. One token of the budget stays free, so that prompt and response
-    together fit as a prompt."""
+    """Draw random token ids, the same in every call.
+
+    One token of the budget stays free, so that prompt and response together fit as a prompt.
+    """
     draw = random.Random(0)
     vocabulary = engine.llm.model_config.get_vocab_size()
     length = max(1, min(PROMPT_TOKENS, engine.rollout.max_prompt_length - 1))
@@ -86,7 +88,7 @@ def _prompts(engine: VllmEngine) -> list[list[int]]:
 
 
 def _score(engine: VllmEngine, prompts: list[list[int]], responses: list[Response]) -> list[list[float]]:
-    """Log-probabilities of the responses' tokens, from one pass over each prompt with its response."""
+    """Return the log-probabilities of the responses' tokens, from one pass over each prompt with its response."""
     whole = [prompt + list(response.token_ids) for prompt, response in zip(prompts, responses, strict=True)]
     once = engine.sampling(0, n=1, max_tokens=1, stop=(), prompt_logprobs=0, logprobs=None)
     outputs = engine.run(whole, [once] * len(whole))

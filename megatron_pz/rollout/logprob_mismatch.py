@@ -1,4 +1,4 @@
-"""Do rollout engine and trainer still hold the same weights? Their log-probabilities of the same tokens tell."""
+"""Compare trainer and rollout log-probabilities of the same tokens, which reveals an engine with other weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EngineOutOfSync(ExpectedFailure):
 
 
 class Update(Protocol):
-    """What is asked of the trainer's report on an optimizer step."""
+    """The part of the trainer's report on an optimizer step that is read here."""
 
     @property
     def statistics(self) -> LossStatistics: ...

@@ -1,4 +1,4 @@
-"""What vLLM changes in its process, kept from the trainer that shares it."""
+"""Shield the trainer from process-wide state that vLLM changes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def preserved_environment(*names: str) -> Iterator[None]:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Without automatic garbage collection, whose passes over a million living objects are a quarter of a start."""
+    """Pause automatic garbage collection, whose passes over a million living objects take a quarter of a start."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -72,7 +72,7 @@ def collection_paused() -> Iterator[None]:
 
 @functools.cache
 def import_vllm() -> type[LLM]:
-    """vLLM's class. What its import makes lives as long as the process; no later collection looks at it again.
+    """Import vLLM and return ``LLM``. The import's objects live as long as the process, so no collection scans them.
 
     Only the first call freezes: what a dead engine leaves behind must stay collectable.
     """
@@ -85,7 +85,7 @@ def import_vllm() -> type[LLM]:
 
 @contextmanager
 def import_warnings_silenced() -> Iterator[None]:
-    """Without the warnings of vLLM's import and start about the absence of Triton and about old names of torch."""
+    """Hide the warnings of vLLM's import and start about the absence of Triton and about old names of torch."""
     torch_log = logging.getLogger("torch._library.triton")
     torch_log.addFilter(_nothing)
     try:
@@ -102,7 +102,7 @@ def _nothing(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def default_process_group_kept(*, keep: bool) -> Iterator[None]:
-    """Within the block ``destroy_process_group()`` without a group does nothing, if ``keep``.
+    """Make ``destroy_process_group()`` without a group a no-op within the block, if ``keep``.
 
     vLLM's shutdown ends with that call, for an engine that is alone in its process, and has no setting against it; in
     the trainer's process it would destroy the trainer's groups. The groups that vLLM made itself are named in its calls
@@ -124,7 +124,7 @@ def default_process_group_kept(*, keep: bool) -> Iterator[None]:
 
 @contextmanager
 def engine_groups_kept(*, keep: bool) -> Iterator[None]:
-    """Within the block an engine's shutdown leaves vLLM's own process groups in place, if ``keep``.
+    """Let an engine's shutdown leave vLLM's own process groups in place within the block, if ``keep``.
 
     They are globals of the process, which a second engine joins; the shutdown of the first destroys them, has no
     setting against it, and leaves the second with "pipeline model parallel group is not initialized".
@@ -141,13 +141,13 @@ def engine_groups_kept(*, keep: bool) -> Iterator[None]:
 
 
 def forget_model(model: torch.nn.Module) -> None:
-    """Let nothing in the process hold a vLLM model, and with it its memory, after its engine; ``LLM.apply_model``."""
+    """Drop every reference to a vLLM model, so that its memory ends with its engine; for ``LLM.apply_model``."""
     forget_compiled(model)
     forget_reloads(model)
 
 
 def forget_reloads(model: torch.nn.Module) -> None:
-    """Throw away vLLM's notes on how the model's layers are reloaded.
+    """Drop vLLM's records of how the model's layers are reloaded.
 
     They are kept by layer, for as long as the layer lives; since the first reload they hold the layer themselves.
     """
@@ -158,7 +158,7 @@ def forget_reloads(model: torch.nn.Module) -> None:
 
 
 def forget_compiled(model: torch.nn.Module) -> None:
-    """Take the hooks of a compiled vLLM model out of torch's compiler.
+    """Remove the hooks of a compiled vLLM model from torch's compiler.
 
     vLLM itself takes hooks out when the LLMEngine is deleted, after the shutdown, which then finds the memory taken;
     and of two hooks only one, where a compiled class inherits from another one (its Qwen3 from its Qwen2).
@@ -172,7 +172,7 @@ def forget_compiled(model: torch.nn.Module) -> None:
 
 
 def release_device_memory(*, last: bool) -> None:
-    """Give what a dead engine had on the GPU back to the driver: its successor takes of what is free when it starts.
+    """Return a dead engine's GPU memory to the driver: its successor takes a share of what is free at its start.
 
     Args:
         last: no engine of the process is left. The next one then gets another memory pool for its CUDA graphs: torch

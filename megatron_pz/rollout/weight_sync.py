@@ -1,4 +1,4 @@
-"""The trainer's weights into the rollout engine, in place and tensor by tensor, after every update."""
+"""Stream the trainer's weights into the rollout engine, in place and tensor by tensor, after every update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WeightStream = Iterable[tuple[str, torch.Tensor]]
 
 
 def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
-    """Replace all of the engine's weights. Cached prefixes of the old ones die at the next generation's start.
+    """Replace all of the engine's weights. The next generation starts from an empty prefix cache.
 
     Args:
         engine: its weights must be awake.
@@ -44,14 +44,14 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
 
 
 def _drain(tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Read a stream to its end for the other ranks' sake, which wait in its collectives. One that raised is at it."""
+    """Read a stream to its end, since other ranks wait in its collectives. A stream that raised has ended."""
     with suppress(Exception):
         for _ in tensors:
             pass
 
 
 def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass the stream on, and raise at the first tensor that does not belong and at an end that comes too early.
+    """Pass the stream on; raise ValueError at a tensor that does not belong and at an end that comes too early.
 
     vLLM itself only logs a warning for tensors that never came, and goes on with their old values.
     """

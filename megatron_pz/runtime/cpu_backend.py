@@ -1,12 +1,12 @@
-"""Run Megatron-Core where there is no CUDA device: tensors on the CPU, collectives through gloo.
+"""Run Megatron-Core without a CUDA device: tensors on the CPU, collectives through gloo.
 
 Megatron-Core never asks which device it runs on: it writes ``torch.cuda.current_device()``, ``device="cuda"`` and
 ``.type() == "torch.cuda.FloatTensor"``. :func:`install` answers these with the CPU, and only inside ``megatron.core``:
-there the module-level name ``torch`` is a proxy. Everybody else keeps the torch they know. Replacing torch's factory
+there the module-level name ``torch`` is a proxy. Other modules keep torch as it is. Replacing torch's factory
 functions for the whole process would break ``with torch.device("meta")``, and with it Hugging Face's
 ``from_pretrained``, silently.
 
-It is an adapter of devices, never another algorithm: modules, schedules and optimizer are Megatron-Core's own.
+It adapts the device and never the algorithm: modules, schedules and optimizer are Megatron-Core's own.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _in_scope(module_name: str) -> bool:
 
 
 class _Proxy(ModuleType):
-    """A module that answers some names itself and leaves all others to the real one."""
+    """Answer some names of a module itself and leave all others to the real one."""
 
     def __init__(self, real: ModuleType, **own: Any) -> None:
         super().__init__(real.__name__)
@@ -74,7 +74,7 @@ class _Proxy(ModuleType):
 
 
 class _FinishedStream:
-    """Stands for a CUDA stream or event. Work on the CPU is done when its call returns, so every request is a no-op."""
+    """Stand for a CUDA stream or event. Work on the CPU is done when its call returns, so every request is a no-op."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -134,8 +134,8 @@ def _silence() -> None:
 def _keep_freed_memory() -> None:
     """Let glibc keep the blocks of freed tensors for the next ones.
 
-    It would give large ones back to the system, which hands out memory anew, page by page at the first touch: a zeroed
-    tensor of 113 MB takes 30 ms in new pages and 4 ms in old ones. The environment's own settings win.
+    By default glibc returns large blocks to the system, and new ones are mapped page by page at their first touch: a
+    zeroed tensor of 113 MB takes 30 ms in new pages and 4 ms in old ones. The environment's own settings win.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
@@ -146,10 +146,10 @@ def _keep_freed_memory() -> None:
 
 
 def _answer_tensor_questions() -> None:
-    """``Tensor.cuda``, ``Module.cuda`` and ``Tensor.type`` are methods, so no proxy can stand before them.
+    """Replace ``Tensor.cuda``, ``Module.cuda`` and ``Tensor.type``, which are methods that no proxy can stand before.
 
     The first two could only raise on this machine. ``type`` answers ``torch.cuda.*`` to Megatron's optimizers, which
-    tell parameters apart by that string, and the truth to everybody else.
+    tell parameters apart by that string, and the real type to other callers.
     """
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.nn.Module.cuda = lambda self, *_, **__: self
@@ -167,7 +167,7 @@ def _answer_tensor_questions() -> None:
 
 
 def _adapt(module: ModuleType) -> None:
-    """Give a module of Megatron-Core, whose body has run, its own torch and the mend it needs."""
+    """Give a module of Megatron-Core, whose body has run, its own torch and the patch that it needs."""
     names = vars(module)
     if names.get("torch") is torch:
         names["torch"] = _TORCH
@@ -176,13 +176,13 @@ def _adapt(module: ModuleType) -> None:
         original = getattr(value, "_torchdynamo_orig_callable", None)
         if original is not None:
             names[name] = original
-    mend = _MENDS.get(module.__name__)
-    if mend is not None:
-        mend(module)
+    patch = _PATCHES.get(module.__name__)
+    if patch is not None:
+        patch(module)
 
 
 class _AdaptingFinder(importlib.abc.MetaPathFinder):
-    """Adapts every module of Megatron-Core as soon as its body has run."""
+    """Adapt every module of Megatron-Core as soon as its body has run."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -202,20 +202,20 @@ class _AdaptingFinder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _mend_jit(module: ModuleType) -> None:
-    module.disable_jit_fuser()  # it is torch.compile, which costs a C++ compiler run for each small function
+def _patch_jit(module: ModuleType) -> None:
+    module.disable_jit_fuser()  # torch.compile, which runs a C++ compiler for each small function
 
 
-def _mend_random(module: ModuleType) -> None:
+def _patch_random(module: ModuleType) -> None:
     # These two reach into torch.cuda's internals, which only queue work for a CUDA start that never comes.
     module._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     module._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
 
 
-def _mend_distributed_optimizer(module: ModuleType) -> None:
-    """Two upstream faults that show without Transformer Engine and Apex, when the optimizer is torch's own Adam.
+def _patch_distributed_optimizer(module: ModuleType) -> None:
+    """Correct two faults that show without Transformer Engine and Apex, when the optimizer is torch's own Adam.
 
-    Its state has a tensor ``step`` for every parameter, where fused Adams keep one number in the parameter group.
+    Torch's Adam keeps a tensor ``step`` for every parameter, where fused Adams keep one number in the parameter group.
 
     - The loaders that reshard leave ``step`` out, and ``_set_main_param_and_optimizer_states`` asks for it: KeyError.
     - ``load_state_dict`` gives all parameters the one same ``step`` tensor. Adam adds 1 to it once for each of them,
@@ -243,15 +243,17 @@ def _mend_distributed_optimizer(module: ModuleType) -> None:
     optimizer.load_state_dict = load_state_dict
 
 
-def _mend_moe_utils(module: ModuleType) -> None:
-    """The router's gating in float32 asks whether this function is None, which is not defined without Transformer
-    Engine: NameError."""
+def _patch_moe_utils(module: ModuleType) -> None:
+    """Define the name that the router's float32 gating compares with None: NameError without Transformer Engine."""
     if not hasattr(module, "te_general_gemm"):
         module.te_general_gemm = None
 
 
-def _mend_token_dispatcher(module: ModuleType) -> None:
-    """Numbers of tokens go to all_to_all as NumPy arrays; a tensor that is on the CPU already stays one: TypeError."""
+def _patch_token_dispatcher(module: ModuleType) -> None:
+    """Turn token counts into the NumPy arrays that all_to_all wants.
+
+    Megatron-Core leaves a tensor that is on the CPU already as it is: TypeError.
+    """
     plain_move = module.maybe_move_tensor_to_cpu
 
     @functools.wraps(plain_move)
@@ -262,8 +264,8 @@ def _mend_token_dispatcher(module: ModuleType) -> None:
     module.maybe_move_tensor_to_cpu = move
 
 
-def _mend_mappings(module: ModuleType) -> None:
-    """Tensor parallel experts exchange unequal numbers of tokens, and gloo wants equal ones: pad them and cut again."""
+def _patch_mappings(module: ModuleType) -> None:
+    """Pad what tensor parallel experts exchange to equal lengths, which gloo requires, and cut it afterwards."""
     plain_gather, plain_scatter = module._gather_along_first_dim, module._reduce_scatter_along_first_dim
 
     def padded(part: torch.Tensor, length: int) -> torch.Tensor:
@@ -292,11 +294,11 @@ def _mend_mappings(module: ModuleType) -> None:
     module._gather_along_first_dim, module._reduce_scatter_along_first_dim = gather, scatter
 
 
-_MENDS: dict[str, Callable[[ModuleType], None]] = {
-    f"{_SCOPE}.jit": _mend_jit,
-    f"{_SCOPE}.tensor_parallel.random": _mend_random,
-    f"{_SCOPE}.transformer.moe.moe_utils": _mend_moe_utils,
-    f"{_SCOPE}.transformer.moe.token_dispatcher": _mend_token_dispatcher,
-    f"{_SCOPE}.tensor_parallel.mappings": _mend_mappings,
-    f"{_SCOPE}.optimizer.distrib_optimizer": _mend_distributed_optimizer,
+_PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    f"{_SCOPE}.jit": _patch_jit,
+    f"{_SCOPE}.tensor_parallel.random": _patch_random,
+    f"{_SCOPE}.transformer.moe.moe_utils": _patch_moe_utils,
+    f"{_SCOPE}.transformer.moe.token_dispatcher": _patch_token_dispatcher,
+    f"{_SCOPE}.tensor_parallel.mappings": _patch_mappings,
+    f"{_SCOPE}.optimizer.distrib_optimizer": _patch_distributed_optimizer,
 }

@@ -1,9 +1,9 @@
-"""vLLM's own C++ kernels for RMSNorm, which its eager mode on x86 leaves to torch.
+"""Use vLLM's own C++ kernels for RMSNorm, which its eager mode on x86 leaves to torch.
 
 vLLM's CPU build has a kernel for the norm, and one for the norm with the residual's addition. On x86 it expects
 torch.compile to fuse these operations and does not call the kernels; run eagerly, as here, each is a handful of torch
-operations. They are registered as vLLM has it: implementations of its operators, chosen by priority. (Its kernel for
-SwiGLU takes twice the time of torch's two operations, and stays unused.)
+operations. They are registered through vLLM's own interface, as implementations of its operators that are chosen by
+priority. (Its kernel for SwiGLU takes twice the time of torch's two operations, and stays unused.)
 """
 
 from __future__ import annotations

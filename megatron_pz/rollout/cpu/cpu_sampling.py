@@ -1,4 +1,4 @@
-"""Sampling on CPU by inverse transform: one random number and two short searches for a token.
+"""Sample on a CPU by inverse transform: one random number and two short searches for a token.
 
 vLLM's CPU sampler draws Gumbel noise for every token of the vocabulary and takes the largest sum: 12.6 million draws
 for 256 responses of SmolLM2 to grow by one token. The inverse of the distribution function needs one draw a response
@@ -27,7 +27,7 @@ def install(worker: Any) -> None:
 def _sample(
     mode: str, logits_BV: Tensor, generators: dict[int, torch.Generator], k: Tensor | None, p: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What ``TopKTopPSampler.forward_cpu`` does: sampled tokens [B], and the logits or log-probs that ``mode`` names.
+    """Do the work of ``TopKTopPSampler.forward_cpu``: return tokens [B], and the logits or log-probs of ``mode``.
 
     ``generators`` are those of the requests with a seed, by their place in the batch.
     """
@@ -43,7 +43,7 @@ def _sample(
 
 
 def inverse_transform(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The tokens at which the distribution functions first exceed the uniform numbers.
+    """Return the tokens at which the distribution functions first exceed the uniform numbers.
 
     Args:
         probs_BV: float32, contiguous; a row need not sum to one exactly. A token of probability 0 is never drawn.
@@ -63,7 +63,7 @@ def inverse_transform(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def _first_above(cumulative_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """The first place where a row's sum exceeds its target, and how far the target lies above the sum before it.
+    """Find where each row's sum first exceeds its target, and how far the target lies above the sum before it.
 
     A target that rounding has lifted to the whole sum counts as the number below it.
     """
@@ -76,5 +76,5 @@ def _first_above(cumulative_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tens
 
 @functools.cache
 def block_width(vocabulary: int) -> int:
-    """The largest divisor of a vocabulary's size that is at most :data:`WIDEST_BLOCK`."""
+    """Return the largest divisor of a vocabulary's size that is at most :data:`WIDEST_BLOCK`."""
     return max(width for width in range(1, min(vocabulary, WIDEST_BLOCK) + 1) if vocabulary % width == 0)
