@@ -16,13 +16,14 @@ from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, ScoredGroup
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.run.precision import settle_precision
 from megatron_pz.trainer.topology import Topology
 
 
 def configuration(work: Work) -> RunConfig:
     """Defaults, and what the work says."""
     return RunConfig(
-        model=ModelConfig(hf_model=work.hf_model),
+        model=ModelConfig(hf_model=work.hf_model, precision="auto"),
         rollout=RolloutConfig(
             max_prompt_length=work.max_prompt_tokens,
             max_response_length=work.response_tokens,
@@ -56,7 +57,7 @@ def sample(engine: VllmEngine, work: Work, prompts: Sequence[Sequence[int]], ste
 def main() -> None:
     """All steps; the first one warms up."""
     work, path, _ = files_of_side()
-    config = configuration(work)
+    config = settle_precision(configuration(work))
     tokenizer = AutoTokenizer.from_pretrained(work.hf_model)
     topology = Topology.start(config.parallel, work.seed)
     (learner,) = make_learners(config, topology)

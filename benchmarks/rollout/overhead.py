@@ -24,6 +24,7 @@ from megatron_pz.config.schema import ModelConfig, ParallelConfig, RolloutConfig
 from megatron_pz.rollout.cpu import cpu_sampling
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.run.precision import fastest_precision
 from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.policy import PolicyModel
 from megatron_pz.trainer.topology import Topology
@@ -36,7 +37,7 @@ GOALS = {"rollouts": 0.95, "sync": 10.0}
 def main() -> None:
     flags = Parser(__doc__.split("\n")[0])
     flags.add_argument("--hf-model", required=True)
-    flags.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    flags.add_argument("--precision", choices=["bf16", "fp32"], default=fastest_precision())
     flags.add_argument("--prompts", type=int, default=16)
     flags.add_argument("--response", type=int, default=32)
     flags.add_argument("--repeats", type=int, default=2)

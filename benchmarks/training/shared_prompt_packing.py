@@ -21,6 +21,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.run.precision import fastest_precision
 from megatron_pz.runtime.errors import exits_with_one_line
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
@@ -34,7 +35,7 @@ SHAPES = {(300, 60): 2.5, (200, 24): 3.5}
 def main() -> None:
     flags = Parser(__doc__.split("\n")[0])
     flags.add_argument("--hf-model", required=True)
-    flags.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    flags.add_argument("--precision", choices=["bf16", "fp32"], default=fastest_precision())
     flags.add_argument("--groups", type=int, default=2, help="groups of 8 samples in an update")
     flags.add_argument("--repeats", type=int, default=2)
     given = flags.parse_args(sys.argv[1:])

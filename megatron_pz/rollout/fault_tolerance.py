@@ -1,14 +1,12 @@
-"""A rollout engine that is started again when it fails, on all ranks together, and goes on as if nothing had happened.
+"""Replace a rollout engine that fails, on all ranks together, and repeat its prompts.
 
-vLLM's engine cannot be repaired from outside: a request that fails may leave others in its queues, a broken weight update
-leaves its layers taken apart. What can be done is to start another one in its place. Every request carries its seed and
-every engine samples the same from the same weights and seeds (``rollout.engine``), so the step's result is the one that
-it would have been.
+vLLM's engine cannot be repaired from outside: a failed request may leave others in its queues, and a failed weight
+update leaves its layers taken apart. So another engine is started in its place. Every request carries its seed, and all
+engines sample the same tokens from the same weights and seeds (``rollout.engine``): the step's result stays the same.
 
-Starting an engine makes process groups, and a sharded trainer gathers its weights for it: both need all ranks. So after
-every call the ranks tell each other, in one small collective, whether their engines live; if one does not, all start
-new ones, and those whose prompts are unanswered ask again. Ranks must therefore make the same calls in the same order,
-as they do in everything else.
+Starting an engine makes process groups, and a sharded trainer gathers its weights for it: both need all ranks. After
+every call the ranks therefore exchange, in one small collective, whether their engines live. If one does not, all ranks
+start new engines, and those whose prompts are unanswered ask again. Ranks must make the same calls in the same order.
 """
 
 from __future__ import annotations

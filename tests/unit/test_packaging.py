@@ -48,7 +48,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def locked_versions(name: str) -> dict[str, str]:
     lines = [line for line in (LOCKS / name).read_text().splitlines() if line and not line.startswith("#")]
-    pins = dict(line.split("==") for line in lines)
+    pins = dict(line.partition(";")[0].strip().split("==") for line in lines)
     assert len(pins) == len(lines), "a package is locked twice"
     return pins
 
@@ -258,3 +258,43 @@ def test_a_wrong_python_is_one_clear_line(checkout: Checkout, tmp_path: Path) ->
     assert line.startswith("error: Python 3.11 or 3.12 with its venv module is needed")
     assert "3.11.99" in line
     assert checkout.calls() == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "refused"),
+    [
+        ("Linux aarch64", [], ""),
+        (
+            "Linux aarch64",
+            ["--cluster"],
+            "error: the cluster's environment is for Linux on x86-64, this is Linux aarch64",
+        ),
+        ("Linux riscv64", [], "error: the environment is for Linux on x86-64 or aarch64, this is Linux riscv64"),
+        ("Darwin arm64", [], "error: the environment is for Linux on x86-64 or aarch64, this is Darwin arm64"),
+    ],
+)
+def test_machines_without_wheels_are_refused_in_one_line(
+    checkout: Checkout, tmp_path: Path, machine: str, flags: list[str], refused: str
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "uname").write_text(f"#!/bin/sh\necho {machine}\n")
+    (programs / "uname").chmod(0o755)
+    code, output = checkout.run(*flags, PATH=f"{programs}:{os.environ['PATH']}")
+    if refused:
+        assert (code, output.strip()) == (1, refused)
+        assert checkout.calls() == []
+    else:
+        assert code == 0, output
+
+
+def test_only_x86_64_gets_the_packages_that_exist_for_it_alone() -> None:
+    """What vLLM's CPU build itself asks for on x86-64 only, as its metadata says."""
+    for name in CPU_LOCKS:
+        lines = (LOCKS / name).read_text().splitlines()
+        marked = {Requirement(line).name for line in lines if ";" in line}
+        assert marked == {"intel-openmp", "intel-cmplr-lib-ur"}
+        for line in filter(lambda line: ";" in line, lines):
+            marker = Requirement(line).marker
+            assert marker is not None
+            assert [marker.evaluate({"platform_machine": each}) for each in ("x86_64", "aarch64")] == [True, False]
