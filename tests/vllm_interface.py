@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 
 from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rollout.cpu.platform import CpuPlatform
+from megatron_pz.rollout.platform import GpuPlatform
 from megatron_pz.rollout.vllm_settings import QUANTIZATION, engine_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,7 +145,8 @@ def faults(sources: Sources) -> Iterator[str]:
         text = sources.text(path)
         yield from (f"{path} has no {name}" for name in names if not re.search(rf"\b{name}\b", text))
     environment = sources.text("vllm/envs.py")
-    for name in re.findall(r'"(VLLM_\w+)"', (ROLLOUT / "vllm_settings.py").read_text(encoding="utf-8")):
+    settings = "".join(file.read_text(encoding="utf-8") for file in sorted(ROLLOUT.rglob("*.py")))
+    for name in re.findall(r'"(VLLM_\w+)"', settings):
         if f'"{name}"' not in environment:
             yield f"vllm/envs.py does not know {name}"
 
@@ -161,7 +164,7 @@ def _imports(sources: Sources) -> Iterator[str]:
 def _engine_arguments() -> set[str]:
     """Return every argument that ``engine_arguments`` can produce."""
     rollout = replace(RolloutConfig(), rollout_quantization="fp8")
-    cases = (engine_arguments(rollout, colocated=True, on_gpu=on_gpu) for on_gpu in (False, True))
+    cases = (engine_arguments(rollout, platform, colocated=True) for platform in (CpuPlatform(), GpuPlatform()))
     return {"seed", "model", "ir_op_priority"}.union(*cases)
 
 

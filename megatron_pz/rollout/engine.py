@@ -134,6 +134,7 @@ class VllmEngine:
         ):
             llm_class = import_vllm()
             arguments = engine_arguments(self.rollout, self.platform, colocated=self._colocated)
+            arguments |= self.platform.kernels()
             try:
                 llm = llm_class(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too

@@ -26,7 +26,10 @@ class Platform(Protocol):
         """Set up the process before vLLM is imported."""
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
-        """Return the device's part of vLLM's arguments; vLLM is imported."""
+        """Return the device's part of vLLM's arguments."""
+
+    def kernels(self) -> dict[str, Any]:
+        """Return the arguments that choose vLLM's kernels; imports vLLM."""
 
     def started(self, llm: LLM) -> None:
         """Adapt an engine that has just started."""
@@ -57,6 +60,10 @@ class GpuPlatform:
             "enable_sleep_mode": rollout.sleep_during_update,
             "max_num_batched_tokens": 8192,
         }
+
+    def kernels(self) -> dict[str, Any]:
+        """Leave the choice to vLLM."""
+        return {}
 
     def started(self, llm: LLM) -> None:
         """Do nothing."""

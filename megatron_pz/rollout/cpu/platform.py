@@ -31,14 +31,17 @@ class CpuPlatform:
         follow_torch()
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
-        """Run eagerly, with a KV cache of ``rollout_memory_gib`` and with vLLM's own norm kernels."""
+        """Run eagerly, with a KV cache of ``rollout_memory_gib``."""
         return {
             "enforce_eager": True,
             "block_size": BLOCK_SIZE,
             "kv_cache_memory_bytes": int(rollout.rollout_memory_gib * 2**30),
             "max_num_batched_tokens": 2048,
-            "ir_op_priority": cpu_kernels.register(),
         }
+
+    def kernels(self) -> dict[str, Any]:
+        """Call vLLM's own norm kernels."""
+        return {"ir_op_priority": cpu_kernels.register()}
 
     def started(self, llm: LLM) -> None:
         """Sample by inverse transform."""
