@@ -1,0 +1,151 @@
+"""The training loop around an objective that counts: order of calls, signals, resumption and what it adds up."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from megatron_pz.checkpoint.checkpoint import ModelState, latest_iteration
+from megatron_pz.config.schema import RunConfig, TrainingConfig
+from megatron_pz.monitoring.compute import ComputeUsed
+from megatron_pz.run.objective import Objective, Schedule, StepResult
+from megatron_pz.run.run import STOPPED, run
+from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
+from tests.support.trainee import Trainee
+
+
+class Counting(Objective):
+    """Trains one weight, counts its steps, writes down what it is asked, and sends itself a signal in one step."""
+
+    def __init__(self, calls: list[str], signal_in: int = 0) -> None:
+        self.calls, self.signal_in = calls, signal_in
+        self.trainee, self.count = Trainee(), 0
+
+    @property
+    def models(self) -> dict[str, ModelState]:
+        return {"": self.trainee.model_state()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+        self.calls.append(f"load {self.count}")
+
+    def start(self, first_iteration: int) -> None:
+        self.calls.append(f"start {first_iteration}")
+
+    def step(self, iteration: int) -> StepResult:
+        self.trainee.step()
+        self.count += 1
+        self.calls.append(f"step {iteration}")
+        if iteration == self.signal_in:
+            signal.raise_signal(signal.SIGTERM)
+        metrics = {"train/loss": float(self.count), "train/weight": self.trainee.masters().double().sum().item()}
+        return StepResult(metrics, ComputeUsed(trained_tokens=10, flops=0.5))
+
+    @contextmanager
+    def optimizer_on_device(self) -> Iterator[None]:
+        self.calls.append("onload")
+        yield
+        self.calls.append("offload")
+
+    def finish(self) -> None:
+        self.calls.append("finish")
+
+    def close(self) -> None:
+        assert dist.is_initialized()
+        self.calls.append("close")
+
+
+def calls_of(
+    save: Path, iterations: int, interval: int = 2, load: str = "", signal_in: int = 0, seed: int = 7
+) -> list[str]:
+    """Run the objective; what it was asked, and the exit code behind it."""
+    calls: list[str] = []
+
+    def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> Counting:
+        return Counting(calls, signal_in)
+
+    config = RunConfig(training=TrainingConfig(save=str(save), load=load))
+    try:
+        run(config, Schedule(iterations, seed, save_interval=interval), objective)
+        calls.append("exit 0")
+    except SystemExit as exit_:
+        calls.append(f"exit {exit_.code}")
+    finally:
+        if dist.is_initialized():  # a run that was refused
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+    return calls
+
+
+def metrics_of(save: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def test_a_run_calls_its_objective_in_order_and_adds_up_its_compute(tmp_path: Path) -> None:
+    assert calls_of(tmp_path, 3) == [
+        *("start 1", "step 1", "step 2", "onload", "offload", "step 3", "onload", "offload"),
+        *("finish", "close", "exit 0"),
+    ]
+    steps = metrics_of(tmp_path)
+    assert [step["train/loss"] for step in steps] == [1.0, 2.0, 3.0]
+    assert [step["compute/trained_tokens"] for step in steps] == [10.0, 20.0, 30.0]
+    assert [step["compute/flops"] for step in steps] == [0.5, 1.0, 1.5]
+    assert latest_iteration(tmp_path) == 3
+
+
+def test_a_signal_ends_the_run_after_a_checkpoint_and_the_resumed_run_repeats_nothing(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    calls_of(whole, 5, interval=3)
+    stopped = calls_of(parts, 5, interval=3, signal_in=2)
+    assert stopped == ["start 1", "step 1", "step 2", "onload", "offload", "close", f"exit {STOPPED}"]
+    assert latest_iteration(parts) == 2
+    resumed = calls_of(parts, 5, interval=3, load=str(parts))
+    assert resumed[:4] == ["load 2", "start 3", "step 3", "onload"]
+    assert resumed[-3:] == ["finish", "close", "exit 0"]
+    assert metrics_of(parts) == metrics_of(whole)
+
+
+def test_a_signal_in_the_last_step_does_not_stop_the_run(tmp_path: Path) -> None:
+    assert calls_of(tmp_path, 2, signal_in=2)[-3:] == ["finish", "close", "exit 0"]
+
+
+def test_without_checkpoints_nothing_is_saved(tmp_path: Path) -> None:
+    assert calls_of(tmp_path, 2, interval=0) == ["start 1", "step 1", "step 2", "finish", "close", "exit 0"]
+    assert latest_iteration(tmp_path) is None
+
+
+def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calls_of(tmp_path, 2)
+    assert calls_of(tmp_path, 2, load=str(tmp_path)) == ["load 2", "start 3", "finish", "close", "exit 0"]
+    assert f"nothing to do: {tmp_path} has done 2 steps, and --train-iters is 2" in capsys.readouterr().out
+
+
+def test_the_state_of_another_objective_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls_of(tmp_path, 1)
+    monkeypatch.setattr(Counting, "state_dict", lambda self: {"cursor": 0})
+    with pytest.raises(BadInput, match=r"is not of a run of this kind \(it has no cursor\)"):
+        calls_of(tmp_path, 2, load=str(tmp_path))
+
+
+def test_the_seed_is_that_of_the_schedule(tmp_path: Path) -> None:
+    """Two runs draw the same inputs whatever was drawn before; another seed draws others."""
+    calls_of(tmp_path / "one", 3)
+    torch.rand(5)
+    calls_of(tmp_path / "two", 3)
+    calls_of(tmp_path / "other", 3, seed=8)
+    assert metrics_of(tmp_path / "one") == metrics_of(tmp_path / "two") != metrics_of(tmp_path / "other")
