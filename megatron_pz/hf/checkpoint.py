@@ -77,19 +77,24 @@ class HFTensorSource:
         if arch in self._checked:
             return
         require_expected_tensors(self.directory, self.stored, arch)
-        if arch.tied_embeddings and OUTPUT_LAYER in self.stored:
-            self._require_equal(EMBEDDING, OUTPUT_LAYER)
+        if arch.tied_embeddings:
+            self.require_tied_head()
         self._checked.add(arch)
 
-    def _require_equal(self, embedding: str, head: str) -> None:
-        one, other = self.slices(embedding), self.slices(head)
-        for first in range(0, self.shape(embedding)[0], _ROWS_COMPARED):
+    def require_tied_head(self) -> None:
+        """Raise BadInput where the checkpoint has an output layer of other values than its embedding's."""
+        if OUTPUT_LAYER not in self.stored:
+            return
+        embedding, head = self.slices(EMBEDDING), self.slices(OUTPUT_LAYER)
+        alike = self.shape(EMBEDDING) == self.shape(OUTPUT_LAYER)
+        for first in range(0, self.shape(EMBEDDING)[0] if alike else 0, _ROWS_COMPARED):
             rows = slice(first, first + _ROWS_COMPARED)
-            if not torch.equal(one[rows].float(), other[rows].float()):
-                raise BadInput(
-                    f"{self.directory}: config.json has tie_word_embeddings true, but {head} differs from {embedding}; "
-                    "set it to false, or remove the tensor that the model was not trained with"
-                )
+            alike = alike and torch.equal(embedding[rows].float(), head[rows].float())
+        if not alike:
+            raise BadInput(
+                f"{self.directory}: config.json has tie_word_embeddings true, but {OUTPUT_LAYER} differs from "
+                f"{EMBEDDING}; set it to false, or remove the tensor that the model was not trained with"
+            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -31,7 +31,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.config.schema import RolloutConfig
-from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config
+from megatron_pz.hf.checkpoint import HFTensorSource
+from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, is_read_alike, read_hf_config
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout.platform import this_platform
 from megatron_pz.rollout.vllm_patches import (
@@ -46,6 +47,7 @@ from megatron_pz.rollout.vllm_patches import (
 )
 from megatron_pz.rollout.vllm_settings import (
     engine_arguments,
+    require_head_size,
     require_positions,
     require_unbiased_sampling,
     set_environment,
@@ -86,6 +88,7 @@ class VllmEngine:
         seed: int,
         colocated: bool,
         watchdog: Watchdog | None = None,
+        tokenizer_dir: str | Path | None = None,
     ) -> None:
         """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
 
@@ -97,9 +100,12 @@ class VllmEngine:
                 False: the engine is alone in the process and makes a group for itself.
             watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
                 start, a weight update, sleep, waking or its end longer than ``sync_timeout_minutes``.
+            tokenizer_dir: directory of the tokenizer that decodes responses and finds stop strings; None: model_dir.
+
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
-                a number of processes that cannot be divided among the engines.
+                an output layer that differs from the embedding that config.json ties it to, a number of processes that
+                cannot be divided among the engines.
             RuntimeError: the process group is missing (colocated) or in the way (not colocated).
         """
         self.model_dir = Path(model_dir)
@@ -113,15 +119,24 @@ class VllmEngine:
         require_positions(hf_config, rollout)
         self.tied_head = has_tied_head(self.model_dir, hf_config)
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
+        self.tokenizer_dir = Path(tokenizer_dir or model_dir)
+        source = HFTensorSource(self.model_dir)
+        if self.tied_head:
+            source.require_tied_head()
+        self._vllm_reads_weights = is_read_alike(self.model_dir, source.stored)
         self._colocated = colocated
         self._watchdog = watchdog
         with self.limited("the rollout engine's start", "sync_timeout_minutes"):
-            self._llm = self._start(seed)
+            self._llm = self._start(seed, hf_config)
         VllmEngine._living += 1
+        if not self._vllm_reads_weights:
+            from megatron_pz.rollout.weight_sync import load_weights
+
+            load_weights(self, source.stream(tied_head=self.tied_head))
 
     # ---- life ----
 
-    def _start(self, seed: int) -> LLM:
+    def _start(self, seed: int, hf_config: dict[str, Any]) -> LLM:
         world_size = _require_process_group(self._colocated)
         _require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
         set_environment(colocated=self._colocated)
@@ -133,8 +148,12 @@ class VllmEngine:
             collection_paused(),
         ):
             llm_class = import_vllm()
+            require_head_size(hf_config, self.model_dir, self.platform.head_sizes())
             arguments = engine_arguments(self.rollout, self.platform, colocated=self._colocated)
             arguments |= self.platform.kernels()
+            arguments["tokenizer"] = str(self.tokenizer_dir)
+            if not self._vllm_reads_weights:
+                arguments["load_format"] = "dummy"
             try:
                 llm = llm_class(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,6 +25,9 @@ class Platform(Protocol):
 
     def prepare(self) -> None:
         """Set up the process before vLLM is imported."""
+
+    def head_sizes(self) -> Sequence[int]:
+        """Return the sizes of attention heads that vLLM serves, empty for any; vLLM is imported."""
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
         """Return the device's part of vLLM's arguments."""
@@ -49,6 +53,10 @@ class GpuPlatform:
 
     def prepare(self) -> None:
         """Do nothing."""
+
+    def head_sizes(self) -> Sequence[int]:
+        """Name none: vLLM chooses a kernel for the model."""
+        return ()
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
         """Bound the memory, and prepare sleep where it is asked for.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": -1,  # as many as asked for
         "use_tqdm_on_load": False,
+        "generation_config": "vllm",  # no sampling defaults of generation_config.json; its end tokens still count
         **platform.arguments(rollout),
     }
     # Tokens in one forward pass; one sequence of full length must fit.
@@ -67,6 +70,20 @@ def require_unbiased_sampling(rollout: RolloutConfig) -> None:
         raise BadInput(f"top_p is {rollout.top_p}: {reason} 1.0")
     if rollout.top_k != 0:
         raise BadInput(f"top_k is {rollout.top_k}: {reason} 0, which is off")
+
+
+def require_head_size(hf_config: Mapping[str, Any], model_dir: Path, sizes: Sequence[int]) -> None:
+    """Refuse attention heads of another size than ``sizes`` with BadInput; empty: any size is served."""
+    if not sizes:
+        return
+    head = hf_config.get("head_dim")
+    if head is None:
+        head = hf_config["hidden_size"] // hf_config["num_attention_heads"]
+    if head not in sizes:
+        raise BadInput(
+            f"{model_dir}: the attention heads have {head} channels, and vLLM's attention on a CPU serves only "
+            f"{', '.join(map(str, sizes))}; use a model with such heads, or a GPU"
+        )
 
 
 def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None:

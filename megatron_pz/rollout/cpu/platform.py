@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_pz.config.schema import RolloutConfig
@@ -29,6 +30,12 @@ class CpuPlatform:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS counts, and ranks do not share one core
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over rollout_memory_gib
         follow_torch()
+
+    def head_sizes(self) -> Sequence[int]:
+        """Return the sizes that vLLM's CPU attention is compiled for."""
+        from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+        return CPUAttentionBackend.get_supported_head_sizes()
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
         """Run eagerly, with a KV cache of ``rollout_memory_gib``."""
