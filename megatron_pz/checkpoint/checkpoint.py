@@ -49,6 +49,7 @@ from megatron_pz.checkpoint.sharded_state import (
     restart,
     stage_tensors,
 )
+from megatron_pz.checkpoint.stored_architecture import architecture_of, require_same_architecture
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.runtime.errors import BadInput, brief
 from megatron_pz.runtime.watchdog import Watchdog
@@ -164,6 +165,7 @@ class CheckpointWriter:
         header = {
             "iteration": iteration,
             "layout": _layout(),
+            "architecture": architecture_of(next(iter(self.parts.values())).chunks),
             "parts": {
                 name: optimizer_kind(part.optimizer) if part.optimizer else None for name, part in stored.items()
             },
@@ -269,6 +271,7 @@ def load_checkpoint(directory: str | Path, parts: ModelStates, iteration: int | 
             "--policy-sharing"
         )
     for name, part in parts.items():
+        require_same_architecture(header, part.chunks, folder)
         if part.optimizer is not None:
             _require_same_kind(saved_kinds[name], optimizer_kind(part.optimizer), folder)
     with reading(folder):
@@ -300,6 +303,7 @@ def load_model_weights(
     saved_kinds = _kinds(header, folder)
     if name not in saved_kinds:
         raise BadInput(f"{folder} holds {_names_of(saved_kinds)}, not {_names_of([name])}: name one that it has")
+    require_same_architecture(header, chunks, folder)
     with reading(folder):
         load_tensors(folder, {name: ModelState(chunks, None)})
     return header["common"]
