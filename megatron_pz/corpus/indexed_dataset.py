@@ -73,6 +73,12 @@ def append_file(source: Path, file: BinaryIO) -> None:
             file.write(block)
 
 
+def highest_token_id(tokens: np.ndarray) -> int:
+    """Return the highest of the token ids, -1 where there are none; a mapped file is read block by block."""
+    blocks = range(0, len(tokens), _COPY_BYTES)
+    return max((int(tokens[first : first + _COPY_BYTES].max()) for first in blocks), default=-1)
+
+
 class IndexedTokens:
     """A memory-mapped ``.bin/.idx`` pair with random access to its sequences; its consistency is checked on opening.
 
@@ -102,6 +108,10 @@ class IndexedTokens:
         """Return the token ids of a sequence, a view into the file."""
         start = int(self.offsets[sequence]) // self.dtype.itemsize
         return self._tokens[start : start + int(self.lengths[sequence])]
+
+    def highest_id(self) -> int:
+        """Return the highest token id; every token is read."""
+        return highest_token_id(self._tokens)
 
 
 def _way_to_a_corpus(prefix: str) -> str:

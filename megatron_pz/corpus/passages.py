@@ -85,6 +85,11 @@ class PassageDataset:
         """Return the number of tokens of the longest passage within the bounds."""
         return int(self.tokens.lengths[self._chosen].max())
 
+    def highest_token_id(self) -> int:
+        """Return the corpus's highest token id; a corpus whose manifest does not have it is read for it."""
+        stored = self.manifest.get("highest_token_id")
+        return self.tokens.highest_id() if stored is None else int(stored)
+
     def _within(self, sidecar: pq.ParquetFile, min_words: int, max_words: int) -> np.ndarray:
         """Return the numbers of the passages within the bounds, ascending, in the narrowest integer type that fits."""
         number = np.min_scalar_type(len(self.tokens))

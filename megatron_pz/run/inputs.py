@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_pz.config.schema import DataConfig, GameConfig, ModelConfig
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.plain_text import read_plain_text
+from megatron_pz.hf.architecture import Architecture
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK, SpanRules
 from megatron_pz.runtime.errors import BadInput
@@ -27,7 +30,7 @@ def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Open the model's tokenizer, which reads control tokens that a passage spells as text.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, or it has tokens that the model has no embedding for.
     """
     directory = tokenizer_dir(model)
     tokenizer_sha256(directory)  # refuses a directory without a tokenizer more clearly than transformers does
@@ -35,6 +38,7 @@ def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise BadInput(f"no tokenizer in {directory}: {error}") from None
+    require_tokenizer_fits(tokenizer, directory, model.hf_model)
     return read_plain_text(tokenizer)
 
 
@@ -42,7 +46,7 @@ def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) 
     """Open the training passages.
 
     Raises:
-        BadInput: there are fewer than a step needs.
+        BadInput: there are fewer than a step needs, or they have tokens that the model has no embedding for.
     """
     passages = open_blend(
         data.data_path, tokenizer_dir(model), min_words=data.min_passage_words, max_words=data.max_passage_words
@@ -52,7 +56,34 @@ def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) 
             f"--data-path {' '.join(data.data_path)} has {len(passages)} passages of the wanted length, fewer than "
             f"--passages-per-step {passages_per_step}"
         )
+    vocabulary = vocab_size(model.hf_model)
+    for corpus in passages.datasets:
+        highest = corpus.highest_token_id()
+        if highest >= vocabulary:
+            raise BadInput(
+                f"--data-path {corpus.prefix} has token ids up to {highest}, and --hf-model {model.hf_model} a "
+                f"vocab_size of {vocabulary}: preprocess the corpus with the model's own tokenizer"
+            )
     return passages
+
+
+def vocab_size(hf_model: str | Path) -> int:
+    """Return the number of tokens that a model has an embedding for."""
+    return Architecture.from_hf(hf_model).vocab_size
+
+
+def require_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, directory: str | Path, hf_model: str | Path) -> None:
+    """Raise BadInput where the tokenizer has an id at or above the model's ``vocab_size``.
+
+    Such a token has no embedding, or a row of Megatron-Core's padding, whose zeros would be trained.
+    """
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    vocabulary = vocab_size(hf_model)
+    if highest >= vocabulary:
+        raise BadInput(
+            f"the tokenizer of {directory} has ids up to {highest} ({token!r}), and --hf-model {hf_model} a vocab_size "
+            f"of {vocabulary}: give the tokenizer that the model was trained with"
+        )
 
 
 def require_prompt_budget(

@@ -19,7 +19,7 @@ from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.run.held_out import HeldOut
-from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
+from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget, tokenizer_dir
 from megatron_pz.run.objective import Objective, StepResult
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
@@ -81,10 +81,17 @@ class ReinforcementObjective(Objective):
         """Start an engine for each policy and return each role's; both roles' is the same where they share a policy."""
         share = self.config.rollout.gpu_memory_utilization / len(self.learners)
         rollout = dataclasses.replace(self.config.rollout, gpu_memory_utilization=share)
-        model, seed = self.config.model.hf_model, self.config.training.seed
+        model, seed = self.config.model, self.config.training.seed
 
         def start() -> VllmEngine:
-            engine = VllmEngine(model, rollout, seed=seed, colocated=True, watchdog=self.watchdog)
+            engine = VllmEngine(
+                model.hf_model,
+                rollout,
+                seed=seed,
+                colocated=True,
+                watchdog=self.watchdog,
+                tokenizer_dir=tokenizer_dir(model),
+            )
             require_log_prob_semantics(engine)
             return engine
 

@@ -7,7 +7,6 @@ Optimizer, packing, log-probabilities and the account of the compute are those o
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,9 +107,7 @@ class SupervisedObjective(Objective):
     def finish(self) -> None:
         """Write ``<save>/hf``, in place of that of an earlier attempt."""
         directory = Path(self.config.training.save) / "hf"
-        if self.topology.rank == 0:
-            shutil.rmtree(directory, ignore_errors=True)
-        save_hf(self.policy.weights(), self.policy.architecture, self.config.model.hf_model, directory)
+        save_hf(self.policy.weights(), self.policy.architecture, self.config.model.hf_model, directory, replace=True)
 
 
 def target_tokens(response: str, family: PromptFamily, tokenizer: PreTrainedTokenizerBase) -> list[int]:

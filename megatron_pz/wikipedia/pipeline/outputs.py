@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from megatron_pz import __version__
+from megatron_pz.corpus.indexed_dataset import highest_token_id
 from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha256, write_manifest
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.filters.filters import FILTER_COUNTS
@@ -76,6 +79,7 @@ def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
         if not totals[prefix].documents:
             raise EmptyCorpus(f"{prefix}: would hold no article; give more input or another --split")
         manifest = _manifest(worker, inputs, split, totals[prefix], selection)
+        manifest["highest_token_id"] = highest_token_id(np.memmap(f"{made}.bin", dtype=worker.dtype, mode="r"))
         manifest["files"] = {suffix: file_sha256(f"{made}{suffix}") for suffix in _DATA}
         write_manifest(Path(f"{made}.manifest.json"), manifest)
     if worker.makes_cache:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -124,6 +125,7 @@ def test_pages_are_dropped_for_a_reason_and_articles_kept(
     manifest = json.loads(Path(f"{prefix}.manifest.json").read_text())
     assert {reason: count for reason, count in manifest["all_splits"]["dropped"].items() if count} == reasons
     assert manifest["all_splits"]["damaged"] == []
+    assert manifest["highest_token_id"] == np.fromfile(f"{prefix}.bin", dtype=manifest["dtype"]).max()
     assert manifest["inputs"] == [
         {
             "name": "dump.xml.bz2",
