@@ -1,4 +1,4 @@
-"""Convert weights between a Megatron-Core checkpoint (torch_dist) and Hugging Face's or NeMo 2's form, unrounded.
+"""Convert weights between a Megatron-Core checkpoint (torch_dist) and Hugging Face's or NeMo 2's form.
 
     python tools/convert_checkpoint.py hf-to-megatron --hf-model DIR --save DIR
     python tools/convert_checkpoint.py megatron-to-hf --load DIR --hf-model DIR --save DIR [--iteration N] [--role ROLE]
@@ -6,18 +6,21 @@
     python tools/convert_checkpoint.py megatron-to-nemo --load DIR --hf-model DIR --save NEMO   # the same two flags
 
 A run with ``--policy-sharing separate`` has two models: one call with ``--role`` for each writes two directories.
-``--hf-model`` gives the architecture and, for an export, the tokenizer files. A torch_dist checkpoint does not depend
-on the parallel layout, so one process is enough for a model that fits into its memory. More of them share a larger one:
+``--hf-model`` gives the architecture, which must be the checkpoint's, and for an export the tokenizer files. Weights
+keep the dtype that most elements of the weight matrices have. A torch_dist checkpoint does not depend on the parallel
+layout, so one process is enough for a model that fits into its memory. Several processes share a larger one:
 ``torchrun --nproc-per-node 8 tools/convert_checkpoint.py … --tensor-model-parallel-size 8``.
 
-NeMo 2 checkpoints (folders with weights/ and context/) are converted for Llama and Qwen3, not for mixtures of experts.
-Reading one needs no NeMo; writing one needs nemo-toolkit 2.7.3 beside this package, in an environment of its own.
+NeMo 2 checkpoints (directories with weights/ and context/) are converted for Llama and Qwen3, not for mixtures of
+experts. Reading one needs no NeMo; writing one needs nemo-toolkit 2.7.3 beside this package, in an environment of its
+own.
 """
 
 from __future__ import annotations
 
 import argparse
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,11 +52,12 @@ if TYPE_CHECKING:  # megatron_pz adapts Megatron-Core to this machine before any
     from megatron.core.models.common.language_module.language_module import LanguageModule
 
 VOCAB_DIVISIBLE_BY = ModelConfig().make_vocab_size_divisible_by
+_WEIGHTS = (torch.bfloat16, torch.float16, torch.float32)
 
 
 @exits_with_one_line
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     arguments = _parse()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of Megatron-Core's calls
     arch = Architecture.from_hf(arguments.hf_model)
@@ -75,19 +79,20 @@ def main() -> None:
 
 
 def hf_to_megatron(arch: Architecture, parallel: ParallelConfig, hf_model: Path, save: Path) -> None:
-    """Write ``save/iter_0000000`` with the weights of a Hugging Face checkpoint, in the dtype that they have there."""
+    """Write ``save/iter_0000000`` with the weights of a Hugging Face checkpoint, in the dtype of its matrices."""
     tensors = HFTensorSource(hf_model)
-    _make_run_folder(save)
+    tensors.require(arch)
+    _make_run_directory(save)
     topology, model = _build(arch, parallel, tensors.dtype)
     load_hf_weights(model, arch, tensors)
     _close(topology, save_checkpoint(save, 0, [model], None, common={}, per_rank={}))
 
 
 def nemo_to_megatron(arch: Architecture, parallel: ParallelConfig, load: Path, save: Path) -> None:
-    """Write ``save/iter_0000000`` with the weights of a NeMo 2 checkpoint, in the dtype that they have there."""
+    """Write ``save/iter_0000000`` with the weights of a NeMo 2 checkpoint, in the dtype of most of them."""
     refuse_family(arch)
     dtype = _dtype_of_checkpoint(weights_folder(load))
-    _make_run_folder(save)
+    _make_run_directory(save)
     topology, model = _build(arch, parallel, dtype)
     load_nemo_weights(load, model, arch)
     _close(topology, save_checkpoint(save, 0, [model], None, common={}, per_rank={}))
@@ -138,7 +143,7 @@ def _load(
     role: str,
     vocab_divisible_by: int = VOCAB_DIVISIBLE_BY,
 ) -> tuple[Topology, LanguageModule]:
-    """This rank's part of the model, with the weights of a checkpoint; the latest where ``iteration`` is None."""
+    """Build this rank's part of the model and load a checkpoint's weights; the latest where ``iteration`` is None."""
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
         raise BadInput(f"there is no checkpoint in {load}")
@@ -147,22 +152,27 @@ def _load(
         raise BadInput(f"--iteration {iteration}: {load} has no such checkpoint (it has {have})")
     dtype = _dtype_of_checkpoint(folder_of(load, iteration))
     topology, model = _build(arch, parallel, dtype, vocab_divisible_by)
-    load_model_weights(load, [model], iteration, role)
+    try:
+        load_model_weights(load, [model], iteration, role)
+    except BadInput:
+        topology.close()
+        raise
     return topology, model
 
 
 def _build(
     arch: Architecture, parallel: ParallelConfig, dtype: torch.dtype, vocab_divisible_by: int = VOCAB_DIVISIBLE_BY
 ) -> tuple[Topology, LanguageModule]:
-    """This rank's part of the model, with weights of this dtype that are still to be filled."""
+    """Build this rank's part of the model, with uninitialised weights of this dtype."""
     settings = ModelConfig(bf16=dtype == torch.bfloat16, make_vocab_size_divisible_by=vocab_divisible_by)
     config = transformer_config(arch, settings, parallel)
+    config.params_dtype = config.pipeline_dtype = dtype  # float16 too, in which nothing is computed here
     topology = Topology.start(parallel, seed=0)
     (model,) = build_chunks(arch, config)
     return topology, model
 
 
-def _make_run_folder(save: Path) -> None:
+def _make_run_directory(save: Path) -> None:
     if latest_iteration(save) is not None:
         raise BadInput(f"{save} holds checkpoints already; give --save a new directory")
     try:
@@ -200,14 +210,17 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-def _dtype_of_checkpoint(folder: Path) -> torch.dtype:
-    """The dtype of the model's weights: the tensors of a torch_dist checkpoint that do not belong to the optimizer."""
-    with reading(folder):
-        entries = FileSystemReader(folder).read_metadata().state_dict_metadata
+def _dtype_of_checkpoint(directory: Path) -> torch.dtype:
+    """Return the dtype of most elements of the model's weights, which lie in a torch_dist checkpoint."""
+    with reading(directory):
+        entries = FileSystemReader(directory).read_metadata().state_dict_metadata
+    elements: Counter[torch.dtype] = Counter()
     for key, entry in entries.items():
-        if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key:
-            return entry.properties.dtype
-    raise BadInput(f"the checkpoint {folder} has no weights")
+        if isinstance(entry, TensorStorageMetadata) and "optimizer." not in key and entry.properties.dtype in _WEIGHTS:
+            elements[entry.properties.dtype] += entry.size.numel()
+    if not elements:
+        raise BadInput(f"the checkpoint {directory} has no weights")
+    return max(elements, key=elements.__getitem__)
 
 
 def _close(topology: Topology, written: Path) -> None:

@@ -38,7 +38,7 @@ ARCH = Architecture(
 
 
 def model_of(arch: Architecture) -> list[torch.nn.Module]:
-    chunks = build_chunks(arch, transformer_config(arch, ModelConfig(precision="float32"), ParallelConfig()))
+    chunks = build_chunks(arch, transformer_config(arch, ModelConfig(bf16=False), ParallelConfig()))
     for weight in chunks[0].parameters():
         weight.data.fill_(0.5)
     return list(chunks)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from megatron_pz.config.schema import ModelConfig
 from megatron_pz.run.inputs import open_tokenizer
@@ -135,3 +136,52 @@ def test_play_decodes_greedily_whatever_generation_config_says(tiny_llama_dir: P
         for _ in answers[0][0]:
             tokens.append(int(plain.model(torch.tensor([tokens])).logits[0, -1].argmax()))
     assert tuple(tokens[5:]) == answers[0][0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_conversion_there_and_back_keeps_every_bit_and_the_dtype(
+    dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stray buffers in float32 do not widen it; float16 stays float16."""
+    model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(model / "model.safetensors").items()}
+    stray = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**weights, **stray}, model / "model.safetensors")
+    for flags in (
+        ["hf-to-megatron", "--save", str(tmp_path / "run")],
+        ["megatron-to-hf", "--load", str(tmp_path / "run"), "--save", str(tmp_path / "hf")],
+    ):
+        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *flags, "--hf-model", str(model)])
+        convert_checkpoint.main()
+    again = load_file(tmp_path / "hf" / "model.safetensors")
+    assert again.keys() == weights.keys()
+    assert all(again[name].dtype == dtype and torch.equal(again[name], weights[name]) for name in weights)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("vocab_size", 300), ("vocab_size", 384), ("rms_norm_eps", 0.1), ("num_attention_heads", 8)]
+)
+def test_an_export_with_another_model_s_configuration_is_refused(
+    key: str,
+    value: float,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def convert(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *flags])
+        convert_checkpoint.main()
+
+    run, out = str(tmp_path / "run"), tmp_path / "hf"
+    convert("hf-to-megatron", "--save", run, "--hf-model", str(tiny_llama_dir))
+    other = Path(shutil.copytree(tiny_llama_dir, tmp_path / "other"))
+    raw = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**raw, key: value}))
+    with pytest.raises(SystemExit) as stop:
+        convert("megatron-to-hf", "--load", run, "--save", str(out), "--hf-model", str(other))
+    assert f"holds a model with {key} {raw[key]}, and the config.json of --hf-model has {value}" in refused(
+        capsys, stop
+    )
+    assert not out.exists()
