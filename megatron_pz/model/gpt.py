@@ -24,7 +24,7 @@ from megatron_pz.model.transformer_config import PolicyTransformerConfig
 
 
 def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[LanguageModule]:
-    """This rank's model on its device: one chunk, or as many as the interleaved schedule runs on a pipeline stage."""
+    """Build this rank's model on its device: one chunk, or those that the interleaved schedule runs on a stage."""
     stages = config.virtual_pipeline_model_parallel_size
     chunks = [build_model(arch, config, vp_stage=stage) for stage in (range(stages) if stages else (None,))]
     if torch.cuda.is_available():  # Megatron-Core leaves the routers of experts on the CPU
@@ -40,13 +40,13 @@ def build_model(
     post_process: bool | None = None,
     vp_stage: int | None = None,
 ) -> LanguageModule:
-    """This rank's part of the model, with weights not yet set; fill them with ``hf_mapping.load_hf_weights``.
+    """Build this rank's part of the model, with uninitialised weights; ``hf_mapping.load_hf_weights`` fills them.
 
     ``pre_process`` (has the embedding) and ``post_process`` (has the output layer) follow from the rank's pipeline
-    stage when they are None. Parameters are bfloat16 or float32, as ``config`` says.
+    stage when they are None. Parameters have the dtype that ``config`` gives.
 
-    ``model(input_ids_BS, position_ids_BS, attention_mask=None)`` gives logits [B, S, V / tensor parallel size] of plain
-    causal attention. What packed rows need is attached by :mod:`megatron_pz.model.packed_forward`.
+    ``model(input_ids_BS, position_ids_BS, attention_mask=None)`` returns logits [B, S, V / tensor parallel size] under
+    plain causal attention. Packed sequences go through :mod:`megatron_pz.model.packed_forward`.
     """
     stage = {} if vp_stage is None else {"ignore_virtual": False, "vp_stage": vp_stage}
     if pre_process is None:
@@ -72,9 +72,10 @@ def build_model(
 
 
 def _mark_tensor_parallel_weights(model: LanguageModule) -> None:
-    """Give sharded weights the mark by which Megatron's gradient norm counts every rank's shard, and not rank 0's only.
+    """Mark sharded weights, so that Megatron-Core's gradient norm counts every rank's shard and not only rank 0's.
 
-    Megatron sets it while it initialises a weight (Transformer Engine always does), and these come from a checkpoint.
+    Megatron-Core sets the attribute while it initialises a weight (Transformer Engine always does), and our weights are
+    left uninitialised because they come from a checkpoint.
     """
     for module in model.modules():
         if isinstance(module, (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)):

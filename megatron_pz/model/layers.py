@@ -1,4 +1,4 @@
-"""The layers that a GPTModel is built from: Megatron-Core's, with our core attention and, on the CPU, our norm."""
+"""Specify the layers of a GPTModel: Megatron-Core's, with our core attention and, on a CPU, our norm."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """torch's RMSNorm over the last axis, with the mark by which Megatron all-reduces its gradient.
+    """torch's RMSNorm over the last axis, with the attribute that makes Megatron-Core all-reduce its gradient.
 
-    Under sequence parallelism every tensor parallel rank normalises other tokens, so the gradients of the weight have
-    to be summed over them. Megatron's own wrapper of torch's norm refuses sequence parallelism for want of the mark.
+    Under sequence parallelism each tensor parallel rank normalises different tokens, so the weight's gradients must be
+    summed over the ranks. Megatron-Core's own wrapper of torch's norm does not set the attribute and therefore refuses
+    sequence parallelism.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
@@ -31,10 +32,10 @@ class RMSNorm(torch.nn.RMSNorm):
 def block_spec(
     config: TransformerConfig, core_attention: type[MegatronModule], vp_stage: int | None = None
 ) -> TransformerBlockSubmodules:
-    """The layers of this pipeline stage, and the final norm, with ``core_attention`` inside every attention.
+    """Return the specification of this pipeline stage's layers and final norm, with ``core_attention`` in each layer.
 
-    Transformer Engine's modules where there is a CUDA device, Megatron-Core's local ones elsewhere: Transformer Engine
-    also imports on a machine without a GPU, and then each of its modules fails when it is built.
+    Modules are Transformer Engine's where there is a CUDA device, and Megatron-Core's local ones elsewhere: Transformer
+    Engine can be imported on a machine without a GPU, but its modules fail when they are constructed there.
     """
     make_layer = _transformer_engine_layer if torch.cuda.is_available() else _local_layer
     dense, final_norm = make_layer(config, None)

@@ -1,4 +1,4 @@
-"""Which parallel layouts a model's sizes do not allow, and how a layout's settings read in Megatron-Core's terms."""
+"""Refuse parallel layouts that do not fit a model, and translate a layout into Megatron-Core's settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
-    """Raise BadInput, with the reason in one line, where the model cannot be laid out like this."""
+    """Raise BadInput, with the reason in one line, where the model does not fit the layout."""
     for holds, complaint in layout_rules(parallel):
         if not holds:
             raise BadInput(complaint)
@@ -27,7 +27,7 @@ def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
 
 
 def layers_of_stages(num_layers: int, parallel: ParallelConfig) -> list[int]:
-    """Layers of each pipeline stage, over all its model chunks. Raises BadInput where they cannot be shared out."""
+    """Count the layers of each pipeline stage, over all its chunks. Raises BadInput where they cannot be divided."""
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     first, last = parallel.decoder_first_pipeline_num_layers, parallel.decoder_last_pipeline_num_layers
     middle_layers, middle_stages = num_layers - first - last, stages - bool(first) - bool(last)
@@ -60,20 +60,20 @@ def layers_of_stages(num_layers: int, parallel: ParallelConfig) -> list[int]:
 
 
 def sparse_layers_of_stages(arch: Architecture, parallel: ParallelConfig) -> list[int]:
-    """How many of each pipeline stage's layers hold experts. Raises BadInput as :func:`layers_of_stages`."""
+    """Count the layers with experts of each pipeline stage. Raises BadInput as :func:`layers_of_stages` does."""
     layers = layers_of_stages(arch.num_layers, parallel)
     sparse = [0] * len(layers)
     if arch.experts is None:
         return sparse
     chunks, numbers = parallel.virtual_pipeline_model_parallel_size, iter(range(arch.num_layers))
-    for _ in range(chunks):  # a stage has one run of layers from every turn
+    for _ in range(chunks):  # in each round every stage takes one run of layers
         for stage, count in enumerate(layers):
             sparse[stage] += sum(arch.experts.in_layer[number] for number in islice(numbers, count // chunks))
     return sparse
 
 
 def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
-    """The layout's part of a TransformerConfig."""
+    """Return the layout's settings of a TransformerConfig."""
     chunks = parallel.virtual_pipeline_model_parallel_size
     interleaved = chunks > 1
     recompute: dict[str, Any] = {}
@@ -94,8 +94,8 @@ def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
         "sequence_parallel": parallel.sequence_parallel,
         # Pipeline stages receive packed sequences of any length; interleaved stages need one length (``packed_shape``).
         "variable_seq_lengths": not interleaved,
-        # Interleaved with two stages, both neighbours of a stage are the same process, and megatron-core 0.16 takes
-        # what one batched call sends in the two directions for each other: no error, and wrong gradients.
+        # With two interleaved stages both neighbours of a stage are the same process, and megatron-core 0.16 confuses
+        # the two directions of one batched call: no error, but wrong gradients.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
         **recompute,
@@ -150,7 +150,7 @@ def _refuse_experts(arch: Architecture, parallel: ParallelConfig) -> None:
 
 
 def _refuse_stages_without_experts(arch: Architecture, parallel: ParallelConfig) -> None:
-    """Experts that ranks share have an optimizer of their own, and where it is empty checkpoints of it fail."""
+    """Refuse stages without experts: shared experts have their own optimizer, whose checkpoint fails when empty."""
     if arch.experts is None or parallel.expert_model_parallel_size == 1:
         return
     sparse = sparse_layers_of_stages(arch, parallel)
@@ -177,5 +177,5 @@ def _refuse_recompute(layers: list[int], parallel: ParallelConfig) -> None:
 
 
 def _next_smaller(size: int, *counts: int) -> int:
-    """The greatest number below ``size`` that divides all ``counts``."""
+    """Return the greatest number below ``size`` that divides all ``counts``."""
     return next(smaller for smaller in range(size - 1, 0, -1) if not any(count % smaller for count in counts))

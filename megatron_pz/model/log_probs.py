@@ -1,9 +1,9 @@
-"""Log-probabilities and entropies of chosen tokens, straight from hidden states.
+"""Compute log-probabilities and entropies of chosen tokens directly from hidden states.
 
-The logits of R tokens are R x vocabulary numbers: 4096 tokens of Qwen3 are 2.5 GB in float32, and again as much for
-their gradient. Here they exist a part at a time, in the forward and, computed again, in the backward pass.
+The logits of R tokens are R x vocabulary numbers: for 4096 tokens of Qwen3 2.5 GB in float32, and as much again for
+their gradient. Here only a chunk of them exists at a time, in the forward pass and, recomputed, in the backward pass.
 
-The products are the matrix library's; what is done to a chunk between them is in :mod:`~megatron_pz.model.logit_chunk`.
+The operations on a chunk between the matrix products are in :mod:`~megatron_pz.model.logit_chunk`.
 
 Letters at the end of a tensor's name are its axes: R response tokens, H hidden, V the vocabulary rows of this
 tensor-parallel rank (those of the true vocabulary only), C the rows of one chunk.
@@ -21,11 +21,11 @@ from torch.distributed import ProcessGroup, ReduceOp
 from megatron_pz.model import logit_chunk
 
 LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""Logits that exist at once, by the kind of device.
+"""Number of logits in memory at once, by device type.
 
-On a CPU 64 MiB in float32, and about four times that with the temporaries. On a GPU, where they are bfloat16, 256 MiB:
-880 rows of Qwen3's vocabulary, so that reading the output matrix once a chunk costs less than the products. Backward
-they are half as many, with as many numbers of their gradient beside them."""
+On a CPU they take 64 MiB in float32, and about four times that with temporaries. On a GPU they are bfloat16 and take
+256 MiB: 880 tokens at Qwen3's vocabulary, so that reading the output matrix once for each chunk costs less than the
+products. The backward pass holds half as many logits, and their gradient beside them."""
 
 
 def vocab_parallel_log_probs(
@@ -37,14 +37,14 @@ def vocab_parallel_log_probs(
     group: ProcessGroup | None,
     logits_per_chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight^T) at the labels, and the entropy of that distribution, over the whole vocabulary.
+    """Compute log softmax(hidden @ weight^T) at the labels, and the distribution's entropy, over the whole vocabulary.
 
     Args:
         hidden_RH: hidden states, the same on all ranks of ``group``.
         weight_VH: this rank's rows of the output matrix, padding rows included.
         labels_R: int64 token ids.
         vocab_start: token id of the first row of ``weight_VH``.
-        vocab_size: size of the true vocabulary; rows of higher token ids are padding and take no part.
+        vocab_size: size of the true vocabulary; rows of higher token ids are padding and are left out.
         group: tensor-parallel group; None for a single rank.
         logits_per_chunk: bound on the logits in memory; None for the device's :data:`LOGITS_PER_CHUNK`.
 
@@ -72,7 +72,7 @@ class _LogProbs(torch.autograd.Function):
         local_R = labels_R - vocab_start
         is_local_R = (local_R >= 0) & (local_R < real_rows)
         local_R = torch.where(is_local_R, local_R, 0)
-        # Of this rank's logits: their maximum, and relative to it sum of e^l and of l e^l, and the label's logit.
+        # For this rank's logits l: the maximum, the sums of e^l and of l e^l relative to it, and the label's logit.
         maximum_R = torch.full(labels_R.shape, torch.finfo(torch.float32).min, device=hidden_RH.device)
         sums_3R = torch.zeros(3, *labels_R.shape, device=hidden_RH.device)
         row_sums = logit_chunk.on_device(logit_chunk.row_sums, hidden_RH.device.type)
@@ -107,7 +107,7 @@ _PerToken = tuple[Tensor, Tensor, Tensor, Tensor]
 def _gradients_by_rows(
     hidden_RH: Tensor, weight_VH: Tensor, real_rows: int, of_tokens: _PerToken, logits_per_chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """Of hidden states and weights, by the chunks of the forward pass."""
+    """Compute the gradients of hidden states and weights, in the forward pass's chunks of tokens."""
     log_normalizer_R, local_R, grad_R, on_label_R = of_tokens
     real_VH = weight_VH[:real_rows]
     grad_hidden_RH = torch.zeros_like(hidden_RH)
@@ -125,10 +125,11 @@ def _gradients_by_rows(
 def _gradients_by_vocabulary(
     hidden_RH: Tensor, weight_VH: Tensor, real_rows: int, of_tokens: _PerToken, logits_per_chunk: int
 ) -> tuple[Tensor, Tensor]:
-    """The same by chunks of the vocabulary, all tokens at once.
+    """Compute the same gradients in chunks of the vocabulary, with all tokens at once.
 
-    A weight's gradient is then one product, and not a float32 sum over chunks that is as large as the output matrix in
-    bfloat16 twice, read and written once a chunk. The sum is over the hidden states' gradients, which are far fewer.
+    Each weight's gradient is then one product. In chunks of tokens it would be a float32 sum of twice the size of the
+    bfloat16 output matrix, read and written once for each chunk. Here the sum is that of the hidden states' gradients,
+    which are far fewer.
     """
     log_normalizer_R, local_R, grad_R, on_label_R = of_tokens
     gradient = logit_chunk.on_device(logit_chunk.gradient, hidden_RH.device.type)
@@ -140,7 +141,7 @@ def _gradients_by_vocabulary(
     for first in range(0, real_rows if tokens else 0, chunk):
         columns = slice(first, min(first + chunk, real_rows))
         logits_RC = hidden_RH @ weight_VH[columns].t()
-        # A label outside these columns is no column of theirs.
+        # A label outside this chunk matches none of its columns.
         grad_logits_RC = gradient(logits_RC, log_normalizer_R, local_R - first, grad_R, on_label_R, True)
         _add_product(grad_hidden_RH, grad_logits_RC, weight_VH[columns])
         torch.mm(grad_logits_RC.t(), hidden_RH, out=grad_weight_VH[columns])
@@ -148,7 +149,7 @@ def _gradients_by_vocabulary(
 
 
 def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, their logits [C, V]), with C x V bounded; nothing on a rank whose vocabulary is all padding."""
+    """Yield (rows, their logits [C, V]) with C x V bounded; nothing on a rank whose vocabulary is all padding."""
     if real_VH.size(0) == 0:
         return
     chunk = max(1, logits_per_chunk // real_VH.size(0))
@@ -158,7 +159,7 @@ def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> 
 
 
 def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Bring the ranks' sums to a common maximum and add them: (sum e^l, sum l e^l, label's logit, maximum)."""
+    """Rescale the ranks' sums to a common maximum and add them: (sum e^l, sum l e^l, label's logit, maximum)."""
     if group is not None and group.size() > 1:
         own_maximum_R = maximum_R
         maximum_R = own_maximum_R.clone()
@@ -171,10 +172,10 @@ def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> 
 
 
 def _add_product(total_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
-    """total += left @ right, with total in float32 whatever the factors are."""
+    """Add left @ right to ``total_VH``, which is float32 whatever dtype the factors have."""
     if left_VC.dtype == torch.float32:
         total_VH.addmm_(left_VC, right_CH)
-    elif left_VC.is_cuda:  # torch has it there only: the product is never in memory
+    elif left_VC.is_cuda:  # only torch's CUDA product accumulates into float32 without a temporary
         torch.addmm(total_VH, left_VC, right_CH, out_dtype=torch.float32, out=total_VH)
     else:
         total_VH += left_VC @ right_CH

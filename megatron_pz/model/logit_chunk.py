@@ -1,6 +1,6 @@
-"""What is done to a chunk of logits between the matrix products of :mod:`~megatron_pz.model.log_probs`.
+"""Process a chunk of logits between the matrix products of :mod:`~megatron_pz.model.log_probs`.
 
-Each step is written once, in torch's operations: run one by one on a CPU, and on a GPU fused by torch.compile into
+Each step is written once, in torch's operations. On a CPU they run one by one; on a GPU torch.compile fuses them into
 kernels that read the chunk once for its sums and once for its gradient.
 
 Letters at the end of a tensor's name are its axes: C tokens, the chunk's rows, V vocabulary rows of this rank.
@@ -18,14 +18,14 @@ from torch import Tensor
 
 @cache
 def on_device(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
-    """The function itself on a CPU; compiled for any number of rows elsewhere."""
+    """Return the function itself on a CPU; elsewhere compile it for any number of rows."""
     return function if device_type == "cpu" else torch.compile(function, dynamic=True, fullgraph=True)
 
 
 def row_sums(logits_CV: Tensor, local_C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each row, in float32: maximum m, sum of e^(l - m), sum of (l - m) e^(l - m), and the logit at ``local_C``.
+    """Compute for each row, in float32, maximum m, sum e^(l - m), sum (l - m) e^(l - m), and the logit at ``local_C``.
 
-    May use the logits' memory.
+    The logits' memory may be overwritten.
     """
     logits_CV = logits_CV.float()
     maximum_C = logits_CV.amax(-1)
@@ -39,16 +39,18 @@ def row_sums(logits_CV: Tensor, local_C: Tensor) -> tuple[Tensor, Tensor, Tensor
 def gradient(
     logits_CV: Tensor, log_normalizer_C: Tensor, local_C: Tensor, grad_C: Tensor, on_label_C: Tensor, fused: bool
 ) -> Tensor:
-    """Of sum(grad x log-probability) with respect to the logits [C, V], in their dtype. May use their memory.
+    """Compute the gradient of sum(grad x log-probability) with respect to the logits [C, V], in the logits' dtype.
+
+    The logits' memory may be overwritten.
 
     Args:
         logits_CV: any floating dtype.
         log_normalizer_C: log of the sum of e^l over the whole vocabulary, float32.
-        local_C: the label's column; any where it is not of this rank, and none of the chunk's where it lies outside,
-            which the fused form allows.
+        local_C: the label's column in the chunk. It is arbitrary where the label belongs to another rank. Only the
+            fused form accepts columns outside the chunk.
         grad_C: float32.
-        on_label_C: ``grad_C`` where the label is of this rank, else 0.
-        fused: take the form that compiles to one kernel; a scatter would be another, over float32 numbers in memory.
+        on_label_C: ``grad_C`` where the label belongs to this rank, else 0.
+        fused: use the form that compiles to one kernel; a scatter would need a second one over float32 in memory.
     """
     dtype = logits_CV.dtype
     grad_CV = logits_CV.float().sub_(log_normalizer_C[:, None]).exp_().mul_(-grad_C[:, None])

@@ -1,4 +1,4 @@
-"""Run a packed micro-batch through a megatron ``GPTModel``."""
+"""Run a packed micro-batch through a Megatron-Core ``GPTModel``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def attach(model: LanguageModule, vocab_size: int) -> None:
 
     Args:
         model: the bare chunk of this pipeline stage, before it is wrapped for mixed precision or data parallelism.
-        vocab_size: the true vocabulary. megatron's is padded to suit the ranks, and normalising over the padding would
-            give other probabilities than the model's in transformers or vLLM.
+        vocab_size: the true vocabulary. Megatron-Core's is padded to suit the ranks, and normalising over the padding
+            would give other probabilities than transformers and vLLM compute.
     """
     use_position_ids(model)
     if model.post_process:
@@ -31,18 +31,19 @@ def attach(model: LanguageModule, vocab_size: int) -> None:
 
 
 def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
-    """Forward pass of one micro-batch in this pipeline stage.
+    """Run the forward pass of one micro-batch in this pipeline stage.
 
     Args:
         model: an attached chunk, bare or wrapped (``Float16Module``, ``DistributedDataParallel``).
-        batch: on the model's device; the same whole row on all context parallel ranks, which share its tokens here.
+        batch: on the model's device. All context parallel ranks pass the same whole packed sequence, which is divided
+            among them here.
 
     Returns:
-        In the last stage float32 [R, 2]: natural log-probability and entropy (nats, without gradient) of every response
-        token, on all ranks alike. In the others the hidden states to send on, [s, 1, hidden] for this rank's s tokens.
+        In the last stage, float32 [R, 2]: natural log-probability and entropy (nats, without gradient) of every
+        response token, the same on all ranks. In other stages, the hidden states [s, 1, hidden] of its s tokens.
 
     Raises:
-        BadInput: the row's length does not divide by twice the number of context parallel ranks.
+        BadInput: the sequence's length does not divide by twice the number of context parallel ranks.
     """
     chunk = unwrap_model(model)
     group = chunk.pg_collection.cp

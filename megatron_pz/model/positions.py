@@ -1,4 +1,4 @@
-"""Rotary embedding by each token's own position, for rows in which positions restart."""
+"""Apply rotary embedding at each token's own position, for packed sequences in which positions restart."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 class PositionRotaryEmbedding(RotaryEmbedding):
-    """megatron's ``RotaryEmbedding``, which counts positions 0 … S-1, taught to follow the call's ``position_ids``.
+    """Megatron-Core's ``RotaryEmbedding`` for given ``position_ids`` instead of the positions 0 … S-1.
 
-    megatron hands ``position_ids`` to the model in every pipeline stage but not to this module; the hook of
-    :func:`use_position_ids` fills the gap. The angles are made once a forward call, before the layers, so
-    activation recomputation does not come here again.
+    Megatron-Core passes ``position_ids`` to the model in every pipeline stage but not to this module; the hook of
+    :func:`use_position_ids` does. The angles are computed once for each forward call, before the layers, so activation
+    recomputation does not repeat it.
     """
 
     inv_freq: Tensor
     position_ids: Tensor | None = None
-    """int64 [b, S] of the running forward call"""
+    """int64 [b, S], those of the current forward call."""
 
     def forward(
         self,
@@ -27,7 +27,7 @@ class PositionRotaryEmbedding(RotaryEmbedding):
         packed_seq: bool = False,
         cp_group: torch.distributed.ProcessGroup | None = None,
     ) -> Tensor:
-        """Angles, float32 [S, b, 1, d], or megatron's own [S, 1, 1, d] where the call has no ``position_ids``."""
+        """Return angles, float32 [S, b, 1, d], or Megatron-Core's [S, 1, 1, d] without ``position_ids``."""
         if self.position_ids is None:
             return super().forward(max_seq_len, offset, packed_seq, cp_group)
         self.inv_freq = self.inv_freq.to(self.position_ids.device)
@@ -40,7 +40,7 @@ class PositionRotaryEmbedding(RotaryEmbedding):
 
 
 def use_position_ids(model: LanguageModule) -> None:
-    """Make the model's rotary embedding follow ``position_ids``. It keeps its frequencies, scaled ones included."""
+    """Make the model's rotary embedding follow ``position_ids``; its frequencies stay, scaled ones included."""
     rotary = model.rotary_pos_emb
     rotary.__class__ = PositionRotaryEmbedding
 

@@ -1,6 +1,6 @@
-"""Precision in Megatron-Core's terms, and what a model's sizes or this machine do not allow.
+"""Translate precision into Megatron-Core's settings, and refuse what a model's sizes or this machine do not allow.
 
-Nothing of FP8 has been run on a GPU: the rules are tested against Megatron-Core's own checks, not against a card.
+FP8 has not been run on a GPU: the rules are tested against Megatron-Core's own checks, not on hardware.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch")
 
 
 def precision_settings(model: ModelConfig) -> dict[str, Any]:
-    """The precision's part of a TransformerConfig; what is impossible has been refused before.
+    """Return the precision settings of a TransformerConfig; impossible combinations have been refused before.
 
     The data parallel wrapper and the optimizer read theirs from the same TransformerConfig (``trainer.optimizer``).
     """
@@ -67,7 +67,7 @@ def refuse_precision(arch: Architecture, model: ModelConfig, parallel: ParallelC
 
 
 def _matrix_sizes(arch: Architecture, parallel: ParallelConfig) -> dict[str, int]:
-    """Rows and columns of the layers' weights on one tensor parallel rank."""
+    """Return rows and columns of the layers' weights on one tensor parallel rank, by name."""
     ranks = parallel.tensor_model_parallel_size
     heads = arch.num_attention_heads * arch.kv_channels
     sizes = {
@@ -84,7 +84,7 @@ def _matrix_sizes(arch: Architecture, parallel: ParallelConfig) -> dict[str, int
 
 
 def this_machine() -> Machine:
-    """What this process would compute on. Transformer Engine is not imported: without CUDA it fails in its own ways."""
+    """Describe the hardware of this process. Transformer Engine is not imported, which fails without CUDA."""
     return Machine(
         compute_capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
         cuda=version_numbers(torch.version.cuda),
@@ -100,27 +100,28 @@ def require_precision(model: ModelConfig, machine: Machine) -> None:
 
 
 def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself, or in its nominal dtype (bfloat16) what a quantised one stands for.
+    """Return the tensor itself, or a quantised one dequantised to its nominal dtype (bfloat16).
 
-    Transformer Engine's quantised tensors are subclasses with a ``dequantize`` of their own. Collectives would send
-    their bytes without the scales, and safetensors cannot write them.
+    Transformer Engine's quantised tensors are subclasses with their own ``dequantize``. Collectives would send their
+    bytes without the scales, and safetensors cannot write them.
     """
     kind = type(tensor)
     return tensor.dequantize() if kind.dequantize is not torch.Tensor.dequantize else tensor
 
 
 def keep_unrounded(parameter: torch.Tensor, values: torch.Tensor) -> None:
-    """Let the optimizer start from ``values``, which ``parameter`` has been filled with, if that has rounded them.
+    """Let the optimizer start from the unrounded ``values`` that an FP8 ``parameter`` has been filled with.
 
     Transformer Engine keeps the initial values of an FP8 parameter on the host (``_high_precision_init_val``), and
-    Megatron-Core's distributed optimizer makes its float32 weights of them: it would train what the constructor left.
+    Megatron-Core's distributed optimizer makes its float32 weights from them. Without this they would be the
+    constructor's.
     """
     if hasattr(parameter, "get_high_precision_init_val"):
         parameter._high_precision_init_val = values.detach().cpu().clone()  # type: ignore[attr-defined]
 
 
 def transformer_engine_version() -> Version | None:
-    """Of the installed distribution, from its metadata; None where there is none."""
+    """Return the installed distribution's version, from its metadata; None where there is none."""
     for name in _TRANSFORMER_ENGINE:
         try:
             return version_numbers(importlib.metadata.version(name))
@@ -130,6 +131,6 @@ def transformer_engine_version() -> Version | None:
 
 
 def version_numbers(text: str | None) -> Version | None:
-    """The first two numbers of a version: "13.0" is (13, 0), "2.20.2+cu13" is (2, 20); None of None."""
+    """Return the first two numbers of a version: (2, 20) for "2.20.2+cu13"; None for None."""
     found = re.match(r"(\d+)\.(\d+)", text or "")
     return (int(found[1]), int(found[2])) if found else None

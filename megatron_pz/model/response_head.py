@@ -1,4 +1,4 @@
-"""The output layer as the trainer needs it: log-probabilities of response tokens instead of logits of all tokens."""
+"""Extend the output layer to return log-probabilities of response tokens instead of logits of all tokens."""
 
 from __future__ import annotations
 
@@ -20,37 +20,38 @@ from megatron_pz.model.log_probs import vocab_parallel_log_probs
 
 @dataclass(frozen=True)
 class ResponseTargets:
-    """Which hidden states predict which tokens, R of them (see :class:`~megatron_pz.rl.experience.MicroBatch`)."""
+    """The hidden states that predict the R response tokens (see :class:`~megatron_pz.rl.experience.MicroBatch`)."""
 
     logit_index_R: Tensor
     labels_R: Tensor
 
 
 class ResponseHead(ColumnParallelLinear):
-    """``GPTModel.output_layer`` with a second way to be called.
+    """``GPTModel.output_layer`` with a second mode.
 
-    While :attr:`targets` is set, the call returns float32 [R, 1, 2]: log-probability and entropy of every response
-    token. Else it is megatron's output layer. :func:`~megatron_pz.model.packed_forward.attach` makes an existing output
-    layer one, which keeps its weight (its own or the embedding's), its sharding and its checkpoint entry.
+    While :attr:`targets` is set, a call returns float32 [R, 1, 2]: log-probability and entropy of every response token.
+    Otherwise it behaves as Megatron-Core's output layer. :func:`~megatron_pz.model.packed_forward.attach` turns an
+    existing output layer into one. The layer keeps its weight (its own or the embedding's), its sharding and its
+    checkpoint entry.
     """
 
     targets: ResponseTargets | None = None
     true_vocab_size: int
-    """Without padding."""
+    """Vocabulary size without padding."""
     cp_group: ProcessGroup
-    """Ranks that share the tokens of a row."""
+    """Ranks that share the tokens of a packed sequence."""
 
     def forward(
         self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """``input_`` is [S, 1, hidden], or this rank's part of S under context and sequence parallelism."""
+        """Map hidden states [S, 1, hidden], or this rank's part of S under context and sequence parallelism."""
         if self.targets is None:
             return super().forward(input_, weight, runtime_gather_output)
         head = self.weight if weight is None else weight
         if self.cp_group.size() == 1:
             return self._answer(input_, head, self.targets)[:, None], None
-        # Every context parallel rank answers for its own tokens; together they know all. The loss that follows is the
-        # same on all these ranks, so the sum's backward, the identity, gives each of them its own part once.
+        # Each context parallel rank computes its own tokens, and the sum over ranks assembles all of them. The loss
+        # that follows is the same on these ranks, so the sum's backward (the identity) counts each rank's part once.
         length = input_.size(0) * self.cp_group.size() * (self.tp_group.size() if self.sequence_parallel else 1)
         own_r, rows_r = own_rows(self.targets.logit_index_R, length, self.cp_group)
         answer_r2 = self._answer(input_, head, ResponseTargets(rows_r, self.targets.labels_R[own_r]))
@@ -58,7 +59,7 @@ class ResponseHead(ColumnParallelLinear):
         return reduce_from_tensor_model_parallel_region(answer_R2, group=self.cp_group)[:, None], None
 
     def _answer(self, input_: Tensor, weight: Tensor, targets: ResponseTargets) -> Tensor:
-        """Float32 [R, 2] for targets among the tokens of ``input_``."""
+        """Return float32 [R, 2] for targets among the tokens of ``input_``."""
         log_probs_R, entropy_R = vocab_parallel_log_probs(
             self._select(input_, targets.logit_index_R),
             weight,
@@ -70,10 +71,10 @@ class ResponseHead(ColumnParallelLinear):
         return torch.stack((log_probs_R, entropy_R), dim=-1)
 
     def _select(self, input_: Tensor, logit_index_R: Tensor) -> Tensor:
-        """The rows [R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.
+        """Select hidden states [R, hidden] on every rank; the backward pass sums the ranks' gradients exactly once.
 
-        Under sequence parallelism the gather's backward reduce-scatters. Else the copy's backward all-reduces, over R
-        rows and not over S. One of them, never both: both would double every gradient below this layer.
+        Under sequence parallelism the gather's backward reduce-scatters. Otherwise the copy's backward all-reduces,
+        over R rows instead of S. Applying both would double every gradient below this layer.
         """
         if self.sequence_parallel:
             return gather_from_sequence_parallel_region(input_, group=self.tp_group)[:, 0][logit_index_R]

@@ -69,7 +69,7 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         use_cpu_initialization=not on_gpu,
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
-        # The fused kernel counts positions itself; packed rows bring their own.
+        # The fused kernel counts positions itself; packed sequences bring their own.
         apply_rope_fusion=False,
         # Needs Apex's kernel, or weights that are all Transformer Engine's (the output layer is not).
         gradient_accumulation_fusion=False,

@@ -1,12 +1,12 @@
-"""The clipped policy-gradient loss (equation 11) and its relatives, its supervised sibling, and what to watch of them.
+"""Compute the clipped policy-gradient loss (equation 11), its variants, the supervised loss, and their statistics.
 
-Letters at the end of a tensor's name are its axes: R response tokens of a packed row. All arithmetic is float32.
-Every token's weight already holds the average over the whole step (:class:`~megatron_pz.rl.packing.LossWeighting`), so
-losses of micro-batches and of ranks add up to the step's loss, and so do their gradients.
+Letters at the end of a tensor's name are its axes: R response tokens of a packed sequence. All arithmetic is float32.
+Each token's weight already contains the average over the whole step (:class:`~megatron_pz.rl.packing.LossWeighting`),
+so losses of micro-batches and of ranks add up to the step's loss, and so do their gradients.
 
-Which form is meant is said by fields of ``GrpoConfig``, which combine freely: the ratio of a
-token (PPO, GRPO) or of a response (GSPO), the clip range, dual clip, the mismatch correction, a penalty on the distance
-to a reference policy, and, in the token weights, the aggregation (the paper's, DAPO's, Dr. GRPO's).
+Fields of ``GrpoConfig`` select the form and combine freely: the ratio of a token (PPO, GRPO) or of a response (GSPO),
+the clip range, dual clip, the mismatch correction, a penalty on the distance to a reference policy, and, through the
+token weights, the aggregation (the paper's, DAPO's, Dr. GRPO's).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ infinite ratio times an advantage of zero would be NaN. A token beyond the bound
 def policy_loss(
     log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: OldAndReferenceLogProbs, grpo: GrpoConfig
 ) -> tuple[Tensor, LossStatistics]:
-    """PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
+    """Compute PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
 
     loss = sum over tokens of  w * (beta * kl - c * gain)
     gain = min(q A, clip(q, 1 - eps_lower, 1 + eps_upper) A), and for A < 0 no less than grpo_dual_clip A
@@ -42,7 +42,7 @@ def policy_loss(
         frozen: the same tokens' log-probabilities under the weights that made the rollout, and under the reference
             policy if ``grpo_kl_beta`` is not 0. Without the former the rollout's weights are the present ones (the
             first, or only, update of a step): then q is 1 and its gradient that of log p.
-        grpo: which form of the loss.
+        grpo: the form of the loss.
 
     Returns:
         The micro-batch's share of the loss (scalar) and its statistics, detached.
@@ -88,14 +88,14 @@ def policy_loss(
 
 
 def clip_range(grpo: GrpoConfig) -> tuple[float, float]:
-    """Lowest and highest ratio that still has a gradient; a response's ratio has a range of its own."""
+    """Return the lowest and highest ratio that still has a gradient; a response's ratio has its own range."""
     if grpo.importance_sampling_level == "sequence":
         return 1.0 - grpo.gspo_clamp_eps_lower, 1.0 + grpo.gspo_clamp_eps_upper
     return 1.0 - grpo.grpo_clamp_eps_lower, 1.0 + grpo.grpo_clamp_eps_upper
 
 
 def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grpo: GrpoConfig) -> Tensor:
-    """log q of every response token: its own log p - log p_old, or at the level ``sequence`` its response's mean of it.
+    """Compute log q of every response token: its log p - log p_old, or at level ``sequence`` its response's mean.
 
     The sequence's ratio is (P / P_old)^(1 / length), GSPO (arXiv 2507.18071, section 4.1). It is written in the form
     GSPO-token (section 4.3): the response's value, and each token's own gradient. Summed over a response with equal
@@ -105,7 +105,7 @@ def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grp
     log_ratio_R = log_probs_R - old_R
     if grpo.importance_sampling_level == "token":
         return log_ratio_R
-    # There are at most R responses in the row: no need to wait for the device to say how many.
+    # There are at most R responses, so the exact number need not be read from the device.
     sums_R = torch.zeros_like(old_R).index_add(0, response_index_R, log_ratio_R.detach())
     lengths_R = torch.zeros_like(old_R).index_add(0, response_index_R, torch.ones_like(old_R))
     mean_R = (sums_R / lengths_R.clamp(min=1.0))[response_index_R]
@@ -136,7 +136,7 @@ def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConf
 
 
 def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
-    """Constant weight of each token for trainer and rollout engine disagreeing about its probability.
+    """Weigh each token by how trainer and rollout engine disagree about its probability.
 
     Args:
         mismatch_R: log p_trainer - log p_rollout at the weights of the rollout.
@@ -156,7 +156,7 @@ def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
 
 
 def supervised_loss(log_probs_R: Tensor, batch: MicroBatch) -> Tensor:
-    """Weighted negative log-likelihood of the response tokens, for the cold start: - sum w log p, a scalar.
+    """Compute the weighted negative log-likelihood of the response tokens, - sum w log p, a scalar (cold start).
 
     The batch's advantages and rollout log-probabilities are not read.
     """
