@@ -33,11 +33,12 @@ from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
 from megatron_pz.evaluation.summary import rows
 from megatron_pz.hf.checkpoint import HFTensorSource
-from megatron_pz.hf.config import read_json
+from megatron_pz.hf.config import HFConfigReader, read_json
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config
 from megatron_pz.reports.tables import table
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
+from megatron_pz.run.inputs import require_tokenizer_fits
 from megatron_pz.run.precision import settle_precision
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
@@ -111,7 +112,7 @@ def require_writable(path: Path) -> None:
     except OSError as error:
         raise BadInput(f"--output {path}: the folder cannot be made ({error.strerror})") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"--output {path}: {'is a directory' if path.is_dir() else 'the folder cannot be written to'}")
+        raise BadInput(f"--output {path}: {'is a folder' if path.is_dir() else 'the folder cannot be written to'}")
 
 
 @exits_with_one_line
@@ -123,7 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         config = replace(config, model=replace(config.model, precision=flags.precision))
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     models = [ServedModel.of(directory, config.model.tokenizer_model or directory) for directory in flags.hf_model]
-    tokenizers = [open_tokenizer(directory) for directory in dict.fromkeys(model.tokenizer_dir for model in models)]
+    tokenizers = [model.open_tokenizer() for model in models]
     blend = open_blend(flags.valid_data_path, corpus_tokenizer_dir(flags.valid_data_path, models))
     limit = config.rollout.max_prompt_length
     chosen = choose(candidates(blend), flags.passages, LongestEncoding(tokenizers), config.game, config.data, limit)
@@ -177,7 +178,7 @@ def evaluate_models(
                 engine = VllmEngine(
                     model.directory, config.rollout, seed=0, colocated=colocated, tokenizer_dir=model.tokenizer_dir
                 )
-            tokenizer = open_tokenizer(model.tokenizer_dir)
+            tokenizer = model.open_tokenizer()
             evaluations.append(gathered(evaluate(name, engine, tokenizer, passages, config.game, settings)))
     finally:
         if engine is not None:
@@ -210,6 +211,16 @@ class ServedModel:
         }
         return cls(directory, place, facts)
 
+    def open_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Open the tokenizer. Raises :class:`BadInput` where transformers cannot, or the model lacks its tokens."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_dir)
+        except (OSError, ValueError) as error:
+            raise BadInput(f"no tokenizer in {self.tokenizer_dir}: {one_line(error)}") from None
+        vocabulary = HFConfigReader(self.facts["config"], self.directory / "config.json").size("vocab_size")
+        require_tokenizer_fits(tokenizer, self.tokenizer_dir, self.directory, vocabulary)
+        return read_plain_text(tokenizer)
+
 
 class LongestEncoding:
     """Several tokenizers as one whose encoding of a text is the longest of theirs: what fits it fits all models."""
@@ -221,14 +232,6 @@ class LongestEncoding:
         """Return the longest encoding of a text."""
         encoded = (each.encode(text, add_special_tokens=add_special_tokens) for each in self._tokenizers)
         return max(encoded, key=len)
-
-
-def open_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a directory. Raises :class:`BadInput` where transformers cannot."""
-    try:
-        return read_plain_text(AutoTokenizer.from_pretrained(directory))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"no tokenizer in {directory}: {one_line(error)}") from None
 
 
 def corpus_tokenizer_dir(data_path: Sequence[str], models: Sequence[ServedModel]) -> str:

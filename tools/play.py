@@ -25,6 +25,7 @@ from megatron_pz.rl.experience import Response
 from megatron_pz.rl.statistics import ROLES
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import SpanRules
+from megatron_pz.run.inputs import require_tokenizer_fits
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 
@@ -42,6 +43,7 @@ class GreedyEngine:
             self.model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise BadInput(f"transformers cannot load --hf-model {directory}: {error}") from None
+        require_tokenizer_fits(self.tokenizer, directory, directory, self.model.config.vocab_size)
         self.max_prompt_length = max_prompt_length
         ends = self.model.generation_config.eos_token_id  # one id, several, or None
         self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])

@@ -38,7 +38,7 @@ def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise BadInput(f"no tokenizer in {directory}: {error}") from None
-    require_tokenizer_fits(tokenizer, directory, model.hf_model)
+    require_tokenizer_fits(tokenizer, directory, model.hf_model, vocab_size(model.hf_model))
     return read_plain_text(tokenizer)
 
 
@@ -72,13 +72,14 @@ def vocab_size(hf_model: str | Path) -> int:
     return Architecture.from_hf(hf_model).vocab_size
 
 
-def require_tokenizer_fits(tokenizer: PreTrainedTokenizerBase, directory: str | Path, hf_model: str | Path) -> None:
-    """Raise BadInput where the tokenizer has an id at or above the model's ``vocab_size``.
+def require_tokenizer_fits(
+    tokenizer: PreTrainedTokenizerBase, directory: str | Path, hf_model: str | Path, vocabulary: int
+) -> None:
+    """Raise BadInput where the tokenizer has an id at or above the model's ``vocab_size``, ``vocabulary``.
 
     Such a token has no embedding, or a row of Megatron-Core's padding, whose zeros would be trained.
     """
     token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    vocabulary = vocab_size(hf_model)
     if highest >= vocabulary:
         raise BadInput(
             f"the tokenizer of {directory} has ids up to {highest} ({token!r}), and --hf-model {hf_model} a vocab_size "
