@@ -11,9 +11,14 @@
 #
 # Made by tools/make_slurm_scripts.py.
 #
-# Preprocess a dump on one node, which needs no GPU. From the root of the checkout:
+# Preprocess a dump on nodes that need no GPU. From the root of the checkout:
 #
-#   sbatch slurm/preprocess.sh --input DUMP --output-prefix data/enwiki --tokenizer-model DIR --workers 32
+#   sbatch slurm/preprocess.sh --input DUMP --output-prefix data/enwiki --tokenizer-model DIR
+#
+# On several nodes: an array over parts, then the same command without --part joins them to the same bytes.
+#
+#   sbatch --array=1-8 slurm/preprocess.sh FLAGS --part {task}/8
+#   sbatch --dependency=afterok:JOB slurm/preprocess.sh FLAGS
 set -euo pipefail
 
 # sbatch runs a copy of this file from its spool directory, and was called in the checkout.

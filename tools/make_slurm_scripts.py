@@ -47,14 +47,17 @@ SCRIPTS = (
     Script("pz_smollm3_3b", "PretrainZero on SmolLM3-3B-Base", 1, "24:00:00", "smollm3_3b"),
     Script(
         "preprocess",
-        "Preprocess a dump on one node, which needs no GPU",
+        "Preprocess a dump on nodes that need no GPU",
         1,
         "24:00:00",
         module="tools.preprocess_wikipedia",
         gpus=0,
         processes=1,
         resumes=True,
-        usage="sbatch slurm/preprocess.sh --input DUMP --output-prefix data/enwiki --tokenizer-model DIR --workers 32",
+        usage="sbatch slurm/preprocess.sh --input DUMP --output-prefix data/enwiki --tokenizer-model DIR\n\n"
+        "On several nodes: an array over parts, then the same command without --part joins them to the same bytes.\n\n"
+        "  sbatch --array=1-8 slurm/preprocess.sh FLAGS --part {task}/8\n"
+        "  sbatch --dependency=afterok:JOB slurm/preprocess.sh FLAGS",
     ),
     Script(
         "convert",

@@ -22,7 +22,7 @@ from typing import get_args
 from megatron_pz.config.command_line import Parser
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.wikipedia.filters.filters import FilterOptions
-from megatron_pz.wikipedia.pipeline.options import Export, Level, OutputOptions, PreprocessOptions, RunOptions
+from megatron_pz.wikipedia.pipeline.options import Export, Level, OutputOptions, Part, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.pipeline.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.pipeline.selection import REASONS
 from megatron_pz.wikipedia.pipeline.working_directory import folder_of
@@ -52,7 +52,10 @@ def main() -> None:
         )
         print(f"interrupted: {kept}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    _show(report, options.output)
+    if options.run.part:
+        print(f"part {options.run.part} is done; when all are, the same command without --part joins them")
+    else:
+        _show(report, options.output)
 
 
 def _parse() -> PreprocessOptions:
@@ -69,7 +72,9 @@ def _parse() -> PreprocessOptions:
             flags.output_prefix, flags.level, _shares(flags.split), flags.append_eod, flags.export, flags.limit
         ),
         cache=flags.cache,
-        run=RunOptions(flags.workers, flags.overwrite, flags.fresh, flags.skip_damaged, flags.log_interval),
+        run=RunOptions(
+            flags.workers, flags.overwrite, flags.fresh, flags.skip_damaged, flags.log_interval, _part(flags.part)
+        ),
         text=TextOptions.keeping(flags.keep, flags.drop_formulas, flags.keep_incomplete_sentences),
         articles=ArticleOptions(flags.drop_lists, flags.min_article_words),
         passages=PassageOptions(
@@ -83,6 +88,15 @@ def _parse() -> PreprocessOptions:
             flags.near_duplicates,
         ),
     )
+
+
+def _part(text: str) -> Part | None:
+    if not text:
+        return None
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()):
+        raise BadInput(f"--part {text}: give a number and how many there are, e.g. 1/8")
+    return Part(int(number), int(parts))
 
 
 def _add_files(parser: Parser) -> None:
@@ -131,6 +145,13 @@ def _add_run(parser: Parser) -> None:
         default=0,
         metavar="N",
         help="where stderr is no terminal: a line of progress every N articles (default: every 30 seconds)",
+    )
+    group.add_argument(
+        "--part",
+        default="",
+        metavar="I/N",
+        help="do the I-th of N parts of the work, on a machine of its own; when all are done, the same command without "
+        "--part joins them",
     )
 
 

@@ -183,7 +183,7 @@ def _refuse_another_model(save: Path, config: RunConfig) -> None:
     if not (save / "config.yaml").is_file():
         return
     before = load_yaml(save / "config.yaml").model.hf_model
-    if before != config.model.hf_model:
+    if before and before != config.model.hf_model:
         raise BadInput(
             f"--save {save} holds a run of {before}, and this one trains {config.model.hf_model}: "
             f"choose another SAVE, or add --load {save} to go on with it"

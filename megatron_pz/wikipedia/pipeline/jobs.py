@@ -67,15 +67,17 @@ class _Jobs:
         self.damage = DamageLog(worker.options.run.skip_damaged)
 
     def tasks(self) -> Iterator[_Task]:
-        limit = self._worker.options.output.limit
+        limit, part = self._worker.options.output.limit, self._worker.options.run.part
         if not limit:  # a dry run need not read all of the inputs
-            yield from map(_Checksum, self._unhashed)
+            for index, path in enumerate(self._worker.options.inputs):
+                if path in self._unhashed and (part is None or part.has(index)):
+                    yield _Checksum(path)
         for path in self._worker.options.inputs:
             for job in plan_jobs(path, self.damage):
                 if limit and jobs_within(self.in_order(), limit):
                     return
                 number, self._planned = self._planned, self._planned + 1
-                if number not in self.done:
+                if number not in self.done and (part is None or part.has(number)):
                     yield _Numbered(number, job)
 
     def in_order(self) -> list[JobResult]:

@@ -34,6 +34,22 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
+class Part:
+    """The share of one of several machines that work for one command."""
+
+    number: int
+    """Number of this part, from 1."""
+    parts: int
+
+    def has(self, job: int) -> bool:
+        """Return whether a job, counted from 0, belongs to this part."""
+        return job % self.parts == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.parts}"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """How the work is done. Nothing of it shows in the output."""
 
@@ -46,6 +62,8 @@ class RunOptions:
     """Leave damaged streams, pages and lines out, and record them in the manifest."""
     log_interval: int = 0
     """Where no one watches: articles from one line of progress to the next; 0: a line every half minute."""
+    part: Part | None = None
+    """Do a part of the jobs and stop before the outputs, which the same command without it then makes."""
 
 
 @dataclass(frozen=True)

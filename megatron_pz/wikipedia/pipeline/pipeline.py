@@ -59,7 +59,10 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
             under an output's name then, an output that was there before is untouched, and finished work is kept.
     """
     _check(options)
-    with working_folder(options.output.output_prefix, options.run.fresh) as work, _terminates_cleanly():
+    part = options.run.part
+    with working_folder(options.output.output_prefix, options.run.fresh, part) as work, _terminates_cleanly():
+        if part:
+            return _do_part(options, work)
         try:
             report = _go_on(options, work)
         except BaseException as error:
@@ -70,8 +73,16 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
         return report
 
 
-def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
-    """From wherever the work stands to the outputs in their places."""
+def _do_part(options: PreprocessOptions, work: Path) -> PreprocessReport:
+    """Do this part's jobs; the outputs are left to the command without a part."""
+    worker = _worker(options, work)
+    journal = Journal(work, _identity(worker), options.run.part)
+    run_jobs(worker, journal)
+    return PreprocessReport({}, sum((result.counts for result in journal.jobs.values()), Counter()))
+
+
+def _worker(options: PreprocessOptions, work: Path) -> Worker:
+    """Return what does the jobs, with the inputs that are really read."""
     options, makes_cache = _with_cache(options, work)
     encoder = TextEncoder(options.tokenizer_model, options.tokenizer_backend)
     if options.output.append_eod and encoder.eod is None:
@@ -80,7 +91,13 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
     filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
     dtype = token_dtype(encoder.highest_id + 1)
     is_first = begun_run(work)[0] is None  # the library that reads whole streams may be what ended the one before
-    worker = Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
+    return Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
+
+
+def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
+    """From wherever the work stands to the outputs in their places."""
+    worker = _worker(options, work)
+    options = worker.options
     journal = Journal(work, _identity(worker))
     if journal.report is None:
         if not (options.run.overwrite or journal.is_publishing):
@@ -109,6 +126,11 @@ def _check(options: PreprocessOptions) -> None:
         raise BadInput(f"--input names {repeated[0]} twice; give every file once")
     if options.run.workers < 1:
         raise BadInput(f"--workers {options.run.workers}: must be at least 1")
+    if part := options.run.part:
+        if not 1 <= part.number <= part.parts:
+            raise BadInput(f"--part {part.number}/{part.parts}: give 1/{part.parts} to {part.parts}/{part.parts}")
+        if options.output.limit or options.run.fresh:
+            raise BadInput("--part goes with neither --limit nor --fresh")
     for flag, value in (("--limit", options.output.limit), ("--log-interval", options.run.log_interval)):
         if value < 0:
             raise BadInput(f"{flag} {value}: cannot be negative; 0 is the default")

@@ -18,6 +18,7 @@ from typing import Any
 
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.pipeline.files import sync_folder
+from megatron_pz.wikipedia.pipeline.options import Part
 from megatron_pz.wikipedia.pipeline.shards import Totals
 from megatron_pz.wikipedia.read.damage import Damage
 
@@ -37,20 +38,28 @@ class JobResult:
     damage: tuple[Damage, ...] = ()
 
 
-def journal_path(work: Path) -> Path:
-    return work / "journal.jsonl"
+def journal_path(work: Path, part: Part | None = None) -> Path:
+    """Return the path of the journal of a run, or of one part of its work."""
+    return work / (f"journal-{part}.jsonl" if part else "journal.jsonl")
+
+
+def _part_journals(work: Path) -> list[Path]:
+    return sorted(work.glob("journal-*-of-*.jsonl"))
 
 
 def begun_run(work: Path) -> tuple[Identity | None, bool]:
-    """(identity of the run that has left its journal here, whether any of its jobs is finished)."""
+    """(identity of the run that has left its journals here, whether any of its jobs is finished)."""
     identity = None
-    with contextlib.suppress(FileNotFoundError), journal_path(work).open("rb") as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                break
-            if identity is not None and line.startswith(b'{"job"'):
-                return identity, True
-            identity = identity or json.loads(line)["identity"]
+    for path in (journal_path(work), *_part_journals(work)):
+        begins = True
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                if not begins and line.startswith(b'{"job"'):
+                    return identity, True
+                if begins:
+                    identity, begins = identity or json.loads(line)["identity"], False
     return identity, False
 
 
@@ -59,14 +68,15 @@ class Journal:
 
     Args:
         work: The working folder.
-        identity: Of the run, in parts that have a name to tell a person.
+        identity: Of the run, in items that have a name to tell a person.
+        part: The part of the work that this process does; None reads the journals of all parts beside its own.
 
     Raises:
         BadInput: The folder holds an unfinished run of another identity.
     """
 
-    def __init__(self, work: Path, identity: Identity) -> None:
-        self._path = journal_path(work)
+    def __init__(self, work: Path, identity: Identity, part: Part | None = None) -> None:
+        self._path = journal_path(work, part)
         self.jobs: dict[int, JobResult] = {}
         self.checksums: dict[str, str] = {}
         """sha256 of the inputs, by their path."""
@@ -74,7 +84,10 @@ class Journal:
         """All shards are joined and the outputs may have been put in place, some or all."""
         self.report: dict[str, Any] | None = None
         """What the run has made, once all outputs are in place."""
-        self._read(json.loads(json.dumps(identity)))
+        identity = json.loads(json.dumps(identity))
+        self._read(identity)
+        for path in () if part else _part_journals(work):
+            self._take(path.read_bytes(), identity)
 
     def add_job(self, result: JobResult) -> None:
         self.jobs[result.number] = result
@@ -112,19 +125,23 @@ class Journal:
         if not whole:
             self._write("identity", identity)
             return
-        for line in whole.splitlines():
-            ((kind, content),) = json.loads(line).items()
+        self._take(whole, identity)
+
+    def _take(self, content: bytes, identity: Identity) -> None:
+        """Take over what whole lines of a journal say is done."""
+        for line in content[: content.rfind(b"\n") + 1].splitlines():
+            ((kind, said),) = json.loads(line).items()
             if kind == "identity":
-                self._require_same(content, identity)
+                self._require_same(said, identity)
             elif kind == "job":
-                result = _job_result(content)
+                result = _job_result(said)
                 self.jobs[result.number] = result
             elif kind == "checksum":
-                self.checksums[content["path"]] = content["sha256"]
+                self.checksums[said["path"]] = said["sha256"]
             elif kind == "publishing":
                 self.is_publishing = True
             else:
-                self.report = content
+                self.report = said
 
     def _require_same(self, there: Identity, here: Identity) -> None:
         other = [name for name in {**there, **here} if there.get(name) != here.get(name)]

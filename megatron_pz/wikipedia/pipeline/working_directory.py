@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.wikipedia.pipeline.options import Part
 
 _LOCK = "lock"
 
@@ -19,12 +20,13 @@ def folder_of(output_prefix: str) -> Path:
 
 
 @contextlib.contextmanager
-def working_folder(output_prefix: str, fresh: bool) -> Iterator[Path]:
+def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) -> Iterator[Path]:
     """The folder, made where it is missing, and locked. Its content stays until :func:`clear`.
 
     Args:
         output_prefix: Of the outputs.
         fresh: Empty it first.
+        part: Share it with the other parts of the work, each of which is locked by itself.
 
     Raises:
         BadInput: Another run works there, or the disk is full or cannot be written.
@@ -32,9 +34,10 @@ def working_folder(output_prefix: str, fresh: bool) -> Iterator[Path]:
     work = folder_of(output_prefix)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with (work / _LOCK).open("w") as lock:
+        with (work / _LOCK).open("w") as lock, (work / f"{_LOCK}-{part or 'whole'}").open("w") as own:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise BadInput(
                     f"{work}: another run writes there; wait for it or give another --output-prefix"
@@ -61,5 +64,5 @@ def clear(work: Path, last: Path) -> None:
 
 def _empty(work: Path, but: Path | None = None) -> None:
     for path in work.iterdir():
-        if path.name != _LOCK and path != but:
+        if not path.name.startswith(_LOCK) and path != but:
             path.unlink()

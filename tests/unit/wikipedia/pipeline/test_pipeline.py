@@ -20,8 +20,9 @@ from megatron_pz.corpus.manifest import file_sha256, tokenizer_sha256
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.pipeline import shards
-from megatron_pz.wikipedia.pipeline.options import OutputOptions, PreprocessOptions, RunOptions
+from megatron_pz.wikipedia.pipeline.options import OutputOptions, Part, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.pipeline.pipeline import PreprocessReport, preprocess
+from megatron_pz.wikipedia.pipeline.working_directory import working_folder
 from megatron_pz.wikipedia.read import streams
 from megatron_pz.wikipedia.read.articles import ArticleOptions, split_of
 from megatron_pz.wikipedia.tokenize.passages import PassageOptions
@@ -178,6 +179,47 @@ def test_bytes_do_not_depend_on_the_number_of_workers(
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 
 
+def test_bytes_do_not_depend_on_the_number_of_machines(
+    tmp_path: Path, dump_path: Path, leads_path: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = (dump_path, leads_path)
+    whole = run(tmp_path / "one" / "wiki", tiny_tokenizer_dir, *inputs, split=(80, 20))
+    prefix = tmp_path / "three" / "wiki"
+    for number in (3, 1, 2):
+        report = run(prefix, tiny_tokenizer_dir, *inputs, how=RunOptions(part=Part(number, 3)), split=(80, 20))
+        assert report.outputs == {} and sum(report.counts.values()) > 0, "every part has work"
+    assert [path.name for path in (tmp_path / "three").iterdir()] == ["wiki.working"]
+
+    def no_job_is_left(*_: object) -> None:
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr("megatron_pz.wikipedia.pipeline.jobs.process_job", no_job_is_left)
+    joined = run(prefix, tiny_tokenizer_dir, *inputs, split=(80, 20))
+    assert joined.counts == whole.counts
+    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+
+
+def test_a_part_that_failed_is_made_up_for(
+    tmp_path: Path, dump_path: Path, leads_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    inputs = (dump_path, leads_path)
+    run(tmp_path / "one" / "wiki", tiny_tokenizer_dir, *inputs)
+    run(tmp_path / "two" / "wiki", tiny_tokenizer_dir, *inputs, how=RunOptions(part=Part(1, 2)))
+    run(tmp_path / "two" / "wiki", tiny_tokenizer_dir, *inputs)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
+def test_parts_work_side_by_side_and_nobody_beside_the_join(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "wiki")
+    with working_folder(prefix, fresh=False, part=Part(1, 2)), working_folder(prefix, fresh=False, part=Part(2, 2)):
+        for part in (None, Part(1, 2)):
+            with pytest.raises(BadInput, match="another run writes there"), working_folder(prefix, False, part):
+                pass
+    part = working_folder(prefix, fresh=False, part=Part(1, 2))
+    with working_folder(prefix, fresh=False), pytest.raises(BadInput, match="another run writes there"), part:
+        pass
+
+
 def test_no_title_is_on_both_sides_of_a_split(
     tmp_path: Path, dump_path: Path, leads_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
@@ -304,6 +346,8 @@ def contents(folder: Path) -> dict[str, bytes]:
         ({"inputs": ()}, "--input names no file"),
         ({"inputs": ("/nowhere/dump.xml.bz2",)}, "cannot be read"),
         ({"run": RunOptions(workers=0)}, "--workers 0"),
+        ({"run": RunOptions(part=Part(3, 2))}, "--part 3/2: give 1/2 to 2/2"),
+        ({"run": RunOptions(part=Part(1, 2), fresh=True)}, "--part goes with neither"),
         ({"output": OutputOptions("x", split=(1.0,))}, "--split 1"),
         ({"passages": PassageOptions(max_passage_tokens=3)}, "--max-passage-tokens 3"),
         ({"passages": PassageOptions("paragraph", 64, 9, 8)}, "--min-passage-words 9 is above"),
@@ -396,6 +440,7 @@ def test_the_commands(
         (flags, "exists; give --overwrite"),
         ((*flags, "--split", "a,b"), "--split a,b"),
         ((*flags, "--wokers", "2"), "--wokers"),
+        ((*flags, "--part", "one"), "--part one: give a number and how many there are, e.g. 1/8"),
     ):
         with pytest.raises(SystemExit) as ended:
             command(monkeypatch, "preprocess_wikipedia.py", *wrong, *(("--split", "90,10") if wrong is flags else ()))
