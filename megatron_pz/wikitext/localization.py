@@ -10,9 +10,12 @@ import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from megatron_pz.wikitext import wiki_names
+
+if TYPE_CHECKING:
+    from megatron_pz.wikitext.templates.from_dump import DumpTemplates
 
 FILE, TEMPLATE, CATEGORY = 6, 10, 14
 """Numbers of namespaces."""
@@ -63,6 +66,8 @@ class Wiki:
     trailing_sections: frozenset[str] = frozenset()
     interlanguage_prefixes: frozenset[str] = frozenset()
     """What may stand before the colon of a link to this article in another language, which shows nothing."""
+    templates: DumpTemplates | None = None
+    """The dump's own templates, which explain what no table knows."""
 
     def __post_init__(self) -> None:
         """Fill in what was not given."""

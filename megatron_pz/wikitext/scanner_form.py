@@ -54,6 +54,10 @@ def load_interpreted() -> ScanPage:
 compiled, FORM = choose()
 """The compiled form or None, and in words which form runs and why."""
 scan_page: ScanPage = compiled.scan_page if compiled else load_interpreted()
+marked_inline: Callable[[str, str, Wiki], str] = (
+    compiled.marked_inline if compiled else importlib.import_module("megatron_pz.wikitext.scanner.scan").marked_inline
+)
+"""The marked text of what a template expands to."""
 words_of: Callable[[str], int] = (
     compiled.words_of if compiled else importlib.import_module("megatron_pz.wikitext.scanner.counting").words_of
 )

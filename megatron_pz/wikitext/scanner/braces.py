@@ -6,7 +6,7 @@ And on wikis with language variants ``-{variant:text;…}-``.
 from __future__ import annotations
 
 from megatron_pz.wikitext import templates, variants
-from megatron_pz.wikitext.marks import LITERAL, LITERAL_END
+from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, UNKNOWN
 
 from .brackets import bar, close_dropped, hole_or_gap
 from .frames import LINK, TEMPLATE, VARIANT
@@ -44,9 +44,7 @@ def open_braces(scan: Scan) -> None:
     name_end = _name_end(scan)
     name = ""
     if name_end >= 0 and run == 2:
-        name, mark = templates.name_and_mark(
-            scan.source.text(scan.position, name_end), scan.keeps_infoboxes, scan.language
-        )
+        name, mark = _name_and_mark(scan, scan.source.text(scan.position, name_end))
         if not name:
             frame = frames.push(TEMPLATE, True)
             frame.mark = mark
@@ -160,14 +158,35 @@ def _close_template(scan: Scan) -> None:
     first = frames.first_field()
     name, mark = frame.name, ""
     if not name:
-        name, mark = templates.name_and_mark(first, scan.keeps_infoboxes, scan.language)
+        name, mark = _name_and_mark(scan, first)
     if not name:
         frames.close(hole_or_gap(scan, frame, mark, scan.position))
     elif name in templates.PAGE_TITLE:
         frames.close(scan.title)
+    elif name.startswith(templates.LEARNED):
+        stands_alone = _stands_alone(scan, frame.start)
+        frames.close(
+            DROPPED if stands_alone else scan.wiki.templates.render(name, frames.parameters(), scan.title, scan.wiki)
+        )
     else:
         before = scan.out.text(max(frame.start - _LONGEST_CONTEXT, 0), frame.start)
         frames.close(templates.render(name, first, frames.parameters(), scan.language, before))
+
+
+def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
+    """The name of a template that shows text, or the mark of another; the dump explains what no table knows."""
+    known = templates.name_and_mark(text, scan.keeps_infoboxes, scan.language)
+    if known[1] == UNKNOWN and scan.wiki.templates is not None:
+        return scan.wiki.templates.name_and_mark(text)
+    return known
+
+
+def _stands_alone(scan: Scan, start: int) -> bool:
+    """Whether nothing else is on the line of the template that ends at the position and began the output there."""
+    out = scan.out
+    return (start == 0 or out.data[start - 1] == "\n") and (
+        scan.position >= scan.end or scan.source.data[scan.position] == "\n"
+    )
 
 
 def template_bar(scan: Scan) -> None:
@@ -178,7 +197,7 @@ def template_bar(scan: Scan) -> None:
     scan.position += 1
     if frame.bar < 0:
         if not frame.name and frame.braces == 2:
-            frame.name, frame.mark = templates.name_and_mark(frames.content(), scan.keeps_infoboxes, scan.language)
+            frame.name, frame.mark = _name_and_mark(scan, frames.content())
             if not frame.name:
                 frames.drop_content()
                 return

@@ -34,6 +34,8 @@ from .unclosed import go_back_to_unclosed
 
 _LONGEST_ENTITY = 40
 _LONGEST_MAGIC_WORD = 44
+_INSIDE = "\U000ffffd"
+"""Keeps what a template expands to from the beginning and the end of a line; no text has this private character."""
 _MARKUP = ("[", "]", "{", "}", "'", "|")
 
 
@@ -53,6 +55,12 @@ def scan_page(
     marked = marked_text(scan)
     counts: dict[str, int] = {} if dropped is None else dropped
     return Paragraphs(marked, "headings" in keeps, "holes" in keeps, scan.language, counts).all()
+
+
+def marked_inline(text: str, title: str, wiki: Wiki) -> str:
+    """The marked text of what a template expands to, in place of the template."""
+    marked = marked_text(Scan(f"{_INSIDE}{text}{_INSIDE}", title, wiki, frozenset()))
+    return marked.text(0, marked.size).replace(_INSIDE, "")
 
 
 def marked_text(scan: Scan) -> Buffer:

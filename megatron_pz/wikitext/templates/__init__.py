@@ -38,6 +38,8 @@ _ENGLISH = ("en", "simple")
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
 _MOST_KNOWN_NAMES = 20_000
 _known_names: dict[tuple[str, bool, str], tuple[str, str]] = {}  # of what name_and_mark has met
+LEARNED: Final = "\0"
+"""Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
 _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 
 

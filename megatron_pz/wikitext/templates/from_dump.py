@@ -1,0 +1,276 @@
+"""Understand a wiki's templates from their own wikitext, which its dump holds.
+
+A redirect shows what its target shows. A template that is a box or a notice shows no word of the article. Any other one
+is expanded as MediaWiki does it (parameters with defaults, ``#if``, ``#ifeq``, ``#switch``), and the result is scanned
+like the text of a page. A template that needs more than that, such as a Lua module, is left unknown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from megatron_pz.wikitext import templates
+from megatron_pz.wikitext.marks import DROPPED, MARKS, UNKNOWN
+
+if TYPE_CHECKING:
+    from megatron_pz.wikitext.localization import Wiki
+
+_REDIRECT, _BOX, _DISAMBIGUATION = ">", "box", "disambiguation"
+_BODY: Final = "="
+_LONGEST_BODY: Final = 4000
+_LONGEST_CONSTANT: Final = 60
+"""Characters of a body without parameters: a longer one is a notice, not a word of the sentence."""
+_DEEPEST: Final = 6
+_MOST_CALLS: Final = 50
+_MOST_REDIRECTS: Final = 5
+_COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
+_ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
+_NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
+_INCLUDE_TAGS = re.compile(r"</?(?:includeonly|noinclude)\s*/?>", re.IGNORECASE)
+_CALLS_BOX = re.compile(
+    r"\{\{\s*(?:template:)?[^{}|<>]*(?:navbox|infobox|taxobox|sidebar|[atofc]?mbox|asbox|hatnote|rellink|fix(?:-\w+)?)\s*[|}\n]|"
+    r"class\s*=\s*[\"'][^\"']*\b(?:navbox|infobox|[atofc]?mbox|metadata|noprint|hatnote|dablink|stub|sidebar|navigation)",
+    re.IGNORECASE,
+)
+_BLOCK = re.compile(r"\{\||<(?:div|table|center|ul|ol)\b|\{\{\(!\}\}|^[:*#;=]|\n\s*[*#:;=]|\n\s*\n", re.IGNORECASE)
+_POINTER_ABROAD = re.compile(
+    r"<(sup|small)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
+)
+"""The small "(en)" behind a link helper's label, which leads to the article in another language."""
+_PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
+_FIRST_PLACEHOLDER: Final = 0xF0000
+_PLACEHOLDER = re.compile("[\U000f0000-\U000ffffd]")
+_VARIABLES: Final = frozenset(["pagename", "fullpagename", "basepagename", "subpagename"])
+_SILENT_FUNCTIONS: Final = ("#tag:ref", "defaultsort:", "displaytitle:", "#related:", "#seo:")
+
+
+class NotUnderstood(Exception):
+    """A template needs more than is known here."""
+
+
+def summary(wikitext: str, redirect: str | None) -> str | None:
+    """Reduce a template's page to what it is good for; None for one that cannot be understood.
+
+    Args:
+        wikitext: Of the template's page.
+        redirect: Title that the page redirects to, None for other pages.
+    """
+    if redirect is not None:
+        return f"{_REDIRECT}{redirect}" if redirect else None
+    body = _included(wikitext)
+    if "__DISAMBIG__" in body:
+        return _DISAMBIGUATION
+    if _CALLS_BOX.search(body) or not body:
+        return _BOX
+    if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
+        return None
+    return f"{_BODY}{_POINTER_ABROAD.sub('', body)}"
+
+
+def _included(wikitext: str) -> str:
+    """The part of a template's page that a page which calls it gets."""
+    text = _COMMENT.sub("", wikitext)
+    if only := _ONLY_INCLUDED.findall(text):
+        return "".join(only).strip()
+    return _INCLUDE_TAGS.sub("", _NOT_INCLUDED.sub("", text)).strip()
+
+
+class DumpTemplates:
+    """The templates of one dump.
+
+    Args:
+        summaries: What :func:`summary` makes of each, by normalised name.
+        language: Of the wiki.
+    """
+
+    def __init__(self, summaries: Mapping[str, str], language: str) -> None:
+        self._summaries = summaries
+        self._language = language
+        self._known: dict[str, tuple[str, str]] = {}
+        self._depth = self._calls = 0  # templates that are being expanded; those expanded for the page's own call
+
+    def disambiguations(self) -> frozenset[str]:
+        """Normalised names of the templates that make a page a disambiguation, and of the redirects to them."""
+        return frozenset(name for name in self._summaries if self._summary(name)[1] == _DISAMBIGUATION)
+
+    def name_and_mark(self, text: str) -> tuple[str, str]:
+        """The name under which a template is rendered; for one that shows no text no name, and the mark it leaves."""
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = self._name_and_mark(templates.template_name(text))
+        return known
+
+    def _name_and_mark(self, name: str) -> tuple[str, str]:
+        target, found = self._summary(name)
+        by_table = templates.name_and_mark(target, False, self._language)
+        if by_table[1] != UNKNOWN:
+            return by_table
+        if found.startswith(_BODY) and ("{{{" in found or len(found) <= _LONGEST_CONSTANT):
+            return templates.LEARNED + target, ""
+        return "", DROPPED if found in (_BOX, _DISAMBIGUATION) else UNKNOWN
+
+    def _summary(self, name: str) -> tuple[str, str]:
+        """The name at the end of a chain of redirects, and its summary, empty where it has none."""
+        found = self._summaries.get(name, "")
+        for _ in range(_MOST_REDIRECTS):
+            if not found.startswith(_REDIRECT):
+                break
+            name = templates.template_name(found[1:].partition(":")[2] or found[1:])
+            found = self._summaries.get(name, "")
+        return name, found
+
+    def render(self, name: str, parameters: Mapping[str, str], title: str, wiki: Wiki) -> str:
+        """What a template shows, with the marks of what vanished in it.
+
+        Args:
+            name: As :meth:`name_and_mark` gives it.
+            parameters: Rendered.
+            title: Of the page.
+            wiki: Whose templates these are.
+        """
+        from megatron_pz.wikitext.scanner_form import marked_inline  # the scanner imports this room
+
+        self._calls = self._calls + 1 if self._depth else 1
+        if self._depth >= _DEEPEST or self._calls > _MOST_CALLS:
+            return UNKNOWN
+        values: list[str] = []
+        self._depth += 1
+        try:
+            expanded = _Expansion(parameters, values, title).text(
+                self._summaries[name.removeprefix(templates.LEARNED)][1:]
+            )
+            if len(expanded) > _LONGEST_BODY:
+                return UNKNOWN
+            shown = marked_inline(expanded, title, wiki)
+        except NotUnderstood:
+            return UNKNOWN
+        finally:
+            self._depth -= 1
+        return _with_values(shown.strip(), values) or DROPPED
+
+
+def _with_values(text: str, values: list[str]) -> str:
+    return _PLACEHOLDER.sub(lambda sign: values[ord(sign[0]) - _FIRST_PLACEHOLDER], text)
+
+
+class _Expansion:
+    """Expands one call of a template.
+
+    A value that holds markup stands in the wikitext as a placeholder, so that it is not read a second time.
+    """
+
+    def __init__(self, parameters: Mapping[str, str], values: list[str], title: str) -> None:
+        self._parameters, self._values, self._title = parameters, values, title
+
+    def text(self, body: str) -> str:
+        """The body with its parameters and parser functions replaced. Raises :class:`NotUnderstood`."""
+        out: list[str] = []
+        index = 0
+        while (begin := body.find("{{", index)) >= 0:
+            out.append(body[index:begin])
+            braces, end = _balanced(body, begin)
+            fields = list(_fields(body[begin + braces : end - braces]))
+            out.append(self._parameter(fields) if braces == 3 else self._call(fields))
+            index = end
+        return "".join(out) + body[index:]
+
+    def _parameter(self, fields: list[str]) -> str:
+        value = self._parameters.get(self._decoded(fields[0]))
+        if value is None:
+            return self.text(fields[1]) if len(fields) > 1 else ""
+        if _PLAIN_VALUE.fullmatch(value):
+            return value
+        self._values.append(value)
+        return chr(_FIRST_PLACEHOLDER + len(self._values) - 1)
+
+    def _decoded(self, text: str) -> str:
+        return MARKS.sub("", _with_values(self.text(text), self._values)).strip()
+
+    def _branch(self, fields: list[str], number: int) -> str:
+        return self.text(fields[number]).strip() if number < len(fields) else ""
+
+    def _call(self, fields: list[str]) -> str:
+        head = fields[0].strip()
+        function = head.casefold()
+        if function in _VARIABLES:
+            return self._title
+        if function.startswith(_SILENT_FUNCTIONS):
+            return ""
+        if not function.startswith("#"):
+            return "{{" + "|".join(self.text(field) for field in fields) + "}}"
+        name, _, condition = head.partition(":")
+        name = name.casefold()
+        if name == "#if":
+            return self._branch(fields, 1 if self._decoded(condition) else 2)
+        if name == "#ifeq":
+            return self._branch(fields, 2 if self._decoded(condition) == self._decoded(fields[1]) else 3)
+        if name == "#ifexist":  # both branches of a link helper show the label
+            return self._branch(fields, 1)
+        if name == "#switch":
+            return self._switch(self._decoded(condition), fields[1:])
+        raise NotUnderstood(name)
+
+    def _switch(self, value: str, cases: list[str]) -> str:
+        found = False
+        default = ""
+        for number, case in enumerate(cases):
+            name, equals, result = case.partition("=")
+            if not equals:
+                found = found or self._decoded(name) == value
+                if number == len(cases) - 1:
+                    default = name
+                continue
+            if found or self._decoded(name) == value:
+                return self.text(result).strip()
+            if name.strip().casefold() == "#default":
+                default = result
+        return self.text(default).strip()
+
+
+def _balanced(text: str, begin: int) -> tuple[int, int]:
+    """(braces of the construct that opens at ``begin``, where it ends). Raises :class:`NotUnderstood`."""
+    opened: list[int] = []
+    index, first = begin, 0
+    while index < len(text):
+        sign = text[index]
+        if sign not in "{}":
+            index += 1
+            continue
+        end = index
+        while end < len(text) and text[end] == sign:
+            end += 1
+        run = end - index
+        while run >= 2:
+            if sign == "{":
+                opened.append(3 if run == 3 else 2)
+                first = first or opened[0]
+                run -= opened[-1]
+            elif run >= opened[-1]:
+                run -= opened.pop()
+                if not opened:
+                    return first, end - run
+            else:
+                break
+        index = end
+    raise NotUnderstood("a brace without its partner")
+
+
+def _fields(content: str) -> Iterator[str]:
+    """The parts between the bars that are in no inner template or link."""
+    start = depth = index = 0
+    while index < len(content):
+        pair = content[index : index + 2]
+        if pair in ("{{", "[["):
+            depth += 1
+            index += 2
+        elif pair in ("}}", "]]"):
+            depth -= 1
+            index += 2
+        else:
+            if pair[:1] == "|" and depth == 0:
+                yield content[start:index]
+                start = index + 1
+            index += 1
+    yield content[start:]

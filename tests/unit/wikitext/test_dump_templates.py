@@ -1,0 +1,89 @@
+"""Templates understood from the dump's own pages: redirects, wrappers, link helpers, boxes, disambiguations."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_pz.wikitext import templates
+from megatron_pz.wikitext.extract import wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.templates.from_dump import DumpTemplates, summary
+
+PAGES = {
+    "Strong wrap": "<noinclude>{{doc}}</noinclude><span class=\"x\">'''{{{1|}}}'''</span><!-- x -->",
+    "Helper": "[[{{{1}}}|{{{2|{{{1}}}}}}]]<sup>[[:{{{lang|en}}}:{{{3|{{{1}}}}}}|({{{lang|en}}})]]</sup>",
+    "If": "{{#if:{{{2|}}}|{{{1}}} ({{{2}}})|{{{1}}}}}",
+    "Unit": "{{convert|{{{1}}}|km|mi}}",
+    "Switch": "{{#switch:{{{1}}}|a|b=first|c=second|#default=other}}",
+    "Equal": "{{#ifeq: {{{1}}} | yes | Yes! | No! }}",
+    "Nested": "{{Strong wrap|{{{1|{{{text|}}}}}}}}",
+    "Only": "Docs {{{1}}} <onlyinclude>{{{1}}}!</onlyinclude> more",
+    "Land": "[[File:Flag.svg|20px]] [[Land]]",
+    "Box": '<div class="navbox">long {{{1}}}</div>',
+    "Notice": "{{ambox|text=This is {{{1}}}}}",
+    "Tag": '<sup class="noprint">[<i>by whom?</i>]</sup>',
+    "Module": "{{#invoke:Foo|bar|{{{1}}}}}",
+    "Loop": "{{Loop|{{{1}}}}}",
+    "Broken": "{{#if:{{{1}}}|a",
+    "Kinds": "{{Dmbox}}__DISAMBIG__[[Category:Kinds]]",
+    "Ref": "<ref>{{{1}}}</ref>",
+    "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
+}
+REDIRECTS = {
+    "Cv": "Template:Convert",
+    "Sw": "Template:Strong wrap",
+    "Sw2": "Sw",
+    "Arts": "Template:Kinds",
+    "Fact2": "Vorlage:Cn",
+}
+
+
+def dump_templates(language: str = "en") -> DumpTemplates:
+    pages = {templates.template_name(name): summary(text, None) for name, text in PAGES.items()}
+    pages |= {templates.template_name(name): summary("", target) for name, target in REDIRECTS.items()}
+    return DumpTemplates({name: text for name, text in pages.items() if text is not None}, language)
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("A {{strong wrap|b}} c.", "A b c."),
+        ("A {{Sw|b}} and {{sw2|c}} d.", "A b and c d."),
+        ("It is {{cv|5|km}} long.", "It is 5 kilometres long."),
+        ("He met {{helper|Alpha}} and {{helper|Beta|the beta|Gamma|lang=fr}} there.",
+         "He met Alpha and the beta there."),
+        ("A {{if|b}} and {{if|c|d}} e.", "A b and c (d) e."),
+        ("A {{unit|5}} road.", "A 5 kilometres road."),
+        ("A {{switch|a}} {{switch|b}} {{switch|c}} {{switch|z}} e.", "A first first second other e."),
+        ("A {{equal|yes}} {{equal|no}} e.", "A Yes! No! e."),
+        ("A {{nested|b [[c|d]] {{nowrap|e}}}} f.", "A b d e f."),
+        ("A {{nested|text=b}} f.", "A b f."),
+        ("A {{only|b}} f.", "A b! f."),
+        ("From {{land}} he came.", "From Land he came."),
+        ("A {{box|b}}, c{{notice|d}} e{{tag}} f{{fact2}} g{{ref|h}}.", "A, c e f g."),
+        ("Good. A {{module|b}} cat. Good too.", "Good. Good too."),
+        ("Good. A {{loop|b}} cat. Good too.", "Good. Good too."),
+        ("Good. A {{broken|b}} cat. Good too.", "Good. Good too."),
+        ("A {{shown|x=1|b|name=c''d'' {{nowrap|e|f}}}} g.", "A cd e, b T g."),
+        ("{{strong wrap|A line of its own}}\nText here.", "Text here."),
+        ("A {{strong wrap|[[x|y]] | z}} c.", "A y c."),
+        ("A {{strong wrap|1=<b>p</b> {{!}} q}} c.", "A p | q c."),
+    ],
+)  # fmt: skip
+def test_the_dump_explains_a_template(wikitext: str, text: str) -> None:
+    assert " ".join(wikitext_to_paragraphs(wikitext, "T", Wiki(templates=dump_templates()))) == text
+
+
+def test_tables_win_over_the_dump() -> None:
+    own = DumpTemplates({"convert": summary("{{{1}}} furlongs", None) or ""}, "en")
+    assert wikitext_to_paragraphs("It is {{convert|5|km}}.", "T", Wiki(templates=own)) == ["It is 5 kilometres."]
+
+
+def test_disambiguations_and_their_redirects() -> None:
+    assert dump_templates().disambiguations() == {"kinds", "arts"}
+
+
+def test_deep_templates_cost_little() -> None:
+    pages = {f"t{n}": summary(f"{{{{t{n + 1}|{{{{{{1}}}}}}}}}}" * 20, None) or "" for n in range(20)}
+    wiki = Wiki(templates=DumpTemplates(pages, "en"))
+    assert wikitext_to_paragraphs("Good. A {{t0|b}} cat. Good too.", "T", wiki) == ["Good. Good too."]
