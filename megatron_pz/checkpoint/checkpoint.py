@@ -42,6 +42,7 @@ from megatron_pz.checkpoint.rng_state import collect_rng_state, restore_rng_stat
 from megatron_pz.checkpoint.sharded_state import (
     ModelState,
     ModelStates,
+    SaveAgreement,
     StagedTensors,
     has_stepped,
     load_tensors,
@@ -133,6 +134,7 @@ class CheckpointWriter:
         self.asynchronous, self.retention, self.on_disk = asynchronous, retention, on_disk
         self._thread = _thread_on_this_device() if asynchronous else None
         self._pending: _Pending | None = None
+        self._agreements: dict[str, SaveAgreement] = {}
 
     @classmethod
     def of_run(cls, config: RunConfig, parts: ModelStates, watchdog: Watchdog) -> CheckpointWriter:
@@ -194,7 +196,9 @@ class CheckpointWriter:
         run_on_all_ranks_or_raise(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
         run_on_all_ranks_or_raise(lambda: _require_shared(partial))
         run_on_all_ranks_or_raise(lambda: torch.save(per_rank, own_state))
-        tensors = stage_tensors(parts, partial, copy=self.asynchronous)
+        # An optimizer joins the state after its first step; apart from that every save is of the same state.
+        agreement = self._agreements.setdefault(json.dumps(header["parts"]), SaveAgreement())
+        tensors = stage_tensors(parts, partial, copy=self.asynchronous, agreement=agreement)
 
         def write() -> None:
             tensors.write()

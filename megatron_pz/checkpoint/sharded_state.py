@@ -86,6 +86,19 @@ ModelStates = Mapping[str, ModelState]
 """By name. The names of a part's tensors begin with it; a run's only part has the empty name."""
 
 
+@dataclass
+class SaveAgreement:
+    """What the ranks settled at the first save of some state, and reuse at every later save of the same state.
+
+    Otherwise each save would gather the description of every shard from all ranks twice more: to check that the shards
+    make whole tensors, and to choose the writer of each replicated one.
+    """
+
+    settled: bool = False
+    distribution: Any = None
+    """The writer of each replicated tensor; None where no rank has a replica of another's."""
+
+
 class StagedTensors:
     """This rank's part of a checkpoint: what goes into which file is settled among the ranks, nothing is written yet.
 
@@ -112,12 +125,15 @@ class StagedTensors:
         agree(problem)
 
 
-def stage_tensors(parts: ModelStates, folder: Path, *, copy: bool) -> StagedTensors:
+def stage_tensors(
+    parts: ModelStates, folder: Path, *, copy: bool, agreement: SaveAgreement | None = None
+) -> StagedTensors:
     """Plan how the models, and their optimizers' states if there are any, go into an existing folder. A collective.
 
     Args:
         copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise
             they are read when they are written, and must not change until then.
+        agreement: that of an earlier save of the same parts, with optimizers or without; a new one is filled in.
 
     Raises AgreedProblem on all ranks if one failed.
 
@@ -126,15 +142,28 @@ def stage_tensors(parts: ModelStates, folder: Path, *, copy: bool) -> StagedTens
     """
     for part in parts.values():
         gather_weights(part.chunks)
-    return stage_state(_sharded_states(parts), folder, copy=copy, metadata=_SHARDING)
+    return stage_state(_sharded_states(parts), folder, copy=copy, metadata=_SHARDING, agreement=agreement)
 
 
-def stage_state(state: dict[str, Any], folder: Path, *, copy: bool, metadata: Mapping[str, Any]) -> StagedTensors:
+def stage_state(
+    state: dict[str, Any],
+    folder: Path,
+    *,
+    copy: bool,
+    metadata: Mapping[str, Any],
+    agreement: SaveAgreement | None = None,
+) -> StagedTensors:
     """:func:`stage_tensors` for a sharded state dict as it is; ``metadata`` is stored with it."""
-    strategy = _StagedSave(copy)
+    agreement = agreement or SaveAgreement()
+    strategy = _StagedSave(copy, agreement)
     try:
         request = dist_checkpointing.save(
-            state, str(folder), strategy, async_sharded_save=True, content_metadata=dict(metadata)
+            state,
+            str(folder),
+            strategy,
+            validate_access_integrity=not agreement.settled,
+            async_sharded_save=True,
+            content_metadata=dict(metadata),
         )
     except (OSError, RuntimeError) as error:
         if not strategy.entered:
@@ -182,11 +211,13 @@ def _ranks_with_the_same() -> dist.ProcessGroup:
     return parallel_state.get_data_parallel_group(with_context_parallel=True)
 
 
-def _share_out(state: dict[str, Any]) -> None:
+def _share_out(state: dict[str, Any], agreement: SaveAgreement) -> None:
     """Choose the rank that writes each replicated tensor, so that all ranks write about the same amount."""
     ranks = _ranks_with_the_same()
-    distribution = determine_main_replica_uniform_distribution(state, ranks)
-    distribute_main_replicas_with_precomputed_distribution(state, ranks, distribution)
+    if not agreement.settled:
+        agreement.distribution = determine_main_replica_uniform_distribution(state, ranks)
+        agreement.settled = True
+    distribute_main_replicas_with_precomputed_distribution(state, ranks, agreement.distribution)
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
@@ -214,9 +245,9 @@ class _StagedSave(TorchDistSaveShardedStrategy):
     Planning and indexing are collectives and stay in the training thread; writing is local.
     """
 
-    def __init__(self, copy: bool) -> None:
+    def __init__(self, copy: bool, agreement: SaveAgreement) -> None:
         super().__init__("torch_dist", 1)
-        self.copy = copy
+        self.copy, self.agreement = copy, agreement
         self.entered = False
 
     def async_save(
@@ -229,7 +260,7 @@ class _StagedSave(TorchDistSaveShardedStrategy):
         self.entered = True
         # Also the counterpart of stage_state's agree, should rank 0 have failed on its way here.
         run_on_all_ranks_or_raise(lambda: _write_common_state(sharded_state_dict, Path(checkpoint_dir)), only_rank=0)
-        _share_out(sharded_state_dict)
+        _share_out(sharded_state_dict, self.agreement)
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         self._writer = torch_checkpoint.FileSystemWriter(checkpoint_dir)
         self._ranks = _DistWrapper(None, True, 0)

@@ -71,6 +71,7 @@ class Trainee:
         self.chunks: list[DistributedDataParallel]
         self.optimizer: MegatronOptimizer
         self.chunks, self.optimizer = wrap([model], ADAM, parallel, bf16)
+        self.writers: dict[Path, checkpoint.CheckpointWriter] = {}
 
     def train(self, steps: range) -> list[float]:
         """Next-token steps. What they learn from is drawn from torch's and Python's generators."""
@@ -96,14 +97,11 @@ class Trainee:
         return losses
 
     def save(self, iteration: int) -> None:
-        checkpoint.save_checkpoint(
-            self.folder,
-            iteration,
-            self.chunks,
-            self.optimizer,
-            common={"cursor": 12 * iteration, "reward": 0.1},
-            per_rank=checkpoint.collect_rng_state(),
-        )
+        """Save with one writer a folder, as a run does: what its ranks settled at the first save serves the others."""
+        parts = {"": checkpoint.ModelState(self.chunks, self.optimizer)}
+        writer = self.writers.setdefault(self.folder, checkpoint.CheckpointWriter(self.folder, parts))
+        common = {"cursor": 12 * iteration, "reward": 0.1}
+        writer.save(iteration, common=common, per_rank=checkpoint.collect_rng_state())
 
     def load(self, iteration: int | None = None) -> checkpoint.LoadedState:
         parts = {"": checkpoint.ModelState(self.chunks, self.optimizer)}

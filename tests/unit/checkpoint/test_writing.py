@@ -137,6 +137,33 @@ def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
     beside.wait()
 
 
+def test_shards_are_described_to_all_ranks_at_the_first_save_and_when_the_optimizer_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later saves of the same state gather no descriptions again, and hold the state of their own moment."""
+    asked: list[bool] = []
+    plain = sharded_state.dist_checkpointing.save
+
+    def save(*args: object, validate_access_integrity: bool, **settings: object) -> object:
+        asked.append(validate_access_integrity)
+        return plain(*args, validate_access_integrity=validate_access_integrity, **settings)
+
+    monkeypatch.setattr(sharded_state.dist_checkpointing, "save", save)
+    chosen = mock.Mock(side_effect=sharded_state.determine_main_replica_uniform_distribution)
+    monkeypatch.setattr(sharded_state, "determine_main_replica_uniform_distribution", chosen)
+    trainee, other = Trainee(distributed=True), Trainee(weight=9.0, distributed=True)
+    writer = trainee.writer(tmp_path, asynchronous=False)
+    for iteration in range(5):
+        writer.save(iteration, common={}, per_rank=checkpoint.collect_rng_state())
+        if iteration in (1, 2, 3):
+            trainee.step()
+    assert asked == [True, False, True, False, False]
+    assert chosen.call_count == 2
+    other.load(tmp_path, 4)
+    for own_state, loaded in zip(trainee.everything(), other.everything(), strict=True):
+        assert torch.equal(own_state, loaded)
+
+
 def call_as_megatron_core_0_19(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Let ``dist_checkpointing.save`` hand over what 0.19 does: a third argument, and the common state as an object.
 
