@@ -272,7 +272,9 @@ class Launcher:
             self._workers.signal(number)
         else:
             code = INTERRUPTED if number == signal.SIGINT else FAILED
-            self._end_at_once(code, f"error: {number.name} before the first step: there is nothing to save")
+            self._end_at_once(
+                code, f"error: {number.name} while not every process can save a checkpoint: ended at once"
+            )
 
     def _end_at_once(self, code: int, line: str) -> None:
         if self._code is None:

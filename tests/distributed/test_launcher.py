@@ -80,7 +80,7 @@ def test_before_the_first_step_there_is_nothing_to_wait_for(tmp_path: Path, numb
     launcher.send_signal(number)
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == code
-    assert output == f"error: {number.name} before the first step: there is nothing to save\n"
+    assert output == f"error: {number.name} while not every process can save a checkpoint: ended at once\n"
 
 
 @pytest.mark.parametrize(
