@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from megatron_pz.config.schema import OptimizerConfig, RunConfig
+from megatron_pz.config.schema import GrpoConfig, OptimizerConfig, RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
@@ -36,11 +36,14 @@ class LearnerReport:
 class Learner:
     """A policy, the roles that it plays, and its optimizer settings."""
 
-    config: RunConfig
     policy: Policy
     roles: tuple[Role, ...]
+    grpo: GrpoConfig
     optimizer: OptimizerConfig
     """Settings of this policy: the policies of a run may have different learning rates."""
+    training: TrainingConfig
+    max_response_length: int
+    """Tokens; the constant that ``token_sum_constant`` divides by."""
     reference: PolicyModel | None
     """The policy that a KL penalty refers to."""
 
@@ -55,8 +58,8 @@ class Learner:
         Every epoch has the same minibatches in the same order. Old and reference log-probabilities are computed before
         the first optimizer step. ``iteration`` counts from 1. Collective over all ranks, which pass the same groups.
         """
-        grpo = self.config.grpo
-        rate = learning_rate(iteration - 1, self.optimizer, self.config.training.train_iters)
+        grpo = self.grpo
+        rate = learning_rate(iteration - 1, self.optimizer, self.training.train_iters)
         own = [group for group in groups if group.role in self.roles]
         shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
         minibatches = [self.micro_batches(share) for share in shares if share]
@@ -77,9 +80,8 @@ class Learner:
 
     def micro_batches(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """Pack this data-parallel rank's share of a minibatch; token weights refer to the whole optimizer step."""
-        longest = self.config.rollout.max_response_length
-        weighting = LossWeighting.of(groups, self.config.grpo.loss_aggregation, longest)
-        return self.policy.micro_batches(groups, weighting, self.config.training.micro_batch_tokens)
+        weighting = LossWeighting.of(groups, self.grpo.loss_aggregation, self.max_response_length)
+        return self.policy.micro_batches(groups, weighting, self.training.micro_batch_tokens)
 
     def frozen_log_probs(self, batches: Sequence[MicroBatch], *, policy_moves: bool) -> list[OldAndReferenceLogProbs]:
         """Compute the log-probabilities that the losses refer to: the old ones only where several updates are made.
@@ -102,13 +104,15 @@ def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:
     reference = ReferencePolicy(config.model, config.parallel, topology) if config.grpo.grpo_kl_beta else None
     optimizer = config.optimizer
 
-    def policy() -> Policy:
-        return Policy(config.model, config.parallel, optimizer, topology)
+    def learner(roles: tuple[Role, ...], own: OptimizerConfig) -> Learner:
+        policy = Policy(config.model, config.parallel, optimizer, topology)
+        longest = config.rollout.max_response_length
+        return Learner(policy, roles, config.grpo, own, config.training, longest, reference)
 
     if config.game.policy_sharing == "shared":
-        return [Learner(config, policy(), ROLES, optimizer, reference)]
+        return [learner(ROLES, optimizer)]
     own: dict[Role, OptimizerConfig] = {
         "generator": replace(optimizer, lr=optimizer.generator_lr or optimizer.lr),
         "predictor": optimizer,
     }
-    return [Learner(config, policy(), (role,), own[role], reference) for role in ROLES]
+    return [learner((role,), own[role]) for role in ROLES]

@@ -51,7 +51,7 @@ from megatron_pz.checkpoint.sharded_state import (
     stage_tensors,
 )
 from megatron_pz.checkpoint.stored_architecture import architecture_of, require_same_architecture
-from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.schema import ParallelConfig, TrainingConfig
 from megatron_pz.runtime.errors import BadInput, brief
 from megatron_pz.runtime.watchdog import Watchdog
 
@@ -137,9 +137,11 @@ class CheckpointWriter:
         self._agreements: dict[str, SaveAgreement] = {}
 
     @classmethod
-    def of_run(cls, config: RunConfig, parts: ModelStates, watchdog: Watchdog) -> CheckpointWriter:
+    def of_run(
+        cls, training: TrainingConfig, parallel: ParallelConfig, parts: ModelStates, watchdog: Watchdog
+    ) -> CheckpointWriter:
         """Make a writer from a run's settings; a disk may hang as long as other ranks wait in a collective."""
-        training, minutes = config.training, config.parallel.distributed_timeout_minutes
+        minutes = parallel.distributed_timeout_minutes
         setting = f"--distributed-timeout-minutes {minutes:g}"
         return cls(
             training.save,

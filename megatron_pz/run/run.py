@@ -42,7 +42,9 @@ class Run:
         training = self.config.training
         self.folder = claim_run_folder(training.save, training.load)
         self.objective = objective(self.config, self.topology, watchdog)
-        self.checkpoints = checkpoint.CheckpointWriter.of_run(self.config, self.objective.models, watchdog)
+        self.checkpoints = checkpoint.CheckpointWriter.of_run(
+            training, self.config.parallel, self.objective.models, watchdog
+        )
         self.compute = ComputeUsed()
         self.first_iteration = self.resume() if training.load else 1
         started.done(rank, "weights loaded")

@@ -22,11 +22,11 @@ from megatron_pz.config.schema import (
     RunConfig,
     TrainingConfig,
 )
-from megatron_pz.rl.experience import ScoredGroup
+from megatron_pz.rl.experience import Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.statistics import LossStatistics
-from megatron_pz.trainer.policy import Policy, ReferencePolicy
+from megatron_pz.trainer.policy import Policy, PolicyModel, ReferencePolicy
 from megatron_pz.trainer.topology import Topology
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.packed_reference import random_groups
@@ -47,6 +47,17 @@ def run_config(model: Path, grpo: GrpoConfig) -> RunConfig:
 
 def policy_of(config: RunConfig, topology: Topology) -> Policy:
     return Policy(config.model, config.parallel, config.optimizer, topology)
+
+
+def learner_of(
+    config: RunConfig,
+    policy: Policy,
+    roles: tuple[Role, ...],
+    optimizer: OptimizerConfig | None = None,
+    reference: PolicyModel | None = None,
+) -> Learner:
+    longest = config.rollout.max_response_length
+    return Learner(policy, roles, config.grpo, optimizer or config.optimizer, config.training, longest, reference)
 
 
 def experience() -> list[ScoredGroup]:
@@ -102,7 +113,7 @@ def test_updates_are_those_made_by_hand(
     config, groups = run_config(tiny_llama_dir, grpo), experience()
     policy = policy_of(config, topology)
     reference = ReferencePolicy(config.model, config.parallel, topology) if beta else None
-    report = Learner(config, policy, ("generator", "predictor"), config.optimizer, reference).learn(groups, 1)
+    report = learner_of(config, policy, ("generator", "predictor"), reference=reference).learn(groups, 1)
     assert len(report.updates) == shares * epochs
 
     expected = by_hand(tiny_llama_dir, groups, grpo)
@@ -122,7 +133,7 @@ def test_updates_are_those_made_by_hand(
 
 def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llama_dir: Path) -> None:
     config, groups = run_config(tiny_llama_dir, GrpoConfig()), experience()
-    learner = Learner(config, policy_of(config, topology), ("generator",), config.optimizer, None)
+    learner = learner_of(config, policy_of(config, topology), ("generator",))
     (update,) = learner.learn(groups, 1).updates
     tokens = {role: figures.tokens for role, figures in update.statistics.by_role().items()}
     assert tokens == {"generator": 5 + 3 + 2 + 6 + 2, "predictor": 0}
@@ -136,7 +147,7 @@ def test_each_learner_has_its_own_schedule(topology: Topology, tiny_llama_dir: P
     policy = policy_of(config, topology)
     slow = OptimizerConfig(lr=1e-3, lr_decay_style="linear")
     rates = [
-        Learner(config, policy, ("generator",), optimizer, None).learn([], 4).learning_rate
+        learner_of(config, policy, ("generator",), optimizer).learn([], 4).learning_rate
         for optimizer in (OPTIMIZER, slow)
     ]
     assert rates == pytest.approx([3e-3, 1e-3 * 6 / 9])

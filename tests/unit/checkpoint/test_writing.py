@@ -12,7 +12,7 @@ import torch
 
 from megatron_pz.checkpoint import checkpoint, checkpoint_files, sharded_state
 from megatron_pz.checkpoint.checkpoint_files import Retention
-from megatron_pz.config.schema import ParallelConfig, RunConfig, TrainingConfig
+from megatron_pz.config.schema import ParallelConfig, TrainingConfig
 from megatron_pz.runtime.watchdog import Watchdog
 from tests.support.trainee import Trainee
 
@@ -289,14 +289,12 @@ def test_a_disk_that_hangs_ends_the_run_within_the_deadline(
         said.append(line)
         gate.open()
 
-    config = RunConfig(
-        parallel=ParallelConfig(distributed_timeout_minutes=0.1 / 60),
-        training=TrainingConfig(save=str(tmp_path), async_save=asynchronous),
-    )
+    parallel = ParallelConfig(distributed_timeout_minutes=0.1 / 60)
+    training = TrainingConfig(save=str(tmp_path), async_save=asynchronous)
     watchdog = Watchdog(0.4, end=end)
     watchdog.watch(0, 1, None)
     watchdog.step("iteration 1")
-    writer = checkpoint.CheckpointWriter.of_run(config, {"": Trainee().model_state()}, watchdog)
+    writer = checkpoint.CheckpointWriter.of_run(training, parallel, {"": Trainee().model_state()}, watchdog)
     writer.save(1, common={}, per_rank={})
     writer.wait()
     watchdog.stop()
