@@ -1,6 +1,6 @@
-"""What is installed here, does it work, can a configuration run on it? The same as ``python -m megatron_pz.doctor``.
+"""Report what is installed here, whether it works, and whether a configuration can run on it.
 
-python tools/doctor.py --config examples/qwen3_4b/config.yaml
+python tools/doctor.py --config examples/qwen3_4b/config.yaml      # the same as python -m megatron_pz.doctor
 """
 
 from megatron_pz.doctor import main

