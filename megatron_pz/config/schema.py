@@ -95,7 +95,7 @@ class ParallelConfig:
     overlap_param_gather: bool = False
     """Gather updated weights while the next forward pass runs; needs use_distributed_optimizer, overlap_grad_reduce."""
     recompute_granularity: Literal["none", "selective", "full"] = "none"
-    """What the backward pass recomputes: nothing, the core attention, or whole layers."""
+    """Activations that the backward pass recomputes: none, those of the core attention, or of whole layers."""
     recompute_method: Literal["uniform", "block"] = "uniform"
     """Units of full recomputation: groups of recompute_num_layers layers, or each of the first recompute_num_layers."""
     recompute_num_layers: PositiveInt = 1
@@ -141,7 +141,7 @@ class GameConfig:
     grpo_group_size: int = 8
     """Predictor rollouts of one mask: the predictor's group, G [P]."""
     span_policy: Literal["default", "one_mask", "words"] = "default"
-    """Which spans count as masks and which of their occurrences are replaced [P, section 4.4]."""
+    """Rules for valid spans and for the occurrences that are replaced [P, section 4.4]."""
     max_span_occurrences: Annotated[int, Ge(2)] = 8
     """A mask is kept only if its span occurs fewer times than this in the passage [P]."""
     whole_words: bool = False

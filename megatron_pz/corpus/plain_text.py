@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ADDED_TOKENS: Final = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
-"""Where the added tokens begin in a ``tokenizer.json``; quotes inside its strings have a backslash before them."""
+"""Start of the added tokens in a ``tokenizer.json``; quotes inside its strings have a backslash before them."""
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
 _UNREACHABLE: Final = -1e6
 """Score of a piece that a unigram model takes only where no other piece fits."""

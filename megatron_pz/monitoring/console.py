@@ -1,4 +1,4 @@
-"""What a person sees of a running job: Megatron-LM's iteration line, and a progress bar on a watched terminal."""
+"""Print Megatron-LM's iteration lines, and a progress bar where standard error is a terminal."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ class Workers:
 
     @property
     def stopped(self) -> bool:
-        """Whether a worker has left after the checkpoint that a signal asked for."""
+        """Return whether a worker has left after the checkpoint that a signal asked for."""
         return STOPPED in self._codes.values()
 
     def describe(self, local_rank: int) -> str:
@@ -166,7 +166,7 @@ class Workers:
         return f"error: {who} ended with code {code}; its log has the reason"
 
     def can_stop(self) -> bool:
-        """Whether every running worker catches SIGUSR1, and so will finish its step and save a checkpoint."""
+        """Return whether every running worker catches SIGUSR1, and so will finish its step and save a checkpoint."""
         return all(_catches(process, signal.SIGUSR1) for process in self.running)
 
     def signal(self, number: int) -> None:
@@ -183,7 +183,7 @@ class Workers:
 
 
 def _catches(process: int, number: signal.Signals) -> bool:
-    """Whether the process has a handler for the signal (``SigCgt`` of ``/proc/PROCESS/status``)."""
+    """Return whether the process has a handler for the signal (``SigCgt`` of ``/proc/PROCESS/status``)."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:  # it has ended

@@ -18,7 +18,7 @@ from megatron_pz.trainer.topology import Topology
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a run takes, from which seed, and how often it saves."""
+    """Length, seed and checkpoint interval of a run."""
 
     iterations: int
     seed: int
@@ -33,7 +33,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step of an objective reports to the loop, the same on all ranks."""
+    """Report of one step to the loop, the same on all ranks."""
 
     metrics: dict[str, float]
     """Values by the names of :mod:`megatron_pz.monitoring.metrics`."""
@@ -44,7 +44,7 @@ class StepResult:
 
 
 class Objective(ABC):
-    """What a run trains: models, the data that they learn from, and one optimizer step after the other.
+    """Subject of a run: models, the data that they learn from, and the way in which a step updates them.
 
     :class:`megatron_pz.run.run.Run` calls the methods in this order: the constructor, :meth:`load_state_dict` where the
     run resumes, :meth:`start`, :meth:`step` for each iteration, :meth:`finish` after the last one, :meth:`close`. All
@@ -52,7 +52,7 @@ class Objective(ABC):
     """
 
     starts = "everything"
-    """What :meth:`start` starts, for the line that says it is ready."""
+    """Name of the parts that :meth:`start` starts, for the line that says they are ready."""
 
     @property
     @abstractmethod

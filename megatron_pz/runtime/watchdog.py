@@ -54,7 +54,7 @@ class Heartbeat:
     beats: int
     """Heartbeats so far, so that a repeated one is recognized."""
     place: str
-    """What the rank is doing."""
+    """Phase and step that the rank is in."""
     ended: str | None = None
     """None: the rank is at work. Else it has left: the failure, or an empty string when its work was done."""
 
