@@ -92,6 +92,24 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
     return JobSettings(save, tuple(flags), config, iteration)
 
 
+def missing(settings: JobSettings) -> list[str]:
+    """Return a line for everything that a run of these settings would be refused for, as far as files tell."""
+    found = []
+    try:
+        parse_run_config(settings.flags, PROGRAM)
+    except BadInput as error:
+        found.append(str(error))
+    data = settings.config.data
+    for flag, prefixes in (("--data-path", data.data_path), ("--valid-data-path", data.valid_data_path)):
+        absent = [each for each in prefixes if not each.replace(".", "", 1).isdecimal() and not _is_dataset(each)]
+        found += [f"{flag} {prefix}: no file {prefix}.idx" for prefix in absent]
+    return found
+
+
+def _is_dataset(prefix: str) -> bool:
+    return Path(f"{prefix}.idx").is_file()
+
+
 def split_data_path(value: str) -> list[str]:
     """Split DATA_PATH as a shell would, so that quotes keep spaces; a prefix that exists as it stands is one word."""
     if Path(f"{value}.idx").is_file():
@@ -202,10 +220,8 @@ def main() -> None:
         return
     settings = resolve(os.environ, given, check=not dry_run)
     if dry_run:
-        try:
-            parse_run_config(settings.flags, PROGRAM)
-        except BadInput as error:
-            print(f"warning: {error}", file=sys.stderr)
+        for warning in missing(settings):
+            print(f"warning: {warning}", file=sys.stderr)
     save = Path(settings.save)
     if not dry_run and settings.iteration is None and (moved := set_aside_if_unfinished(save, settings.config)):
         print(f"{save} held a run without a checkpoint; it is now {moved}", file=sys.stderr)

@@ -101,6 +101,13 @@ def test_a_data_path_is_split_as_a_shell_does(tmp_path: Path) -> None:
         split_data_path("'a")
 
 
+def test_what_is_not_there_is_said_before_the_queue(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.idx").touch()
+    found = job_settings.missing(resolve(recipe, "--data-path", "0.3", "there", "0.7", "gone"))
+    assert any("models/m" in line for line in found)
+    assert [line for line in found if "data-path" in line] == ["--data-path gone: no file gone.idx"]
+
+
 def test_a_missing_recipe_is_bad_input(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=rf"CONFIG=nowhere.yaml: no such file under {tmp_path}"):
         resolve(Path("nowhere.yaml"))
