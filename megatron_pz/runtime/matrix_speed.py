@@ -47,8 +47,8 @@ class MatrixSpeed:
 def matrix_speed() -> MatrixSpeed:
     """Measure once in this process; below a second on an idle core.
 
-    The fastest of several repeats counts, and the two precisions take turns, so that a busy moment slows both alike.
-    One thread measures: threads of a busy machine wait for each other. The random generators stay as they are.
+    The fastest of several repeats counts, in CPU time, and the two precisions take turns, so that other processes
+    neither slow one of them nor decide. One thread measures. The random generators stay as they are.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -87,6 +87,7 @@ def _training_products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
-    began = time.perf_counter()
+    """Return the CPU time of the one thread that multiplies: waiting for a core does not count."""
+    began = time.thread_time()
     product()
-    return time.perf_counter() - began
+    return time.thread_time() - began
