@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import runpy
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE
 
 _PR_SET_PDEATHSIG = 1
+CACHES = {
+    "TRITON_CACHE_DIR": "triton",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "VLLM_CACHE_ROOT": "vllm",
+    "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+}
+"""Variables that name the directories of compiled kernels, which are in the home directory by default."""
 
 
 def die_with_the_launcher(launcher: int) -> None:
@@ -25,6 +35,26 @@ def die_with_the_launcher(launcher: int) -> None:
         raise SystemExit(1)
 
 
+def raise_open_files() -> None:
+    """Raise the limit on open files to the hard limit: a rank keeps a connection to hundreds of others."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def use_job_caches() -> None:
+    """Under Slurm, keep compiled kernels in a directory of the job on the node's own disk.
+
+    A home directory on a network file system has a quota, and thousands of ranks would lock and read its files at once.
+    A variable that is set already stays.
+    """
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return
+    directory = Path(tempfile.gettempdir(), f"megatron_pz-{os.getuid()}-{job}")
+    for variable, name in CACHES.items():
+        os.environ.setdefault(variable, str(directory / name))
+
+
 def main() -> None:
     """Run the module named by the first argument as ``__main__``, with the arguments that follow as its own.
 
@@ -32,6 +62,8 @@ def main() -> None:
     ``StopRequest`` unblocks it. A run without checkpoints never does and ignores the request.
     """
     die_with_the_launcher(int(os.environ[LAUNCHER_VARIABLE]))
+    raise_open_files()
+    use_job_caches()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGUSR1})
     module = sys.argv[1]
