@@ -33,16 +33,11 @@ class _TextLoader(yaml.SafeLoader):
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
-    def construct_text(self, node: yaml.ScalarNode) -> str:
-        """Return a scalar's text; a block scalar without the line break that YAML puts behind it."""
-        text = str(self.construct_scalar(node))
-        return text.rstrip("\n") if node.style in ("|", ">") else text
-
 
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
 for _kind in ("str", "bool", "int", "float", "timestamp"):  # all but str only where a tag asks for it, as in !!int 7
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_text)
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_yaml_str)
 
 
 def load_text(text: str) -> Any:
@@ -58,11 +53,14 @@ def field_value(value: Any, kind: Any) -> Any:
     """Return what ``value``, as :func:`load_text` gives it, means for a field of the type ``kind``.
 
     A text field takes the text as it was written. A list may be one line of text, as a flag gives it. ``null`` is the
-    empty text or the empty list. Numbers are decimal; what is no number is left for the field's type to refuse.
+    empty text or the empty list. Numbers are decimal; what is no number is left for the field's type to refuse. The
+    line break that ends a block scalar belongs to no value.
 
     Raises:
         ValueError: naming the value and what to write instead.
     """
+    if isinstance(value, str):
+        value = value.rstrip("\n")
     if get_origin(kind) is tuple:
         return _entries(value)
     if kind is str:
@@ -84,7 +82,11 @@ def _entries(value: Any) -> Any:
         return []
     if isinstance(value, str):
         return value.split()
-    return [_one_line(entry) for entry in value] if isinstance(value, list) else value
+    return (
+        [_one_line(entry.rstrip("\n") if isinstance(entry, str) else entry) for entry in value]
+        if isinstance(value, list)
+        else value
+    )
 
 
 def _one_line(value: Any) -> Any:

@@ -7,11 +7,13 @@ that ends a template file is not part of the prompt. Prompts are plain completio
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from megatron_pz.config.yaml_text import load_text
 from megatron_pz.runtime.errors import BadInput
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -93,7 +95,7 @@ def _read_template(path: Path, slot: str) -> tuple[str, str]:
 def _read_settings(path: Path) -> tuple[tuple[str, ...], int]:
     """``stop`` and ``quote_words`` of a family.yaml."""
     try:
-        settings = yaml.safe_load(_read(path))
+        settings = load_text(_read(path))
     except yaml.YAMLError as error:
         raise BadInput(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict) or set(settings) != _SETTINGS:
@@ -101,6 +103,6 @@ def _read_settings(path: Path) -> tuple[tuple[str, ...], int]:
     stop, quote_words = settings["stop"], settings["quote_words"]
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
         raise BadInput(f"stop in {path} is {stop!r}; give a list of non-empty strings, or []")
-    if not isinstance(quote_words, int) or isinstance(quote_words, bool) or quote_words < 0:
-        raise BadInput(f"quote_words in {path} is {quote_words!r}; give a whole number, 0 for none")
-    return tuple(stop), quote_words
+    if not isinstance(quote_words, str) or not re.fullmatch(r"0|[1-9]\d*", quote_words, re.ASCII):
+        raise BadInput(f"quote_words in {path} is {quote_words}; give a whole number in decimal, 0 for none")
+    return tuple(stop), int(quote_words)

@@ -20,7 +20,7 @@ def folder(tmp_path):
     """A family of one's own, complete and correct."""
     (tmp_path / "generator.txt").write_text("G {passage} G\n")
     (tmp_path / "predictor.txt").write_text("P {masked_passage}\n\n")
-    (tmp_path / "family.yaml").write_text("description: ours\nstop: ['}', end]\nquote_words: 2\n")
+    (tmp_path / "family.yaml").write_text("description: ours\nstop: ['}', end, no, 1e3]\nquote_words: 2\n")
     return tmp_path
 
 
@@ -70,7 +70,7 @@ def test_a_folder_of_ones_own(folder):
     assert family.name == folder.name
     assert family.generator_prompt("x") == "G x G"
     assert family.predictor_prompt("x") == "P x\n"  # the last newline only belongs to the file
-    assert (family.stop, family.quote_words) == (("}", "end"), 2)
+    assert (family.stop, family.quote_words) == (("}", "end", "no", "1e3"), 2)
 
 
 @pytest.mark.parametrize("name", ["llama9", "", "../templates/nothing"])
@@ -92,7 +92,10 @@ def test_an_unknown_family_is_told_what_exists(name):
         ("family.yaml", "{description: d, stop: '}', quote_words: 3}", "stop in .* is '}'"),
         ("family.yaml", "{description: d, stop: [''], quote_words: 3}", "non-empty"),
         ("family.yaml", "{description: d, stop: [], quote_words: -1}", "quote_words in .* is -1"),
-        ("family.yaml", "{description: d, stop: [], quote_words: true}", "quote_words in .* is True"),
+        ("family.yaml", "{description: d, stop: [], quote_words: true}", "quote_words in .* is true"),
+        ("family.yaml", "{description: d, stop: [], quote_words: 012}", "quote_words in .* is 012; give .* decimal"),
+        ("family.yaml", "{description: d, stop: [], quote_words: ~}", "quote_words in .* is None"),
+        ("family.yaml", "{description: d, stop: [~], quote_words: 1}", "non-empty"),
     ],
 )
 def test_a_broken_folder_is_refused(folder, file, content, message):
