@@ -257,7 +257,7 @@ class Paragraphs:
                 self.pending |= WHITE
         elif mark == SOUND:
             self._take_back_sound_words()
-            if self.hole == CLOSED and not self.keeps_holes and not self._is_in_parenthesis():
+            if self.hole == CLOSED and not self.keeps_holes:
                 self.hole = SOUND
                 self.is_attached = False
             self.pending |= GAP
@@ -284,7 +284,10 @@ class Paragraphs:
             return
         if last in "(（" and following in ")）;,":
             return
-        if mark == SOUND and last in ",;" and following in ",;.)）":
+        if mark == SOUND and (
+            (last in ",;" and following in ",;.)）")
+            or ((last in "(（,;:" or following in ")）,;") and self._is_in_parenthesis())
+        ):
             return
         if last in ",;" and following in ")）,;" and self._is_in_parenthesis():
             return

@@ -36,7 +36,7 @@ _LONGEST_ENTITY = 40
 _LONGEST_MAGIC_WORD = 44
 _INSIDE = "\U000ffffd"
 """Keeps what a template expands to from the beginning and the end of a line; no text has this private character."""
-_MARKUP = ("[", "]", "{", "}", "'", "|")
+_MARKUP = frozenset("[]{}'|")
 
 
 def scan_page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from megatron_pz.wikitext.marks import MARKS, UNREAD
 
@@ -57,6 +57,8 @@ def lowered(before: str, content: str) -> str:
 
 
 def _scripted(before: str, content: str, sign: str, shifted: Callable[[str], str]) -> str:
+    if content.isdecimal():
+        return shifted(content)
     text = content.strip()
     white = " " if content[len(content.rstrip()) :] else ""
     base = before[-1:]
@@ -99,10 +101,9 @@ def positional(parameters: Parameters) -> list[str]:
     return values
 
 
-def knows(parameters: Parameters, names: Iterable[str]) -> bool:
-    """Whether every parameter that is not empty is positional or one of ``names``."""
-    known = frozenset(names)
-    return all(name in known or name.isdecimal() or name == "<" or not value for name, value in parameters.items())
+def knows(parameters: Parameters, known: Collection[str]) -> bool:
+    """Whether every parameter that is not empty is positional or one of ``known``."""
+    return all(name.isdecimal() or name == "<" or name in known or not value for name, value in parameters.items())
 
 
 def first(parameters: Parameters) -> str:

@@ -20,7 +20,7 @@ from megatron_pz.wikitext.templates.parameters import (
     superscript,
     unless_empty,
 )
-from megatron_pz.wikitext.units import grouped, quantity
+from megatron_pz.wikitext.templates.units import grouped, quantity
 
 _NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
 _COMPOUND = re.compile(r"[^\w.)\]}π∞°'’′]|(?<=\w)[+\-−*/](?=\w)")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from megatron_pz.wikitext.marks import FRACTION, UNREAD
+from megatron_pz.wikitext.templates.parameters import Parameters, knows, positional, superscript
 
 _JOINTS: Final = {
     "to": " to ", "-": "–", "–": "–", "and": " and ", "&": " and ", "or": " or ", "x": " × ", "×": " × ", "by": " by ",
@@ -26,6 +27,10 @@ _JOINTS: Final = {
 }  # fmt: skip
 _HYPHENATED: Final = (" to ", " by ", " or ")
 _FRACTION: Final = r"(?:\d+(?:\+|\s|-)?)?\d+(?://?|⁄)\d+"
+_WHOLE_FRACTION: Final = re.compile(_FRACTION)
+_ONLY_FRACTION: Final = re.compile(r"\d+(?://?|⁄)\d+")
+_POWER: Final = re.compile(r"(.*\d)[eE]\+?([-−]?\d+)")
+_METRE_OR_LITRE: Final = re.compile(r"(?<=met)re|(?<=lit)re")
 _NUMBER: Final = re.compile(rf"[+\-−–±~]?(?:{_FRACTION}|(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+\-−]?\d+)?)$")
 _JOINED_NUMBERS: Final = re.compile(r"([\d.,/+]+)\s*([-–x×±])\s*([\d.,/+]+)$")
 _WHOLE_PART: Final = re.compile(r"(?<![\d.,/])\d{4,}(?![\d,/])")
@@ -72,6 +77,10 @@ _KNOWN: Final = frozenset(
 )
 
 
+_NOT_SHOWN: Final = ("0", "1", "<")
+"""Keys of the parameters that do not bear on what follows the number."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A unit's sign and its names."""
@@ -82,8 +91,32 @@ class Unit:
     is_temperature: bool = False
 
 
-def quantity(parameters: Mapping[str, str]) -> str:
+def quantity(parameters: Parameters) -> str:
     """``{{convert|10|to|15|km|mi}}`` -> 10 to 15 kilometres; ``{{convert|5|ft|6|in|m}}`` -> 5 feet 6 inches."""
+    number = parameters.get("1", "")
+    if not number.isdecimal():
+        return _read(parameters)
+    others = tuple([pair for pair in parameters.items() if pair[0] not in _NOT_SHOWN])
+    behind = _behind_number(number == "1", others)
+    return UNREAD if behind is None else grouped(number, behind.commas) + behind.text
+
+
+@dataclass(frozen=True)
+class _Behind:
+    text: str
+    commas: bool
+
+
+@functools.lru_cache(maxsize=8192)
+def _behind_number(is_one: bool, others: tuple[tuple[str, str], ...]) -> _Behind | None:
+    """What follows a first whole number, which most calls have: the same few units over and over."""
+    number = "1" if is_one else "2"
+    parameters = {"1": number, **dict(others)}
+    style, shown = _style_of(parameters), _read(parameters)
+    return None if style is None or shown == UNREAD else _Behind(shown.removeprefix(number), style.commas)
+
+
+def _read(parameters: Parameters) -> str:
     values = _positional(parameters)
     style = _style_of(parameters)
     if style is None or not values or not _is_number(values[0]):
@@ -127,33 +160,36 @@ class _Style:
         return self.adjective in ("on", "mid")
 
 
-def _style_of(parameters: Mapping[str, str]) -> _Style | None:
+def _style_of(parameters: Parameters) -> _Style | None:
     """How the template is to show the quantity; None where a named parameter is not understood."""
-    known = all(name in _KNOWN or name.isdecimal() or name == "<" or not value for name, value in parameters.items())
-    short, adjective = parameters.get("abbr", ""), parameters.get("adj", "")
-    display = parameters.get("disp", "")
+    if not knows(parameters, _KNOWN):
+        return None
+    return _style(*[parameters.get(name, "") for name in ("abbr", "adj", "disp", "sing", "comma", "sp")])
+
+
+@functools.lru_cache(maxsize=4096)
+def _style(short: str, adjective: str, display: str, singular: str, comma: str, spelling: str) -> _Style | None:
+    is_table = display.startswith("table")
     if (
-        not known
-        or short not in (*_SHORT, *_SPELLED, "values")
+        short not in (*_SHORT, *_SPELLED, "values")
         or adjective not in ("", "on", "off", "mid", "nocat", "flip")
-        or not (display in _SILENT_DISPLAYS or display.startswith("table"))
-        or parameters.get("sing", "").casefold() in ("pre",)
+        or not (display in _SILENT_DISPLAYS or is_table)
+        or singular.casefold() == "pre"
     ):
         return None
-    is_adjective = adjective or ("on" if parameters.get("sing") in ("on", "yes") else "")
     return _Style(
-        is_short=short in _SHORT or bool(display.startswith("table")),
+        is_short=short in _SHORT or is_table,
         shows_units=short != "values",
-        adjective=is_adjective,
-        commas=parameters.get("comma", "") not in ("off", "gaps"),
-        american=parameters.get("sp", "").casefold() == "us",
+        adjective=adjective or ("on" if singular in ("on", "yes") else ""),
+        commas=comma not in ("off", "gaps"),
+        american=spelling.casefold() == "us",
     )
 
 
-def _positional(parameters: Mapping[str, str]) -> list[str]:
-    values: list[str] = []
-    while (value := parameters.get(str(len(values) + 1))) is not None:
-        values.append(" ".join(value.replace(FRACTION, " ").split()))
+def _positional(parameters: Parameters) -> list[str]:
+    values = [
+        value if value.isalnum() else " ".join(value.replace(FRACTION, " ").split()) for value in positional(parameters)
+    ]
     while values and not values[-1]:
         values.pop()
     return values
@@ -161,8 +197,8 @@ def _positional(parameters: Mapping[str, str]) -> list[str]:
 
 def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | None:
     """The numbers in front of the unit with what joins them, whether it is one number, and where the unit stands."""
-    joined = _JOINED_NUMBERS.match(values[0])
-    text, position, is_single = _shown_number(values[0], style), 1, joined is None
+    text, position = _shown_number(values[0], style), 1
+    is_single = values[0].isdecimal() or _JOINED_NUMBERS.match(values[0]) is None
     while position < len(values) and values[position] in _JOINTS:
         joint = _JOINTS[values[position]]
         position += 1
@@ -180,41 +216,38 @@ def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | N
 
 
 def _is_number(text: str) -> bool:
+    if text.isdecimal():
+        return True
     if joined := _JOINED_NUMBERS.match(text):
         return bool(_NUMBER.match(text)) or (_is_number(joined[1]) and _is_number(joined[3]))
     return bool(_NUMBER.match(text))
 
 
 def _shown_number(number: str, style: _Style) -> str:
-    if re.fullmatch(_FRACTION, number.lstrip("-−–+")):
+    if number.isdecimal():
+        return grouped(number, style.commas) if len(number) > 3 else number
+    if _WHOLE_FRACTION.fullmatch(number.lstrip("-−–+")):
         sign = number[0] if number[0] in "-−–" else ""
         return sign + re.sub(r"(?<=\d)[+-](?=\d)", " ", number[len(sign) :]).replace("//", "/").replace("⁄", "/")
     if joined := _JOINED_NUMBERS.match(number):
         joint = "–" if joined[2] in "-–" else f" {joined[2].replace('x', '×')} "
         return joint.join(_shown_number(joined[part], style) for part in (1, 3))
-    if power := re.fullmatch(r"(.*\d)[eE]\+?([-−]?\d+)", number):
-        from megatron_pz.wikitext.templates.parameters import superscript
-
+    if power := _POWER.fullmatch(number):
         return f"{power[1]}×10{superscript(power[2])}"
     return grouped(number, style.commas)
 
 
 def _is_below_one(number: str) -> bool:
-    return re.fullmatch(r"\d+(?:/{1,2}|⁄)\d+", number) is not None
+    return _ONLY_FRACTION.fullmatch(number) is not None
 
 
+@functools.lru_cache(maxsize=4096)
 def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
     if style.is_short or unit.is_temperature:
         return f" {unit.sign}" if not unit.sign.startswith("/") else unit.sign
     name = unit.one if is_one or style.is_adjective else unit.several
     if style.american:
-        name = re.sub(r"(?<=[mt])etre|(?<=l)itre", lambda end: {"etre": "eter", "itre": "iter"}[end[0]], name)
-        name = (
-            name.replace("metre", "meter")
-            .replace("litre", "liter")
-            .replace("tonne", "metric ton")
-            .replace("deca", "deka")
-        )
+        name = _METRE_OR_LITRE.sub("er", name).replace("tonne", "metric ton").replace("deca", "deka")
     return f"-{name.replace(' ', '-')}" if style.is_adjective else f" {name}"
 
 
@@ -225,7 +258,7 @@ def _is_output(arguments: list[str]) -> bool:
 
 @functools.cache
 def _table() -> Mapping[str, Mapping[str, Any]]:
-    path = Path(__file__).with_name("data") / "units" / "en.toml"
+    path = Path(__file__).parents[1] / "data" / "units" / "en.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 

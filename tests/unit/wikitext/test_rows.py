@@ -1,0 +1,109 @@
+"""Every row of the tables under data/ is used, and has one meaning."""
+
+from __future__ import annotations
+
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_pz.wikitext import language_data, tags, templates
+from megatron_pz.wikitext.extract import wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.marks import DROPPED, SOUND, UNKNOWN
+from megatron_pz.wikitext.templates import patterns
+from megatron_pz.wikitext.templates.units import unit_of
+
+LANGUAGES = language_data.languages()
+UNITS = tomllib.loads((language_data.DIRECTORY.parent / "units" / "en.toml").read_text(encoding="utf-8"))
+
+
+def file_of(language: str) -> dict[str, Any]:
+    return dict(language_data.language_file(language)["templates"])
+
+
+def names_of(language: str) -> list[str]:
+    file = file_of(language)
+    tables = (*file.get("text", {}).values(), *file.get("computed", {}).values())
+    return [*file.get("wordless", []), *file.get("sounds", []), *(name for names in tables for name in names)]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_name_stands_once_and_as_pages_are_compared(language: str) -> None:
+    names = names_of(language)
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert [name for name in names if templates.template_name(name.strip("*")) != name.strip("*").strip()] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_row_says_what_its_templates_are(language: str) -> None:
+    file = file_of(language)
+    shown = [*file.get("text", {}).values(), *file.get("computed", {}).values()]
+    for name in (name for names in shown for name in names):
+        example = name.replace("*", "x")
+        assert templates.name_and_mark(example, False, language) == (example, ""), name
+    for mark, names in ((DROPPED, file.get("wordless", [])), (SOUND, file.get("sounds", []))):
+        for name in names:
+            example = name.replace("*", "x") if "*" in name else name
+            assert templates.name_and_mark(example, False, language) == ("", mark), name
+    assert templates.name_and_mark("no such template", False, language) == ("", UNKNOWN)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_text_can_be_shown(language: str) -> None:
+    given = {str(number): f"v{number}" for number in range(1, 5)}
+    for pattern in file_of(language).get("text", {}):
+        shown = patterns.compiled(pattern)(given)
+        assert shown != patterns.UNREAD, pattern
+        assert ("{" in pattern) == any(value in shown for value in given.values()), pattern
+
+
+def test_every_function_has_a_row_and_every_row_a_function() -> None:
+    named = {name for language in LANGUAGES for name in file_of(language).get("computed", {})}
+    assert named == set(templates.FUNCTIONS)
+
+
+@pytest.mark.parametrize("pattern", ["{1", "[{1}", "{1}]", "[[{1}]]", "{1||2}", "{}"])
+def test_a_broken_text_is_refused(pattern: str) -> None:
+    if pattern == "{1":
+        assert patterns.compiled(pattern)({}) == "{1"
+        return
+    with pytest.raises(ValueError, match=r"optional part|without|name"):
+        patterns.compiled(pattern)
+
+
+def test_every_unit_is_found_by_its_code() -> None:
+    for table in ("metric", "others"):
+        for code, (sign, one, several) in UNITS[table].items():
+            unit = unit_of(code)
+            assert unit is not None, code
+            if table == "others" or code not in UNITS["others"]:
+                assert (unit.sign, unit.one, unit.several) == (sign, one, several), code
+    for code, sign in UNITS["temperatures"].items():
+        unit = unit_of(code)
+        assert unit is not None and unit.sign == sign, code
+    for prefix, name in UNITS["prefixes"].items():
+        unit = unit_of(f"{prefix}W")
+        assert unit is not None and unit.one == f"{name}watt", prefix
+    for code, (_, one, _) in UNITS["lengths"].items():
+        unit = unit_of(f"{code}2")
+        assert unit is not None and unit.one == f"square {one}", code
+
+
+def test_every_currency_has_a_sign_of_its_own() -> None:
+    for sign, names in language_data.language_file("en")["currencies"].items():
+        for name in names:
+            shown = wikitext_to_paragraphs(f"It cost {{{{currency|5|{name}}}}} then.")
+            assert shown == [f"It cost {sign}5 then."], name
+
+
+def test_every_magic_word_vanishes_and_others_stay() -> None:
+    path = Path(tags.__file__).with_name("data") / "magic_words.txt"
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    words = [word for line in lines for word in line.split()]
+    assert len(words) == len(set(words))
+    for word in words:
+        assert wikitext_to_paragraphs(f"a __{word}__ b") == ["a b"], word
+    assert wikitext_to_paragraphs("a __FILE__ __init__ __LINE__ b", wiki=Wiki()) == ["a __FILE__ __init__ __LINE__ b"]
