@@ -71,7 +71,8 @@ def test_quantities(arguments: str, shown: str) -> None:
         "convert|5|foo", "convert|5|KG", "convert|abc|km", "convert|5|km|disp=out", "convert|5|km|disp=number",
         "convert|5|km|unheard=of", "convert|5|km|adj=pre|round", "convert", "currency|100", "currency|100|XYZ",
         "val|abc", "val|5|q=7", "val|1|2|3|4", "chem2|\\x{1}", "age|1920|3|4", "coord|1|2|3",
-        "start date|2008|11|29|12|30",        "dts|2008|Brumaire|3", "birth date|1879|13|14", "USS|Enterprise|CVN-65|7", "frac", "frac|1|2|3|4",
+        "start date|2008|11|29|12|30",
+        "dts|2008|Brumaire|3", "birth date|1879|13|14", "USS|Enterprise|CVN-65|7", "frac", "frac|1|2|3|4",
         "music|trill", "as of|soon", "circa|1|2|3", "height|ft=5|unheard=of", "lang|fr", "nowrap|",
     ],
 )  # fmt: skip
