@@ -150,6 +150,7 @@ run_job() {
   trap 'ask_to_stop TERM' TERM
   wait_for_child
   end_helpers
+  if ((code > 128 && code != 130)); then code=1; fi # srun's own word for a launcher or a node that was killed
   if ((code == 0 || code == 2)); then
     return "$code"
   elif preempted; then

@@ -56,6 +56,8 @@ elif module == "megatron_pz.launch":
         note("launcher ready")
         while True:
             signal.pause()
+    if os.environ["RUN"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     sys.exit({"succeed": 0, "fail": 1, "refuse": 2, "stop": 3}[os.environ["RUN"]])
 """
 
@@ -335,7 +337,7 @@ def test_without_slurm_the_launcher_gets_the_signal_itself(cluster: Cluster, num
     assert not cluster.noted("requeue")
 
 
-@pytest.mark.parametrize(("run", "code"), [("fail", 1), ("refuse", 2), ("stop", 3)])
+@pytest.mark.parametrize(("run", "code"), [("fail", 1), ("die", 1), ("refuse", 2), ("stop", 3)])
 def test_the_jobs_code_is_the_launchers_and_no_reason_to_come_back(cluster: Cluster, run: str, code: int) -> None:
     assert cluster.slurm().run("pz_qwen3_4b.sh", RUN=run)[0] == code
     assert not cluster.noted("requeue")
