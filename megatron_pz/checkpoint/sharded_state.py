@@ -128,7 +128,7 @@ class StagedTensors:
 def stage_tensors(
     parts: ModelStates, folder: Path, *, copy: bool, agreement: SaveAgreement | None = None
 ) -> StagedTensors:
-    """Plan how the models, and their optimizers' states if there are any, go into an existing folder. A collective.
+    """Plan how the models, and their optimizers' states if there are any, go into an existing directory. A collective.
 
     Args:
         copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise

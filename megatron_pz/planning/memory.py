@@ -208,8 +208,8 @@ def _share(size: ShardSize, ranks: tuple[int, int]) -> float:
 
 
 def _log_probs(arch: Architecture, parallel: ParallelConfig) -> float:
-    rows = arch.vocab_size / parallel.tensor_model_parallel_size
-    return BF16 * (LOGITS_PER_CHUNK["cuda"] + rows * arch.hidden_size)
+    own_vocabulary = arch.vocab_size / parallel.tensor_model_parallel_size
+    return BF16 * (LOGITS_PER_CHUNK["cuda"] + own_vocabulary * arch.hidden_size)
 
 
 def _engine(arch: Architecture, config: RunConfig, card: float, engines: int) -> EngineMemory:
