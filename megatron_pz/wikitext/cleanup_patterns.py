@@ -13,7 +13,10 @@ _SOUND_WORDS = re.compile(
     re.IGNORECASE,
 )
 _REF_TAG = re.compile(r"</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
-_UNCOVERED = re.compile(r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（][ ,;:]*[)）]|(?<=[(（])[ ,;:]+|[ ,;]+(?=[)）])")
+_UNCOVERED = re.compile(
+    r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（［〔【][ ,;:，、；：・،؛]*[)）］〕】]|(?<=[(（［〔【])[ ,;:，、；：・،؛]+"
+    r"|[ ,;，、；・،؛]+(?=[)）］〕】])"
+)
 _SPACES = re.compile(" {2,}")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4

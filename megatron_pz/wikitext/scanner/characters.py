@@ -46,6 +46,21 @@ def is_prose(character: str) -> bool:
     return code < _KNOWN and _kinds[code] & _PROSE != 0
 
 
+def is_opening(character: str) -> bool:
+    """Return whether it opens a parenthesis."""
+    return character in "(（［〔【﹙"
+
+
+def is_closing(character: str) -> bool:
+    """Return whether it closes a parenthesis."""
+    return character in ")）］〕】﹚"
+
+
+def is_separator(character: str) -> bool:
+    """Return whether it is a comma, a semicolon or a middle dot, of any script, that stands between two items."""
+    return character in ",;，、；・､･،؛፣፤၊᠂߸"
+
+
 def is_letter(character: str) -> bool:
     """Whether it is one of a … z, A … Z."""
     return "a" <= character <= "z" or "A" <= character <= "Z"

@@ -29,7 +29,7 @@ from megatron_pz.wikitext.marks import (
 from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
-from .characters import is_plain, is_prose, is_white
+from .characters import is_closing, is_opening, is_plain, is_prose, is_separator, is_white
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -38,8 +38,8 @@ _LONGEST_SOUND_WORDS = 80
 # more of the same leftover character would go.
 CLOSED = "\0"
 NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
-_ENDS = ".!?…。！？｡।؟۔"
-_CLOSERS = ")）]\"'”’»›」』"
+_ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
+_CLOSERS = ")）］〕】]\"'”’»›」』"
 _LONGEST_PARENTHESIS = 2000
 
 
@@ -212,7 +212,7 @@ class Paragraphs:
                 if self.hole != CLOSED:
                     self._settle_hole(data[index])
                 if self.pending:
-                    if self._last() in "(（":
+                    if is_opening(self._last()):
                         self.pending = NOTHING
                     self._push_white()
                 self.out.extend(self.marked, index, run)
@@ -277,21 +277,39 @@ class Paragraphs:
         mark = self.hole
         self.hole = CLOSED
         last = self._last()
-        is_apart = self.pending & (WHITE | NEWLINE) != 0 or following in ",;:.!?)]\n，、；：。！？）"
+        is_apart = self.pending & (WHITE | NEWLINE) != 0 or (
+            following in ":]\n：" or following in _ENDS or is_separator(following) or is_closing(following)
+        )
         if following == "\n" and (last in _ENDS or last in _CLOSERS or last == "\n"):
             return
         if last == "\n" and following in "\n":
             return
-        if last in "(（" and following in ")）;,":
+        if is_opening(last) and (is_closing(following) or is_separator(following)):
             return
         if mark == SOUND and (
-            (last in ",;" and following in ",;.)）")
-            or ((last in "(（,;:" or following in ")）,;") and self._is_in_parenthesis())
+            (is_separator(last) and (following == "." or is_separator(following) or is_closing(following)))
+            or (
+                (
+                    is_opening(last)
+                    or is_separator(last)
+                    or last == ":"
+                    or is_closing(following)
+                    or is_separator(following)
+                )
+                and self._is_in_parenthesis()
+            )
         ):
             return
-        if last in ",;" and following in ")）,;" and self._is_in_parenthesis():
+        if is_separator(last) and (is_separator(following) or is_closing(following)) and self._is_in_parenthesis():
             return
-        if self.is_attached and is_apart and not last.isdigit() and last not in "(（\n" and last < "\u1100":
+        if (
+            self.is_attached
+            and is_apart
+            and not last.isdigit()
+            and last != "\n"
+            and not is_opening(last)
+            and last < "\u1100"
+        ):
             return
         if self.pending:
             self._push_white()
@@ -305,9 +323,9 @@ class Paragraphs:
         index = self.out.size - 1
         depth = 0
         while index >= first:
-            if data[index] in ")）":
+            if is_closing(data[index]):
                 depth += 1
-            elif data[index] in "(（":
+            elif is_opening(data[index]):
                 if depth == 0:
                     return True
                 depth -= 1
@@ -326,22 +344,22 @@ class Paragraphs:
         is_behind_gap = self.pending & GAP != 0 or self.out.size == self.gap_end
         if self.is_literal:
             pass
-        elif character in ")）":
+        elif is_closing(character):
             if self._close_parenthesis(is_behind_gap):
                 return
-        elif character in ",;.:":
+        elif is_separator(character) or character in ".:：。":
             if self.pending & GAP:
                 if last == "\n" and self.out.size == self.floor:
                     return
-                if last in ",;:":
+                if is_separator(last) or last in ":：":
                     self._take_back()
                     last = self._last()
                 self.pending &= ~WHITE
-            if is_behind_gap and last in "(（" and character != ".":
+            if is_behind_gap and is_opening(last) and character not in ".。":
                 return
         elif character in "!?]" and self.pending & GAP:
             self.pending &= ~WHITE
-        if last in "(（":
+        if is_opening(last):
             self.pending &= ~(WHITE | NEWLINE)
         if character in "[]{}'|" and not self.is_literal and self._is_leftover(character, last):
             return
@@ -349,7 +367,7 @@ class Paragraphs:
         if self.pending:
             self._push_white()
         self.out.push(character)
-        if is_behind_gap and character in ",;:":
+        if is_behind_gap and (is_separator(character) or character in ":："):
             self.gap_end = self.out.size
 
     def _push_white(self) -> None:
@@ -387,10 +405,10 @@ class Paragraphs:
         if not is_behind_gap:
             self.pending &= ~(WHITE | NEWLINE)
             return False
-        while self._last() in " ,;" or (self.pending & GAP and self._last() == ":"):
+        while self._last() == " " or is_separator(self._last()) or (self.pending & GAP and self._last() in ":："):
             self.out.truncate(self.out.size - 1)
         self.pending &= ~(WHITE | NEWLINE)
-        if self._last() in "(（":
+        if is_opening(self._last()):
             self._take_back()
             return True
         return False

@@ -1,0 +1,43 @@
+"""The punctuation that dropped markup leaves in a parenthesis goes in every script; what the author wrote stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext.localization import Wiki
+
+LOST = "{{IPA|x}}"
+
+CASES = [
+    ("en", f"Paris ({LOST}, {LOST}; 1950) is big.", "Paris (1950) is big."),
+    ("de", f"Köln ({LOST}; * 1950) ist groß.", "Köln (* 1950) ist groß."),
+    ("fr", f"Nice ({LOST} ; {LOST}) est belle.", "Nice est belle."),
+    ("ru", f"Омск ({LOST}, {LOST}) — город.", "Омск — город."),
+    ("ja", f"東京（{LOST}、{LOST}、1950年 - ）は都市である。", "東京（1950年 -）は都市である。"),
+    ("ja", f"東京【{LOST}・{LOST}・1950年】は都市。", "東京【1950年】は都市。"),
+    ("zh", f"北京（{LOST}，{LOST}；1950年）是城市。", "北京（1950年）是城市。"),
+    ("zh", f"北京（{LOST}：1950年，{LOST}）是城市。", "北京（1950年）是城市。"),
+    ("zh", f"北京［{LOST}、{LOST}］是城市。", "北京是城市。"),
+    ("zh", f"北京〔{LOST}〕是城市。", "北京是城市。"),
+    ("ko", f"서울({LOST}, {LOST})은 수도이다.", "서울은 수도이다."),
+    ("ar", f"القاهرة ({LOST}، {LOST}، 1950) مدينة.", "القاهرة (1950) مدينة."),
+    ("fa", f"تهران ({LOST}؛ 1950) شهر است.", "تهران (1950) شهر است."),
+    ("he", f"חיפה ({LOST}, {LOST}; 1950) היא עיר.", "חיפה (1950) היא עיר."),
+    ("hi", f"दिल्ली ({LOST}, १९५०) नगर है।", "दिल्ली (१९५०) नगर है।"),
+    ("th", f"กรุงเทพ ({LOST}, {LOST}) เป็นเมือง", "กรุงเทพ เป็นเมือง"),
+    ("my", f"ရန်ကုန် ({LOST}၊ ၁၉၅၀) မြို့။", "ရန်ကုန် (၁၉၅၀) မြို့။"),
+    ("am", f"አዲስ አበባ ({LOST}፣ {LOST}፤ 1950) ናት።", "አዲስ አበባ (1950) ናት።"),
+    ("el", f"Αθήνα ({LOST}, 1950) είναι πόλη.", "Αθήνα (1950) είναι πόλη."),
+    ("hy", f"Երևան ({LOST}, 1950) քաղաք է։", "Երևան (1950) քաղաք է։"),
+    ("tr", f"İzmir ({LOST}, {LOST}) bir şehirdir.", "İzmir bir şehirdir."),
+    ("ja", "読点（、）と中黒（・）を使う。", "読点（、）と中黒（・）を使う。"),
+    ("zh", "顿号（、）和逗号（，）。", "顿号（、）和逗号（，）。"),
+]
+FORMS = [scanner_form.load_interpreted()] + ([scanner_form.scan_page] if scanner_form.compiled else [])
+
+
+@pytest.mark.parametrize("scan_page", FORMS, ids=["interpreted", "compiled"][: len(FORMS)])
+@pytest.mark.parametrize(("language", "wikitext", "text"), CASES)
+def test_leftover_punctuation(scan_page: scanner_form.ScanPage, language: str, wikitext: str, text: str) -> None:
+    assert scan_page(wikitext, "T", Wiki(language=language), frozenset()) == [text]
