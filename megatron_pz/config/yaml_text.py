@@ -33,11 +33,15 @@ class _TextLoader(yaml.SafeLoader):
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """Return a scalar's text as it was written."""
+        return str(self.construct_scalar(node))
+
 
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
 for _kind in ("str", "bool", "int", "float", "timestamp"):  # all but str only where a tag asks for it, as in !!int 7
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", yaml.SafeLoader.construct_yaml_str)
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_text)
 
 
 def load_text(text: str) -> Any:
@@ -82,11 +86,9 @@ def _entries(value: Any) -> Any:
         return []
     if isinstance(value, str):
         return value.split()
-    return (
-        [_one_line(entry.rstrip("\n") if isinstance(entry, str) else entry) for entry in value]
-        if isinstance(value, list)
-        else value
-    )
+    if not isinstance(value, list):
+        return value
+    return [_one_line(entry.rstrip("\n") if isinstance(entry, str) else entry) for entry in value]
 
 
 def _one_line(value: Any) -> Any:
