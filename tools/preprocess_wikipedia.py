@@ -26,7 +26,7 @@ from megatron_pz.wikipedia.pipeline.options import Export, Level, OutputOptions,
 from megatron_pz.wikipedia.pipeline.pipeline import PreprocessReport, preprocess
 from megatron_pz.wikipedia.pipeline.selection import REASONS
 from megatron_pz.wikipedia.pipeline.working_directory import folder_of
-from megatron_pz.wikipedia.read.articles import ArticleOptions
+from megatron_pz.wikipedia.read.articles import ArticleOptions, TemplateSource
 from megatron_pz.wikipedia.tokenize.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.tokenize.text_encoder import TokenizerBackend
 from megatron_pz.wikitext import scanner_form
@@ -76,7 +76,7 @@ def _parse() -> PreprocessOptions:
             flags.workers, flags.overwrite, flags.fresh, flags.skip_damaged, flags.log_interval, _part(flags.part)
         ),
         text=TextOptions.keeping(flags.keep, flags.drop_formulas, flags.keep_incomplete_sentences),
-        articles=ArticleOptions(flags.drop_lists, flags.min_article_words),
+        articles=ArticleOptions(flags.drop_lists, flags.min_article_words, flags.templates),
         passages=PassageOptions(
             flags.passage_unit, flags.max_passage_tokens, flags.min_passage_words, flags.max_passage_words
         ),
@@ -193,6 +193,13 @@ def _add_text(parser: Parser) -> None:
     minimum = ArticleOptions().min_article_words
     group.add_argument(
         "--min-article-words", type=int, default=minimum, help=f"drop shorter articles (default {minimum})"
+    )
+    group.add_argument(
+        "--templates",
+        choices=get_args(TemplateSource),
+        default=ArticleOptions().templates,
+        help="what explains templates that the tables do not know: the dump's own pages unless a large file without an "
+        "index would have to be decompressed twice (auto), in any case (dump), or nothing (tables)",
     )
     group.add_argument("--drop-lists", action="store_true", help='drop "List of …" pages')
     group.add_argument(

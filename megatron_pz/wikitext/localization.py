@@ -124,6 +124,11 @@ def is_redirect(text: str, language: str) -> bool:
     return wiki_names.folded(begins[1]) in words or wiki_names.folded(begins[1].split()[0]) in words
 
 
+def redirect_target(text: str) -> str:
+    """Title that a redirect's first link leads to, empty where it has none."""
+    return text.partition("[[")[2].partition("]]")[0].partition("|")[0].partition("#")[0].strip()
+
+
 class DisambiguationTemplates:
     """The templates that make a page a disambiguation.
 
@@ -135,7 +140,7 @@ class DisambiguationTemplates:
     def __init__(self, language: str, learned: Iterable[str] = ()) -> None:
         rows = wiki_names.folded_names("disambiguation_templates", language)
         self._endings = tuple(row[1:] for row in rows if row.startswith("*"))
-        self._names = rows | frozenset(learned)
+        self._names = rows | frozenset(map(wiki_names.folded, learned))
         self._others = wiki_names.folded_names("not_disambiguation_templates", language)
         self._prefixes = tuple(f"{name}:" for name in namespace_names(TEMPLATE, language))
 

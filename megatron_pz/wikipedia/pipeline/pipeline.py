@@ -33,6 +33,7 @@ from megatron_pz.wikipedia.pipeline.progress_log import (
 )
 from megatron_pz.wikipedia.pipeline.selection import select
 from megatron_pz.wikipedia.pipeline.shards import Totals
+from megatron_pz.wikipedia.pipeline.template_pass import learn_templates
 from megatron_pz.wikipedia.pipeline.worker import Worker
 from megatron_pz.wikipedia.pipeline.working_directory import clear, working_folder
 from megatron_pz.wikipedia.read.dump import read_siteinfo
@@ -77,7 +78,7 @@ def _do_part(options: PreprocessOptions, work: Path) -> PreprocessReport:
     """Do this part's jobs; the outputs are left to the command without a part."""
     worker = _worker(options, work)
     journal = Journal(work, _identity(worker), options.run.part)
-    run_jobs(worker, journal)
+    run_jobs(_with_templates(worker), journal)
     return PreprocessReport({}, sum((result.counts for result in journal.jobs.values()), Counter()))
 
 
@@ -102,7 +103,7 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
     if journal.report is None:
         if not (options.run.overwrite or journal.is_publishing):
             refuse_existing(options.output)
-        results, damage = run_jobs(worker, journal)
+        results, damage = run_jobs(_with_templates(worker), journal)
         splits, limit = max(len(options.output.split), 1), options.output.limit
         selection = select(work, results, damage, splits, limit, options.filters.near_duplicates)
         totals = join(worker, Provenance(journal.checksums, selection))
@@ -113,6 +114,11 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
     assert journal.report is not None
     outputs = {prefix: Totals(**size) for prefix, size in journal.report["outputs"].items()}
     return PreprocessReport(outputs, Counter(journal.report["counts"]))
+
+
+def _with_templates(worker: Worker) -> Worker:
+    """Let the worker know the dumps' own templates."""
+    return replace(worker, templates=learn_templates(worker.options, worker.sites, worker.work))
 
 
 def _check(options: PreprocessOptions) -> None:

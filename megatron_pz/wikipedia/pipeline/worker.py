@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from megatron_pz.wikipedia.read.streams import Job
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK, Joints
 from megatron_pz.wikipedia.tokenize.passages import Passage, PassageCutter, joints_of
 from megatron_pz.wikipedia.tokenize.text_encoder import TextEncoder
+from megatron_pz.wikitext.templates.from_dump import DumpTemplates
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,13 @@ class Worker:
     makes_cache: bool = False
     whole_streams: bool = True
     """Let :mod:`megatron_pz.wikipedia.read.fast_bz2` decompress; no output depends on it."""
+    templates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By dump, what its own templates show (``template_pass``)."""
+
+    @cached_property
+    def dump_templates(self) -> dict[str, DumpTemplates]:
+        """The templates of the dumps that have any, ready to render."""
+        return {path: DumpTemplates(found, self.sites[path].language) for path, found in self.templates.items()}
 
     @cached_property
     def joints(self) -> Joints:
@@ -145,7 +153,9 @@ def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str])
     if job.kind.content == "jsonl":
         yield from read_extracts(job, worker.options.articles, damage)
         return
-    reader = ArticleReader(worker.sites[job.path], worker.options.text, worker.options.articles)
+    reader = ArticleReader(
+        worker.sites[job.path], worker.options.text, worker.options.articles, worker.dump_templates.get(job.path)
+    )
     for page, offset in read_pages(job, damage, worker.whole_streams):
         try:
             article = reader.read(page)

@@ -20,9 +20,11 @@ from megatron_pz.wikitext import localization
 from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.marks import INVISIBLE
+from megatron_pz.wikitext.templates.from_dump import DumpTemplates
 from megatron_pz.wikitext.words import count_words
 
 DropReason = Literal["namespace", "not_wikitext", "redirect", "disambiguation", "list", "too_short"]
+TemplateSource = Literal["auto", "dump", "tables"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
 _DISAMBIGUATION_WORD = "__DISAMBIG__"
@@ -52,11 +54,15 @@ class ArticleOptions:
     """Drop pages whose title names a list ("List of …")."""
     min_article_words: int = 20
     """Articles with fewer words are dropped."""
+    templates: TemplateSource = "auto"
+    """What explains templates that the package's tables do not know: the dump's own templates, where they can be had
+    without decompressing a large file twice (auto) or in any case (dump), or nothing (tables)."""
 
 
-def wiki_of(site: SiteInfo) -> Wiki:
+def wiki_of(site: SiteInfo, templates: DumpTemplates | None = None) -> Wiki:
     """Return what the scanner needs to know of a wiki."""
     return Wiki(
+        templates=templates,
         language=site.language,
         file_namespaces=localization.namespace_names(localization.FILE, site.language, site.namespaces),
         category_namespaces=localization.namespace_names(localization.CATEGORY, site.language, site.namespaces),
@@ -66,15 +72,19 @@ def wiki_of(site: SiteInfo) -> Wiki:
 class ArticleReader:
     """Turns the pages of one dump into articles."""
 
-    def __init__(self, site: SiteInfo, text: TextOptions, options: ArticleOptions) -> None:
-        self._wiki = wiki_of(site)
+    def __init__(
+        self, site: SiteInfo, text: TextOptions, options: ArticleOptions, templates: DumpTemplates | None = None
+    ) -> None:
+        self._wiki = wiki_of(site, templates)
         self._article_url = site.article_url
         self._text = text
         self._options = options
         self.dropped_sentences: dict[str, int] = {}
         """Sentences dropped so far because a word of theirs was lost, by reason."""
         self._namespaces = localization.Namespaces(site.language, site.namespaces)
-        self._disambiguation = localization.DisambiguationTemplates(site.language)
+        self._disambiguation = localization.DisambiguationTemplates(
+            site.language, templates.disambiguations() if templates else ()
+        )
 
     def read(self, page: Page) -> Article | DropReason:
         """Return the page's article, or why it has none. The costly conversion comes last."""

@@ -155,6 +155,7 @@ def _close_parameter(scan: Scan) -> None:
 def _close_template(scan: Scan) -> None:
     frames = scan.frames
     frame = frames.top()
+    learned = scan.wiki.templates
     first = frames.first_field()
     name, mark = frame.name, ""
     if not name:
@@ -163,11 +164,9 @@ def _close_template(scan: Scan) -> None:
         frames.close(hole_or_gap(scan, frame, mark, scan.position))
     elif name in templates.PAGE_TITLE:
         frames.close(scan.title)
-    elif name.startswith(templates.LEARNED):
+    elif learned is not None and name.startswith(templates.LEARNED):
         stands_alone = _stands_alone(scan, frame.start)
-        frames.close(
-            DROPPED if stands_alone else scan.wiki.templates.render(name, frames.parameters(), scan.title, scan.wiki)
-        )
+        frames.close(DROPPED if stands_alone else learned.render(name, frames.parameters(), scan.title, scan.wiki))
     else:
         before = scan.out.text(max(frame.start - _LONGEST_CONTEXT, 0), frame.start)
         frames.close(templates.render(name, first, frames.parameters(), scan.language, before))

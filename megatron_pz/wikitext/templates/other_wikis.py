@@ -81,7 +81,7 @@ def _korean_labelled(parameters: Parameters) -> str:
     return f"{name}: {text}" if name else UNREAD
 
 
-FUNCTIONS: Final[Mapping[str, Render]] = {
+FUNCTIONS: Final[dict[str, Render]] = {
     "german_date": _german_date,
     "german_country": _german_country,
     "country_of_team": _country_of_team,

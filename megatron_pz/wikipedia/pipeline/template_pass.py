@@ -1,0 +1,120 @@
+"""Read a dump's own templates before its articles, which then show what no table of templates knows.
+
+What the pass finds depends on the dump alone, so the articles are the same for any number of workers. It is kept in the
+working directory, so a run that goes on does not repeat it.
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from megatron_pz.wikipedia.pipeline.files import written_whole
+from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
+from megatron_pz.wikipedia.pipeline.pool import Stopped, map_unordered
+from megatron_pz.wikipedia.read.damage import DamageLog
+from megatron_pz.wikipedia.read.dump import SiteInfo, read_pages
+from megatron_pz.wikipedia.read.page import PageError
+from megatron_pz.wikipedia.read.streams import Job, input_kind, plan_jobs
+from megatron_pz.wikitext.localization import TEMPLATE, Namespaces, is_redirect, redirect_target
+from megatron_pz.wikitext.templates import template_name
+from megatron_pz.wikitext.templates.from_dump import summary
+
+CHEAP_BYTES: Final = 64 << 20
+"""Size of a bz2 or gzip file without an index up to which ``auto`` decompresses it a second time."""
+
+_Numbered = tuple[int, Job]
+_Found = dict[str, str]
+
+
+def learn_templates(
+    options: PreprocessOptions, sites: Mapping[str, SiteInfo], work: Path
+) -> dict[str, Mapping[str, str]]:
+    """Read the templates of the dumps among the inputs.
+
+    Returns:
+        By input: for each template of its wiki that can be understood its normalised name and its
+        :func:`~megatron_pz.wikitext.templates.from_dump.summary`. Several files of one wiki share their templates.
+    """
+    of_wiki: dict[str, _Found] = {}
+    for number, (path, site) in enumerate(sites.items()):
+        if not _is_read(options, path):
+            continue
+        kept = work / f"templates-{number}.json"
+        if not kept.exists():
+            found: _Found = {}
+            jobs = enumerate(_template_jobs(path, site))
+            parts = dict(map_unordered(functools.partial(_templates_of, site), jobs, options.run.workers))
+            for job in sorted(parts):
+                found |= parts[job]
+            with written_whole(kept) as file:
+                file.write(json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        of_file = json.loads(kept.read_bytes().decode("utf-8", "surrogatepass"))
+        of_wiki.setdefault(site.article_url, {}).update(of_file)
+    return {path: of_wiki[site.article_url] for path, site in sites.items() if site.article_url in of_wiki}
+
+
+def _is_read(options: PreprocessOptions, path: str) -> bool:
+    wanted = options.articles.templates
+    if wanted != "auto":
+        return wanted == "dump"
+    is_small = Path(path).stat().st_size <= CHEAP_BYTES
+    if options.output.limit:  # a dry run need not read all of the inputs
+        return is_small
+    return is_small or input_kind(path).compression in ("none", "zst") or _index_of(path) is not None
+
+
+def _index_of(path: str) -> Path | None:
+    """The index that Wikimedia publishes beside a multi-stream dump, if it is there."""
+    name = Path(path).name
+    if "-multistream" not in name or not name.endswith(".bz2"):
+        return None
+    before, _, after = name.removesuffix(".bz2").partition("-multistream")
+    index = Path(path).with_name(f"{before}-multistream-index{after.replace('.xml', '.txt', 1)}.bz2")
+    return index if index.is_file() else None
+
+
+def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
+    """The jobs whose pages hold templates: all of the file's, or the streams in which its index has templates."""
+    index = _index_of(path)
+    if index is None:
+        yield from plan_jobs(path, DamageLog(skip=True))
+        return
+    numbers = Namespaces(site.language, site.namespaces)
+    size = Path(path).stat().st_size
+    with bz2.open(index, "rt", encoding="utf-8") as lines:
+        streams = itertools.groupby((line.rstrip("\n").split(":", 2) for line in lines), lambda fields: int(fields[0]))
+        begin = -1
+        for offset, pages in streams:
+            if begin >= 0:
+                yield Job(path, input_kind(path), begin, offset)
+            holds_templates = any(numbers.number_of(fields[2]) == TEMPLATE for fields in pages)
+            begin = offset if holds_templates else -1
+        if begin >= 0:
+            yield Job(path, input_kind(path), begin, size)
+
+
+def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool]) -> tuple[int, _Found]:
+    """The templates of one job. Damage is left to the pass over the articles, which reports it."""
+    number, job = task
+    numbers = Namespaces(site.language, site.namespaces)
+    found: _Found = {}
+    for page, _ in read_pages(job, DamageLog(skip=True)):
+        if is_stopped():
+            raise Stopped
+        namespace = numbers.number_of(page.title) if page.namespace is None else page.namespace
+        if namespace != TEMPLATE:
+            continue
+        try:
+            text = page.text
+        except PageError:
+            continue
+        redirect = page.redirect or (redirect_target(text) if is_redirect(text, site.language) else None)
+        if (use := summary(text, redirect)) is not None:
+            found[template_name(page.title.partition(":")[2])] = use
+    return number, found
