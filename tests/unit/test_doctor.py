@@ -12,6 +12,7 @@ import torch
 
 from megatron_pz import doctor
 from megatron_pz.doctor import Diagnosis, Finding, as_json, as_text, check_configuration, diagnose
+from megatron_pz.runtime.matrix_speed import MatrixSpeed
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tells what a machine without CUDA is told")
 
@@ -143,6 +144,30 @@ def test_a_megatron_that_imports_triton_needs_it(version: str, mark: str, monkey
 
 
 FLAGS = ["--data-path", "x", "--save", "y"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "mark", "found", "remark"),
+    [
+        (["--precision", "auto"], "ok", "trainer float32, rollouts float32", "at most 0.01 nats"),
+        (["--precision", "bf16"], "note", "trainer bfloat16, rollouts bfloat16", "is slow on this CPU"),
+        (["--precision", "fp32"], "ok", "trainer float32, rollouts float32", "at most 0.01 nats"),
+    ],
+)
+def test_the_precision_and_its_reason_are_told(
+    asked: list[str], mark: str, found: str, remark: str, tiny_qwen3_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speed = MatrixSpeed(bf16=5.0, fp32=72.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("megatron_pz.runtime.matrix_speed.matrix_speed", lambda: speed)
+    monkeypatch.setattr("megatron_pz.run.precision.matrix_speed", lambda: speed)
+    products = {finding.subject: finding for finding in doctor._devices()}["matrix products"]
+    assert (products.found, products.remark) == (str(speed), "precision auto: fp32")
+    flags = [*FLAGS, "--hf-model", str(tiny_qwen3_dir), *asked]
+    precision = {finding.subject: finding for finding in check_configuration(flags)}["precision"]
+    assert (precision.mark, precision.found) == (mark, found)
+    assert remark in precision.remark
+    assert (str(speed) in precision.remark) == (asked[1] != "fp32"), "the reason, or the warning"
 
 
 def test_a_configuration_that_can_run_is_described(tiny_qwen3_dir: Path) -> None:
