@@ -110,7 +110,7 @@ class Namespaces:
         self._numbers |= {wiki_names.folded(name): number for number, name in declared.items() if name}
 
     def number_of(self, title: str) -> int:
-        """Number of the namespace that the title's prefix names; 0, that of articles, where it names none."""
+        """Return the number of the namespace that a title's prefix names, or 0, that of articles."""
         prefix, colon, _ = title.partition(":")
         return self._numbers.get(wiki_names.folded(prefix), 0) if colon else 0
 

@@ -171,9 +171,11 @@ def file_identity(path: str) -> dict[str, Any]:
 
 
 def code_identity() -> str:
-    """Hash of the code that decides the output: that of another version may cut other passages."""
+    """Hash the code and the tables that decide the output: those of another version may cut other passages."""
     digest = hashlib.sha256()
-    here = Path(__file__).resolve().parent
-    for path in sorted((*here.rglob("*.py"), *(here.parent / "corpus").glob("*.py"))):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    package = Path(__file__).resolve().parents[2]
+    rooms = [package / "wikipedia", package / "wikitext", package / "corpus"]
+    files = (path for room in rooms for path in room.rglob("*") if path.suffix in (".py", ".pxd", ".toml", ".txt"))
+    for path in sorted(files):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -70,7 +70,7 @@ def _is_read(options: PreprocessOptions, path: str) -> bool:
 
 
 def _index_of(path: str) -> Path | None:
-    """The index that Wikimedia publishes beside a multi-stream dump, if it is there."""
+    """Return the index that Wikimedia publishes beside a multi-stream dump, if it is there."""
     name = Path(path).name
     if "-multistream" not in name or not name.endswith(".bz2"):
         return None
@@ -80,7 +80,7 @@ def _index_of(path: str) -> Path | None:
 
 
 def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
-    """The jobs whose pages hold templates: all of the file's, or the streams in which its index has templates."""
+    """Yield the jobs whose pages hold templates: all of the file's, or the streams in which its index has templates."""
     index = _index_of(path)
     if index is None:
         yield from plan_jobs(path, DamageLog(skip=True))
@@ -100,7 +100,7 @@ def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
 
 
 def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool]) -> tuple[int, _Found]:
-    """The templates of one job. Damage is left to the pass over the articles, which reports it."""
+    """Return the templates of one job. Damage is left to the pass over the articles, which reports it."""
     number, job = task
     numbers = Namespaces(site.language, site.namespaces)
     found: _Found = {}

@@ -115,7 +115,7 @@ class ArticleReader:
 
 
 def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Iterator[Article | DropReason]:
-    """The articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
+    """Yield the articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
 
     A line is ``{"id": …, "title": …, "text": …}`` with optional ``url`` and ``revision_id``; the text is clean, its
     paragraphs separated by blank lines. Anything else is reported with its byte offset.

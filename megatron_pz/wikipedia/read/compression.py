@@ -100,7 +100,7 @@ def new_decompressor(compression: Compression) -> Decompressor:
 
 
 def damage_errors(compression: Compression) -> tuple[type[Exception], ...]:
-    """What a decompressor raises on damaged data."""
+    """Return what a decompressor raises on damaged data."""
     if compression == "bz2":
         return (OSError, ValueError)
     return (zlib.error,) if compression == "gz" else (zstd().ZstdError,)

@@ -101,7 +101,7 @@ def _language(name: str, base: str, declared: str) -> str:
 
 
 def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = True) -> Iterator[tuple[Page, int]]:
-    """The pages that begin in the job's range, each with a byte offset of its file for messages.
+    """Yield the pages that begin in the job's range, each with a byte offset of its file for messages.
 
     A truncated or damaged file is reported with the byte offset; without a log it raises :class:`BadInput`. The pages
     are the same without :mod:`megatron_pz.wikipedia.read.fast_bz2`.

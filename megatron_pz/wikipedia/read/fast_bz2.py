@@ -81,7 +81,7 @@ class WholeStreams:
         return self._content[:size], position + len(stream)
 
     def _compressed(self, position: int) -> bytes | None:
-        """The stream at ``position`` up to the next one or the file's end, if it ends as streams do."""
+        """Return the stream at ``position`` up to the next one or the file's end, if it ends as streams do."""
         self._file.seek(position)
         stream = bytearray()
         searched = len(_BEGIN) + 1  # behind the first block's beginning

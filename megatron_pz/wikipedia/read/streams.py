@@ -111,7 +111,7 @@ class _Broken(Exception):
 
 
 def input_kind(path: str) -> InputKind:
-    """What the file holds, by its first bytes. Raises :class:`BadInput` for a missing, empty or foreign file."""
+    """Tell what the file holds, by its first bytes. Raises :class:`BadInput` for a missing, empty or foreign file."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_READ)
@@ -148,7 +148,7 @@ def cache_header(path: str) -> dict[str, Any] | None:
 
 
 def cache_header_frame(header: dict[str, Any]) -> bytes:
-    """What :func:`cache_header` reads, as every Zstandard library skips it."""
+    """Write what :func:`cache_header` reads, as every Zstandard library skips it."""
     content = json.dumps(header, ensure_ascii=False).encode()
     return _CACHE_MAGIC + len(content).to_bytes(4, "little") + content
 
@@ -210,7 +210,7 @@ def _jobs_of_one_stream(path: str, kind: InputKind, size: int, damage: DamageLog
 def read_blocks(
     path: str, compression: Compression, start: int, damage: DamageLog, hold: int = _HELD, any_size: bool = False
 ) -> Iterator[Block]:
-    """The file's decompressed content from byte ``start`` (the start of a stream) to the file's end.
+    """Yield the file's decompressed content from byte ``start`` (the start of a stream) to the file's end.
 
     A damaged stream is reported; where that does not end the run, the content goes on with the next stream. Of a
     damaged stream at most what exceeds ``hold`` bytes is in the content. The content does not depend on what libraries
@@ -238,7 +238,7 @@ def read_blocks(
 def _stream_blocks(
     file: BinaryIO, position: int, compression: Compression, hold: int, whole: WholeStreams | None
 ) -> Generator[Block, None, int]:
-    """The blocks of the stream at ``position``, held back until it proves sound; returns where it ends."""
+    """Yield the blocks of the stream at ``position``, held back until it proves sound; returns where it ends."""
     fed, held, bytes_held = position, deque[Block](), 0
     yield Block(b"", position, fed)  # tells a job that its last stream is over before the next is decompressed
     if whole is not None and (found := whole.read(position)) is not None:

@@ -70,7 +70,7 @@ def summary(wikitext: str, redirect: str | None) -> str | None:
 
 
 def _included(wikitext: str) -> str:
-    """The part of a template's page that a page which calls it gets."""
+    """Return the part of a template's page that a page which calls it gets."""
     text = _COMMENT.sub("", wikitext)
     if only := _ONLY_INCLUDED.findall(text):
         return "".join(only).strip()
@@ -92,11 +92,11 @@ class DumpTemplates:
         self._depth = self._calls = 0  # templates that are being expanded; those expanded for the page's own call
 
     def disambiguations(self) -> frozenset[str]:
-        """Normalised names of the templates that make a page a disambiguation, and of the redirects to them."""
+        """Return the normalised names of the templates, redirects included, that make a page a disambiguation."""
         return frozenset(name for name in self._summaries if self._summary(name)[1] == _DISAMBIGUATION)
 
     def name_and_mark(self, text: str) -> tuple[str, str]:
-        """The name under which a template is rendered; for one that shows no text no name, and the mark it leaves."""
+        """Return the name under which a template is rendered; for one without text, the mark it leaves."""
         known = self._known.get(text)
         if known is None:
             known = self._known[text] = self._name_and_mark(templates.template_name(text))
@@ -112,7 +112,7 @@ class DumpTemplates:
         return "", DROPPED if found in (_BOX, _DISAMBIGUATION) else UNKNOWN
 
     def _summary(self, name: str) -> tuple[str, str]:
-        """The name at the end of a chain of redirects, and its summary, empty where it has none."""
+        """Return the name at the end of a chain of redirects, and its summary, empty where it has none."""
         found = self._summaries.get(name, "")
         for _ in range(_MOST_REDIRECTS):
             if not found.startswith(_REDIRECT):
@@ -122,7 +122,7 @@ class DumpTemplates:
         return name, found
 
     def render(self, name: str, parameters: Mapping[str, str], title: str, wiki: Wiki) -> str:
-        """What a template shows, with the marks of what vanished in it.
+        """Render a template, with the marks of what vanished in it.
 
         Args:
             name: As :meth:`name_and_mark` gives it.
@@ -165,7 +165,7 @@ class _Expansion:
         self._parameters, self._values, self._title = parameters, values, title
 
     def text(self, body: str) -> str:
-        """The body with its parameters and parser functions replaced. Raises :class:`NotUnderstood`."""
+        """Replace the body's parameters and parser functions. Raises :class:`NotUnderstood`."""
         out: list[str] = []
         index = 0
         while (begin := body.find("{{", index)) >= 0:
@@ -230,7 +230,7 @@ class _Expansion:
 
 
 def _balanced(text: str, begin: int) -> tuple[int, int]:
-    """(braces of the construct that opens at ``begin``, where it ends). Raises :class:`NotUnderstood`."""
+    """Return (braces of the construct that opens at ``begin``, where it ends). Raises :class:`NotUnderstood`."""
     opened: list[int] = []
     index, first = begin, 0
     while index < len(text):
@@ -258,7 +258,7 @@ def _balanced(text: str, begin: int) -> tuple[int, int]:
 
 
 def _fields(content: str) -> Iterator[str]:
-    """The parts between the bars that are in no inner template or link."""
+    """Yield the parts between the bars that are in no inner template or link."""
     start = depth = index = 0
     while index < len(content):
         pair = content[index : index + 2]
