@@ -127,7 +127,7 @@ def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
 
 
 def _pages_table(corpus: CorpusBrowser) -> Table:
-    """What became of the input's pages, over all splits."""
+    """List what became of the input's pages, over all splits."""
     pages = corpus.manifest["all_splits"]
     table = Table("", "number", "share", title=pages_title(corpus))
     for column in table.columns[1:]:

@@ -38,7 +38,7 @@ def origin(corpus: CorpusBrowser) -> str:
 
 
 def short(number: float) -> str:
-    """A number in three digits: 950, 12.3 k, 1.07 M."""
+    """Format a number with three digits: 950, 12.3 k, 1.07 M."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= 0.9995 * limit:
             return f"{number / limit:.3g}{unit}"
@@ -46,13 +46,13 @@ def short(number: float) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share with one decimal; what is there is never shown as nothing."""
+    """Format a share with one decimal; a share above 0 is never shown as 0."""
     share = part / max(whole, 1)
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
 def outcomes(pages: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """What became of the pages: articles, then the reasons that some were dropped for, the most frequent first."""
+    """List the outcomes of the pages: articles, then the reasons for drops, the most frequent first."""
     dropped = sorted(pages["dropped"].items(), key=lambda item: -item[1])
     reasons = [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in dropped if count]
     return [("articles", pages["articles"]), *reasons]
@@ -120,7 +120,7 @@ def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: s
 
 
 def bars(axes: Axes, pages: Mapping[str, Any], title: str) -> None:
-    """What became of the pages: a bar an outcome, with its number and share."""
+    """Draw one bar for each outcome of a page, with its number and share."""
     rows = outcomes(pages)
     places = np.arange(len(rows))
     counts = [count for _, count in rows]

@@ -41,7 +41,7 @@ def random_span(passage: str, policy: SpanRules, rng: random.Random) -> MaskedPa
 
 
 def words_after_the_first(passage: str) -> list[Match[str]]:
-    """The words that a next-token mask can hide: something must precede them."""
+    """List the words that a next-token mask can hide: all but the first, which nothing precedes."""
     return list(WORD.finditer(passage))[1:]
 
 

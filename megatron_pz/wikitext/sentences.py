@@ -105,7 +105,7 @@ def _languages() -> dict[str, _Language]:
 
 @lru_cache(maxsize=1)
 def _names() -> dict[str, str]:
-    """The name of a language by the codes of its wikis."""
+    """Map the codes of wikis to the name of their language."""
     return {code: language.name for language in _languages().values() for code in (language.name, *language.wikis)}
 
 

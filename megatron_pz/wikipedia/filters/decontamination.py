@@ -105,7 +105,7 @@ class Decontaminator:
 
 
 def _records(path: str) -> Iterator[list[str]]:
-    """The texts of every record of a benchmark file."""
+    """Yield the texts of every record of a benchmark file."""
     readers = {".jsonl": _jsonl, ".txt": _txt, ".csv": _csv, ".parquet": _parquet}
     kind = Path(path).suffix.lower()
     if kind not in readers:

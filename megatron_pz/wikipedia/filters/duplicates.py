@@ -43,7 +43,7 @@ class Fingerprinter:
         """Of a fingerprint on disk: blake2b-128 of the normalised paragraphs, and what compares near duplicates."""
 
     def fingerprint(self, paragraphs: Sequence[str]) -> tuple[object, ...]:
-        """A document's record of :attr:`dtype`. Where lines end and the case of ASCII letters do not count."""
+        """Compute a document's record of :attr:`dtype`. Where lines end and the case of ASCII letters do not count."""
         normalised = " ".join(paragraphs).encode("utf-8", "surrogatepass").translate(_NORMALISED)
         digest = hashlib.blake2b(normalised, digest_size=_DIGEST_BYTES).digest()
         return (digest, *(self._signer.sign(paragraphs) if self._signer else ()))

@@ -50,7 +50,7 @@ class Classifier(Protocol):
     """What is used of py3langid's LanguageIdentifier."""
 
     def classify(self, text: str) -> tuple[str, float]:
-        """The most probable language, and its probability."""
+        """Return the most probable language and its probability."""
         ...
 
 
@@ -75,7 +75,7 @@ class Filters:
         return None
 
     def kept_passages(self, passages: list[Passage], counts: Counter[str]) -> list[Passage]:
-        """Those of an article's passages that stay; ``counts`` gets :data:`FILTER_COUNTS` of the others.
+        """Return the passages of an article that stay; ``counts`` gets :data:`FILTER_COUNTS` of the others.
 
         An article without a passage left is dropped for ``benchmark_overlap``.
         """

@@ -41,7 +41,7 @@ def rows_of(threshold: float) -> int:
 
 
 def signature_fields(threshold: float) -> list[tuple[str, str, tuple[int]]]:
-    """The fields of a signature on disk: a key a band, and the low byte of every slot."""
+    """Return the fields of a signature on disk: a key for each band, and the low byte of every slot."""
     return [("bands", "<u8", (SLOTS // rows_of(threshold),)), ("slots", "u1", (SLOTS,))]
 
 

@@ -22,7 +22,7 @@ class SortedKeys:
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """The number of every key, int64 of the keys' shape; -1 where it is not there."""
+        """Look up the number of every key: int64 of the keys' shape; -1 where it is not there."""
         numbers = np.full(len(keys), -1, dtype=np.int64)
         for known, known_numbers in self._runs:
             places = np.minimum(np.searchsorted(known, keys), len(known) - 1)

@@ -35,7 +35,7 @@ _ASCII: Final = bytes(
 
 @lru_cache(maxsize=1)  # two filters ask about one article
 def normalised_words(text: str) -> bytes:
-    """The words in UTF-8 with single spaces between them: no case, no punctuation, compatibility forms made one.
+    """Return the words in UTF-8 with single spaces between them, without case, punctuation and compatibility forms.
 
     A character of a script that puts no spaces between words is a word.
     """
@@ -47,7 +47,7 @@ def normalised_words(text: str) -> bytes:
 
 
 def _folded_parts(text: str) -> Iterator[str]:
-    """The parts of a text, those beyond ASCII folded. They are few in most languages, and the same again and again."""
+    """Yield the parts of a text, folded where they are beyond ASCII. In most languages they are few and recur."""
     done = 0
     for part in _BEYOND_ASCII.finditer(text):
         start, end = part.span()

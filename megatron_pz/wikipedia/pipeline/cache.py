@@ -54,7 +54,7 @@ def join_cache(parts: Sequence[Path], path: Path, header: dict[str, Any]) -> Non
 
 
 def read_cache(job: Job, damage: DamageLog) -> Iterator[Article]:
-    """The articles of a job of a cache."""
+    """Yield the articles of a job of a cache."""
     rest = b""
     for block in read_blocks(job.path, job.kind.compression, job.start, damage):
         if block.after_gap:
@@ -68,12 +68,12 @@ def read_cache(job: Job, damage: DamageLog) -> Iterator[Article]:
 
 
 def extraction(options: PreprocessOptions) -> dict[str, Any]:
-    """The options that decide which articles a cache holds, and their text."""
+    """Return the options that decide which articles a cache holds, and their text."""
     return {"text": dataclasses.asdict(options.text), "articles": dataclasses.asdict(options.articles)}
 
 
 def check_cache(path: str, options: PreprocessOptions) -> dict[str, Any]:
-    """The header of a cache that serves these options. Raises :class:`BadInput` for another."""
+    """Read the header of a cache that serves these options. Raises :class:`BadInput` for another."""
     header = cache_header(path) if input_kind(path).content == "cache" else None
     if header is None or header.get("megatron_pz_articles") != FORMAT:
         raise BadInput(f"{path}: is no cache of layout {FORMAT}; remove it or give another --cache")

@@ -19,13 +19,13 @@ _ROWS_A_GROUP = 1 << 12
 
 
 def export_suffix(kind: Export) -> str:
-    """What follows the corpus' prefix in the file's name."""
+    """Return what follows the corpus' prefix in the file's name."""
     return f".text.{kind}"
 
 
 @contextlib.contextmanager
 def text_writer(prefix: Path, kind: Export | None) -> Iterator[TextWriter | None]:
-    """Writes ``<prefix>.text.jsonl`` or ``.text.parquet``: a line or row an article, in the corpus' order."""
+    """Write ``<prefix>.text.jsonl`` or ``.text.parquet``: a line or row an article, in the corpus' order."""
     if kind is None:
         yield None
         return

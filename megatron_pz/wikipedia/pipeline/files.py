@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write, which gets its name when it is complete and on the disk."""
+    """Open a binary file for writing that gets its name when it is complete and on the disk."""
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:

@@ -81,7 +81,7 @@ class _Jobs:
                     yield _Numbered(number, job)
 
     def in_order(self) -> list[JobResult]:
-        """The results from the first job to the first that is not done."""
+        """Return the results from the first job to the first that is not done."""
         results: list[JobResult] = []
         while len(results) < self._planned and len(results) in self.done:
             results.append(self.done[len(results)])

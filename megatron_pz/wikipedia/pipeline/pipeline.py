@@ -162,7 +162,7 @@ def _check(options: PreprocessOptions) -> None:
 
 
 def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptions, bool]:
-    """The options with the inputs that are really read, and whether this run makes the cache."""
+    """Return the options with the inputs that are really read, and whether this run makes the cache."""
     inputs = tuple(path for path in options.inputs if input_kind(path).content != "index")
     if not inputs:
         raise BadInput(f"{options.inputs[0]}: is the index of a multi-stream dump; give the dump itself")

@@ -228,7 +228,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """The elements of all lists; pyarrow's own function would load pyarrow.compute."""
+    """Return the elements of all lists; pyarrow's own function would load pyarrow.compute."""
     lists = column.combine_chunks()
     offsets = lists.offsets
     return lists.values.to_numpy()[offsets[0].as_py() : offsets[-1].as_py()]

@@ -127,18 +127,20 @@ class _Documents:
 
 
 def shard_stem(work: Path, number: int, split: int) -> Path:
-    """Path of a shard without suffix: the job's number and the split's."""
+    """Return the path of a shard without suffix: the job's number and the split's."""
     return work / f"{split}-{number:07d}"
 
 
 def documents_path(work: Path, number: int) -> Path:
-    """Path of what decides, when all jobs are done, which of the job's documents stay: their ``split`` and
-    ``fingerprint`` (dtype of ``Fingerprinter``), in the order of the input."""
+    """Return the path of the records that decide which of the job's documents stay when all jobs are done.
+
+    They are the ``split`` and the ``fingerprint`` (dtype of ``Fingerprinter``) of each, in the order of the input.
+    """
     return work / f"documents-{number:07d}.npy"
 
 
 def cache_part_path(work: Path, number: int) -> Path:
-    """Path of the job's part of the cache."""
+    """Return the path of the job's part of the cache."""
     return work / f"cache-{number:07d}.zst"
 
 
@@ -167,7 +169,7 @@ def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str])
 
 
 def _passages(worker: Worker, cutter: PassageCutter, article: Article) -> list[Passage]:
-    """The article's passages, or the whole article as one."""
+    """Cut the article into passages, or make the whole article one."""
     if worker.options.output.level == "passage":
         return cutter.cut(article.paragraphs)
     (ids,) = worker.encoder.encode([PARAGRAPH_BREAK.join(article.paragraphs)])

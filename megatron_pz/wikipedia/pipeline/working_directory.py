@@ -21,7 +21,7 @@ def folder_of(output_prefix: str) -> Path:
 
 @contextlib.contextmanager
 def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) -> Iterator[Path]:
-    """The folder, made where it is missing, and locked. Its content stays until :func:`clear`.
+    """Make the directory where it is missing, and lock it. Its content stays until :func:`clear`.
 
     Args:
         output_prefix: Of the outputs.

@@ -54,7 +54,7 @@ def load_hf_tokenizer(directory: str) -> HFTokenizer:
 
 
 def _load_plain(folder: Path) -> HFTokenizer | None:
-    """The tokenizer by ``tokenizer.json`` alone; None where transformers could make another one of the folder."""
+    """Load the tokenizer by ``tokenizer.json`` alone; None where transformers could make another one of the folder."""
     path = folder / "tokenizer.json"
     if not path.is_file() or (folder / "added_tokens.json").exists():
         return None
@@ -103,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _token_names(value: Any) -> Iterator[str]:
-    """The contents of a token, or of the tokens of a list, as a configuration file states them."""
+    """Yield the contents of a token, or of the tokens of a list, as a configuration file states them."""
     for token in value if isinstance(value, list) else [value]:
         if isinstance(token, dict):
             yield str(token["content"])

@@ -103,7 +103,7 @@ class Joints:
         return self._put_together(apart)
 
     def _put_together(self, apart: Sequence[Ids]) -> Measured:
-        """The ids of every paragraph in one array, with the blank lines that the tokenizer takes for themselves."""
+        """Put the ids of every paragraph into one array, with those of the blank lines between them."""
         is_constant = self.kind == "constant"
         pieces = [piece for ids in apart for piece in (ids, self._seam)][:-1] if is_constant else apart
         width = len(self._seam) if is_constant else 0
@@ -158,5 +158,5 @@ class Joints:
 
 
 def parts_of(paragraphs: Sequence[str], draft: str | range) -> Sequence[str]:
-    """What a passage's text is joined from."""
+    """Return the paragraphs that a passage's text is joined from."""
     return (draft,) if isinstance(draft, str) else paragraphs[draft.start : draft.stop]

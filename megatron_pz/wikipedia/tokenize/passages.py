@@ -94,7 +94,7 @@ class PassageCutter:
         self.counts: Counter[str] = Counter()
 
     def cut(self, paragraphs: Sequence[str]) -> list[Passage]:
-        """The passages of an article, in its order."""
+        """Cut an article into passages, in its order."""
         paragraphs = [stripped for paragraph in paragraphs if (stripped := paragraph.strip())]
         self._budget = self._options.max_passage_tokens
         self._language, self._sample = "", PARAGRAPH_BREAK.join(paragraphs[:_SAMPLED_PARAGRAPHS])
@@ -158,7 +158,7 @@ class PassageCutter:
         return [stripped for text in texts if (stripped := text.strip())]
 
     def _lead(self, paragraph: str) -> _Piece:
-        """The whole sentences that a paragraph begins with, up to the budget; empty where the first one exceeds it."""
+        """Take whole sentences from a paragraph's beginning up to the budget; none where the first exceeds it."""
         lead = _Piece("", 0, 0)
         for sentence in self._measure(self._sentences(paragraph)):
             longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)

@@ -90,7 +90,7 @@ class TextEncoder:
         return type(self), self._arguments
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of every text, uint32. Raises :class:`BadInput` when gigatoken proves wrong on the way."""
+        """Encode every text to uint32 ids. Raises :class:`BadInput` when gigatoken proves wrong on the way."""
         if self._gigatoken is None:
             return self._encode_hf(texts)
         ids = self._gigatoken.encode(texts, self._encode_hf)
@@ -170,7 +170,7 @@ class _Gigatoken:
         self._characters_left = _RENEW_AFTER
 
     def encode(self, texts: Sequence[str], encode_hf: Encode) -> list[np.ndarray]:
-        """The ids of every text."""
+        """Encode every text."""
         ids = [self._encode_one(text) for text in texts]
         self._characters_left -= sum(map(len, texts))
         if self._characters_left < 0:
@@ -191,7 +191,7 @@ def highest_id(tokenizer: Tokenizer) -> int:
 
 
 def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
-    """The ``tokenizer.json`` with a token for every byte where it is byte-level, and the lowest id of the new ones.
+    """Add a token for every byte to a byte-level ``tokenizer.json``; return it and the lowest id of the new ones.
 
     The id is 0 where there are no new ones.
     """
