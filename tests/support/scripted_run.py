@@ -44,10 +44,17 @@ class ScriptedEngine:
     started: ClassVar[list[ScriptedEngine]] = []
 
     def __init__(
-        self, model_dir: str | Path, rollout: RolloutConfig, *, seed: int, colocated: bool, watchdog: Watchdog
+        self,
+        model_dir: str | Path,
+        rollout: RolloutConfig,
+        *,
+        seed: int,
+        colocated: bool,
+        watchdog: Watchdog,
+        tokenizer_dir: str,
     ) -> None:
         assert colocated
-        self.tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir or model_dir)
         self.rollout = rollout
         self.weights: dict[str, torch.Tensor] = {}
         self.prompts: list[str] = []
