@@ -169,7 +169,7 @@ main() {
   # The environment that is there keeps its kind where none is asked for.
   if [[ -z ${1:-}${PYTHON:-} && -f $choice ]]; then read -r device PYTHON <"$choice"; fi
   if [[ $device == cluster ]]; then pythons=(3.12) needed_python=3.12 needed_mib=25000; fi
-  # aarch64 is chosen from the same locks, whose every package has a wheel for it; nobody has run it yet.
+  # aarch64 is installed from the same locks; their markers leave out what is for x86-64. Nobody has run it yet.
   case "$device $(uname -sm)" in
     "cpu Linux x86_64" | "cpu Linux aarch64" | "cluster Linux x86_64") ;;
     cpu*) fail "the environment is for Linux on x86-64 or aarch64, this is $(uname -sm)" ;;
