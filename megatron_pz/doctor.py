@@ -60,7 +60,7 @@ class Finding:
     mark: Mark
     found: str
     remark: str = ""
-    """What it means, or what to do."""
+    """The meaning of the finding, or the next step."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Diagnosis:
 
     findings: tuple[Finding, ...]
     path: Literal["gpu", "cpu", "none"]
-    """What can run here."""
+    """The configurations that can run here."""
 
     @property
     def problems(self) -> tuple[str, ...]:

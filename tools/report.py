@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def results(evaluations: Sequence[Evaluation]) -> str:
-    """The table and, in words, what the last training changed."""
+    """Write the table and, in words, what the last training changed."""
     title = f"{len(evaluations[0].passages)} held-out passages, mean ± 95 % half-width"
     lines = [table(title, ["", *(evaluation.name for evaluation in evaluations)], rows(evaluations)), ""]
     if len(evaluations) > 1:
@@ -72,7 +72,7 @@ def results(evaluations: Sequence[Evaluation]) -> str:
 
 
 def draw_evaluations(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """The main measures of all evaluations as bars; one that was not asked for has none."""
+    """Draw the main measures of all evaluations as bars; a measure that was not sampled has no bar."""
     summaries = {evaluation.name: summarize(evaluation) for evaluation in evaluations}
     asked = [name for name in MAIN_MEASURES if any(summary[name].units for summary in summaries.values())]
     labels = [textwrap.fill(MAIN_MEASURES[name][0], LABEL_WIDTH) for name in asked]

@@ -53,7 +53,7 @@ _PREFIX = "module."
 _SCALING = "._extra_state"
 """Ends the key of what Transformer Engine keeps for FP8, one object a module and layer, empty without FP8."""
 _METADATA = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
-"""How NeMo 2.7.3 asks Megatron-Core for its state, and what it stores beside the weights (``MegatronStrategy``)."""
+"""Names under which NeMo 2.7.3 stores Megatron-Core's state beside the weights (``MegatronStrategy``)."""
 
 
 def refuse_family(arch: Architecture) -> None:

@@ -88,7 +88,7 @@ ModelStates = Mapping[str, ModelState]
 
 @dataclass
 class SaveAgreement:
-    """What the ranks settled at the first save of some state, and reuse at every later save of the same state.
+    """The plan that the ranks agreed on at the first save of a state, reused at every later save of the same state.
 
     Otherwise each save would gather the description of every shard from all ranks twice more: to check that the shards
     make whole tensors, and to choose the writer of each replicated one.

@@ -127,7 +127,7 @@ class GameConfig:
     """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: MaskStrategy = "active"
-    """Who chooses the masks: the generator [P], or one of the paper's passive baselines."""
+    """The chooser of the masks: the generator [P], or one of the paper's passive baselines."""
     passive_warmup_iters: NonNegativeInt = 0
     """Number of first steps that use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
     warmup_mask_strategy: PassiveStrategy = "random_span"

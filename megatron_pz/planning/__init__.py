@@ -1,1 +1,1 @@
-"""What a run will need, worked out before it is started."""
+"""Estimate what a run needs before it is started."""

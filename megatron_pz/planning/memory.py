@@ -30,12 +30,12 @@ class StageMemory:
     """Bytes on a GPU of one pipeline stage. The engines' are in :class:`EngineMemory`, the same on every stage."""
 
     weights: float
-    """Of every policy that learns, and of the frozen reference."""
+    """Weights of every policy that learns and of the frozen reference."""
     gradients: float
     optimizer: float
     """Master weights and both moments, or this rank's share of them."""
     activations: float
-    """Of the micro-batches in flight at once."""
+    """Activations of the micro-batches in flight at once."""
     log_probs: float
     """Logits of a chunk with their gradient, and the float32 gradient of the output matrix; on the last stage."""
 

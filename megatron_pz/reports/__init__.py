@@ -1,1 +1,1 @@
-"""What is made after a run: tables, curves, the scaling study and the page of a corpus."""
+"""Reports on finished runs and corpora: tables, curves, the scaling study and the page of a corpus."""

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 COLOURS = ("#BBBBBB", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
-"""Of the Okabe-Ito palette; the first, for the untrained model, is grey."""
+"""Colours of the Okabe-Ito palette; the first, for the untrained model, is grey."""
 
 
 def draw_bars(path: Path, title: str, labels: Sequence[str], bars: Mapping[str, Sequence[tuple[float, float]]]) -> None:

@@ -24,7 +24,7 @@ matplotlib.use("Agg")
 GENERATOR, PREDICTOR, OTHER = "#0072B2", "#D55E00", "#555555"
 GOOD, IDLE = "#009E73", "#BBBBBB"
 SHARES = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#999999", "#000000")
-"""Of parts without a colour of their own. Colour-blind readers can tell the Okabe-Ito palette apart."""
+"""Colours of the Okabe-Ito palette, which colour-blind readers can tell apart, for parts without a fixed colour."""
 
 Series = Callable[[str], np.ndarray]
 """Metric name to one value an iteration, NaN where it was not measured."""

@@ -76,7 +76,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class OldAndReferenceLogProbs:
-    """What the loss compares the log-probabilities of a row's response tokens with, constant over a step's updates."""
+    """Log-probabilities that the loss compares the current ones with, constant over a step's updates."""
 
     old_log_probs_R: torch.Tensor | None = None
     """float32, under the trainer's weights of the rollout; None: the weights have not changed since."""

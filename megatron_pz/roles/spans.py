@@ -24,7 +24,7 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikitext.words import WORD, count_words, is_word_boundary
 
 MASK = "[mask]"
-"""What the predictor sees in place of a masked span [P]."""
+"""The text in place of a masked span [P]."""
 
 
 class InvalidMaskReason(StrEnum):
@@ -61,9 +61,9 @@ class MaskedPassage:
     span: str
     """The hidden words, exactly as in the passage."""
     occurrences: int
-    """How often the span occurs in the passage."""
+    """Number of occurrences of the span in the passage."""
     replaced: int
-    """How many of these occurrences are hidden."""
+    """Number of occurrences that are hidden."""
 
 
 def replace_span(passage: str, span: str, starts: Sequence[int], occurrences: int) -> MaskedPassage:

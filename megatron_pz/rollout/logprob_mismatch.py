@@ -30,11 +30,11 @@ class Update(Protocol):
 
 @dataclass(frozen=True)
 class LogProbDifference:
-    """How far trainer and rollout log-probabilities of the same sampled tokens lie apart; all 0 without tokens."""
+    """Differences of trainer and rollout log-probabilities of the same sampled tokens; all 0 without tokens."""
 
     tokens: int
     mean: float
-    """Of |log p(trainer) - log p(rollout)|, nats."""
+    """Mean of |log p(trainer) - log p(rollout)|, nats."""
     max: float
     k3: float
     """Estimate of KL(rollout || trainer) a token: mean of r - 1 - log r with r = p(trainer) / p(rollout), since it was

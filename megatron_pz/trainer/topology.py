@@ -88,12 +88,12 @@ class Topology:
 
     @property
     def is_first_stage(self) -> bool:
-        """Whether this rank holds the embedding."""
+        """Return whether this rank holds the embedding."""
         return self.pipeline_parallel_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
-        """Whether this rank holds the output layer, and so the log-probabilities and the loss."""
+        """Return whether this rank holds the output layer, and so the log-probabilities and the loss."""
         return self.pipeline_parallel_rank == self.pipeline_parallel_size - 1
 
     def all_gather_object(self, value: Anything) -> list[Anything]:

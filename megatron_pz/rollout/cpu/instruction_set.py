@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 _ASKED = ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported")
-"""What vLLM asks ``torch.cpu`` about the processor. The first two choose its library: ``_C_AVX2``, ``_C_AVX512`` or
+"""The functions of ``torch.cpu`` by which vLLM inspects the processor. The first two choose its library: ``_C_AVX2``, ``_C_AVX512`` or
 ``_C``, which needs bfloat16 instructions."""
 
 

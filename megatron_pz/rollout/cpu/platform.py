@@ -1,4 +1,4 @@
-"""What the rollout engine does only with vLLM's CPU build. ``docs/development.md`` lists it, with the reasons."""
+"""Settings and patches that only vLLM's CPU build needs; ``docs/development.md`` lists them with the reasons."""
 
 from __future__ import annotations
 
