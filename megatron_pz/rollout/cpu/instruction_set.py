@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 _ASKED = ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported")
-"""The functions of ``torch.cpu`` by which vLLM inspects the processor. The first two choose its library: ``_C_AVX2``, ``_C_AVX512`` or
-``_C``, which needs bfloat16 instructions."""
+"""The functions of ``torch.cpu`` by which vLLM inspects the processor. The first two choose its library: ``_C_AVX2``,
+``_C_AVX512`` or ``_C``, which needs bfloat16 instructions."""
 
 
 def has_avx512() -> bool:
