@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter
 from megatron_pz.corpus.browser import CorpusBrowser, Lengths
 
 KEPT, DROPPED, MARK, INK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
-"""Colours of the Okabe-Ito palette, which colour-blind readers can tell apart."""
+"""Of the Okabe-Ito palette, which colour-blind readers can tell apart."""
 _BINS = 40
 _SPAN_OF_LOGARITHM = 100
 """Longest over shortest from which on an axis of lengths is logarithmic."""
@@ -52,11 +52,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def outcomes(pages: Mapping[str, Any]) -> list[tuple[str, int]]:
-<<<<<<< HEAD
     """List the outcomes of the pages: articles, then the reasons for drops, the most frequent first."""
-=======
-    """Count the outcomes of the pages: articles, then the reasons of drops, most frequent first."""
->>>>>>> c1df33f (Docstrings without fragments in reports, roles, planning and rollout)
     dropped = sorted(pages["dropped"].items(), key=lambda item: -item[1])
     reasons = [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in dropped if count]
     return [("articles", pages["articles"]), *reasons]
@@ -124,11 +120,7 @@ def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: s
 
 
 def bars(axes: Axes, pages: Mapping[str, Any], title: str) -> None:
-<<<<<<< HEAD
     """Draw one bar for each outcome of a page, with its number and share."""
-=======
-    """Draw the outcomes of the pages: one bar per outcome, with its number and share."""
->>>>>>> c1df33f (Docstrings without fragments in reports, roles, planning and rollout)
     rows = outcomes(pages)
     places = np.arange(len(rows))
     counts = [count for _, count in rows]

@@ -41,11 +41,7 @@ def random_span(passage: str, policy: SpanRules, rng: random.Random) -> MaskedPa
 
 
 def words_after_the_first(passage: str) -> list[Match[str]]:
-<<<<<<< HEAD
     """List the words that a next-token mask can hide: all but the first, which nothing precedes."""
-=======
-    """List the words that a next-token mask can hide: all but the first, because something must precede them."""
->>>>>>> c1df33f (Docstrings without fragments in reports, roles, planning and rollout)
     return list(WORD.finditer(passage))[1:]
 
 
@@ -97,7 +93,7 @@ def passive_mask(
 
 
 def mask_strategy(iteration: int, game: GameConfig) -> MaskStrategy:
-    """Return the strategy of a step, counted from 1: the passive warm-up has one of its own."""
+    """Who chooses the masks in a step, counted from 1: during the passive warm-up another one than after it."""
     return game.warmup_mask_strategy if iteration <= game.passive_warmup_iters else game.mask_strategy
 
 

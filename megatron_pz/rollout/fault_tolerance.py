@@ -111,7 +111,7 @@ class RestartingEngine:
         return None
 
     def _replaced_after(self, failure: str | None) -> bool:
-        """Replace all engines if a rank had a failure, and return whether one did. New ones have the directory's weights."""
+        """Replace all engines if a rank had a failure; return whether one did. They have the directory's weights."""
         failures = self._exchange(failure)
         failed = [(rank, reason) for rank, reason in enumerate(failures) if reason is not None]
         if not failed:
