@@ -40,10 +40,12 @@ from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, exits_with_o
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
-DONE, FAILED, STOPPED, INTERRUPTED = 0, 1, 3, 130
-"""Exit codes; 2, bad input, comes from the workers."""
+DONE, FAILED, REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes; 2 is a worker's word for bad input."""
 GRACE = 15.0
 """Seconds that workers have after another one failed: the watchdog's last line takes up to ten."""
+GRACE_OF_BAD_INPUT = 1.0
+"""Seconds that they have where the input was bad: they have nothing to add to that line."""
 FAREWELL = 300.0
 """Seconds that a launcher whose workers are done waits for those of other nodes, as torchrun's exit barrier."""
 JOIN_TIMEOUT = 600.0
@@ -289,7 +291,10 @@ class Launcher:
         self._code, was_first = self._agreement.failed_first(code)
         if was_first:
             self._log.say(self._workers.describe(local_rank))
-        self._kill_at = time.monotonic() + GRACE
+        self._give_the_others_time()
+
+    def _give_the_others_time(self) -> None:
+        self._kill_at = time.monotonic() + (GRACE_OF_BAD_INPUT if self._code == REFUSED else GRACE)
 
     def _hear_of_failures(self) -> None:
         """End this node's workers, too, where a worker of another node has failed."""
@@ -301,7 +306,7 @@ class Launcher:
             self._log.say(f"error: the first node's launcher is gone; {socket.gethostname()} ends its workers")
             self._code = FAILED
         if self._code is not None:
-            self._kill_at = time.monotonic() + GRACE
+            self._give_the_others_time()
 
     def _leave(self) -> None:
         """Wait for the launchers of the other nodes: they need the store, and their failure is the job's."""
