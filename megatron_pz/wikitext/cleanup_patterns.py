@@ -24,12 +24,12 @@ _HOLE = re.compile(f"[{''.join(HOLES)}]")
 
 
 def without_sound_words(text: str) -> str:
-    """The text without words at its end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
+    """Remove the words at the text's end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
     return _SOUND_WORDS.sub("", text)
 
 
 def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int]) -> str:
-    """The text without the sentences that hold a mark of a hole; ``dropped`` counts them by what the hole was.
+    """Remove the sentences that hold a mark of a hole; ``dropped`` counts them by what the hole was.
 
     Args:
         text: One item or paragraph.
@@ -47,7 +47,7 @@ def without_incomplete_sentences(text: str, language: str, dropped: dict[str, in
 
 
 def without_ref_tags(text: str) -> str:
-    """The text without ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
+    """Remove ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
     for _ in range(_PASSES):
         shorter = _SPACES.sub(" ", _UNCOVERED.sub("", _REF_TAG.sub("", text))).strip()
         if len(shorter) == len(text):

@@ -11,7 +11,7 @@ _NAMED = {name[:-1]: INVISIBLE.sub("", text) for name, text in html5.items() if 
 
 
 def entity_text(name: str) -> str | None:
-    """What the reference ``&name;`` stands for, less invisible characters; None where it is no reference."""
+    """Resolve the reference ``&name;``, less invisible characters; None where it is no reference."""
     if name in _NAMED:
         return _NAMED[name]
     if not name.startswith("#"):

@@ -34,7 +34,7 @@ class TextOptions:
     @property
     def kept(self) -> frozenset[str]:
         """The names that the scanner knows what is kept by."""
-        kept = set(self.keep)
+        kept: set[str] = set(self.keep)
         if not self.drop_formulas:
             kept.add("math")
         if self.keep_incomplete_sentences:

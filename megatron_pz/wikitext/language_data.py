@@ -58,7 +58,7 @@ class TemplateRows:
 
 @functools.cache
 def language_file(language: str) -> Mapping[str, Any]:
-    """The contents of a language's file, empty where it has none."""
+    """Read a language's file, empty where it has none."""
     path = DIRECTORY / f"{language}.toml"
     if not (language.replace("-", "").isalnum() and path.is_file()):
         return {}
@@ -66,7 +66,7 @@ def language_file(language: str) -> Mapping[str, Any]:
 
 
 def languages() -> list[str]:
-    """The languages that have a file."""
+    """List the languages that have a file."""
     return sorted(path.stem for path in DIRECTORY.glob("*.toml"))
 
 
@@ -76,7 +76,7 @@ def _by_name(table: Mapping[str, list[str]]) -> dict[str, str]:
 
 @functools.cache
 def template_rows(language: str) -> TemplateRows:
-    """The rows that count on a wiki of this language."""
+    """Collect the rows that count on a wiki of this language."""
     text: dict[str, str] = {}
     computed: dict[str, str] = {}
     wordless: set[str] = set()

@@ -34,7 +34,7 @@ _REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython a
 
 
 def choose() -> tuple[ModuleType | None, str]:
-    """The compiled form, None where it cannot be used; and in words which form runs and why."""
+    """Load the compiled form, None where it cannot be used; and in words which form runs and why."""
     try:
         compiled = importlib.import_module(COMPILED)
     except ImportError:
@@ -47,7 +47,7 @@ def choose() -> tuple[ModuleType | None, str]:
 
 
 def load_interpreted() -> ScanPage:
-    """The interpreted form, whether or not there is a compiled one."""
+    """Load the interpreted form, whether or not there is a compiled one."""
     return importlib.import_module("megatron_pz.wikitext.scanner.scan").scan_page
 
 

@@ -29,7 +29,7 @@ def source_sha256(directory: Path) -> str:
 
 
 def joined(directory: Path) -> tuple[str, str]:
-    """The modules as one, and their C types as one: what they import from one another is simply there.
+    """Join the modules into one, and their C types as one: what they import from one another is simply there.
 
     Raises:
         ValueError: Two of the modules use one name for two things.

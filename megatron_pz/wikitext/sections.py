@@ -58,6 +58,6 @@ def is_apparatus(marked: str) -> bool:
 
 
 def _letters(text: str) -> int:
-    if text.isascii():
+    if text.isascii() or max(text) < _FIRST_WIDE:
         return sum(map(str.isalnum, text))
     return sum(_LETTERS_OF_A_WIDE_SIGN if sign >= _FIRST_WIDE else 1 for sign in text if sign.isalnum())

@@ -36,7 +36,7 @@ _SILENT_FLAGS = frozenset("H-ND")
 
 
 def shown(content: str, language: str) -> str:
-    """The text that the markup shows, or a mark that something was dropped.
+    """Choose the text that the markup shows, or a mark that something was dropped.
 
     Args:
         content: What stands between ``-{`` and ``}-``, rendered: ``flag;flag|rules``, or rules or a text alone.
@@ -57,7 +57,7 @@ def shown(content: str, language: str) -> str:
 
 
 def _texts(rules: str, language: str) -> dict[str, str]:
-    """The text of every variant, in order; none where these are no rules throughout, which MediaWiki shows as it is.
+    """Read the text of every variant, in order; none where these are not rules throughout.
 
     A rule is ``variant:text`` or ``word=>variant:text``.
     """

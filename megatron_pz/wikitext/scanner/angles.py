@@ -31,7 +31,7 @@ _CONTEXT = 12
 
 
 def angle(scan: Scan) -> None:
-    """A ``<`` at the position."""
+    """Scan from a ``<`` at the position."""
     data = scan.source.data
     start = scan.position
     if scan.follows(start + 1, "!", "-") and scan.follows(start + 2, "-", "-"):
@@ -131,7 +131,7 @@ def _is_hidden(scan: Scan, start: int, end: int) -> bool:
 
 
 def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attributes_end: int) -> None:
-    """A tag whose content is no wikitext: drop it, or keep it as it is."""
+    """Drop a tag whose content is no wikitext, or keep the content as it is."""
     content_start = scan.position
     if name == "gallery" and scan.keeps_galleries and not scan.frames.dropping:
         _gallery(scan, alone)
@@ -197,7 +197,7 @@ def _tag_in_dropped(scan: Scan, name: str, closing: bool, alone: bool) -> None:
 
 
 def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
-    """Raised and lowered text, and the end of hidden text."""
+    """Open or close raised and lowered text, and the end of hidden text."""
     frames = scan.frames
     if not closing:
         if not alone:

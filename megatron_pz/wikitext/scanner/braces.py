@@ -95,7 +95,7 @@ def open_variant(scan: Scan) -> None:
 
 
 def _close_variant(scan: Scan) -> bool:
-    """A single ``}`` at the position: whether it is that of a ``}-`` and ended anything."""
+    """Try a single ``}`` at the position: whether it is that of a ``}-`` and ended anything."""
     frames = scan.frames
     if not scan.follows(scan.position, "}", "-") or (frames.dropping and frames.kind != VARIANT):
         return False
@@ -142,7 +142,7 @@ def close_braces(scan: Scan) -> None:
 
 
 def _close_parameter(scan: Scan) -> None:
-    """A parameter's default."""
+    """Show a parameter's default."""
     frame = scan.frames.top()
     out = scan.out
     if frame.bar < 0:
@@ -173,7 +173,7 @@ def _close_template(scan: Scan) -> None:
 
 
 def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
-    """The name of a template that shows text, or the mark of another; the dump explains what no table knows."""
+    """Find the name of a template that shows text, or the mark of another; the dump explains what no table knows."""
     known = templates.name_and_mark(text, scan.keeps_infoboxes, scan.language)
     if known[1] == UNKNOWN and scan.wiki.templates is not None:
         return scan.wiki.templates.name_and_mark(text)
@@ -189,7 +189,7 @@ def _stands_alone(scan: Scan, start: int) -> bool:
 
 
 def template_bar(scan: Scan) -> None:
-    """A ``|`` inside a template: the first one tells what the template is."""
+    """Scan a ``|`` inside a template: the first one tells what the template is."""
     frames = scan.frames
     frame = frames.top()
     out = scan.out
@@ -206,7 +206,7 @@ def template_bar(scan: Scan) -> None:
 
 
 def equals(scan: Scan) -> None:
-    """A ``=`` inside a template: a field's first one ends its name."""
+    """Scan a ``=`` inside a template: a field's first one ends its name."""
     frame = scan.frames.top()
     scan.position += 1
     last = len(frame.equals) - 1

@@ -77,7 +77,7 @@ def close_bracket(scan: Scan) -> None:
 
 
 def close_dropped(scan: Scan, run: int) -> None:
-    """Closing brackets of a dropped frame's own kind: they are counted."""
+    """Count closing brackets of a dropped frame's own kind."""
     frame = scan.frames.top()
     if run % 2 and frame.single:  # [[File:a.jpg|thumb|[http://x y]]]
         frame.single -= 1
@@ -95,7 +95,7 @@ def close_dropped(scan: Scan, run: int) -> None:
 
 
 def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
-    """The mark that a template leaves which shows no text: an unknown one that is a block of its own leaves no hole.
+    """Choose the mark of a template that shows no text: an unknown one that is a block of its own leaves no hole.
 
     It is one where it begins its line and goes on over several, or has bold text directly behind it, as boxes in
     front of an article's first sentence have.
@@ -121,7 +121,7 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
 
 
 def _close_external(scan: Scan) -> None:
-    """The label stays, and an address alone shows nothing."""
+    """Keep the label; an address alone shows nothing."""
     frames = scan.frames
     out = scan.out
     frame = frames.pop()
@@ -134,7 +134,7 @@ def _close_external(scan: Scan) -> None:
 
 
 def _close_link(scan: Scan) -> None:
-    """The label stays; without one the target is shown, unless it is a file, a category or another language."""
+    """Keep the label; without one the target is shown, unless it is a file, a category or another language."""
     frames = scan.frames
     out = scan.out
     frame = frames.top()
@@ -178,7 +178,7 @@ def _is_blank(scan: Scan, start: int) -> bool:
 
 
 def bar(scan: Scan) -> None:
-    """A ``|`` inside a link: the first one ends its target."""
+    """Scan a ``|`` inside a link: the first one ends its target."""
     frame = scan.frames.top()
     out = scan.out
     scan.position += 1

@@ -102,7 +102,7 @@ class Buffer:
 
 
 def visible_text(text: str) -> Buffer:
-    """A buffer with the text less what :data:`~megatron_pz.wikitext.marks.INVISIBLE` matches."""
+    """Fill a buffer with the text less what :data:`~megatron_pz.wikitext.marks.INVISIBLE` matches."""
     buffer = Buffer(len(text) + 1)
     buffer.write(text)
     if cython.compiled and not may_hide(text):  # type: ignore[name-defined] # noqa: F821

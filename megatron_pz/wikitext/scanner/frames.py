@@ -48,7 +48,7 @@ class Frames:
         self.dropping = False
 
     def top(self) -> Frame:
-        """The innermost frame; there must be one."""
+        """Return the innermost frame; there must be one."""
         return self.stack[self.depth - 1]
 
     def push(self, kind: int, dropped: bool = False) -> Frame:
@@ -111,17 +111,18 @@ class Frames:
         return -1
 
     def content(self) -> str:
-        """What the innermost frame holds so far."""
+        """Return what the innermost frame holds so far."""
         return self.out.text(self.top().start, self.out.size)
 
     def first_field(self) -> str:
-        """What stands before the innermost frame's first ``|``."""
+        """Return what stands before the innermost frame's first ``|``."""
         frame = self.top()
         return self.out.text(frame.start, frame.bar if frame.bar >= 0 else self.out.size)
 
     def parameters(self) -> dict[str, str]:
-        """The innermost frame's fields after the first as a template's parameters, stripped; those without a name are
-        numbered from 1."""
+        """Return the innermost frame's fields after the first as a template's parameters.
+
+        Values are stripped; those without a name are numbered from 1."""
         frame = self.top()
         named: dict[str, str] = {}
         count = 0

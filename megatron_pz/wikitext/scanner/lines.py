@@ -14,7 +14,7 @@ _DEEPEST_HEADING = 6
 
 
 def newline(scan: Scan) -> None:
-    """A line break at the position."""
+    """Scan a line break at the position."""
     frames = scan.frames
     scan.single_brackets = scan.single_braces = 0
     if not frames.dropping:
@@ -47,7 +47,7 @@ def _ends_with_paragraph(frame: Frame) -> bool:
 
 
 def begin_line(scan: Scan) -> None:
-    """The position is at the start of a line."""
+    """Scan what begins a line; the position is at its start."""
     data = scan.source.data
     start = scan.after_blanks(scan.position)
     scan.at_line_start = False
@@ -124,7 +124,7 @@ def _list_item(scan: Scan, start: int) -> None:
 
 
 def _heading(scan: Scan) -> None:
-    """A line between equals signs. Its text is scanned next, up to ``scan.end``; :func:`end_heading` follows."""
+    """Begin a line between equals signs. Its text is scanned next, up to ``scan.end``; :func:`end_heading` follows."""
     if scan.heading_level:
         return
     data = scan.source.data
@@ -158,7 +158,7 @@ def _heading(scan: Scan) -> None:
 
 
 def end_heading(scan: Scan) -> None:
-    """The heading's text has been scanned: show it, or skip the section that it begins."""
+    """Show a heading whose text has been scanned, or skip the section that it begins."""
     out = scan.out
     scan.frames.abandon_from(0)
     heading = " ".join(MARKS.sub("", out.text(scan.heading_start, out.size)).split())

@@ -84,7 +84,7 @@ class Paragraphs:
         self.found: list[tuple[int, str]] = []  # (level of a heading or 0, text)
 
     def all(self) -> list[str]:
-        """In order, none empty."""
+        """Return the paragraphs in order, none empty."""
         data = self.marked.data
         size = self.marked.size
         start = 0
@@ -333,7 +333,7 @@ class Paragraphs:
         return False
 
     def _last(self) -> str:
-        """The last character of the item, or a line break."""
+        """Return the last character of the item, or a line break."""
         return self.out.data[self.out.size - 1] if self.out.size > self.floor else "\n"
 
     def _push(self, character: str) -> None:

@@ -11,7 +11,7 @@ _AMPERSAND = ord("&")
 
 
 def unescaped(escaped: bytes) -> bytearray | None:
-    """The text with its references resolved; None where one is of another kind, for an XML parser to read."""
+    """Resolve the text's references; None where one is of another kind, for an XML parser to read."""
     data = escaped  # C arrays where compiled
     end = len(escaped)
     resolved = bytearray(end)

@@ -42,7 +42,7 @@ _MARKUP = frozenset("[]{}'|")
 def scan_page(
     text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
 ) -> list[str]:
-    """The paragraphs of a page, in order, none empty.
+    """Return the paragraphs of a page, in order, none empty.
 
     Args:
         text: Wikitext.
@@ -58,13 +58,13 @@ def scan_page(
 
 
 def marked_inline(text: str, title: str, wiki: Wiki) -> str:
-    """The marked text of what a template expands to, in place of the template."""
+    """Scan what a template expands to, in place of the template."""
     marked = marked_text(Scan(f"{_INSIDE}{text}{_INSIDE}", title, wiki, frozenset()))
     return marked.text(0, marked.size).replace(_INSIDE, "")
 
 
 def marked_text(scan: Scan) -> Buffer:
-    """The whole text with the marks of :mod:`megatron_pz.wikitext.marks`."""
+    """Scan the whole text into one with the marks of :mod:`megatron_pz.wikitext.marks`."""
     while True:
         if scan.at_line_start:
             begin_line(scan)
@@ -224,7 +224,7 @@ def _entity(scan: Scan) -> None:
 
 
 def _literal_character(shown: str) -> str:
-    """A bracket, brace or quote that was written as an entity is text."""
+    """Mark a bracket, brace or quote that was written as an entity as text."""
     return f"{LITERAL}{shown}{LITERAL_END}" if shown in _MARKUP else shown
 
 

@@ -115,7 +115,7 @@ class Scan:
         return self._has_closing_tag()
 
     def find_closing_ref(self) -> bool:
-        """The same for ``</ref>``, of which there are most."""
+        """Do the same for ``</ref>``, of which there are most."""
         if self.ref_start < self.position:
             self._find_closing_tag("ref", self.position)
             self.ref_start, self.ref_end = self.closing_start, self.closing_end

@@ -132,7 +132,7 @@ def table_bar(scan: Scan) -> None:
 
 
 def rows_of(content: str) -> str:
-    """The rows of a table with its cells between bars; rows without text are left out."""
+    """List the rows of a table with its cells between bars; rows without text are left out."""
     shown = ""
     for row in content.split(ROW):
         cells = [" ".join(cell.translate(IN_ONE_LINE).split()) for cell in _cells(row)]
@@ -142,7 +142,10 @@ def rows_of(content: str) -> str:
 
 
 def _cells(row: str) -> list[str]:
-    """A header's line holds several cells between ``!!``, each with attributes of its own before a ``|``."""
+    """Cut a row into cells.
+
+    A header's line holds several between ``!!``, each with attributes of its own before a ``|``.
+    """
     cells: list[str] = []
     for cell in row.split(CELL)[1:]:
         if cell.startswith(HEADER):

@@ -16,14 +16,14 @@ from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, R
 from megatron_pz.wikitext.templates import dates, french, languages, other_wikis, patterns, quantities, words
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
 
-FUNCTIONS: Final[Mapping[str, Render]] = (
-    words.FUNCTIONS
-    | languages.FUNCTIONS
-    | dates.FUNCTIONS
-    | quantities.FUNCTIONS
-    | french.FUNCTIONS
-    | other_wikis.FUNCTIONS
-)
+FUNCTIONS: Final[Mapping[str, Render]] = {
+    **words.FUNCTIONS,
+    **languages.FUNCTIONS,
+    **dates.FUNCTIONS,
+    **quantities.FUNCTIONS,
+    **french.FUNCTIONS,
+    **other_wikis.FUNCTIONS,
+}
 """The functions that rows of ``[templates.computed]`` name."""
 
 _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
@@ -62,7 +62,7 @@ def is_shown(name: str, language: str) -> bool:
 
 
 def mark_of(name: str, language: str) -> str:
-    """The mark that a template which shows no text leaves: of a sound, of something wordless, or of a hole."""
+    """Choose the mark that a template which shows no text leaves: of a sound, of something wordless, or of a hole."""
     rows = template_rows(language)
     if name in rows.sounds:
         return SOUND
@@ -70,7 +70,7 @@ def mark_of(name: str, language: str) -> str:
 
 
 def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tuple[str, str]:
-    """The normalised name of a template that shows text; for another one no name, and the mark that it leaves."""
+    """Find the normalised name of a template that shows text; for another one no name, and the mark that it leaves."""
     key = (text, keeps_infoboxes, language)
     known = _known_names.get(key)
     if known is None:
@@ -86,7 +86,7 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
 
 
 def shown_name(text: str, keeps_infoboxes: bool, language: str = "en") -> str:
-    """The normalised name of a template that shows text; empty for one that shows none."""
+    """Find the normalised name of a template that shows text; empty for one that shows none."""
     return name_and_mark(text, keeps_infoboxes, language)[0]
 
 
@@ -103,7 +103,7 @@ def _infobox(parameters: Parameters) -> str:
 
 
 def render(name: str, first_field: str, parameters: dict[str, str], language: str = "en", before: str = "") -> str:
-    """The text that a template shows, or a mark of what vanished.
+    """Render the text that a template shows, or a mark of what vanished.
 
     Args:
         name: Normalised name.

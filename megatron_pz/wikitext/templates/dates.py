@@ -18,14 +18,14 @@ _STYLE_NAMES = ("df", "mf", "lk", "link", "nowrap", "cat", "nolink", "lc", "abbr
 
 
 def _month(text: str) -> int | None:
-    """The number of a month that is given as a number or by its English name."""
+    """Find the number of a month that is given as a number or by its English name."""
     if text.isascii() and text.isdigit():
         return int(text) if 1 <= int(text) <= 12 else None
     return _MONTH_NUMBERS.get(text.casefold().rstrip(".")) or _MONTH_NUMBERS.get("sep" if text == "Sept" else "")
 
 
-def _date(year: str, month: str = "", day: str = "", day_first: bool = False) -> str | None:
-    """A date in words; None where a part is not understood."""
+def _date(year: str, month: str = "", day: str = "", *, day_first: bool = False) -> str | None:
+    """Write a date in words; None where a part is not understood."""
     before_christ = re.fullmatch(r"[-−](\d+)", year)
     if before_christ:
         year = f"{int(before_christ[1])} BC"
@@ -125,7 +125,7 @@ def as_of(parameters: Parameters) -> str:
 
 
 def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
-    """A label before one date or two: ``{{fl.|1200|1230}}`` -> fl. 1200–1230; the label alone where none is given."""
+    """Put a label before one date or two: ``{{fl.|1200|1230}}`` -> fl. 1200–1230; or alone, where none is given."""
 
     def render(parameters: Parameters) -> str:
         dates = positional(parameters)

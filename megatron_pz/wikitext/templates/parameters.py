@@ -94,7 +94,7 @@ def _is_formula(text: str) -> bool:
 
 
 def positional(parameters: Parameters) -> list[str]:
-    """The positional parameters up to the first that is missing."""
+    """List the positional parameters up to the first that is missing."""
     values: list[str] = []
     while (value := parameters.get(str(len(values) + 1))) is not None:
         values.append(value)
@@ -107,20 +107,20 @@ def knows(parameters: Parameters, known: Collection[str]) -> bool:
 
 
 def first(parameters: Parameters) -> str:
-    """The first positional parameter, empty where it is missing."""
+    """Return the first positional parameter, empty where it is missing."""
     return parameters.get("1", "")
 
 
 def second(parameters: Parameters) -> str:
-    """The second positional parameter, empty where it is missing."""
+    """Return the second positional parameter, empty where it is missing."""
     return parameters.get("2", "")
 
 
 def last(parameters: Parameters) -> str:
-    """The last positional parameter, empty where there is none."""
+    """Return the last positional parameter, empty where there is none."""
     return (positional(parameters) or [""])[-1]
 
 
 def unless_empty(text: str) -> str:
-    """The text, or the mark of arguments that are not understood where it is empty."""
+    """Return the text, or the mark of arguments that are not understood where it is empty."""
     return text or UNREAD

@@ -26,7 +26,7 @@ _Piece = Callable[[Parameters], str | None]
 
 @functools.cache
 def compiled(pattern: str) -> Render:
-    """A function from the parameters to what is shown, or the mark of arguments that are not understood.
+    """Make a function from the parameters to what is shown, or the mark of arguments that are not understood.
 
     Raises:
         ValueError: The pattern has a bracket without its partner, or an empty parameter.

@@ -49,7 +49,7 @@ def fraction(parameters: Parameters) -> str:
 
 
 def _grouped_term(text: str) -> str:
-    """A numerator or denominator, in parentheses where it has several terms."""
+    """Write a numerator or denominator, in parentheses where it has several terms."""
     return f"({text})" if _COMPOUND.search(text.strip()) else text
 
 
@@ -88,7 +88,7 @@ def value(parameters: Parameters) -> str:
 
 
 def _measured(values: list[str]) -> str | None:
-    """A number with its uncertainty, or a range of numbers."""
+    """Write a number with its uncertainty, or a range of numbers."""
     if not values or not _NUMBER.match(values[0]):
         return None
     joints = {"-": "–", "–": "–", "to": " to ", "x": " × ", "×": " × ", "and": " and ", "or": " or ", "by": " by ",

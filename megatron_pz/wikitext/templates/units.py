@@ -109,7 +109,7 @@ class _Behind:
 
 @functools.lru_cache(maxsize=8192)
 def _behind_number(is_one: bool, others: tuple[tuple[str, str], ...]) -> _Behind | None:
-    """What follows a first whole number, which most calls have: the same few units over and over."""
+    """Render what follows a first whole number, which most calls have: the same few units over and over."""
     number = "1" if is_one else "2"
     parameters = {"1": number, **dict(others)}
     style, shown = _style_of(parameters), _read(parameters)
@@ -196,7 +196,7 @@ def _positional(parameters: Parameters) -> list[str]:
 
 
 def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | None:
-    """The numbers in front of the unit with what joins them, whether it is one number, and where the unit stands."""
+    """Read the numbers in front of the unit: as shown, whether there is one only, and where the unit stands."""
     text, position = _shown_number(values[0], style), 1
     is_single = values[0].isdecimal() or _JOINED_NUMBERS.match(values[0]) is None
     while position < len(values) and values[position] in _JOINTS:
@@ -264,7 +264,7 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.lru_cache(maxsize=4096)
 def unit_of(code: str) -> Unit | None:
-    """The unit of a code, whose letters' case counts; None for an unknown one.
+    """Find the unit of a code, whose letters' case counts; None for an unknown one.
 
     >>> unit_of("kN").one, unit_of("kn").one, unit_of("e6m3").several
     ('kilonewton', 'knot', 'million cubic metres')
@@ -291,7 +291,7 @@ def unit_of(code: str) -> Unit | None:
 
 
 def _metric_unit(code: str) -> Unit | None:
-    """A metric unit with or without a prefix."""
+    """Find a metric unit with or without a prefix."""
     table = _table()
     if names := table["metric"].get(code):
         return Unit(*names)
@@ -309,7 +309,7 @@ def _metric_unit(code: str) -> Unit | None:
 
 
 def _power_unit(code: str) -> Unit | None:
-    """A square or cubic length: ``km2``, ``sqmi``, ``cuft``, ``ft3``."""
+    """Find a square or cubic length: ``km2``, ``sqmi``, ``cuft``, ``ft3``."""
     table = _table()
     if code[:2] in ("sq", "cu"):
         names = table["lengths"].get(code[2:])
