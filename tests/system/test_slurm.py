@@ -214,8 +214,8 @@ def test_data_that_one_node_lacks_ends_the_job_in_one_line(toy: Toy) -> None:
     Path(hidden).write_text(text)
     job = toy.submit(HEARTBEAT_SECONDS="20")
     assert job.end() == ("FAILED", 2), job.describe()
-    (line,) = (line for line in job.output.splitlines() if line.startswith("error: "))
-    assert "/not/on/this/node" in line
+    ours = [line for line in job.output.splitlines() if line.startswith("error: --data-path")]
+    assert ours == ["error: --data-path /not/on/this/node: no such dataset on n2"], job.output
     toy.assert_nothing_runs()
 
 
