@@ -149,7 +149,7 @@ def interpreted_speed(articles: list[dict[str, str]]) -> float:
     """MB of wikitext a CPU second of the interpreted form, which has to give what the installed one gives."""
     interpreted = scanner_form.load_interpreted()
     start = time.process_time()
-    found = [interpreted(article["wikitext"], article["title"], Wiki(), frozenset()) for article in articles]
+    found = [interpreted(article["wikitext"], article["title"], Wiki(), TextOptions().kept) for article in articles]
     seconds = time.process_time() - start
     for article, paragraphs in zip(articles, found, strict=True):
         if paragraphs != wikitext_to_paragraphs(article["wikitext"], article["title"]):
