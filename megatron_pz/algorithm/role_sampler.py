@@ -1,4 +1,4 @@
-"""The one path from a passage to a reward: prompt, sample, read, score.
+"""Prompt, sample and read both roles, and score the predictor (equation 8).
 
 Training (:mod:`.rollouts`), the held-out evaluation and ``tools/play.py`` all sample through :class:`RoleSampler`.
 """

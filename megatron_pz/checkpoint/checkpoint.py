@@ -52,7 +52,7 @@ from megatron_pz.checkpoint.sharded_state import (
 )
 from megatron_pz.checkpoint.stored_architecture import architecture_of, require_same_architecture
 from megatron_pz.config.schema import ParallelConfig, TrainingConfig
-from megatron_pz.runtime.errors import BadInput, brief
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure, brief
 from megatron_pz.runtime.watchdog import Watchdog
 
 __all__ = [
@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 
-class CheckpointWriteFailed(BadInput):
+class CheckpointWriteFailed(ExpectedFailure):
     """A checkpoint could not be written. The one before it is untouched."""
 
 

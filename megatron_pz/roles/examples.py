@@ -18,14 +18,14 @@ NAME_SHARE = 0.25
 """Share of teaching spans that are capitalised names. The rest, beside repeated words, are any content words."""
 
 
-def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_share: float) -> str | None:
+def teaching_span(passage: str, rules: SpanRules, rng: random.Random, repeated_share: float) -> str | None:
     """Draw a span that the rules allow: a repeated word, a capitalised name or any content word.
 
     Repeated words are tried first with probability ``repeated_share`` (the answer stands elsewhere in the passage, so
     the predictor can learn to find it), names with NAME_SHARE; a kind without an allowed span gives way to content
     words. None when the passage has no allowed content word.
     """
-    passage = policy.normal_passage(passage)
+    passage = rules.normal_passage(passage)
     draw = rng.random()
     kinds: tuple[Callable[[str], list[str]], ...]
     if draw < repeated_share:
@@ -38,17 +38,17 @@ def teaching_span(passage: str, policy: SpanRules, rng: random.Random, repeated_
         candidates = kind(passage)
         rng.shuffle(candidates)
         for span in candidates:
-            if policy.check(span, passage)[1] is InvalidMaskReason.OK:
+            if rules.check(span, passage)[1] is InvalidMaskReason.OK:
                 return span
     return None
 
 
 def generator_example(
-    passage: str, span: str, family: PromptFamily, policy: SpanRules, rng: random.Random
+    passage: str, span: str, family: PromptFamily, rules: SpanRules, rng: random.Random
 ) -> tuple[str, str]:
     """Make a prompt and a response that proposes the span, quoting the words before an occurrence (from ``rng``)."""
-    start = rng.choice(policy.occurrences(span, passage))
-    quote = _quote(policy.normal_passage(passage)[:start], family)
+    start = rng.choice(rules.occurrences(span, passage))
+    quote = _quote(rules.normal_passage(passage)[:start], family)
     return family.generator_prompt(passage), f"{quote} \\mask{{{span}}}"
 
 

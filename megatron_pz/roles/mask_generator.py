@@ -44,7 +44,7 @@ def generator_reward(accuracy: float, form: GeneratorReward) -> float:
 class MaskGenerator:
     """The mask generator for one set of span rules and one prompt family."""
 
-    policy: SpanRules
+    rules: SpanRules
     family: PromptFamily
 
     def prompt(self, passage: str) -> str:
@@ -58,7 +58,7 @@ class MaskGenerator:
         """
         if truncated:
             return MaskProposal(None, InvalidMaskReason.TRUNCATED)
-        return MaskProposal(*self.policy.check(last_command(response_text, "mask"), passage))
+        return MaskProposal(*self.rules.check(last_command(response_text, "mask"), passage))
 
     def rewards(
         self, proposals: Sequence[MaskProposal], accuracies: Sequence[float | None], game: GameConfig

@@ -177,9 +177,9 @@ class SpanRules:
 
 def is_subword(span: str, passage: str) -> bool:
     """Return whether any occurrence of a span lies inside a longer word."""
-    policy = SpanRules()
-    span, passage = policy.normal_span(span), policy.normal_passage(passage)
-    starts = policy.occurrences(span, passage)
+    rules = SpanRules()
+    span, passage = rules.normal_span(span), rules.normal_passage(passage)
+    starts = rules.occurrences(span, passage)
     return not all(_on_word_edges(passage, start, start + len(span)) for start in starts)
 
 

@@ -18,14 +18,14 @@ _LENGTHS = range(1, LONGEST_SPAN + 1)
 _LENGTH_WEIGHTS = [(1.0 - SPAN_LENGTH_P) ** (length - 1) for length in _LENGTHS]
 
 
-def random_span(passage: str, policy: SpanRules, rng: random.Random) -> MaskedPassage | None:
-    """Mask a random run of whole words that the policy allows, within one line; None when it allows none.
+def random_span(passage: str, rules: SpanRules, rng: random.Random) -> MaskedPassage | None:
+    """Mask a random run of whole words that the rules allow, within one line; None when they allow none.
 
     The length is drawn first, as SpanBERT's, and the place uniformly after it. A length for which no place is allowed
     (a short passage, ``max_words``) is drawn again without it, so None means that there is no such run of up to ten
     words.
     """
-    passage = policy.normal_passage(passage)
+    passage = rules.normal_passage(passage)
     words = [match.span() for match in WORD.finditer(passage)]
     weights = list(_LENGTH_WEIGHTS)
     while any(weights):
@@ -35,8 +35,8 @@ def random_span(passage: str, policy: SpanRules, rng: random.Random) -> MaskedPa
         rng.shuffle(firsts)
         for first in firsts:
             span = passage[words[first][0] : words[first + length - 1][1]]
-            if "\n" not in span and policy.check(span, passage)[1] is InvalidMaskReason.OK:
-                return policy.apply(span, passage, rng)
+            if "\n" not in span and rules.check(span, passage)[1] is InvalidMaskReason.OK:
+                return rules.apply(span, passage, rng)
     return None
 
 
@@ -62,7 +62,7 @@ def entropy_next_token(
     """As :func:`random_next_token`, with the word drawn from those at which the policy is the least certain (RPT).
 
     Args:
-        entropies: at each of :func:`words_after_the_first`, under the current policy.
+        entropies: at each of :func:`words_after_the_first`, under the current rules.
         top_share: the word is one of this share of them, those of highest entropy; at least one.
     """
     words = words_after_the_first(passage)
@@ -76,24 +76,26 @@ def entropy_next_token(
 def passive_mask(
     strategy: PassiveStrategy,
     passage: str,
-    policy: SpanRules,
+    rules: SpanRules,
     rng: random.Random,
     entropies: Sequence[float] = (),
     top_share: float = 1.0,
 ) -> MaskedPassage | None:
-    """One mask by the named strategy, or None when the passage offers nothing.
+    """Draw one mask by the named strategy, or None when the passage offers nothing.
 
     ``entropies`` and ``top_share`` are those of :func:`entropy_next_token`, which alone reads them.
     """
     if strategy == "random_span":
-        return random_span(passage, policy, rng)
+        return random_span(passage, rules, rng)
     if strategy == "random_next_token":
         return random_next_token(passage, rng)
-    return entropy_next_token(passage, entropies, top_share, rng)
+    if strategy == "entropy_next_token":
+        return entropy_next_token(passage, entropies, top_share, rng)
+    raise ValueError(f"there is no passive strategy {strategy!r}")
 
 
 def mask_strategy(iteration: int, game: GameConfig) -> MaskStrategy:
-    """Who chooses the masks in a step, counted from 1: during the passive warm-up another one than after it."""
+    """Return the strategy of a step, counted from 1: the passive warm-up has one of its own."""
     return game.warmup_mask_strategy if iteration <= game.passive_warmup_iters else game.mask_strategy
 
 
