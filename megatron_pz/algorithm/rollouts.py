@@ -3,8 +3,9 @@
 Every rank samples its share of the prompts from its own engine. The ranks exchange spans, rewards and the groups that
 are trained on, never logits or weights. Nothing here depends on the trainer's parallel layout.
 
-Every sample is drawn with a seed of (run seed, rng_key, role, index), so a step repeats exactly, whatever ran before it.
-The ``rng_key`` names the rollout batch: the step's iteration and, with dynamic sampling, the number of the draw within it.
+Every sample is drawn with a seed of (run seed, rng_key, role, index), so a step repeats exactly, whatever ran before
+it. The ``rng_key`` names the rollout batch: the step's iteration and, with dynamic sampling, the number of the draw
+within it.
 """
 
 from __future__ import annotations
