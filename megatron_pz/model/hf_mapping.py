@@ -218,7 +218,8 @@ def hf_tensor_names(name: str, model: LanguageModule, arch: Architecture) -> HFT
 def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTensorSource) -> None:
     """Fill the parameters of this rank's GPTModel (or DDP around it) from a Hugging Face checkpoint.
 
-    Each rank reads only its own part of the files. Values are cast to the parameters' dtype.
+    Each rank reads only its own part of the files, through the node's page cache: what several ranks of a node need
+    comes from the disk once. Values are cast to the parameters' dtype.
 
     Raises:
         BadInput: the checkpoint's tensors are not exactly those of ``arch`` (:meth:`HFTensorSource.require`).
