@@ -70,7 +70,8 @@ class EngineBroken(ExpectedFailure):
 class VllmEngine:
     """Sample n responses a prompt, with the log-probability of every sampled token.
 
-    Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them.
+    Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them. An
+    engine with ``read_weights=False`` has none until then, and refuses to generate.
     Usable as a context manager, which closes it. Several engines of one process share vLLM's process groups.
 
     Where ranks hold an engine together, its start, :meth:`generate`, :meth:`run` and weight updates are collectives of
@@ -89,6 +90,7 @@ class VllmEngine:
         colocated: bool,
         watchdog: Watchdog | None = None,
         tokenizer_dir: str | Path | None = None,
+        read_weights: bool = True,
     ) -> None:
         """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
 
@@ -101,11 +103,12 @@ class VllmEngine:
             watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
                 start, a weight update, sleep, waking or its end longer than ``sync_timeout_minutes``.
             tokenizer_dir: directory of the tokenizer that decodes responses and finds stop strings; None: model_dir.
+            read_weights: False where the trainer's weights follow at once: the directory's are not read.
 
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
-                an output layer that differs from the embedding that config.json ties it to, a number of processes that
-                cannot be divided among the engines.
+                an output layer that differs from the embedding that config.json ties it to (where the weights are
+                read), a number of processes that cannot be divided among the engines.
             RuntimeError: the process group is missing (colocated) or in the way (not colocated).
         """
         self.model_dir = Path(model_dir)
@@ -121,15 +124,16 @@ class VllmEngine:
         self.weight_shapes = checkpoint_shapes(self.model_dir, tied_head=self.tied_head)
         self.tokenizer_dir = Path(tokenizer_dir or model_dir)
         source = HFTensorSource(self.model_dir)
-        if self.tied_head:
+        if read_weights and self.tied_head:
             source.require_tied_head()
-        self._vllm_reads_weights = is_read_alike(self.model_dir, source.stored)
+        self._vllm_reads_weights = read_weights and is_read_alike(self.model_dir, source.stored)
+        self._has_weights = self._vllm_reads_weights
         self._colocated = colocated
         self._watchdog = watchdog
         with self.limited("the rollout engine's start", "sync_timeout_minutes"):
             self._llm = self._start(seed, hf_config)
         VllmEngine._living += 1
-        if not self._vllm_reads_weights:
+        if read_weights and not self._vllm_reads_weights:
             from megatron_pz.rollout.weight_sync import load_weights
 
             load_weights(self, source.stream(tied_head=self.tied_head))
@@ -208,6 +212,10 @@ class VllmEngine:
     def mark_broken(self, reason: str) -> None:
         """Refuse all further work; the first reason is kept and told to whoever asks next."""
         self._broken = self._broken or reason
+
+    def weights_loaded(self) -> None:
+        """Note that all weights have been replaced: the engine can generate."""
+        self._has_weights = True
 
     def sleep(self) -> None:
         """Give the GPU's memory to the trainer: weights go to host memory, the KV cache is dropped (vLLM's level 1).
@@ -341,6 +349,8 @@ class VllmEngine:
     def run(self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> list[RequestOutput]:
         """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put."""
         self.require_usable()
+        if not self._has_weights:
+            raise RuntimeError("the rollout engine has no weights yet: it was started with read_weights=False")
         self.require_awake("weights", "kv_cache")
         if not prompts:
             return []

@@ -41,25 +41,33 @@ class RestartingEngine:
         *,
         exchange: Exchange,
         max_restarts: int,
+        check: Callable[[VllmEngine], None],
     ) -> None:
         """Start the first engine and give it the trainer's weights.
 
         Args:
-            start: makes an engine; called on all ranks together.
+            start: makes an engine, which needs no weights yet; called on all ranks together.
             weights: the trainer's current weights, as a stream that can be read once; read on all ranks together.
             exchange: how the ranks tell each other of failures.
             max_restarts: how often in all, over the ranks, engines may be started again after a failure.
+            check: examines every new engine once it has the trainer's weights.
         """
-        self._start, self._weights, self._exchange = start, weights, exchange
+        self._start, self._weights, self._exchange, self._check = start, weights, exchange, check
         self.max_restarts = max_restarts
         self.restarts = 0
         self.engine = start()
+        self._checked = False
         self.sync()
 
     def sync(self) -> None:
-        """Give the trainer's current weights to the engines. Raises TooManyEngineFailures."""
-        while self._replaced_after(self._failure(lambda: load_weights(self.engine, self._weights()))):
-            pass
+        """Give the trainer's current weights to the engines, and check new ones. Raises TooManyEngineFailures."""
+        while True:
+            if self._replaced_after(self._failure(lambda: load_weights(self.engine, self._weights()))):
+                continue
+            # The check follows the exchange, since ranks that share an engine generate together.
+            if self._checked or not self._replaced_after(self._failure(lambda: self._check(self.engine))):
+                self._checked = True
+                return
 
     def generate(
         self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
@@ -111,7 +119,7 @@ class RestartingEngine:
         return None
 
     def _replaced_after(self, failure: str | None) -> bool:
-        """Replace all engines if a rank had a failure; return whether one did. They have the directory's weights."""
+        """Replace all engines if a rank had a failure; return whether one did. New engines need :meth:`sync`."""
         failures = self._exchange(failure)
         failed = [(rank, reason) for rank, reason in enumerate(failures) if reason is not None]
         if not failed:
@@ -126,4 +134,5 @@ class RestartingEngine:
         with contextlib.suppress(Exception):  # it is broken: whether it ends in good order does not matter any more
             self.engine.close()
         self.engine = self._start()
+        self._checked = False
         return True

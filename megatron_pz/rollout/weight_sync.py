@@ -34,6 +34,7 @@ def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
         with engine.limited("the weight sync", "sync_timeout_minutes"):
             llm.collective_rpc("reload_weights", kwargs={"weights_iterator": complete})
             engine.platform.reloaded(llm, tied_head=engine.tied_head)
+            engine.weights_loaded()
     except BaseException as error:
         reason = f"its weight update failed ({type(error).__name__}: {one_line(error)})"
         engine.mark_broken(reason)

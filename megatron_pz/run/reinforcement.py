@@ -84,16 +84,15 @@ class ReinforcementObjective(Objective):
         model, seed = self.config.model, self.config.training.seed
 
         def start() -> VllmEngine:
-            engine = VllmEngine(
+            return VllmEngine(
                 model.hf_model,
                 rollout,
                 seed=seed,
                 colocated=True,
                 watchdog=self.watchdog,
                 tokenizer_dir=tokenizer_dir(model),
+                read_weights=False,
             )
-            require_log_prob_semantics(engine)
-            return engine
 
         engines: dict[Role, RestartingEngine] = {}
         for learner in self.learners:
@@ -102,6 +101,7 @@ class ReinforcementObjective(Objective):
                 learner.policy.weights,
                 exchange=self.topology.all_gather_object,
                 max_restarts=rollout.max_engine_restarts,
+                check=require_log_prob_semantics,
             )
             engines |= dict.fromkeys(learner.roles, engine)
         return engines

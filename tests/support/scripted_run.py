@@ -52,8 +52,9 @@ class ScriptedEngine:
         colocated: bool,
         watchdog: Watchdog,
         tokenizer_dir: str,
+        read_weights: bool,
     ) -> None:
-        assert colocated
+        assert colocated and not read_weights
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir or model_dir)
         self.rollout = rollout
         self.weights: dict[str, torch.Tensor] = {}
@@ -110,11 +111,16 @@ def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tenso
     engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
 
 
+def require_log_prob_semantics(engine: ScriptedEngine) -> None:
+    """In place of the rollout room's, which can only judge weights that the trainer has sent."""
+    assert engine.calls == ["load_weights"] and engine.weights
+
+
 def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
     monkeypatch.setattr(reinforcement, "VllmEngine", ScriptedEngine)
-    monkeypatch.setattr(reinforcement, "require_log_prob_semantics", lambda engine: None)
+    monkeypatch.setattr(reinforcement, "require_log_prob_semantics", require_log_prob_semantics)
     monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
 

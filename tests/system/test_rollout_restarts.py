@@ -10,6 +10,7 @@ import pytest
 from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.rollout_reference import (
     SETTINGS,
@@ -28,10 +29,11 @@ def restarting(tiny_llama_dir: Path, one_rank_process_group: None) -> Iterator[R
     trainer = reference_model(tiny_llama_dir)
     perturb(trainer, 11)
     with RestartingEngine(
-        lambda: VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True),
+        lambda: VllmEngine(tiny_llama_dir, SETTINGS, seed=0, colocated=True, read_weights=False),
         lambda: weight_stream(trainer),
         exchange=lambda own: [own],
         max_restarts=2,
+        check=require_log_prob_semantics,
     ) as engine:
         yield engine
 
@@ -44,9 +46,11 @@ def test_the_step_is_the_same_after_an_engine_has_died(
 
     expected = sample()
     first = restarting.engine
+    assert first.llm.llm_engine.vllm_config.load_config.load_format == "dummy", "the directory is not read"
     die_in_step(first, 4)
     assert sample() == expected, "bit for bit, log-probabilities included, with the trainer's weights"
     assert restarting.engine is not first
+    assert restarting.engine.llm.llm_engine.vllm_config.load_config.load_format == "dummy"
     assert not first.healthy()
 
     plain, calls = cpu_platform.renew_tied_head, []

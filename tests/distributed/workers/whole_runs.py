@@ -14,7 +14,7 @@ def run(config: RunConfig, result: str) -> None:
     """Play all steps; rank 0 writes to ``result`` each policy's weights, and those that each engine was given."""
     torch.set_num_threads(1)
     reinforcement.VllmEngine = scripted_run.ScriptedEngine
-    reinforcement.require_log_prob_semantics = lambda engine: None
+    reinforcement.require_log_prob_semantics = scripted_run.require_log_prob_semantics
     restarting.load_weights = scripted_run.load_weights
     with scripted_run.started_run(config) as started:
         assert started.train()

@@ -19,6 +19,7 @@ from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError
 from megatron_pz.rollout.platform import GpuPlatform
 from megatron_pz.rollout.vllm_patches import forget_compiled, release_pools
 from megatron_pz.runtime.errors import BadInput
@@ -29,6 +30,7 @@ class Engine:
 
     def __init__(self, breaks_in: set[str]) -> None:
         self.breaks_in, self.weights, self.broken, self.closed = breaks_in, -1, False, False
+        self.checked_with: list[int] = []
 
     def call(self, kind: str) -> None:
         assert not self.broken and not self.closed
@@ -56,11 +58,17 @@ class Rank:
 
     def __init__(self, *breaks_in: set[str], exchange: Callable = lambda own: [own], max_restarts: int = 2) -> None:
         self.plans, self.engines, self.trained = list(breaks_in), [], 0
-        self.restarting = RestartingEngine(self.start, self.weights, exchange=exchange, max_restarts=max_restarts)
+        self.restarting = RestartingEngine(
+            self.start, self.weights, exchange=exchange, max_restarts=max_restarts, check=self.check
+        )
 
     def start(self) -> Engine:
         self.engines.append(Engine(self.plans.pop(0) if self.plans else set()))
         return self.engines[-1]
+
+    def check(self, engine: Engine) -> None:
+        engine.checked_with.append(engine.weights)
+        engine.call("check")
 
     def weights(self) -> list:
         return [("trained", torch.tensor(self.trained))]
@@ -101,6 +109,32 @@ def test_a_broken_weight_update_replaces_the_engine_too() -> None:
     rank = Rank({"sync"}, {"sync"})
     assert rank.ask(5) == [[(5, 0)] * 2]
     assert len(rank.engines) == 3
+
+
+def test_every_new_engine_is_checked_once_with_the_trainers_weights() -> None:
+    rank = Rank({"generate"}, {"sync"}, {"check"})
+    rank.restarting.max_restarts = 3
+    rank.restarting.sync()
+    rank.trained = 4
+    assert rank.ask(5) == [[(5, 4)] * 2]
+    rank.restarting.sync()
+    assert [engine.checked_with for engine in rank.engines] == [[0], [], [4], [4]]
+
+
+def test_an_engine_that_fails_its_check_in_good_health_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(rank: Rank, engine: Engine) -> None:
+        raise LogProbSemanticsError("another temperature")
+
+    monkeypatch.setattr(Rank, "check", refuse)
+    with pytest.raises(LogProbSemanticsError, match="another temperature"):
+        Rank()
+
+
+def test_an_engine_without_weights_refuses_to_generate(engine: VllmEngine) -> None:
+    engine._has_weights = False
+    with pytest.raises(RuntimeError, match="has no weights yet"):
+        engine.run([[1]], [])
+    assert engine.healthy()
 
 
 def test_after_so_many_restarts_the_failure_is_one_line() -> None:
