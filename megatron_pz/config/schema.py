@@ -307,6 +307,9 @@ class TrainingConfig:
     """Write checkpoints in a background thread (Megatron-LM's flag): the step waits for a copy of weights and optimizer
     state in host memory instead of the disk [C]."""
     log_interval: PositiveInt = 1
+    samples_budget_mib: NonNegativeFloat = 512.0
+    """Most MiB of samples.jsonl and samples/ together: beyond it, samples of older steps are thinned out evenly. 0: no
+    limit [C]."""
     eval_interval: NonNegativeInt = 0
     """Steps between held-out evaluations; 0: none."""
     eval_passages: PositiveInt = 200

@@ -34,7 +34,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class IterationLog:
         Raises:
             BadInput: the file cannot be written, or one of its lines is not JSON with an iteration.
         """
+        self._path = path
         try:
             if path.exists():
                 self._cut(path, resume_iteration)
@@ -104,6 +105,19 @@ class IterationLog:
         """Write one line (without its line break) and hand it to the operating system at once."""
         self._file.write(line + "\n")
         self._file.flush()
+
+    def size(self) -> int:
+        """Return the bytes of the file."""
+        return os.fstat(self._file.fileno()).st_size
+
+    def keep(self, iterations: Collection[int]) -> None:
+        """Remove the lines of all other iterations. The file is replaced in one step, so that a crash loses nothing."""
+        partial = self._path.with_name(f"{self._path.name}.incomplete")
+        with self._path.open("rb") as whole, partial.open("wb") as kept:
+            kept.writelines(line for line in whole if json.loads(line)["iteration"] in iterations)
+        self._file.close()
+        partial.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from megatron_pz.monitoring.console import Console
 from megatron_pz.monitoring.metrics import METRICS_FILE, IterationLog, StepMetrics
-from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, write_page
+from megatron_pz.monitoring.sample_files import SampleFiles
+from megatron_pz.monitoring.samples import MaskSample
 from megatron_pz.monitoring.sinks import Sink, TensorBoardSink, WandbSink
-from megatron_pz.runtime.errors import BadInput
 
 
 class RunLogger:
@@ -22,8 +22,9 @@ class RunLogger:
     ``samples/iter_*.md``     the same as pages to read
     ========================  ==================================
 
-    Lines and pages beyond ``resume_iteration``, the iteration of the loaded checkpoint (0 for a new run), belong to
-    steps that will be repeated, and are removed.
+    Samples take at most ``samples_budget_mib`` (:mod:`megatron_pz.monitoring.sample_files`; 0: no limit). Lines and
+    pages beyond ``resume_iteration``, the iteration of the loaded checkpoint (0 for a new run), belong to steps that
+    will be repeated, and are removed.
 
     Raises:
         BadInput: ``save_dir`` cannot be written.
@@ -37,20 +38,13 @@ class RunLogger:
         rank: int = 0,
         wandb_project: str = "",
         resume_iteration: int = 0,
+        samples_budget_mib: float = 0.0,
     ) -> None:
         self._writes = rank == 0
         if not self._writes:
             return
-        self._pages = save_dir / "samples"
-        try:
-            self._pages.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(f"cannot create {self._pages}: {error.strerror}; choose another --save") from None
-        for page in self._pages.glob("iter_*.md"):
-            if int(page.stem.removeprefix("iter_")) > resume_iteration:
-                page.unlink()
+        self._samples = SampleFiles(save_dir, resume_iteration, budget_mib=samples_budget_mib)
         self._metrics = IterationLog(save_dir / METRICS_FILE, resume_iteration)
-        self._samples = IterationLog(save_dir / SAMPLES_FILE, resume_iteration)
         self._sinks: list[Sink] = [TensorBoardSink(save_dir / "tensorboard", resume_iteration)]
         if wandb_project:
             self._sinks.append(WandbSink(wandb_project, save_dir, resume_iteration))
@@ -68,11 +62,8 @@ class RunLogger:
 
     def samples(self, iteration: int, samples: Sequence[MaskSample]) -> None:
         """Keep some of a step's masks and predictions."""
-        if not self._writes:
-            return
-        for sample in samples:
-            self._samples.append(sample.to_json(iteration))
-        write_page(self._pages / f"iter_{iteration:07d}.md", iteration, samples)
+        if self._writes:
+            self._samples.write(iteration, samples)
 
     def close(self) -> None:
         """Flush and close everything."""

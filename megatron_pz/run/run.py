@@ -56,6 +56,7 @@ class Run:
             rank=rank,
             wandb_project=training.wandb_project,
             resume_iteration=self.first_iteration - 1,
+            samples_budget_mib=training.samples_budget_mib,
         )
         describe_run(self.config, self.topology, self.first_iteration - 1)
 
