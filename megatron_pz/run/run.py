@@ -11,11 +11,13 @@ from megatron_pz.checkpoint import checkpoint
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.run.in_job_restart import resumed_after_restart
 from megatron_pz.run.objective import MakeObjective, Schedule
 from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
 from megatron_pz.run.start_log import StartLog
+from megatron_pz.runtime.rank_monitor import detect
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
@@ -125,7 +127,8 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
     Raises:
         SystemExit: with code 3, when a signal stopped the run after a checkpoint.
     """
-    with Watchdog(60 * config.parallel.heartbeat_timeout_minutes) as watchdog:
+    config = resumed_after_restart(config)
+    with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:
         started = Run(config, schedule, objective, watchdog)
         finished = started.train()
         if finished:

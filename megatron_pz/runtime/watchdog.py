@@ -34,6 +34,7 @@ from typing import Any, NoReturn, Self
 import torch.distributed as dist
 
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, brief
+from megatron_pz.runtime.rank_monitor import RankMonitor, section_name
 
 LONGEST_INTERVAL = 5.0
 """Most seconds between two heartbeats."""
@@ -77,14 +78,22 @@ class Watchdog:
     nothing and end nothing.
     """
 
-    def __init__(self, heartbeat_timeout: float, *, end: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        heartbeat_timeout: float,
+        *,
+        end: Callable[[str], None] | None = None,
+        monitor: RankMonitor | None = None,
+    ) -> None:
         """
         Prepare a watchdog that does not watch yet.
 
         Args:
             heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost.
             end: called in the watchdog's thread with the line that says why; by default it ends the process.
+            monitor: is told of steps and phases, too.
         """
+        self._monitor = monitor
         self.heartbeat_timeout = heartbeat_timeout
         self.interval = min(LONGEST_INTERVAL, heartbeat_timeout / 4)
         self._end = end or _end_process
@@ -111,11 +120,15 @@ class Watchdog:
             self._publish()
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         self._thread.start()
+        if self._monitor is not None:
+            self._monitor.start()
 
     def step(self, name: str) -> None:
         """Name what the phases that follow belong to, e.g. ``iteration 7``."""
         self._step = name
         self._wake.set()
+        if self._monitor is not None and self._thread is not None:
+            self._monitor.step()
 
     @contextlib.contextmanager
     def phase(self, name: str, limit: float | None = None, setting: str = "") -> Iterator[None]:
@@ -131,9 +144,14 @@ class Watchdog:
             faulthandler.dump_traceback_later(limit + self.heartbeat_timeout, exit=True, file=2)
         self._phases.append(_Phase(name, time.monotonic(), limit, setting))
         self._wake.set()  # publishes the new phase: the rank may hang in it
+        monitor = self._monitor if self._thread is not None else None
+        if monitor is not None:
+            monitor.enter(section_name(name))
         try:
             yield
         finally:
+            if monitor is not None:
+                monitor.leave(section_name(name))
             self._phases.pop()
             if limit is not None and self._thread is not None:
                 faulthandler.cancel_dump_traceback_later()
@@ -142,6 +160,8 @@ class Watchdog:
         """Stop watching and publish why: a failure, or nothing when the work is done. The store must still exist."""
         if self._thread is None:
             return
+        if self._monitor is not None:
+            self._monitor.stop()
         self._stopping = True
         self._wake.set()
         self._thread.join()
