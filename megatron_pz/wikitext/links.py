@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.wiki_names import folded
 
 _PROTOCOL = re.compile(r"(?:(?:https?|ftps?|ircs?|news|gopher|svn|git)://|//|mailto:)", re.IGNORECASE)
+_folded = functools.lru_cache(maxsize=4096)(folded)
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 
 
 def namespace_of(target: str) -> str:
     """Return what stands before the target's colon, folded, with underscores; empty where there is none."""
     prefix, colon, _ = target.partition(":")
-    return folded(prefix) if colon else ""
+    return _folded(prefix) if colon else ""
 
 
 def is_silent(target: str, wiki: Wiki) -> bool:
-    """Whether the link embeds a file or names the page's category; a colon in front makes it an ordinary link."""
-    namespace = namespace_of(target)
-    return namespace in wiki.file_namespaces or namespace in wiki.category_namespaces
+    """Return whether a link shows nothing, with or without a label; a colon in front makes it an ordinary link.
 
-
-def is_silent_without_label(target: str, wiki: Wiki) -> bool:
-    """Whether ``[[target]]`` shows nothing: it is silent, or leads to this article in another language.
-
-    The codes of languages are written in small letters there, so ``[[It: Chapter Two]]`` is a title.
+    Such a link embeds a file, names a category of the page, or leads to this article in another language. The codes of
+    languages are written in small letters, so ``[[It: Chapter Two]]`` is a title.
     """
-    return is_silent(target, wiki) or target.partition(":")[0].strip() in wiki.interlanguage_prefixes
+    namespace = namespace_of(target)
+    return (
+        namespace in wiki.file_namespaces
+        or namespace in wiki.category_namespaces
+        or target.partition(":")[0].strip() in wiki.interlanguage_prefixes
+    )
 
 
 def pipe_trick(target: str) -> str:

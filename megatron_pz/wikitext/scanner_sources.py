@@ -12,7 +12,7 @@ from pathlib import Path
 
 MODULES = (
     "buffer", "characters", "counting", "references", "frames", "state", "brackets", "tables", "unclosed",
-    "braces", "angles", "closing", "lines", "paragraphs", "scan",
+    "braces", "angles", "closing", "lines", "holes", "paragraphs", "scan",
 )  # fmt: skip
 """The scanner's modules in the order in which they import one another."""
 

@@ -1,4 +1,6 @@
 # C types of braces.py.
+cimport cython
+
 from .state cimport Scan
 
 cdef Py_ssize_t _LONGEST_NAME, _LONGEST_CONTEXT
@@ -12,6 +14,7 @@ cdef bint _close_variant(Scan scan) except *
 cdef void close_braces(Scan scan) except *
 cdef void _close_parameter(Scan scan) except *
 cdef int _close_template(Scan scan) except -1
+@cython.locals(known=tuple)
 cdef tuple _name_and_mark(Scan scan, str text)
 cdef bint _stands_alone(Scan scan, Py_ssize_t start) noexcept
 cdef void template_bar(Scan scan) except *

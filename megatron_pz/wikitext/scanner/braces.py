@@ -32,7 +32,7 @@ def open_braces(scan: Scan) -> None:
         scan.position += run
         return
     start = scan.position
-    if start in scan.unclosed:
+    if scan.unclosed and start in scan.unclosed:
         skip_unclosed(scan)
         return
     if run == 2 and frames.kind == LINK and scan.is_word(start, "{{!}}"):
@@ -174,7 +174,9 @@ def _close_template(scan: Scan) -> None:
 
 def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
     """Find the name of a template that shows text, or the mark of another; the dump explains what no table knows."""
-    known = templates.name_and_mark(text, scan.keeps_infoboxes, scan.language)
+    known = scan.known_names.get(text)
+    if known is None:
+        known = templates.name_and_mark(text, scan.keeps_infoboxes, scan.language)
     if known[1] == UNKNOWN and scan.wiki.templates is not None:
         return scan.wiki.templates.name_and_mark(text)
     return known

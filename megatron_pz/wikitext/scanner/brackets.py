@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.links import is_external, is_silent, is_silent_without_label, pipe_trick
+from megatron_pz.wikitext.links import is_external, is_silent, pipe_trick
 from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, UNKNOWN
 
 from .frames import EXTERNAL, LINK, Frame
@@ -134,27 +134,22 @@ def _close_external(scan: Scan) -> None:
 
 
 def _close_link(scan: Scan) -> None:
-    """Keep the label; without one the target is shown, unless it is a file, a category or another language."""
+    """Keep the label, or show the target; :func:`bar` has dropped a link with a label that shows nothing."""
     frames = scan.frames
     out = scan.out
     frame = frames.top()
-    target_end = frame.bar if frame.bar >= 0 else out.size
-    begin = frame.start
-    while begin < target_end and out.data[begin] in " \t\n":
-        begin += 1
-    colon = begin
-    while colon < target_end and out.data[colon] != ":":
-        colon += 1
-    plain = colon < target_end and colon == begin
-    if colon < target_end and not plain:
-        target = out.text(begin, target_end)
-        if is_silent(target, scan.wiki) if frame.bar >= 0 else is_silent_without_label(target, scan.wiki):
-            frames.close(DROPPED)
-            return
     if frame.bar < 0:
-        _show_target(scan, begin + 1 if plain else begin)
+        begin = frame.start
+        while begin < out.size and out.data[begin] in " \t\n":
+            begin += 1
+        if begin < out.size and out.data[begin] == ":":
+            _show_target(scan, begin + 1)
+        elif _has_colon(scan, frame) and is_silent(frames.content(), scan.wiki):
+            frames.close(DROPPED)
+        else:
+            _show_target(scan, begin)
     elif _is_blank(scan, frame.bar):
-        frames.close(pipe_trick(out.text(begin, target_end)))
+        frames.close(pipe_trick(out.text(frame.start, frame.bar)))
     else:
         out.remove(frame.start, frame.bar)
         frames.pop()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.sections import is_apparatus
+from megatron_pz.wikitext.marks import HEADING, INDENT, ITEM, ROW
+from megatron_pz.wikitext.sections import is_citation
 
+from .buffer import Buffer
 from .state import Scan
 
 _SHORTEST_PROSE = 20
 """Characters of a line that may be prose."""
 _DEEPEST = 6
+_LEAST_PROSE = 25
+"""Letters that make a closing section worth a look: "See also the notes above" has fewer."""
+_FIRST_WIDE = "\u2e80"
+_LETTERS_OF_A_WIDE_SIGN = 3
+"""One Chinese or Japanese sign says about as much as three letters of an alphabet."""
 
 
 def section_end(scan: Scan, level: int) -> int:
@@ -59,6 +66,34 @@ def end_closing_sections(scan: Scan, level: int) -> None:
         start = scan.closing_sections[deeper]
         if start >= 0:
             scan.closing_sections[deeper] = -1
-            if start < scan.out.size and is_apparatus(scan.out.text(start, scan.out.size)):
+            if start < scan.out.size and _is_apparatus(scan.out, start):
                 scan.out.truncate(start)
         deeper -= 1
+
+
+def _is_apparatus(out: Buffer, start: int) -> bool:
+    """Return whether the output from ``start`` on holds lists and references rather than prose."""
+    data = out.data
+    prose = listed = 0
+    while start < out.size:
+        end = out.find("\n", start, out.size)
+        while start < end and data[start] in " \t\x01\x02":  # DROPPED, SOUND
+            start += 1
+        if start < end and data[start] != HEADING:
+            letters = _letters(out, start, end)
+            if data[start] in (ITEM, INDENT, ROW) or is_citation(out.text(start, end)):
+                listed += letters
+            else:
+                prose += letters
+        start = end + 1
+    return prose < _LEAST_PROSE or prose <= listed
+
+
+def _letters(out: Buffer, start: int, end: int) -> int:
+    data = out.data
+    letters = 0
+    while start < end:
+        if data[start].isalnum():
+            letters += _LETTERS_OF_A_WIDE_SIGN if data[start] >= _FIRST_WIDE else 1
+        start += 1
+    return letters

@@ -4,8 +4,7 @@ from .buffer cimport Buffer
 
 cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END, LITERAL, LITERAL_END, PREFORMATTED
 cdef Py_UCS4 _FIRST_COMPOSED
-cdef Py_ssize_t _LONGEST_SOUND_WORDS, _LONGEST_PARENTHESIS
-cdef str _ENDS, _CLOSERS
+cdef Py_ssize_t _LONGEST_SOUND_WORDS
 cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
 
 
@@ -19,6 +18,7 @@ cdef class Paragraphs:
     cdef Py_UCS4 kind, eaten, hole
     cdef int level, pending
     cdef list found
+    cdef dict levels
 
     cdef list all(self)
     cdef bint _has_word(self, Py_ssize_t start, Py_ssize_t end) noexcept
@@ -33,7 +33,6 @@ cdef class Paragraphs:
     cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef int _add_mark(self, Py_UCS4 mark) except -1
     cdef void _settle_hole(self, Py_UCS4 following) except *
-    cdef bint _is_in_parenthesis(self) noexcept
     cdef Py_UCS4 _last(self) noexcept
     cdef void _push(self, Py_UCS4 character) except *
     cdef int _push_white(self) except -1

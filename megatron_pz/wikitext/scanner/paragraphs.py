@@ -30,6 +30,7 @@ from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
 from .characters import is_closing, is_opening, is_plain, is_prose, is_separator, is_white
+from .holes import is_hole, is_in_parenthesis
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -38,9 +39,6 @@ _LONGEST_SOUND_WORDS = 80
 # more of the same leftover character would go.
 CLOSED = "\0"
 NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
-_ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
-_CLOSERS = ")）］〕】]\"'”’»›」』"
-_LONGEST_PARENTHESIS = 2000
 
 
 class Paragraphs:
@@ -81,7 +79,8 @@ class Paragraphs:
         self.eaten = CLOSED  # the leftover character of which more would go
         self.may_compose = False  # the paragraph may not be in Unicode's normal form
         self.has_angle = False  # the item may hold <ref
-        self.found: list[tuple[int, str]] = []  # (level of a heading or 0, text)
+        self.found: list[str] = []
+        self.levels: dict[int, int] = {}  # of the headings in it, by index
 
     def all(self) -> list[str]:
         """Return the paragraphs in order, none empty."""
@@ -97,7 +96,7 @@ class Paragraphs:
             is_apart = self._line(start, first, end, is_apart) if self._has_word(first, end) else True
             start = end + 1
         self._end()
-        return without_empty_sections(self.found)
+        return without_empty_sections(self.found, self.levels) if self.levels else self.found
 
     def _has_word(self, start: int, end: int) -> bool:
         data = self.marked.data
@@ -192,7 +191,9 @@ class Paragraphs:
             text = self.out.text(0, self.out.size)
             if self.may_compose:
                 text = unicodedata.normalize("NFC", text)
-            self.found.append((self.level if self.kind == HEADING else 0, text))
+            if self.kind == HEADING:
+                self.levels[len(self.found)] = self.level
+            self.found.append(text)
         self.kind = CLOSED
 
     def _add_code(self, start: int, end: int) -> None:
@@ -226,7 +227,7 @@ class Paragraphs:
                 self.is_literal = character == LITERAL
                 self.has_literal = True
             elif character == SPOKEN:
-                if self._is_in_parenthesis():
+                if is_in_parenthesis(self.out, self.floor):
                     self._add_mark(SOUND)
                     index = self.marked.find(SPOKEN_END, index, end)
             elif character < " ":
@@ -268,69 +269,15 @@ class Paragraphs:
             self.pending |= GAP
 
     def _settle_hole(self, following: str) -> None:
-        """Leave the mark of the hole in the text where it stood between words, before ``following`` is pushed.
-
-        A note or a whole part of a parenthesis that vanished leaves the sentence complete: where it stood directly
-        behind a word or the sentence's end, with a space or punctuation after it, or between the separators of a
-        parenthesis.
-        """
+        """Leave the mark of the hole in the text if its sentence is incomplete, before ``following`` is pushed."""
         mark = self.hole
         self.hole = CLOSED
-        last = self._last()
-        is_apart = self.pending & (WHITE | NEWLINE) != 0 or (
-            following in ":]\n：" or following in _ENDS or is_separator(following) or is_closing(following)
-        )
-        if following == "\n" and (last in _ENDS or last in _CLOSERS or last == "\n"):
-            return
-        if last == "\n" and following in "\n":
-            return
-        if is_opening(last) and (is_closing(following) or is_separator(following)):
-            return
-        if mark == SOUND and (
-            (is_separator(last) and (following == "." or is_separator(following) or is_closing(following)))
-            or (
-                (
-                    is_opening(last)
-                    or is_separator(last)
-                    or last == ":"
-                    or is_closing(following)
-                    or is_separator(following)
-                )
-                and self._is_in_parenthesis()
-            )
-        ):
-            return
-        if is_separator(last) and (is_separator(following) or is_closing(following)) and self._is_in_parenthesis():
-            return
-        if (
-            self.is_attached
-            and is_apart
-            and not last.isdigit()
-            and last != "\n"
-            and not is_opening(last)
-            and last < "\u1100"
-        ):
-            return
-        if self.pending:
-            self._push_white()
-        self.out.push(mark)
-        self.has_hole = True
-
-    def _is_in_parenthesis(self) -> bool:
-        """Whether a parenthesis is open, not far back in the item."""
-        data = self.out.data
-        first = max(self.floor, self.out.size - _LONGEST_PARENTHESIS)
-        index = self.out.size - 1
-        depth = 0
-        while index >= first:
-            if is_closing(data[index]):
-                depth += 1
-            elif is_opening(data[index]):
-                if depth == 0:
-                    return True
-                depth -= 1
-            index -= 1
-        return False
+        is_spaced = self.pending & (WHITE | NEWLINE) != 0
+        if is_hole(self.out, self.floor, mark, following, is_spaced, self.is_attached):
+            if self.pending:
+                self._push_white()
+            self.out.push(mark)
+            self.has_hole = True
 
     def _last(self) -> str:
         """Return the last character of the item, or a line break."""

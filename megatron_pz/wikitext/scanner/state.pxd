@@ -19,7 +19,7 @@ cdef class Scan:
     cdef int heading_level
     cdef Py_ssize_t single_brackets, single_braces
     cdef Py_ssize_t heading_start, heading_next
-    cdef dict closing_tags
+    cdef dict closing_tags, known_names
     cdef Py_ssize_t next_heading, next_comment_end, quotes_end, apostrophe
     cdef Py_ssize_t closing_start, closing_end, ref_start, ref_end, gone_back_from
     cdef set unclosed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext import variants
+from megatron_pz.wikitext import templates, variants
 from megatron_pz.wikitext.localization import Wiki
 
 from .buffer import visible_text
@@ -50,6 +50,7 @@ class Scan:
         self.ref_start = self.ref_end = -1
         self.next_heading = -1
         self.next_comment_end = -1
+        self.known_names = templates.known_names(self.keeps_infoboxes, self.language)
         self.unclosed: set[int] = set()  # positions of double braces that nothing closes
         self.gone_back_from = -1  # end of the section that was last read anew because of them
         self.closing_sections = [-1] * 7  # by level: size of the output where one begins that is to be judged

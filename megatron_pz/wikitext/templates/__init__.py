@@ -7,6 +7,7 @@ innermost templates first.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -37,7 +38,6 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 _ENGLISH = ("en", "simple")
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
 _MOST_KNOWN_NAMES = 20_000
-_known_names: dict[tuple[str, bool, str], tuple[str, str]] = {}  # of what name_and_mark has met
 LEARNED: Final = "\0"
 """Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
 _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
@@ -69,19 +69,25 @@ def mark_of(name: str, language: str) -> str:
     return DROPPED if name in rows.wordless or not name else UNKNOWN
 
 
+@functools.cache
+def known_names(keeps_infoboxes: bool, language: str) -> dict[str, tuple[str, str]]:
+    """Return the results of :func:`name_and_mark` so far, by its ``text``. It fills them in and bounds their number."""
+    return {}
+
+
 def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tuple[str, str]:
     """Find the normalised name of a template that shows text; for another one no name, and the mark that it leaves."""
-    key = (text, keeps_infoboxes, language)
-    known = _known_names.get(key)
+    names = known_names(keeps_infoboxes, language)
+    known = names.get(text)
     if known is None:
-        if len(_known_names) >= _MOST_KNOWN_NAMES:
-            _known_names.clear()
+        if len(names) >= _MOST_KNOWN_NAMES:
+            names.clear()
         name = template_name(text)
         if is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
             known = name, ""
         else:
             known = "", mark_of(name, language)
-        _known_names[key] = known
+        names[text] = known
     return known
 
 

@@ -118,7 +118,7 @@ def test_titles_with_a_colon_stay(link: str) -> None:
     [
         ("fr:Paris", "en", ""), (":fr:Paris", "en", "fr:Paris"), ("simple:Paris", "en", ""), ("zh-yue:巴黎", "zh", ""),
         ("wikt:word|word", "en", "word"), (":en:Word|word", "de", "word"), ("roa-rup:Paris", "fr", ""),
-        ("als:Paris", "de", ""), ("fr: Paris", "en", ""), ("fr:Paris|Paris", "en", "Paris"),
+        ("als:Paris", "de", ""), ("fr: Paris", "en", ""), ("fr:Paris|Paris", "en", ""),
         (":Re:Zero", "en", "Re:Zero"),
         ("nb:Paris", "en", ""), ("be-x-old:Paris", "en", ""), ("zh-min-nan:Paris", "en", ""),
     ],

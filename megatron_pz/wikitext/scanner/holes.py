@@ -1,0 +1,64 @@
+"""Holes: places where a word was lost, because a template or an element was not understood."""
+
+from __future__ import annotations
+
+from megatron_pz.wikitext.marks import SOUND
+
+from .buffer import Buffer
+from .characters import is_closing, is_opening, is_separator
+
+_ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
+_CLOSERS = ")）］〕】]\"'”’»›」』"
+_LONGEST_PARENTHESIS = 2000
+_FIRST_UNSPACED = "\u1100"
+"""Most scripts from here on put no space between words, so a word may have been lost directly behind another one."""
+
+
+def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool, is_attached: bool) -> bool:
+    """Return whether the sentence lacks a word where something vanished between the output's end and ``following``.
+
+    A note or a whole part of a parenthesis that vanished leaves the sentence complete: where it stood directly behind
+    a word or the sentence's end, with a space or punctuation after it, or between the separators of a parenthesis.
+
+    Args:
+        out: The paragraph so far.
+        floor: Where in it the present item begins.
+        mark: Of the hole.
+        following: The next visible character, or a line break at the item's end.
+        is_spaced: White space stands before ``following``.
+        is_attached: Nothing stands between the hole and the text in front of it.
+    """
+    last = out.data[out.size - 1] if out.size > floor else "\n"
+    ends_part = is_separator(following) or is_closing(following)
+    if following == "\n" and (last == "\n" or last in _ENDS or last in _CLOSERS):
+        return False
+    if is_opening(last) and ends_part:
+        return False
+    if mark == SOUND:
+        if is_separator(last) and (following == "." or ends_part):
+            return False
+        begins_part = is_opening(last) or is_separator(last) or last == ":"
+        if (begins_part or ends_part) and is_in_parenthesis(out, floor):
+            return False
+    if is_separator(last) and ends_part and is_in_parenthesis(out, floor):
+        return False
+    if not is_attached or last == "\n" or last >= _FIRST_UNSPACED or last.isdigit() or is_opening(last):
+        return True
+    return not (is_spaced or ends_part or following in ":]\n：" or following in _ENDS)
+
+
+def is_in_parenthesis(out: Buffer, floor: int) -> bool:
+    """Return whether a parenthesis is open, not far back in the item that begins at ``floor``."""
+    data = out.data
+    first = max(floor, out.size - _LONGEST_PARENTHESIS)
+    index = out.size - 1
+    depth = 0
+    while index >= first:
+        if is_closing(data[index]):
+            depth += 1
+        elif is_opening(data[index]):
+            if depth == 0:
+                return True
+            depth -= 1
+        index -= 1
+    return False
