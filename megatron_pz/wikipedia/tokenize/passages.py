@@ -18,7 +18,9 @@ _BYTES_A_CHARACTER = 4
 """Most bytes, hence tokens, of one character in UTF-8."""
 _LEAST_BUDGET = 4
 _SAMPLED_PARAGRAPHS = 8
-_GRAPHEME_CLUSTER = regex.compile(r"\X")
+_GRAPHEME_CLUSTER = regex.compile(r"\p{RI}{2}[\p{GCB=Extend}\p{GCB=SpacingMark}\u200d]*+|\X")
+"""A flag is two regional indicators. Inside a run of them ``\\X`` alone goes back to the run's first one at every
+character, which is quadratic."""
 
 PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -77,7 +78,20 @@ def test_pieces_join_to_the_text_and_begin_with_no_mark(text: str) -> None:
     assert not any(regex.match(r"\p{M}", piece) and not before[-1].isspace() for before, piece in pairwise(pieces))
 
 
-def test_a_run_of_a_script_without_spaces_takes_linear_time() -> None:
-    text = "长江กรุงเทพမြန်မာ" * 20_000
-    assert count_words(text) > 100_000
-    assert "".join(cut_at_words(text)) == text
+@pytest.mark.parametrize("piece", ["เ", "เก", "ိ", "長", "カ", "a-", "a\u200d", "\U0001f1eb", "长江กรุမြန်"])
+def test_time_is_linear(piece: str) -> None:
+    def seconds(repetitions: int) -> float:
+        text = piece * repetitions
+        start = time.process_time()
+        words, pieces = count_words(text), cut_at_words(text)
+        spent = time.process_time() - start
+        assert 0 < words <= len(text)
+        assert "".join(pieces) == text
+        return spent
+
+    short = max(min(seconds(1000) for _ in range(3)), 2e-4)
+    assert min(seconds(16_000) for _ in range(2)) < 80 * short
+
+
+def test_vowels_before_a_consonant_belong_to_its_word() -> None:
+    assert WORD.findall("เกแกเเก") == ["เก", "แก", "เเก"]

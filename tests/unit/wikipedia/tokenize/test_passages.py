@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import Ids, Joints
-from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOptions
+from megatron_pz.wikipedia.tokenize.passages import PassageCutter, PassageOptions, joints_of
+from megatron_pz.wikipedia.tokenize.text_encoder import TextEncoder
 from megatron_pz.wikitext.sentences import sentences
 
 
@@ -230,6 +234,36 @@ def test_a_word_beyond_the_budget_is_cut_between_grapheme_clusters(cluster: str)
     for passage in passages:
         done += len(passage)
         assert done in ends
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("x", "x"), ("\u0600", "\u0301"), ("", "\u200d\U0001f469"), ("a\u0301", "\u0903")]
+)
+@pytest.mark.parametrize("indicators", [1, 2, 3, 40, 41])
+def test_flags_are_cut_between_pairs(before: str, after: str, indicators: int) -> None:
+    word = (before + "\U0001f1eb" * indicators + after) * 3
+    passages = PassageCutter(PassageOptions("paragraph", 20), encode_characters).cut([word])
+    ends = {match.end() for match in regex.finditer(r"\X", word)}
+    assert "".join(passage.text for passage in passages) == word
+    assert set(accumulate(len(passage.text) for passage in passages)) <= ends
+
+
+@pytest.mark.parametrize("cluster", ["a", "q-", "x\u0301", "ก", "เ", "長", "\U0001f1eb", "\U0001f469\u200d"])
+def test_time_for_one_unbroken_word_is_linear(cluster: str, tiny_tokenizer_dir: Path) -> None:
+    options = PassageOptions("paragraph", 64)
+    encode = TextEncoder(str(tiny_tokenizer_dir), "huggingface").encode
+    joints = joints_of(options, encode)
+
+    def seconds(repetitions: int) -> float:
+        word = cluster * repetitions
+        start = time.process_time()
+        passages = PassageCutter(options, encode, joints).cut([word])
+        spent = time.process_time() - start
+        assert "".join(passage.text for passage in passages) == word
+        return spent
+
+    short = min(seconds(1000) for _ in range(3))
+    assert seconds(16_000) < 60 * short
 
 
 def test_a_cluster_beyond_the_budget_is_cut_all_the_same() -> None:
