@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -14,6 +15,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
 
 from megatron_pz.corpus.indexed_dataset import IndexedTokens
 from megatron_pz.corpus.manifest import file_sha256, tokenizer_sha256
@@ -139,6 +141,43 @@ def test_pages_are_dropped_for_a_reason_and_articles_kept(
     assert manifest["tokenizer"]["sha256"] == tokenizer_sha256(tiny_tokenizer_dir)
     assert manifest["license"] == "CC BY-SA 4.0"
     assert sorted(path.name for path in prefix.parent.iterdir()) == sorted(f"{prefix.name}{end}" for end in SUFFIXES)
+
+
+@pytest.mark.parametrize("backend", ["huggingface", "gigatoken"])
+@pytest.mark.parametrize(
+    ("highest", "dtype"),
+    [(330, np.uint16), (65_498, np.uint16), (65_499, np.int32), (65_536, np.int32), (70_000, np.int32)],
+)
+def test_the_highest_id_of_a_small_vocabulary_decides_the_type(
+    highest: int, dtype: type, backend: str, tmp_path: Path, dump_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    folder = tmp_path / "with_a_gap"
+    shutil.copytree(tiny_tokenizer_dir, folder)
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = definition["model"]["vocab"]
+    space = vocabulary["Ġ"]
+    last = next(token for token, number in vocabulary.items() if number == max(vocabulary.values()))
+    vocabulary["Ġ"], vocabulary[last] = highest, space  # a space before a digit is a token of its own
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+
+    report = preprocess(
+        PreprocessOptions(
+            inputs=(str(dump_path),),
+            tokenizer_model=str(folder),
+            tokenizer_backend=backend,  # type: ignore[arg-type]
+            output=OutputOptions(str(tmp_path / "wiki")),
+            passages=PassageOptions(max_passage_tokens=64),
+        )
+    )
+    prefix = str(tmp_path / "wiki_text_passage")
+    tokens = IndexedTokens(prefix)
+    manifest = json.loads(Path(f"{prefix}.manifest.json").read_text())
+    assert report.counts["articles"] > 20
+    assert tokens.dtype == dtype
+    assert manifest["dtype"] == np.dtype(dtype).name
+    assert manifest["highest_token_id"] == tokens.highest_id() == highest
+    read_back = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(tokens[0].tolist())
+    assert read_back.startswith("Hill 1 stands above the river")
 
 
 def test_every_passage_leads_to_its_article(tmp_path: Path, dump_path: Path, tiny_tokenizer_dir: Path) -> None:
