@@ -6,6 +6,6 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """The processor's name as the Linux kernel has it; ``CPU`` where it says none."""
+    """Return the processor's name from the Linux kernel, or ``CPU`` where there is none."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")

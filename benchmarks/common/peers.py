@@ -15,7 +15,7 @@ ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".cache" / "benchmarks"
 
 
 def peer_python(name: str, requirements: Sequence[str], folder: Path = ENVIRONMENTS) -> Path:
-    """The interpreter of the environment ``name``, which is made on the first call and when ``requirements`` change.
+    """Return the interpreter of the environment ``name``, made on the first call and when ``requirements`` change.
 
     It sees its own packages first and then those of the running interpreter, so that both sides of a comparison use the
     same torch, transformers and vLLM. Nothing is installed but what is named: list the closure of the peer less what

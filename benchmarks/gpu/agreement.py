@@ -42,7 +42,7 @@ class SyncTime:
 def against_reference(
     policy: PolicyModel, groups: Sequence[ScoredGroup], expected: Mapping[Tokens, torch.Tensor]
 ) -> LogProbDifference:
-    """The policy's log-probabilities against ``expected``, by a response's tokens, as an independent model has them."""
+    """Compare the policy's log-probabilities with an independent model's, ``expected`` by a response's tokens."""
     trainer_T, expected_T = [], []
     for row, log_probs_R in _scored(policy, groups):
         for number in range(int(row.response_index_R.max()) + 1):
@@ -79,7 +79,7 @@ def perturb(policy: PolicyModel, amount: float, seed: int) -> None:
 
 
 def time_sync(policy: PolicyModel, engine: VllmEngine, repeats: int = 3) -> SyncTime:
-    """The fastest of some transfers, the first, which warms up, not counted."""
+    """Return the time of the fastest of several transfers, not counting a first one as warm-up."""
     n_bytes = sum(tensor.nbytes for _, tensor in policy.weights())
     taken = []
     for _ in range(1 + repeats):

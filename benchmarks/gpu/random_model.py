@@ -18,7 +18,7 @@ QWEN3_06B = Architecture("qwen3", 28, 1024, 3072, 16, 8, 128, 151_936, 40_960, 1
 
 
 def write_random_model(folder: Path, arch: Architecture, device: torch.device, seed: int = 0) -> Path:
-    """A bfloat16 checkpoint of ``arch`` (Qwen3, dense): config.json and one safetensors file. No tokenizer.
+    """Write a bfloat16 checkpoint of ``arch`` (dense Qwen3): config.json and one safetensors file, no tokenizer.
 
     Norms are ones, matrices normal with the standard deviation 0.02 that such models are initialised with.
     """

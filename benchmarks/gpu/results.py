@@ -129,7 +129,7 @@ def join(folder: Path) -> dict[str, Any]:
 
 
 def as_table(result: Mapping[str, Any]) -> str:
-    """The joined result in Markdown."""
+    """Format the joined result as Markdown."""
     place = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in place["versions"].items())
     state = " with uncommitted changes" if place["uncommitted_changes"] else ""

@@ -83,13 +83,13 @@ class StepCallback(TrainerCallback):
         self.measuring: AbstractContextManager[None]
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """A step begins where its batch of prompts is there."""
+        """Start the clock of a step when its batch of prompts is ready."""
         step = self.trainer.step = Step()
         self.measuring = step.measured()
         self.measuring.__enter__()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """The optimizer has moved the weights."""
+        """Stop the clock of a step after the optimizer's update."""
         self.measuring.__exit__(None, None, None)
         step = self.trainer.step
         step.phases["update"] = step.cpu_seconds - self.trainer.experience_seconds
@@ -97,12 +97,12 @@ class StepCallback(TrainerCallback):
 
 
 def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
-    """The work's reward, as TRL calls it."""
+    """Compute the work's reward with TRL's arguments."""
     return [reward(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
 
 
 def end_tokens(stop: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens after which a response ends: TRL's own generation knows no stop strings, and the model's end."""
+    """List the tokens that end a response, since TRL's own generation has no stop strings; the model's end included."""
     ends = [token for token in range(len(tokenizer)) if any(text in tokenizer.decode([token]) for text in stop)]
     return [tokenizer.eos_token_id, *ends]
 

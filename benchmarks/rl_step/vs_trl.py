@@ -110,7 +110,7 @@ class Result:
 
 
 def draw_prompts(flags: argparse.Namespace) -> tuple[list[str], int, tuple[str, ...]]:
-    """The prompts of all steps, the tokens of the longest, and the strings that end a response."""
+    """Return the prompts of all steps, the tokens of the longest, and the strings that end a response."""
     family, spans, draw = PromptFamily.load("quote"), SpanRules.from_config(RULES), random.Random(flags.seed)
     passages = open_blend(flags.data_path, str(flags.hf_model), max_words=flags.max_passage_words)
     needed = (flags.steps + 1) * flags.passages
@@ -174,7 +174,7 @@ def run_side(side: str, work: Work, peer: Path, time_limit: float) -> Result:
 
 
 def require_equal_work(results: Mapping[str, Result], work: Work) -> None:
-    """Raises RuntimeError when a side had other prompts, or another number of tokens where they are given."""
+    """Raise RuntimeError when a side had other prompts, or another number of tokens where they are given."""
     prompt_tokens = {
         tuple(step.prompt_tokens for step in each.outcome.steps) for each in results.values() if each.outcome
     }
@@ -188,7 +188,7 @@ def require_equal_work(results: Mapping[str, Result], work: Work) -> None:
 
 
 def as_table(results: Mapping[str, Result], work: Work, place: Mapping[str, Any]) -> str:
-    """What was done, seconds by phase, the ratios, and where it was measured."""
+    """Format the conditions, the seconds by phase, the ratios and the hardware."""
     ours, rows = results["ours"], []
     for side, result in results.items():
         if result.outcome is None:
@@ -223,7 +223,7 @@ def as_table(results: Mapping[str, Result], work: Work, place: Mapping[str, Any]
 
 
 def verdicts(results: Mapping[str, Result]) -> list[str]:
-    """The ratio that has a goal, and the one against TRL with its transfer of the weights mended."""
+    """Return the ratio that has a goal, and the one against TRL with its weight sync patched."""
     lines = []
     for name, sides in (("TRL as it is", AS_IT_IS), ("TRL with a mended vLLM", ("trl vllm-mended",))):
         ran = {side: results[side].seconds() for side in sides if side in results and results[side].outcome}
@@ -259,7 +259,7 @@ def where_measured() -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The flags. Raises BadInput for those that do not go together."""
+    """Parse the flags. Raises BadInput for combinations that do not go together."""
     parser = Parser((__doc__ or "").split("\n\n")[0])
     parser.add_argument("--hf-model", type=Path, required=True, help="Hugging Face directory of the model")
     parser.add_argument("--data-path", nargs="+", required=True, help="prefix of a passage dataset, or a blend")

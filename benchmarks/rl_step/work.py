@@ -72,7 +72,7 @@ class Step:
 
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """The whole step."""
+        """Return the seconds of the whole step."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds, self.cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
@@ -115,6 +115,6 @@ def reward(prompt: str, response: str) -> float:
 
 
 def files_of_side() -> tuple[Work, Path, list[str]]:
-    """A side's command line: the work, where the outcome goes, the side's own settings."""
+    """Parse a side's command line: the work, the path of the outcome, the side's own settings."""
     work, outcome, *settings = sys.argv[1:]
     return Work.read(Path(work)), Path(outcome), settings

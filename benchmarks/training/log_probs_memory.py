@@ -27,12 +27,12 @@ LogProbs = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def in_chunks(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> Tensor:
-    """The project's."""
+    """Compute the log-probabilities by the project's kernel."""
     return vocab_parallel_log_probs(hidden_RH, weight_VH, labels_R, 0, len(weight_VH), None)[0]
 
 
 def from_full_logits(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> Tensor:
-    """The plain way: logits of all tokens, log-softmax, pick."""
+    """Compute the log-probabilities from the logits of all tokens, by log-softmax and gather."""
     logits_RV = (hidden_RH @ weight_VH.t()).float()
     return logits_RV.log_softmax(-1).gather(1, labels_R[:, None])[:, 0]
 

@@ -24,7 +24,7 @@ class PaddedHead(ResponseHead):
 
 
 def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
-    """The group's samples, each with its own copy of the prompt, end to end in ``tokens_S``; no two may be equal.
+    """Lay out the group's samples end to end in ``tokens_S``, each with its own prompt; no two may be equal.
 
     ``packed`` is the same group packed: the labels, advantages and weights of its response tokens are taken over.
     """

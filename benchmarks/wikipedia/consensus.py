@@ -68,7 +68,7 @@ _WORD = re.compile(r"\w+")
 
 
 def is_held_out(title: str) -> bool:
-    """The rule by which half of the articles are held out."""
+    """Decide by a hash whether an article is in the held-out half."""
     return hashlib.blake2b(title.encode(), digest_size=1).digest()[0] % 2 == 1
 
 
@@ -97,7 +97,7 @@ def without_closing_sections(text: str) -> str:
 
 
 def without_rendered_templates(text: str) -> str:
-    """The wikitext less the templates that leave text, from the innermost outwards."""
+    """Remove the templates that leave text from the wikitext, innermost first."""
 
     def kept(template: re.Match[str]) -> str:
         return "" if shown_name(template[1], False) else template[0].replace("{{", "\0").replace("}}", "\1")
@@ -126,7 +126,7 @@ def peer_texts(articles: list[dict[str, str]]) -> dict[str, tuple[list[str], flo
 
 
 def ngrams(text: str) -> set[tuple[str, ...]]:
-    """The 6-grams of every line."""
+    """Return the 6-grams of every line."""
     found: set[tuple[str, ...]] = set()
     for line in unicodedata.normalize("NFKC", text).casefold().split("\n"):
         words = _WORD.findall(line)
@@ -135,7 +135,7 @@ def ngrams(text: str) -> set[tuple[str, ...]]:
 
 
 def own_texts(articles: list[dict[str, str]]) -> tuple[list[str], float]:
-    """The scanner's texts and its CPU seconds."""
+    """Return the scanner's texts and its CPU seconds."""
     options = TextOptions.keeping("headings")
     start = time.process_time()
     texts = [

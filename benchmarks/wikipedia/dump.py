@@ -51,7 +51,7 @@ def make_dump(source: Path, target: Path, megabytes: float) -> int:
 
 
 def _streams(header: bytes, pages: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """The content of every stream: the header alone, pages, the closing tag alone."""
+    """Yield the content of every stream: the header, then pages, then the closing tag."""
     yield header
     stream = bytearray()
     left = size

@@ -130,7 +130,7 @@ def run(dump: Path, tokenizer: str, work: Path, repeats: int) -> dict[str, Any]:
 
 
 def least(runs: Sequence[dict[str, Any]], *keys: str) -> float:
-    """The least value of a figure over the repeats."""
+    """Return the least value of a measurement over the repeats."""
 
     def value(result: Any) -> float:
         for key in keys:
@@ -141,7 +141,7 @@ def least(runs: Sequence[dict[str, Any]], *keys: str) -> float:
 
 
 def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
-    """The figures that have goals, and what they are made of."""
+    """Return the ratios that have goals, and their parts."""
     own, bz2_alone = least(results["one worker"], "cpu"), least(results["stages"], "stages", "bz2")
     peer = {part: least(results["peers"], part) for part in ("wikiextractor", "read", "tokenize", "build", "start_up")}
     chain = sum(peer.values())
@@ -164,7 +164,7 @@ def figures(results: dict[str, Any], xml_bytes: int) -> dict[str, float]:
 
 
 def report(results: dict[str, Any], found: dict[str, float], about: dict[str, Any]) -> str:
-    """The tables, as a terminal and the results folder show them."""
+    """Format the tables for the terminal and the results directory."""
     goals = [
         ("peers' CPU over the pipeline's, whole commands", f"{found['peers_over_pipeline']:.1f}", "≥ 10"),
         (

@@ -52,7 +52,7 @@ class Clock:
         self.seconds[stage] += time.process_time() - began
 
     def each(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
-        """The items, with the time that it takes to get them."""
+        """Yield the items and add up the time that it takes to get them."""
         while True:
             with self(stage):
                 item = next(items, None)

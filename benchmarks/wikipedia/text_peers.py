@@ -34,7 +34,7 @@ def strip_code() -> Convert:
 
 
 def parsed_and_pruned() -> Convert:
-    """The way of the scripts behind published Wikipedia datasets: parse, remove what is no prose, then strip."""
+    """Convert as the scripts behind published Wikipedia datasets do: parse, remove what is not prose, then strip."""
     import mwparserfromhell
 
     silent = re.compile(r"^(?:file|image|category)\s*:", re.IGNORECASE)
