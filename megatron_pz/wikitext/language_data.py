@@ -44,7 +44,7 @@ class NameSet:
 
 @dataclass(frozen=True)
 class TemplateRows:
-    """What one wiki's templates are. All names are normalised as by ``templates.template_name``."""
+    """The kinds of one wiki's templates. All names are normalised as by ``templates.template_name``."""
 
     text: Mapping[str, str]
     """Pattern of what the template shows (``templates.patterns``)."""

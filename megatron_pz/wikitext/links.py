@@ -39,5 +39,5 @@ def pipe_trick(target: str) -> str:
 
 
 def is_external(beginning: str) -> bool:
-    """Whether an address of the web begins with this: ``[http://…`` is a link, ``[1]`` is text."""
+    """Return whether an address of the web begins with this: ``[http://…`` is a link, ``[1]`` is text."""
     return bool(_PROTOCOL.match(beginning))

@@ -1,4 +1,4 @@
-"""What the wikis of different languages call the same things: file links, closing sections, disambiguation templates.
+"""Names of the same things on the wikis of different languages: file links, closing sections, disambiguation templates.
 
 The names are data (:mod:`megatron_pz.wikitext.wiki_names`). English is understood besides a wiki's own language, since
 MediaWiki itself does so for namespaces and many wikis import English templates.
@@ -35,7 +35,7 @@ def trailing_sections(language: str) -> frozenset[str]:
 
 
 def is_disambiguation_title(title: str) -> bool:
-    """Whether the title ends in "(disambiguation)", in any language."""
+    """Return whether the title ends in "(disambiguation)", in any language."""
     return title.endswith(")") and wiki_names.folded(title.rpartition("(")[2][:-1]) in _disambiguation_titles()
 
 
@@ -45,7 +45,7 @@ def _disambiguation_titles() -> frozenset[str]:
 
 
 def is_list_title(title: str) -> bool:
-    """Whether the title names a list of things ("List of …" in the languages known here)."""
+    """Return whether the title names a list of things ("List of …" in the languages known here)."""
     return bool(_list_titles().match(title))
 
 
@@ -65,7 +65,7 @@ class Wiki:
     category_namespaces: frozenset[str] = frozenset()
     trailing_sections: frozenset[str] = frozenset()
     interlanguage_prefixes: frozenset[str] = frozenset()
-    """What may stand before the colon of a link to this article in another language, which shows nothing."""
+    """Prefixes that may stand before the colon of a link to this article in another language, which shows nothing."""
     templates: DumpTemplates | None = None
     """The dump's own templates, which explain what no table knows."""
 
@@ -116,7 +116,7 @@ class Namespaces:
 
 
 def is_redirect(text: str, language: str) -> bool:
-    """Whether a page's wikitext makes it a redirect, in English or in the wiki's language."""
+    """Return whether a page's wikitext makes it a redirect, in English or in the wiki's language."""
     begins = _REDIRECT.match(text)
     if begins is None:
         return False
@@ -151,7 +151,7 @@ class DisambiguationTemplates:
         return name in self._names or (name.endswith(self._endings) and name not in self._others)
 
     def are_in(self, text: str) -> bool:
-        """Whether the wikitext calls one of them."""
+        """Return whether the wikitext calls one of them."""
         return any(call[1] in self for call in _TEMPLATE_CALL.finditer(text))
 
 

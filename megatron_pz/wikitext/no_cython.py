@@ -1,3 +1,3 @@
-"""What the scanner's interpreted form needs of the module ``cython``, where that is not installed."""
+"""Stand-in for the module ``cython`` where that is not installed, for the interpreted scanner."""
 
 compiled = False

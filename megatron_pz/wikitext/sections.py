@@ -10,7 +10,7 @@ _CITATION = re.compile(
     r"[(（]\d{4}[a-z]?[)）]|[,.:] \d{4}[a-z]?[.,;]|(?:, | )\d{4}\.?$",
     re.IGNORECASE,
 )
-"""What a line of a bibliography holds that is written without a bullet."""
+"""Matches what tells a line of a bibliography that is written without a bullet."""
 
 
 def without_empty_sections(texts: list[str], levels: Mapping[int, int]) -> list[str]:

@@ -176,7 +176,7 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
 
 
 def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _Language) -> bool:
-    """Whether the full stop belongs to the word before it: an abbreviation, an initial or an ordinal."""
+    """Return whether the full stop belongs to the word before it: an abbreviation, an initial or an ordinal."""
     word = _LAST_WORD.search(paragraph, start, end.start())
     if word is None:
         return False
@@ -195,7 +195,7 @@ def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _
 
 
 def _is_ordinal(word: str, follows_number: bool) -> bool:
-    """Whether a full stop makes ``3``, ``XIV`` or the day and month ``3.10`` an ordinal; a year ends a sentence."""
+    """Return whether a full stop makes ``3``, ``XIV`` or the day ``3.10`` an ordinal; a year ends a sentence."""
     if _ROMAN.fullmatch(word):
         return True
     digits = word.rpartition(".")[2]

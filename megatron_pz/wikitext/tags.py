@@ -1,4 +1,4 @@
-"""What the scanner does with HTML and extension tags, by name."""
+"""Actions of the scanner for HTML and extension tags, by name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MAGIC_WORDS: Final = frozenset(
 """Words that vanish between double underscores."""
 
 UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE, VERSE = range(8)
-"""What a tag asks for: nothing (it is no tag); content that is no wikitext; raised or lowered content; a line break; a
-new paragraph; a list item; nothing but its content; content whose line ends stay."""
+"""Actions that tags ask for: none (it is no tag); content that is no wikitext; raised or lowered content; a line break;
+a new paragraph; a list item; nothing but its content; content whose line ends stay."""
 
 ACTIONS: Final = (
     dict.fromkeys(_INLINE_TAGS, INLINE)

@@ -1,4 +1,4 @@
-"""What markup for a wiki's language variants shows: ``-{zh-hans:…; zh-hant:…}-`` and its kin.
+"""The text that markup for a wiki's language variants shows: ``-{zh-hans:…; zh-hant:…}-`` and its kin.
 
 Wikis written in two scripts, or with the words of several countries, are shown to each reader in one variant, made by
 replacing characters and words; this markup says by hand what stands where (documentation:

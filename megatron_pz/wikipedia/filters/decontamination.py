@@ -29,7 +29,7 @@ _SMALLEST_TABLE: Final = 1 << 16
 
 @dataclass(frozen=True)
 class BenchmarkFile:
-    """What was read from one file."""
+    """Identity and size of one file that was read."""
 
     name: str
     sha256: str
@@ -78,7 +78,7 @@ class Decontaminator:
         self._sets = {length: _HashSet(np.concatenate(found)) for length, found in sorted(hashes.items())}
 
     def overlaps(self, text: str) -> bool:
-        """Whether the text has an n-gram, or a whole short question, of the benchmarks."""
+        """Return whether the text has an n-gram, or a whole short question, of the benchmarks."""
         found = ngram_hashes(normalised_words(text), list(self._sets))
         return any(known.has_any(hashes) for known, hashes in zip(self._sets.values(), found, strict=True))
 

@@ -40,7 +40,7 @@ class Fingerprinter:
         self.dtype = np.dtype(
             [("digest", f"V{_DIGEST_BYTES}"), *(signature_fields(near_duplicates) if near_duplicates else [])]
         )
-        """Of a fingerprint on disk: blake2b-128 of the normalised paragraphs, and what compares near duplicates."""
+        """Type of a fingerprint on disk: blake2b-128 of the normalised paragraphs, and a near duplicate's signature."""
 
     def fingerprint(self, paragraphs: Sequence[str]) -> tuple[object, ...]:
         """Compute a document's record of :attr:`dtype`. Where lines end and the case of ASCII letters do not count."""
@@ -67,7 +67,7 @@ class Deduplicator:
         self._near = NearDuplicates(near_duplicates) if near_duplicates else None
 
     def drop_reasons(self, fingerprints: np.ndarray) -> list[DuplicateReason | None]:
-        """Of each document of one job: why it goes, or None for one that stays.
+        """Return for each document of one job why it is dropped, or None for one that stays.
 
         Args:
             fingerprints: ``[documents]`` of :attr:`Fingerprinter.dtype`, the next ones in order.

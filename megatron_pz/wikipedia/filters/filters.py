@@ -47,7 +47,7 @@ class FilterOptions:
 
 
 class Classifier(Protocol):
-    """What is used of py3langid's LanguageIdentifier."""
+    """The part of py3langid's LanguageIdentifier that is used."""
 
     def classify(self, text: str) -> tuple[str, float]:
         """Return the most probable language and its probability."""

@@ -90,7 +90,7 @@ def ngram_hashes(words: bytes, lengths: Sequence[int]) -> list[np.ndarray]:
 
 
 def _hashes(prefix: np.ndarray, inverses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Of the stretches ``[starts, ends)`` of the text."""
+    """Compute the hashes of the stretches ``[starts, ends)`` of the text."""
     hashes = (prefix[ends] - prefix[starts]) * inverses[starts]
     return (hashes ^ (hashes >> _SHIFT)) * _SPREAD
 

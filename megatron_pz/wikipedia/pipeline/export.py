@@ -13,7 +13,7 @@ from megatron_pz.wikipedia.pipeline.options import Export
 from megatron_pz.wikipedia.pipeline.shards import RowGroups, TextWriter
 
 _COLUMNS = {"page_id": "id", "revision_id": "revision_id", "title": "title", "url": "url", "text": "text"}
-"""Of a shard, and their names in the export, which the pipeline also reads as an input."""
+"""Columns of a shard, and their names in the export, which the pipeline also reads as an input."""
 _ROWS_A_GROUP = 1 << 12
 """A dozen MB of text."""
 

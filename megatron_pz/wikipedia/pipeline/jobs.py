@@ -89,7 +89,7 @@ class _Jobs:
 
 
 def _is_usable(worker: Worker, result: JobResult) -> bool:
-    """Whether a job of an earlier run need not be done again."""
+    """Return whether a job of an earlier run need not be done again."""
     files = [documents_path(worker.work, result.number)]
     if worker.makes_cache:
         files.append(cache_part_path(worker.work, result.number))

@@ -17,12 +17,12 @@ Export = Literal["jsonl", "parquet"]
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """What is written."""
+    """The outputs to write."""
 
     output_prefix: str
     """Outputs are ``<prefix>_text_passage.bin`` and so on, with ``_train``, ``_valid``, ``_test`` before ``_text``."""
     level: Level = "passage"
-    """What one sequence is: a passage, or a whole article (the suffix is then ``_text_document``)."""
+    """The unit of one sequence: a passage, or a whole article (the suffix is then ``_text_document``)."""
     split: tuple[float, ...] = ()
     """Relative sizes of train and valid, or train, valid and test, by a hash of the title; empty: no split."""
     append_eod: bool = False
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the work is done. Nothing of it shows in the output."""
+    """Options of how the work is done. They do not change the output."""
 
     workers: int = 1
     overwrite: bool = False

@@ -51,7 +51,7 @@ def output_prefixes(output: OutputOptions) -> list[str]:
 
 
 def output_suffixes(output: OutputOptions) -> list[str]:
-    """Of the files of one corpus, in the order in which they appear: nothing opens a corpus without its ``.idx``."""
+    """List the suffixes of a corpus' files in the order in which they appear: the ``.idx`` last, as readers need it."""
     text = [export_suffix(output.export)] if output.export else []
     return [".bin", ".parquet", *text, ".manifest.json", ".idx"]
 

@@ -43,7 +43,7 @@ from megatron_pz.wikipedia.tokenize.text_encoder import TextEncoder
 
 @dataclass(frozen=True)
 class PreprocessReport:
-    """What was made."""
+    """The results of a run."""
 
     outputs: dict[str, Totals]
     """Size of every corpus, by its prefix."""

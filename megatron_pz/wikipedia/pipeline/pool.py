@@ -71,7 +71,7 @@ def map_unordered(
 
 
 class _Shared(Generic[Task, Result]):
-    """What a forked process inherits."""
+    """The function and state that a forked process inherits."""
 
     def __init__(self, function: Callable[[Task, Callable[[], bool]], Result], stop: Any, parent: int) -> None:
         self.function, self.stop, self.parent = function, stop, parent

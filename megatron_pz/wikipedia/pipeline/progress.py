@@ -1,4 +1,4 @@
-"""How far a run is: a bar where a person watches, a line now and then where no one does."""
+"""Display of a run's progress: a bar where a person watches, a line now and then where no one does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a run is done, so that the same command goes on after a kill.
+"""Record of what a run has done, so that the same command goes on after a kill.
 
 ``journal.jsonl`` in the working folder begins with the run's identity: everything that decides the output's bytes. A
 line follows for every finished job, written when its shards are whole and on the disk, and for the stages of the end.
@@ -33,7 +33,7 @@ class JobResult:
     number: int
     bytes_read: int
     totals: tuple[Totals, ...]
-    """Of the shard of every split."""
+    """Totals of the shard of every split."""
     counts: Counter[str]
     damage: tuple[Damage, ...] = ()
 
@@ -83,7 +83,7 @@ class Journal:
         self.is_publishing = False
         """All shards are joined and the outputs may have been put in place, some or all."""
         self.report: dict[str, Any] | None = None
-        """What the run has made, once all outputs are in place."""
+        """The results of the run, once all outputs are in place."""
         identity = json.loads(json.dumps(identity))
         self._read(identity)
         for path in () if part else _part_journals(work):

@@ -22,20 +22,20 @@ REASONS = (*DROP_REASONS, *FILTER_REASONS, *DUPLICATE_REASONS)
 
 @dataclass(frozen=True)
 class Selection:
-    """What is joined."""
+    """The jobs and documents that are joined."""
 
     jobs: int
     """Only the first so many jobs count."""
     dropped: list[dict[int, np.ndarray]]
-    """Of every split: job -> the documents of its shard that stay out, ascending."""
+    """For every split: job -> the documents of its shard that stay out, ascending."""
     counts: Counter[str]
-    """Of these jobs, with the duplicates."""
+    """Counts over these jobs, the duplicates included."""
     damage: tuple[Damage, ...]
-    """Of these jobs."""
+    """Damage met in these jobs."""
 
 
 def jobs_within(results: Sequence[JobResult], limit: int) -> int | None:
-    """How many jobs, from the first, it takes for ``limit`` articles; None where these do not hold so many."""
+    """Return how many jobs, from the first, it takes for ``limit`` articles; None where these do not hold so many."""
     articles = 0
     for number, result in enumerate(results):
         articles += result.counts["articles"]

@@ -1,4 +1,4 @@
-"""What one job leaves on disk, and how the shards of all jobs become a corpus.
+"""The files that one job leaves on disk, and how the shards of all jobs become a corpus.
 
 A shard holds the documents of one job and one split, numbered from 0: ``.bin``, and their rows in an Arrow file. Shards
 join by concatenation in the order of the jobs, with rebased numbers, so the result does not depend on which worker made
@@ -117,7 +117,7 @@ def shard_schema(with_text: bool) -> pa.Schema:
 
 
 def shard_is_whole(stem: Path, totals: Totals, dtype: np.dtype) -> bool:
-    """Whether the files of a finished shard are still there."""
+    """Return whether the files of a finished shard are still there."""
     tokens = stem.with_suffix(".bin")
     return (
         tokens.is_file()

@@ -1,4 +1,4 @@
-"""What a worker does with one job: everything from its bytes to its shards on disk."""
+"""The work on one job: everything from its bytes to its shards on disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from megatron_pz.wikitext.templates.from_dump import DumpTemplates
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker process keeps from job to job."""
+    """State that a worker process keeps from job to job."""
 
     options: PreprocessOptions
     encoder: TextEncoder
@@ -54,7 +54,7 @@ class Worker:
 
     @cached_property
     def joints(self) -> Joints:
-        """How the tokenizer takes blank lines."""
+        """Return how the tokenizer handles blank lines."""
         return joints_of(self.options.passages, self.encoder.encode)
 
 

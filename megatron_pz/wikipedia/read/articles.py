@@ -55,7 +55,7 @@ class ArticleOptions:
     min_article_words: int = 20
     """Articles with fewer words are dropped."""
     templates: TemplateSource = "auto"
-    """What explains templates that the package's tables do not know: the dump's own templates, where they can be had
+    """Source of templates that the package's tables do not know: the dump's own templates, where they can be had
     without decompressing a large file twice (auto) or in any case (dump), or nothing (tables)."""
 
 

@@ -35,7 +35,7 @@ _SEARCHED_AT_ONCE = 1 << 20
 
 
 class Decompressor(Protocol):
-    """What reads one stream: the interface of ``bz2.BZ2Decompressor`` and of ``zstd.ZstdDecompressor``."""
+    """A reader of one stream: the interface of ``bz2.BZ2Decompressor`` and of ``zstd.ZstdDecompressor``."""
 
     @property
     def eof(self) -> bool: ...
@@ -81,12 +81,12 @@ def zstd() -> ModuleType:
 
 
 def compression_of(head: bytes) -> Compression:
-    """How a file is compressed, by its first bytes."""
+    """Tell how a file is compressed from its first bytes."""
     return next((name for name, begins in _STREAM_BEGINS.items() if begins.match(head)), "none")
 
 
 def begins_stream(compression: Compression, head: bytes) -> bool:
-    """Whether these bytes, or as many of them as there are, can begin a stream."""
+    """Return whether these bytes, or as many of them as there are, can begin a stream."""
     return _STREAM_BEGINS[compression].match(head) is not None
 
 

@@ -49,7 +49,7 @@ class SiteInfo:
     name: str
     """Database name, e.g. ``enwiki``; empty in old dumps."""
     article_url: str
-    """What a title is appended to, e.g. ``https://en.wikipedia.org/wiki/``."""
+    """Prefix that a title is appended to, e.g. ``https://en.wikipedia.org/wiki/``."""
     namespaces: Mapping[int, str]
     """Local name of every namespace; 0 is articles (empty name), 6 files, 10 templates, 14 categories."""
 
@@ -174,6 +174,6 @@ def _copy(buffer: bytearray, begin: int, end: int) -> bytes:
 
 
 def _may_begin_page(buffer: bytearray, owned: int) -> bool:
-    """Whether a ``<page>`` tag may begin in the owned bytes and be cut by the buffer's end."""
+    """Return whether a ``<page>`` tag may begin in the owned bytes and be cut by the buffer's end."""
     beyond = len(buffer) - owned
     return any(buffer.endswith(_PAGE[:length]) for length in range(beyond + 1, len(_PAGE)))

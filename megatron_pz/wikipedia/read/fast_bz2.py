@@ -30,7 +30,7 @@ _BEGIN = b"BZh9"
 """Blocks of 900,000 bytes. Only Python's module checks that those of the lower levels keep to their smaller size."""
 _BLOCK = b"1AY&SY"
 _END = 0x177245385090
-"""What stands in the place of :data:`_BLOCK` at a stream's end, before 32 bits of checksum and less than 8 bits of
+"""Magic number in the place of :data:`_BLOCK` at a stream's end, before 32 bits of checksum and less than 8 bits of
 padding."""
 _END_BYTES = 11
 
@@ -107,6 +107,6 @@ def _next_stream(data: bytearray, start: int) -> int:
 
 
 def _ends_stream(data: bytearray) -> bool:
-    """Whether a stream ends with the last byte."""
+    """Return whether a stream ends with the last byte."""
     last = int.from_bytes(data[-_END_BYTES:], "big")
     return any(last >> 32 + padding & 0xFFFFFFFFFFFF == _END for padding in range(8))

@@ -59,7 +59,7 @@ _INDEX_LINE = re.compile(rb"\d+:\d+:")
 
 @dataclass(frozen=True)
 class InputKind:
-    """What an input file holds, and how."""
+    """Content and compression of an input file."""
 
     content: Content
     """``index`` is the index file of a multi-stream dump, which is not needed."""
@@ -87,12 +87,12 @@ class Block:
     offset: int
     """Where its stream begins in the file; uncompressed, where the data itself begins."""
     read_to: int
-    """How far the file had been read."""
+    """Offset up to which the file had been read."""
     after_gap: bool = False
     """Something damaged was left out before this block."""
 
     def owned_bytes(self, job: Job) -> int:
-        """How many of the data's bytes lie in the job's range."""
+        """Count how many of the data's bytes lie in the job's range."""
         if job.payload is not None:
             return len(self.data)
         if job.kind.compression != "none":
@@ -100,7 +100,7 @@ class Block:
         return max(min(len(self.data), job.end - self.offset), 0)
 
     def is_past(self, job: Job) -> bool:
-        """Whether all text of the job's range has been seen with this block."""
+        """Return whether all text of the job's range has been seen with this block."""
         if job.payload is not None:
             return False
         return self.offset >= job.end if job.kind.compression != "none" else self.read_to > job.end
@@ -136,7 +136,7 @@ def input_kind(path: str) -> InputKind:
 
 
 def cache_header(path: str) -> dict[str, Any] | None:
-    """How a cache of articles was made: JSON in a skippable frame at its start. None for any other file."""
+    """Read how a cache of articles was made: JSON in a skippable frame at its start. None for any other file."""
     with Path(path).open("rb") as file:
         magic, size = file.read(4), int.from_bytes(file.read(4), "little")
         content = file.read(size) if magic == _CACHE_MAGIC and size < _READ else b""

@@ -42,7 +42,7 @@ class HFTokenizer:
     eod: int | None
     """Id of the end-of-text token (``eos_token``)."""
     is_plain: bool
-    """Whether ``tokenizer.json`` alone made it, without transformers."""
+    """True if ``tokenizer.json`` alone made it, without transformers."""
 
 
 def load_hf_tokenizer(directory: str) -> HFTokenizer:
@@ -112,7 +112,7 @@ def _token_names(value: Any) -> Iterator[str]:
 
 
 def _has_tokens(tokenizer: Tokenizer, config: dict[str, Any]) -> bool:
-    """Whether the tokenizer has every token that the configuration names, so that none would be added to it."""
+    """Return whether the tokenizer has every token that the configuration names, so that none would be added to it."""
     added = tokenizer.get_added_tokens_decoder()
     for number, token in (config.get("added_tokens_decoder") or {}).items():
         known = added.get(int(number))
@@ -126,7 +126,7 @@ def _has_tokens(tokenizer: Tokenizer, config: dict[str, Any]) -> bool:
 
 
 def _rules_digest(tokenizer: Tokenizer) -> str:
-    """Of everything but the vocabulary that decides the ids of a BPE tokenizer. Offsets are no part of it."""
+    """Compute the digest of what decides a BPE tokenizer's ids, except the vocabulary. Offsets are no part of it."""
     model = tokenizer.model
     if not isinstance(model, BPE):
         return ""

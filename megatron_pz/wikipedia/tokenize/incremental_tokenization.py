@@ -46,7 +46,7 @@ class Measured:
 
     @property
     def tokens(self) -> list[int]:
-        """Of every paragraph."""
+        """Count the tokens of every paragraph."""
         return [end - start for start, end in zip(self.starts, self.ends, strict=True)]
 
 
@@ -66,7 +66,7 @@ class Joints:
         if passages_join:
             self._probe()
         self.break_tokens = {"constant": len(self._seam), "attached": 0, "none": _MOST_BREAK_TOKENS}[self.kind]
-        """What :meth:`measured` leaves to be counted for a blank line between two paragraphs."""
+        """Number of tokens that :meth:`measured` leaves to be counted for a blank line between two paragraphs."""
 
     def _probe(self) -> None:
         endings, beginnings = self._encode(_ENDINGS), self._encode(_BEGINNINGS)

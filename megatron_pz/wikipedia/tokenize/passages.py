@@ -47,7 +47,7 @@ class Passage:
     """Paragraphs, or sentences of one, and their token ids, never more than the budget."""
 
     parts: Sequence[str]
-    """What blank lines stand between in its text."""
+    """The parts of its text, between which blank lines stand."""
     ids: Ids
 
     @property
@@ -68,7 +68,7 @@ class _Piece:
 
 
 def joints_of(options: PassageOptions, encode: Encode) -> Joints:
-    """How the tokenizer takes blank lines, as far as these passages have to know: some hundreds of texts to encode."""
+    """Probe how the tokenizer handles blank lines, as far as passages need it: it encodes some hundreds of texts."""
     return Joints(encode, passages_join=options.passage_unit == "paragraph")
 
 

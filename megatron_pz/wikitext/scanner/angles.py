@@ -1,4 +1,4 @@
-"""What begins with ``<``: comments, HTML tags and extension tags."""
+"""Constructs that begin with ``<``: comments, HTML tags and extension tags."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int
 
 
 def _is_hidden(scan: Scan, start: int, end: int) -> bool:
-    """Whether the attributes in ``[start:end]`` say that nobody sees the content."""
+    """Return whether the attributes in ``[start:end]`` say that nobody sees the content."""
     return end - start > _SHORTEST_HIDING and tags.HIDDEN.search(scan.source.text(start, end)) is not None
 
 

@@ -73,7 +73,7 @@ def _name_end(scan: Scan) -> int:
 
 
 def begins_variant(scan: Scan) -> bool:
-    """Whether the ``{`` at the position follows a ``-`` that makes it ``-{``, and is no template's behind a dash."""
+    """Return whether the ``{`` at the position follows a ``-`` that makes it ``-{``, not a template's behind a dash."""
     out = scan.out
     start = scan.position
     return (
@@ -183,7 +183,7 @@ def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
 
 
 def _stands_alone(scan: Scan, start: int) -> bool:
-    """Whether nothing else is on the line of the template that ends at the position and began the output there."""
+    """Return whether the template that ends at the position and begins at ``start`` is alone on its line."""
     out = scan.out
     return (start == 0 or out.data[start - 1] == "\n") and (
         scan.position >= scan.end or scan.source.data[scan.position] == "\n"

@@ -165,7 +165,7 @@ def _show_target(scan: Scan, begin: int) -> None:
 
 
 def _is_blank(scan: Scan, start: int) -> bool:
-    """Whether the output holds only white space from ``start`` on."""
+    """Return whether the output holds only white space from ``start`` on."""
     data = scan.out.data
     while start < scan.out.size and (data[start] == " " or data[start] == "\t" or data[start] == "\n"):
         start += 1
@@ -187,7 +187,7 @@ def bar(scan: Scan) -> None:
 
 
 def _has_colon(scan: Scan, frame: Frame) -> bool:
-    """Whether the target has a ``:``, as one with a namespace must."""
+    """Return whether the target has a ``:``, as one with a namespace must."""
     data = scan.out.data
     index = frame.start
     while index < scan.out.size and data[index] != ":":

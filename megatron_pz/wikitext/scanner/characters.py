@@ -23,25 +23,25 @@ _kinds = _TABLE  # a C array where compiled
 
 
 def is_text(character: str) -> bool:
-    """Whether it can neither begin nor end markup."""
+    """Return whether it can neither begin nor end markup."""
     code = ord(character)
     return code >= _KNOWN or _kinds[code] & _TEXT != 0
 
 
 def is_skipped(character: str) -> bool:
-    """Whether it does not matter inside dropped content."""
+    """Return whether it does not matter inside dropped content."""
     code = ord(character)
     return code >= _KNOWN or _kinds[code] & _SKIPPED != 0
 
 
 def is_plain(character: str) -> bool:
-    """Whether it is a letter or digit of ASCII."""
+    """Return whether it is a letter or digit of ASCII."""
     code = ord(character)
     return code < _KNOWN and _kinds[code] & _PLAIN != 0
 
 
 def is_prose(character: str) -> bool:
-    """Whether it stays as it is behind a letter or digit, even with a space or more of its kind between them."""
+    """Return whether it stays as it is behind a letter or digit, even with a space or more of its kind between them."""
     code = ord(character)
     return code < _KNOWN and _kinds[code] & _PROSE != 0
 
@@ -62,7 +62,7 @@ def is_separator(character: str) -> bool:
 
 
 def is_letter(character: str) -> bool:
-    """Whether it is one of a … z, A … Z."""
+    """Return whether it is one of a … z, A … Z."""
     return "a" <= character <= "z" or "A" <= character <= "Z"
 
 

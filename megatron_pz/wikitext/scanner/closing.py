@@ -38,7 +38,7 @@ def section_end(scan: Scan, level: int) -> int:
 
 
 def may_hold_prose(scan: Scan, end: int) -> bool:
-    """Whether a line from the position to ``end`` looks like prose: neither a list nor a template, table or link."""
+    """Return whether a line up to ``end`` looks like prose: neither a list nor a template, table or link."""
     data = scan.source.data
     index = scan.position
     while index < end:
@@ -73,6 +73,14 @@ def end_closing_sections(scan: Scan, level: int) -> None:
 
 def _is_apparatus(out: Buffer, start: int) -> bool:
     """Return whether the output from ``start`` on holds lists and references rather than prose."""
+    return _is_mostly_listed(out, start, False) or _is_mostly_listed(out, start, True)
+
+
+def _is_mostly_listed(out: Buffer, start: int, counts_citations: bool) -> bool:
+    """Return whether there are more letters in lists, and optionally in lines that look like citations, than in prose.
+
+    Citations are looked for by a pattern, which is slow. Counting them never makes the answer false.
+    """
     data = out.data
     prose = listed = 0
     while start < out.size:
@@ -81,7 +89,7 @@ def _is_apparatus(out: Buffer, start: int) -> bool:
             start += 1
         if start < end and data[start] != HEADING:
             letters = _letters(out, start, end)
-            if data[start] in (ITEM, INDENT, ROW) or is_citation(out.text(start, end)):
+            if data[start] in (ITEM, INDENT, ROW) or (counts_citations and is_citation(out.text(start, end))):
                 listed += letters
             else:
                 prose += letters

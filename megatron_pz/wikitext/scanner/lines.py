@@ -1,4 +1,4 @@
-"""What the beginning and the end of a line mean: paragraphs, list items, headings, tables."""
+"""Constructs at the beginning and the end of a line: paragraphs, list items, headings, tables."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def begin_line(scan: Scan) -> None:
 
 
 def is_letter_of_text(character: str) -> bool:
-    """Whether no markup begins with it at the start of a line; right for all letters."""
+    """Return whether no markup begins with it at the start of a line; right for all letters."""
     return character >= "A" and character != "{" and character != "|"
 
 

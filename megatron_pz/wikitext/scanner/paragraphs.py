@@ -361,7 +361,7 @@ class Paragraphs:
         return False
 
     def _is_leftover(self, character: str, last: str) -> bool:
-        """Whether it belongs to double brackets, braces or quotes, which only broken markup leaves."""
+        """Return whether it belongs to double brackets, braces or quotes, which only broken markup leaves."""
         if character == "]" and last == "[" and self.pending & GAP:
             self._take_back()
             return True

@@ -47,7 +47,7 @@ def unescaped(escaped: bytes) -> bytearray | None:
 
 
 def _stands(data: bytes, start: int, end: int, name: bytes, length: int) -> bool:
-    """Whether ``name`` stands at ``start``."""
+    """Return whether ``name`` stands at ``start``."""
     if start + length > end:
         return False
     for index in range(length):  # noqa: SIM110 - all() of a generator is no C loop

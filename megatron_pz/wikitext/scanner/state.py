@@ -1,4 +1,4 @@
-"""What one scan knows: the source and the place in it, the output, the wiki, and what has been looked up ahead."""
+"""The state of one scan: the source and the place in it, the output, the wiki, and what has been looked up ahead."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Scan:
         self.closing_tags.clear()
 
     def run(self) -> int:
-        """How often the character at the position is repeated."""
+        """Return how often the character at the position is repeated."""
         data = self.source.data
         character = data[self.position]
         end = self.position + 1
@@ -82,7 +82,7 @@ class Scan:
         return self.source.find("\n", start, self.end)
 
     def follows(self, start: int, first: str, second: str) -> bool:
-        """Whether these two characters stand at ``start``."""
+        """Return whether these two characters stand at ``start``."""
         data = self.source.data
         return start + 1 < self.end and data[start] == first and data[start + 1] == second
 
@@ -149,7 +149,7 @@ class Scan:
         self.closing_start = self.closing_end = self.size + 1
 
     def is_word(self, start: int, word: str) -> bool:
-        """Whether ``word``, in small letters of ASCII, stands at ``start`` in letters of any size."""
+        """Return whether ``word``, in small letters of ASCII, stands at ``start`` in letters of any size."""
         if start + len(word) > self.size:
             return False
         data = self.source.data

@@ -26,7 +26,7 @@ def open_table(scan: Scan) -> None:
 
 
 def begins_table(scan: Scan) -> bool:
-    """Whether ``{|`` at the position, inside a line, begins a table, as it does after a template's line break."""
+    """Return whether ``{|`` at the position, inside a line, begins a table, as after a template's line break."""
     if not scan.follows(scan.position, "{", "|"):
         return False
     data = scan.source.data

@@ -1,4 +1,4 @@
-"""What inline templates show in an article's text.
+"""The text that inline templates show in an article.
 
 The rows under ``megatron_pz/wikitext/data/templates/`` say which templates show what, which show no word, and which are
 pronunciations. Any other template is unknown: :func:`mark_of` says what it leaves behind. Parameters arrive rendered,
@@ -50,7 +50,7 @@ def template_name(text: str) -> str:
 
 
 def is_shown(name: str, language: str) -> bool:
-    """Whether a template of this normalised name shows text; its parameters are not even read otherwise."""
+    """Return whether a template of this normalised name shows text; its parameters are not even read otherwise."""
     rows = template_rows(language)
     return (
         name in rows.text
@@ -97,7 +97,7 @@ def shown_name(text: str, keeps_infoboxes: bool, language: str = "en") -> str:
 
 
 def is_infobox(name: str) -> bool:
-    """Whether a template of this normalised name is a box of facts."""
+    """Return whether a template of this normalised name is a box of facts."""
     return name.startswith("infobox") or name.endswith(("infobox", "taxobox"))
 
 

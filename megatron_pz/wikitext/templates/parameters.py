@@ -102,7 +102,7 @@ def positional(parameters: Parameters) -> list[str]:
 
 
 def knows(parameters: Parameters, known: Collection[str]) -> bool:
-    """Whether every parameter that is not empty is positional or one of ``known``."""
+    """Return whether every parameter that is not empty is positional or one of ``known``."""
     return all(name.isdecimal() or name == "<" or name in known or not value for name, value in parameters.items())
 
 

@@ -161,7 +161,7 @@ class _Style:
 
 
 def _style_of(parameters: Parameters) -> _Style | None:
-    """How the template is to show the quantity; None where a named parameter is not understood."""
+    """Read how the template is to show the quantity; None where a named parameter is not understood."""
     if not knows(parameters, _KNOWN):
         return None
     return _style(*[parameters.get(name, "") for name in ("abbr", "adj", "disp", "sing", "comma", "sp")])
@@ -252,7 +252,7 @@ def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
 
 
 def _is_output(arguments: list[str]) -> bool:
-    """Whether the arguments behind the input's unit are a unit to convert to, which is not shown, and a precision."""
+    """Return whether the arguments behind the input's unit are an output unit, which is not shown, and a precision."""
     return len(arguments) <= 2 and not any(map(_is_number, arguments[:-1]))
 
 
