@@ -13,23 +13,20 @@ _folded = functools.lru_cache(maxsize=4096)(folded)
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 
 
-def namespace_of(target: str) -> str:
-    """Return what stands before the target's colon, folded, with underscores; empty where there is none."""
-    prefix, colon, _ = target.partition(":")
-    return _folded(prefix) if colon else ""
-
-
 def is_silent(target: str, wiki: Wiki) -> bool:
     """Return whether a link shows nothing, with or without a label; a colon in front makes it an ordinary link.
 
     Such a link embeds a file, names a category of the page, or leads to this article in another language. The codes of
     languages are written in small letters, so ``[[It: Chapter Two]]`` is a title.
     """
-    namespace = namespace_of(target)
+    prefix, colon, _ = target.partition(":")
+    if not colon:
+        return False
+    namespace = _folded(prefix)
     return (
         namespace in wiki.file_namespaces
         or namespace in wiki.category_namespaces
-        or target.partition(":")[0].strip() in wiki.interlanguage_prefixes
+        or prefix.strip() in wiki.interlanguage_prefixes
     )
 
 

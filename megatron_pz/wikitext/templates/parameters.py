@@ -44,7 +44,7 @@ def raised(before: str, content: str) -> str:
     >>> raised("10", "6"), raised("2", "1/2"), raised("3", "k"), raised("1", "st"), raised("10", "12 ")
     ('⁶', '^(1/2)', '^k', 'st', '¹² ')
     """
-    return _scripted(before, content, "^", superscript)
+    return _scripted(before, content, "^", _SUPERSCRIPTS)
 
 
 def lowered(before: str, content: str) -> str:
@@ -53,19 +53,19 @@ def lowered(before: str, content: str) -> str:
     >>> lowered("H", "2"), lowered("x", "i"), lowered("T", "max")
     ('₂', '_i', '_max')
     """
-    return _scripted(before, content, "_", subscript)
+    return _scripted(before, content, "_", _SUBSCRIPTS)
 
 
-def _scripted(before: str, content: str, sign: str, shifted: Callable[[str], str]) -> str:
+def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> str:
     if content.isdecimal():
-        return shifted(content)
+        return content.translate(table) if content.isascii() else content
     text = content.strip()
     white = " " if content[len(content.rstrip()) :] else ""
     base = before[-1:]
     if not text or MARKS.search(text):
         return content
     if _RAISABLE.match(text) and not (text in "n()" and not base.strip()):
-        return shifted(text) + white
+        return text.translate(table) + white
     is_base = base.isalnum() or base in ")]}²³′π"
     is_part_of_word = sign == "^" and _is_ending(before, text)
     if not base or not is_base or is_part_of_word or not _is_formula(text):
