@@ -26,7 +26,7 @@ PLACES = (
 
 CONFIG = """
 model: {bf16: false}
-game: {prompt_family: quote, passages_per_step: 4, masks_per_passage: 4, grpo_group_size: 4, whole_words: true,
+game: {prompt_family: quote, passages_per_step: 4, masks_per_passage: 4, grpo_group_size: 8, whole_words: true,
        span_policy: one_mask, invalid_mask_penalty: -0.2, share_equal_masks: true}
 rollout: {max_prompt_length: 200, max_response_length: 24, rollout_dtype: float32, rollout_max_num_seqs: 32,
           rollout_memory_gib: 0.25, max_log_prob_difference: 0.001}
