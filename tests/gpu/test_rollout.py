@@ -80,9 +80,7 @@ def test_rollouts_and_trainer_agree_before_and_after_a_sync(
         assert synced.difference.mean < (0.2 if name == "bf16" else 0.6)
 
 
-@pytest.mark.parametrize(
-    ("runner", "module"), [("V1", "vllm.v1.worker.gpu_model_runner"), ("V2", "vllm.v1.worker.gpu.")]
-)
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_each_model_runner_keeps_seeds_scores_and_takes_weights(
     runner: str, topology: Topology, model_dir: Path, monkeypatch: pytest.MonkeyPatch, record: Record
 ) -> None:
