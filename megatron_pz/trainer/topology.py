@@ -22,6 +22,10 @@ from megatron_pz.runtime.errors import BadInput
 Anything = TypeVar("Anything")
 
 
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which a launcher tells a process its place; a run of one rank sets them itself."""
+
+
 @dataclass(frozen=True)
 class Topology:
     """This rank's place in the parallel groups of the run.
@@ -128,6 +132,9 @@ class Topology:
         dist.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+        if self.world_size == 1:  # a command that this process starts later must not take its rendezvous for its own
+            for name in RENDEZVOUS:
+                os.environ.pop(name, None)
 
 
 def _start_model_parallel(parallel: ParallelConfig) -> None:
@@ -193,14 +200,7 @@ def _store_of_one_rank() -> dist.Store:
     Also set the variables that torchrun sets, which a vLLM engine in this process reads.
     """
     store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
-    os.environ |= {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-    }
+    os.environ |= dict(zip(RENDEZVOUS, ("0", "1", "0", "1", "127.0.0.1", str(store.port)), strict=True))
     return store
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from megatron_pz.run.worker import die_with_the_launcher
+from tests.support.torchrun import shell_environment
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
@@ -74,7 +75,7 @@ class SlurmCluster:
 
     def __init__(self, folder: Path, nodes: int = 2) -> None:
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, nodes + 1)]
-        self.env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+        self.env = {**shell_environment(), "SLURM_CONF": str(folder / "slurm.conf")}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> SlurmCluster:

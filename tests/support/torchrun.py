@@ -12,6 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def shell_environment() -> dict[str, str]:
+    """The environment of a shell outside any job: what runs in this process may have left of theirs is not there."""
+    left = ("SLURM", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(left)}
+
+
 def run_workers(
     script: str | Path,
     nproc: int,

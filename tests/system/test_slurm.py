@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support.slurm_cluster import Job, SlurmCluster, missing
-from tests.support.torchrun import ROOT
+from tests.support.torchrun import ROOT, shell_environment
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"no Slurm can be started: {missing()}"),
@@ -81,7 +81,7 @@ class Toy:
         done = subprocess.run(
             ["bash", str(SCRIPT), *flags],
             cwd=ROOT,
-            env={**os.environ, **self.env, "NPROC_PER_NODE": "2"} | variables,
+            env={**shell_environment(), **self.env, "NPROC_PER_NODE": "2"} | variables,
             capture_output=True,
             text=True,
             timeout=300,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from megatron_pz.monitoring.launches import read_launches
 from megatron_pz.reports.scaling import read_point
 from tests.support.fastest import fastest_dtype
 from tests.support.tiny_run import make_corpus, metrics_of
-from tests.support.torchrun import ROOT
+from tests.support.torchrun import ROOT, shell_environment
 
 
 def launch(*flags: str, **variables: str) -> str:
@@ -21,7 +20,7 @@ def launch(*flags: str, **variables: str) -> str:
     script = subprocess.Popen(
         ["bash", "slurm/pz_qwen3_4b.sh", *flags],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("SLURM")} | variables,
+        env=shell_environment() | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -28,6 +29,7 @@ def test_without_a_launcher_a_run_has_one_rank(monkeypatch: pytest.MonkeyPatch) 
     finally:
         topology.close()
     assert not dist.is_initialized()
+    assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ), "nothing is left for a child"
 
 
 def test_the_seed_settles_every_generator() -> None:
