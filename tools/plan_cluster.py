@@ -73,7 +73,7 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
     rows.append(["engine: keys and values", *[f"{plan.engine.cache / GIB:.1f}"] * len(plan.stages)])
     ranks = data_parallel_sizes(parallel, gpus)[0] // parallel.context_parallel_size
     title = (
-        f"{gpus} GPUs of {plan.card / GIB:g} GiB: tensor {parallel.tensor_model_parallel_size} x pipeline "
+        f"{gpus} GPUs of {plan.gpu_memory / GIB:g} GiB: tensor {parallel.tensor_model_parallel_size} x pipeline "
         f"{parallel.pipeline_model_parallel_size} x context {parallel.context_parallel_size}, {ranks} data-parallel"
     )
     stages = ["GiB on a GPU"] if len(plan.stages) == 1 else [f"stage {number}" for number in range(len(plan.stages))]
@@ -87,7 +87,7 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
             "",
             f"while the trainer works {plan.updating() / GIB:.1f} GiB"
             f"{' (engines asleep)' if plan.sleeps else ''}, while the engines sample {plan.sampling() / GIB:.1f} GiB"
-            f"{' (optimizer put aside)' if plan.offloads else ''}: {verdict}",
+            f"{' (optimizer offloaded)' if plan.offloads else ''}: {verdict}",
             f"keys and values of {plan.engine.cache_tokens:,} tokens: {fit} sequences of full length ({longest:,}) at "
             f"once, {rollout.rollout_max_num_seqs} at most",
             "of a node's own memory, while a checkpoint is written or read: "

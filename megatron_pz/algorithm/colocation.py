@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from typing import Literal, Protocol
 
 
-class Engine(Protocol):
+class SleepingEngine(Protocol):
     """The part of a rollout engine that manages its memory. Calling ``wake`` on an awake engine is a no-op."""
 
     def sleep(self) -> None: ...
@@ -30,7 +30,7 @@ class Engine(Protocol):
     def wake(self, *parts: Literal["weights", "kv_cache"]) -> None: ...
 
 
-class Trainer(Protocol):
+class OffloadingTrainer(Protocol):
     """The part of a policy that manages its memory."""
 
     def offload(self) -> None: ...
@@ -44,7 +44,9 @@ class Colocation:
     A block that raises leaves the state as it is: the run ends, and a second error must not hide the first.
     """
 
-    def __init__(self, trainers: Iterable[Trainer], engines: Iterable[Engine], *, sleep: bool, offload: bool) -> None:
+    def __init__(
+        self, trainers: Iterable[OffloadingTrainer], engines: Iterable[SleepingEngine], *, sleep: bool, offload: bool
+    ) -> None:
         """Describe the state before the first step: engines awake, optimizers offloaded if ``offload``.
 
         Args:

@@ -65,7 +65,7 @@ class MemoryPlan:
 
     stages: tuple[StageMemory, ...]
     engine: EngineMemory
-    card: float
+    gpu_memory: float
     """Bytes of a GPU."""
     sleeps: bool
     offloads: bool
@@ -84,7 +84,7 @@ class MemoryPlan:
     @property
     def spare(self) -> float:
         """Bytes of a GPU that nothing here needs; negative where it does not fit."""
-        return self.card - max(self.updating(), self.sampling())
+        return self.gpu_memory - max(self.updating(), self.sampling())
 
 
 def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: float) -> MemoryPlan:
@@ -212,12 +212,12 @@ def _log_probs(arch: Architecture, parallel: ParallelConfig) -> float:
     return BF16 * (LOGITS_PER_CHUNK["cuda"] + own_vocabulary * arch.hidden_size)
 
 
-def _engine(arch: Architecture, config: RunConfig, card: float, engines: int) -> EngineMemory:
+def _engine(arch: Architecture, config: RunConfig, gpu_memory: float, engines: int) -> EngineMemory:
     rollout = config.rollout
     tensor = rollout.rollout_tensor_parallel_size
     of_weight = 1 if rollout.rollout_quantization == "fp8" else _bytes_of(rollout.rollout_dtype)
     weights = engines * of_weight * model_size(arch) / tensor
-    share = rollout.gpu_memory_utilization * card
+    share = rollout.gpu_memory_utilization * gpu_memory
     if weights >= share:
         raise BadInput(
             f"--gpu-memory-utilization {rollout.gpu_memory_utilization}: the engines' share of {share / GIB:.1f} GiB "

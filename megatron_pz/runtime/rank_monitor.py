@@ -26,7 +26,7 @@ class SectionTimeouts(Protocol):
     """The part of the package's ``SectionTimeouts`` that is read here."""
 
     section: dict[str, float | None]
-    """Seconds of each section that the launcher was told of."""
+    """Timeout in seconds of each section that the launcher monitors."""
 
 
 class Client(Protocol):

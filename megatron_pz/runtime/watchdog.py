@@ -91,7 +91,7 @@ class Watchdog:
         Args:
             heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost.
             end: called in the watchdog's thread with the line that says why; by default it ends the process.
-            monitor: is told of steps and phases, too.
+            monitor: also receives steps and phases.
         """
         self._monitor = monitor
         self.heartbeat_timeout = heartbeat_timeout

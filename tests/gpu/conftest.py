@@ -90,7 +90,7 @@ def record(request: pytest.FixtureRequest) -> Record:
 
 @pytest.fixture(scope="session")
 def topology() -> Iterator[Topology]:
-    """One rank on the card."""
+    """One rank on the GPU."""
     alone = Topology.start(ParallelConfig(), seed=1)
     yield alone
     alone.close()

@@ -1,4 +1,4 @@
-"""Speed at the shape of Qwen3-4B, as ratios to what the card itself can do."""
+"""Speed at the shape of Qwen3-4B, as ratios to what the GPU itself can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM beside the trainer on one card: agreement of log-probabilities, weight sync, sleep."""
+"""vLLM beside the trainer on one GPU: agreement of log-probabilities, weight sync, sleep."""
 
 from __future__ import annotations
 

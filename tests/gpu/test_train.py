@@ -96,4 +96,4 @@ def test_ten_steps(name: str, folder: Path, corpus: str, taught_model: Path, rec
         peaks = [step[f"memory/peak_{part}"] for step in steps]
         record(f"peak of torch's memory, {part}, sleeping engines included, {name}", max(peaks), "GiB")
         used = [step[f"memory/device_used_{part}"] for step in steps]  # with what torch has freed and keeps
-        record(f"memory of the card in use at the end, {part}, {name}", max(used), "GiB")
+        record(f"memory of the GPU in use at the end, {part}, {name}", max(used), "GiB")

@@ -1,4 +1,4 @@
-"""The GPU tests can be collected on any machine, and are skipped with the reason where there is no card."""
+"""The GPU tests can be collected on any machine, and are skipped with the reason where there is no GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("test_benchmarks.py", "test_model.py", "test_rollout.py", "test_train.py")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a card")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_every_gpu_test_is_skipped_with_the_reason(tmp_path: Path) -> None:
     assert sorted(path.name for path in (ROOT / "tests" / "gpu").glob("test_*.py")) == [*FILES]
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/gpu"]

@@ -1,4 +1,4 @@
-"""Everything that a run of the pipeline can be told."""
+"""The options of a run of the pipeline."""
 
 from __future__ import annotations
 

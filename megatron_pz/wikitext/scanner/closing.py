@@ -1,4 +1,4 @@
-"""Sections that close an article (references, links, literature), told by their headings and by what they hold."""
+"""Sections that close an article (references, links, literature), recognized by heading and content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has the card's memory when: the order of calls, in a step and around a checkpoint, and what offloading leaves."""
+"""Who has the GPU's memory when: the order of calls, in a step and around a checkpoint, and what offloading leaves."""
 
 from __future__ import annotations
 

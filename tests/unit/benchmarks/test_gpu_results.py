@@ -1,4 +1,4 @@
-"""What tests/gpu/conftest.py keeps of a part that does not end well, with a card that is only said to be there."""
+"""What tests/gpu/conftest.py keeps of a part that does not end well, with a GPU that is only said to be there."""
 
 from __future__ import annotations
 

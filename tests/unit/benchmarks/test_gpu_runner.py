@@ -30,7 +30,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the real script, the noting Python and an nvidia-smi that lists a card."""
+    """A checkout with the real script, the noting Python and an nvidia-smi that lists a GPU."""
     root = tmp_path / "checkout"
     (root / "tests" / "gpu").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "gpu" / "run.sh", root / "tests" / "gpu")
