@@ -3,7 +3,7 @@
     python -m megatron_pz.doctor                            a table, and one line a problem
     python -m megatron_pz.doctor --json                     the same for programs
     python -m megatron_pz.doctor --config FILE [--flags]    also whether megatron_pz.train with these can run here
-    python -m megatron_pz.doctor --nodes                    instead, the processes of a job (slurm/check_nodes.sh)
+    python -m megatron_pz.doctor --nodes                    examine the nodes of a job (see slurm/check_nodes.sh)
 
 No package that may crash is imported here: packages are found by their metadata, and Transformer Engine, which loads
 CUDA's libraries, is imported in a process of its own. The report also works in an environment without torch.

@@ -3,7 +3,7 @@
 #
 #   CONFIG=FILE slurm/launch.sh [--print | --check | --help] [flags of megatron_pz.train]
 #
-# --print shows what would run and starts nothing. --check examines, on a login node, what a job would stumble on.
+# --print shows what would run and starts nothing. --check examines a job on a login node before it is submitted.
 # Neither needs Slurm. Paths are relative to the root of the checkout.
 #
 #   CONFIG           the recipe (YAML); required
@@ -23,12 +23,14 @@
 #   MASTER_PORT      rendezvous port on the first node; default: a free one, from the job's number on
 #   OMP_NUM_THREADS  default: the node's cores divided among its processes
 #   LOGS             directory of the logs; default logs: LOGS/NAME-JOB/attempt-N/node-K.log
+#   ROOT             the checkout; default: the directory that the job was submitted from
+#   GPU_MEMORY       GiB of a GPU, for the memory plan of --check
 #   SIGNAL_LEAD      seconds before the time limit at which Slurm sends SIGUSR1; the same as in sbatch --signal=B:USR1@…
 #
 # SIGUSR1 (Slurm's --signal): every process finishes its step, a checkpoint is saved, and the job is requeued if that
 # checkpoint is newer than the attempt. A minute before the time limit a job whose step takes longer is requeued too, if
 # it has saved a checkpoint meanwhile. A preempted job is requeued.
-# SIGUSR2 or SIGTERM (scancel --signal=USR2 --batch JOB): the same without requeue. Without Slurm Ctrl-C does it.
+# SIGUSR2 (scancel --signal=USR2 --batch JOB) or SIGTERM: finish the step, save, do not requeue; without Slurm, Ctrl-C.
 # Exit codes: 0 done, 1 failure, 2 bad input, 3 stopped after a checkpoint. docs/cluster.md has the whole.
 set -euo pipefail
 

@@ -1,6 +1,6 @@
 """Store weights and optimizer in Megatron-Core's torch_dist format, which any parallel layout can read.
 
-Tensors are written by the training process itself, in its own thread or in one beside it. Megatron-Core's own writer
+Tensors are written by the training process itself, in its own thread or in a background thread. Megatron-Core's writer
 forks a process for every file and spawns a manager that imports the main module again, which is unsafe in a process
 with a vLLM engine and its threads.
 

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from megatron_pz.rl.experience import Response
 
 MAX_MEAN_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2, "fp8": 0.4}
-"""Most nats a token between decoding a token and scoring it in a prompt. Both are the same function in other shapes of
-matrix products: equal to the last bit for SmolLM2-135M on CPU in both types. A GPU adds up in another order for each
-shape: two orders of summation are 0.08 apart in bfloat16 and 0.22 with FP8's rounding (emulated, the same model, random
-prompts). A temperature of 0.9 is 0.23 to 0.27 off, one of 0.8 0.43."""
+"""Largest mean difference, in nats per token, between decoding a token and scoring it in a prompt. Both compute the
+same function with matrix products of other shapes: SmolLM2-135M gives equal bits on a CPU in both dtypes. A GPU sums in
+another order for each shape: two orders of summation are 0.08 apart in bfloat16 and 0.22 with FP8's rounding (emulated,
+the same model, random prompts). A temperature of 0.9 is 0.23 to 0.27 off, one of 0.8 0.43."""
 MAX_TOTAL_ERROR = 1e-3
-"""Most that a distribution over the vocabulary may sum up to beside 1 (float32 log-softmax)."""
+"""Largest deviation from 1 of the sum of a distribution over the vocabulary (float32 log-softmax)."""
 PROMPTS, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 12, 8
 
 

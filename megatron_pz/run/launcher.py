@@ -8,7 +8,7 @@ torch's elastic API starts them, and the first node keeps the store of their ren
 ====================================  =================================================================================
 event                                 what happens
 ====================================  =================================================================================
-a worker fails                        the others have ``GRACE`` seconds to report what they saw; then they are killed
+a worker fails                        the others have ``GRACE`` seconds to report (1 after bad input), then are killed
 the launcher dies                     its workers are killed with it (``megatron_pz.run.worker``)
 SIGUSR1                               every worker gets it; one that still imports finds it when its loop starts
 SIGTERM, SIGHUP, SIGINT               workers that can save a checkpoint get it; if one cannot yet, all are killed
@@ -16,7 +16,8 @@ a second SIGINT                       all workers are killed
 ====================================  =================================================================================
 
 Exit codes: 0 all done, 3 stopped after a checkpoint, otherwise the code of the first worker that failed on any node
-(2 for bad input, 1 for a failure); a worker killed by a signal counts as 1. No traceback is printed for these.
+(2 for bad input, 1 for a failure); a worker killed by a signal counts as 1, and 130 is Ctrl-C before the first step or
+twice. No traceback is printed for these.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Examine the nodes of a job: ``python -m megatron_pz.doctor --nodes``, on every process that a launcher starts.
+"""Examine the nodes of a job, in every process that a launcher starts (also ``python -m megatron_pz.doctor --nodes``).
 
-    MODULE=megatron_pz.run.node_check sbatch slurm/check_nodes.sh
+    sbatch --nodes=2 slurm/check_nodes.sh
 
 Rank 0 prints the rate of an all-reduce over all ranks, where versions differ, and the slowest device by a matrix
 product. Exit code 1 if a sum is wrong, versions differ, or a device is much slower than the median.

@@ -1,4 +1,4 @@
-"""Describe what a run trains, and for how long: the interface between the loop and the ways of learning."""
+"""Define what a run trains and for how long: the interface between the loop and the objectives."""
 
 from __future__ import annotations
 

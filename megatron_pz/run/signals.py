@@ -29,7 +29,8 @@ class StopRequest:
     SIGINT ends the process at once.
 
     ``megatron_pz.run.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
-    imports waits until this class unblocks it. It passes every signal on and waits for the checkpoint.
+    imports waits until this class unblocks it. The launcher passes signals on once every worker can save, and waits
+    for the checkpoint.
 
     torchrun (2.13) passes SIGTERM, SIGINT, SIGHUP and SIGQUIT on and kills its workers 30 seconds later, or after
     ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` seconds; SIGUSR1 ends torchrun itself, and its exit code is always 1.

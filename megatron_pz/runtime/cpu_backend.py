@@ -1,6 +1,6 @@
 """Run Megatron-Core without a CUDA device: tensors on the CPU, collectives through gloo.
 
-Megatron-Core never asks which device it runs on: it writes ``torch.cuda.current_device()``, ``device="cuda"`` and
+Megatron-Core assumes CUDA: it writes ``torch.cuda.current_device()``, ``device="cuda"`` and
 ``.type() == "torch.cuda.FloatTensor"``. :func:`install` answers these with the CPU, and only inside ``megatron.core``:
 there the module-level name ``torch`` is a proxy. Other modules keep torch as it is. Replacing torch's factory
 functions for the whole process would break ``with torch.device("meta")``, and with it Hugging Face's

@@ -7,7 +7,7 @@ an engine call, a weight sync or a disk      the rank itself, at the limit of it
 hangs
 a rank is stopped, or its node is lost       the rank before it, after ``heartbeat_timeout_minutes`` without a
                                              heartbeat
-a rank fails                                 the rank before it, at the heartbeat that tells so
+a rank fails                                 the rank before it, at the heartbeat that says so
 a rank is killed                             the launcher; the other ranks' collectives fail at once
 the launcher dies                            every rank of its node, whose parent is then another process
 a rank does not come to a collective         the process groups' own timeout, ``distributed_timeout_minutes``
