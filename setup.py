@@ -83,6 +83,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "backports.zstd; python_version < '3.14'",
+        "math-verify>=0.9",
         "matplotlib",
         "numpy",
         "psutil",

@@ -15,7 +15,12 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     # Room: the packages and modules in it. Rooms of one floor do not know each other.
     {"runtime": ("runtime",)},
     {"config": ("config",), "corpus": ("corpus",), "hf": ("hf",), "wikitext": ("wikitext",)},
-    {"rl": ("rl",), "roles": ("roles",), "wikipedia.read": ("wikipedia.read",)},
+    {
+        "rl": ("rl",),
+        "roles": ("roles",),
+        "question_answering": ("question_answering",),
+        "wikipedia.read": ("wikipedia.read",),
+    },
     {
         "model": ("model",),
         "monitoring": ("monitoring",),
@@ -45,6 +50,7 @@ BARRED = {
     # The rules of the game can be tested, and a configuration checked, without a model.
     "roles": {"torch", "megatron", "vllm", "transformers"},
     "config": {"torch", "megatron", "vllm", "transformers"},
+    "question_answering": {"torch", "megatron", "vllm", "transformers"},
     "wikitext": {"torch", "megatron", "vllm"},
     "wikipedia.read": {"torch", "megatron", "vllm"},
     "wikipedia.filters": {"torch", "megatron", "vllm"},

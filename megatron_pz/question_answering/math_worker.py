@@ -1,0 +1,89 @@
+"""Compare mathematical answers in a process of its own: ``python -m megatron_pz.question_answering.math_worker``.
+
+Every line of standard input is a request, every line of standard output the reply, both JSON. A comparison is ended
+after :data:`CPU_SECONDS` of the process's own time, so that a crowded machine does not change a verdict.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final
+
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+from megatron_pz.runtime.errors import brief
+
+CPU_SECONDS: Final = 5.0
+"""Time for one comparison; math-verify allows the same for each of its two parts."""
+MEMORY_BYTES: Final = 4 << 30
+"""Address space of the process: an answer such as ``9^{9^{9^9}}`` must not take the machine's memory."""
+
+
+class OutOfTime(BaseException):
+    """A comparison exceeded :data:`CPU_SECONDS`; no ``except Exception`` on the way may swallow it."""
+
+
+def math_verify_equal(gold: str, answer: str) -> bool:
+    """Return whether math-verify holds the answer to be equal to the reference.
+
+    Both are LaTeX without a box. Where the answer is a phrase and not LaTeX, the expression in it is taken.
+    """
+    latex = LatexExtractionConfig()
+    targets = (ExprExtractionConfig(), latex)
+    golds = parse(f"\\boxed{{{gold.replace('$', '')}}}", (latex,), parsing_timeout=0, raise_on_error=True)
+    answers = parse(f"\\boxed{{{answer}}}", targets, parsing_timeout=0, raise_on_error=True)
+    if not answers:
+        answers = parse(answer, targets, parsing_timeout=0, raise_on_error=True)
+    return bool(verify(golds, answers, timeout_seconds=0))
+
+
+GRADERS: Final[dict[str, Callable[[str, str], bool]]] = {"math_verify": math_verify_equal}
+"""Equality of a reference and an answer, by the grader's name."""
+
+
+def main() -> None:
+    """Answer requests ``{"grader", "gold", "answer"}`` with ``{"equal"}`` or ``{"error"}`` until the input ends."""
+    logging.disable()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
+    signal.signal(signal.SIGPROF, _out_of_time)
+    sys.setrecursionlimit(10_000)
+    replies, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        print(json.dumps(reply(json.loads(line))), file=replies, flush=True)
+
+
+def reply(request: dict[str, str]) -> dict[str, object]:
+    """Return the reply to one request; whatever the comparison raises is reported in it."""
+    try:
+        with _limited():
+            return {"equal": GRADERS[request["grader"]](request["gold"], request["answer"])}
+    except OutOfTime:
+        return {"error": f"not compared within {CPU_SECONDS:.0f} s of CPU time"}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {brief(error, 200)}"}
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    # The alarm repeats, because code below may swallow the first one.
+    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _out_of_time(number: int, frame: FrameType | None) -> None:
+    raise OutOfTime
+
+
+if __name__ == "__main__":
+    main()
