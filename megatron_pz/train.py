@@ -22,7 +22,7 @@ from megatron_pz.runtime.errors import exits_with_one_line
 
 @exits_with_one_line
 def main() -> None:
-    """Train; exit with 0 when all steps are done, with 3 when a signal stopped the run after a checkpoint."""
+    """Train; exit with 0 when all steps are done, with 3 or 4 when a signal or a collapse stopped the run."""
     config = parse_run_config(sys.argv[1:], "megatron_pz.train")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run(config, Schedule.from_config(config.training), ReinforcementObjective)

@@ -31,7 +31,8 @@
 # checkpoint is newer than the attempt. A minute before the time limit a job whose step takes longer is requeued too, if
 # it has saved a checkpoint meanwhile. A preempted job is requeued.
 # SIGUSR2 (scancel --signal=USR2 --batch JOB) or SIGTERM: finish the step, save, do not requeue; without Slurm, Ctrl-C.
-# Exit codes: 0 done, 1 failure, 2 bad input, 3 stopped after a checkpoint. docs/cluster.md has the whole.
+# Exit codes: 0 done, 1 failure, 2 bad input, 3 stopped after a checkpoint, 4 training has collapsed. docs/cluster.md
+# has the whole.
 set -euo pipefail
 
 main() {

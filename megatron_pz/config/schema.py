@@ -290,6 +290,9 @@ class TrainingConfig:
 
     train_iters: PositiveInt = 2000
     """[P]"""
+    train_flops: NonNegativeFloat = 0.0
+    """End after the step in which the metric ``compute/flops`` reaches this, or earlier after train_iters [C]; 0: no
+    bound. The learning rate must be constant, since a decay counts steps."""
     micro_batch_tokens: PositiveInt = 16384
     """Most tokens in one forward pass, after shared-prompt packing."""
     seed: Seed = 1234
@@ -316,6 +319,29 @@ class TrainingConfig:
     """Held-out passages in an evaluation."""
     wandb_project: str = ""
     """Also log to Weights & Biases under this project (needs the package wandb)."""
+
+
+@dataclass(frozen=True)
+class CollapseConfig:
+    """Signs that training has collapsed (:mod:`megatron_pz.monitoring.collapse`), which every step is examined for."""
+
+    stop_on_collapse: bool = False
+    """End the run after a checkpoint, with exit code 4; false only prints a warning [C]."""
+    collapse_window: PositiveInt = 5
+    """Consecutive steps that must all show a sign [C]: in a single step of few groups it can be chance."""
+    collapse_mixed_share: Annotated[float, Ge(0), Lt(1)] = 0.01
+    """Share of groups with unequal rewards at or below which nothing is learned: equal rewards have no advantage
+    (equation 10). 0.01 and not 0, since one lucky group of a hundred trains nothing either [C]."""
+    collapse_entropy_floor: NonNegativeFloat = 0.02
+    """Nats a token at or below which a role no longer explores: rewards saturate as the entropy nears 0
+    (arXiv 2505.22617). The quickstart's lowest is 0.3 [C]."""
+    collapse_entropy_growth: Annotated[float, Gt(1)] = 4.0
+    """Multiple of its mean over the run's first steps at which an entropy runs away [C]: text turns into noise."""
+    collapse_truncated_share: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Share of truncated responses at which a length runs away, where the run began below it [C]: a truncated response
+    earns nothing, so that half of the rollouts are lost."""
+    collapse_validity_share: Annotated[float, Gt(0), Lt(1)] = 0.5
+    """Share of its best earlier mean below which valid masks or readable answers have fallen [C]."""
 
 
 @dataclass(frozen=True)
@@ -360,5 +386,6 @@ class RunConfig:
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)

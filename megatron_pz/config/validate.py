@@ -144,6 +144,11 @@ def _optimizer_rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--lr-warmup-init {optimizer.lr_warmup_init}: must be at most --lr {optimizer.lr}",
         ),
         (
+            c.training.train_flops == 0 or optimizer.lr_decay_style == "constant",
+            f"--train-flops {c.training.train_flops:g}: --lr-decay-style {optimizer.lr_decay_style} counts steps, so a "
+            "run that compute ends would stop in the middle of it; use constant",
+        ),
+        (
             optimizer.min_lr <= optimizer.lr,
             f"--min-lr {optimizer.min_lr}: must be at most --lr {optimizer.lr}",
         ),

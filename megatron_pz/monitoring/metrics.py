@@ -15,7 +15,8 @@ both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``loss``       ``clip_low``, ``clip_high``, ``clip_dual`` (shares of the tokens), ``ratio_mean``, ``ratio_min``,
                ``ratio_max``, ``reference_kl`` (nats, by the configured estimator; 0 without a reference policy)
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
-               ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off)
+               ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off),
+               ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
                rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
                optimizer steps, ``update_passes``; of all ranks together ``cpu_seconds``

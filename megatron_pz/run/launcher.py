@@ -16,8 +16,8 @@ a second SIGINT                       all workers are killed
 ====================================  =================================================================================
 
 Exit codes: 0 all done, 3 stopped after a checkpoint, otherwise the code of the first worker that failed on any node
-(2 for bad input, 1 for a failure); a worker killed by a signal counts as 1, and 130 is Ctrl-C before the first step or
-twice. No traceback is printed for these.
+(2 for bad input, 1 for a failure, 4 for a collapsed training); a worker killed by a signal counts as 1, and 130 is
+Ctrl-C before the first step or twice. No traceback is printed for these.
 """
 
 from __future__ import annotations

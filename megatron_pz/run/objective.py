@@ -24,11 +24,21 @@ class Schedule:
     seed: int
     save_interval: int
     """Steps between checkpoints, of which the last is always saved; 0: no checkpoints at all."""
+    flops: float = 0.0
+    """Operations after which the run ends, if the iterations have not ended it before; 0: no bound."""
 
     @classmethod
     def from_config(cls, training: TrainingConfig) -> Schedule:
         """Return the schedule that the flags ask for."""
-        return cls(training.train_iters, training.seed, training.save_interval)
+        return cls(training.train_iters, training.seed, training.save_interval, training.train_flops)
+
+    def is_over(self, iteration: int, compute: ComputeUsed) -> bool:
+        """Return whether the run ends after this iteration, with this compute used so far.
+
+        Both are parts of a checkpoint and the same on all ranks, so that a resumed run ends where a run in one piece
+        does.
+        """
+        return iteration >= self.iterations or 0 < self.flops <= compute.flops
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from megatron_pz.checkpoint import checkpoint
 from megatron_pz.config.schema import RunConfig
+from megatron_pz.monitoring.collapse import COUNT, CollapseSign, CollapseWatch
 from megatron_pz.monitoring.compute import ComputeUsed
+from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.run.in_job_restart import resumed_after_restart
 from megatron_pz.run.objective import MakeObjective, Schedule
@@ -17,12 +21,22 @@ from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
 from megatron_pz.run.start_log import StartLog
+from megatron_pz.runtime.errors import ExpectedFailure
 from megatron_pz.runtime.rank_monitor import detect
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
 STOPPED = 3
 """Exit code of a run that a signal stopped after a checkpoint."""
+
+
+class Collapsed(ExpectedFailure):
+    """The run stopped itself because its training had collapsed."""
+
+    exit_code = 4
+
+    def __init__(self, iteration: int, signs: Sequence[CollapseSign]) -> None:
+        super().__init__(f"stopped after step {iteration}, since training has collapsed: {'; '.join(map(str, signs))}")
 
 
 class Run:
@@ -60,6 +74,9 @@ class Run:
             resume_iteration=self.first_iteration - 1,
             samples_budget_mib=training.samples_budget_mib,
         )
+        self.collapse_watch = CollapseWatch.resumed(self.config.collapse, training.load, self.first_iteration - 1)
+        self.collapsed: Collapsed | None = None
+        """Set where the run has stopped itself."""
         describe_run(self.config, self.topology, self.first_iteration - 1)
 
     def resume(self) -> int:
@@ -73,31 +90,61 @@ class Run:
         return state.iteration + 1
 
     def train(self) -> bool:
-        """Train all steps; return False when a signal stopped the run before the last one, after a checkpoint."""
-        last, interval = self.schedule.iterations, self.schedule.save_interval
-        if self.first_iteration > last and self.topology.rank == 0:
-            done = self.first_iteration - 1
-            print(f"nothing to do: {self.config.training.load} has done {done} steps, and --train-iters is {last}")
+        """Train all steps; return False where the run stopped before the last one, after a checkpoint.
+
+        A signal stopped it, or :attr:`collapsed` has the reason.
+        """
+        interval, done = self.schedule.save_interval, self.first_iteration - 1
+        if over := done > 0 and self.schedule.is_over(done, self.compute):
+            self.announce_nothing_to_do(done)
         # A run without checkpoints has nothing to save, so a signal may end it at once.
         with StopRequest() if interval else nullcontext() as stop:
-            for iteration in range(self.first_iteration, last + 1):
+            for iteration in () if over else range(self.first_iteration, self.schedule.iterations + 1):
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
                 result = self.objective.step(iteration)
                 self.compute += result.compute
                 metrics = result.metrics | self.compute.metrics()
+                over = self.schedule.is_over(iteration, self.compute)
+                signs = self.examine(StepMetrics(iteration, metrics))
+                metrics[COUNT] = float(len(signs))
                 self.checkpoints.poll()
                 stopping = stop is not None and stop.requested(self.topology)
-                if interval and (stopping or iteration == last or iteration % interval == 0):
+                if signs and self.config.collapse.stop_on_collapse and not over:
+                    self.collapsed, stopping = Collapsed(iteration, signs), True
+                if interval and (stopping or over or iteration % interval == 0):
                     metrics["time/checkpoint"] = self.save(iteration)
                 metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
                 metrics["time/iteration"] = time.perf_counter() - started
                 self.logger.log(iteration, metrics, show=iteration % self.config.training.log_interval == 0)
                 if result.samples is not None:
                     self.logger.samples(iteration, result.samples)
-                if stopping and iteration < last:
-                    return False
-        return True
+                if over or stopping:
+                    break
+        return over
+
+    def announce_nothing_to_do(self, done: int) -> None:
+        """Print which bound of the schedule the resumed run has reached already."""
+        schedule, folder = self.schedule, self.config.training.load
+        if self.topology.rank != 0:
+            return
+        if done >= schedule.iterations:
+            print(f"nothing to do: {folder} has done {done} steps, and --train-iters is {schedule.iterations}")
+        else:
+            used = f"{self.compute.flops:.4g} operations in {done} steps"
+            print(f"nothing to do: {folder} has done {used}, and --train-flops is {schedule.flops:g}")
+
+    def examine(self, step: StepMetrics) -> list[CollapseSign]:
+        """Return the signs of collapse that the step shows, and warn of those that it is the first to show.
+
+        Rank 0 judges for all ranks. Collective.
+        """
+        signs: list[CollapseSign] = []
+        if self.topology.rank == 0:
+            signs, new = self.collapse_watch.examine(step)
+            for sign in new:
+                print(f"warning: training may have collapsed: {sign}", file=sys.stderr, flush=True)
+        return self.topology.broadcast_object(signs)
 
     def save(self, iteration: int) -> float:
         """Save a checkpoint from which the run goes on bit for bit; return the seconds that the run waited for it."""
@@ -126,6 +173,7 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
 
     Raises:
         SystemExit: with code 3, when a signal stopped the run after a checkpoint.
+        Collapsed: after a checkpoint, where the run is to stop when training collapses.
     """
     config = resumed_after_restart(config)
     with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:
@@ -134,5 +182,7 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
         if finished:
             started.objective.finish()
         started.close()
+    if started.collapsed is not None:
+        raise started.collapsed
     if not finished:
         raise SystemExit(STOPPED)

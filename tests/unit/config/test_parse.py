@@ -263,6 +263,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--sequence-parallel"], "needs --tensor-model-parallel-size"),
         (["--virtual-pipeline-model-parallel-size", "2"], "needs --pipeline-model-parallel-size"),
         (["--min-lr", "1"], "must be at most --lr"),
+        (["--train-flops", "1e9"], "--train-flops 1e+09: --lr-decay-style cosine counts steps"),
+        (["--train-flops", "-1"], "--train-flops -1.0: must be at least 0"),
+        (["--collapse-window", "0"], "--collapse-window 0: must be at least 1"),
         (
             ["--max-response-length", "8", "--generator-max-response-length", "9"],
             "--generator-max-response-length 9 is above --max-response-length 8",

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from megatron_pz.checkpoint.checkpoint import ModelState, latest_iteration
-from megatron_pz.config.schema import RunConfig, TrainingConfig
+from megatron_pz.config.schema import CollapseConfig, RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.run.objective import Objective, Schedule, StepResult
 from megatron_pz.run.run import STOPPED, run
-from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 from tests.support.trainee import Trainee
@@ -28,8 +28,8 @@ from tests.support.trainee import Trainee
 class Counting(Objective):
     """Trains one weight, counts its steps, writes down what it is asked, and sends itself a signal in one step."""
 
-    def __init__(self, calls: list[str], signal_in: int = 0) -> None:
-        self.calls, self.signal_in = calls, signal_in
+    def __init__(self, calls: list[str], signal_in: int = 0, collapse_in: int = 0) -> None:
+        self.calls, self.signal_in, self.collapse_in = calls, signal_in, collapse_in
         self.trainee, self.count = Trainee(), 0
 
     @property
@@ -53,6 +53,7 @@ class Counting(Objective):
         if iteration == self.signal_in:
             signal.raise_signal(signal.SIGTERM)
         metrics = {"train/loss": float(self.count), "train/weight": self.trainee.masters().double().sum().item()}
+        metrics["predictor/groups_mixed"] = 0.0 if 0 < self.collapse_in <= iteration else 1.0
         return StepResult(metrics, ComputeUsed(trained_tokens=10, flops=0.5))
 
     @contextmanager
@@ -70,20 +71,33 @@ class Counting(Objective):
 
 
 def calls_of(
-    save: Path, iterations: int, interval: int = 2, load: str = "", signal_in: int = 0, seed: int = 7
+    save: Path,
+    iterations: int,
+    interval: int = 2,
+    load: str = "",
+    signal_in: int = 0,
+    seed: int = 7,
+    flops: float = 0.0,
+    collapse_in: int = 0,
+    stop_on_collapse: bool = False,
 ) -> list[str]:
     """Run the objective; what it was asked, and the exit code behind it."""
     calls: list[str] = []
 
     def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> Counting:
-        return Counting(calls, signal_in)
+        return Counting(calls, signal_in, collapse_in)
 
-    config = RunConfig(training=TrainingConfig(save=str(save), load=load))
+    collapse = CollapseConfig(stop_on_collapse=stop_on_collapse, collapse_window=3)
+    config = RunConfig(training=TrainingConfig(save=str(save), load=load), collapse=collapse)
     try:
-        run(config, Schedule(iterations, seed, save_interval=interval), objective)
+        run(config, Schedule(iterations, seed, save_interval=interval, flops=flops), objective)
         calls.append("exit 0")
     except SystemExit as exit_:
         calls.append(f"exit {exit_.code}")
+    except ExpectedFailure as failure:
+        if isinstance(failure, BadInput):
+            raise
+        calls.append(f"exit {failure.exit_code}: {failure}")
     finally:
         if dist.is_initialized():  # a run that was refused
             parallel_state.destroy_model_parallel()
@@ -133,6 +147,56 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capsys: pytest
     calls_of(tmp_path, 2)
     assert calls_of(tmp_path, 2, load=str(tmp_path)) == ["load 2", "start 3", "finish", "close", "exit 0"]
     assert f"nothing to do: {tmp_path} has done 2 steps, and --train-iters is 2" in capsys.readouterr().out
+
+
+def test_a_run_ends_when_its_operations_are_used_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0.5 operations a step: 1.2 are reached in the third one, whose checkpoint is the last, resumed or not."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    calls = calls_of(whole, 9, interval=5, flops=1.2)
+    assert calls == ["start 1", "step 1", "step 2", "step 3", "onload", "offload", "finish", "close", "exit 0"]
+    assert latest_iteration(whole) == 3
+    calls_of(parts, 9, interval=5, flops=1.2, signal_in=2)
+    resumed = calls_of(parts, 9, interval=5, flops=1.2, load=str(parts))
+    assert resumed == ["load 2", "start 3", "step 3", "onload", "offload", "finish", "close", "exit 0"]
+    assert metrics_of(parts) == metrics_of(whole)
+    capsys.readouterr()
+    assert calls_of(whole, 9, flops=1.2, load=str(whole)) == ["load 3", "start 4", "finish", "close", "exit 0"]
+    said = capsys.readouterr().out
+    assert f"nothing to do: {whole} has done 1.5 operations in 3 steps, and --train-flops is 1.2" in said
+    assert calls_of(whole, 9, flops=2.0, load=str(whole))[2] == "step 4", "a larger bound goes on"
+    assert latest_iteration(whole) == 4
+
+
+def test_steps_end_a_run_before_its_operations_do(tmp_path: Path) -> None:
+    assert [call for call in calls_of(tmp_path, 2, flops=1e9) if call.startswith("step")] == ["step 1", "step 2"]
+
+
+def test_a_collapse_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert calls_of(tmp_path, 6, collapse_in=3)[-1] == "exit 0"
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert line == (
+        "warning: training may have collapsed: predictor groups all alike: predictor/groups_mixed 0, 0, 0 in steps 3 "
+        "to 5, at most 0.01"
+    )
+    assert [step["health/collapse_signs"] for step in metrics_of(tmp_path)] == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_collapse_can_stop_the_run_after_a_checkpoint_and_is_remembered(tmp_path: Path) -> None:
+    """Steps 3 to 5 show it, of which a run that is stopped in step 4 and resumed has only seen the last itself."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    stopped = calls_of(whole, 9, interval=9, collapse_in=3, stop_on_collapse=True)
+    assert stopped[5:-1] == ["step 5", "onload", "offload", "close"]
+    assert stopped[-1].startswith("exit 4: stopped after step 5, since training has collapsed: predictor groups all ")
+    assert latest_iteration(whole) == 5
+    calls_of(parts, 9, interval=9, collapse_in=3, stop_on_collapse=True, signal_in=4)
+    resumed = calls_of(parts, 9, interval=9, collapse_in=3, stop_on_collapse=True, load=str(parts))
+    assert resumed[1:3] == ["start 5", "step 5"]
+    assert resumed[-1] == stopped[-1]
+    assert metrics_of(parts) == metrics_of(whole)
+
+
+def test_a_collapse_in_the_last_step_does_not_stop_the_run(tmp_path: Path) -> None:
+    assert calls_of(tmp_path, 5, collapse_in=3, stop_on_collapse=True)[-3:] == ["finish", "close", "exit 0"]
 
 
 def test_the_state_of_another_objective_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
