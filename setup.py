@@ -93,6 +93,7 @@ setup(
         "regex",
         "rich",
         "safetensors",
+        "scipy",
         "tensorboard",
         "tokenizers",
         "torch>=2.11",
