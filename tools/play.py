@@ -22,7 +22,7 @@ from megatron_pz.config.parse import load_yaml
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.rl.experience import Response
-from megatron_pz.rl.statistics import ROLES
+from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import SpanRules
 from megatron_pz.run.inputs import require_tokenizer_fits
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     if not SpanRules.from_config(config.game).is_maskable(flags.text):
         raise BadInput("--text holds a literal [mask], which is what hidden words look like; give another paragraph")
     engine = GreedyEngine(flags.hf_model, config.rollout.max_prompt_length)
-    lengths = {role: config.rollout.longest_response(role) for role in ROLES}
-    sampler = RoleSampler(config.game, engine.tokenizer, dict.fromkeys(ROLES, engine), lengths)
+    lengths = {role: config.rollout.longest_response(role) for role in GAME_ROLES}
+    sampler = RoleSampler(config.game, engine.tokenizer, dict.fromkeys(GAME_ROLES, engine), lengths)
 
     (proposed,) = sampler.propose([flags.text], n=1, seeds=[0])
     print(f"mask generator:  {proposed.responses[0].text.strip()}")

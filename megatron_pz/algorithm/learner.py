@@ -12,7 +12,7 @@ from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Role, ScoredGroup
 from megatron_pz.rl.losses import policy_loss
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.rl.statistics import ROLES
+from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.trainer.optimizer import learning_rate
 from megatron_pz.trainer.policy import Policy, PolicyModel, ReferencePolicy, UpdateResult
 from megatron_pz.trainer.topology import Topology
@@ -46,11 +46,8 @@ class Learner:
     """Tokens; the constant that ``token_sum_constant`` divides by."""
     reference: PolicyModel | None
     """The policy that a KL penalty refers to."""
-
-    @property
-    def name(self) -> str:
-        """Return the role when there is a policy per role; the empty string when one policy plays both."""
-        return self.roles[0] if len(self.roles) == 1 else ""
+    name: str = ""
+    """The role where each has a policy of its own; empty where there is one policy."""
 
     def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> LearnerReport:
         """Run ``grpo_iterations`` epochs of ``updates_per_step`` optimizer steps on the groups of its roles.
@@ -96,23 +93,23 @@ class Learner:
         ]
 
 
-def make_learners(config: RunConfig, topology: Topology) -> list[Learner]:
-    """Build the run's policies with their initial weights: one for both roles, or one per role.
+def make_learners(config: RunConfig, topology: Topology, roles: tuple[Role, ...] = GAME_ROLES) -> list[Learner]:
+    """Build the run's policies with their initial weights: one for all roles, or one for each role of the game.
 
     Raises BadInput as the readers of ``config.model.hf_model`` do. Collective over all ranks.
     """
     reference = ReferencePolicy(config.model, config.parallel, topology) if config.grpo.grpo_kl_beta else None
     optimizer = config.optimizer
 
-    def learner(roles: tuple[Role, ...], own: OptimizerConfig) -> Learner:
+    def learner(roles: tuple[Role, ...], own: OptimizerConfig, name: str = "") -> Learner:
         policy = Policy(config.model, config.parallel, optimizer, topology)
         longest = config.rollout.max_response_length
-        return Learner(policy, roles, config.grpo, own, config.training, longest, reference)
+        return Learner(policy, roles, config.grpo, own, config.training, longest, reference, name)
 
-    if config.game.policy_sharing == "shared":
-        return [learner(ROLES, optimizer)]
+    if config.game.policy_sharing == "shared" or roles != GAME_ROLES:
+        return [learner(roles, optimizer)]
     own: dict[Role, OptimizerConfig] = {
         "generator": replace(optimizer, lr=optimizer.generator_lr or optimizer.lr),
         "predictor": optimizer,
     }
-    return [learner((role,), own[role]) for role in ROLES]
+    return [learner((role,), own[role], name=role) for role in GAME_ROLES]

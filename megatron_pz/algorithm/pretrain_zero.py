@@ -12,23 +12,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 
-from megatron_pz.algorithm.colocation import Colocation
-from megatron_pz.algorithm.learner import Learner, LearnerReport
+from megatron_pz.algorithm.learner import Learner
+from megatron_pz.algorithm.policy_step import PolicyStep
 from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import word_entropies
-from megatron_pz.config.precision import log_prob_difference_bound
 from megatron_pz.config.schema import MaskStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.monitoring.timers import Timers
-from megatron_pz.rl.advantages import group_advantages
-from megatron_pz.rl.experience import Response, Role, ScoredGroup
+from megatron_pz.rl.experience import ScoredGroup
 from megatron_pz.roles.strategies import mask_strategy
-from megatron_pz.rollout.logprob_mismatch import require_in_sync
-from megatron_pz.trainer.policy import UpdateResult
 
 
 @dataclass(frozen=True)
@@ -45,27 +40,7 @@ class RolloutBatch:
     predictions: list[Predictions]
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """The results of one step, for metrics and samples."""
-
-    rollouts: list[RolloutBatch]
-    """One, or several with dynamic sampling."""
-    groups: list[ScoredGroup]
-    """The groups of all ranks that the step learned from."""
-    learners: list[LearnerReport]
-    """One per policy."""
-    seconds: Timers = field(default_factory=Timers)
-    seconds_generating: float = 0.0
-    """Wall time of the rollout that this rank spent in its engines."""
-
-    @property
-    def updates(self) -> list[UpdateResult]:
-        """Return the optimizer steps of all policies."""
-        return [update for learner in self.learners for update in learner.updates]
-
-
-class PretrainZero:
+class PretrainZero(PolicyStep[RolloutBatch]):
     """The min-max game between the two roles, played by one policy or by one policy each."""
 
     def __init__(
@@ -76,33 +51,8 @@ class PretrainZero:
         passages: PassageBlend,
         sampler: PassageSampler,
     ) -> None:
-        self.config, self.worker, self.learners = config, worker, learners
-        self.passages, self.sampler = passages, sampler
-        self.colocation = Colocation(
-            [learner.policy for learner in learners],
-            worker.engines.values(),
-            sleep=config.rollout.sleep_during_update,
-            offload=config.optimizer.rl_offload_optimizer_during_inference,
-        )
-
-    def step(self, iteration: int) -> StepReport:
-        """Sample both roles, update the policies, sync the engines' weights. Collective over all ranks.
-
-        ``iteration`` counts from 1.
-        """
-        timers, generated_before = Timers(), self.worker.sampler.seconds_generating
-        with timers("rollout"):
-            rollouts, groups = self.gather_experience(iteration)
-        with timers("update"), self.colocation.trainer_works():
-            learned = [learner.learn(groups, iteration) for learner in self.learners]
-        seconds_generating = self.worker.sampler.seconds_generating - generated_before
-        report = StepReport(rollouts, groups, learned, timers, seconds_generating)
-        require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
-        with timers("sync"), self.colocation.weights_travel():
-            for learner, own in zip(self.learners, learned, strict=True):
-                if own.updates:
-                    self.worker.engines[learner.roles[0]].sync()
-        return report
+        super().__init__(config, worker.sampler, worker.engines, learners)
+        self.worker, self.passages, self.sampler = worker, passages, sampler
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Roll out once, or with dynamic sampling until there are enough groups to learn from."""
@@ -147,13 +97,6 @@ class PretrainZero:
         }
         scored = self.worker.from_all_ranks([item for item in mine.items() if any(item[1].advantages)])
         return [group for _, group in sorted(scored, key=itemgetter(0))]
-
-    def score(
-        self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]
-    ) -> ScoredGroup:
-        """Make a group with the advantages of its rewards."""
-        advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
-        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages))
 
     def limit_predictor_groups(self, groups: list[ScoredGroup], iteration: int) -> list[ScoredGroup]:
         """Keep all generator groups and a random draw of at most ``max_predictor_groups`` predictor groups."""

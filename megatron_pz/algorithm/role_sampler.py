@@ -59,8 +59,42 @@ class PredictedMask:
         return sum(self.rewards) / len(self.rewards)
 
 
-class RoleSampler:
-    """Samples both roles from this rank's engines and reads their responses."""
+class EngineSampler:
+    """Encodes prompts, samples them from this rank's engines, and keeps the time that this takes."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, engines: Mapping[Role, Engine], max_response_length: Mapping[Role, int]
+    ) -> None:
+        """
+        Keep the engines.
+
+        Args:
+            tokenizer: encodes the prompts, as plain completion prompts without special tokens.
+            engines: the engine of each role; the same one where one policy plays several.
+            max_response_length: most tokens of a response of each role.
+        """
+        self.tokenizer, self.engines, self.max_response_length = tokenizer, engines, max_response_length
+        self.seconds_generating = 0.0
+        """Wall time that this rank has spent in its engines so far."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def sample(
+        self, role: Role, prompts: Sequence[Sequence[int]], n: int, seeds: Sequence[int], stop: Sequence[str]
+    ) -> list[list[Response]]:
+        """Sample n responses of the role to each prompt. Calls the engine even without prompts (a collective)."""
+        start = time.perf_counter()
+        sampled = self.engines[role].generate(
+            prompts, n, seeds=seeds, max_tokens=self.max_response_length[role], stop=stop
+        )
+        self.seconds_generating += time.perf_counter() - start
+        return sampled
+
+
+class RoleSampler(EngineSampler):
+    """Samples both roles of the game and reads their responses."""
 
     def __init__(
         self,
@@ -80,17 +114,11 @@ class RoleSampler:
         Raises:
             BadInput: the prompt family or the span rules cannot be used.
         """
-        self.tokenizer, self.engines, self.max_response_length = tokenizer, engines, max_response_length
+        super().__init__(tokenizer, engines, max_response_length)
         self.spans = SpanRules.from_config(game)
         self.family = PromptFamily.load(game.prompt_family)
         self.generator = MaskGenerator(self.spans, self.family)
         self.predictor = MaskPredictor(self.family, game.answer_normalization)
-        self.seconds_generating = 0.0
-        """Wall time that this rank has spent in its engines so far."""
-
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def generator_prompt(self, passage: str) -> list[int]:
         """Return the token ids of the generator's prompt."""
@@ -103,7 +131,7 @@ class RoleSampler:
     def propose(self, passages: Sequence[str], n: int, seeds: Sequence[int]) -> list[ProposedMasks]:
         """Sample n masks for each passage: m ~ pi(. | s). Calls the engine even without passages (a collective)."""
         prompts = [self.generator_prompt(passage) for passage in passages]
-        sampled = self._sample("generator", prompts, n, seeds)
+        sampled = self.sample("generator", prompts, n, seeds, self.family.stop)
         return [
             ProposedMasks(
                 tuple(prompt),
@@ -116,7 +144,7 @@ class RoleSampler:
     def predict(self, masked: Sequence[MaskedPassage], n: int, seeds: Sequence[int]) -> list[PredictedMask]:
         """Sample n predictions of each mask: x ~ psi(. | m, s). Calls the engine even without masks (a collective)."""
         prompts = [self.predictor_prompt(each) for each in masked]
-        sampled = self._sample("predictor", prompts, n, seeds)
+        sampled = self.sample("predictor", prompts, n, seeds, self.family.stop)
         return [
             PredictedMask(
                 tuple(prompt),
@@ -125,11 +153,3 @@ class RoleSampler:
             )
             for each, prompt, responses in zip(masked, prompts, sampled, strict=True)
         ]
-
-    def _sample(self, role: Role, prompts: list[list[int]], n: int, seeds: Sequence[int]) -> list[list[Response]]:
-        start = time.perf_counter()
-        sampled = self.engines[role].generate(
-            prompts, n, seeds=seeds, max_tokens=self.max_response_length[role], stop=self.family.stop
-        )
-        self.seconds_generating += time.perf_counter() - start
-        return sampled

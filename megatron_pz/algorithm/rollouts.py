@@ -10,23 +10,19 @@ within it.
 
 from __future__ import annotations
 
-import hashlib
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
+from megatron_pz.algorithm.rank_shares import RankShares
 from megatron_pz.algorithm.role_sampler import PredictedMask, ProposedMasks, RoleSampler, Tokenizer
 from megatron_pz.config.schema import GameConfig, PassiveStrategy, RolloutConfig
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.rl.experience import Role
-from megatron_pz.rl.statistics import ROLES
+from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.spans import MaskedPassage
 from megatron_pz.roles.strategies import passive_mask
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.trainer.topology import Topology
-
-Item = TypeVar("Item")
 
 MaskKey = tuple[int, int]
 """Index of the passage in the step, and index of the mask among the passage's proposals."""
@@ -67,7 +63,7 @@ class Predictions(PredictedMask):
     mask: Mask
 
 
-class RolloutWorker:
+class RolloutWorker(RankShares):
     """Samples this rank's share of a step's rollouts in both roles and exchanges the results with the other ranks."""
 
     def __init__(
@@ -80,14 +76,15 @@ class RolloutWorker:
         topology: Topology,
     ) -> None:
         """Prepare the prompts. ``engines``: one per role, the same one twice where one policy plays both."""
-        self.game, self.seed, self.tokenizer, self.engines, self.topology = game, seed, tokenizer, engines, topology
-        lengths = {role: rollout.longest_response(role) for role in ROLES}
+        super().__init__(seed, topology)
+        self.game, self.tokenizer, self.engines = game, tokenizer, engines
+        lengths = {role: rollout.longest_response(role) for role in GAME_ROLES}
         self.sampler = RoleSampler(game, tokenizer, engines, lengths)
 
     def propose(self, passages: Sequence[Passage], rng_key: str) -> list[Proposals]:
         """Sample the generator on this rank's share of the step's passages: m ~ pi(. | s)."""
-        share = self._my_share(len(passages))
-        seeds = [self._seed(rng_key, "generator", index) for index in share]
+        share = self.my_share(len(passages))
+        seeds = [self.seed_of(rng_key, "generator", index) for index in share]
         sampled = self.sampler.propose([passages[index].text for index in share], self.game.masks_per_passage, seeds)
         return [
             Proposals(each.prompt_ids, each.responses, each.masks, index, passages[index])
@@ -97,7 +94,7 @@ class RolloutWorker:
     def masks_of(self, proposals: Sequence[Proposals], rng_key: str) -> list[Mask]:
         """Collect the valid masks of all ranks, sorted by key. Collective."""
         mine = [
-            Mask(key, self.sampler.spans.apply(span, group.passage.text, self._random(rng_key, "place", *key)))
+            Mask(key, self.sampler.spans.apply(span, group.passage.text, self.random(rng_key, "place", *key)))
             for group in proposals
             for key, span in {
                 key: mask.span
@@ -127,7 +124,7 @@ class RolloutWorker:
                     strategy,
                     passages[key[0]].text,
                     self.sampler.spans,
-                    self._random(rng_key, strategy, *key),
+                    self.random(rng_key, strategy, *key),
                     entropies[key[0]] if entropies else (),
                     self.game.entropy_top_share,
                 ),
@@ -138,8 +135,8 @@ class RolloutWorker:
 
     def predict(self, masks: Sequence[Mask], rng_key: str) -> list[Predictions]:
         """Sample the predictor on this rank's share of the masks: x ~ psi(. | m, s), each with its reward."""
-        share = [masks[index] for index in self._my_share(len(masks))]
-        seeds = [self._seed(rng_key, "predictor", *mask.key) for mask in share]
+        share = [masks[index] for index in self.my_share(len(masks))]
+        seeds = [self.seed_of(rng_key, "predictor", *mask.key) for mask in share]
         sampled = self.sampler.predict([mask.masked for mask in share], self.game.grpo_group_size, seeds)
         return [
             Predictions(each.prompt_ids, each.responses, each.rewards, mask)
@@ -155,18 +152,3 @@ class RolloutWorker:
         keys = group.keys(self.game.share_equal_masks)
         accuracies = [None if key is None else accuracy[key] for key in keys]
         return self.sampler.generator.rewards(group.masks, accuracies, self.game)
-
-    def from_all_ranks(self, mine: list[Item]) -> list[Item]:
-        """Gather every rank's items, in the order of the ranks. Collective."""
-        return [item for part in self.topology.all_gather_object(mine) for item in part]
-
-    def _my_share(self, items: int) -> range:
-        return range(self.topology.rank, items, self.topology.world_size)
-
-    def _seed(self, *identity: object) -> int:
-        """Return 31 bits that depend on the run's seed and on ``identity``."""
-        text = " ".join(map(str, (self.seed, *identity)))
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
-
-    def _random(self, *identity: object) -> random.Random:
-        return random.Random(self._seed(*identity))

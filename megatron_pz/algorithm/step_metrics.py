@@ -2,59 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections import defaultdict
-from collections.abc import Iterable
-
-from megatron_pz.algorithm.learner import LearnerReport
-from megatron_pz.algorithm.pretrain_zero import RolloutBatch, StepReport
+from megatron_pz.algorithm.learning_metrics import MetricAccumulator, learning_metrics
+from megatron_pz.algorithm.policy_step import StepReport
+from megatron_pz.algorithm.pretrain_zero import RolloutBatch
 from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import scored_groups
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.rl.advantages import is_mixed, outcome
+from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import InvalidMaskReason, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
-from megatron_pz.trainer.policy import UpdateResult
 from megatron_pz.wikitext.words import count_words
 
-LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_max", "reference_kl")
-HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size", "importance_max")
 
-
-class MetricAccumulator:
-    """Accumulate means by name; accumulators of several ranks can be merged."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
-
-    def add(self, name: str, values: Iterable[float]) -> None:
-        """Add values whose mean is reported under the name."""
-        for value in values:
-            self.sums[name] += value
-            self.counts[name] += 1
-
-    def add_shares(self, prefix: str, choices: Iterable[str], values: Iterable[str]) -> None:
-        """Add, for each choice, the share of the values that equal it, under ``prefix_choice``."""
-        values = list(values)
-        for choice in choices:
-            self.add(f"{prefix}_{choice}", (float(value == choice) for value in values))
-
-    def merge(self, other: MetricAccumulator) -> None:
-        """Add another rank's values."""
-        for name, value in other.sums.items():
-            self.sums[name] += value
-            self.counts[name] += other.counts[name]
-
-    def means(self) -> dict[str, float]:
-        """Return the mean by name, in alphabetical order."""
-        return {name: self.sums[name] / self.counts[name] for name in sorted(self.sums)}
-
-
-def step_metrics(report: StepReport, worker: RolloutWorker) -> dict[str, float]:
+def step_metrics(report: StepReport[RolloutBatch], worker: RolloutWorker) -> dict[str, float]:
     """Compute all metrics of a step except the run's own counters. Collective: each rank reports its own rollouts."""
     metrics_of_rank = MetricAccumulator()
     for batch in report.rollouts:
@@ -65,19 +28,9 @@ def step_metrics(report: StepReport, worker: RolloutWorker) -> dict[str, float]:
     total = MetricAccumulator()
     for part in worker.from_all_ranks([metrics_of_rank]):
         total.merge(part)
-    metrics = total.means() | _update_metrics(report.updates)
-    metrics |= _learner_metrics(report.learners)
+    metrics = total.means() | learning_metrics(report, GAME_ROLES)
     metrics["train/active_masks"] = float(report.rollouts[0].strategy == "active")
-    metrics["train/sampling_rounds"] = float(len(report.rollouts))
-    metrics["train/responses"] = float(sum(len(group.responses) for group in report.groups))
-    for role in ("generator", "predictor"):
-        metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
-    timers = report.seconds
-    metrics["time/rollout_engines"] = report.seconds_generating
-    metrics["time/update_passes"] = sum(learner.seconds_computing for learner in report.learners)
-    metrics |= {f"memory/peak_{part}": gib for part, gib in timers.peaks.items()}
-    metrics |= {f"memory/device_used_{part}": gib for part, gib in timers.device_used.items()}
-    return metrics | {f"time/{part}": seconds for part, seconds in timers.items()}
+    return metrics
 
 
 def _add_proposals(metrics: MetricAccumulator, group: Proposals, rewards: list[float], worker: RolloutWorker) -> None:
@@ -107,40 +60,7 @@ def _add_predictions(metrics: MetricAccumulator, group: Predictions) -> None:
     metrics.add("predictor/truncated", (float(response.truncated) for response in group.responses))
 
 
-def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
-    """Learning rates; with a policy for each role ``train/lr`` is the predictor's, and each has its gradient norm."""
-    metrics = {"train/lr": learners[-1].learning_rate}
-    if len(learners) > 1:
-        for learner in learners:
-            norms = [update.grad_norm for update in learner.updates]
-            metrics[f"{learner.roles[0]}/lr"] = learner.learning_rate
-            metrics[f"{learner.roles[0]}/grad_norm"] = sum(norms) / len(norms) if norms else math.nan
-    return metrics
-
-
-def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
-    """Gradient, clipping and rollout-versus-trainer figures, over all updates of the step; NaN where there was none."""
-    if not updates:
-        return dict.fromkeys(["train/grad_norm", *(f"health/{name}" for name in HEALTH)], math.nan)
-    statistics = updates[0].statistics
-    for update in updates[1:]:
-        statistics = statistics + update.statistics
-    metrics = {
-        "train/grad_norm": sum(update.grad_norm for update in updates) / len(updates),
-        "train/skipped_updates": float(sum(not update.applied for update in updates)),
-    }
-    for role, figures in statistics.by_role().items():
-        if figures.tokens:
-            metrics[f"{role}/entropy"] = figures.entropy
-            metrics[f"{role}/gradient_share"] = figures.gradient_share
-            metrics[f"{role}/tokens"] = float(figures.tokens)
-    both = dataclasses.asdict(statistics.pooled())
-    metrics["train/loss"] = both["loss"] / len(updates)  # a sum over the tokens of each
-    sections = {"loss": LOSS, "health": HEALTH}
-    return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}
-
-
-def step_compute(report: StepReport, worker: RolloutWorker, flops: FlopCounter) -> ComputeUsed:
+def step_compute(report: StepReport[RolloutBatch], worker: RolloutWorker, flops: FlopCounter) -> ComputeUsed:
     """Count the compute that a step used on all ranks. Collective: each rank counts its own rollouts."""
     mine = ComputeUsed()
     for batch in report.rollouts:

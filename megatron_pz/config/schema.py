@@ -214,7 +214,7 @@ class RolloutConfig:
     not hold the trainer's weights. 0: 0.01 where both compute in float32, else 0.3 [C]. bf16 on both sides is about
     0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
-    def longest_response(self, role: Literal["generator", "predictor"]) -> int:
+    def longest_response(self, role: Literal["generator", "predictor", "solver"]) -> int:
         """Return the most tokens of a response of the role."""
         own = self.generator_max_response_length if role == "generator" else 0
         return own or self.max_response_length

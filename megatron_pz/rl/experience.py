@@ -10,7 +10,8 @@ from typing import Literal
 
 import torch
 
-Role = Literal["generator", "predictor"]
+Role = Literal["generator", "predictor", "solver"]
+"""The two roles of the game, and the one that answers questions (:mod:`megatron_pz.run.rlvr`)."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class MicroBatch:
     """int64: index of the response within this packed sequence"""
     group_index_R: torch.Tensor
     """int64: index of the response's group in the step's list of groups; -1 where there is no group"""
-    is_generator_R: torch.Tensor
-    """bool: the token belongs to a generator response"""
+    role_R: torch.Tensor
+    """int64: index in :data:`megatron_pz.rl.statistics.ROLES` of the role whose response the token belongs to"""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Copy the batch to ``device``."""

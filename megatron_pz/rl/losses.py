@@ -69,7 +69,7 @@ def policy_loss(
         statistics = LossStatistics.of_tokens(
             RoleTokens(
                 counted_R=batch.loss_weights_R > 0,
-                is_generator_R=batch.is_generator_R,
+                role_R=batch.role_R,
                 log_prob_R=log_probs_R,
                 entropy_R=entropy_R,
                 loss_R=loss_R,

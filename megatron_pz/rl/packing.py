@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from megatron_pz.rl.experience import MicroBatch, Response, Role, ScoredGroup
+from megatron_pz.rl.statistics import ROLES
 from megatron_pz.runtime.errors import BadInput
 
 LossAggregation = Literal["sequence_mean", "token_mean", "token_sum_constant"]
@@ -215,7 +216,7 @@ class _PackedSequence:
         self.loss_weights: list[float] = []
         self.response_indices: list[int] = []
         self.packed_groups: list[int] = []
-        self.is_generator: list[bool] = []
+        self.roles: list[int] = []
         self.n_groups = 0
         self.n_responses = 0
 
@@ -245,7 +246,7 @@ class _PackedSequence:
             self.loss_weights += [weight] * length
             self.response_indices += [self.n_responses] * length
             self.packed_groups += [group_index] * length
-            self.is_generator += [group.role == "generator"] * length
+            self.roles += [ROLES.index(group.role)] * length
             self.n_responses += 1
         self.n_groups += 1
 
@@ -262,7 +263,7 @@ class _PackedSequence:
             loss_weights_R=torch.tensor(self.loss_weights, dtype=torch.float32),
             response_index_R=torch.tensor(self.response_indices, dtype=torch.int64),
             group_index_R=torch.tensor(self.packed_groups, dtype=torch.int64),
-            is_generator_R=torch.tensor(self.is_generator, dtype=torch.bool),
+            role_R=torch.tensor(self.roles, dtype=torch.int64),
         )
 
 

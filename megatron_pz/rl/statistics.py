@@ -16,7 +16,10 @@ from torch import Tensor
 
 from megatron_pz.rl.experience import Role
 
-ROLES: tuple[Role, Role] = ("generator", "predictor")
+GAME_ROLES: tuple[Role, Role] = ("generator", "predictor")
+"""The roles of PretrainZero's game."""
+
+ROLES: tuple[Role, ...] = (*GAME_ROLES, "solver")
 
 SUMS = (
     "tokens",
@@ -46,7 +49,8 @@ class RoleTokens:
 
     counted_R: Tensor
     """bool: false for the dummy token of an empty micro-batch"""
-    is_generator_R: Tensor
+    role_R: Tensor
+    """int64: index in ROLES"""
     log_prob_R: Tensor
     entropy_R: Tensor
     loss_R: Tensor
@@ -115,9 +119,9 @@ class LossStatistics:
     """
 
     sums: Tensor
-    """float64 [2, len(SUMS)], rows as in ROLES"""
+    """float64 [len(ROLES), len(SUMS)], rows as in ROLES"""
     maxima: Tensor
-    """float64 [2, len(MAXIMA)]"""
+    """float64 [len(ROLES), len(MAXIMA)]"""
 
     @classmethod
     def zero(cls, device: torch.device | str = "cpu") -> LossStatistics:
@@ -155,13 +159,13 @@ class LossStatistics:
             "difference": difference_R,
             "importance": tokens.importance_R,
         }
-        is_generator_R = tokens.is_generator_R
-        members_21R = (torch.stack([is_generator_R, ~is_generator_R]) & tokens.counted_R)[:, None]
+        roles_r1 = torch.arange(len(ROLES), device=tokens.role_R.device)[:, None]
+        members_r1R = ((tokens.role_R == roles_r1) & tokens.counted_R)[:, None]
         values_kR = torch.stack([summed[name].detach().double() for name in SUMS])
         peaks_kR = torch.stack([largest[name].detach().double() for name in MAXIMA])
         return cls(
-            sums=torch.where(members_21R, values_kR, 0.0).sum(-1),
-            maxima=torch.where(members_21R, peaks_kR, 0.0).amax(-1).clamp(min=0.0),
+            sums=torch.where(members_r1R, values_kR, 0.0).sum(-1),
+            maxima=torch.where(members_r1R, peaks_kR, 0.0).amax(-1).clamp(min=0.0),
         )
 
     def __add__(self, other: LossStatistics) -> LossStatistics:
@@ -174,7 +178,7 @@ class LossStatistics:
         return {role: _metrics(sums, maxima, of_all) for role, sums, maxima in rows}
 
     def pooled(self) -> LossMetrics:
-        """Return the metrics over the tokens of both roles. Synchronizes with the device."""
+        """Return the metrics over the tokens of all roles. Synchronizes with the device."""
         sums = self.sums.sum(0)
         return _metrics(sums.tolist(), self.maxima.amax(0).tolist(), sums[SUMS.index("abs_weighted_advantage")].item())
 

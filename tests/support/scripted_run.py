@@ -27,7 +27,7 @@ from megatron_pz.config.schema import (
 )
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import fault_tolerance as restarting
-from megatron_pz.run import reinforcement
+from megatron_pz.run import rollout_objective
 from megatron_pz.run.objective import Schedule
 from megatron_pz.run.reinforcement import ReinforcementObjective
 from megatron_pz.run.run import Run
@@ -119,8 +119,8 @@ def require_log_prob_semantics(engine: ScriptedEngine) -> None:
 def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
-    monkeypatch.setattr(reinforcement, "VllmEngine", ScriptedEngine)
-    monkeypatch.setattr(reinforcement, "require_log_prob_semantics", require_log_prob_semantics)
+    monkeypatch.setattr(rollout_objective, "VllmEngine", ScriptedEngine)
+    monkeypatch.setattr(rollout_objective, "require_log_prob_semantics", require_log_prob_semantics)
     monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
 

@@ -6,15 +6,15 @@ import torch
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rollout import fault_tolerance as restarting
-from megatron_pz.run import reinforcement
+from megatron_pz.run import rollout_objective
 from tests.support import scripted_run
 
 
 def run(config: RunConfig, result: str) -> None:
     """Play all steps; rank 0 writes to ``result`` each policy's weights, and those that each engine was given."""
     torch.set_num_threads(1)
-    reinforcement.VllmEngine = scripted_run.ScriptedEngine
-    reinforcement.require_log_prob_semantics = scripted_run.require_log_prob_semantics
+    rollout_objective.VllmEngine = scripted_run.ScriptedEngine
+    rollout_objective.require_log_prob_semantics = scripted_run.require_log_prob_semantics
     restarting.load_weights = scripted_run.load_weights
     with scripted_run.started_run(config) as started:
         assert started.train()

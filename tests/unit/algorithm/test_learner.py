@@ -136,7 +136,7 @@ def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llam
     learner = learner_of(config, policy_of(config, topology), ("generator",))
     (update,) = learner.learn(groups, 1).updates
     tokens = {role: figures.tokens for role, figures in update.statistics.by_role().items()}
-    assert tokens == {"generator": 5 + 3 + 2 + 6 + 2, "predictor": 0}
+    assert tokens == {"generator": 5 + 3 + 2 + 6 + 2, "predictor": 0, "solver": 0}
     before = dict(learner.policy.weights())
     assert learner.learn(groups[2:], 2).updates == ()
     assert all(torch.equal(weight, before[name]) for name, weight in learner.policy.weights())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -39,7 +40,7 @@ def batch_of(
         loss_weights_R=torch.tensor(weights),
         response_index_R=torch.tensor(responses or list(range(tokens))),
         group_index_R=nothing,
-        is_generator_R=torch.tensor(generator or [False] * tokens),
+        role_R=torch.tensor([0 if each else 1 for each in generator or [False] * tokens]),
     )
 
 
@@ -206,6 +207,18 @@ def test_figures_by_role_by_hand() -> None:
     assert predictor.effective_sample_size == pytest.approx(1.0)
     assert generator.log_prob_difference_max == pytest.approx(math.log(2))
     assert statistics.pooled().tokens == 3 and statistics.pooled().gradient_share == pytest.approx(1.0)
+
+
+def test_a_third_role_has_its_own_figures_and_leaves_those_of_the_game_alone() -> None:
+    rollout, new = [-1.0, -2.0, -0.5], torch.tensor([-1.1, -1.9, -0.7])
+    entropy, game = torch.tensor([1.0, 2.0, 4.0]), batch_of([1.0, -2.0, 1.0], rollout, [0.1, 0.1, 0.5])
+    solver = dataclasses.replace(game, role_R=torch.tensor([0, 1, 2]))
+    _, figures = policy_loss(new, entropy, solver, OldAndReferenceLogProbs(), GrpoConfig())
+    assert figures.by_role()["solver"].tokens == 1 and figures.by_role()["solver"].entropy == 4.0
+    without = dataclasses.replace(game, loss_weights_R=torch.tensor([0.1, 0.1, 0.0]), role_R=torch.tensor([0, 1, 1]))
+    _, alone = policy_loss(new, entropy, without, OldAndReferenceLogProbs(), GrpoConfig())
+    assert torch.equal(figures.sums[:2], alone.sums[:2]) and torch.equal(figures.maxima[:2], alone.maxima[:2])
+    assert not alone.sums[2].any() and alone.by_role()["solver"].tokens == 0
 
 
 def test_k3_is_right_where_float32_would_lose_it() -> None:

@@ -70,7 +70,7 @@ def test_a_row_by_hand() -> None:
     assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
     assert batch.response_index_R.tolist() == [0, 0, 1, 2, 2]
     assert batch.group_index_R.tolist() == [0, 0, 0, 1, 1]
-    assert batch.is_generator_R.tolist() == [True, True, True, False, False]
+    assert batch.role_R.tolist() == [0, 0, 0, 1, 1]
     dtypes = [batch.tokens_S.dtype, batch.segments_2S.dtype, batch.logit_index_R.dtype, batch.loss_weights_R.dtype]
     assert dtypes == [torch.int64, torch.int32, torch.int64, torch.float32]
 
@@ -168,7 +168,7 @@ def test_supervised_groups_pack_like_any_other() -> None:
     (group,) = supervised_groups([("generator", [1, 2], [[3], [4, 5]])])
     (batch,) = pack([group])
     assert unpack(batch) == [([1, 2], [[3], [4, 5]])]
-    assert batch.is_generator_R.all() and batch.labels_R.tolist() == [3, 4, 5]
+    assert not batch.role_R.any() and batch.labels_R.tolist() == [3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""The step that all objectives with rollouts have: sample and score, update the policies, sync the engines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from megatron_pz.algorithm.colocation import Colocation
+from megatron_pz.algorithm.learner import Learner, LearnerReport
+from megatron_pz.algorithm.role_sampler import EngineSampler
+from megatron_pz.config.precision import log_prob_difference_bound
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.monitoring.timers import Timers
+from megatron_pz.rl.advantages import group_advantages
+from megatron_pz.rl.experience import Response, Role, ScoredGroup
+from megatron_pz.rollout.fault_tolerance import RestartingEngine
+from megatron_pz.rollout.logprob_mismatch import require_in_sync
+from megatron_pz.trainer.policy import UpdateResult
+
+Round = TypeVar("Round")
+"""This rank's share of one round of rollouts."""
+
+
+@dataclass(frozen=True)
+class StepReport(Generic[Round]):
+    """The results of one step, for metrics and samples."""
+
+    rollouts: list[Round]
+    """One, or several with dynamic sampling."""
+    groups: list[ScoredGroup]
+    """The groups of all ranks that the step learned from."""
+    learners: list[LearnerReport]
+    """One per policy."""
+    seconds: Timers = field(default_factory=Timers)
+    seconds_generating: float = 0.0
+    """Wall time of the rollout that this rank spent in its engines."""
+
+    @property
+    def updates(self) -> list[UpdateResult]:
+        """Return the optimizer steps of all policies."""
+        return [update for learner in self.learners for update in learner.updates]
+
+
+class PolicyStep(ABC, Generic[Round]):
+    """Learns from the experience that a subclass gathers."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sampler: EngineSampler,
+        engines: Mapping[Role, RestartingEngine],
+        learners: list[Learner],
+    ) -> None:
+        self.config, self.learners = config, learners
+        self._sampler, self._engines = sampler, engines
+        self.colocation = Colocation(
+            [learner.policy for learner in learners],
+            engines.values(),
+            sleep=config.rollout.sleep_during_update,
+            offload=config.optimizer.rl_offload_optimizer_during_inference,
+        )
+
+    @abstractmethod
+    def gather_experience(self, iteration: int) -> tuple[list[Round], list[ScoredGroup]]:
+        """Roll out; return this rank's rollouts, and the scored groups of all ranks. Collective over all ranks."""
+
+    def step(self, iteration: int) -> StepReport[Round]:
+        """Sample, update the policies, sync the engines' weights. Collective over all ranks.
+
+        ``iteration`` counts from 1.
+        """
+        timers, generated_before = Timers(), self._sampler.seconds_generating
+        with timers("rollout"):
+            rollouts, groups = self.gather_experience(iteration)
+        with timers("update"), self.colocation.trainer_works():
+            learned = [learner.learn(groups, iteration) for learner in self.learners]
+        seconds_generating = self._sampler.seconds_generating - generated_before
+        report = StepReport(rollouts, groups, learned, timers, seconds_generating)
+        require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
+        with timers("sync"), self.colocation.weights_travel():
+            for learner, own in zip(self.learners, learned, strict=True):
+                if own.updates:
+                    self._engines[learner.roles[0]].sync()
+        return report
+
+    def score(
+        self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]
+    ) -> ScoredGroup:
+        """Make a group with the advantages of its rewards (equation 10)."""
+        advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
+        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages))

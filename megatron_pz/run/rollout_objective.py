@@ -1,0 +1,92 @@
+"""Start what every objective with rollouts needs: policies, rollout engines, and their shared memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_pz.algorithm.learner import make_learners
+from megatron_pz.algorithm.policy_step import PolicyStep
+from megatron_pz.checkpoint.checkpoint import ModelState
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.monitoring.compute import FlopCounter
+from megatron_pz.rl.experience import Role
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.fault_tolerance import RestartingEngine
+from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
+from megatron_pz.run.inputs import tokenizer_dir
+from megatron_pz.run.objective import Objective
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
+
+
+class RolloutObjective(Objective):
+    """Policies that learn from what their own rollout engines sample."""
+
+    starts = "engines"
+    algorithm: PolicyStep[Any]
+    """Exists after :meth:`start`, since it needs the rollout engines."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        topology: Topology,
+        watchdog: Watchdog,
+        tokenizer: PreTrainedTokenizerBase,
+        roles: tuple[Role, ...],
+    ) -> None:
+        """Build the policies of the roles with their initial weights. What may refuse the run comes before."""
+        self.config, self.topology, self.watchdog, self.tokenizer = config, topology, watchdog, tokenizer
+        self.learners = make_learners(config, topology, roles)
+        self.flop_counter = FlopCounter(self.learners[0].policy.architecture)
+        self.engines: dict[Role, RestartingEngine] = {}
+
+    @property
+    def models(self) -> dict[str, ModelState]:
+        """The policy, or the policy of each role."""
+        return {each.name: ModelState(each.policy.chunks, each.policy.optimizer) for each in self.learners}
+
+    def start_engines(self) -> dict[Role, RestartingEngine]:
+        """Start an engine for each policy and return each role's; roles that share a policy share the engine."""
+        # vLLM takes its share of the memory that is free.
+        if self.config.optimizer.rl_offload_optimizer_during_inference:
+            for learner in self.learners:
+                learner.policy.offload()
+        share = self.config.rollout.gpu_memory_utilization / len(self.learners)
+        rollout = dataclasses.replace(self.config.rollout, gpu_memory_utilization=share)
+        model, seed = self.config.model, self.config.training.seed
+
+        def start() -> VllmEngine:
+            return VllmEngine(
+                model.hf_model,
+                rollout,
+                seed=seed,
+                colocated=True,
+                watchdog=self.watchdog,
+                tokenizer_dir=tokenizer_dir(model),
+                read_weights=False,
+            )
+
+        engines: dict[Role, RestartingEngine] = {}
+        for learner in self.learners:
+            engine = RestartingEngine(
+                start,
+                learner.policy.weights,
+                exchange=self.topology.all_gather_object,
+                max_restarts=rollout.max_engine_restarts,
+                check=require_log_prob_semantics,
+            )
+            engines |= dict.fromkeys(learner.roles, engine)
+        return engines
+
+    def optimizer_on_device(self) -> AbstractContextManager[None]:
+        """Return a block in which no optimizer is offloaded."""
+        return self.algorithm.colocation.optimizer_needed()
+
+    def close(self) -> None:
+        """End the engines."""
+        for engine in self.engines.values():
+            engine.close()
