@@ -87,6 +87,16 @@ SCRIPTS = (
         usage="sbatch --dependency=afterany:JOB:JOB slurm/report_scaling.sh RUN RUN --output DIR",
     ),
     Script(
+        "experiment",
+        "Evaluate and compare the runs of an experiment, behind the array that trains them",
+        1,
+        "8:00:00",
+        module="tools.run_experiment",
+        processes=1,
+        usage="python tools/run_experiment.py EXPERIMENT.yaml --output DIR --sbatch slurm/pz_qwen3_4b.sh\n\n"
+        "submits this script, too.",
+    ),
+    Script(
         "check_nodes",
         "Examine nodes: all-reduce rate, equal versions, the slowest GPU",
         2,

@@ -83,13 +83,30 @@ def load_yaml(path: Path) -> RunConfig:
     Raises:
         BadInput: as :func:`parse_run_config` does for a file.
     """
+    return config_of_sections(path, read_yaml_text(path))
+
+
+def read_yaml_text(path: Path) -> Any:
+    """Read a YAML file with every scalar as text; an empty file is an empty mapping.
+
+    Raises:
+        BadInput: the file cannot be read, or is not YAML.
+    """
     try:
         content = load_text(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"configuration file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"configuration file {path} cannot be read as YAML: {one_line(error)}") from None
-    content = {} if content is None else content
+    return {} if content is None else content
+
+
+def config_of_sections(path: Path, content: Any) -> RunConfig:
+    """Build a :class:`RunConfig` from what :func:`read_yaml_text` returns for a file; ``path`` names it in errors.
+
+    Raises:
+        BadInput: an unknown section or key, or a value of the wrong type.
+    """
     if not isinstance(content, dict):
         raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {content!r}")
     sections = {}

@@ -100,18 +100,23 @@ class Comparison:
         return self.difference.excludes_zero()
 
 
-def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
-    """Compare every measure before and after.
-
-    Raises:
-        ValueError: passages, settings or rules differ.
-    """
+def require_comparable(before: Evaluation, after: Evaluation) -> None:
+    """Raise ValueError where the passages, settings or rules of two evaluations differ."""
     if before.rules and after.rules and before.rules != after.rules:
         raise ValueError(f"the rules of the game differ: {before.rules}; and {after.rules}")
     if before.settings != after.settings:
         raise ValueError(f"settings differ: {before.settings} and {after.settings}")
     if [result.passage for result in before.passages] != [result.passage for result in after.passages]:
         raise ValueError("the two evaluations are not of the same passages")
+
+
+def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
+    """Compare every measure before and after.
+
+    Raises:
+        ValueError: passages, settings or rules differ.
+    """
+    require_comparable(before, after)
     comparisons = {}
     for name in MEASURES:
         old, new = values(before, name), values(after, name)

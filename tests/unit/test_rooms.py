@@ -36,6 +36,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"algorithm": ("algorithm",), "checkpoint": ("checkpoint",), "wikipedia.pipeline": ("wikipedia.pipeline",)},
     {"evaluation": ("evaluation",)},
     {"run": ("run",)},
+    {"experiment": ("experiment",)},
     {"commands": ("train", "launch", "cold_start", "baselines", "doctor")},
 )
 

@@ -1,0 +1,1 @@
+"""Experiments: a grid of runs, its progress on disk, and the comparison of its arms."""

@@ -1,0 +1,183 @@
+"""Keep the progress of an experiment on disk: what its cells have done, and what of an earlier call is still valid.
+
+    OUTPUT/start/evaluation-KEY.json        the model that all runs start from
+    OUTPUT/common.yaml                      settings that all runs share, by which all are evaluated
+    OUTPUT/cells/ARM/seed-N/config.yaml     resolved settings of the run
+                            run/            its --save directory
+                            trained.json    written from its last checkpoint, once the run has ended
+                            model/          its weights for the evaluation, deleted after it
+                            evaluation-KEY.json
+                            log.txt         what all of these commands printed
+    OUTPUT/tasks/N                          the same folder by its number in a Slurm array
+
+KEY stands for the evaluation's settings and data: other ones evaluate every run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
+from megatron_pz.evaluation.results import rules_of
+from megatron_pz.experiment.design import Cell, Experiment
+from megatron_pz.monitoring.collapse import COUNT, first_collapse
+from megatron_pz.monitoring.compute import ComputeUsed
+from megatron_pz.monitoring.metrics import METRICS_FILE, read_metrics
+from megatron_pz.run.objective import Schedule
+from megatron_pz.run.run_directory import changed_settings, write_config
+from megatron_pz.runtime.errors import BadInput
+
+CONFIG, TRAINED = "config.yaml", "trained.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How far a run has come, by its newest checkpoint."""
+
+    iteration: int
+    compute: ComputeUsed
+    ended: bool
+    """By its budget, or because its training collapsed and it was to stop then."""
+    collapse: str
+    """Signs of the first collapse, with their evidence; empty where there was none."""
+
+    def save(self, path: Path) -> None:
+        """Write the record of a run that has ended, in one step."""
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Training:
+        """Read what :meth:`save` wrote. Raises BadInput for anything else."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**content | {"compute": ComputeUsed(**content["compute"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{path} cannot be read ({error}): delete it, and it is made from the checkpoint") from None
+
+
+def prepare(cell: Cell) -> None:
+    """Write the cell's settings, or require that they are those it began with.
+
+    Raises:
+        BadInput: the cell was begun with other settings; the message names them.
+    """
+    path = cell.folder / CONFIG
+    config = dataclasses.replace(
+        cell.config, training=dataclasses.replace(cell.config.training, save=str(cell.folder / "run"))
+    )
+    changes = changed_settings(path, config)
+    if changes:
+        listed = ", ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changes.items())
+        raise BadInput(
+            f"{cell.folder} was begun with other settings ({listed}): change them back, give another --output, or "
+            "delete that folder to run it anew; new arms and seeds can be added at any time"
+        )
+    if not path.exists():
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        write_config(config, partial)
+        os.replace(partial, path)
+
+
+def training_of(cell: Cell) -> Training | None:
+    """Return how far the cell's run has come; None without a checkpoint.
+
+    The first call after a run's end keeps the answer in ``trained.json``, so that its checkpoint may be deleted once it
+    is evaluated.
+
+    Raises:
+        BadInput: the checkpoint or the metrics are damaged.
+    """
+    record, run = cell.folder / TRAINED, cell.folder / "run"
+    if record.is_file():
+        return Training.load(record)
+    iteration = latest_iteration(run)
+    if iteration is None:
+        return None
+    compute = ComputeUsed(**read_header(folder_of(run, iteration))["common"]["work"])
+    steps = [step for step in read_metrics(run) if step.iteration <= iteration]
+    collapse = cell.config.collapse
+    stopped = bool(collapse.stop_on_collapse and steps and steps[-1].values.get(COUNT, 0.0) > 0)
+    ended = stopped or Schedule.from_config(cell.config.training).is_over(iteration, compute)
+    signs = "; ".join(map(str, first_collapse(steps, collapse)))
+    found = Training(iteration, compute, ended, signs)
+    if ended:
+        found.save(record)
+    return found
+
+
+def describe(cell: Cell, training: Training | None, evaluation: Path) -> str:
+    """Return in a few words what is left to do for a cell; empty where it is done."""
+    if training is None:
+        begun = (cell.folder / "run" / METRICS_FILE).is_file()
+        return "begun, without a checkpoint" if begun else "not begun"
+    if not training.ended:
+        return f"{training.iteration} steps done, not ended"
+    return "" if evaluation.is_file() else "trained, not evaluated"
+
+
+class Evaluations:
+    """The evaluation that all runs of an experiment get, and the files of its results."""
+
+    def __init__(self, experiment: Experiment, output: Path) -> None:
+        self.counts, self.output, self.common = experiment.design.evaluation, output.absolute(), experiment.common
+        rollout = self.common.rollout
+        decisive: Mapping[str, Any] = {
+            "counts": dataclasses.asdict(self.counts),
+            "rules": rules_of(self.common.game),
+            "words": [self.common.data.min_passage_words, self.common.data.max_passage_words],
+            "limits": [
+                rollout.max_prompt_length,
+                rollout.max_response_length,
+                rollout.generator_max_response_length,
+            ],
+            "data": list(self.common.data.valid_data_path),
+        }
+        self.key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def start(self) -> Path:
+        """File of the result of the model that all runs start from."""
+        return self.output / "start" / f"evaluation-{self.key}.json"
+
+    def of(self, cell: Cell) -> Path:
+        """Return the file of a run's result."""
+        return cell.folder / f"evaluation-{self.key}.json"
+
+    def flags(self) -> list[str]:
+        """Write the settings of the evaluation and return the flags of tools/evaluate.py that all calls share."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        write_config(self.common, self.output / "common.yaml")
+        flags = ["--config", str(self.output / "common.yaml")]
+        flags += ["--valid-data-path", *self.common.data.valid_data_path]
+        for name, count in dataclasses.asdict(self.counts).items():
+            flags += [f"--{name.replace('_', '-')}", str(count)]
+        return flags
+
+
+def number_tasks(experiment: Experiment, output: Path) -> dict[int, Cell]:
+    """Link ``output/tasks/N`` to the folder of each cell and return the cells by N.
+
+    A cell that has a number keeps it, since jobs that wait in a queue may refer to it.
+    """
+    tasks = output.absolute() / "tasks"
+    tasks.mkdir(parents=True, exist_ok=True)
+    known = {link.resolve(): int(link.name) for link in tasks.iterdir() if link.is_symlink() and link.name.isdecimal()}
+    following = max(known.values(), default=0) + 1
+    numbered = {}
+    for cell in experiment.cells:
+        number = known.get(cell.folder.resolve())
+        if number is None:
+            number, following = following, following + 1
+            (tasks / str(number)).symlink_to(os.path.relpath(cell.folder, tasks))
+        numbered[number] = cell
+    return numbered

@@ -1,0 +1,99 @@
+"""Run a grid of trainings with equal compute or equal steps, evaluate every run alike, and compare the arms.
+
+    python tools/run_experiment.py EXPERIMENT.yaml --output DIR [--hf-model DIR] [--data-path PREFIX …]
+        [--valid-data-path PREFIX …]                            one run after another on this machine
+    python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --sbatch slurm/pz_qwen3_4b.sh
+                                                                a Slurm array, and a job that compares its runs
+    python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --list | --compare
+                                                                what is left; compare what is there
+
+The same command goes on after it was interrupted or killed, and repeats nothing that is done.
+``megatron_pz/experiment/design.py`` describes the file. Exit codes: 0 all runs are done, 1 some failed (the rest is
+compared all the same), 2 bad input, 3 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.config.command_line import Parser
+from megatron_pz.experiment.commands import left_to_do, run_cells, submit
+from megatron_pz.experiment.design import Experiment, read_experiment
+from megatron_pz.experiment.progress import Evaluations
+from megatron_pz.experiment.report import write_comparison
+from megatron_pz.reports.tables import table
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure, exits_with_one_line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = Parser("Run a grid of trainings, evaluate every run alike, and compare the arms.")
+    parser.add_argument("experiment", type=Path, help="the experiment's YAML file")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the experiment; the same to go on")
+    parser.add_argument("--hf-model", type=Path, help="the model that all runs start from; default: the recipe's")
+    parser.add_argument("--data-path", nargs="+", help="passages to train on; default: the recipe's")
+    parser.add_argument("--valid-data-path", nargs="+", help="held-out passages; default: the recipe's")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="only show what is left to do")
+    mode.add_argument("--compare", action="store_true", help="only compare what is there")
+    mode.add_argument("--no-training", action="store_true", help="only evaluate and compare what is trained")
+    mode.add_argument("--sbatch", metavar="SCRIPT", help="submit the runs as an array of this script of slurm/")
+    parser.add_argument("--sbatch-flags", default="", help='of the array, e.g. "--nodes=1 --time=4:00:00"')
+    flags = parser.parse_args(argv)
+    if flags.sbatch_flags and not flags.sbatch:
+        raise BadInput("--sbatch-flags: give --sbatch, too")
+    return flags
+
+
+def inputs(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of this machine, with absolute paths, since the runs are started elsewhere."""
+    found: dict[str, Any] = {}
+    if flags.hf_model:
+        found["hf_model"] = str(flags.hf_model.absolute())
+    for name in ("data_path", "valid_data_path"):
+        if words := getattr(flags, name):
+            found[name] = [str(Path(word).absolute()) if Path(f"{word}.idx").is_file() else word for word in words]
+    return found
+
+
+def again(flags: argparse.Namespace) -> list[str]:
+    """Return the flags by which another process evaluates and compares the same experiment."""
+    words = [str(flags.experiment.absolute()), "--output", str(flags.output.absolute()), "--no-training"]
+    for name, value in inputs(flags).items():
+        words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
+    return words
+
+
+def show(experiment: Experiment, output: Path) -> None:
+    """Print a table of all runs and what is left to do for each."""
+    left = left_to_do(experiment, Evaluations(experiment, output))
+    rows = [[str(number), cell.name, left.get(cell, "done")] for number, cell in enumerate(experiment.cells, 1)]
+    print(table(f"{len(rows) - len(left)} of {len(rows)} runs are done", ["", "run", ""], rows))
+
+
+@exits_with_one_line
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line."""
+    flags = parse(argv)
+    experiment = read_experiment(flags.experiment, flags.output, inputs(flags))
+    if not experiment.common.data.valid_data_path:
+        raise BadInput("--valid-data-path is missing: every run is evaluated on held-out passages")
+    if flags.list:
+        show(experiment, flags.output)
+        return
+    if flags.sbatch:
+        submit(experiment, flags.output, flags.sbatch, shlex.split(flags.sbatch_flags), again(flags))
+        return
+    failures = [] if flags.compare else run_cells(experiment, flags.output, train=not flags.no_training)
+    title = f"Experiment {flags.experiment.resolve().parent.name}/{flags.experiment.name}"
+    print(write_comparison(experiment, flags.output, title))
+    print(f"\n{flags.output}: comparison.txt, comparison.json, curves.png")
+    if failures:
+        raise ExpectedFailure("; ".join(failures))
+
+
+if __name__ == "__main__":
+    main()
