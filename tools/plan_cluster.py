@@ -1,17 +1,22 @@
-"""Tell whether a recipe fits on the GPUs of a cluster, and which parallel layouts would.
+"""Tell whether a recipe fits on the GPUs of a cluster, which parallel layouts would, and how long a step takes.
 
-    python tools/plan_cluster.py --config examples/qwen3_4b/config.yaml --gpus 16 --gpu-memory 80 [--flags]
-    python tools/plan_cluster.py --config examples/qwen3_8b/config.yaml --gpus 64 --gpu-memory 80 --layouts
+    python tools/plan_cluster.py --config examples/qwen3_4b/config.yaml --gpu H100 --gpus 16 [--flags]
+    python tools/plan_cluster.py --config examples/qwen3_8b/config.yaml --gpu H100 --gpus 64 --layouts
+    python tools/plan_cluster.py --config examples/qwen3_4b/config.yaml --gpu H100 --gpus 64 --calibrate runs/qwen3_4b
 
 Of the model's directory only config.json is read. Further flags are those of megatron_pz.train. With ``--layouts``
-every layout is judged: those that fit are listed in the order to try them, then each reason why others do not. Exit
-code 1 where the recipe, or with ``--layouts`` every layout, does not fit. The figures are arithmetic
-(megatron_pz/planning/memory.py says what is counted); no GPU has confirmed them yet.
+every layout is judged: those that fit are listed, the fastest first, then each reason why others do not. Exit code 1
+where the recipe, or with ``--layouts`` every layout, does not fit. Memory is arithmetic (megatron_pz/planning/memory.py
+says what is counted), and time is a simulation (megatron_pz/planning/step_time). No GPU has confirmed them yet; with
+``--calibrate`` the simulation takes its rates from a run. ``--gpu-memory`` without ``--gpu`` judges memory alone.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.parse import read_run_config
@@ -19,6 +24,11 @@ from megatron_pz.config.schema import RunConfig
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.layouts import Layout, judge_layouts
 from megatron_pz.planning.memory import GIB, MemoryPlan, data_parallel_sizes, plan_memory
+from megatron_pz.planning.step_time.devices import DEVICES, find_device
+from megatron_pz.planning.step_time.estimate import Estimate, KnownWork, add_work_flags, estimate
+from megatron_pz.planning.step_time.lengths import Lengths
+from megatron_pz.planning.step_time.rollout import SCHEDULES, Schedule
+from megatron_pz.planning.step_time.step import StepTime
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
@@ -29,31 +39,63 @@ _SHOWN = 12
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point."""
-    parser = Parser("Does a recipe fit on the GPUs of a cluster? Further flags are those of megatron_pz.train.")
-    parser.add_argument("--gpus", type=int, required=True, help="of all nodes together")
-    parser.add_argument("--gpu-memory", type=float, required=True, help="of one, in GiB")
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="tensor parallel ranks share a node (default: 8)")
-    parser.add_argument("--layouts", action="store_true", help="judge every layout, not the recipe's own alone")
-    own, flags = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if own.gpus < 1 or own.gpu_memory <= 0 or own.gpus_per_node < 1:
+    own, flags = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+    device = find_device(own.gpu) if own.gpu else None
+    if device is not None and device.name == "CPU":
+        raise BadInput("--gpu CPU: the memory of hosts is not planned; tools/simulate_scaling.py --gpu CPU tells times")
+    memory = own.gpu_memory or (device.memory_gib if device else 0.0)
+    if not own.gpu and own.gpu_memory is None:
+        raise BadInput("give --gpu NAME, or --gpu-memory GIB for a verdict on memory alone")
+    if own.gpus < 1 or memory <= 0 or own.gpus_per_node < 1:
         raise BadInput("--gpus, --gpu-memory and --gpus-per-node must be above 0")
     config = read_run_config(flags, "plan_cluster.py")
     if not config.model.hf_model:
         raise BadInput("--hf-model is missing: give a folder with the model's config.json")
     arch = Architecture.from_hf(config.model.hf_model)
+    known = KnownWork.of_flags(own)
+    if device is None and known != KnownWork():
+        raise BadInput("flags about time need --gpu NAME")
+    timing = estimate(arch, config, device, own.gpus, own.gpus_per_node, known) if device else None
     if own.layouts:
-        layouts = judge_layouts(arch, config, own.gpus, own.gpu_memory, own.gpus_per_node)
-        print(describe_layouts(layouts, own.gpus, own.gpu_memory))
+        layouts = judge_layouts(arch, config, own.gpus, memory, own.gpus_per_node)
+        times = timing.of_layouts(layouts, own.schedule) if timing else {}
+        layouts.sort(key=lambda layout: _slower(layout, times))
+        print(describe_layouts(layouts, own.gpus, memory, times, own.schedule))
         fits = not layouts[0].refusal
+        chosen, plan = replace(config, parallel=layouts[0].parallel), layouts[0].plan
     else:
-        plan = plan_memory(arch, config, own.gpus, own.gpu_memory)
+        chosen, plan = config, plan_memory(arch, config, own.gpus, memory)
         print(describe(plan, config, own.gpus))
         fits = plan.spare >= 0
         if not fits:
-            best = judge_layouts(arch, config, own.gpus, own.gpu_memory, own.gpus_per_node)[0]
+            best = judge_layouts(arch, config, own.gpus, memory, own.gpus_per_node)[0]
             print(f"a layout that fits: {best.flags}" if not best.refusal else "no layout fits: take more GPUs")
-    if not fits:
+    if not fits or plan is None:
         raise SystemExit(1)
+    if timing:
+        print("\n" + describe_time(timing, timing.of_schedules(chosen, plan)))
+
+
+def _slower(layout: Layout, times: Mapping[str, StepTime]) -> float:
+    """Rank layouts by time. Differences below 3 % are less than the simulation can tell, and leave them in order."""
+    if layout.name not in times:
+        return math.inf
+    fastest = min(time.seconds for time in times.values())
+    return math.floor(math.log(times[layout.name].seconds / fastest) / math.log(1.03))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "Does a recipe fit on a cluster, and how long does a step take? Further flags: megatron_pz.train's."
+    )
+    parser.add_argument("--gpus", type=int, required=True, help="of all nodes together")
+    parser.add_argument("--gpu", default="", help=f"kind of GPU, for memory and time: {', '.join(DEVICES)}")
+    parser.add_argument("--gpu-memory", type=float, help="of one, in GiB; default: that of --gpu")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="tensor parallel ranks share a node")
+    parser.add_argument("--layouts", action="store_true", help="judge every layout, not the recipe's own alone")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="barrier", help="of --layouts: what to sort by")
+    add_work_flags(parser)
+    return parser
 
 
 def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
@@ -96,7 +138,9 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
     )
 
 
-def describe_layouts(layouts: list[Layout], gpus: int, card_gib: float) -> str:
+def describe_layouts(
+    layouts: list[Layout], gpus: int, card_gib: float, times: Mapping[str, StepTime], schedule: Schedule
+) -> str:
     """Return the table of the layouts that fit, in the order to try them, and below it why each other one does not."""
     rows: list[list[str]] = []
     for layout in layouts:
@@ -112,9 +156,17 @@ def describe_layouts(layouts: list[Layout], gpus: int, card_gib: float) -> str:
             copies,
         )
         memory = (layout.plan.updating(), layout.plan.sampling(), layout.plan.spare)
-        rows.append([str(len(rows) + 1), *map(str, counts), *(f"{size / GIB:.1f}" for size in memory)])
+        row = [str(len(rows) + 1), *map(str, counts), *(f"{size / GIB:.1f}" for size in memory)]
+        if layout.name in times:
+            time = times[layout.name]
+            row += [f"{value:.1f}" for value in (time.seconds, time.rollout, time.update)]
+        rows.append(row)
     header = ["", "tensor", "pipeline", "context", "experts", "data", "training GiB", "sampling GiB", "free GiB"]
-    title = f"layouts that fit on {gpus} GPUs of {card_gib:g} GiB, in the order to try them (by rule, not measured)"
+    header += ["step s", "rollout s", "update s"] if times else []
+    order = (
+        f"fastest first, below 3 % by rule (simulated, {schedule})" if times else "in the order to try them (by rule)"
+    )
+    title = f"layouts that fit on {gpus} GPUs of {card_gib:g} GiB, {order}"
     reasons: dict[str, list[str]] = {}
     for layout in layouts:
         if layout.refusal:
@@ -125,6 +177,45 @@ def describe_layouts(layouts: list[Layout], gpus: int, card_gib: float) -> str:
     if len(rows) > _SHOWN:
         shown.insert(1, f"and {len(rows) - _SHOWN} more that fit")
     return "\n".join([*shown, *best, "", "others do not fit:", *refused])
+
+
+def describe_time(timing: Estimate, times: list[StepTime]) -> str:
+    """Return the table of the schedules' times, the fastest first, and what they rest on."""
+    cluster, work, steps = timing.cluster, timing.work, timing.config.training.train_iters
+    device, rates = cluster.device, cluster.rates
+    all_learned = work.generator_learned == work.predictor_learned == 1
+    rows = []
+    for time in times:
+        name = time.schedule + (f", {time.rollout_gpus} of {time.gpus}" if time.schedule == "rollout-ranks" else "")
+        parts = (time.seconds, time.rollout, time.update, time.sync, time.rest, time.tail)
+        hours = steps * time.seconds / 3600
+        rest = (f"{time.idle:.0%}", f"{time.tokens_per_gpu:,.0f}", f"{hours:,.0f}", f"{hours * time.gpus:,.0f}")
+        rows.append([name, *(f"{part:.1f}" for part in parts), *rest])
+    header = ["schedule", "step s", "rollout s", "update s", "sync s", "rest s", "tail s", "idle", "tokens/s/GPU"]
+    header += [f"{steps} steps, h", "GPU-h"]
+    masks = work.passages * work.masks_per_passage
+    predicted = round(masks * work.predicted_share)
+    proposals = f"{masks} proposals of {_length(work.proposals)}, " if work.proposals else ""
+    today = next(time for time in times if time.schedule == "barrier")
+    cost = steps * today.tail / 3600 * today.gpus
+    notes = [
+        f"{device.name}: engines at {rates.bandwidth_share:.0%} of {device.bandwidth / 1e12:.3g} TB/s and "
+        f"{rates.token_step_seconds * 1e3:.3g} ms a token step, updates at {rates.update_flops_share:.0%} of "
+        f"{device.flops / 1e12:.4g} TFLOP/s ({device.source})",
+        f"{proposals}{predicted} x {work.group_size} predictions of {_length(work.predictions)}, prompts of "
+        f"{work.predictor_prompt:.0f} ({timing.origin})",
+        f"groups learned from: generator {work.generator_learned:.0%}, predictor {work.predictor_learned:.0%}"
+        f"{' (an upper bound: those with equal rewards drop out)' if all_learned else ''}",
+        f"the tail, in which the last 10 % of the responses end, takes {today.tail:.1f} s of a step with barrier: "
+        f"{cost:,.0f} GPU-hours of the run",
+        *(f"{name}: {words}" for name, words in SCHEDULES.items()),
+    ]
+    title = "time of a step, simulated and not measured; the fastest first. barrier is the default of megatron_pz.train"
+    return "\n".join([*timing.fitted, table(title, header, rows), "", *notes])
+
+
+def _length(lengths: Lengths) -> str:
+    return f"{lengths.mean:.0f} tokens (sigma {lengths.sigma:.2f}, limit {lengths.cap})"
 
 
 def _some(names: list[str]) -> str:

@@ -55,7 +55,9 @@ class FlopCounter:
     def sampling(self, prompt_tokens: int, responses: Iterable[Response]) -> ComputeUsed:
         """Count the rollout of one prompt's responses."""
         lengths = [len(response.token_ids) for response in responses]
-        flops = self._forward(prompt_tokens + sum(lengths), sum(lengths), _pairs(prompt_tokens, lengths))
+        flops = forward_flops(
+            self.architecture, prompt_tokens + sum(lengths), sum(lengths), token_pairs(prompt_tokens, lengths)
+        )
         return ComputeUsed(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
 
     def _packed(self, groups: Iterable[ScoredGroup]) -> tuple[int, float]:
@@ -66,22 +68,31 @@ class FlopCounter:
             of_group = len(group.prompt_ids) + sum(lengths)
             predicted = sum(len(response.token_ids) for response in group.responses)
             tokens += of_group
-            flops += self._forward(of_group, predicted, _pairs(len(group.prompt_ids), lengths))
+            flops += forward_flops(self.architecture, of_group, predicted, token_pairs(len(group.prompt_ids), lengths))
         return tokens, flops
 
-    def _forward(self, tokens: int, predicted: int, pairs: float) -> float:
-        """Count 2 operations per weight and token, and two products of a head's width per token pair and query head."""
-        arch = self.architecture
-        attention = arch.num_layers * arch.num_attention_heads * arch.kv_channels * pairs
-        return 2.0 * (tokens * _layer_weights(arch) + predicted * arch.vocab_size * arch.hidden_size + 2.0 * attention)
+
+def forward_flops(arch: Architecture, tokens: int, predicted: int, pairs: float) -> float:
+    """Count the operations of a forward pass.
+
+    They are 2 per weight and token, and two products of a head's width per token pair and query head.
+
+    Args:
+        arch: the model.
+        tokens: tokens in the pass.
+        predicted: those of them that need logits.
+        pairs: pairs of tokens that attend, as :func:`token_pairs` counts them.
+    """
+    attention = arch.num_layers * arch.num_attention_heads * arch.kv_channels * pairs
+    return 2.0 * (tokens * layer_weights(arch) + predicted * arch.vocab_size * arch.hidden_size + 2.0 * attention)
 
 
-def _pairs(prompt: int, lengths: Iterable[int]) -> float:
+def token_pairs(prompt: int, lengths: Iterable[int]) -> float:
     """Count the token pairs of causal attention: in the prompt, and of each response with the prompt and itself."""
     return prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
 
 
-def _layer_weights(arch: Architecture) -> int:
+def layer_weights(arch: Architecture) -> int:
     """Count the weights of all layers that one token uses: in a mixture, the router and the chosen experts."""
     heads, groups = arch.num_attention_heads, arch.num_query_groups
     attention = arch.hidden_size * arch.kv_channels * (2 * heads + 2 * groups)
