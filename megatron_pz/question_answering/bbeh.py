@@ -1,14 +1,30 @@
 """Read and compare answers by the rules of BIG-Bench Extra Hard.
 
-Source: ``bbeh/evaluate.py`` of https://github.com/google-deepmind/bbeh.
+Source: ``bbeh/evaluate.py`` of https://github.com/google-deepmind/bbeh, and arXiv:2502.19187 for the prompt.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from megatron_pz.question_answering.question import Question
+
 PREFIXES: Final = ("The answer is:", "The final answer is ", "The final answer is: ", "The answer is ")
 """Phrases before an answer, in the order in which they are looked for."""
+
+
+_INSTRUCTION: Final = (
+    'Think step by step, and when you provide the final answer, please use the prefix "The answer is:" without any '
+    "modification, and provide the answer directly, with no formatting, no bolding, and no markup. For instance: "
+    '"The answer is: 42" or "The answer is: yes". If the question is multiple choice with a single correct answer, the '
+    "final answer must only be the letter corresponding to the correct answer. For example, "
+    '"The answer is: (a)".'
+)
+
+
+def write(question: Question) -> str:
+    """Return the user's text, with the instruction of the paper's appendix."""
+    return f"{question.text}\n\n{_INSTRUCTION}"
 
 
 def extract(response: str) -> str:

@@ -13,8 +13,8 @@ from typing import Final
 
 from megatron_pz.question_answering import bbeh
 from megatron_pz.question_answering.boxed import last_boxed
-from megatron_pz.question_answering.math_grader import MATH_GRADER
-from megatron_pz.question_answering.protocol import Compare, Protocol, Tokens
+from megatron_pz.question_answering.math_comparison import MATH_COMPARISONS
+from megatron_pz.question_answering.protocol import Protocol, Tokens
 from megatron_pz.question_answering.question import LETTERS, Question
 
 SOURCE: Final = "https://github.com/TIGER-AI-Lab/General-Reasoner, evaluation/"
@@ -104,11 +104,6 @@ def _extract_bbeh(question: Question, response: str) -> str | None:
     return None if answer is None else bbeh.extract(answer)
 
 
-def math_comparison(grader: str) -> Compare:
-    """Return the comparison of a mathematical answer by ``grader`` (:data:`math_worker.GRADERS`)."""
-    return lambda question, answer: MATH_GRADER.equal(grader, question.answer, answer)
-
-
 def protocol(benchmark: str) -> Protocol:
     """Return the protocol of a benchmark."""
     if benchmark in ("mmlu_pro", "supergpqa"):
@@ -137,7 +132,7 @@ def protocol(benchmark: str) -> Protocol:
         SOURCE,
         write=_write_math,
         extract=lambda question, response: extract(response),
-        graders={"math_verify": math_comparison("math_verify")},
+        graders={name: MATH_COMPARISONS[name] for name in ("math_verify", "qwen")},
         system="You are a helpful assistant.",
         temperature=1.0 if sampled else 0.0,
         samples=32 if sampled else 1,

@@ -15,8 +15,8 @@ import threading
 from pathlib import Path
 from typing import Final
 
-LONGEST_ANSWER: Final = 2_000
-"""Characters; a longer answer is no answer to any of the benchmarks and is not compared."""
+from megatron_pz.question_answering.qwen_math import LONGEST_ANSWER
+
 DEADLINE_SECONDS: Final = 60.0
 """Wall-clock time after which a worker that does not answer is replaced; its own limit is in CPU time."""
 

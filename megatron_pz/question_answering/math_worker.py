@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import resource
 import signal
 import sys
@@ -18,6 +19,7 @@ from typing import Final
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
+from megatron_pz.question_answering.qwen_equality import qwen_equal
 from megatron_pz.runtime.errors import brief
 
 CPU_SECONDS: Final = 5.0
@@ -37,14 +39,31 @@ def math_verify_equal(gold: str, answer: str) -> bool:
     """
     latex = LatexExtractionConfig()
     targets = (ExprExtractionConfig(), latex)
-    golds = parse(f"\\boxed{{{gold.replace('$', '')}}}", (latex,), parsing_timeout=0, raise_on_error=True)
-    answers = parse(f"\\boxed{{{answer}}}", targets, parsing_timeout=0, raise_on_error=True)
+    golds = parse(f"\\boxed{{{_plain(gold)}}}", (latex,), parsing_timeout=0, raise_on_error=True)
+    answers = parse(f"\\boxed{{{_plain(answer)}}}", targets, parsing_timeout=0, raise_on_error=True)
     if not answers:
         answers = parse(answer, targets, parsing_timeout=0, raise_on_error=True)
     return bool(verify(golds, answers, timeout_seconds=0))
 
 
-GRADERS: Final[dict[str, Callable[[str, str], bool]]] = {"math_verify": math_verify_equal}
+def _plain(text: str) -> str:
+    """Return LaTeX without dollar signs, ``1.5e3`` as a power of ten, and a number without the words behind it.
+
+    math-verify reads ``1.5e3`` as a product and multiplies the letters of a unit that it does not know.
+    """
+    text = text.replace("\\$", "").replace("$", "").strip()
+    if whole := _TEXT.fullmatch(text):
+        text = whole.group(1).strip()
+    if counted := _COUNTED.fullmatch(text):
+        text = counted.group(1)
+    return _EXPONENT.sub(r"\1\\times 10^{\2}", text)
+
+
+_TEXT: Final = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
+_COUNTED: Final = re.compile(r"(-?\d[\d,]*+(?:\.\d++)?(?:[eE][+-]?\d++)?) ?(?:[A-Za-z]{2,}+[ .]*+)++")
+_EXPONENT: Final = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])")
+
+GRADERS: Final[dict[str, Callable[[str, str], bool]]] = {"math_verify": math_verify_equal, "qwen": qwen_equal}
 """Equality of a reference and an answer, by the grader's name."""
 
 

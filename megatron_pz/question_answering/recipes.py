@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from megatron_pz.question_answering import general_reasoner
+from megatron_pz.question_answering import authors, general_reasoner
 from megatron_pz.question_answering.benchmarks import BENCHMARKS
 from megatron_pz.question_answering.protocol import Protocol
 from megatron_pz.runtime.errors import BadInput
@@ -44,4 +44,5 @@ def recipe(name: str) -> Recipe:
 
 RECIPES: Final[Mapping[str, Recipe]] = {
     "general_reasoner": Recipe("general_reasoner", lambda benchmark, directory: general_reasoner.protocol(benchmark)),
+    "authors": Recipe("authors", authors.protocol),
 }

@@ -79,7 +79,7 @@ def test_gsm8k_is_asked_and_graded() -> None:
     ]
     assert (protocol.temperature, protocol.samples, protocol.max_tokens) == (0.0, 1, 8192)
     right = protocol.grade(DUCKS, r"9 \cdot 2 = \boxed{\$18.00}", seed=0)
-    assert (right.extracted, right.correct, right.graders) == (r"\$18.00", True, {"math_verify": True})
+    assert (right.extracted, right.correct, right.graders) == (r"\$18.00", True, {"math_verify": True, "qwen": True})
     assert not protocol.grade(DUCKS, r"\boxed{17}", seed=0).correct
     unread = protocol.grade(DUCKS, "18", seed=0)
     assert (unread.extracted, unread.correct, unread.guessed) == (None, False, False)

@@ -1,0 +1,153 @@
+"""MMLU-Pro as its authors ask and read it, against their patterns and against recorded answers of two models."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_pz.question_answering.benchmarks import load_benchmark
+from megatron_pz.question_answering.mmlu_pro import read, read_sentence
+from megatron_pz.question_answering.question import Question
+from megatron_pz.question_answering.recipes import recipe
+from megatron_pz.runtime.errors import BadInput
+from tests.support.benchmark_data import benchmark_data
+
+
+@pytest.mark.parametrize(
+    ("response", "letter"),
+    [
+        ("The answer is (B). No, the answer is (C).", "B"),
+        ("the answer is D", "D"),
+        ("The answer is (K). Answer: A", "A"),
+        ("The answer is: (B)", "B"),  # by the last pattern: a letter by itself
+        ("Answer: A. Answer: B\nAnswer: C", "B"),
+        ("Answer:\n\n(C) Answer: D", "D"),
+        ("answer: Answer: B", "B"),
+        ("**Answer:** C", "C"),
+        ("Both A and B, then J.", "J"),
+        ("I think so", "I"),
+        ("it is k", None),
+        ("", None),
+    ],
+)
+def test_the_three_patterns_read_in_turn(response: str, letter: str | None) -> None:
+    assert read(response) == letter
+
+
+def naive(text: str) -> str | None:
+    """The authors' patterns as they stand, quadratic or worse."""
+    for pattern in (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])"):
+        if found := re.search(pattern, text):
+            return found.group(1)
+    found = re.search(r"\b[A-J]\b(?!.*\b[A-J]\b)", text, re.DOTALL)
+    return found and found.group(0)
+
+
+@given(st.lists(st.sampled_from(["answer is ", "(", "A", "J", ")", "nswer:", "a", "A", " ", "\n", "x", ".", "é", "_"])))
+def test_reading_agrees_with_the_authors_patterns(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert read(text) == naive(text)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("piece", ["answer: ", "a", "A", "Answer:\n", "answer is (", " ", "A B ", "nswer:"])
+def test_a_megabyte_is_read_in_linear_time(piece: str) -> None:
+    read(piece * (1_000_000 // len(piece)) + "!")
+
+
+def recorded(model: str) -> list[tuple[str, str, str]]:
+    """Question id, the letter that the authors' script recorded ("" for none), and the response."""
+    rows = pq.read_table(benchmark_data() / f"mmlu_pro/outputs_{model}.parquet").to_pylist()
+    return [(str(row["question_id"]), row["pred"], row["generated_text"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def letters() -> dict[str, str]:
+    return {question.id: question.answer for question in load_benchmark("mmlu_pro", benchmark_data())}
+
+
+def test_the_first_version_read_every_answer_of_yi_6b_alike(letters: dict[str, str]) -> None:
+    answers = recorded("Yi-6B")
+    read_now = [read_sentence(response) or "" for _, _, response in answers]
+    assert read_now == [before for _, before, _ in answers]
+    right = sum(letters[identifier] == letter for (identifier, *_), letter in zip(answers, read_now, strict=True))
+    assert f"{right / len(letters):.5f}" == "0.24975"
+
+
+def test_the_later_version_read_every_readable_answer_of_llama_alike(letters: dict[str, str]) -> None:
+    """It recorded a random guess as if it had read it: what differs is just what has no letter to be read."""
+    answers = recorded("Meta-Llama-3_1-8B-Instruct")
+    first = sum(read_sentence(response) == before for _, before, response in answers)
+    three = [(read(response), before) for _, before, response in answers]
+    assert round(first / len(answers), 3) == 0.913
+    assert round(sum(now == before for now, before in three) / len(answers), 3) == 0.942
+    assert {now for now, before in three if now != before} == {None}
+    right = sum(letters[identifier] == before for identifier, before, *_ in answers)
+    assert f"{right / len(letters):.5f}" == "0.44190"
+
+
+def write_validation(directory: Path, subjects: dict[str, int]) -> None:
+    folder = directory / "mmlu_pro"
+    folder.mkdir()
+    rows = [
+        {
+            "question_id": f"{subject}{number}",
+            "question": f"Question {number}?",
+            "options": ["yes", "no", "N/A"],
+            "answer": "A",
+            "answer_index": 0,
+            "cot_content": f"A: Let's think step by step. Reason {number}. The answer is (A).",
+            "category": subject,
+            "src": "made up",
+        }
+        for subject, count in subjects.items()
+        for number in range(count)
+    ]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+QUESTION = Question("mmlu_pro", "1", "law", "Which?", "B", "test:1", options=("one", "two", "three"))
+
+
+def test_five_worked_examples_of_the_category_come_first(tmp_path: Path) -> None:
+    write_validation(tmp_path, {"history": 5, "law": 6})
+    protocol = recipe("authors").protocol("mmlu_pro", tmp_path)
+    head = (
+        "The following are multiple choice questions (with answers) about law. Think step by step and then finish your "
+        'answer with "the answer is (X)" where X is the correct letter choice.\n\n\n\n'
+    )
+    examples = [
+        f"Question:\nQuestion {number}?\nOptions:\nA. yes\nB. no\nAnswer: Let's think step by step. Reason {number}. "
+        "The answer is (A).\n\n"
+        for number in range(5)
+    ]
+    asked = "Question:\nWhich?\nOptions:\nA. one\nB. two\nC. three\nAnswer: Let's think step by step."
+    assert protocol.completion(QUESTION) == "".join([head, *examples, asked])
+    assert protocol.prompt(QUESTION, lambda text: 2048 if "Reason 3" in text else 2047) == "".join(
+        [head, *examples[:3], asked]
+    )
+    assert protocol.prompt(QUESTION, lambda text: 9999) == head + asked
+    assert (protocol.chat, protocol.stop, protocol.max_tokens) == (False, ("Question:",), 2048)
+
+
+def test_a_guess_is_one_of_the_questions_options(tmp_path: Path) -> None:
+    write_validation(tmp_path, {"law": 5})
+    protocol = recipe("authors").protocol("mmlu_pro", tmp_path)
+    verdicts = [protocol.grade(QUESTION, "who knows", seed) for seed in range(300)]
+    assert all(verdict.guessed for verdict in verdicts)
+    assert 70 < sum(verdict.correct for verdict in verdicts) < 130, "one of three"
+    assert protocol.grade(QUESTION, "The answer is (B).", 0).correct
+
+
+def test_missing_worked_examples_are_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no validation file"):
+        recipe("authors").protocol("mmlu_pro", tmp_path)
+    write_validation(tmp_path, {"law": 4})
+    with pytest.raises(BadInput, match="4 worked examples of 'law', not 5"):
+        recipe("authors").protocol("mmlu_pro", tmp_path).prompt(QUESTION)
