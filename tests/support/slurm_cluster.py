@@ -73,8 +73,10 @@ def _program(name: str) -> str | None:
 class SlurmCluster:
     """Daemons that die with this process; a context manager. Nodes are n1, n2, … with four cores and four fake GPUs."""
 
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
+    def __init__(self, folder: Path, nodes: int = 2, settings: tuple[str, ...] = ()) -> None:
+        """Name the nodes; ``settings`` are further lines of slurm.conf."""
         self.folder, self.nodes = folder, [f"n{number}" for number in range(1, nodes + 1)]
+        self.settings = settings
         self.env = {**shell_environment(), "SLURM_CONF": str(folder / "slurm.conf")}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -130,6 +132,7 @@ class SlurmCluster:
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
         text = CONFIGURATION.format(host=host, folder=self.folder, port=_free_port())
+        text += "".join(f"{line}\n" for line in self.settings)
         gres = []
         for node in self.nodes:
             (self.folder / f"spool-{node}").mkdir()

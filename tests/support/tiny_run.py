@@ -36,8 +36,8 @@ cold_start: {cold_start_iters: 200, cold_start_passages: 4, cold_start_predictio
 """
 
 
-def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
-    """Articles through tools/preprocess_wikipedia.py; the prefix of the passages."""
+def write_articles(folder: Path) -> Path:
+    """A file of a dozen articles, as tools/preprocess_wikipedia.py reads it."""
     articles = [
         {
             "id": str(number),
@@ -48,6 +48,12 @@ def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
     ]
     source = folder / "articles.jsonl"
     source.write_text("".join(json.dumps(article) + "\n" for article in articles), encoding="utf-8")
+    return source
+
+
+def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
+    """Articles through tools/preprocess_wikipedia.py; the prefix of the passages."""
+    source = write_articles(folder)
     arguments = ["--input", source, "--output-prefix", folder / "tiny", "--tokenizer-model", tokenizer_dir]
     run_tool("preprocess_wikipedia.py", *arguments, "--min-article-words", 5)
     return str(folder / "tiny_text_passage")

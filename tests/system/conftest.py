@@ -1,11 +1,15 @@
-"""A process group of one rank in pytest's own process, for engines that join one."""
+"""A process group of one rank in pytest's own process, for engines that join one; a Slurm and the toy recipe on it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+
+from tests.support.slurm_cluster import SlurmCluster
+from tests.support.slurm_toy import Toy
 
 
 @pytest.fixture(scope="module")
@@ -14,3 +18,14 @@ def one_rank_process_group() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def toy(slurm: SlurmCluster, tmp_path: Path, tiny_llama_dir: Path, tiny_corpus: str) -> Toy:
+    return Toy(slurm, tmp_path, tiny_llama_dir, tiny_corpus)

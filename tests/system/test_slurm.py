@@ -5,135 +5,23 @@ Most jobs run ``workers/counting_run.py``, which has the project's stop, watchdo
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.slurm_cluster import Job, SlurmCluster, missing
-from tests.support.torchrun import ROOT, shell_environment
+from tests.support.slurm_cluster import missing
+from tests.support.slurm_toy import Toy, metrics
+from tests.support.torchrun import ROOT
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"no Slurm can be started: {missing()}"),
     pytest.mark.timeout(900),
 ]
-
-SCRIPT = ROOT / "slurm/pz_qwen3_4b.sh"
-
-# The interpreter, but for the module that the launcher starts.
-PYTHON = """#!/usr/bin/env bash
-words=()
-for word; do
-  if [[ $word == megatron_pz.train ]]; then words+=(tests.system.workers.{module}); else words+=("$word"); fi
-done
-exec {python} "${{words[@]}}"
-"""
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with SlurmCluster(tmp_path_factory.mktemp("slurm")) as cluster:
-        yield cluster
-
-
-class Toy:
-    """The toy recipe as a job of two nodes with one process each."""
-
-    def __init__(self, slurm: SlurmCluster, folder: Path, model: Path, corpus: str) -> None:
-        self.slurm, self.folder = slurm, folder
-        self.save = folder / "run"
-        self.env = {
-            "CONFIG": "examples/toy/config.yaml",
-            "MODEL": str(model),
-            "DATA_PATH": corpus,
-            "SAVE": str(self.save),
-            "LOGS": str(folder / "logs"),
-            "ACTIVATE": "none",
-            "PYTHON": self.python("counting_run"),
-            "PYTHONPATH": str(ROOT),
-            "NPROC_PER_NODE": "1",
-            "SIGNAL_LEAD": "60",
-            "GLOO_SOCKET_IFNAME": "lo",
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def python(self, module: str) -> str:
-        """Path of an interpreter that runs a module of ``workers/`` for ``megatron_pz.train``."""
-        path = self.folder / module
-        path.write_text(PYTHON.format(module=module, python=sys.executable))
-        path.chmod(0o755)
-        return str(path)
-
-    def submit(self, *flags: str, sbatch: tuple[str, ...] = (), **variables: str) -> Job:
-        given = ("--nodes=2", "--gpus-per-node=1", "--time=60", "--signal=B:USR1@60", *sbatch)
-        return self.slurm.submit(SCRIPT, *flags, sbatch=given, env=self.env | variables)
-
-    def alone(self, *flags: str, **variables: str) -> None:
-        """The same recipe on this machine, two processes, without Slurm."""
-        done = subprocess.run(
-            ["bash", str(SCRIPT), *flags],
-            cwd=ROOT,
-            env={**shell_environment(), **self.env, "NPROC_PER_NODE": "2"} | variables,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def iteration(self) -> int:
-        """Newest step of the run; 0 before the first."""
-        steps = metrics(self.save)
-        return max(steps, default=0)
-
-    def checkpoint(self) -> int:
-        """Iteration of the newest checkpoint; 0 before the first."""
-        tracker = self.save / "latest_checkpointed_iteration.txt"
-        return int(tracker.read_text()) if tracker.exists() else 0
-
-    def process(self, rank: int) -> int:
-        """Process number of a rank of the last attempt."""
-        return int((self.save / f"rank-{rank}").read_text().split()[0])
-
-    def assert_nothing_runs(self) -> None:
-        """No process of this run is left on the machine."""
-        time_left = time.monotonic() + 20
-        while left := [path for path in Path("/proc").glob("[0-9]*/environ") if self._is_ours(path)]:
-            assert time.monotonic() < time_left, [(path.parent / "cmdline").read_text() for path in left]
-            time.sleep(0.2)
-
-    def _is_ours(self, path: Path) -> bool:
-        try:
-            return f"SAVE={self.save}\0".encode() in path.read_bytes()
-        except OSError:
-            return False
-
-
-@pytest.fixture
-def toy(slurm: SlurmCluster, tmp_path: Path, tiny_llama_dir: Path, tiny_corpus: str) -> Toy:
-    return Toy(slurm, tmp_path, tiny_llama_dir, tiny_corpus)
-
-
-def metrics(save: Path) -> Mapping[int, Mapping[str, Any]]:
-    """The run's metrics by step, without times and memory; the last line of a step that was done twice."""
-    try:
-        lines = (save / "metrics.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    steps = [json.loads(line) for line in lines]
-    machine = ("time/", "memory/")
-    return {
-        step["iteration"]: {name: value for name, value in step.items() if not name.startswith(machine)}
-        for step in steps
-    }
 
 
 def test_two_nodes_and_a_requeue_give_the_numbers_of_one_machine(toy: Toy) -> None:
@@ -157,17 +45,10 @@ def test_two_nodes_and_a_requeue_give_the_numbers_of_one_machine(toy: Toy) -> No
 def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(toy: Toy) -> None:
     job = toy.submit("--train-iters", "80", "--save-interval", "100")
     job.wait_for(lambda: toy.iteration() >= 2, "the second step")
-    script = toy.folder / "urgent.sh"
-    script.write_text("#!/bin/sh\nsleep 1\n")
-    script.chmod(0o755)
-    urgent = int(
-        toy.slurm.ask(
-            "sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", str(script)
-        )
-    )
+    urgent = toy.preempt()
     assert job.end() == ("COMPLETED", 0), job.describe()
     assert "Preempted: back into the queue" in job.output
-    assert Job(toy.slurm, urgent).end() == ("COMPLETED", 0)
+    assert urgent.end() == ("COMPLETED", 0)
     alone = toy.folder / "alone"
     toy.alone("--train-iters", "80", "--save-interval", "100", SAVE=str(alone), STEP_SECONDS="0")
     assert metrics(toy.save) == metrics(alone)
@@ -178,6 +59,16 @@ def test_a_clean_stop_saves_and_does_not_come_back(toy: Toy) -> None:
     job = toy.submit("--train-iters", "1000", "--save-interval", "1000", STEP_SECONDS="3")
     job.wait_for(lambda: toy.iteration() >= 1, "the first step")
     toy.slurm.ask("scancel", "--batch", "--signal=USR2", str(job.number))
+    assert job.end() == ("FAILED", 3), job.describe()
+    assert toy.checkpoint() == toy.iteration() > 0
+    assert job.shown("Restarts") == "0"
+    toy.assert_nothing_runs()
+
+
+def test_sigterm_to_the_batch_script_is_a_clean_stop(toy: Toy) -> None:
+    job = toy.submit("--train-iters", "1000", "--save-interval", "1000", STEP_SECONDS="3")
+    job.wait_for(lambda: toy.iteration() >= 1, "the first step")
+    toy.slurm.ask("scancel", "--batch", "--signal=TERM", str(job.number))
     assert job.end() == ("FAILED", 3), job.describe()
     assert toy.checkpoint() == toy.iteration() > 0
     assert job.shown("Restarts") == "0"
