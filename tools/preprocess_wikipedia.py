@@ -182,10 +182,12 @@ def _add_passages(parser: Parser) -> None:
         "--max-passage-tokens",
         type=int,
         default=defaults.max_passage_tokens,
-        help=f"most tokens in a passage (default {defaults.max_passage_tokens})",
+        help=f"maximum number of tokens in a passage (default {defaults.max_passage_tokens})",
     )
     group.add_argument("--min-passage-words", type=int, default=0, help="drop shorter passages (default 0)")
-    group.add_argument("--max-passage-words", type=int, default=0, help="most words in a passage (default 0: any)")
+    group.add_argument(
+        "--max-passage-words", type=int, default=0, help="maximum number of words in a passage; 0 (default): any"
+    )
 
 
 def _add_text(parser: Parser) -> None:

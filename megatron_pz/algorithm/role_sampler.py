@@ -109,7 +109,7 @@ class RoleSampler(EngineSampler):
             game: span rules, prompt family and answer normalization.
             tokenizer: encodes the prompts, as plain completion prompts without special tokens.
             engines: the engine of each role; the same one where one policy plays both.
-            max_response_length: most tokens of a response of each role.
+            max_response_length: maximum number of tokens of a response of each role.
 
         Raises:
             BadInput: the prompt family or the span rules cannot be used.

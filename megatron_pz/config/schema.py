@@ -193,7 +193,7 @@ class RolloutConfig:
     """GPU only: vLLM quantises the weights that it receives, and its activations, to FP8 [C]. Tokens are then sampled
     from another distribution than the trainer's, so a mismatch_correction is required."""
     rollout_max_num_seqs: PositiveInt = 128
-    """Most sequences that one engine decodes at once."""
+    """Maximum number of sequences that one engine decodes at once."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
@@ -215,7 +215,7 @@ class RolloutConfig:
     0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor", "solver"]) -> int:
-        """Return the most tokens of a response of the role."""
+        """Return the maximum number of tokens of a response of the role."""
         own = self.generator_max_response_length if role == "generator" else 0
         return own or self.max_response_length
 
@@ -294,7 +294,7 @@ class TrainingConfig:
     """End after the step in which the metric ``compute/flops`` reaches this, or earlier after train_iters [C]; 0: no
     bound. The learning rate must be constant, since a decay counts steps."""
     micro_batch_tokens: PositiveInt = 16384
-    """Most tokens in one forward pass, after shared-prompt packing."""
+    """Maximum number of tokens in one forward pass, after shared-prompt packing."""
     seed: Seed = 1234
     save: str = ""
     """Directory of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""

@@ -39,7 +39,7 @@ def pack_for_rank(
     Args:
         groups: the groups of the whole optimizer step, the same on every rank.
         loss_weights: weights of the tokens in the loss of the whole step.
-        micro_batch_tokens: most tokens of a packed sequence, padding not counted.
+        micro_batch_tokens: maximum number of tokens of a packed sequence, padding not counted.
         rank: this rank among the ``n_ranks`` data-parallel ranks, from 0.
         n_ranks: the data-parallel size.
         shape: requirements of the parallel layout.

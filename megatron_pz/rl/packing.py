@@ -112,7 +112,7 @@ def pack_groups(
 
     Args:
         groups: the step's groups. ``MicroBatch.group_index_R`` refers to this list.
-        micro_batch_tokens: most tokens of a packed sequence, padding not counted. A group that is larger gets a
+        micro_batch_tokens: maximum number of tokens of a packed sequence, padding not counted. A larger group gets a
             sequence of its own length; a group is never split, because its responses share the prompt's activations.
         loss_weights: weights of the tokens in the loss of the whole step.
         pad_to_multiple: lengths are rounded up to a multiple of this (the tensor-parallel size under sequence

@@ -88,7 +88,7 @@ class SpanRules:
     max_occurrences: int = 8
     """A span with this many non-overlapping occurrences or more is refused [P]."""
     max_words: int = 0
-    """Most words of a span (:func:`megatron_pz.wikitext.words.count_words`); 0: no bound."""
+    """Maximum number of words of a span (:func:`megatron_pz.wikitext.words.count_words`); 0: no bound."""
     leak_guard: bool = False
     normalization: AnswerNormalization = "strip_nfc"
 

@@ -105,7 +105,7 @@ class MaskExamples(PassageExamples):
 
         Args:
             policy: chooses the words to mask under ``entropy_next_token``, and is used for nothing else.
-            micro_batch_tokens: the most tokens of one of its forward passes.
+            micro_batch_tokens: the maximum number of tokens of one of its forward passes.
 
         Raises:
             BadInput: the mask strategy is not passive.

@@ -33,7 +33,7 @@ from megatron_pz.wikipedia.read.fast_bz2 import WholeStreams
 Content = Literal["xml", "jsonl", "cache", "index"]
 
 JOB_BYTES: dict[Compression, int] = {"none": 16 << 20, "bz2": 4 << 20, "zst": 4 << 20}
-"""Most bytes of the file in a job: a second of work, some tens of MB of memory."""
+"""Maximum number of bytes of the file in a job: a second of work, some tens of MB of memory."""
 _JOBS_LEFT = 16
 """A job is at most this part of what is left of its file, so that all workers end at about the same time."""
 _SMALLEST = 4

@@ -33,7 +33,7 @@ _BEGINNINGS = (
     "{x}", "🙂", "_", "ʻO",
 )  # fmt: skip
 _MOST_BREAK_TOKENS = 2
-"""Most tokens that a blank line costs in a byte-level vocabulary."""
+"""Maximum number of tokens that a blank line costs in a byte-level vocabulary."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from megatron_pz.wikitext.words import count_words, cut_at_words
 
 PASSAGE_COUNTS = ("sentences_cut", "short_passages", "short_passage_words", "words_after_leads")
 _BYTES_A_CHARACTER = 4
-"""Most bytes, hence tokens, of one character in UTF-8."""
+"""Maximum number of bytes, hence tokens, of one character in UTF-8."""
 _LEAST_BUDGET = 4
 _SAMPLED_PARAGRAPHS = 8
 _GRAPHEME_CLUSTER = regex.compile(r"\p{RI}{2}[\p{GCB=Extend}\p{GCB=SpacingMark}\u200d]*+|\X")
@@ -35,11 +35,11 @@ class PassageOptions:
     the first whole sentences of every paragraph, as many as fit; what follows them is dropped. They name what the
     paragraph is about, so they can be understood, and guessed at, alone."""
     max_passage_tokens: int = 1024
-    """Most tokens in a passage; leave room for the prompt around it."""
+    """Maximum number of tokens in a passage; leave room for the prompt around it."""
     min_passage_words: int = 0
     """Passages with fewer words are dropped."""
     max_passage_words: int = 0
-    """Most words in a passage; 0: only the tokens count."""
+    """Maximum number of words in a passage; 0: only the tokens count."""
 
 
 @dataclass(frozen=True)
