@@ -113,7 +113,7 @@ def estimate(
     Raises:
         BadInput: a mean above its limit; a run that cannot be read or was done by another kind of device.
     """
-    rates, measured = default_rates(device.name), None
+    rates, measured = default_rates(device.name, is_mixture=arch.experts is not None), None
     fitted: tuple[str, ...] = ()
     source = known.lengths or known.calibrate
     if source:

@@ -210,7 +210,7 @@ def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:
     Three factors and one sum are fitted. The engines' factor slows all of an engine's work alike, since one mean cannot
     tell bandwidth from overhead.
     """
-    old = rates or default_rates(run.device.name)
+    old = rates or default_rates(run.device.name, is_mixture=run.arch.experts is not None)
     measured = run.seconds()
     fitted, new = [], old
     for part, slower in _SLOWER.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ CPU_RATES = Rates(token_step_seconds=5e-3, engine_flops_share=0.9, sync_bytes_pe
 at 128."""
 
 
-def default_rates(device_name: str) -> Rates:
+MIXTURE_UPDATE_SHARE = 0.2
+"""``update_flops_share`` of a mixture of experts on GPUs, whose matrices are small; assumed."""
+
+
+def default_rates(device_name: str, *, is_mixture: bool = False) -> Rates:
     """Return the rates that a simulation starts from."""
-    return CPU_RATES if device_name == "CPU" else GPU_RATES
+    if device_name == "CPU":
+        return CPU_RATES
+    return replace(GPU_RATES, update_flops_share=MIXTURE_UPDATE_SHARE) if is_mixture else GPU_RATES
