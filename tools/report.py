@@ -1,14 +1,24 @@
-"""Put the results of a run together: a table, a picture of the evaluations and one of the run.
+"""Put the results of runs together: one page to look at, or a table and pictures of evaluations.
+
+    python tools/report.py RUN [RUN …] [--evaluations A.json …] [--output PAGE.html] [--watch SECONDS]
+
+writes one self-contained HTML page: curves of all runs on the same axes, the kept masks with their predictions,
+difficulty, evaluations. It opens from a file and needs no network. Give the same command again, or ``--watch``, while
+a run goes on.
 
     python tools/report.py --evaluations BEFORE.json … AFTER.json [--run RUN] --output DIR
 
-Prints the table and writes ``results.txt`` and ``evaluation.png``, and with ``--run`` also ``curves.png``. The
-evaluations must be of the same passages (tools/evaluate.py), in the order in which they are to be read.
+prints the table and writes ``results.txt`` and ``evaluation.png``, and with ``--run`` also ``curves.png`` and
+``report.html``. The evaluations must be of the same passages (tools/evaluate.py), in the order in which they are to be
+read.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +29,9 @@ from megatron_pz.evaluation.summary import MAIN_MEASURES, compare, rows, summari
 from megatron_pz.monitoring.metrics import read_metrics
 from megatron_pz.reports.bars import draw_bars
 from megatron_pz.reports.curves import draw_curves
+from megatron_pz.reports.evaluation_tables import evaluation_tables
+from megatron_pz.reports.run_folder import RunFolder, names_of, require_one_corpus
+from megatron_pz.reports.run_page import MAX_MIB, write_run_page
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
@@ -28,21 +41,20 @@ LABEL_WIDTH = 20
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point."""
-    parser = Parser("Put the results of a run together.")
-    parser.add_argument("--evaluations", type=Path, nargs="+", required=True, help="of tools/evaluate.py, in order")
-    parser.add_argument("--run", type=Path, help="the run's --save folder")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the report")
-    flags = parser.parse_args(argv)
+    flags = parse(argv)
     evaluations = [Evaluation.load(path) for path in flags.evaluations]
-    steps = read_metrics(flags.run) if flags.run else []
     if len({evaluation.name for evaluation in evaluations}) < len(evaluations):
         raise BadInput("two evaluations have the same name: evaluate again with other --name")
     try:
-        text = results(evaluations)
+        text = results(evaluations) if evaluations else ""
     except ValueError as error:
         raise BadInput(
             f"these evaluations cannot be compared ({error}): evaluate all on the same passages, by the same --config"
         ) from None
+    if flags.runs:
+        write_page(flags, evaluations)
+        return
+    steps = read_metrics(flags.run) if flags.run else []
     try:
         flags.output.mkdir(parents=True, exist_ok=True)
         (flags.output / "results.txt").write_text(text + "\n", encoding="utf-8")
@@ -52,6 +64,71 @@ def main(argv: list[str] | None = None) -> None:
     draw_evaluations(evaluations, flags.output / "evaluation.png")
     if flags.run:
         draw_curves(steps, flags.output / "curves.png", title="PretrainZero")
+        make_page([flags.run], names_of([flags.run]), evaluations, flags.output / "report.html", flags.max_mib)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the flags of both forms of the command."""
+    parser = Parser("Put the results of runs together: a page to look at, or a table and pictures of evaluations.")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="--save folders of runs, for the page")
+    parser.add_argument("--name", nargs="+", help="names of the runs on the page; those of their folders if left out")
+    parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="of tools/evaluate.py, in order")
+    parser.add_argument("--run", type=Path, help="the run's --save folder, for the pictures")
+    parser.add_argument("--output", type=Path, help="the page (report.html in the run's folder), or a folder")
+    parser.add_argument("--max-mib", type=float, default=MAX_MIB, help="most MiB of the page; what exceeds is sampled")
+    parser.add_argument("--watch", type=float, metavar="SECONDS", help="write the page again every SECONDS")
+    flags = parser.parse_args(argv)
+    if not flags.runs and not flags.evaluations:
+        raise BadInput("give the folders of runs for a page, or --evaluations for a table")
+    if not flags.runs and flags.output is None:
+        raise BadInput("--output is missing: give the folder for the table and the pictures")
+    if flags.runs and flags.run:
+        raise BadInput("give the folders of runs, or --run for the pictures, not both")
+    if flags.name and len(flags.name) != len(flags.runs):
+        raise BadInput(f"--name has {len(flags.name)} values for {len(flags.runs)} runs: name each")
+    if flags.name and len(set(flags.name)) < len(flags.name):
+        raise BadInput("--name: two runs have the same name")
+    if flags.watch is not None and not (flags.runs and flags.watch > 0):
+        raise BadInput("--watch needs the folder of a run and a number of seconds above 0")
+    return flags
+
+
+def write_page(flags: argparse.Namespace, evaluations: Sequence[Evaluation]) -> None:
+    """Write the page of the runs, with ``--watch`` again and again until Ctrl-C."""
+    page = flags.output
+    if page is None:
+        page = flags.runs[0] / "report.html" if len(flags.runs) == 1 else Path("report.html")
+    if page.is_dir():
+        raise BadInput(f"--output {page} is a folder: name the page, such as {page / 'report.html'}")
+    names = flags.name or names_of(flags.runs)
+    make_page(flags.runs, names, evaluations, page, flags.max_mib)
+    print(f"{page} ({page.stat().st_size / 2**20:.1f} MiB)", flush=True)
+    while flags.watch is not None:
+        time.sleep(flags.watch)
+        make_page(flags.runs, names, evaluations, page, flags.max_mib, warn=False)
+
+
+def make_page(
+    folders: Sequence[Path],
+    names: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    path: Path,
+    max_mib: float,
+    *,
+    warn: bool = True,
+) -> None:
+    """Read the runs and write their page; ``warn`` of a run that has no samples."""
+    runs = [RunFolder.open(folder, name) for folder, name in zip(folders, names, strict=True)]
+    try:
+        require_one_corpus(runs)
+        for folder, run in zip(folders, runs, strict=True):
+            if run.samples is None and warn:
+                print(f"{folder} has no samples.jsonl: the page shows no masks of it", file=sys.stderr)
+        write_run_page(path, runs, evaluation_tables(evaluations), title=" against ".join(names), max_mib=max_mib)
+    finally:
+        for run in runs:
+            if run.samples is not None:
+                run.samples.close()
 
 
 def results(evaluations: Sequence[Evaluation]) -> str:

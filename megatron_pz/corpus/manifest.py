@@ -114,6 +114,8 @@ class Article:
     page_id: str
     title: str
     url: str
+    revision_id: str
+    """Empty where the source named none."""
 
 
 class Articles:
@@ -135,7 +137,7 @@ class Articles:
     def __getitem__(self, document: int) -> Article:
         group = bisect_right(self.group_starts, document) - 1
         (row,) = self._group(group).slice(document - self.group_starts[group], 1).to_pylist()
-        return Article(**row)
+        return Article(**{name: value or "" for name, value in row.items()})
 
     def _read_group(self, group: int) -> pa.Table:
-        return self._file.read_row_group(group, columns=["page_id", "title", "url"])
+        return self._file.read_row_group(group, columns=["page_id", "title", "url", "revision_id"])

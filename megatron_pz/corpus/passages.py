@@ -36,6 +36,8 @@ class Passage:
     url: str
     index: int
     """Number of the passage in the blend that it was read from."""
+    revision_id: str = ""
+    """Revision of the article that the corpus was made from; empty where the source named none."""
 
 
 class PassageDataset:
@@ -79,6 +81,7 @@ class PassageDataset:
             title=article.title,
             url=article.url,
             index=index,
+            revision_id=article.revision_id,
         )
 
     def longest(self) -> int:

@@ -1,12 +1,13 @@
-"""Write samples of masks and predictions for people to read, as JSONL and as Markdown pages."""
+"""Write samples of masks and predictions for people to read, as JSONL and as Markdown pages, and read them again."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -20,6 +21,10 @@ class PredictionSample:
     answer: str | None
     """The span read from it; None where there is none to read."""
     right: bool
+    tokens: int = 0
+    """Tokens of the response; 0 in samples of earlier versions."""
+    log_prob_difference: float | None = None
+    """Mean |log p(trainer) - log p(rollout)| over its tokens, nats; None where the step did not learn from it."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,39 @@ class MaskSample:
     reward: float
     masked_passage: str = ""
     predictions: tuple[PredictionSample, ...] = ()
+    tokens: int = 0
+    """Tokens of the response; 0 in samples of earlier versions and for a mask that no model chose."""
+    log_prob_difference: float | None = None
+    """As of a prediction."""
+    strategy: str = "active"
+    """Source of the mask: ``active``, the generator, or a passive strategy, which leaves ``response`` empty."""
+    url: str = ""
+    """Address of the article; empty where the corpus has none."""
+    revision_id: str = ""
+    """Revision of the article that the corpus was made from; empty where the corpus has none."""
 
     def to_json(self, iteration: int) -> str:
         """Return one line of JSON."""
         return json.dumps({"iteration": iteration, **asdict(self)}, ensure_ascii=False)
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> MaskSample:
+        """Make a sample from a parsed line of :meth:`to_json`; fields that other versions write are ignored.
+
+        Raises:
+            KeyError: a field without a default is missing.
+            TypeError: the predictions are not a list of objects.
+        """
+        predictions = tuple(
+            PredictionSample(**{name: value for name, value in each.items() if name in _OF_PREDICTION})
+            for each in record["predictions"]
+        )
+        known = {name: value for name, value in record.items() if name in _OF_MASK}
+        return cls(**{**known, "predictions": predictions})
+
+
+_OF_PREDICTION = frozenset(field.name for field in fields(PredictionSample))
+_OF_MASK = frozenset(field.name for field in fields(MaskSample))
 
 
 def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> None:
@@ -53,7 +87,8 @@ def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> Non
     passages: dict[tuple[str, str], dict[MaskSample, Counter[str]]] = {}
     for sample in samples:
         masks = passages.setdefault((sample.title, sample.passage), {})
-        masks.setdefault(replace(sample, response=""), Counter())[sample.response] += 1
+        mask = replace(sample, response="", tokens=0, log_prob_difference=None)
+        masks.setdefault(mask, Counter())[sample.response] += 1
     for (title, passage), masks in passages.items():
         lines += ["", f"## {_inline(title) or 'untitled'}", "", _quoted(passage)]
         for mask, responses in masks.items():
@@ -67,7 +102,7 @@ def _mask_lines(mask: MaskSample, responses: Counter[str]) -> list[str]:
     right = sum(prediction.right for prediction in mask.predictions)
     score = f", {right} of {len(mask.predictions)} predictions right" if mask.predictions else ""
     lines = [f"{head} — reward {mask.reward:+.3f}{score}"]
-    for response, count in responses.most_common():
+    for response, count in responses.most_common() if mask.strategy == "active" else ():
         lines += ["", f"generator{f', {count} times' if count > 1 else ''}: {_code(response)}"]
     if mask.span is not None:
         lines += ["", _quoted(mask.masked_passage), ""]

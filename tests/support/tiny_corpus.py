@@ -51,6 +51,7 @@ def write_corpus(prefix: Path, tokenizer_dir: Path, texts: Sequence[Sequence[str
             "page_id": f"p{n}",
             "title": f"T{n}",
             "url": f"u{n}",
+            "revision_id": f"r{n}" if n else None,
             "words": [len(t.split()) for t in document],
         }
         for n, document in enumerate(texts)

@@ -28,6 +28,7 @@ def test_passages_with_their_articles(tmp_path: Path, tiny_tokenizer_dir: Path) 
         ("T2", "p2", "u2", 2, "Songs for voice", 3),
         ("T2", "p2", "u2", 2, "a b", 4),
     ]
+    assert [passage.revision_id for passage in found] == ["", "", "r1", "r2", "r2"]
     with pytest.raises(IndexError):
         blend[5]
 

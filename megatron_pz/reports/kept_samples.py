@@ -1,0 +1,136 @@
+"""Index the samples that a run has kept, so that single passages of a large file can be read again."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample
+from megatron_pz.reports.word_kinds import kind_of_span
+from megatron_pz.roles.spans import MASK
+from megatron_pz.runtime.errors import BadInput
+
+
+@dataclass
+class KeptPassage:
+    """One passage of one step with the outcomes of its masks; its texts stay in the file."""
+
+    iteration: int
+    title: str
+    text: str
+    start: int
+    """Byte of the file at which the lines of this passage begin."""
+    end: int
+    outcomes: list[float | str] = field(default_factory=list)
+    """Of every mask: the share of right predictions, or the reason why the mask is not valid."""
+    kinds: list[str] = field(default_factory=list)
+    """Kind of the hidden words of every valid mask, in order (:func:`.word_kinds.kind_of_span`)."""
+    rewards: list[float] = field(default_factory=list)
+    """Reward of every valid mask, in order."""
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Share of right predictions of every valid mask, in order."""
+        return [outcome for outcome in self.outcomes if not isinstance(outcome, str)]
+
+
+class KeptSamples:
+    """The passages in a run's ``samples.jsonl``, in the order of the file; an incomplete last line is left out.
+
+    The file stays open: a run that goes on replaces the file when it thins its samples out, and the index then refers
+    to the one that was opened.
+
+    Raises:
+        BadInput: the run directory has no such file, or a line was not written by this program.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._path = run / SAMPLES_FILE
+        try:
+            self._file: BinaryIO = self._path.open("rb")
+        except OSError as error:
+            raise BadInput(f"no samples at {self._path} ({error.strerror}): give the --save folder of a run") from None
+        try:
+            self.passages = list(self._index())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise BadInput(f"{self._path} holds a line that this program did not write; move the file away") from None
+
+    def read(self, passage: KeptPassage) -> list[MaskSample]:
+        """Read the masks of a passage with all texts."""
+        self._file.seek(passage.start)
+        lines = self._file.read(passage.end - passage.start).splitlines()
+        return [MaskSample.from_record(json.loads(line)) for line in lines]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _index(self) -> Iterator[KeptPassage]:
+        current: KeptPassage | None = None
+        start = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            record = json.loads(line)
+            iteration, sample = record["iteration"], MaskSample.from_record(record)
+            key = (iteration, sample.title, sample.passage)
+            if current is None or key != (current.iteration, current.title, current.text):
+                if current is not None:
+                    yield current
+                current = KeptPassage(*key, start, start)
+            start += len(line)
+            current.end = start
+            if sample.span is None:
+                current.outcomes.append(sample.fault or "no_command")
+            elif sample.predictions:
+                right = sum(prediction.right for prediction in sample.predictions)
+                current.outcomes.append(right / len(sample.predictions))
+                current.kinds.append(kind_of_span(sample.span, sample.passage))
+                current.rewards.append(sample.reward)
+        if current is not None:
+            yield current
+
+
+@dataclass(frozen=True)
+class PlacedMasks:
+    """A passage and the places of its masks, in the form in which the masks were looked up."""
+
+    text: str
+    starts: tuple[tuple[int, ...], ...]
+    """For every sample the offsets of the hidden occurrences; none where they cannot be told."""
+    shown_until: tuple[int | None, ...]
+    """For every sample the offset at which the predictor's passage ended, None where it saw all of it."""
+
+
+def place_masks(samples: list[MaskSample]) -> PlacedMasks:
+    """Find where samples of one passage, at least one, hide their spans.
+
+    Spans are looked up in NFC by default (:class:`~megatron_pz.roles.spans.SpanRules`), so that the text that is
+    returned may be the passage's NFC.
+    """
+    masks = [sample for sample in samples if sample.span is not None and sample.masked_passage]
+    hidden = {sample: sample.masked_passage.replace(MASK, sample.span or "") for sample in masks}
+    passage = samples[0].passage
+    forms = (passage, unicodedata.normalize("NFC", passage))
+    text = next((form for form in forms if all(map(form.startswith, hidden.values()))), forms[-1])
+    starts: list[tuple[int, ...]] = []
+    shown: list[int | None] = []
+    for sample in samples:
+        placed = sample in hidden and text.startswith(hidden[sample])
+        starts.append(_starts(sample.masked_passage, len(sample.span or "")) if placed else ())
+        shown.append(len(hidden[sample]) if placed and len(hidden[sample]) < len(text) else None)
+    return PlacedMasks(text, tuple(starts), tuple(shown))
+
+
+def _starts(masked_passage: str, span_length: int) -> tuple[int, ...]:
+    """Return the offsets of the masks in the passage without masks."""
+    starts, offset = [], 0
+    for piece in masked_passage.split(MASK)[:-1]:
+        offset += len(piece)
+        starts.append(offset)
+        offset += span_length
+    return tuple(starts)

@@ -1,0 +1,169 @@
+"""The page of runs: what it holds, what it leaves out, and that no text breaks out of it. tests/system opens it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import zlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_pz.monitoring import metrics as metrics_module
+from megatron_pz.reports.passage_texts import spread_order
+from megatron_pz.reports.run_folder import names_of
+from megatron_pz.reports.run_page import PAGE
+from megatron_pz.roles.spans import InvalidMaskReason
+from megatron_pz.runtime.errors import BadInput
+from tests.support.report_runs import HOSTILE, write_hostile_run, write_run
+from tools import report
+
+
+def blob(page: Path, name: str) -> str:
+    (found,) = re.findall(rf'id="{name}">([^<]*)</script>', page.read_text(encoding="utf-8"))
+    return found
+
+
+def unpack(text: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def passages(page: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
+    texts, starts = blob(page, "texts"), run["kept"]["start"]
+    return [unpack(texts[start:end]) for start, end in pairwise(starts)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(flag) for flag in flags])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_page_of_a_run_holds_its_curves_and_its_passages(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "pz", steps=12)
+    report.main([str(run)])
+    page = run / "report.html"
+    (described,) = unpack(blob(page, "data"))["runs"]
+    assert (described["name"], described["planned"], described["steps"]) == ("pz", 22, list(range(1, 13)))
+    assert len(described["metrics"]["predictor/accuracy"]) == 12
+    assert described["metrics"]["held_out/once_accuracy"][:9] == [None] * 9
+    shown = passages(page, described)
+    assert len(shown) == described["kept"]["all"] == 24
+    for record, outcomes in zip(shown, described["kept"]["outcomes"], strict=True):
+        assert sum(max(1, len(mask["responses"])) for mask in record["masks"]) == len(outcomes)
+        for mask in record["masks"]:
+            assert all(record["text"][start:].startswith(mask["words"]) for start in mask["starts"])
+    assert not list(run.glob(".*incomplete"))
+
+
+def test_runs_are_compared_and_what_does_not_fit_is_left_out_evenly(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / name, steps=60, seed=seed) for seed, name in enumerate(("a", "b"))]
+    page, limit = tmp_path / "two.html", 0.25
+    report.main([*map(str, folders), "--output", str(page), "--max-mib", str(limit)])
+    assert 0.9 * limit < page.stat().st_size / 2**20 <= limit
+    for run in unpack(blob(page, "data"))["runs"]:
+        kept = run["kept"]
+        assert kept["all"] == 120 > len(kept["step"]) > 10
+        assert {1, 60} <= set(kept["step"])
+        gaps = [after - before for before, after in pairwise(kept["step"])]
+        assert max(gaps) <= 60 / len(kept["step"]) * 3
+        assert sum(map(sum, (row["n"] for row in run["difficulty"]["kinds"]))) > sum(map(len, kept["outcomes"]))
+
+
+def test_no_text_breaks_out_of_the_page(tmp_path: Path) -> None:
+    run = write_hostile_run(tmp_path / "hostile")
+    report.main([str(run), "--name", "<b>&\"'"])
+    page = run / "report.html"
+    html = page.read_text(encoding="utf-8")
+    assert html.count("</script>") == 3 and "taken" not in html and "<b>" not in html
+    assert "<title>&lt;b&gt;&amp;&quot;&#x27;</title>" in html
+    (described,) = unpack(blob(page, "data"))["runs"]
+    for record, text in zip(passages(page, described), HOSTILE, strict=True):
+        assert record["text"] == f"{text} Vienna {text}".replace("\ud800", "?")
+        assert record["url"] == "", "javascript: is no web address"
+
+
+def test_the_policy_allows_this_script_and_this_style_only(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "pz", steps=1)
+    report.main([str(run)])
+    html = (run / "report.html").read_text(encoding="utf-8")
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', html)
+    parts = {"script-src": html.rpartition("<script>")[2], "style-src": html.partition("<style>")[2]}
+    for name, rest in parts.items():
+        text = re.split("</script>|</style>", rest)[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{name} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", html.replace("https://github.com/leeoniya/uPlot", ""))
+
+
+def test_steps_are_taken_from_both_ends_and_then_from_the_gaps() -> None:
+    assert list(spread_order([1, 2, 3, 4, 5])) == [4, 0, 2, 1, 3]
+    assert list(spread_order([4, 4, 8])) == [2, 0, 1]
+    assert sorted(spread_order([n // 3 for n in range(100)])) == list(range(100))
+    assert list(spread_order([])) == []
+
+
+def test_a_run_without_samples_has_a_page_and_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "pz", steps=3)
+    (run / "samples.jsonl").unlink()
+    report.main([str(run)])
+    assert capsys.readouterr().err == f"{run} has no samples.jsonl: the page shows no masks of it\n"
+    assert unpack(blob(run / "report.html", "data"))["runs"][0]["kept"]["step"] == []
+
+
+def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "pz", steps=2)
+    other = write_run(tmp_path / "other", steps=2, corpus="dewiki_text_passage")
+    assert "no metrics at" in refused(capsys, tmp_path)
+    line = refused(capsys, run, other, "--output", tmp_path / "x.html")
+    assert "pz is of the corpus wiki_text_passage, other of dewiki_text_passage" in line
+    assert "named twice" in refused(capsys, run, run)
+    assert "--name has 2 values for 1 runs" in refused(capsys, run, "--name", "a", "b")
+    assert "give more" in refused(capsys, run, "--max-mib", 0.01)
+    assert "is a folder" in refused(capsys, run, "--output", tmp_path)
+    assert "cannot write /proc/none/x.html" in refused(capsys, run, "--output", "/proc/none/x.html")
+    assert "--watch needs" in refused(capsys, run, "--watch", 0)
+    assert "give the folders of runs" in refused(capsys)
+    (run / "config.yaml").write_text("[")
+    assert "is not the configuration of a run" in refused(capsys, run)
+
+
+def test_runs_are_named_by_as_much_of_their_folders_as_tells_them_apart() -> None:
+    assert names_of([Path("/x/pz"), Path("/y/random")]) == ["pz", "random"]
+    assert names_of([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
+    assert names_of([Path("/x/quickstart/run")]) == ["quickstart/run"]
+    with pytest.raises(BadInput, match="twice"):
+        names_of([Path("/x"), Path("/x/.")])
+
+
+def test_every_metric_that_is_documented_has_a_panel() -> None:
+    """The table in monitoring/metrics.py against panels.json."""
+    panels = [
+        panel for section in json.loads((PAGE / "panels.json").read_text()) for row in section["rows"] for panel in row
+    ]
+    shown = {line["metric"] for panel in panels for line in panel["lines"]}
+    prefixes = tuple(panel["prefix"] for panel in panels if "prefix" in panel)
+    section, documented = "", set()
+    for line in (metrics_module.__doc__ or "").splitlines():
+        if head := re.match(r"(?:``(\w+)``|(both roles)) ", line):
+            section = head[1] or head[2]
+        quantities = re.findall(r"``(\w+)``", re.sub(r"^``\w+``", "", line))
+        for role in ("generator", "predictor") if section == "both roles" else (section,):
+            documented |= {f"{role}/{quantity}" for quantity in quantities if role}
+    assert len(documented) > 50
+    left_out = {"train/sampling_rounds"}
+    missing = {name for name in documented if name not in shown and not name.startswith(prefixes)} - left_out
+    assert {name for name in missing if not name.startswith(("held_out/", "time/", "memory/"))} == set()
+    assert all(panel["hint"] for panel in panels)
+
+
+def test_every_reason_against_a_mask_has_words() -> None:
+    wording = json.loads((PAGE / "wording.json").read_text())
+    assert set(wording["faults"]) == {fault.value for fault in InvalidMaskReason} - {"ok"}
