@@ -56,7 +56,7 @@ def difficulty(passages: Sequence[KeptPassage], topics: Sequence[int], topic_lab
     by_topic = np.zeros((len(topic_labels), 4, len(bins)))
     for passage, topic in zip(passages, topics, strict=True):
         place = bins.of(passage.iteration)
-        for kind, accuracy, reward in zip(passage.kinds, passage.accuracies, passage.rewards, strict=True):
+        for kind, (accuracy, reward) in zip(passage.kinds, passage.masks, strict=True):
             amounts = (1.0, accuracy, accuracy * accuracy, reward)
             by_kind[kinds.index(kind), :, place] += amounts
             if topic >= 0:

@@ -7,12 +7,15 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample
+from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, PredictionSample
 from megatron_pz.reports.word_kinds import kind_of_span
 from megatron_pz.roles.spans import MASK
 from megatron_pz.runtime.errors import BadInput
+
+QUESTION = "question"
+"""Strategy of a sample that is a question and not a masked passage."""
 
 
 @dataclass
@@ -29,13 +32,8 @@ class KeptPassage:
     """Of every mask: the share of right predictions, or the reason why the mask is not valid."""
     kinds: list[str] = field(default_factory=list)
     """Kind of the hidden words of every valid mask, in order (:func:`.word_kinds.kind_of_span`)."""
-    rewards: list[float] = field(default_factory=list)
-    """Reward of every valid mask, in order."""
-
-    @property
-    def accuracies(self) -> list[float]:
-        """Share of right predictions of every valid mask, in order."""
-        return [outcome for outcome in self.outcomes if not isinstance(outcome, str)]
+    masks: list[tuple[float, float]] = field(default_factory=list)
+    """Share of right predictions and reward of every valid mask, in order; none of a question."""
 
 
 class KeptSamples:
@@ -63,7 +61,7 @@ class KeptSamples:
         """Read the masks of a passage with all texts."""
         self._file.seek(passage.start)
         lines = self._file.read(passage.end - passage.start).splitlines()
-        return [MaskSample.from_record(json.loads(line)) for line in lines]
+        return [sample_of(json.loads(line)) for line in lines]
 
     def close(self) -> None:
         """Close the file."""
@@ -76,7 +74,7 @@ class KeptSamples:
             if not line.endswith(b"\n"):
                 break
             record = json.loads(line)
-            iteration, sample = record["iteration"], MaskSample.from_record(record)
+            iteration, sample = record["iteration"], sample_of(record)
             key = (iteration, sample.title, sample.passage)
             if current is None or key != (current.iteration, current.title, current.text):
                 if current is not None:
@@ -89,10 +87,28 @@ class KeptSamples:
             elif sample.predictions:
                 right = sum(prediction.right for prediction in sample.predictions)
                 current.outcomes.append(right / len(sample.predictions))
-                current.kinds.append(kind_of_span(sample.span, sample.passage))
-                current.rewards.append(sample.reward)
+                if sample.strategy != QUESTION:
+                    current.kinds.append(kind_of_span(sample.span, sample.passage))
+                    current.masks.append((right / len(sample.predictions), sample.reward))
         if current is not None:
             yield current
+
+
+def sample_of(record: dict[str, Any]) -> MaskSample:
+    """Read a line of samples; a question with its answers becomes a passage with the reference as its only mask."""
+    if "question" not in record:
+        return MaskSample.from_record(record)
+    answers = record["answers"]
+    return MaskSample(
+        title=record["id"],
+        passage=record["question"],
+        response="",
+        span=record["reference"],
+        fault="",
+        reward=sum(answer["reward"] for answer in answers) / max(len(answers), 1),
+        predictions=tuple(PredictionSample(each["response"], each["answer"], each["right"]) for each in answers),
+        strategy=QUESTION,
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample
-from megatron_pz.reports.kept_samples import KeptSamples, place_masks
+from megatron_pz.reports.kept_samples import QUESTION, KeptSamples, place_masks
 from megatron_pz.reports.word_kinds import KINDS, kind_of_span
 from megatron_pz.roles.answers import last_command
 
@@ -96,7 +96,8 @@ def passage_record(samples: list[MaskSample]) -> dict[str, Any]:
         proposed = sample.span if sample.span is not None else last_command(sample.response, "mask")
         key = (proposed, sample.fault, sample.predictions)
         if key not in masks:
-            kind = KINDS[kind_of_span(sample.span, placed.text)] if sample.span is not None else ""
+            has_kind = sample.span is not None and sample.strategy != QUESTION
+            kind = KINDS[kind_of_span(sample.span or "", placed.text)] if has_kind else ""
             masks[key] = {
                 "words": proposed,
                 "fault": sample.fault,

@@ -90,6 +90,7 @@ def metrics(step: int, steps: int, rng: random.Random) -> dict[str, float]:
         "health/k3_kl": near(2e-4, 2e-5),
         "health/effective_sample_size": 0.99,
         "health/importance_max": 1.2,
+        "health/collapse_signs": 0.0,
         "time/iteration": near(20.0, 1.0),
         "time/rollout": 12.0,
         "time/update": 6.0,

@@ -184,6 +184,8 @@ class Curves {
   }
 
   section(section) {
+    const named = section.rows.flat().flatMap((panel) => this.lines(panel)).map((line) => line.metric);
+    if (!named.some((name) => this.report.runs.some((run) => run.metrics[name]))) return null;
     const rows = section.roles ? section.rows.map((row) => this.columns(row)).filter((cells) => cells.length) : this.pairs(section.rows.flat());
     if (!rows.length) return null;
     const heads = section.roles && [["generator", "Mask generator", "Names words of a passage to hide. Its reward is high for words that are hard but possible."],

@@ -232,13 +232,14 @@ class Masks {
     const { wording } = this.report, role = this.filter.role, outcome = outcomeOf(mask);
     const parts = [h("h4", {}, mask.words ? foreign(mask.words) : "no words named", mask.kind && h("span", { className: "tag" }, mask.kind))];
     if (typeof outcome === "string") parts.push(h("p", { className: "fault" }, `Not valid: ${wording.faults[outcome] || outcome}.`));
-    if (role !== "predictor") {
+    const question = mask.strategy === "question";
+    if (role !== "predictor" && !question) {
       parts.push(h("h5", { className: "generator" }, "Mask generator", h("span", { className: "quiet" }, ` reward ${mask.reward.toFixed(3)}`)));
       parts.push(...(mask.responses.length ? mask.responses.map((response) => this.response(response, "", mask)) : [h("p", { className: "quiet" }, `${wording.strategies[mask.strategy] || mask.strategy}: no model chose this mask`)]));
     }
     if (role !== "generator" && mask.predictions.length) {
       const right = mask.predictions.filter((prediction) => prediction.right).length;
-      parts.push(h("h5", { className: "predictor" }, "Mask predictor", h("span", { className: "quiet" }, ` ${right} of ${mask.predictions.length} right`)));
+      parts.push(h("h5", { className: "predictor" }, question ? "Answers" : "Mask predictor", h("span", { className: "quiet" }, ` ${right} of ${mask.predictions.length} right`)));
       parts.push(...mask.predictions.map((prediction) => this.response(prediction, prediction.right ? "right" : "wrong", mask)));
     }
     return parts;

@@ -65,8 +65,8 @@ def test_bins_cover_every_step_once() -> None:
 
 
 def test_sums_by_kind_and_by_topic() -> None:
-    first = KeptPassage(1, "", "", 0, 0, [1.0, "absent", 0.5], ["name", "word"], [0.0, 0.5])
-    second = KeptPassage(2, "", "", 0, 0, [0.25], ["name"], [0.75])
+    first = KeptPassage(1, "", "", 0, 0, [1.0, "absent", 0.5], ["name", "word"], [(1.0, 0.0), (0.5, 0.5)])
+    second = KeptPassage(2, "", "", 0, 0, [0.25], ["name"], [(0.25, 0.75)])
     found = difficulty([first, second], [0, -1], ["rivers", "insects"])
     assert found["edges"] == [1, 2, 3]
     assert found["kinds"] == [

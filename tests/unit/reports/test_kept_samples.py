@@ -118,3 +118,17 @@ def test_links_lead_to_the_revision_where_it_is_known(url: str, revision: str, l
     sample = MaskSample("T", "a", "", None, "absent", 0.0, url=url, revision_id=revision)
     record = passage_record([sample])
     assert (record["url"], record["revision"]) == links
+
+
+def test_a_question_is_shown_as_a_passage_with_its_reference(tmp_path: Path) -> None:
+    answers = [
+        {"response": r"\boxed{4}", "answer": "4", "right": True, "reward": 1.0, "error": None},
+        {"response": "?", "answer": None, "right": False, "reward": -0.5, "error": None},
+    ]
+    question = {"iteration": 3, "id": "q7", "question": "2 + 2?", "reference": "4", "answers": answers}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(question) + "\n")
+    kept = KeptSamples(tmp_path)
+    assert [(each.title, each.outcomes, each.masks) for each in kept.passages] == [("q7", [0.5], [])]
+    (mask,) = passage_record(kept.read(kept.passages[0]))["masks"]
+    assert (mask["words"], mask["reward"], mask["kind"]) == ("4", 0.25, "")
+    assert [each["answer"] for each in mask["predictions"]] == ["4", None]

@@ -152,10 +152,10 @@ def test_every_metric_that_is_documented_has_a_panel() -> None:
     prefixes = tuple(panel["prefix"] for panel in panels if "prefix" in panel)
     section, documented = "", set()
     for line in (metrics_module.__doc__ or "").splitlines():
-        if head := re.match(r"(?:``(\w+)``|(both roles)) ", line):
+        if head := re.match(r"(?:``(\w+)``|((?:both|all) roles)) ", line):
             section = head[1] or head[2]
         quantities = re.findall(r"``(\w+)``", re.sub(r"^``\w+``", "", line))
-        for role in ("generator", "predictor") if section == "both roles" else (section,):
+        for role in ("generator", "predictor") if section.endswith(" roles") else (section,):
             documented |= {f"{role}/{quantity}" for quantity in quantities if role}
     assert len(documented) > 50
     left_out = {"train/sampling_rounds"}
