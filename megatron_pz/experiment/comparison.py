@@ -131,17 +131,16 @@ def conclusion(differences: Sequence[Difference]) -> list[str]:
             f"with {each.reference}, {size}."
         )
     if not claims:
-        lines.append(f"None of the {len(tested)} differences is significant once their number is accounted for.")
+        lines.append(f"Not significant, with their number accounted for: all {len(tested)} differences.")
     elif len(claims) < len(tested):
-        lines.append(f"The other {len(tested) - len(claims)} of {len(tested)} differences are not significant.")
+        lines.append(f"Not significant: the other {len(tested) - len(claims)} of {len(tested)} differences.")
     if withdrawn:
         listed = "; ".join(f"{label(each.measure)}, {each.arm}" for each in withdrawn)
         lines.append(f"Beyond its own interval, but not significant among {len(tested)} tests: {listed}.")
     if len(claims) < len(tested):
-        widths = [each.estimate.half_width for each in tested if each not in claims and each.estimate]
+        widest = max(each.estimate.half_width for each in tested if each not in claims and each.estimate)
         lines.append(
-            "That is no proof of equality: with these seeds and passages, differences within ± "
-            f"{min(widths):.3f} to ± {max(widths):.3f} could not have been told from chance."
+            f"Not significant does not mean equal: the widest of these intervals hides differences up to {widest:.3f}."
         )
     return lines
 

@@ -34,7 +34,8 @@ from megatron_pz.runtime.errors import BadInput
 INTERVALS = """\
 ± is half of a 95 % interval for other training seeds and other passages alike, by Student's t with the few degrees of
 freedom of the seeds. Pairs have the same seed, which draws the same training passages, and the same held-out passages.
-It does not cover another starting model, corpus, budget or recipe."""
+It does not cover another starting model, corpus, budget or recipe. With one seed, and for the start, it covers passages
+only."""
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,9 @@ def _draw_method(
     first, last = max(places[0] for places, _ in curves), min(places[-1] for places, _ in curves)
     grid = np.linspace(first, max(first, last), POINTS)
     heights = np.stack([np.interp(grid, places, heights) for places, heights in curves])
-    plural = "s" if len(runs) > 1 else ""
-    axes.plot(grid, heights.mean(axis=0), color=colour, linewidth=2, label=f"{method} ({len(runs)} seed{plural})")
+    label = f"{method} ({len(runs)} seed{'s' if len(runs) > 1 else ''})"
+    dot = "o" if first == last else ""  # a line of one point shows nothing
+    axes.plot(grid, heights.mean(axis=0), marker=dot, color=colour, linewidth=2, label=label)
     if len(runs) > 1:
         axes.fill_between(grid, heights.min(axis=0), heights.max(axis=0), color=colour, alpha=0.18, linewidth=0)
 

@@ -1,0 +1,115 @@
+"""What an experiment finds on disk: settings that changed, runs that ended, and numbers that stay."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_pz.config.parse import load_yaml
+from megatron_pz.experiment.design import Experiment
+from megatron_pz.experiment.progress import Evaluations, describe, number_tasks, prepare, training_of
+from megatron_pz.run.objective import Schedule
+from megatron_pz.runtime.errors import BadInput
+from tests.unit.experiment.conftest import checkpoint
+
+Read = Callable[..., Experiment]
+
+
+def test_a_cell_keeps_its_resolved_settings_and_refuses_others(read: Read) -> None:
+    cell = read().cells[0]
+    prepare(cell)
+    prepare(cell)
+    kept = load_yaml(cell.folder / "config.yaml")
+    assert (kept.training.seed, kept.optimizer.lr, kept.training.save) == (1, 1e-4, str(cell.folder / "run"))
+    changed = read(lr="2e-4").cells[0]
+    with pytest.raises(BadInput, match=r"begun with other settings \(optimizer\.lr was 0\.0001 and is 0\.0002\)"):
+        prepare(changed)
+    assert load_yaml(cell.folder / "config.yaml") == kept
+    for added in read(**{"[1, 2, 3]": "[1, 2, 3, 4]", "settings": "  new: {}\nsettings"}).cells:
+        prepare(added)
+
+
+def test_a_run_has_ended_when_its_checkpoint_has_the_budget(read: Read) -> None:
+    one, two, three = read().cells[:3]
+    assert training_of(one) is None
+    checkpoint(one, [4.0, 8.0])
+    checkpoint(two, [6.0, 12.0])
+    begun, ended = training_of(one), training_of(two)
+    assert begun is not None and (begun.iteration, begun.ended) == (2, False)
+    assert ended is not None and (ended.iteration, ended.ended, ended.compute.flops) == (2, True, 12.0)
+    assert not (one.folder / "trained.json").exists()
+    shutil.rmtree(two.folder / "run" / "iter_0000002")
+    assert training_of(two) == ended, "the record outlives the checkpoint"
+    assert training_of(three) is None
+
+
+def test_a_run_that_its_collapse_stopped_has_ended_and_says_why(read: Read) -> None:
+    warned, stopped = read().cells[0], read(**{"lr: ": "stop_on_collapse: true, lr: "}).cells[1]
+    checkpoint(warned, [1.0] * 6, idle=True)
+    checkpoint(stopped, [1.0] * 6, idle=True)
+    found = training_of(warned)
+    assert found is not None and not found.ended, "a warning does not end a run"
+    ended = training_of(stopped)
+    assert ended is not None and ended.ended
+    assert "predictor/groups_mixed" in ended.collapse
+
+
+def test_metrics_beyond_the_checkpoint_do_not_count(read: Read) -> None:
+    """A killed run has logged steps that it will repeat."""
+    cell = read(**{"lr: ": "stop_on_collapse: true, lr: "}).cells[0]
+    checkpoint(cell, [1.0])
+    with (cell.folder / "run/metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 2, "health/collapse_signs": 1.0}\n')
+    found = training_of(cell)
+    assert found is not None and not found.ended
+
+
+def test_what_is_left_is_said_in_words(read: Read) -> None:
+    experiment = read()
+    files = Evaluations(experiment, experiment.cells[0].folder.parents[2])
+
+    def left(number: int) -> str:
+        cell = experiment.cells[number]
+        return describe(cell, training_of(cell), files.of(cell))
+
+    checkpoint(experiment.cells[1], [4.0])
+    checkpoint(experiment.cells[2], [10.0])
+    checkpoint(experiment.cells[3], [10.0])
+    files.of(experiment.cells[3]).touch()
+    (experiment.cells[4].folder / "run").mkdir(parents=True)
+    (experiment.cells[4].folder / "run/metrics.jsonl").touch()
+    assert [left(number) for number in range(5)] == [
+        *("not begun", "1 steps done, not ended", "trained, not evaluated", "", "begun, without a checkpoint"),
+    ]
+
+
+def test_other_evaluation_settings_are_other_files_and_other_paths_are_not(read: Read, tmp_path: Path) -> None:
+    experiment = read()
+    before = Evaluations(experiment, tmp_path / "out").key
+    assert Evaluations(read(lr="2e-4"), tmp_path / "elsewhere").key == before
+    assert Evaluations(read(**{"passages: 4": "passages: 5"}), tmp_path / "out").key != before
+    flags = Evaluations(experiment, tmp_path / "out").flags()
+    assert flags[:4] == ["--config", str(tmp_path / "out/common.yaml"), "--valid-data-path", "held_out"]
+    assert flags[flags.index("--passages") + 1] == "4"
+    assert load_yaml(tmp_path / "out/common.yaml").game == experiment.common.game
+
+
+def test_a_cell_keeps_its_number_when_others_are_added(read: Read, tmp_path: Path) -> None:
+    numbers = {cell.name: number for number, cell in number_tasks(read(), tmp_path / "out").items()}
+    assert sorted(numbers.values()) == [1, 2, 3, 4, 5, 6]
+    grown = number_tasks(read(**{"arms:\n": "arms:\n  first: {}\n"}), tmp_path / "out")
+    assert {cell.name: number for number, cell in grown.items() if cell.arm != "first"} == numbers
+    assert sorted(grown) == list(range(1, 10))
+    for number, cell in grown.items():
+        prepare(cell)
+        assert (tmp_path / f"out/tasks/{number}").resolve() == cell.folder.resolve()
+
+
+def test_the_budget_is_the_schedules() -> None:
+    """The experiment asks the rule by which the loop ends a run, and has none of its own."""
+    from megatron_pz.experiment import progress
+
+    assert progress.Schedule is Schedule
