@@ -76,6 +76,7 @@ setup(
         )
     ],
     package_data={
+        "megatron_pz.question_answering": ["templates/*"],
         "megatron_pz.reports": ["page/**/*"],
         "megatron_pz.roles": ["templates/**/*"],
         "megatron_pz.wikitext": ["data/**/*"],
@@ -85,6 +86,7 @@ setup(
     install_requires=[
         "backports.zstd; python_version < '3.14'",
         "math-verify>=0.9",
+        "httpx",
         "matplotlib",
         "numpy",
         "psutil",
@@ -126,6 +128,9 @@ setup(
         # For preprocessing: encodes as Hugging Face does at 50 times the speed, decompresses a quarter faster than
         # Python's bz2, --language, --near-duplicates.
         "wikipedia": ["gigatoken>=0.10", "indexed-bzip2>=1.7", "py3langid>=0.4", "rensa>=0.5"],
+        # Generated questions for megatron_pz.rlvr; not in the locks. It brings eleven small packages and none of CUDA;
+        # pycosat, cellpylib and zss are built from source.
+        "questions": ["reasoning-gym>=0.1.25"],
         # To write NeMo 2 checkpoints (they are read without it): 2.7.3 is the last release with an LLM collection. It
         # wants transformers 4.57, this package 5, so pip cannot resolve both: in an environment of its own, install
         # this, megatron-core 0.16.1, and the package itself with --no-deps. tools/convert_checkpoint.py runs there.

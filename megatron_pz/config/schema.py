@@ -14,12 +14,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-PositiveInt = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
-Seed = Annotated[int, Ge(0), Le(2**31 - 1)]
-"""NumPy's seeds have 32 bits, and pipeline stages add to the run's seed."""
+from megatron_pz.config.field_types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Seed
+from megatron_pz.config.question_schema import QuestionConfig
 
 PassiveStrategy = Literal["random_span", "random_next_token", "entropy_next_token"]
 """The paper's baselines: masks chosen at random, or by the policy's entropy."""
@@ -139,7 +135,7 @@ class GameConfig:
     masks_per_passage: PositiveInt = 8
     """Generator rollouts of one passage: the generator's group [P]."""
     grpo_group_size: int = 8
-    """Predictor rollouts of one mask: the predictor's group, G [P]."""
+    """Predictor rollouts of one mask: the predictor's group, G [P]. Answers to one question, in question answering."""
     span_policy: Literal["default", "one_mask", "words"] = "default"
     """Rules for valid spans and for the occurrences that are replaced [P, section 4.4]."""
     max_span_occurrences: Annotated[int, Ge(2)] = 8
@@ -161,7 +157,7 @@ class GameConfig:
     proposal by itself, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
     """Draw further passages until the step has passages_per_step groups with unequal rewards (DAPO) [C]. Groups of the
-    generator count, or of the predictor where masks are passive."""
+    generator count, or of the predictor where masks are passive. In question answering, of questions_per_step."""
     max_sampling_rounds: PositiveInt = 3
     """Most draws in a step with dynamic_sampling."""
     max_predictor_groups: NonNegativeInt = 0
@@ -389,3 +385,4 @@ class RunConfig:
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    questions: QuestionConfig = field(default_factory=QuestionConfig)

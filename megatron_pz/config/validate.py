@@ -15,6 +15,7 @@ from pathlib import Path
 from megatron_pz.config.schema import GameConfig, GrpoConfig, RolloutConfig, RunConfig
 from megatron_pz.config.validate_parallel import layout_rules
 from megatron_pz.config.validate_precision import precision_rules
+from megatron_pz.config.validate_questions import asks_questions, has_held_out_questions, question_rules
 from megatron_pz.config.validate_ranges import range_rules
 from megatron_pz.runtime.errors import BadInput
 
@@ -39,7 +40,10 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             model.is_dir(),
             f"--hf-model {model}: no such directory; fetch the checkpoint (hf download NAME --local-dir DIR)",
         ),
-        (bool(c.data.data_path), "--data-path is missing: give the prefix of a .bin/.idx passage dataset"),
+        (
+            bool(c.data.data_path) or asks_questions(c.questions),
+            "--data-path is missing: give the prefix of a .bin/.idx passage dataset",
+        ),
         (bool(training.save), "--save is missing: give the folder that the run writes to"),
         *(rule for section in dataclasses.fields(c) for rule in range_rules(getattr(c, section.name))),
         *_path_rules(c),
@@ -49,6 +53,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         *_rollout_rules(c.rollout),
         *_grpo_rules(c.grpo),
         *_optimizer_rules(c),
+        *question_rules(c.questions),
         *layout_rules(c.parallel),
         *precision_rules(c),
     ]
@@ -67,8 +72,8 @@ def _training_rules(c: RunConfig) -> list[tuple[bool, str]]:
             "or no checkpoint falls on it",
         ),
         (
-            training.eval_interval == 0 or bool(c.data.valid_data_path),
-            f"--eval-interval {training.eval_interval} needs --valid-data-path",
+            training.eval_interval == 0 or bool(c.data.valid_data_path) or has_held_out_questions(c.questions),
+            f"--eval-interval {training.eval_interval} needs --valid-data-path or --valid-question-path",
         ),
         (
             not c.data.max_passage_words or c.data.min_passage_words <= c.data.max_passage_words,

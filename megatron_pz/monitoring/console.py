@@ -12,15 +12,17 @@ from tqdm import tqdm
 
 MEGATRON_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("train/consumed_passages", "consumed samples", "12.0f", 1.0),
+    ("train/consumed_questions", "consumed samples", "12.0f", 1.0),
     ("time/iteration", "elapsed time per iteration (ms)", ".1f", 1000.0),
     ("train/lr", "learning rate", ".6E", 1.0),
     ("train/responses", "global batch size", "5.0f", 1.0),
     ("train/loss", "loss", ".6E", 1.0),
     ("train/grad_norm", "grad norm", ".3f", 1.0),
 )
-"""Metric, label, format and factor, with the order and widths of Megatron-LM's ``training_log``. Sample: passage."""
+"""Metric, label, format and factor, in the order and widths of Megatron-LM's ``training_log``. A sample is a passage or
+a question."""
 
-GAME_FIELDS: tuple[tuple[str, str, str, float], ...] = (
+ROLE_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("generator/reward", "generator reward", ".3f", 1.0),
     ("generator/valid_masks", "valid masks", ".3f", 1.0),
     ("generator/distinct_masks", "distinct masks", ".2f", 1.0),
@@ -33,15 +35,24 @@ GAME_FIELDS: tuple[tuple[str, str, str, float], ...] = (
     ("predictor/truncated", "predictor truncated", ".3f", 1.0),
     ("generator/entropy", "generator entropy", ".3f", 1.0),
     ("predictor/entropy", "predictor entropy", ".3f", 1.0),
+    ("solver/reward", "reward", ".3f", 1.0),
+    ("solver/accuracy", "accuracy", ".3f", 1.0),
+    ("solver/format", "readable answers", ".3f", 1.0),
+    ("solver/groups_all_zero", "groups all 0", ".3f", 1.0),
+    ("solver/groups_all_one", "groups all 1", ".3f", 1.0),
+    ("solver/response_length", "response length", ".1f", 1.0),
+    ("solver/truncated", "truncated", ".3f", 1.0),
+    ("solver/entropy", "entropy", ".3f", 1.0),
+    ("held_out/accuracy", "held-out accuracy", ".3f", 1.0),
     ("health/log_prob_difference_mean", "log-prob difference", ".2E", 1.0),
 )
-"""Fields of mask generator and predictor, appended in the same format."""
+"""Fields of the roles, appended in the same format."""
 
 
 def iteration_line(iteration: int, total_iterations: int, metrics: Mapping[str, float], now: datetime) -> str:
     """Format Megatron-LM's line for one iteration. Metrics that the step lacks are left out; NaN is shown as ``-``."""
     parts = [f" [{now:%Y-%m-%d %H:%M:%S}] iteration {iteration:8d}/{total_iterations:8d} |"]
-    for name, label, form, factor in (*MEGATRON_FIELDS, *GAME_FIELDS):
+    for name, label, form, factor in (*MEGATRON_FIELDS, *ROLE_FIELDS):
         if name in metrics:
             value = metrics[name]
             parts.append(f" {label}: {'-' if math.isnan(value) else format(value * factor, form)} |")

@@ -3,15 +3,19 @@
 Names are ``section/quantity``. The sections and the quantities that the console, the curves and the reports know:
 
 =============  =====================================================================================================
-``train``      ``lr``, ``grad_norm``, ``consumed_passages`` (so far), ``responses`` (in the update), ``loss`` (mean over
-               the step's optimizer steps, as of ``grad_norm``), ``skipped_updates`` (gradients that were not finite),
-               ``active_masks`` (1: the generator's, 0: passive ones), ``sampling_rounds`` (draws of passages)
+``train``      ``lr``, ``grad_norm``, ``consumed_passages`` or ``consumed_questions`` (so far), ``responses`` (in the
+               update), ``loss`` (mean over the step's optimizer steps, as of ``grad_norm``), ``skipped_updates``
+               (gradients that were not finite), ``active_masks`` (1: the generator's, 0: passive ones),
+               ``sampling_rounds`` (draws of passages or questions)
 ``generator``  ``reward``, ``valid_masks`` and ``fault_<cause>`` (shares of all rollouts), ``distinct_masks`` (different
                valid spans per passage), ``span_words``, ``span_tokens``, ``sub_word_masks``, ``stop_word_masks``
                (shares of the valid masks), ``groups_equal`` (share of groups whose rewards are all equal)
 ``predictor``  ``accuracy``, ``format`` (share of responses with a readable answer), ``groups_all_zero``,
                ``groups_mixed``, ``groups_all_one`` (shares of the masks)
-both roles     ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
+``solver``     of question answering: ``accuracy`` (share of right answers), ``accuracy_<set>`` where there are several,
+               ``reward``, ``format``, ``grader_errors`` (answers that the grader could not judge), ``groups_all_zero``,
+               ``groups_all_equal``, ``groups_mixed``, ``groups_all_one``
+all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
 ``loss``       ``clip_low``, ``clip_high``, ``clip_dual`` (shares of the tokens), ``ratio_mean``, ``ratio_min``,
                ``ratio_max``, ``reference_kl`` (nats, by the configured estimator; 0 without a reference policy)
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,

@@ -8,7 +8,7 @@ from pathlib import Path
 from megatron_pz.monitoring.console import Console
 from megatron_pz.monitoring.metrics import METRICS_FILE, IterationLog, StepMetrics
 from megatron_pz.monitoring.sample_files import SampleFiles
-from megatron_pz.monitoring.samples import MaskSample
+from megatron_pz.monitoring.samples import Sample
 from megatron_pz.monitoring.sinks import Sink, TensorBoardSink, WandbSink
 
 
@@ -18,7 +18,7 @@ class RunLogger:
     ========================  ==================================
     ``metrics.jsonl``         every metric of every step
     ``tensorboard/``          the same for TensorBoard
-    ``samples.jsonl``         masks and predictions of some steps
+    ``samples.jsonl``         what some steps sampled
     ``samples/iter_*.md``     the same as pages to read
     ========================  ==================================
 
@@ -60,8 +60,8 @@ class RunLogger:
         if show:
             self._console.show(iteration, metrics)
 
-    def samples(self, iteration: int, samples: Sequence[MaskSample]) -> None:
-        """Keep some of a step's masks and predictions."""
+    def samples(self, iteration: int, samples: Sequence[Sample]) -> None:
+        """Keep some of what a step sampled."""
         if self._writes:
             self._samples.write(iteration, samples)
 

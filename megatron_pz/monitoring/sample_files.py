@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_pz.monitoring.metrics import IterationLog
-from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, write_page
+from megatron_pz.monitoring.samples import SAMPLES_FILE, Sample, write_page
 from megatron_pz.runtime.errors import BadInput
 
 MIB = 2**20
@@ -46,7 +46,7 @@ class SampleFiles:
                 self._sizes[iteration] = page.stat().st_size
         self._lines = IterationLog(save_dir / SAMPLES_FILE, resume_iteration)
 
-    def write(self, iteration: int, samples: Sequence[MaskSample]) -> None:
+    def write(self, iteration: int, samples: Sequence[Sample]) -> None:
         """Write the samples of a step; remove older ones where the budget is exceeded."""
         for sample in samples:
             self._lines.append(sample.to_json(iteration))

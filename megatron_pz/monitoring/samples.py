@@ -6,10 +6,22 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 SAMPLES_FILE = "samples.jsonl"
+
+
+class Sample(Protocol):
+    """Something to read of what a step sampled."""
+
+    def to_json(self, iteration: int) -> str:
+        """Return one line of JSON."""
+
+    @classmethod
+    def page(cls, samples: Sequence[Any]) -> list[str]:
+        """Return the lines of Markdown that show samples of this kind."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,11 @@ class MaskSample:
     revision_id: str = ""
     """Revision of the article that the corpus was made from; empty where the corpus has none."""
 
+    @classmethod
+    def page(cls, samples: Sequence[MaskSample]) -> list[str]:
+        """Return lines that show each passage once, with its masks and the predictions of each."""
+        return _passage_lines(samples)
+
     def to_json(self, iteration: int) -> str:
         """Return one line of JSON."""
         return json.dumps({"iteration": iteration, **asdict(self)}, ensure_ascii=False)
@@ -78,12 +95,61 @@ _OF_PREDICTION = frozenset(field.name for field in fields(PredictionSample))
 _OF_MASK = frozenset(field.name for field in fields(MaskSample))
 
 
-def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> None:
-    """Write a Markdown page that shows each passage once, with its masks and the predictions of each.
+@dataclass(frozen=True)
+class AnswerSample:
+    """One answer to a question."""
 
-    Rollouts that name the same mask and share its predictions (``share_equal_masks``) appear together.
-    """
+    response: str
+    """The whole text."""
+    answer: str | None
+    """The answer read from it; None where there is none to read."""
+    right: bool
+    reward: float
+    error: str | None = None
+    """Why the grader could not judge the answer."""
+
+
+@dataclass(frozen=True)
+class QuestionSample:
+    """A question with the answers to it."""
+
+    id: str
+    question: str
+    reference: str
+    """The reference answer."""
+    answers: tuple[AnswerSample, ...]
+
+    @classmethod
+    def page(cls, samples: Sequence[QuestionSample]) -> list[str]:
+        """Return lines that show each question with its answers, equal ones once."""
+        lines = []
+        for sample in samples:
+            right = sum(answer.right for answer in sample.answers)
+            lines += ["", f"## {_inline(sample.id)}", "", _quoted(sample.question), ""]
+            lines += [f"reference {_code(sample.reference)}, {right} of {len(sample.answers)} right", ""]
+            for answer, count in Counter(sample.answers).most_common():
+                verdict = "**right**" if answer.right else f"wrong ({answer.error})" if answer.error else "wrong"
+                times = f", {count} times" if count > 1 else ""
+                lines.append(f"- {verdict}, reward {answer.reward:+.3f}{times}: {_code(answer.response)}")
+        return lines
+
+    def to_json(self, iteration: int) -> str:
+        """Return one line of JSON."""
+        return json.dumps({"iteration": iteration, **asdict(self)}, ensure_ascii=False)
+
+
+def write_page(path: Path, iteration: int, samples: Sequence[Sample]) -> None:
+    """Write a Markdown page that shows a step's samples, kind by kind."""
     lines = [f"# Iteration {iteration}"]
+    for _, own in groupby(samples, type):
+        kind = list(own)
+        lines += kind[0].page(kind)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _passage_lines(samples: Sequence[MaskSample]) -> list[str]:
+    """Format passages; rollouts that name the same mask and share its predictions appear together."""
+    lines = []
     passages: dict[tuple[str, str], dict[MaskSample, Counter[str]]] = {}
     for sample in samples:
         masks = passages.setdefault((sample.title, sample.passage), {})
@@ -93,7 +159,7 @@ def write_page(path: Path, iteration: int, samples: Sequence[MaskSample]) -> Non
         lines += ["", f"## {_inline(title) or 'untitled'}", "", _quoted(passage)]
         for mask, responses in masks.items():
             lines += ["", *_mask_lines(mask, responses)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return lines
 
 
 def _mask_lines(mask: MaskSample, responses: Counter[str]) -> list[str]:

@@ -48,6 +48,8 @@ def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) 
     Raises:
         BadInput: there are fewer than a step needs, or they have tokens that the model has no embedding for.
     """
+    if not data.data_path:
+        raise BadInput("--data-path is missing: give the prefix of a .bin/.idx passage dataset")
     passages = open_blend(
         data.data_path, tokenizer_dir(model), min_words=data.min_passage_words, max_words=data.max_passage_words
     )

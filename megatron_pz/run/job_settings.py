@@ -23,7 +23,7 @@ from megatron_pz.run.local_node import positive
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 PROGRAM = "megatron_pz.train"
-TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines")
+TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", "megatron_pz.rlvr")
 """Modules that take a recipe and write a run directory; all others get their flags as they are given."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""

@@ -11,7 +11,7 @@ from typing import Any
 from megatron_pz.checkpoint.checkpoint import ModelState
 from megatron_pz.config.schema import RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
-from megatron_pz.monitoring.samples import MaskSample
+from megatron_pz.monitoring.samples import Sample
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
@@ -49,7 +49,7 @@ class StepResult:
     """Values by the names of :mod:`megatron_pz.monitoring.metrics`."""
     compute: ComputeUsed
     """Compute that the step used, over all ranks."""
-    samples: Sequence[MaskSample] | None = None
+    samples: Sequence[Sample] | None = None
     """Rollouts to read; None where the objective makes none."""
 
 

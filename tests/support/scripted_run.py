@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from transformers import AutoTokenizer
 
+from megatron_pz.config.question_schema import QuestionConfig
 from megatron_pz.config.schema import (
     DataConfig,
     GameConfig,
@@ -28,15 +30,17 @@ from megatron_pz.config.schema import (
 from megatron_pz.rl.experience import Response
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.run import rollout_objective
-from megatron_pz.run.objective import Schedule
+from megatron_pz.run.objective import MakeObjective, Schedule
 from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
 from tests.support.tiny_corpus import PASSAGES
 
 
 class ScriptedEngine:
-    """Plays both roles by chance, drawn from each prompt's seed: masks a word of the passage, solves half of the masks.
+    """Plays all roles by chance, drawn from each prompt's seed: masks a word of the passage, solves half of the masks,
+    and half of the sums that it is asked ("Question: 3 + 4").
 
     What :func:`load_weights` gave it is kept, so that a test can say whose weights it would have sampled from.
     """
@@ -78,7 +82,11 @@ class ScriptedEngine:
 
     def _respond(self, prompt: str, draw: random.Random) -> Response:
         passage = prompt.split("\n")[0].split(": ", 1)[1]
-        if prompt.startswith("Paragraph:"):
+        if prompt.startswith("Question:"):
+            terms = re.sub(r"(\d+) ([+-]) (\d+)", r"\1 \2\3", passage)
+            right = sum(int(term) for term in re.findall(r"[+-]?\d+", terms))
+            text = f" \\boxed{{{draw.choice([right, 'nothing'])}}}"
+        elif prompt.startswith("Paragraph:"):
             text = f" \\mask{{{draw.choice(passage.rstrip('.').replace(',', '').split())}}}"
         else:
             text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
@@ -144,6 +152,27 @@ def run_config(model: Path, corpus: str, save: Path) -> RunConfig:
     )
 
 
+def question_config(model: Path, save: Path, questions: Path, held_out: Path) -> RunConfig:
+    """Four steps with four sums each, as :func:`run_config`; both files are written."""
+    for path, first in ((questions, 1), (held_out, 11)):
+        sums = ({"question": f"{a} + {b}", "answer": a + b} for a in range(first, first + 4) for b in (2, 5))
+        path.write_text("".join(json.dumps(each) + "\n" for each in sums))
+    config = run_config(model, "", save)
+    return dataclasses.replace(
+        config,
+        data=DataConfig(),
+        questions=QuestionConfig(
+            question_path=(str(questions),),
+            valid_question_path=(str(held_out),),
+            grader="number",
+            question_template="short",
+            questions_per_step=4,
+            eval_samples=3,
+        ),
+        training=dataclasses.replace(config.training, eval_interval=2),
+    )
+
+
 def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
     """The configuration with some fields of some sections replaced."""
     changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
@@ -151,11 +180,11 @@ def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 
 @contextmanager
-def started_run(config: RunConfig) -> Iterator[Run]:
+def started_run(config: RunConfig, objective: MakeObjective = ReinforcementObjective) -> Iterator[Run]:
     """A run that is closed after the block; what a failure leaves of its process groups is destroyed."""
     try:
         with Watchdog(3600.0) as watchdog:
-            run = Run(config, Schedule.from_config(config.training), ReinforcementObjective, watchdog)
+            run = Run(config, Schedule.from_config(config.training), objective, watchdog)
             yield run
             run.close()
     finally:
@@ -164,9 +193,11 @@ def started_run(config: RunConfig) -> Iterator[Run]:
             dist.destroy_process_group()
 
 
-def run_to_the_end(config: RunConfig) -> tuple[Run, list[dict[str, Any]]]:
+def run_to_the_end(
+    config: RunConfig, objective: MakeObjective = ReinforcementObjective
+) -> tuple[Run, list[dict[str, Any]]]:
     """A run over all its steps, closed; and the metrics of all steps of its folder, without times and memory."""
-    with started_run(config) as run:
+    with started_run(config, objective) as run:
         assert run.train()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
@@ -182,7 +213,8 @@ def played(run: Run) -> ReinforcementObjective:
 
 def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:
     """Every policy's weights by its name, read shard by shard: the process groups are gone once a run has closed."""
+    assert isinstance(run.objective, RolloutObjective)
     return {
         learner.name: {name: weight.detach().clone() for name, weight in learner.policy.chunks[0].named_parameters()}
-        for learner in played(run).learners
+        for learner in run.objective.learners
     }

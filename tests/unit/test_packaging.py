@@ -56,7 +56,7 @@ def locked_versions(name: str) -> dict[str, str]:
 
 def test_the_package_has_the_promised_extras(package: dict[str, Any]) -> None:
     assert package["name"] == "megatron-pz"
-    assert set(package["extras_require"]) == {"cpu", "gpu", "wikipedia", "nemo", "dev"}
+    assert set(package["extras_require"]) == {"cpu", "gpu", "wikipedia", "questions", "nemo", "dev"}
     assert package["extras_require"]["nemo"] == ["nemo-toolkit[llm]==2.7.3"]
 
 

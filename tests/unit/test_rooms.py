@@ -37,7 +37,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"reports": ("reports",)},
     {"run": ("run",)},
     {"experiment": ("experiment",)},
-    {"commands": ("train", "launch", "cold_start", "baselines", "doctor")},
+    {"commands": ("train", "launch", "cold_start", "baselines", "rlvr", "doctor")},
 )
 
 ROOMS = {
@@ -124,7 +124,7 @@ def test_the_package_itself_imports_nothing() -> None:
     assert not list(imported_modules((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"), PACKAGE))
 
 
-TRAINING_COMMANDS = {f"{PACKAGE}.{name}" for name in ("train", "cold_start", "baselines", "launch")}
+TRAINING_COMMANDS = {f"{PACKAGE}.{name}" for name in ("train", "cold_start", "baselines", "rlvr", "launch")}
 
 
 def test_nobody_imports_a_training_command() -> None:

@@ -1,0 +1,77 @@
+"""Reinforcement learning with verifiable rewards, one step at a time: one policy answers questions.
+
+Departures from General-Reasoner (arXiv 2505.14652), whose recipe the paper follows after pretraining:
+
+- No entropy bonus (there 0.001).
+- The standard deviation of a group is the population's; a truncated response counts as one without an answer.
+- Token weights correct for the mismatch between rollout and trainer probabilities (truncated importance sampling),
+  as in the game; ``mismatch_correction: off`` leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+from megatron_pz.algorithm.learner import Learner
+from megatron_pz.algorithm.policy_step import PolicyStep
+from megatron_pz.algorithm.question_rollouts import SOLVER, Answers, QuestionWorker
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.question_answering.question import Question
+from megatron_pz.rl.experience import ScoredGroup
+from megatron_pz.rollout.fault_tolerance import RestartingEngine
+
+
+@dataclass(frozen=True)
+class AnswerRound:
+    """This rank's share of one round of answers."""
+
+    questions: int
+    """Questions of the round, over all ranks."""
+    answers: list[Answers]
+
+
+class QuestionAnswering(PolicyStep[AnswerRound]):
+    """One policy answers questions; the group of a question is its n answers."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        worker: QuestionWorker,
+        engine: RestartingEngine,
+        learners: list[Learner],
+        draw: Callable[[int], Sequence[Question]],
+    ) -> None:
+        """
+        Keep the parts of the run.
+
+        Args:
+            config: the run's.
+            worker: asks and grades.
+            engine: the policy's.
+            learners: the one policy.
+            draw: returns the next so many questions, the same on every rank.
+        """
+        super().__init__(config, worker.sampler, {SOLVER: engine}, learners)
+        self.worker, self.draw = worker, draw
+
+    def gather_experience(self, iteration: int) -> tuple[list[AnswerRound], list[ScoredGroup]]:
+        """Ask once, or with dynamic sampling until there are enough groups to learn from."""
+        game, wanted = self.config.game, self.config.questions.questions_per_step
+        rounds: list[AnswerRound] = []
+        groups: list[ScoredGroup] = []
+        for number in range(game.max_sampling_rounds if game.dynamic_sampling else 1):
+            questions = self.draw(wanted)
+            answers = self.worker.answer(questions, game.grpo_group_size, f"{iteration}.{number}")
+            rounds.append(AnswerRound(len(questions), answers))
+            groups += self.experience(answers)
+            if len(groups) >= wanted:
+                break
+        return rounds, groups
+
+    def experience(self, answers: Sequence[Answers]) -> list[ScoredGroup]:
+        """Return the groups of all ranks whose rewards differ, in the order of their questions. Collective."""
+        mine = [(each.index, self.score(SOLVER, each.prompt_ids, each.responses, each.rewards)) for each in answers]
+        scored = self.worker.from_all_ranks([item for item in mine if any(item[1].advantages)])
+        return [group for _, group in sorted(scored, key=itemgetter(0))]

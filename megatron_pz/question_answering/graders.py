@@ -1,0 +1,175 @@
+"""Grade responses to training questions, by a grader's name, and turn a grade into a reward.
+
+A grader that fails on an answer counts it as wrong and says why; only a verifier that cannot be reached ends the run.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+from megatron_pz.config.question_schema import QuestionConfig
+from megatron_pz.question_answering.general_reasoner import extract, extract_letter
+from megatron_pz.question_answering.math_grader import MATH_GRADER
+from megatron_pz.question_answering.question import Question
+from megatron_pz.runtime.errors import brief
+
+_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question with one response to it."""
+
+    question: Question
+    response: str
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What was read from a response, and how right it is."""
+
+    answer: str | None
+    """None where nothing was read, or the response was truncated."""
+    score: float = 0.0
+    """0 for wrong to 1 for right; between them only where the grader has partial scores."""
+    error: str | None = None
+    """One line from a grader that could not judge the answer, which then counts as wrong."""
+
+    @property
+    def right(self) -> bool:
+        """Return whether the score is full."""
+        return self.score >= 1.0
+
+
+class Grader(Protocol):
+    """Grades the responses of one rank's share of a step."""
+
+    def grade(self, answered: Sequence[Answered]) -> list[Grade]:
+        """Return the grade of each response, in order."""
+
+
+Score = Callable[[Question, str], float]
+"""Scores an answer from 0 to 1; may raise on a strange one."""
+
+
+@dataclass(frozen=True)
+class AnswerGrader:
+    """Reads the answer of each response and scores it in this process."""
+
+    read: Callable[[str], str | None]
+    score: Score
+
+    def grade(self, answered: Sequence[Answered]) -> list[Grade]:
+        """Return the grade of each response, in order."""
+        return [self._grade(each) for each in answered]
+
+    def _grade(self, answered: Answered) -> Grade:
+        answer = read_answer(answered, self.read)
+        if answer is None:
+            return Grade(None)
+        try:
+            return Grade(answer, self.score(answered.question, answer))
+        except Exception as failure:  # a strange answer must not end a run of days
+            return Grade(answer, error=f"{type(failure).__name__}: {brief(failure)}")
+
+
+def read_answer(answered: Answered, read: Callable[[str], str | None] = extract) -> str | None:
+    """Return the answer that a response gives without outer white space; None where it is truncated or has none."""
+    answer = None if answered.truncated else read(answered.response)
+    return answer.strip() or None if answer else None
+
+
+def exact(question: Question, answer: str) -> float:
+    """Compare texts after Unicode NFC; outer white space does not count."""
+    return float(_composed(answer) == _composed(question.answer))
+
+
+def number(question: Question, answer: str) -> float:
+    """Compare values exactly: ``1,200.50``, ``$1200.5`` and ``2401/2`` are equal."""
+    value = number_in(answer)
+    return float(value is not None and value == number_in(question.answer))
+
+
+def math(question: Question, answer: str) -> float:
+    """Compare by math-verify (:mod:`.math_grader`)."""
+    return float(MATH_GRADER.equal("math_verify", question.answer, answer))
+
+
+def letter(question: Question, answer: str) -> float:
+    """Compare an option's letter."""
+    return float(answer == question.answer)
+
+
+def number_in(text: str) -> Fraction | None:
+    """Return the value of the only number in a text; None where there is none, or more than one.
+
+    >>> number_in("$1,200.50"), number_in("x = -3/4"), number_in("2 or 3"), number_in("1/0")
+    (Fraction(2401, 2), Fraction(-3, 4), None, None)
+    """
+    found = _NUMBER.findall(text)
+    if len(found) != 1:
+        return None
+    numerator, _, denominator = found[0].replace(",", "").partition("/")
+    try:
+        return Fraction(numerator) / Fraction(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())
+
+
+GRADERS: dict[str, AnswerGrader] = {
+    "letter": AnswerGrader(extract_letter, letter),
+    "exact": AnswerGrader(extract, exact),
+    "number": AnswerGrader(extract, number),
+    "math": AnswerGrader(extract, math),
+}
+"""Graders that need nothing but the answer and the reference."""
+
+
+def make_grader(config: QuestionConfig, gym_score: Score | None = None) -> Grader:
+    """Return the configured grader.
+
+    Args:
+        config: its grader, and the endpoint of a verifier.
+        gym_score: scores the answers to generated tasks, for the grader ``reasoning_gym``.
+
+    Raises:
+        BadInput: the prompt of the verifier cannot be used.
+    """
+    if config.grader == "verifier":
+        from megatron_pz.question_answering.verifier import ModelVerifier
+
+        return ModelVerifier(config)
+    if config.grader == "reasoning_gym":
+        assert gym_score is not None, "config.validate requires the tasks"
+        return AnswerGrader(extract, gym_score)
+    return GRADERS[config.grader]
+
+
+def reward(grade: Grade, length_difference: int, config: QuestionConfig) -> float:
+    """Return the reward of a grade.
+
+    Args:
+        grade: of a response.
+        length_difference: tokens of the answer minus those of the reference.
+        config: the reward without an answer, and the price of a differing length.
+
+    General-Reasoner's settings, a right answer three tokens too long, and none at all:
+
+    >>> settings = QuestionConfig(no_answer_reward=-0.5, answer_length_penalty=0.05)
+    >>> reward(Grade("12", 1.0), 3, settings), reward(Grade(None), 0, settings)
+    (0.85, -0.5)
+    """
+    if grade.answer is None:
+        return config.no_answer_reward
+    counted = min(abs(length_difference), config.answer_length_cap) if grade.right else 0
+    return grade.score - config.answer_length_penalty * counted

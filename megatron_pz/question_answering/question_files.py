@@ -1,0 +1,34 @@
+"""Read training questions from files whose field names the configuration gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from megatron_pz.config.question_schema import QuestionConfig
+from megatron_pz.question_answering.graders import number_in
+from megatron_pz.question_answering.question import LETTERS, Question
+from megatron_pz.question_answering.records import Record, read_records
+
+
+def read_questions(paths: Iterable[str], config: QuestionConfig) -> list[Question]:
+    """Read the questions of JSON Lines, JSON or Parquet files, in their order.
+
+    Raises:
+        BadInput: a file cannot be read or is empty, or a record lacks a field, or holds what the grader cannot use. The
+            line names the file, its line or row, and the field.
+    """
+    return [_question(record, Path(path).stem, config) for path in paths for record in read_records(Path(path))]
+
+
+def _question(record: Record, file: str, config: QuestionConfig) -> Question:
+    options = record.texts(config.options_field, fewest=2) if config.options_field else ()
+    answer = record.number_or_text(config.answer_field).strip()
+    if len(options) > len(LETTERS):
+        raise record.wrong(config.options_field, options, f"a list of at most {len(LETTERS)} options")
+    if config.grader == "letter" and answer not in tuple(LETTERS[: len(options)]):
+        raise record.wrong(config.answer_field, answer, f"a letter from A to {LETTERS[len(options) - 1]}")
+    if config.grader == "number" and number_in(answer) is None:
+        raise record.wrong(config.answer_field, answer, "one number")
+    text = record.text(config.question_field)
+    return Question(file, f"{file}/{record.number}", file, text, answer, record.place, options)

@@ -1,0 +1,56 @@
+"""Evaluate a run's policy on held-out questions between steps, and keep the result of every question."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from megatron_pz.algorithm.question_metrics import answer_metrics
+from megatron_pz.algorithm.question_rollouts import QuestionWorker
+from megatron_pz.monitoring.metrics import IterationLog
+from megatron_pz.question_answering.question import Question
+
+HELD_OUT_FILE = "held_out.jsonl"
+
+
+class HeldOutQuestions:
+    """Held-out questions, the same in every run of these settings, answered with the same seeds each time."""
+
+    def __init__(
+        self, questions: Sequence[Question], worker: QuestionWorker, samples: int, save: Path, resume_iteration: int
+    ) -> None:
+        """
+        Open ``<save>/held_out.jsonl`` on rank 0.
+
+        Args:
+            questions: all of them, on every rank.
+            worker: asks them; it has the seed of the evaluation, not that of the run.
+            samples: answers to each question.
+            save: directory of the run.
+            resume_iteration: iteration that the run goes on from; later lines are removed, as the steps are repeated.
+        """
+        self.questions, self.worker, self.samples = questions, worker, samples
+        self.digest = sha256("\n".join(question.text for question in questions).encode()).hexdigest()[:16]
+        rank = worker.topology.rank
+        self._log = IterationLog(save / HELD_OUT_FILE, resume_iteration) if rank == 0 else None
+
+    def evaluate(self, iteration: int) -> dict[str, float]:
+        """Return the means over all held-out questions by name, ``held_out/…``, and keep each question's accuracy.
+
+        ``iteration``: the step before the evaluation; 0 for the initial weights. Collective.
+        """
+        answers = self.worker.answer(self.questions, self.samples, "held-out")
+        everywhere = sorted(self.worker.from_all_ranks([(each.index, each.accuracy) for each in answers]))
+        if self._log is not None:
+            accuracy = [accuracy for _, accuracy in everywhere]
+            self._log.append(json.dumps({"iteration": iteration, "questions": self.digest, "accuracy": accuracy}))
+        means = answer_metrics(answers, "held_out", self.worker)
+        # A few samples have no outcome of their own.
+        return {name: value for name, value in means.items() if not name.startswith("held_out/groups_")}
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._log is not None:
+            self._log.close()

@@ -1,0 +1,106 @@
+"""Train by reinforcement learning with verifiable rewards: questions, engines, held-out evaluation and samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.algorithm.question_answering import QuestionAnswering
+from megatron_pz.algorithm.question_metrics import question_compute, question_metrics, question_samples
+from megatron_pz.algorithm.question_rollouts import SOLVER, QuestionPrompts, QuestionWorker
+from megatron_pz.algorithm.rank_shares import RankShares
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.validate_questions import has_held_out_questions
+from megatron_pz.question_answering.graders import make_grader
+from megatron_pz.question_answering.question import Question
+from megatron_pz.run.held_out_questions import HeldOutQuestions
+from megatron_pz.run.inputs import open_tokenizer
+from megatron_pz.run.objective import StepResult
+from megatron_pz.run.questions import HELD_OUT_SEED, Fits, QuestionStream, held_out_questions, texts_of
+from megatron_pz.run.rollout_objective import RolloutObjective
+from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
+
+SAMPLED_QUESTIONS = 4
+"""Questions of a step whose answers are kept to read; of those that rank 0 asked."""
+
+
+class RlvrObjective(RolloutObjective):
+    """One policy answers questions and learns from its graded answers."""
+
+    algorithm: QuestionAnswering
+
+    def __init__(self, config: RunConfig, topology: Topology, watchdog: Watchdog) -> None:
+        tokenizer = open_tokenizer(config.model)
+        self.prompts = QuestionPrompts(config.questions, tokenizer)
+        self.held_out_questions: list[Question] = []
+        if has_held_out_questions(config.questions):
+            self.held_out_questions = held_out_questions(config.questions, self.fits_in(config))
+        held_out = texts_of(self.held_out_questions)
+        within_limit = self.fits_in(config)
+        self.stream = QuestionStream(
+            config.questions,
+            config.training.seed,
+            lambda question: question.text not in held_out and within_limit(question),
+        )
+        self.grader = make_grader(config.questions, self.stream.gym.score if self.stream.gym else None)
+        super().__init__(config, topology, watchdog, tokenizer, (SOLVER,))
+        self.consumed_questions = 0
+        self.held_out: HeldOutQuestions | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position among the questions."""
+        return {"questions": self.stream.state_dict(), "consumed_questions": self.consumed_questions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on at the saved position among the questions."""
+        self.stream.load_state_dict(state["questions"])
+        self.consumed_questions = state["consumed_questions"]
+
+    def start(self, first_iteration: int) -> None:
+        """Start the engines with the policy's weights, and evaluate these where the run begins."""
+        config = self.config
+        self.engines = self.start_engines()
+        self.worker = self.worker_of(config.training.seed)
+        self.algorithm = QuestionAnswering(config, self.worker, self.engines[SOLVER], self.learners, self.stream.draw)
+        if config.training.eval_interval:
+            self.held_out = HeldOutQuestions(
+                self.held_out_questions,
+                self.worker_of(HELD_OUT_SEED),
+                config.questions.eval_samples,
+                Path(config.training.save),
+                first_iteration - 1,
+            )
+            if first_iteration == 1:
+                means = self.held_out.evaluate(0)
+                if self.topology.rank == 0:
+                    print(f"held-out accuracy of the initial weights: {means['held_out/accuracy']:.3f}", flush=True)
+
+    def step(self, iteration: int) -> StepResult:
+        """Ask, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out questions."""
+        report = self.algorithm.step(iteration)
+        metrics = question_metrics(report, self.worker)
+        compute = question_compute(report, self.worker, self.flop_counter)
+        self.consumed_questions += sum(part.questions for part in report.rollouts)
+        metrics["train/consumed_questions"] = float(self.consumed_questions)
+        if self.held_out is not None and iteration % self.config.training.eval_interval == 0:
+            with report.seconds("evaluation"):
+                metrics |= self.held_out.evaluate(iteration)
+            metrics["time/evaluation"] = report.seconds["evaluation"]
+        return StepResult(metrics, compute, question_samples(report.rollouts[0].answers[:SAMPLED_QUESTIONS]))
+
+    def close(self) -> None:
+        """End the engines and close the results."""
+        super().close()
+        if self.held_out is not None:
+            self.held_out.close()
+
+    def worker_of(self, seed: int) -> QuestionWorker:
+        """Return a worker whose samples depend on this seed."""
+        shares = RankShares(seed, self.topology)
+        longest = self.config.rollout.longest_response(SOLVER)
+        return QuestionWorker(self.config.questions, shares, self.prompts, self.grader, self.engines, longest)
+
+    def fits_in(self, config: RunConfig) -> Fits:
+        """Return the test whether a question's prompt is within ``max_prompt_length``."""
+        return lambda question: len(self.prompts.encode(question)) <= config.rollout.max_prompt_length
