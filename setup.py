@@ -85,6 +85,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "backports.zstd; python_version < '3.14'",
+        "latex2sympy2-extended>=1.11",
         "math-verify>=0.9",
         "httpx",
         "matplotlib",
@@ -97,6 +98,7 @@ setup(
         "rich",
         "safetensors",
         "scipy",
+        "sympy",
         "tensorboard",
         "tokenizers",
         "torch>=2.11",

@@ -19,10 +19,9 @@ LONGEST_ANSWER: Final = 2_000
 _NUMBER: Final = re.compile(r"-?\d*\.?\d+")
 _BRACE: Final = re.compile(r"[{}]")
 _UNITS: Final = (
-    "degrees? mph kmph ft feet foot inch(?:es)? yards? miles? mm cm dm km m meters? metres? grams? gm kg g lbs? "
-    "pounds? tons? seconds? secs? minutes? mins? hours? hrs? days? weeks? months? years? yrs? gallons? liters? "
-    "litres? acres? hectares? dollars? cents? rupees? percent square cubic sq cu ohms? units? people students men "
-    "women coins tiles"
+    "degrees? mph kmph ft feet inch(?:e?s)? yards? miles? mm cm dm km m mtr meters? metres? gm kg g lbs? seconds? "
+    "secs? minutes? mins? hours? hrs? days? months? years? yrs? gallons? gal liters? litres? acres? hectares? "
+    "rupees? percent square cubic sq ohms? units? men women soldiers? coins? tiles? apples?"
 ).split()
 _UNIT: Final = re.compile(rf"(?<![^\W_])(?<!\\)(?:{'|'.join(_UNITS)})(?![^\W_])")
 _TRAILING_TEXT: Final = re.compile(r"\\text\{[^{}]*\}$")

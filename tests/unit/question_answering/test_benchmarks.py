@@ -1,0 +1,228 @@
+"""Readers: every set in its public schema, and what is wrong with a file named with place and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_pz.question_answering.benchmarks import BENCHMARKS, load_benchmark
+from megatron_pz.question_answering.recipes import RECIPES, recipe
+from megatron_pz.runtime.errors import BadInput
+from tests.support.benchmark_data import benchmark_data
+
+SUPERGPQA: dict[str, Any] = {
+    "uuid": "a8390c75",
+    "question": "The common-mode rejection ratio of a circuit depends on",
+    "options": ["all of the above", "the difference of both ratios"],
+    "answer": "the difference of both ratios",
+    "answer_letter": "B",
+    "discipline": "Engineering",
+    "field": "Electronic Science and Technology",
+    "subfield": "Circuits and Systems",
+    "difficulty": "middle",
+    "is_calculation": False,
+}
+MATH500: dict[str, Any] = {
+    "problem": "Suppose $\\sin D = 0.7$. What is $DE$?",
+    "solution": "The triangle is right: $\\boxed{\\sqrt{51}}$.",
+    "answer": "\\sqrt{51}",
+    "subject": "Geometry",
+    "level": 1,
+    "unique_id": "test/precalculus/1303.json",
+}
+RECORDS: dict[str, dict[str, Any]] = {
+    "mmlu_pro": {
+        "question_id": 70,
+        "question": "Which?",
+        "options": ["yes", "no", "N/A"],
+        "answer": "B",
+        "answer_index": 1,
+        "cot_content": "",
+        "category": "law",
+        "src": "",
+    },
+    "supergpqa": SUPERGPQA,
+    "math500": MATH500,
+    "olympiadbench": {
+        "id": 1606,
+        "subfield": "Algebra",
+        "context": None,
+        "question": "Which $n$?",
+        "solution": ["…"],
+        "final_answer": ["$2n$"],
+        "is_multiple_answer": False,
+        "unit": None,
+        "answer_type": "Expression",
+        "error": None,
+    },
+    "minerva_math": {"problem": "How far?", "solution": "$\\boxed{1.6} \\mathrm{~cm}$", "type": "Astronomy", "idx": 3},
+    "gsm8k": {"question": "How many?", "answer": "3 * 500 = 1500\n#### 1,500"},
+    "amc23": {"id": 0, "problem": "How many?", "answer": 27.0, "url": ""},
+    "aime24": {"id": 60, "problem": "How long?", "solution": "…", "answer": "204", "url": ""},
+}
+READ = {  # identifier, subject, answer, options
+    "mmlu_pro": ("70", "law", "B", ("yes", "no")),
+    "supergpqa": ("a8390c75", "Engineering", "B", ("all of the above", "the difference of both ratios")),
+    "math500": ("test/precalculus/1303.json", "Geometry", "\\sqrt{51}", ()),
+    "olympiadbench": ("1606", "Algebra", "2n", ()),
+    "minerva_math": ("3", "Astronomy", "1.6", ()),
+    "gsm8k": ("0", "gsm8k", "1500", ()),
+    "amc23": ("0", "amc23", "27", ()),
+    "aime24": ("60", "aime24", "204", ()),
+}
+QUESTION_FIELDS = {"gsm8k": "question", "mmlu_pro": "question", "supergpqa": "question", "olympiadbench": "question"}
+
+
+def write(directory: Path, name: str, records: list[Any], file: str = "test.jsonl") -> Path:
+    path = directory / name / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    else:
+        path.write_text(json.dumps({"examples": records, "canary": ""}), encoding="utf-8")
+    return path
+
+
+def refused(directory: Path, name: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        load_benchmark(name, directory)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("file", ["test.jsonl", "test.parquet", "test.json", "data/test-00000-of-00001.parquet"])
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_is_read_in_its_public_schema(name: str, file: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, [RECORDS[name]], file)
+    (question,) = load_benchmark(name, tmp_path)
+    assert (question.id, question.subject, question.answer, question.options) == READ[name]
+    assert question.text == RECORDS[name][QUESTION_FIELDS.get(name, "problem")]
+    assert question.source == (f"{path}:1" if path.suffix == ".jsonl" else f"{path}:row 1")
+    assert question.extras == RECORDS[name]
+
+
+REQUIRED = [
+    (name, field)
+    for name, record in RECORDS.items()
+    for field in record
+    if field not in ("answer_index", "cot_content", "src", "is_calculation", "context", "is_multiple_answer", "unit")
+    and field not in ("answer_type", "error", "url")
+    and not (field == "solution" and name != "minerva_math")
+]
+
+
+@pytest.mark.parametrize(("name", "field"), REQUIRED)
+def test_a_missing_changed_or_empty_field_is_named_with_its_line(name: str, field: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, [{other: value for other, value in RECORDS[name].items() if other != field}])
+    assert refused(tmp_path, name).startswith(f"{path}:1: no field '{field}'; it has '")
+    for value in (None, {"text": "x"}, ""):
+        write(tmp_path, name, [RECORDS[name] | {field: value}])
+        assert refused(tmp_path, name).startswith(f"{path}:1: field '{field}' ")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("mmlu_pro", {"answer": "C"}, "field 'answer' is 'C', not a letter from A to B"),
+        ("mmlu_pro", {"options": ["yes"]}, "field 'options' has 1 entries, fewer than 2"),
+        ("mmlu_pro", {"options": ["yes", " "]}, "field 'options' has an empty entry, number 1"),
+        ("mmlu_pro", {"options": [str(number) for number in range(11)]}, "11 entries, more than 10"),
+        ("supergpqa", {"answer": "all of the above"}, "field 'answer' is not option B"),
+        ("math500", {"level": 6}, "field 'level' is not a whole number from 1 to 5: 6"),
+        ("gsm8k", {"answer": "It is 5"}, "field 'answer' has no text after '####'"),
+        ("gsm8k", {"answer": "5 #### "}, "field 'answer' has no text after '####'"),
+        ("minerva_math", {"solution": "It is 5"}, "field 'solution' has no \\boxed{} with an answer"),
+        ("olympiadbench", {"final_answer": ["1", "2"]}, "field 'final_answer' has 2 entries; one is read"),
+        ("amc23", {"answer": True}, "field 'answer' is not text: True"),
+        ("aime24", {"answer": float("inf")}, "field 'answer' is not text: inf"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(name: str, change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = write(tmp_path, name, [RECORDS[name], RECORDS[name] | change])
+    message = refused(tmp_path, name)
+    assert message.startswith(f"{path}:2: field ")
+    assert words in message
+
+
+def test_an_identifier_may_stand_once(tmp_path: Path) -> None:
+    path = write(tmp_path, "aime24", [RECORDS["aime24"], RECORDS["aime24"]])
+    assert refused(tmp_path, "aime24") == f"{path}:2: identifier '60' stands at {path}:1 already"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_text(""), "holds no item"),
+        (lambda path: path.write_text('{"id": 1}\n{"id": '), "test.jsonl:1: no field"),
+        (lambda path: path.write_text('\n{"id": '), "test.jsonl:2: not JSON"),
+        (lambda path: path.write_text("[1]\n"), "test.jsonl:1: not an object with fields"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "not UTF-8"),
+        (lambda path: path.rename(path.with_suffix(".json")), "not JSON"),
+        (lambda path: path.rename(path.with_suffix(".parquet")), "cannot be read"),
+        (lambda path: path.rename(path.with_suffix(".csv")), "no file of aime24; test.parquet, test.jsonl"),
+    ],
+)
+def test_a_damaged_file_is_one_line(damage: Callable[[Path], object], words: str, tmp_path: Path) -> None:
+    damage(write(tmp_path, "aime24", [RECORDS["aime24"], RECORDS["aime24"] | {"id": 61}]))
+    assert words in refused(tmp_path, "aime24")
+
+
+def test_an_empty_list_and_another_object_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "aime24", [], "test.json")
+    assert "holds no item" in refused(tmp_path, "aime24")
+    (tmp_path / "aime24/test.json").write_text('{"rows": []}')
+    assert "neither a list of items nor an object with a list under 'examples'" in refused(tmp_path, "aime24")
+
+
+def test_unknown_names_and_missing_folders_are_refused(tmp_path: Path) -> None:
+    assert refused(tmp_path, "mmlu").startswith("no benchmark 'mmlu'; there are mmlu_pro, supergpqa")
+    assert refused(tmp_path, "gsm8k") == f"{tmp_path}/gsm8k: no folder with the files of gsm8k"
+    with pytest.raises(BadInput, match="no recipe 'general'; there are general_reasoner, authors"):
+        recipe("general")
+    with pytest.raises(BadInput, match="no benchmark 'mmlu'"):
+        recipe("authors").protocol("mmlu")
+
+
+def test_bbeh_is_read_by_task(tmp_path: Path) -> None:
+    items = [{"input": "Which?", "target": "(A)"}, {"input": "How many?", "target": 2}]
+    write(tmp_path, "bbeh", items, "nycc.json")
+    write(tmp_path, "bbeh", items, "bbeh_word_sorting/task.json")
+    write(tmp_path, "bbeh", items, "mini.json")
+    questions = load_benchmark("bbeh", tmp_path)
+    assert [(question.id, question.subject, question.answer) for question in questions] == [
+        ("word_sorting/0", "word_sorting", "(A)"),
+        ("word_sorting/1", "word_sorting", "2"),
+        ("nycc/0", "nycc", "(A)"),
+        ("nycc/1", "nycc", "2"),
+    ]
+    assert [question.id for question in load_benchmark("bbeh_mini", tmp_path)] == ["bbeh_mini/0", "bbeh_mini/1"]
+
+
+SIZES = {"mmlu_pro": 12032, "bbeh": 600, "bbeh_mini": 460, "olympiadbench": 675, "minerva_math": 272, "gsm8k": 1319}
+SIZES |= {"amc23": 40, "aime24": 30}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_the_published_sets_are_read_whole(name: str) -> None:
+    questions = load_benchmark(name, benchmark_data())
+    assert len(questions) == SIZES[name]
+    assert {question.benchmark for question in questions} == {name}
+
+
+def test_every_recipe_covers_every_benchmark(tmp_path: Path) -> None:
+    write(tmp_path, "mmlu_pro", [RECORDS["mmlu_pro"] | {"cot_content": "A: B."}] * 1, "validation.jsonl")
+    for name in RECIPES:
+        for benchmark in BENCHMARKS:
+            protocol = recipe(name).protocol(benchmark, tmp_path)
+            assert (protocol.recipe, protocol.benchmark) == (name, benchmark)
+            assert protocol.samples == (32 if benchmark in ("amc23", "aime24") else 1)
+            assert (protocol.temperature > 0) == (protocol.samples > 1), "greedy responses are all alike"
