@@ -17,7 +17,9 @@ from typing import Final
 
 from megatron_pz.question_answering.qwen_math import LONGEST_ANSWER
 
-DEADLINE_SECONDS: Final = 60.0
+CPU_SECONDS: Final = 5.0
+"""CPU time for one comparison; math-verify allows the same for each of its two parts."""
+DEADLINE_SECONDS: Final = 300.0
 """Wall-clock time after which a worker that does not answer is replaced; its own limit is in CPU time."""
 
 
@@ -28,8 +30,9 @@ class GraderFailure(Exception):
 class MathGrader:
     """A worker process that is started at the first comparison and replaced when it fails; safe between threads."""
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
+    def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
+        """Start nothing yet; a comparison may take ``cpu_seconds`` of the worker's CPU time."""
+        self._cpu_seconds = cpu_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
@@ -61,26 +64,29 @@ class MathGrader:
             process.communicate()
 
     def _ask(self, request: dict[str, str]) -> dict[str, object]:
-        worker = self._worker()
-        assert worker.stdin is not None
-        try:
-            worker.stdin.write(json.dumps(request) + "\n")
-            worker.stdin.flush()
-            line = self._line(worker)
-        except BrokenPipeError:
-            line = ""
-        if line.endswith("\n"):
-            reply: dict[str, object] = json.loads(line)
-            return reply
-        self.close()
-        return {"error": "the comparison ended its process" if not line else f"no reply in {DEADLINE_SECONDS:.0f} s"}
+        for _ in range(2):  # a worker may have been ended from outside
+            worker = self._worker()
+            assert worker.stdin is not None
+            try:
+                worker.stdin.write(json.dumps(request) + "\n")
+                worker.stdin.flush()
+                line = self._line(worker)
+            except BrokenPipeError:
+                line = ""
+            if line.endswith("\n"):
+                reply: dict[str, object] = json.loads(line)
+                return reply
+            self.close()
+            if line:
+                return {"error": f"no reply in {DEADLINE_SECONDS:.0f} s"}
+        return {"error": "the comparison ends its process"}
 
     def _worker(self) -> subprocess.Popen[str]:
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             root = str(Path(__file__).resolve().parents[2])
             path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "megatron_pz.question_answering.math_worker"],
+                [sys.executable, "-m", "megatron_pz.question_answering.math_worker", str(self._cpu_seconds)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

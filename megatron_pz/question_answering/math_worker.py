@@ -1,7 +1,8 @@
-"""Compare mathematical answers in a process of its own: ``python -m megatron_pz.question_answering.math_worker``.
+"""Compare mathematical answers in a process of its own.
 
-Every line of standard input is a request, every line of standard output the reply, both JSON. A comparison is ended
-after :data:`CPU_SECONDS` of the process's own time, so that a crowded machine does not change a verdict.
+``python -m megatron_pz.question_answering.math_worker SECONDS`` reads a request from every line of standard input and
+writes the reply to a line of standard output, both JSON. A comparison is ended after so many seconds of the process's
+own CPU time, so that a crowded machine does not change a verdict.
 """
 
 from __future__ import annotations
@@ -22,14 +23,12 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from megatron_pz.question_answering.qwen_equality import qwen_equal
 from megatron_pz.runtime.errors import brief
 
-CPU_SECONDS: Final = 5.0
-"""Time for one comparison; math-verify allows the same for each of its two parts."""
 MEMORY_BYTES: Final = 4 << 30
 """Address space of the process: an answer such as ``9^{9^{9^9}}`` must not take the machine's memory."""
 
 
 class OutOfTime(BaseException):
-    """A comparison exceeded :data:`CPU_SECONDS`; no ``except Exception`` on the way may swallow it."""
+    """A comparison exceeded its CPU time; no ``except Exception`` on the way may swallow it."""
 
 
 def math_verify_equal(gold: str, answer: str) -> bool:
@@ -75,25 +74,26 @@ def main() -> None:
     signal.signal(signal.SIGPROF, _out_of_time)
     sys.setrecursionlimit(10_000)
     replies, sys.stdout = sys.stdout, sys.stderr
+    cpu_seconds = float(sys.argv[1])
     for line in sys.stdin:
-        print(json.dumps(reply(json.loads(line))), file=replies, flush=True)
+        print(json.dumps(reply(json.loads(line), cpu_seconds)), file=replies, flush=True)
 
 
-def reply(request: dict[str, str]) -> dict[str, object]:
+def reply(request: dict[str, str], cpu_seconds: float) -> dict[str, object]:
     """Return the reply to one request; whatever the comparison raises is reported in it."""
     try:
-        with _limited():
+        with _limited(cpu_seconds):
             return {"equal": GRADERS[request["grader"]](request["gold"], request["answer"])}
     except OutOfTime:
-        return {"error": f"not compared within {CPU_SECONDS:.0f} s of CPU time"}
+        return {"error": f"not compared within {cpu_seconds:g} s of CPU time"}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {brief(error, 200)}"}
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _limited(cpu_seconds: float) -> Iterator[None]:
     # The alarm repeats, because code below may swallow the first one.
-    signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS, 0.5)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds, 0.5)
     try:
         yield
     finally:
