@@ -1,7 +1,7 @@
 """Run a grid of trainings with equal compute or equal steps, evaluate every run alike, and compare the arms.
 
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR [--hf-model DIR] [--data-path PREFIX …]
-        [--valid-data-path PREFIX …]                            one run after another on this machine
+        [--valid-data-path PREFIX …] [--precision bf16]         one run after another on this machine
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --sbatch slurm/pz_qwen3_4b.sh
                                                                 a Slurm array, and a job that compares its runs
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --list | --compare
@@ -15,6 +15,7 @@ compared all the same), 2 bad input, 3 stopped by a signal.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hf-model", type=Path, help="the model that all runs start from; default: the recipe's")
     parser.add_argument("--data-path", nargs="+", help="passages to train on; default: the recipe's")
     parser.add_argument("--valid-data-path", nargs="+", help="held-out passages; default: the recipe's")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp32"], help="of all runs; default: the file's or the recipe's"
+    )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="only show what is left to do")
     mode.add_argument("--compare", action="store_true", help="only compare what is there")
@@ -53,6 +57,8 @@ def inputs(flags: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if flags.hf_model:
         found["hf_model"] = str(flags.hf_model.absolute())
+    if flags.precision:
+        found["precision"] = flags.precision
     for name in ("data_path", "valid_data_path"):
         if words := getattr(flags, name):
             found[name] = [str(Path(word).absolute()) if Path(f"{word}.idx").is_file() else word for word in words]
@@ -77,6 +83,8 @@ def show(experiment: Experiment, output: Path) -> None:
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
+    if int(os.environ.get("RANK", "0")) > 0:  # one process starts the commands, which use all of the node
+        return
     flags = parse(argv)
     experiment = read_experiment(flags.experiment, flags.output, inputs(flags))
     if not experiment.common.data.valid_data_path:

@@ -218,7 +218,12 @@ def _config(path: Path, recipe: Path, sections: Mapping[str, Any], settings: Map
         section[name] = value
     config = config_of_sections(path, content)
     precision = config.model.precision
-    return with_precision(config, precision) if precision in ("bf16", "fp32") else config
+    if precision == "auto":
+        raise BadInput(
+            f"{path}: precision auto is measured anew by every run, so that runs could differ: give bf16 or fp32 in "
+            "settings, or as --precision"
+        )
+    return config if precision == "custom" else with_precision(config, precision)
 
 
 def _check(path: Path, cell: Cell) -> None:

@@ -121,7 +121,7 @@ def describe(cell: Cell, training: Training | None, evaluation: Path) -> str:
         begun = (cell.folder / "run" / METRICS_FILE).is_file()
         return "begun, without a checkpoint" if begun else "not begun"
     if not training.ended:
-        return f"{training.iteration} steps done, not ended"
+        return f"begun, at step {training.iteration}"
     return "" if evaluation.is_file() else "trained, not evaluated"
 
 

@@ -87,7 +87,7 @@ def test_a_killed_experiment_goes_on_and_repeats_nothing(tmp_path: Path, tiny_ll
     process.wait()
     wait_until_free(first / ".lock")
     assert len(metrics_of(first)) < 5
-    assert "not ended" in experiment.run("--list")
+    assert "begun, at step" in experiment.run("--list")
 
     said = experiment.run()
     assert "Going on from iteration" in (first.parent / "log.txt").read_text()

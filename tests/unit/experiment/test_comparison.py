@@ -134,10 +134,10 @@ def test_an_unfinished_experiment_is_compared_and_says_what_is_missing(
     text = write_comparison(experiment, tmp_path / "out", "A study")
     assert text == (tmp_path / "out/comparison.txt").read_text().rstrip("\n")
     assert "4 of 6 runs are evaluated. Every run was to end after the step that completes 10 operations." in text
-    assert "  active, seed 3: 1 steps done, not ended\n  random spans, seed 3: not begun\n" in text
+    assert "  active, seed 3: begun, at step 1\n  random spans, seed 3: not begun\n" in text
     assert "  active, seed 2: predictor groups all alike: predictor/groups_mixed 0, 0, 0, 0, 0 in steps 1 to 5" in text
     assert "random spans − active" in text and "active − start" in text
     assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / "out/comparison.json").read_text())
     assert record["between"][0]["estimate"]["mean"] == pytest.approx(-0.125)
-    assert [run["left"] for run in record["runs"]] == ["", "", "", "", "1 steps done, not ended", "not begun"]
+    assert [run["left"] for run in record["runs"]] == ["", "", "", "", "begun, at step 1", "not begun"]

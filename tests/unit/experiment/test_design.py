@@ -96,6 +96,7 @@ def test_a_named_precision_is_that_of_trainer_and_rollouts(tmp_path: Path) -> No
         ({"arm": {}}, "arm: Unexpected keyword argument"),
         ({"settings": {"lr": "fast"}}, "optimizer.lr = 'fast'"),
         ({"settings": {"lr_decay_style": "cosine"}}, "active, seed 1: --train-flops 2.5e+09: --lr-decay-style cosine"),
+        ({"settings": {"precision": "auto"}}, "precision auto is measured anew by every run"),
         ({"settings": {"save_interval": 0}}, "save_interval 0: a run is evaluated by its checkpoint"),
         ({"settings": {"policy_sharing": "separate"}, "arms": {"a": {}}}, "policy_sharing separate makes two models"),
         ({"config": "none.yaml"}, "none.yaml: No such file"),
@@ -112,5 +113,6 @@ def test_what_cannot_work_is_refused_in_one_line(changes: dict[str, Any], words:
 def test_the_experiments_of_the_examples_can_be_read(path: Path, tmp_path: Path) -> None:
     if path.name == "config.yaml":
         return
-    experiment = read_experiment(path, tmp_path, {"hf_model": str(tmp_path), "data_path": ["corpus"]})
+    inputs = {"hf_model": str(tmp_path), "data_path": ["corpus"], "precision": "fp32"}
+    experiment = read_experiment(path, tmp_path, inputs)
     assert len(experiment.cells) == len(experiment.arms) * len(experiment.design.seeds)

@@ -82,7 +82,7 @@ def test_what_is_left_is_said_in_words(read: Read) -> None:
     (experiment.cells[4].folder / "run").mkdir(parents=True)
     (experiment.cells[4].folder / "run/metrics.jsonl").touch()
     assert [left(number) for number in range(5)] == [
-        *("not begun", "1 steps done, not ended", "trained, not evaluated", "", "begun, without a checkpoint"),
+        *("not begun", "begun, at step 1", "trained, not evaluated", "", "begun, without a checkpoint"),
     ]
 
 
