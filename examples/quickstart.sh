@@ -19,7 +19,7 @@
 set -euo pipefail
 
 phases=8
-evaluation_passages=200
+evaluation_passages=160
 evaluation_samples=(--masks-per-passage 1 --predictions-per-mask 4 --samples-per-repeated-word 2 --samples-per-once-word 0)
 
 main() {
