@@ -124,7 +124,7 @@ set_up_processes() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   # Threads that wait for each other sleep soon instead of spinning: beside other processes they would spin for one that
   # has no core. docs/development.md has the figures.
-  export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-10000}
+  export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
   export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
   export GLOO_SOCKET_IFNAME=${GLOO_SOCKET_IFNAME:-lo}
