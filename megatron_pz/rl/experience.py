@@ -27,6 +27,16 @@ class Response:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """Choice of tokens in an evaluation. Training samples from the model's own distribution instead."""
+
+    temperature: float = 0.0
+    """0: greedy."""
+    top_p: float = 1.0
+    """Share of the probability that the most likely tokens, which alone are sampled, hold together."""
+
+
+@dataclass(frozen=True)
 class ScoredGroup:
     """One prompt with its n sampled responses, their rewards and their group-relative advantages."""
 

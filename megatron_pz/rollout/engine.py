@@ -10,7 +10,7 @@ with code 1.
 **Reproducible sampling.** The same prompts, seeds and settings give the same tokens and the same log-probabilities, bit
 for bit, in any process with the same number of threads and whatever the engine did before. Three settings make it so:
 
-- every sample draws from a generator of its own (:func:`sample_seed`), so neither torch's global generator nor the
+- every sample draws from a generator of its own (:mod:`.sampling`), so neither torch's global generator nor the
   other requests of a batch enter;
 - chunked prefill is off. vLLM rewinds the generator of a prompt that was prefilled only in part by moving its offset,
   which a CPU generator does not have (``CPU Generator does not use offset``);
@@ -33,8 +33,9 @@ import torch.distributed as dist
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, is_read_alike, read_hf_config
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Decoding, Response
 from megatron_pz.rollout.platform import this_platform
+from megatron_pz.rollout.sampling import decoding_parameters, sampling_parameters
 from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
@@ -49,6 +50,8 @@ from megatron_pz.rollout.vllm_settings import (
     engine_arguments,
     require_head_size,
     require_positions,
+    require_process_group,
+    require_ranks,
     require_unbiased_sampling,
     set_environment,
 )
@@ -141,8 +144,8 @@ class VllmEngine:
     # ---- life ----
 
     def _start(self, seed: int, hf_config: dict[str, Any]) -> LLM:
-        world_size = _require_process_group(self._colocated)
-        _require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
+        world_size = require_process_group(self._colocated)
+        require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
         set_environment(colocated=self._colocated)
         self.platform.prepare()
         with (
@@ -273,6 +276,11 @@ class VllmEngine:
 
     # ---- work ----
 
+    @property
+    def context(self) -> int:
+        """Most tokens of a prompt and its response together."""
+        return self.rollout.max_prompt_length + self.rollout.max_response_length
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -281,8 +289,9 @@ class VllmEngine:
         seeds: Sequence[int],
         max_tokens: int,
         stop: Sequence[str],
+        decoding: Decoding | None = None,
     ) -> list[list[Response]]:
-        """Sample n responses to each prompt at temperature 1.
+        """Sample n responses to each prompt at temperature 1, or as ``decoding`` says.
 
         Args:
             prompts: this rank's; token ids, at most ``max_prompt_length`` of them.
@@ -291,20 +300,32 @@ class VllmEngine:
             max_tokens: a response that reaches it is truncated; at most ``max_response_length``.
             stop: a response ends with the first token that completes one of these strings. Its text ends with the
                 string, its token ids with that whole token.
+            decoding: for an evaluation: temperature and top-p in place of the run's. Prompt and response then share
+                :attr:`context`, which a response may reach before ``max_tokens``, and a text ends before its stop
+                string.
+
         Returns:
             For each prompt, in order, its n responses. A response that the model ended has its end token among its ids
             but not in its text.
         Raises:
-            BadInput: a prompt or a limit outside the configured budget.
+            BadInput: a prompt or a limit outside the configured budget; several samples of greedy decoding.
             EngineBroken: now or earlier, the engine failed.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
         if n < 1:
             raise BadInput(f"{n} samples of a prompt were asked for; ask for at least 1")
-        self._require_budget(prompts, max_tokens)
-        own, prompts, seeds = self._joined(prompts, seeds)
-        sampling = [self.sampling(seed, n=n, max_tokens=max_tokens, stop=stop) for seed in seeds]
+        limits: Sequence[int] = [max_tokens] * len(prompts)
+        more: dict[str, Any] = {}
+        if decoding is None:
+            self._require_budget(prompts, max_tokens)
+        else:
+            limits, more = self._limits_in_context(prompts, max_tokens), decoding_parameters(decoding, n)
+        own, prompts, seeds, limits = self._joined(prompts, seeds, limits)
+        sampling = [
+            self.sampling(seed, n=n, max_tokens=limit, stop=stop, **more)
+            for seed, limit in zip(seeds, limits, strict=True)
+        ]
         outputs = self.run(prompts, sampling)[own]
         try:
             return [[_response(completion) for completion in output.outputs] for output in outputs]
@@ -313,38 +334,25 @@ class VllmEngine:
             raise
 
     def _joined(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int]
-    ) -> tuple[slice, Sequence[Sequence[int]], Sequence[int]]:
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], limits: Sequence[int]
+    ) -> tuple[slice, Sequence[Sequence[int]], Sequence[int], Sequence[int]]:
         """Gather the prompts of all ranks of this engine, in rank order; the slice is this rank's part."""
         if self.rollout.rollout_tensor_parallel_size == 1:
-            return slice(None), prompts, seeds
+            return slice(None), prompts, seeds, limits
         from vllm.distributed import get_tp_group
 
         ranks = get_tp_group()
         asked: list[Any] = [None] * ranks.world_size
         with self.limited("rollout", "rollout_timeout_minutes"):
-            dist.all_gather_object(asked, (list(prompts), list(seeds)), group=ranks.cpu_group)
-        first = sum(len(of_rank) for of_rank, _ in asked[: ranks.rank_in_group])
-        all_prompts = [prompt for of_rank, _ in asked for prompt in of_rank]
-        all_seeds = [seed for _, of_rank in asked for seed in of_rank]
-        return slice(first, first + len(prompts)), all_prompts, all_seeds
+            dist.all_gather_object(asked, list(zip(prompts, seeds, limits, strict=True)), group=ranks.cpu_group)
+        first = sum(map(len, asked[: ranks.rank_in_group]))
+        together = [request for of_rank in asked for request in of_rank]
+        all_prompts, all_seeds, all_limits = ([request[part] for request in together] for part in range(3))
+        return slice(first, first + len(prompts)), all_prompts, all_seeds, all_limits
 
     def sampling(self, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any) -> SamplingParams:
-        """Return vLLM's parameters for one prompt; ``more`` passes further ones through."""
-        from vllm import SamplingParams
-
-        return SamplingParams(
-            n=n,
-            temperature=self.rollout.temperature,
-            top_p=self.rollout.top_p,
-            top_k=self.rollout.top_k,
-            seed=sample_seed(seed),
-            max_tokens=max_tokens,
-            stop=list(stop),
-            include_stop_str_in_output=True,
-            flat_logprobs=True,
-            **{"logprobs": 0, **more},  # 0: of the sampled token alone
-        )
+        """Return vLLM's parameters for one prompt; ``more`` passes further ones through, or others."""
+        return sampling_parameters(self.rollout, seed, n=n, max_tokens=max_tokens, stop=stop, **more)
 
     def run(self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> list[RequestOutput]:
         """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put."""
@@ -371,6 +379,13 @@ class VllmEngine:
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache: requests still hold blocks of it")
 
+    def _limits_in_context(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
+        """Return the most tokens of each prompt's responses: ``max_tokens``, or what its context leaves."""
+        for number, prompt in enumerate(prompts):
+            if not 1 <= len(prompt) < self.context:
+                raise BadInput(f"prompt {number} has {len(prompt)} tokens, and the engine's context {self.context}")
+        return [min(max_tokens, self.context - len(prompt)) for prompt in prompts]
+
     def _require_budget(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
         longest = self.rollout.max_prompt_length
         for number, prompt in enumerate(prompts):
@@ -385,19 +400,6 @@ class VllmEngine:
             )
 
 
-def sample_seed(seed: int) -> int:
-    """Return the seed of a prompt's first sample (63 bits); vLLM gives the k-th sample this plus k.
-
-    SplitMix64's output function spreads the callers' seeds: with neighbouring prompts given neighbouring seeds, sample
-    k + 1 of one prompt would otherwise draw the same noise as sample k of the next.
-    """
-    mask = 2**64 - 1
-    mixed = (seed + 0x9E3779B97F4A7C15) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return (mixed ^ (mixed >> 31)) >> 1
-
-
 def _response(completion: Any) -> Response:
     """Convert vLLM's CompletionOutput."""
     if completion.finish_reason not in ("stop", "length"):
@@ -408,23 +410,3 @@ def _response(completion: Any) -> Response:
         text=completion.text,
         truncated=completion.finish_reason == "length",
     )
-
-
-def _require_ranks(world_size: int, tensor_parallel_size: int) -> None:
-    if tensor_parallel_size < 1 or world_size % tensor_parallel_size:
-        raise BadInput(
-            f"--rollout-tensor-parallel-size {tensor_parallel_size}: {world_size} processes cannot be divided among "
-            "engines of that size; start a multiple of it, or lower it"
-        )
-
-
-def _require_process_group(colocated: bool) -> int:
-    """Return the world size before the engine starts (1 without a group)."""
-    if colocated and not dist.is_initialized():
-        raise RuntimeError(
-            "a colocated rollout engine needs the trainer's process group first: an engine started before it makes a "
-            "one-rank group of its own, in which every rank would train alone"
-        )
-    if not colocated and dist.is_initialized():
-        raise RuntimeError("this process has a process group already: start the rollout engine with colocated=True")
-    return dist.get_world_size() if colocated else 1

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Decoding, Response
 from megatron_pz.rollout.engine import Part, VllmEngine
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
 from megatron_pz.runtime.errors import ExpectedFailure, one_line
@@ -69,8 +69,20 @@ class RestartingEngine:
                 self._checked = True
                 return
 
+    @property
+    def context(self) -> int:
+        """:attr:`VllmEngine.context`."""
+        return self.engine.context
+
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding | None = None,
     ) -> list[list[Response]]:
         """:meth:`VllmEngine.generate` for this rank's prompts, of which there may be none.
 
@@ -80,7 +92,7 @@ class RestartingEngine:
 
         def ask() -> None:
             nonlocal answers
-            answers = self.engine.generate(prompts, n, seeds=seeds, max_tokens=max_tokens, stop=stop)
+            answers = self.engine.generate(prompts, n, seeds=seeds, max_tokens=max_tokens, stop=stop, decoding=decoding)
 
         while self._replaced_after(self._failure(ask) if answers is None else None):
             self.sync()

@@ -97,3 +97,24 @@ def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None
             f"max_prompt_length + max_response_length is {max_model_len}, but the model has {limit} positions "
             "(max_position_embeddings): lower one of the two"
         )
+
+
+def require_ranks(world_size: int, tensor_parallel_size: int) -> None:
+    """Refuse a number of processes that engines of this size cannot divide, with BadInput."""
+    if tensor_parallel_size < 1 or world_size % tensor_parallel_size:
+        raise BadInput(
+            f"--rollout-tensor-parallel-size {tensor_parallel_size}: {world_size} processes cannot be divided among "
+            "engines of that size; start a multiple of it, or lower it"
+        )
+
+
+def require_process_group(colocated: bool) -> int:
+    """Return the world size before the engine starts (1 without a group)."""
+    if colocated and not dist.is_initialized():
+        raise RuntimeError(
+            "a colocated rollout engine needs the trainer's process group first: an engine started before it makes a "
+            "one-rank group of its own, in which every rank would train alone"
+        )
+    if not colocated and dist.is_initialized():
+        raise RuntimeError("this process has a process group already: start the rollout engine with colocated=True")
+    return dist.get_world_size() if colocated else 1

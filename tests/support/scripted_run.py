@@ -27,7 +27,7 @@ from megatron_pz.config.schema import (
     RunConfig,
     TrainingConfig,
 )
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Decoding, Response
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.run import rollout_objective
 from megatron_pz.run.objective import MakeObjective, Schedule
@@ -71,13 +71,22 @@ class ScriptedEngine:
         ScriptedEngine.started.append(self)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding | None = None,
     ) -> list[list[Response]]:
         self.calls.append("generate")
         self.limits.add(max_tokens)
         texts = [self.tokenizer.decode(prompt) for prompt in prompts]
         self.prompts += texts
         draws = [random.Random(seed) for seed in seeds]
+        if decoding is not None:
+            return [[self._guess(draw) for _ in range(n)] for draw in draws]
         return [[self._respond(text, draw) for _ in range(n)] for text, draw in zip(texts, draws, strict=True)]
 
     def _respond(self, prompt: str, draw: random.Random) -> Response:
@@ -92,6 +101,14 @@ class ScriptedEngine:
             text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
         token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
         return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+
+    @property
+    def context(self) -> int:
+        return self.rollout.max_prompt_length + self.rollout.max_response_length
+
+    def _guess(self, draw: random.Random) -> Response:
+        text = f"The answer is \\boxed{{{draw.choice('ABCD')}}}."
+        return Response((1, 2), (-0.5, -0.5), text, truncated=False)
 
     def sleep(self) -> None:
         self.calls.append("sleep")

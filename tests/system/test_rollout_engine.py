@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch._dynamo import convert_frame
 
+from megatron_pz.rl.experience import Decoding
 from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
@@ -52,6 +53,48 @@ def synced(engine: VllmEngine, model_dir: Path) -> Iterator[VllmEngine]:
     """The engine, which gets the checkpoint's weights back after the test."""
     yield engine
     load_weights(engine, weight_stream(reference_model(model_dir)))
+
+
+def test_greedy_decoding_is_that_of_transformers_and_fills_the_context(engine: VllmEngine, model_dir: Path) -> None:
+    """The longest prompt has 96 tokens, as many as training allows; one of 120 leaves 8 of the context of 128."""
+    prompts = [PROMPTS[0], random_prompts(1, vocabulary=TINY_VOCAB_SIZE, shortest=120, longest=120)[0]]
+    model = reference_model(model_dir)
+    found = engine.generate(prompts, 1, seeds=[1, 2], max_tokens=100, stop=[], decoding=Decoding())
+    room = [min(100, 128 - len(prompt)) for prompt in prompts]
+    for prompt, (response,), most in zip(prompts, found, room, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=most, eos_token_id=END_TOKEN
+        )
+        assert list(response.token_ids) == expected[0, len(prompt) :].tolist()
+        assert response.truncated == (len(response.token_ids) == most and response.token_ids[-1] != END_TOKEN)
+    with pytest.raises(BadInput, match="prompt 0 has 128 tokens, and the engine's context 128"):
+        engine.generate([[5] * 128], 1, seeds=[1], max_tokens=1, stop=[], decoding=Decoding())
+    with pytest.raises(BadInput, match="2 samples of a prompt at temperature 0"):
+        engine.generate(prompts, 2, seeds=[1, 2], max_tokens=1, stop=[], decoding=Decoding())
+
+
+def test_top_p_leaves_only_the_likeliest_tokens(engine: VllmEngine, model_dir: Path) -> None:
+    prompt = PROMPTS[1]
+    found = engine.generate([prompt], 200, seeds=[7], max_tokens=1, stop=[], decoding=Decoding(1.0, 0.3))[0]
+    probs = reference_model(model_dir)(torch.tensor([prompt])).logits[0, -1].softmax(-1).sort(descending=True)
+    kept = int((probs.values.cumsum(0) < 0.3).sum()) + 1
+    allowed = set(probs.indices[:kept].tolist())
+    drawn = {response.token_ids[0] for response in found}
+    assert drawn <= allowed and len(drawn) > 1
+    everything = engine.generate([prompt], 200, seeds=[7], max_tokens=1, stop=[])[0]
+    assert not {response.token_ids[0] for response in everything} <= allowed, "training samples from all tokens"
+
+
+def test_an_evaluations_text_ends_before_the_stop_string(engine: VllmEngine) -> None:
+    sampled = [engine.generate([prompt], 1, seeds=[3], max_tokens=16, stop=[])[0][0].text for prompt in PROMPTS]
+    prompt, text = max(zip(PROMPTS, sampled, strict=True), key=lambda pair: len(pair[1]))
+    stop = text[len(text) // 2]
+    trained, asked = (
+        engine.generate([prompt], 1, seeds=[3], max_tokens=16, stop=[stop], decoding=decoding)[0][0].text
+        for decoding in (None, Decoding(1.0))
+    )
+    assert trained == asked + stop and stop not in asked
 
 
 def test_log_probs_are_those_of_transformers(engine: VllmEngine, model_dir: Path) -> None:

@@ -38,7 +38,9 @@ class Engine:
             self.broken = True
             raise RuntimeError(f"{kind} went wrong")
 
-    def generate(self, prompts: list, n: int, *, seeds: list[int], max_tokens: int, stop: list) -> list:
+    def generate(
+        self, prompts: list, n: int, *, seeds: list[int], max_tokens: int, stop: list, decoding: Any = None
+    ) -> list:
         if max_tokens > 100:
             raise BadInput("too long")
         self.call("generate")

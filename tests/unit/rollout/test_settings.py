@@ -15,8 +15,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from megatron_pz.config.schema import RolloutConfig
-from megatron_pz.rollout.engine import VllmEngine, sample_seed
+from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.platform import GpuPlatform
+from megatron_pz.rollout.sampling import sample_seed
 from megatron_pz.rollout.vllm_patches import default_process_group_kept, preserved_environment, preserved_rng
 from megatron_pz.rollout.vllm_settings import engine_arguments, set_environment
 from megatron_pz.runtime.errors import BadInput
