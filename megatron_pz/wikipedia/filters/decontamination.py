@@ -38,7 +38,7 @@ class BenchmarkFile:
     """Records without a text of :data:`SHORTEST` words: they cannot be looked for."""
 
 
-class _HashSet:
+class HashSet:
     """A set of 64-bit hashes that is asked for many at once: a table on the low bits, then a binary search."""
 
     def __init__(self, hashes: np.ndarray) -> None:
@@ -48,12 +48,13 @@ class _HashSet:
         self._table = np.zeros(size, dtype=bool)
         self._table[self._sorted & self._mask] = True
 
-    def has_any(self, hashes: np.ndarray) -> bool:
+    def common(self, hashes: np.ndarray) -> np.ndarray:
+        """Return those of the hashes that are in the set, in their order."""
         likely = hashes[self._table[hashes & self._mask]]
         if not len(likely):
-            return False
+            return likely
         places = np.minimum(np.searchsorted(self._sorted, likely), len(self._sorted) - 1)
-        return bool((self._sorted[places] == likely).any())
+        return likely[self._sorted[places] == likely]
 
 
 class Decontaminator:
@@ -75,12 +76,12 @@ class Decontaminator:
         hashes: dict[int, list[np.ndarray]] = {}
         for path in paths:
             self._read(path, words, hashes)
-        self._sets = {length: _HashSet(np.concatenate(found)) for length, found in sorted(hashes.items())}
+        self._sets = {length: HashSet(np.concatenate(found)) for length, found in sorted(hashes.items())}
 
     def overlaps(self, text: str) -> bool:
         """Return whether the text has an n-gram, or a whole short question, of the benchmarks."""
         found = ngram_hashes(normalised_words(text), list(self._sets))
-        return any(known.has_any(hashes) for known, hashes in zip(self._sets.values(), found, strict=True))
+        return any(len(known.common(hashes)) > 0 for known, hashes in zip(self._sets.values(), found, strict=True))
 
     def overlapping(self, texts: Sequence[str]) -> list[bool]:
         """Which of the passages of an article overlap. Nearly always none does, and one look at all says so."""

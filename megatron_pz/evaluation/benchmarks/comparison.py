@@ -1,0 +1,149 @@
+"""Compare two models on the questions that both answered, in pairs, per set and per subject."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from megatron_pz.evaluation.benchmarks.intervals import Interval, Strata, difference, sign_change_test
+from megatron_pz.evaluation.benchmarks.scores import STATISTICS, BenchmarkScore, ModelScores, strata
+from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.evaluation.crossed import holm
+from megatron_pz.runtime.errors import BadInput
+
+COMPARABLE = (
+    "recipe",
+    "questions",
+    "data",
+    "chat",
+    "samples",
+    "temperature",
+    "top_p",
+    "stop",
+    "max_tokens",
+    "seed",
+    "dtype",
+    "quantization",
+)
+"""Facts that two models' answers must share; the context, the prompts' tokens and the batches may differ."""
+SIGNIFICANT = 0.05
+
+Pair = tuple[Strata, Strata]
+"""The accuracies of two models on the same questions."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Change of one score between two models."""
+
+    benchmark: str
+    subject: str
+    """Empty for the whole set."""
+    statistic: str
+    """``micro``, ``macro`` or ``harmonic``."""
+    questions: int
+    before: float
+    after: float
+    change: Interval
+    """95 % bootstrap interval over questions, for this difference alone."""
+    p: float
+    """Of the sign-change test on the questions' differences: that the two models are alike."""
+    corrected_p: float
+    """By Holm's rule over all sets of the comparison, or over all their subjects."""
+
+    @property
+    def significant(self) -> bool:
+        """Return whether the difference stands after the correction for the number of comparisons."""
+        return self.corrected_p < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All differences between two models."""
+
+    before: str
+    after: str
+    sets: tuple[Difference, ...]
+    """A set has a row for each of its scores; its p-value is one, over the questions."""
+    subjects: tuple[Difference, ...]
+    """Subjects of the sets that have several."""
+
+
+def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_folder: Path) -> Comparison:
+    """Compare two models on the sets that both have.
+
+    Raises:
+        BadInput: no set is in both, or a set was asked of the two by other recipes, settings or data.
+    """
+    scored = {each.benchmark: each for each in before.benchmarks}
+    both = [each for each in after.benchmarks if each.benchmark in scored]
+    if not both:
+        raise BadInput(f"{before.name} and {after.name} have no benchmark in common")
+    sets: dict[str, Pair] = {}
+    for each in both:
+        _require_alike(before.name, scored[each.benchmark], after.name, each)
+        old, new = (strata(AnswerStore(folder).read(each.benchmark)) for folder in (before_folder, after_folder))
+        sets[each.benchmark] = (old, new)
+    subjects: dict[tuple[str, str], Pair] = {
+        (benchmark, subject): ({subject: old[subject]}, {subject: new[subject]})
+        for benchmark, (old, new) in sets.items()
+        for subject in (old if len(old) > 1 else ())
+    }
+    statistics = {each.benchmark: tuple(each.scores) for each in both}
+    return Comparison(
+        before.name,
+        after.name,
+        tuple(
+            _difference(benchmark, "", statistic, pair, p_values)
+            for (benchmark, pair), p_values in zip(sets.items(), _tested(sets.values()), strict=True)
+            for statistic in statistics[benchmark]
+        ),
+        tuple(
+            _difference(benchmark, subject, "micro", pair, p_values)
+            for ((benchmark, subject), pair), p_values in zip(subjects.items(), _tested(subjects.values()), strict=True)
+        ),
+    )
+
+
+def compare_in_turn(models: Sequence[ModelScores], folders: Sequence[Path]) -> list[Comparison]:
+    """Compare each model with the one before it. Raises :class:`BadInput` as :func:`compare` does."""
+    pairs = pairwise(zip(models, folders, strict=True))
+    return [compare(*before, *after) for before, after in pairs]
+
+
+def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Write comparisons as a JSON list. Raises :class:`BadInput` where the file cannot be written."""
+    try:
+        path.write_bytes(TypeAdapter(list[Comparison]).dump_json(list(comparisons), indent=1) + b"\n")
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+
+
+def _require_alike(before: str, former: BenchmarkScore, after: str, latter: BenchmarkScore) -> None:
+    different = [name for name in COMPARABLE if former.facts.get(name) != latter.facts.get(name)]
+    if different:
+        raise BadInput(
+            f"{latter.benchmark}: {before} and {after} were not asked alike, they differ in "
+            f"{', '.join(name.replace('_', ' ') for name in different)}; evaluate both by the same command"
+        )
+
+
+def _tested(pairs: Iterable[Pair]) -> list[tuple[float, float]]:
+    """Return each pair's p-value, and that corrected for all of them."""
+    p_values = [
+        sign_change_test(np.concatenate([new[subject] - old[subject] for subject in old])) for old, new in pairs
+    ]
+    return list(zip(p_values, holm(p_values), strict=True))
+
+
+def _difference(benchmark: str, subject: str, statistic: str, pair: Pair, p_values: tuple[float, float]) -> Difference:
+    score = STATISTICS[statistic]
+    sizes = np.array([len(values) for values in pair[0].values()])
+    before, after = (float(score(np.array([values.mean() for values in each.values()]), sizes)) for each in pair)
+    change = difference(score, *pair)
+    return Difference(benchmark, subject, statistic, int(sizes.sum()), before, after, change, *p_values)

@@ -1,0 +1,127 @@
+"""Estimate scores over questions by the bootstrap, and test paired differences.
+
+The unit is the question: its k samples are averaged first, so that they enter or leave a resample together (a cluster).
+Subjects are strata: each resample draws as many questions of a subject as the subject has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+"""Resamples of a bootstrap interval; its ends then vary by about 2 % of its width between seeds."""
+PERMUTATIONS = 9999
+"""Random sign changes of a test; the smallest p-value is 1 / 10,000."""
+HARMONIC_SHIFT = 0.01
+_AT_ONCE = 1 << 22
+"""Most drawn numbers held at once."""
+
+Strata = Mapping[str, np.ndarray]
+"""Subject to its questions' accuracies, float64 [questions]. Two models compared have equal subjects and sizes."""
+Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Computes a score along the last axis from subject means [..., subjects] and subject sizes [subjects]."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        """Return whether zero lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def micro(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Weigh every question alike."""
+    return means @ (sizes / sizes.sum())
+
+
+def macro(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Weigh every subject alike."""
+    return means.mean(-1)
+
+
+def harmonic(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return BBEH's adjusted harmonic mean (:func:`megatron_pz.question_answering.scores.adjusted_harmonic_mean`)."""
+    return 1 / (1 / (means + HARMONIC_SHIFT)).mean(-1)
+
+
+def resampled_means(strata: Strata, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Draw bootstrap resamples and return the subjects' means in each, float64 [resamples, subjects].
+
+    Equal seeds and sizes draw equal questions, so that the resamples of two models are paired.
+    """
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, len(strata)))
+    for column, values in enumerate(strata.values()):
+        rows = max(1, _AT_ONCE // len(values))
+        for start in range(0, resamples, rows):
+            stop = min(start + rows, resamples)
+            drawn = generator.integers(len(values), size=(stop - start, len(values)))
+            means[start:stop, column] = values[drawn].mean(1)
+    return means
+
+
+def interval(statistic: Statistic, strata: Strata, resampled: np.ndarray) -> Interval:
+    """Estimate a score from the questions' accuracies and their :func:`resampled_means`.
+
+    Where all answers are wrong, or all right, resamples do not vary. The interval is then that of Clopper and Pearson
+    (Biometrika 26, 1934) for as many questions.
+    """
+    values = np.concatenate(list(strata.values()))
+    observed = _score(statistic, strata)
+    if not values.any() or (values == 1).all():
+        exact = stats.binomtest(int(values.sum()), len(values)).proportion_ci(LEVEL)
+        return Interval(observed, float(exact.low), float(exact.high))
+    low, high = _quantiles(statistic(resampled, _sizes(strata)))
+    return Interval(observed, low, high)
+
+
+def difference(statistic: Statistic, before: Strata, after: Strata, seed: int = 0) -> Interval:
+    """Estimate the change of a score between two models that answered the same questions, from paired resamples."""
+    sizes = _sizes(before)
+    changes = statistic(resampled_means(after, seed), sizes) - statistic(resampled_means(before, seed), sizes)
+    low, high = _quantiles(changes)
+    return Interval(_score(statistic, after) - _score(statistic, before), low, high)
+
+
+def sign_change_test(differences: np.ndarray, seed: int = 0) -> float:
+    """Return the two-sided p-value of paired differences, float64 [questions], against "the models are alike".
+
+    If they are, each question's difference is as likely to have the other sign (Fisher's permutation test). Questions
+    without a difference say nothing either way.
+    """
+    changed = differences[differences != 0]
+    if len(changed) < 2:
+        return 1.0
+    result = stats.permutation_test(
+        (changed,),
+        lambda values, axis: values.sum(axis),
+        permutation_type="samples",
+        n_resamples=PERMUTATIONS,
+        batch=max(1, _AT_ONCE // len(changed)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def _sizes(strata: Strata) -> np.ndarray:
+    return np.array([len(values) for values in strata.values()])
+
+
+def _score(statistic: Statistic, strata: Strata) -> float:
+    return float(statistic(np.array([values.mean() for values in strata.values()]), _sizes(strata)))
+
+
+def _quantiles(scores: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(scores, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,120 @@
+"""Keep the answers of one model in a folder: parts while they are asked, one Parquet file a benchmark in the end.
+
+``<benchmark>.json`` holds what the answers depend on: settings, data and model. A folder whose file says otherwise is
+refused, so that no answers of two kinds are mixed. Every file appears whole or not at all, so a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA, Part
+from megatron_pz.runtime.errors import BadInput, one_line
+
+
+class AnswerStore:
+    """The answers of one model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def claim(self, benchmark: str, facts: Mapping[str, Any]) -> None:
+        """Begin a benchmark, or go on with it.
+
+        Raises:
+            BadInput: the folder cannot be written, or has answers that depend on other facts.
+        """
+        path = self.folder / f"{benchmark}.json"
+        if path.is_file():
+            if different := _differences(read_facts(self.folder, benchmark), json.loads(json.dumps(facts))):
+                raise BadInput(
+                    f"{path}: these answers were made with another {', another '.join(different)}; give another "
+                    "--results folder, or remove this one to begin again"
+                )
+            return
+        text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        except OSError as error:
+            raise BadInput(f"--results {self.folder}: cannot be written ({error.strerror})") from None
+
+    def missing(self, parts: Sequence[Part]) -> list[Part]:
+        """Return the parts that have no answers yet."""
+        return [part for part in parts if not self._whole(part.benchmark).is_file() and not self._part(part).is_file()]
+
+    def write(self, part: Part, rows: pa.Table) -> None:
+        """Write the answers of a part."""
+        path = self._part(part)
+        path.parent.mkdir(exist_ok=True)
+        _write_whole(path, lambda partial: pq.write_table(rows, partial, compression="zstd"))
+
+    def join(self, benchmark: str, parts: Sequence[Part]) -> None:
+        """Join the parts of a benchmark, all of which must be there, into one file, and remove them."""
+        if not self._whole(benchmark).is_file():
+            table = pa.concat_tables(pq.read_table(self._part(part), schema=ANSWERS_SCHEMA) for part in parts)
+            table = table.combine_chunks()
+            _write_whole(self._whole(benchmark), lambda partial: pq.write_table(table, partial, compression="zstd"))
+        shutil.rmtree(self._parts(benchmark), ignore_errors=True)
+
+    def read(self, benchmark: str) -> pa.Table:
+        """Read all answers of a benchmark. Raises :class:`BadInput` where they are incomplete or damaged."""
+        path = self._whole(benchmark)
+        try:
+            return pq.read_table(path, schema=ANSWERS_SCHEMA)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: is missing; give the same command again to finish the benchmark") from None
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise BadInput(f"{path}: is no file of answers ({one_line(error)}); remove it and ask again") from None
+
+    def _whole(self, benchmark: str) -> Path:
+        return self.folder / f"{benchmark}.parquet"
+
+    def _parts(self, benchmark: str) -> Path:
+        return self.folder / f"{benchmark}.parts"
+
+    def _part(self, part: Part) -> Path:
+        return self._parts(part.benchmark) / f"{part.number:05d}.parquet"
+
+
+def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
+    """Read what a benchmark's answers depend on.
+
+    Raises:
+        BadInput: the file is missing or not JSON.
+    """
+    path = folder / f"{benchmark}.json"
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}; give a folder of tools/evaluate.py --benchmarks") from None
+    except ValueError:
+        raise BadInput(f"{path}: is not JSON; remove the folder and ask again") from None
+    return facts
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Name the facts that differ, with both values where they are short."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return [
+        f"{name.replace('_', ' ')}"
+        + (f" ({before.get(name)}, now {after.get(name)})" if len(f"{before.get(name)}{after.get(name)}") < 60 else "")
+        for name in names
+    ]
+
+
+def _write_whole(path: Path, write: Any) -> None:
+    """Let ``write`` fill a file beside ``path``, and give it the name once it is on the disk."""
+    partial = path.with_name(f"{path.name}.incomplete")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

@@ -1,0 +1,82 @@
+"""Intervals and tests over questions, against textbook formulas and examples worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from megatron_pz.evaluation.benchmarks.intervals import (
+    Strata,
+    difference,
+    interval,
+    macro,
+    micro,
+    resampled_means,
+    sign_change_test,
+)
+
+RIGHT = np.random.default_rng(5).random(400) < 0.3
+ONE: Strata = {"all": RIGHT.astype(float)}
+
+
+def half_width(values: np.ndarray) -> float:
+    return 1.959964 * float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_where_that_holds() -> None:
+    found = interval(micro, ONE, resampled_means(ONE))
+    mean, half = RIGHT.mean(), half_width(RIGHT.astype(float))
+    assert found.mean == mean
+    assert (found.low, found.high) == pytest.approx((mean - half, mean + half), abs=0.06 * 2 * half)
+
+
+def test_samples_of_a_question_stay_together() -> None:
+    """Thirty-two equal samples of each question tell no more than one: the interval may not shrink."""
+    found = interval(micro, ONE, resampled_means(ONE))
+    pretended = {"all": np.repeat(ONE["all"], 32)}
+    naive = interval(micro, pretended, resampled_means(pretended))
+    assert naive.high - naive.low < (found.high - found.low) / 4
+
+
+def test_micro_weighs_questions_and_macro_subjects() -> None:
+    strata = {"law": np.array([1.0, 1.0, 1.0, 0.0]), "art": np.array([0.0, 1.0])}
+    drawn = resampled_means(strata)
+    assert interval(micro, strata, drawn).mean == pytest.approx(4 / 6)
+    assert interval(macro, strata, drawn).mean == pytest.approx((0.75 + 0.5) / 2)
+
+
+def test_subjects_are_strata() -> None:
+    """What differs between subjects only is no uncertainty, since every resample has the same subjects."""
+    strata = {"solved": np.ones(50), "not solved": np.zeros(50)}
+    found = interval(micro, strata, resampled_means(strata))
+    assert (found.low, found.mean, found.high) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_thirty_equal_answers_are_no_certainty(right: float) -> None:
+    strata = {"all": np.full(30, right)}
+    found = interval(micro, strata, resampled_means(strata))
+    # Clopper and Pearson, two-sided 95 %: 0 of 30 is 0 to 0.1157.
+    expected = (0.0, 0.1157) if right == 0 else (0.8843, 1.0)
+    assert (found.low, found.high) == pytest.approx(expected, abs=5e-5)
+
+
+def test_pairs_are_compared_by_their_differences() -> None:
+    """Two models that differ on few questions: the interval is that of the differences, not of two means."""
+    after = ONE["all"].copy()
+    after[np.flatnonzero(after == 0)[:20]] = 1.0
+    found = difference(micro, ONE, {"all": after})
+    assert found.mean == pytest.approx(20 / 400)
+    half = half_width(after - ONE["all"])
+    assert (found.low, found.high) == pytest.approx((0.05 - half, 0.05 + half), abs=0.1 * 2 * half)
+    assert found.excludes_zero()
+
+
+def test_the_sign_test_agrees_with_counting_all_sign_changes() -> None:
+    """Six questions gained and one lost: 16 of the 128 sign changes give a sum of 5 or more, in size."""
+    differences = np.array([1.0] * 6 + [-1.0] + [0.0] * 10)
+    assert sign_change_test(differences) == pytest.approx(16 / 128)
+    assert sign_change_test(np.zeros(7)) == sign_change_test(np.array([0.0, 1.0])) == 1.0
+    assert sign_change_test(np.ones(200)) == pytest.approx(2 / 10_000)

@@ -1,0 +1,68 @@
+"""The folder of a model's answers: nothing half written counts, and nothing of another kind is mixed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA, Part
+from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.runtime.errors import BadInput
+
+PARTS = [Part("toy", number, number, number + 1, 1) for number in range(3)]
+
+
+def rows(number: int) -> pa.Table:
+    return pa.Table.from_pylist([{"benchmark": "toy", "question": str(number)}], ANSWERS_SCHEMA)
+
+
+def test_parts_become_one_file_in_their_order(tmp_path: Path) -> None:
+    store, straight = AnswerStore(tmp_path / "a"), AnswerStore(tmp_path / "b")
+    for each, order in ((store, (2, 0, 1)), (straight, (0, 1, 2))):
+        each.claim("toy", {"seed": 1})
+        for number in order:
+            each.write(PARTS[number], rows(number))
+        assert each.missing(PARTS) == []
+        each.join("toy", PARTS)
+        assert each.missing(PARTS) == []
+    assert store.read("toy")["question"].to_pylist() == ["0", "1", "2"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["toy.json", "toy.parquet"]
+    assert (tmp_path / "a/toy.parquet").read_bytes() == (tmp_path / "b/toy.parquet").read_bytes()
+
+
+def test_a_part_that_a_crash_left_half_written_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = AnswerStore(tmp_path)
+    store.write(PARTS[0], rows(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.write(PARTS[1], rows(1))
+    assert any(path.name.endswith(".incomplete") for path in (tmp_path / "toy.parts").iterdir())
+    assert store.missing(PARTS) == PARTS[1:]
+    store.write(PARTS[1], rows(1))
+    assert store.missing(PARTS) == PARTS[2:]
+
+
+def test_other_facts_are_refused_by_name(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path)
+    facts = {"seed": 1, "stop": ("\n",), "model": {"model.safetensors": "0" * 64}}
+    store.claim("toy", facts)
+    store.claim("toy", facts)
+    with pytest.raises(
+        BadInput, match=r"toy\.json: .* another seed \(1, now 2\), another model; give another --results"
+    ):
+        store.claim("toy", {**facts, "seed": 2, "model": {"model.safetensors": "1" * 64}})
+
+
+def test_answers_that_are_not_there_or_damaged_are_named(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path)
+    with pytest.raises(BadInput, match=r"toy\.parquet: is missing; give the same command again"):
+        store.read("toy")
+    (tmp_path / "toy.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadInput, match=r"toy\.parquet: is no file of answers"):
+        store.read("toy")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"--results .*file/model: cannot be written"):
+        AnswerStore(tmp_path / "file/model").claim("toy", {})
