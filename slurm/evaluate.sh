@@ -12,9 +12,10 @@
 #
 # Made by tools/make_slurm_scripts.py.
 #
-# Evaluate Hugging Face models on held-out passages, which the GPUs of a node share. From the root of the checkout:
+# Evaluate Hugging Face models on held-out passages or benchmarks, which the GPUs of a node share. From the root of the checkout:
 #
 #   sbatch slurm/evaluate.sh --config examples/qwen3_4b/config.yaml --hf-model DIR --valid-data-path PREFIX
+#   sbatch slurm/evaluate.sh --hf-model DIR DIR --benchmarks mmlu_pro,gsm8k --data DIR --results DIR
 set -euo pipefail
 
 # sbatch runs a copy of this file from its spool directory, and was called in the checkout.

@@ -70,11 +70,13 @@ SCRIPTS = (
     ),
     Script(
         "evaluate",
-        "Evaluate Hugging Face models on held-out passages, which the GPUs of a node share",
+        "Evaluate Hugging Face models on held-out passages or benchmarks, which the GPUs of a node share",
         1,
         "4:00:00",
         module="tools.evaluate",
-        usage="sbatch slurm/evaluate.sh --config examples/qwen3_4b/config.yaml --hf-model DIR --valid-data-path PREFIX",
+        usage="sbatch slurm/evaluate.sh --config examples/qwen3_4b/config.yaml --hf-model DIR "
+        "--valid-data-path PREFIX\n"
+        "  sbatch slurm/evaluate.sh --hf-model DIR DIR --benchmarks mmlu_pro,gsm8k --data DIR --results DIR",
     ),
     Script(
         "report_scaling",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
@@ -14,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from megatron_pz.config.schema import RunConfig
+from megatron_pz.evaluation.results import EvaluationSettings
 from megatron_pz.hf.directory import INDEX, SINGLE
 from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.run import held_out_models, served_models
 from megatron_pz.runtime.errors import BadInput
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.rollout_reference import SETTINGS, largest_difference, random_prompts
-from tools import evaluate
 
 PROMPTS = random_prompts(4, vocabulary=TINY_VOCAB_SIZE, shortest=20, longest=90)
 
@@ -79,20 +79,16 @@ def test_each_model_is_served_as_its_directory_describes_it(
             starts.append(args[0])
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(evaluate, "evaluate", measured)
-    monkeypatch.setattr(evaluate, "gathered", lambda part: part)
-    monkeypatch.setattr(evaluate, "VllmEngine", CountedEngine)
+    monkeypatch.setattr(held_out_models, "evaluate", measured)
+    monkeypatch.setattr(held_out_models, "gathered", lambda part: part)
+    monkeypatch.setattr(served_models, "VllmEngine", CountedEngine)
     names = [str(directory) for directory in directories]
-    flags = argparse.Namespace(
-        name=names,
-        masks_per_passage=1,
-        predictions_per_mask=1,
-        samples_per_repeated_word=1,
-        samples_per_once_word=1,
-    )
     config = dataclasses.replace(RunConfig(), rollout=SETTINGS)
-    models = [evaluate.ServedModel.of(directory, directory) for directory in directories]
-    assert evaluate.evaluate_models(models, flags, [], config, colocated=True) == names
+    models = [served_models.ServedModel.of(directory, directory) for directory in directories]
+    settings = EvaluationSettings(max_prompt_length=96, max_response_length=32)
+    # world_size 2 makes the engines colocated, in the process group of this one rank.
+    found_names = held_out_models.evaluate_models(models, names, [], config, settings, rank=0, world_size=2)
+    assert found_names == names
     assert all(off < 2e-4 for off, _ in found.values()), found
     assert [ends for _, ends in found.values()] == [{0}, {0}, {0}, {0}, {0, 7}], "the tokenizer ends with 0"
     assert starts == [directories[index] for index in (0, 2, 3, 4)], "equal models share an engine"
