@@ -313,6 +313,21 @@ class TrainingConfig:
     """Steps between held-out evaluations; 0: none."""
     eval_passages: PositiveInt = 200
     """Held-out passages in an evaluation."""
+    benchmark_interval: NonNegativeInt = 0
+    """Steps between benchmark evaluations; 0: none [C]. With policy_sharing ``separate``, the predictor answers."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks that are asked, such as gsm8k and mmlu_pro (docs/evaluation.md)."""
+    benchmark_data: str = ""
+    """Folder with a folder for each benchmark, in its public schema."""
+    benchmark_recipe: Literal["general_reasoner", "authors"] = "general_reasoner"
+    """Prompts and graders: General-Reasoner's [P], or those of each benchmark's authors."""
+    benchmark_prompt_format: Literal["recipe", "chat", "plain"] = "recipe"
+    """The recipe's own choice, the model's chat template, or a plain completion."""
+    benchmark_questions: PositiveInt = 100
+    """Most questions of each benchmark, a fixed random slice [C]."""
+    benchmark_max_tokens: NonNegativeInt = 0
+    """Most tokens of a response where the recipe allows more; 0: the recipe's. Prompt and response together also fit
+    into max_prompt_length + max_response_length."""
     wandb_project: str = ""
     """Also log to Weights & Biases under this project (needs the package wandb)."""
 

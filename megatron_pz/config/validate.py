@@ -76,6 +76,10 @@ def _training_rules(c: RunConfig) -> list[tuple[bool, str]]:
             f"--eval-interval {training.eval_interval} needs --valid-data-path or --valid-question-path",
         ),
         (
+            training.benchmark_interval == 0 or bool(training.benchmarks and training.benchmark_data),
+            f"--benchmark-interval {training.benchmark_interval} needs --benchmarks and --benchmark-data",
+        ),
+        (
             not c.data.max_passage_words or c.data.min_passage_words <= c.data.max_passage_words,
             f"--min-passage-words {c.data.min_passage_words} is above --max-passage-words {c.data.max_passage_words}",
         ),

@@ -29,6 +29,7 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,
                ``flops`` (:class:`megatron_pz.monitoring.compute.ComputeUsed`)
 ``held_out``   an evaluation during the run
+``benchmark``  a benchmark's score by its name, ``…_unread`` and ``…_truncated`` (shares of the responses)
 =============  =====================================================================================================
 
 Other names are kept and shown by TensorBoard as well.

@@ -72,6 +72,7 @@ class ReinforcementObjective(RolloutObjective):
             with report.seconds("evaluation"):
                 metrics |= self.held_out.evaluate(f"iteration {iteration}", self.engines)
             metrics["time/evaluation"] = report.seconds["evaluation"]
+        metrics |= self.benchmark_metrics(iteration)
         return StepResult(metrics, compute, samples)
 
     def announce_warmup(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,6 +18,7 @@ from megatron_pz.rl.experience import Role
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
+from megatron_pz.run.benchmarks import TrainingBenchmarks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.run.objective import Objective
 from megatron_pz.runtime.watchdog import Watchdog
@@ -40,6 +42,8 @@ class RolloutObjective(Objective):
     ) -> None:
         """Build the policies of the roles with their initial weights. What may refuse the run comes before."""
         self.config, self.topology, self.watchdog, self.tokenizer = config, topology, watchdog, tokenizer
+        self.roles = roles
+        self.benchmarks = TrainingBenchmarks(config, topology) if config.training.benchmark_interval else None
         self.learners = make_learners(config, topology, roles)
         self.flop_counter = FlopCounter(self.learners[0].policy.architecture)
         self.engines: dict[Role, RestartingEngine] = {}
@@ -81,6 +85,17 @@ class RolloutObjective(Objective):
             )
             engines |= dict.fromkeys(learner.roles, engine)
         return engines
+
+    def benchmark_metrics(self, iteration: int) -> dict[str, float]:
+        """Ask the benchmarks of the policy of the last role every ``benchmark_interval`` steps, else do nothing.
+
+        Collective. Call it with awake engines that hold the step's weights.
+        """
+        if self.benchmarks is None or iteration % self.config.training.benchmark_interval:
+            return {}
+        start = time.perf_counter()
+        metrics = self.benchmarks.evaluate(iteration, self.engines[self.roles[-1]])
+        return metrics | {"time/benchmarks": time.perf_counter() - start}
 
     def optimizer_on_device(self) -> AbstractContextManager[None]:
         """Return a block in which no optimizer is offloaded."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.run import held_out
 from megatron_pz.runtime.errors import BadInput
+from tests.support.benchmark_files import write_gsm8k, write_mmlu_pro
 from tests.support.scripted_run import (
     ScriptedEngine,
     played,
@@ -209,6 +211,34 @@ def test_held_out_passages_wait_for_the_choice_without_their_tokens(
         pass
     assert sorted(passage.text for passage in seen) == sorted(PASSAGES)
     assert {passage.token_ids for passage in seen} == {()}
+
+
+def test_benchmarks_are_asked_between_steps_and_change_no_step(config: RunConfig, tmp_path: Path) -> None:
+    data = write_gsm8k(write_mmlu_pro(tmp_path / "data"))
+    asked = with_fields(
+        config,
+        training={
+            "save": str(tmp_path / "asked"),
+            "benchmark_interval": 2,
+            "benchmarks": ("mmlu_pro", "gsm8k"),
+            "benchmark_data": str(data),
+            "benchmark_prompt_format": "plain",
+            "benchmark_questions": 4,
+        },
+    )
+    _, plain = run_to_the_end(config)
+    _, steps = run_to_the_end(asked)
+    names = [{name for name in step if name.startswith("benchmark/")} for step in steps]
+    whole = {f"benchmark/{name}" for name in ("mmlu_pro", "gsm8k")}
+    whole |= {f"{name}_{count}" for name in whole for count in ("unread", "truncated")}
+    assert names == [set(), whole, set(), whole]
+    assert [{name: value for name, value in step.items() if name not in whole} for step in steps] == plain
+    files = sorted(path.name for path in (tmp_path / "asked/benchmarks").iterdir())
+    assert files == [f"{name}-000000{step}.parquet" for name in ("gsm8k", "mmlu_pro") for step in (2, 4)]
+    answers = pq.read_table(tmp_path / "asked/benchmarks/mmlu_pro-0000002.parquet").to_pylist()
+    assert len(answers) == 4
+    right = [row["correct"] for row in answers]
+    assert steps[1]["benchmark/mmlu_pro"] == sum(right) / 4
 
 
 def test_the_loss_of_a_step_is_the_mean_over_its_updates(config: RunConfig) -> None:

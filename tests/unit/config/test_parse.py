@@ -272,6 +272,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ),
         (["--lr-warmup-init", "1"], "--lr-warmup-init 1.0: must be at most --lr"),
         (["--eval-interval", "5"], "needs --valid-data-path"),
+        (["--benchmark-interval", "5", "--benchmarks", "gsm8k"], "needs --benchmarks and --benchmark-data"),
         (["--hf-model", "/nowhere/at/all"], "no such directory"),
         (["--min-passage-words", "9", "--max-passage-words", "5"], "is above --max-passage-words"),
         (["--config"], "expected one argument"),

@@ -1,0 +1,83 @@
+"""Ask a run's policy benchmark questions between steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.evaluation.benchmarks.asking import DecodingEngine, answer_parts, parts_of
+from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, BenchmarkTokenizer, load_questions, prepare
+from megatron_pz.evaluation.benchmarks.scores import strata
+from megatron_pz.question_answering.scores import aggregate
+from megatron_pz.run.inputs import tokenizer_dir
+from megatron_pz.trainer.topology import Topology
+
+FOLDER = "benchmarks"
+"""Folder in the run's directory that keeps the answers, a file for each benchmark and evaluation."""
+
+
+class TrainingBenchmarks:
+    """A fixed slice of each benchmark, which all ranks' engines share."""
+
+    def __init__(self, config: RunConfig, topology: Topology) -> None:
+        """Read the questions and write their prompts.
+
+        Raises:
+            BadInput: the recipe, a benchmark or its files cannot be used, or the model has no chat template.
+        """
+        training, self.topology = config.training, topology
+        self.ranks_per_engine = config.rollout.rollout_tensor_parallel_size
+        self.folder = Path(training.save) / FOLDER
+        self.settings = BenchmarkSettings(
+            training.benchmark_recipe,
+            training.benchmark_prompt_format,
+            training.benchmark_questions,
+            training.benchmark_max_tokens,
+        )
+        loaded = load_questions(training.benchmarks, Path(training.benchmark_data), self.settings)
+        prepared = prepare(loaded, BenchmarkTokenizer(tokenizer_dir(config.model)), self.settings)
+        self.benchmarks = {each.name: each for each in prepared}
+        engines = topology.world_size // self.ranks_per_engine
+        self.parts = [
+            part
+            for each in prepared
+            for part in parts_of(each, -(-len(each.questions) // engines) * each.protocol.samples)
+        ]
+
+    def evaluate(self, iteration: int, engine: DecodingEngine) -> dict[str, float]:
+        """Ask all questions, keep the answers, and return the scores by name, ``benchmark/…``. Collective."""
+        mine = answer_parts(
+            engine,
+            self.benchmarks,
+            self.parts,
+            self.settings.seed,
+            rank=self.topology.rank,
+            world_size=self.topology.world_size,
+            ranks_per_engine=self.ranks_per_engine,
+        )
+        shares = self.topology.all_gather_object([(part.benchmark, part.number, rows) for part, rows in mine])
+        tables = sorted((part for share in shares for part in share), key=lambda part: part[:2])
+        metrics: dict[str, float] = {}
+        for name in self.benchmarks:
+            answers = pa.concat_tables(rows for benchmark, _, rows in tables if benchmark == name)
+            if self.topology.rank == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                pq.write_table(answers, self.folder / f"{name}-{iteration:07d}.parquet", compression="zstd")
+            metrics |= self._metrics(name, answers)
+        return metrics
+
+    def _metrics(self, name: str, answers: pa.Table) -> dict[str, float]:
+        accuracies = strata(answers)
+        scores = aggregate(
+            [subject for subject, values in accuracies.items() for _ in values],
+            [float(value) for values in accuracies.values() for value in values],
+        )
+        return {
+            f"benchmark/{name}": getattr(scores, self.benchmarks[name].protocol.headline),
+            f"benchmark/{name}_unread": answers["extracted"].null_count / len(answers),
+            f"benchmark/{name}_truncated": pc.mean(answers["truncated"].cast(pa.float64())).as_py(),
+        }
