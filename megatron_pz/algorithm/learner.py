@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+from megatron_pz.algorithm.response_differences import DifferenceRecorder
 from megatron_pz.config.schema import GrpoConfig, OptimizerConfig, RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Role, ScoredGroup
@@ -30,6 +31,9 @@ class LearnerReport:
     """Compute used by the trainers of all ranks."""
     seconds_computing: float = 0.0
     """Wall time that this rank spent in forward passes, backward passes and optimizer steps."""
+    differences: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+    """By the number of a group among those of the roles: for each response the mean |log p(trainer) - log p(rollout)|
+    over its tokens, nats. This rank's share; stages of a pipeline other than the last have none."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,17 @@ class Learner:
         several_updates = len(minibatches) * grpo.grpo_iterations > 1
         frozen = [self.frozen_log_probs(batches, policy_moves=several_updates) for batches in minibatches]
         loss = partial(policy_loss, grpo=grpo)
-        updates = [
-            self.policy.update(batches, loss, rate, log_probs)
-            for _ in range(grpo.grpo_iterations)
-            for batches, log_probs in zip(minibatches, frozen, strict=True)
-        ]
+        recorder = DifferenceRecorder(loss)
+        updates = []
+        for epoch in range(grpo.grpo_iterations):
+            for number, (batches, log_probs) in enumerate(zip(minibatches, frozen, strict=True)):
+                first = recorder.of_minibatch(partial(_place, first=number, stride=grpo.updates_per_step))
+                updates.append(self.policy.update(batches, loss if epoch else first, rate, log_probs))
         seconds_computing = time.perf_counter() - start
         flops = FlopCounter(self.policy.architecture)
         forward_passes = int(several_updates) + int(self.reference is not None)
         compute = flops.training(own, grpo.grpo_iterations) + flops.scoring(own, forward_passes)
-        return LearnerReport(self.roles, rate, tuple(updates), compute, seconds_computing)
+        return LearnerReport(self.roles, rate, tuple(updates), compute, seconds_computing, recorder.by_group())
 
     def micro_batches(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """Pack this data-parallel rank's share of a minibatch; token weights refer to the whole optimizer step."""
@@ -91,6 +96,11 @@ class Learner:
             OldAndReferenceLogProbs(old[index] if old else None, reference[index] if reference else None)
             for index in range(len(batches))
         ]
+
+
+def _place(number: int, first: int, stride: int) -> int:
+    """Return the number in the step of a minibatch's group; minibatch ``first`` has every ``stride``-th group."""
+    return first + number * stride
 
 
 def make_learners(config: RunConfig, topology: Topology, roles: tuple[Role, ...] = GAME_ROLES) -> list[Learner]:

@@ -1,4 +1,4 @@
-"""Turn a step's report into metrics, named as in :mod:`megatron_pz.monitoring.metrics`, and into samples to read."""
+"""Turn a step's report into metrics, named as in :mod:`megatron_pz.monitoring.metrics`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from megatron_pz.algorithm.pretrain_zero import RolloutBatch
 from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import scored_groups
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
-from megatron_pz.monitoring.samples import MaskSample, PredictionSample
 from megatron_pz.rl.advantages import is_mixed, outcome
 from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.answers import last_command
@@ -73,38 +72,3 @@ def step_compute(report: StepReport[RolloutBatch], worker: RolloutWorker, flops:
         if batch.strategy == "entropy_next_token":
             total += flops.scoring(scored_groups([passage.token_ids for passage in batch.passages]))
     return sum((learner.compute for learner in report.learners), total)
-
-
-def step_samples(rollouts: list[RolloutBatch], worker: RolloutWorker, most: int) -> list[MaskSample]:
-    """Collect rank 0's first ``most`` proposal groups, with the predictions that any rank made. Collective."""
-    # Only the first batch, because the masks of the next one have the same keys; only these passages, because the
-    # responses of a step are many.
-    passages = range(0, most * worker.topology.world_size, worker.topology.world_size)
-    predictions = [group for batch in rollouts[:1] for group in batch.predictions if group.mask.key[0] in passages]
-    everywhere = {group.mask.key: group for group in worker.from_all_ranks(predictions)}
-    samples = []
-    for batch in rollouts[:1]:
-        for group, rewards in zip(batch.proposals[:most], batch.generator_rewards, strict=False):
-            keys = group.keys(worker.game.share_equal_masks)
-            for mask, response, key, reward in zip(group.masks, group.responses, keys, rewards, strict=True):
-                predicted = everywhere.get(key) if key is not None else None
-                samples.append(
-                    MaskSample(
-                        title=group.passage.title,
-                        passage=group.passage.text,
-                        response=response.text,
-                        span=mask.span,
-                        fault="" if mask.fault is InvalidMaskReason.OK else mask.fault.value,
-                        reward=reward,
-                        masked_passage=predicted.mask.masked.text if predicted else "",
-                        predictions=_predictions(predicted) if predicted else (),
-                    )
-                )
-    return samples
-
-
-def _predictions(group: Predictions) -> tuple[PredictionSample, ...]:
-    return tuple(
-        PredictionSample(response.text, last_command(response.text, "boxed"), reward == 1.0)
-        for response, reward in zip(group.responses, group.rewards, strict=True)
-    )

@@ -6,7 +6,8 @@ from typing import Any
 
 from megatron_pz.algorithm.pretrain_zero import PretrainZero
 from megatron_pz.algorithm.rollouts import RolloutWorker
-from megatron_pz.algorithm.step_metrics import step_compute, step_metrics, step_samples
+from megatron_pz.algorithm.step_metrics import step_compute, step_metrics
+from megatron_pz.algorithm.step_samples import response_differences, step_samples
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.rl.statistics import GAME_ROLES
@@ -65,7 +66,8 @@ class ReinforcementObjective(RolloutObjective):
         report = self.algorithm.step(iteration)
         metrics = step_metrics(report, self.worker)
         compute = step_compute(report, self.worker, self.flop_counter)
-        samples = step_samples(report.rollouts, self.worker, SAMPLED_PASSAGES)
+        differences = response_differences(report, self.worker)
+        samples = step_samples(report.rollouts, self.worker, SAMPLED_PASSAGES, differences)
         self.consumed_passages += len(report.rollouts) * self.config.game.passages_per_step
         metrics["train/consumed_passages"] = float(self.consumed_passages)
         if self.held_out is not None and iteration % self.config.training.eval_interval == 0:

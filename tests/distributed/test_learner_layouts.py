@@ -29,8 +29,13 @@ def test_two_ranks_do_what_one_process_does(tiny_qwen3_dir: Path, tmp_path: Path
         topology.close()
     assert len(expected["figures"]) == 2 * 4  # policies, and of each two shares twice
     for name in LAYOUTS:
-        for rank in range(2):
-            found = torch.load(tmp_path / f"{name}.{rank}.pt", weights_only=False)
+        results = [torch.load(tmp_path / f"{name}.{rank}.pt", weights_only=False) for rank in range(2)]
+        for policy, whole in enumerate(expected["differences"]):
+            parts = [result["differences"][policy] for result in results]
+            assert sum(map(len, parts)) == len(whole) > 0, "each group is measured on one rank"
+            for group, there in (parts[0] | parts[1]).items():
+                assert there == pytest.approx(whole[group], rel=1e-3, abs=1e-5), name
+        for found in results:
             for here, there in zip(found["figures"], expected["figures"], strict=True):
                 assert dataclasses.asdict(here) == pytest.approx(dataclasses.asdict(there), rel=1e-3, abs=2e-5), name
             for here, there in zip(found["weights"], expected["weights"], strict=True):

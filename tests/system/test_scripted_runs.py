@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from megatron_pz.algorithm.rollouts import RolloutWorker
-from megatron_pz.algorithm.step_metrics import step_compute, step_metrics, step_samples
+from megatron_pz.algorithm.rollouts import Predictions, RolloutWorker
+from megatron_pz.algorithm.step_metrics import step_compute, step_metrics
+from megatron_pz.algorithm.step_samples import response_differences, step_samples
 from megatron_pz.algorithm.word_entropy import word_entropies
 from megatron_pz.config.schema import (
     RunConfig,
 )
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.monitoring.compute import FlopCounter
+from megatron_pz.monitoring.samples import MaskSample
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
 from megatron_pz.run import held_out
@@ -183,16 +186,49 @@ def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_
         assert sample.masked_passage.replace("[mask]", sample.span) == sample.passage
 
 
-def test_ranks_exchange_the_predictions_that_are_shown_and_no_others(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ranks_exchange_what_is_shown_and_no_more(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     with started_run(with_fields(config, game={"passages_per_step": 3})) as run:
         report = played(run).algorithm.step(1)
         monkeypatch.setattr(played(run).worker, "from_all_ranks", lambda mine: sent.extend(mine) or mine)
         samples = step_samples(report.rollouts, played(run).worker, most=1)
     assert any(sample.predictions for sample in samples)
-    assert {predictions.mask.key[0] for predictions in sent} == {0}
+    predictions = [each for each in sent if isinstance(each, Predictions)]
+    assert {each.mask.key[0] for each in predictions} == {0}
+    assert [group.passage_index for group, _ in (each for each in sent if each not in predictions)] == [0]
+
+
+def test_samples_tell_the_difference_of_what_was_learned_from(config: RunConfig) -> None:
+    with started_run(with_fields(config, game={"passages_per_step": 3})) as run:
+        report = played(run).algorithm.step(1)
+        worker = played(run).worker
+        samples = step_samples(report.rollouts, worker, 3, response_differences(report, worker))
+    learned = {role: sum(group.role == role for group in report.groups) for role in ("generator", "predictor")}
+    masks = {sample.predictions: sample for sample in samples if sample.predictions}
+    for sample in masks.values():
+        mixed = len({prediction.right for prediction in sample.predictions}) > 1
+        assert all((prediction.log_prob_difference is not None) == mixed for prediction in sample.predictions)
+        assert all(prediction.tokens > 0 for prediction in sample.predictions)
+    of_passage: dict[str, list[MaskSample]] = defaultdict(list)
+    for sample in samples:
+        of_passage[sample.passage].append(sample)
+        assert sample.tokens > 0 and sample.url.startswith("u")
+    for group in of_passage.values():
+        unequal = len({sample.reward for sample in group}) > 1
+        assert all((sample.log_prob_difference is not None) == unequal for sample in group)
+    assert learned["generator"] == sum(len({sample.reward for sample in group}) > 1 for group in of_passage.values())
+    assert learned["predictor"] > 0
+
+
+def test_passive_masks_are_kept_to_read(config: RunConfig) -> None:
+    with started_run(with_fields(config, game={"mask_strategy": "random_span", "passages_per_step": 3})) as run:
+        report = played(run).algorithm.step(1)
+        samples = step_samples(report.rollouts, played(run).worker, most=2)
+    assert len({sample.passage for sample in samples}) == 2
+    for sample in samples:
+        assert (sample.strategy, sample.response, sample.fault) == ("random_span", "", "")
+        assert sample.masked_passage.replace("[mask]", sample.span or "") == sample.passage
+        assert sample.predictions
 
 
 def test_held_out_passages_wait_for_the_choice_without_their_tokens(

@@ -55,6 +55,7 @@ def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[s
     passages = [Passage(text, (), 0, "", "", "", 0) for text in PASSAGES]
     tokenizer = AutoTokenizer.from_pretrained(hf_dir)
     return {
+        "differences": [dict(report.differences) for report in reports],
         "figures": [update.statistics.pooled() for report in reports for update in report.updates],
         "weights": [{name: weight.clone() for name, weight in learner.policy.weights()} for learner in learners],
         "entropies": word_entropies(learners[1].policy, tokenizer, passages, MICRO_BATCH_TOKENS),

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_pz.algorithm.learner import Learner
+from megatron_pz.algorithm.response_differences import differences_of_step
 from megatron_pz.config.schema import (
     GrpoConfig,
     ModelConfig,
@@ -129,6 +130,29 @@ def test_updates_are_those_made_by_hand(
         assert all(torch.equal(unmoved[name], start[name]) for name in start)
     if shares * epochs > 1:
         assert report.updates[-1].statistics.pooled().ratio_max > 1.01  # the old log-probabilities are the first ones
+
+
+@pytest.mark.parametrize("shares", [1, 2])
+def test_differences_from_the_rollout_are_those_of_each_response(
+    shares: int, topology: Topology, tiny_llama_dir: Path
+) -> None:
+    grpo = GrpoConfig(updates_per_step=shares, grpo_iterations=2)
+    config, groups = run_config(tiny_llama_dir, grpo), experience()
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
+    learner = learner_of(config, policy_of(config, topology), ("generator", "predictor"))
+    found = learner.learn(groups, 1).differences
+    assert sorted(found) == list(range(len(groups)))
+    for number, group in enumerate(groups):
+        rollouts = [torch.tensor(response.log_probs) for response in group.responses]
+        with torch.no_grad():
+            trainer = log_probs_of(model, group)
+        expected = [float((here - there).abs().mean()) for here, there in zip(trainer, rollouts, strict=True)]
+        assert found[number] == pytest.approx(expected, rel=1e-4)
+    of_step = differences_of_step(groups, [(("generator", "predictor"), [{}, found])])
+    first, last = groups[0], groups[-1]
+    assert of_step.of(first.role, first.prompt_ids, first.responses) == found[0]
+    assert of_step.of(last.role, last.prompt_ids, last.responses[:1]) == (None,), "another group with this prompt"
+    assert of_step.of("solver", last.prompt_ids, last.responses) == (None,) * len(last.responses)
 
 
 def test_a_learner_takes_its_own_roles_groups_only(topology: Topology, tiny_llama_dir: Path) -> None:
