@@ -26,8 +26,6 @@ from .state import Scan
 
 _LONGEST_BROKEN_REF = 300
 _SHORTEST_HIDING = len("display:none")
-_CONTEXT = 12
-"""Characters in front of a construct that its rendering may depend on."""
 
 
 def angle(scan: Scan) -> None:
@@ -206,7 +204,5 @@ def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
     depth = frames.innermost(TAG, name)
     if depth >= 0:
         frames.abandon_from(depth + 1)
-        frame = frames.top()
-        content = frames.content()
-        before = scan.out.text(max(frame.start - _CONTEXT, 0), frame.start)
+        content, before = frames.content(), frames.before()
         frames.close(raised(before, content) if name == "sup" else lowered(before, content))

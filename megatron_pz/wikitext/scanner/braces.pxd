@@ -3,7 +3,7 @@ cimport cython
 
 from .state cimport Scan
 
-cdef Py_ssize_t _LONGEST_NAME, _LONGEST_CONTEXT
+cdef Py_ssize_t _LONGEST_NAME
 
 
 cdef void open_braces(Scan scan) except *
@@ -18,4 +18,5 @@ cdef int _close_template(Scan scan) except -1
 cdef tuple _name_and_mark(Scan scan, str text)
 cdef bint _stands_alone(Scan scan, Py_ssize_t start) noexcept
 cdef void template_bar(Scan scan) except *
+cdef bint _begins_list(Scan scan) noexcept
 cdef int equals(Scan scan) except -1

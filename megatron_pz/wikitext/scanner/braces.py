@@ -15,15 +15,13 @@ from .tables import table_sign
 from .unclosed import skip_unclosed
 
 _LONGEST_NAME = 255
-_LONGEST_CONTEXT = 12
-"""Characters in front of a template that its rendering may depend on."""
 
 
 def open_braces(scan: Scan) -> None:
     """Two or more ``{`` at the position."""
     run = scan.run()
     frames = scan.frames
-    if run == 2 and table_sign(scan):
+    if (run == 2 or scan.is_word(scan.position, "{{{!}}")) and table_sign(scan):
         return
     if frames.dropping:
         if frames.kind == TEMPLATE:
@@ -142,11 +140,11 @@ def close_braces(scan: Scan) -> None:
 
 
 def _close_parameter(scan: Scan) -> None:
-    """Show a parameter's default."""
+    """Show a parameter's default; one without is a hole."""
     frame = scan.frames.top()
     out = scan.out
     if frame.bar < 0:
-        scan.frames.close("")
+        scan.frames.close(UNKNOWN)
         return
     end = frame.fields[1] if len(frame.fields) > 1 else out.size
     scan.frames.close(out.text(frame.bar, end))
@@ -168,8 +166,7 @@ def _close_template(scan: Scan) -> None:
         stands_alone = _stands_alone(scan, frame.start)
         frames.close(DROPPED if stands_alone else learned.render(name, frames.parameters(), scan.title, scan.wiki))
     else:
-        before = scan.out.text(max(frame.start - _LONGEST_CONTEXT, 0), frame.start)
-        frames.close(templates.render(name, first, frames.parameters(), scan.language, before))
+        frames.close(templates.render(name, first, frames.parameters(), scan.language, frames.before()))
 
 
 def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
@@ -205,6 +202,16 @@ def template_bar(scan: Scan) -> None:
         frame.bar = out.size
     frame.fields.append(out.size)
     frame.equals.append(-1)
+    scan.at_line_start = _begins_list(scan)
+
+
+def _begins_list(scan: Scan) -> bool:
+    """Return whether a list's first item stands at the position, behind a ``|``: the next line has another one."""
+    data = scan.source.data
+    if scan.position >= scan.end or data[scan.position] not in "*#":
+        return False
+    following = scan.line_end(scan.position) + 1
+    return following < scan.end and data[following] == data[scan.position]
 
 
 def equals(scan: Scan) -> None:

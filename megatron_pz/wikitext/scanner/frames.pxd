@@ -3,6 +3,7 @@ cimport cython
 
 from .buffer cimport Buffer
 
+cdef Py_ssize_t _LONGEST_CONTEXT
 cdef int MAX_DEPTH, NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT
 
 
@@ -34,6 +35,8 @@ cdef class Frames:
     cdef int abandon_from(self, int depth) except -1
     @cython.locals(frame=Frame)
     cdef int innermost(self, int kind, str name=*) except -2
+    @cython.locals(around=Frame, start=Py_ssize_t, floor=Py_ssize_t, last=Py_ssize_t)
+    cdef str before(self)
     cdef str content(self)
     cdef str first_field(self)
     cdef dict parameters(self)

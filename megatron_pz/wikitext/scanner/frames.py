@@ -10,6 +10,9 @@ MAX_DEPTH = 40
 """Deepest nesting whose content is kept. It bounds how often a character is moved, and so makes time linear; real
 articles stay far below it, and MediaWiki has such a limit too (``$wgMaxTemplateDepth``)."""
 
+_LONGEST_CONTEXT = 12
+"""Characters in front of a construct that its rendering may depend on."""
+
 # Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>, -{…}-; and none at all.
 NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT = range(8)
 
@@ -109,6 +112,18 @@ class Frames:
                 return -1
             depth -= 1
         return -1
+
+    def before(self) -> str:
+        """Return a few characters in front of the innermost frame, from inside the field of the frame around it."""
+        start = self.top().start
+        floor = 0
+        if self.depth > 1:
+            around = self.stack[self.depth - 2]
+            floor = around.last_bar if around.kind == LINK and around.bar >= 0 else around.start
+            last = len(around.fields) - 1 if around.kind == TEMPLATE else -1
+            if last >= 0:
+                floor = max(around.fields[last], around.equals[last])
+        return self.out.text(max(start - _LONGEST_CONTEXT, floor), start)
 
     def content(self) -> str:
         """Return what the innermost frame holds so far."""

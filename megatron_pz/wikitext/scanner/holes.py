@@ -9,6 +9,8 @@ from .characters import is_closing, is_opening, is_separator
 
 _ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
 _CLOSERS = ")）］〕】]\"'”’»›」』"
+_PREFIXES = "وفبلكובלכמשה"
+"""Arabic and Hebrew words of one letter: and, in, to, like."""
 _LONGEST_PARENTHESIS = 2000
 _FIRST_UNSPACED = "\u1100"
 """Most scripts from here on put no space between words, so a word may have been lost directly behind another one."""
@@ -42,9 +44,19 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
             return False
     if is_separator(last) and ends_part and is_in_parenthesis(out, floor):
         return False
+    if _is_prefix(out, floor):
+        return True
     if not is_attached or last == "\n" or last >= _FIRST_UNSPACED or last.isdigit() or is_opening(last):
         return True
     return not (is_spaced or ends_part or following in ":]\n：" or following in _ENDS)
+
+
+def _is_prefix(out: Buffer, floor: int) -> bool:
+    """Return whether the output ends in a conjunction or preposition of one letter that is written with the next word."""
+    last = out.size - 1
+    if last < floor or out.data[last] not in _PREFIXES:
+        return False
+    return last == floor or not out.data[last - 1].isalnum()
 
 
 def is_in_parenthesis(out: Buffer, floor: int) -> bool:

@@ -93,7 +93,10 @@ class Paragraphs:
             first = start
             while first < end and data[first] in " \t\x01\x02":  # DROPPED, SOUND
                 first += 1
-            is_apart = self._line(start, first, end, is_apart) if self._has_word(first, end) else True
+            if self._has_word(first, end) or (self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED):
+                is_apart = self._line(start, first, end, is_apart)
+            else:
+                is_apart = True
             start = end + 1
         self._end()
         return without_empty_sections(self.found, self.levels) if self.levels else self.found
@@ -156,7 +159,7 @@ class Paragraphs:
         self.gap_end = -1
 
     def _end_item(self) -> None:
-        """Close the item; one without a word goes, its dash and its line break with it."""
+        """Close the item; one without a word goes, its dash and its line break with it, but a line of code stays."""
         out = self.out
         if self.hole != CLOSED:
             self._settle_hole("\n")
@@ -170,7 +173,7 @@ class Paragraphs:
             text = without_ref_tags(out.text(self.floor, out.size))
             out.truncate(self.floor)
             out.write(text)
-        if not self._holds_word(self.floor):
+        if not self._holds_word(self.floor) and (self.kind != PREFORMATTED or out.size == self.floor):
             size = self.floor - 2 if self.kind == ITEM else self.floor
             out.truncate(max(size - 1, 0))
 

@@ -40,15 +40,15 @@ def begins_table(scan: Scan) -> bool:
 def table_sign(scan: Scan) -> bool:
     """Read ``{{!}}`` and its kin at the position as the sign of a table that it stands for; whether it is one.
 
-    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` is ``{|``, ``{{!-}}`` is ``|-``,
+    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` and ``{{{!}}`` are ``{|``, ``{{!-}}`` is ``|-``,
     ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a brace.
     """
     data = scan.source.data
     frames = scan.frames
     start = scan.position
-    if start + 5 > scan.end or (data[start + 2] != "!" and data[start + 2] != "("):
+    if start + 5 > scan.end or data[start + 2] not in "!({":
         return False
-    if scan.is_word(start, "{{(!}}"):
+    if scan.is_word(start, "{{(!}}") or scan.is_word(start, "{{{!}}"):
         if frames.dropping and frames.kind != TABLE:
             return False
         scan.position = start + 4

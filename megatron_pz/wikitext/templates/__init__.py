@@ -35,7 +35,6 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "ucfirst": lambda text: text[:1].upper() + text[1:],
     "nowrap": str.strip,
 }
-_ENGLISH = ("en", "simple")
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
 _MOST_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
@@ -58,6 +57,7 @@ def is_shown(name: str, language: str) -> bool:
         or (name.startswith("lang-") and name not in rows.sounds)
         or name.partition(":")[0] in _PARSER_FUNCTIONS
         or _FRACTION_NAME.fullmatch(name) is not None
+        or (language == "fr" and french.named_ordinal(name) != "")
     )
 
 
@@ -115,24 +115,26 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
         name: Normalised name.
         first_field: The name as written, with a parser function's argument after its colon.
         parameters: What follows the first ``|``.
-        language: Of the wiki: the names of languages that ``{{lang-ru|…}}`` puts first are known in English only.
+        language: Of the wiki.
         before: A few characters of the text in front of the template.
     """
     rows = template_rows(language)
     if (pattern := rows.text.get(name)) is not None:
-        return patterns.compiled(pattern)(parameters)
+        shown = patterns.compiled(pattern)(parameters)
+        return shown[1:-1] if shown[:1] == "(" == before[-1:] and shown[-1] == ")" else shown
     if (function := rows.computed.get(name)) is not None:
-        parameters["0"], parameters["<"] = name, before
+        parameters["0"], parameters["<"], parameters["@"] = name, before, language
+        if function == "quantity" and (name == "cvt" or language not in languages.ENGLISH):
+            parameters.setdefault("abbr", "on")
         return FUNCTIONS[function](parameters) or UNREAD
     if name.startswith("lang-"):
-        text = first(parameters)
-        if language in _ENGLISH:
-            return languages.labelled(name.removeprefix("lang-"), text, parameters)
-        return text or UNREAD
+        return languages.labelled(name.removeprefix("lang-"), parameters, language)
     if is_infobox(name):
         return _infobox(parameters)
     if _FRACTION_NAME.fullmatch(name):
         return quantities.named_fraction(name)
+    if language == "fr" and (shown := french.named_ordinal(name)):
+        return shown
     function_name, colon, _ = name.partition(":")
     if colon and function_name in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD

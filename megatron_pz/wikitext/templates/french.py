@@ -81,6 +81,20 @@ def french_century(parameters: Parameters) -> str:
     return " ".join(filter(None, [text, noun + "s" * (count > 1), era]))
 
 
+_NAMED = re.compile(
+    r"(?P<number>[ivx]+|\d+)(?P<end>er|re|ère|e|nd|nde)(?P<noun> (?:siècle|millénaire)s?)?(?P<era> av\. j\.-c\.)?$"
+)
+
+
+def named_ordinal(name: str) -> str:
+    """``{{XXe siècle}}``, whose normalised name is the text: XXe siècle; empty for another name."""
+    found = _NAMED.match(name)
+    if found is None or (found["era"] and not found["noun"]):
+        return ""
+    era = " av. J.-C." if found["era"] else ""
+    return f"{found['number'].upper()}{found['end']}{found['noun'] or ''}{era}"
+
+
 def french_ordinal(parameters: Parameters) -> str:
     """``XX{{e}}`` -> XXe; ``{{e|siècle}}`` -> e siècle."""
     name = {"ième": "e", "eme": "e"}.get(parameters["0"], parameters["0"])

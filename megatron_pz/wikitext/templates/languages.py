@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
 from megatron_pz.wikitext.localization import LANGUAGE_NAMES
 from megatron_pz.wikitext.marks import SOUND, SPOKEN, SPOKEN_END, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, positional, unless_empty
 
+ENGLISH: Final = ("en", "simple")
+"""Wikis in English."""
+_TRANSLITERATIONS: Final = ("translit", "tr", "r", "transl", "rom")
+_MEANING_SECOND: Final = ("ru", "uk")
+"""Wikis that write the meaning behind the text, and no transliteration."""
 _OTHER_CODES = {"gre": "Greek", "grc-gre": "Greek", "iw": "Hebrew"}
 
 
@@ -14,20 +25,46 @@ def language_name(code: str) -> str:
     return _OTHER_CODES.get(code) or LANGUAGE_NAMES.get(code) or LANGUAGE_NAMES.get(code.partition("-")[0], "")
 
 
-def labelled(code: str, text: str, parameters: Parameters) -> str:
-    """``German: Wort``, or the text alone where no label is wanted or the language has no name here."""
+@functools.cache
+def _labels() -> Mapping[str, Any]:
+    path = Path(__file__).parents[1] / "data" / "language_labels.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def labelled(code: str, parameters: Parameters, wiki: str, start: int = 1) -> str:
+    """``German: Wort``, or the text alone where no label is wanted or the language has no name here.
+
+    Args:
+        code: Of the text's language.
+        parameters: The text, its transliteration and its meaning, in this order or by name.
+        wiki: Language of the wiki, in which the label is written.
+        start: Number of the parameter with the text.
+    """
+    text = parameters.get(str(start)) or parameters.get("text", "")
+    second, third = parameters.get(str(start + 1), ""), parameters.get(str(start + 2), "")
+    is_english = wiki in ENGLISH
+    if is_english:
+        label, pattern = language_name(code), "{name}: {text}"
+    else:
+        rows = _labels().get(wiki, {"names": {}, "pattern": ""})
+        label, pattern = rows["names"].get(code, ""), rows["pattern"]
+    wanted = parameters.get("label", "")
+    label = "" if wanted.casefold() == "none" else wanted or label
     if not text:
-        return UNREAD
-    name = "" if parameters.get("label", "").casefold() == "none" else parameters.get("label") or language_name(code)
-    shown = f"{name}: {text}" if name else text
-    if meaning := parameters.get("lit"):
-        shown += f", lit. ‘{meaning}’"
+        return label or UNREAD
+    shown = pattern.format(name=label, text=text) if label else text
+    if wiki in _MEANING_SECOND:
+        second, third = third, second
+    if transliteration := next(filter(None, map(parameters.get, _TRANSLITERATIONS)), second):
+        shown += f", {'romanized: ' if is_english and label else ''}{transliteration}"
+    if meaning := parameters.get("lit") or third:
+        shown += f", lit. ‘{meaning}’" if is_english else f" «{meaning}»"
     return shown
 
 
 def labelled_language(parameters: Parameters) -> str:
     """``{{langx|ru|слово}}`` -> Russian: слово."""
-    return labelled(first(parameters), parameters.get("2") or parameters.get("text", ""), parameters)
+    return labelled(first(parameters), parameters, parameters.get("@", "en"), 2)
 
 
 def nihongo(parameters: Parameters) -> str:

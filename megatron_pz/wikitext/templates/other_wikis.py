@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +13,6 @@ from megatron_pz.wikitext.marks import DROPPED, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second, superscript
 
 _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
-_KOREAN_LANGUAGES: Final = dict(
-    pair.replace("_", " ").split("=")
-    for pair in """
-ar=아랍어 cs=체코어 da=덴마크어 de=독일어 el=그리스어
-en=영어 eo=에스페란토 es=스페인어 fa=페르시아어 fi=핀란드어
-fr=프랑스어 grc=고대_그리스어 he=히브리어 hi=힌디어 hu=헝가리어
-id=인도네시아어 it=이탈리아어 ja=일본어 la=라틴어 mn=몽골어
-ms=말레이어 nl=네덜란드어 no=노르웨이어 pl=폴란드어 pt=포르투갈어
-ro=루마니아어 ru=러시아어 sa=산스크리트어 sr=세르비아어 sv=스웨덴어
-th=태국어 tr=튀르키예어 uk=우크라이나어 vi=베트남어 zh=중국어
-""".split()
-)
 
 
 @functools.cache
@@ -41,6 +30,33 @@ def _german_date(parameters: Parameters) -> str:
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return UNREAD
     return f"{day}. {_GERMAN_MONTHS[month - 1]} {year}"
+
+
+def _german_coordinate(parameters: Parameters) -> str:
+    """``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing for the page's title only."""
+    if not parameters.get("text"):
+        return DROPPED
+    angles = [_german_angle(parameters.get(name, ""), signs) for name, signs in (("NS", "NS"), ("EW", "OW"))]
+    return ", ".join(angles) if all(angles) else UNREAD
+
+
+def _german_angle(text: str, directions: str) -> str:
+    if re.fullmatch(r"[+-]?\d+(?:\.\d+)?", text):
+        return f"{text.lstrip('+-').replace('.', ',')}° {directions[text[0] == '-']}"
+    *numbers, direction = text.split("/")
+    direction = direction.replace("E", "O")
+    if direction not in tuple(directions) or not 1 <= len([number for number in numbers if number]) <= 3:
+        return ""
+    return " ".join(number + sign for number, sign in zip(numbers, "°′″", strict=False) if number) + f" {direction}"
+
+
+_HEIGHT_SYSTEMS: Final = {"DE-NN": "ü. NN", "DE-NHN": "ü. NHN", "AT": "ü. A.", "CH": "ü. M."}
+
+
+def _german_height(parameters: Parameters) -> str:
+    """``{{Höhe|500|DE-NHN|link=true}}`` -> 500 m ü. NHN."""
+    system = _HEIGHT_SYSTEMS.get(second(parameters))
+    return f"{first(parameters)} m {system}" if first(parameters) and system else UNREAD
 
 
 def _german_country(parameters: Parameters) -> str:
@@ -64,7 +80,7 @@ def _spanish_unit(parameters: Parameters) -> str:
 
 def _italian_measure(parameters: Parameters) -> str:
     """``{{M|10|k|m}}`` -> 10 km; ``{{M|1,5|e=6|ul=km}}`` -> 1,5×10⁶ km."""
-    known = {"0", "<", "1", "2", "3", "u", "ul", "e"}
+    known = {"0", "<", "@", "1", "2", "3", "u", "ul", "e"}
     power = parameters.get("e", "")
     if not first(parameters) or not known.issuperset(parameters) or (power and not power.lstrip("-−").isdecimal()):
         return UNREAD
@@ -73,19 +89,12 @@ def _italian_measure(parameters: Parameters) -> str:
     return f"{first(parameters)}{raised} {unit}".strip()
 
 
-def _korean_labelled(parameters: Parameters) -> str:
-    """``{{llang|en|word}}`` -> 영어: word."""
-    name, text = _KOREAN_LANGUAGES.get(first(parameters)), second(parameters)
-    if not text:
-        return UNREAD
-    return f"{name}: {text}" if name else UNREAD
-
-
 FUNCTIONS: Final[dict[str, Render]] = {
     "german_date": _german_date,
     "german_country": _german_country,
+    "german_coordinate": _german_coordinate,
+    "german_height": _german_height,
     "country_of_team": _country_of_team,
     "spanish_unit": _spanish_unit,
     "italian_measure": _italian_measure,
-    "korean_labelled": _korean_labelled,
 }

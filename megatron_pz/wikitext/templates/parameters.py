@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from megatron_pz.wikitext.marks import MARKS, UNREAD
 
 Parameters = Mapping[str, str]
-"""Positional parameters under "1", "2", …; named ones under their names; the template's name under "0", and the
-few characters in front of it under "<". Values are stripped."""
+"""Positional parameters under "1", "2", …; named ones under their names; the template's name under "0", a
+few characters in front of it under "<", and the wiki's language under "@". Values are stripped."""
 Render = Callable[[Parameters], str]
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ")
@@ -103,7 +103,7 @@ def positional(parameters: Parameters) -> list[str]:
 
 def knows(parameters: Parameters, known: Collection[str]) -> bool:
     """Return whether every parameter that is not empty is positional or one of ``known``."""
-    return all(name.isdecimal() or name == "<" or name in known or not value for name, value in parameters.items())
+    return all(name.isdecimal() or name in "<@" or name in known or not value for name, value in parameters.items())
 
 
 def first(parameters: Parameters) -> str:

@@ -17,7 +17,7 @@ import functools
 import re
 from collections.abc import Callable
 
-from megatron_pz.wikitext.marks import BREAK, UNREAD
+from megatron_pz.wikitext.marks import BREAK, DROPPED, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, positional
 
 _PIECE = re.compile(r"\\(?P<literal>.)|\{(?P<value>[^{}]*)\}|(?P<bracket>[\[\]])|(?P<break><br>)|[^\\{\[\]<]+|.", re.S)
@@ -51,9 +51,13 @@ def compiled(pattern: str) -> Render:
     if optional is not None:
         raise ValueError(f"{pattern!r}: [ without its ]")
 
+    is_word = not any("{" in piece[0] for piece in _PIECE.finditer(pattern)) and pattern.strip() not in ("", "<br>")
+
     def render(parameters: Parameters) -> str:
+        if is_word and parameters.get("1"):
+            return UNREAD  # it shows its argument, too
         shown = _joined(pieces, parameters)
-        return UNREAD if shown is None else shown
+        return UNREAD if shown is None else shown or DROPPED
 
     return render
 

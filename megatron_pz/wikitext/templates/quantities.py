@@ -246,6 +246,8 @@ def musical_sign(parameters: Parameters) -> str:
     signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫",
              "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø"}  # fmt: skip
     values = positional(parameters)
+    if len(values) == 3 and values[0] == "time":
+        return f"{values[1]}/{values[2]}"
     if len(values) != 1:
         return UNREAD
     return signs.get(values[0], UNREAD)
@@ -274,14 +276,20 @@ def ordinal(parameters: Parameters) -> str:
     return number + end
 
 
+def plus_minus(parameters: Parameters) -> str:
+    """``{{±|5}}`` -> ±5, ``{{±|5|2}}`` -> +5/−2."""
+    values = positional(parameters)
+    return f"+{values[0]}/−{values[1]}" if len(values) == 2 else f"±{first(parameters)}"
+
+
 def coordinates(parameters: Parameters) -> str:
     """``{{coord|13|19|N|169|9|W}}`` -> 13°19′N 169°9′W; nothing where they stand in the page's title only."""
     display = parameters.get("display", "").replace(" ", "").casefold()
-    if display in ("title", "t", "ti"):
+    if display in ("title", "titre", "t", "ti"):
         return DROPPED
     values = [part for part in positional(parameters) if ":" not in part and part]
     half = len(values) // 2
-    if len(values) in (4, 6, 8) and values[half - 1] in ("N", "S") and values[-1] in ("E", "W"):
+    if len(values) in (4, 6, 8) and values[half - 1] in ("N", "S") and values[-1] in ("E", "W", "O"):
         angles = [_angle(values[:half]), _angle(values[half:])]
     elif len(values) == 2:
         angles = [_signed_angle(values[0], "NS"), _signed_angle(values[1], "EW")]
@@ -322,5 +330,6 @@ FUNCTIONS: dict[str, Render] = {
     "musical_sign": musical_sign,
     "rail_gauge": rail_gauge,
     "ordinal": ordinal,
+    "plus_minus": plus_minus,
     "coordinates": coordinates,
 }

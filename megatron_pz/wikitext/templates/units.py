@@ -77,7 +77,7 @@ _KNOWN: Final = frozenset(
 )
 
 
-_NOT_SHOWN: Final = ("0", "1", "<")
+_NOT_SHOWN: Final = ("0", "1", "<", "@")
 """Keys of the parameters that do not bear on what follows the number."""
 
 
