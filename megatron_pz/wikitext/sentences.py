@@ -39,6 +39,8 @@ _SPACE_ENDS: Final = rf"|(?<=[{_SCRIPT_WITHOUT_STOPS}{_CLOSE}])(?<![ๆໆฯຯ
 
 _LAST_WORD: Final = regex.compile(r"[\w\p{M}\p{N}.’'-]+$")
 _LONGEST_WORD: Final = 16
+_ELIDED: Final = regex.compile(r"^\w+['’](?=\w\w)")
+"""An article that is written with its noun: l'ing."""
 _ROMAN: Final = regex.compile(r"[IVXLC]+")
 _LONGEST_ORDINAL: Final = 3
 _MARK: Final = regex.compile(r"[\p{M}\u200c\u200d]")
@@ -189,7 +191,8 @@ def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _
     ) or _LETTER_WITHOUT_CASE.fullmatch(last):
         return True
     last = last.casefold()
-    if last in rules.abbreviations or ("." in last and not last.replace(".", "").isdigit()):
+    elided = _ELIDED.sub("", last)
+    if elided in rules.abbreviations or ("." in last and not last.replace(".", "").isdigit()):
         return True
     return last in rules.before_numbers and follows_number
 

@@ -301,7 +301,7 @@ class Paragraphs:
             if self.pending & GAP:
                 if last == "\n" and self.out.size == self.floor:
                     return
-                if is_separator(last) or last in ":：":
+                if is_separator(last) or last in ":：" or (character == last and last in ".。"):
                     self._take_back()
                     last = self._last()
                 self.pending &= ~WHITE

@@ -134,7 +134,7 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     if _FRACTION_NAME.fullmatch(name):
         return quantities.named_fraction(name)
     if language == "fr" and (shown := french.named_ordinal(name)):
-        return shown
+        return f"{shown} {first(parameters)}".rstrip()
     function_name, colon, _ = name.partition(":")
     if colon and function_name in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD

@@ -6,7 +6,16 @@ import re
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, superscript
+from megatron_pz.wikitext.templates.parameters import (
+    Parameters,
+    Render,
+    first,
+    knows,
+    positional,
+    second,
+    superscript,
+    unless_empty,
+)
 
 _MONTHS: Final = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
 _JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±",
@@ -14,7 +23,8 @@ _JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "
 _ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
 _CENTURY_JOINTS: Final = ("et", "ou", "à", "au", "-", "–", "/", ",", "et du", "ou du", "jusqu'au", "et le", "et au")
 _ERA = re.compile(r"(?:av|apr|avant|après)\b")
-_SPACED_NUMBER = re.compile(r"(?<![\d.,])\d{5,}(?![\d])")
+_WRITTEN_DATE = re.compile(r"(\d{1,2})\s+(\d{1,2}|[^\W\d]+)\s+(\d{1,4})$")
+_PARENTHESIS = re.compile(r"\s*\([^()]*\)$")
 
 
 def french_quantity(parameters: Parameters) -> str:
@@ -41,7 +51,10 @@ def french_quantity(parameters: Parameters) -> str:
 
 def french_date(parameters: Parameters) -> str:
     """``{{date|1|janvier|1900}}`` -> 1er janvier 1900; what follows the year names a topic and is not shown."""
-    day, month, year = ([*positional(parameters), "", "", ""])[:3]
+    fields = positional(parameters)
+    if len(fields) == 1 and (written := _WRITTEN_DATE.match(fields[0])):
+        fields = list(written.groups())
+    day, month, year = ([*fields, "", "", ""])[:3]
     if month.isdecimal() and 1 <= int(month) <= 12:
         month = _MONTHS[int(month) - 1]
     if "/" in day or (month and month.casefold() not in _MONTHS):
@@ -101,6 +114,19 @@ def french_ordinal(parameters: Parameters) -> str:
     return " ".join(filter(None, [name, first(parameters)]))
 
 
+def french_aside(parameters: Parameters) -> str:
+    """``{{incise|texte}}`` -> — texte —; with ``stop`` the second dash is missing."""
+    text = first(parameters)
+    if not text:
+        return UNREAD
+    return f"— {text}" if "stop" in (second(parameters), parameters.get("fin")) else f"— {text} —"
+
+
+def french_ruler(parameters: Parameters) -> str:
+    """``{{souverain2|Joseph II (empereur)}}`` -> Joseph II."""
+    return unless_empty(second(parameters) or _PARENTHESIS.sub("", first(parameters)))
+
+
 def french_hour(parameters: Parameters) -> str:
     """``{{heure|14|30}}`` -> 14 h 30."""
     values = [value for value in positional(parameters) if value]
@@ -116,4 +142,6 @@ FUNCTIONS: dict[str, Render] = {
     "french_century": french_century,
     "french_ordinal": french_ordinal,
     "french_hour": french_hour,
+    "french_aside": french_aside,
+    "french_ruler": french_ruler,
 }

@@ -56,7 +56,7 @@ _HEIGHT_SYSTEMS: Final = {"DE-NN": "ü. NN", "DE-NHN": "ü. NHN", "AT": "ü. A."
 def _german_height(parameters: Parameters) -> str:
     """``{{Höhe|500|DE-NHN|link=true}}`` -> 500 m ü. NHN."""
     system = _HEIGHT_SYSTEMS.get(second(parameters))
-    return f"{first(parameters)} m {system}" if first(parameters) and system else UNREAD
+    return f"{first(parameters).replace('.', ',')} m {system}" if first(parameters) and system else UNREAD
 
 
 def _german_country(parameters: Parameters) -> str:
