@@ -7,10 +7,14 @@ import re
 from megatron_pz.wikitext.marks import HOLES
 from megatron_pz.wikitext.sentences import sentences
 
+_SOUND_WORD = (
+    "pronounced", "pronunciation", "pronounce", "pron.", "ipa", "us", "uk", "or", "also", "locally", "english",
+    "in english", "listen", "as", "english pronunciation", "british", "american", "aussprache", "prononcé",
+    "prononciation",
+)  # fmt: skip
+_BEHIND_SOUND_WORD = " :,;/"
 _SOUND_WORDS = re.compile(
-    r"(?:(?<!\w)(?:pronounced|pronunciation|pronounce|pron\.|ipa|us|uk|or|also|locally|english|in english|listen|as|"
-    r"english pronunciation|british|american|aussprache|prononcé|prononciation)[ :,;/]*)+$",
-    re.IGNORECASE,
+    rf"(?:(?<!\w)(?:{'|'.join(map(re.escape, _SOUND_WORD))})[{_BEHIND_SOUND_WORD}]*)+$", re.IGNORECASE
 )
 _REF_TAG = re.compile(r"</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
 _UNCOVERED = re.compile(
@@ -25,6 +29,8 @@ _HOLE = re.compile(f"[{''.join(HOLES)}]")
 
 def without_sound_words(text: str) -> str:
     """Remove the words at the text's end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
+    if not text.rstrip(_BEHIND_SOUND_WORD).casefold().endswith(_SOUND_WORD):
+        return text
     return _SOUND_WORDS.sub("", text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from html.entities import html5
 
@@ -10,6 +11,7 @@ from megatron_pz.wikitext.marks import INVISIBLE
 _NAMED = {name[:-1]: INVISIBLE.sub("", text) for name, text in html5.items() if name.endswith(";")}
 
 
+@functools.lru_cache(maxsize=4096)
 def entity_text(name: str) -> str | None:
     """Resolve the reference ``&name;``, less invisible characters; None where it is no reference."""
     if name in _NAMED:

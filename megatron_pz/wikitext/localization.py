@@ -165,17 +165,18 @@ fr=French fro=Old_French fy=West_Frisian ga=Irish gd=Scottish_Gaelic gl=Galician
 gu=Gujarati haw=Hawaiian he=Hebrew hi=Hindi hr=Croatian ht=Haitian_Creole hu=Hungarian hy=Armenian id=Indonesian
 ig=Igbo is=Icelandic it=Italian ja=Japanese jv=Javanese ka=Georgian kk=Kazakh km=Khmer kn=Kannada ko=Korean ku=Kurdish
 ky=Kyrgyz la=Latin lb=Luxembourgish lo=Lao lt=Lithuanian lv=Latvian mi=Māori mk=Macedonian ml=Malayalam mn=Mongolian
-mr=Marathi ms=Malay mt=Maltese my=Burmese ne=Nepali nl=Dutch nn=Norwegian_Nynorsk no=Norwegian nb=Norwegian
-nv=Navajo oc=Occitan pa=Punjabi pl=Polish ps=Pashto pt=Portuguese qu=Quechua rm=Romansh ro=Romanian ru=Russian
-rus=Russian sa=Sanskrit sc=Sardinian scn=Sicilian sco=Scots sh=Serbo-Croatian si=Sinhala sk=Slovak sl=Slovene sm=Samoan
+mr=Marathi ms=Malay mt=Maltese my=Burmese ne=Nepali nl=Dutch nn=Norwegian_Nynorsk no=Norwegian nb=Norwegian nv=Navajo
+oc=Occitan pa=Punjabi pl=Polish ps=Pashto pt=Portuguese qu=Quechua rm=Romansh ro=Romanian ru=Russian rus=Russian
+sa=Sanskrit sc=Sardinian scn=Sicilian sco=Scots sh=Serbo-Croatian si=Sinhala sk=Slovak sl=Slovene sm=Samoan
 sq=Albanian aln=Gheg_Albanian sr=Serbian sv=Swedish sw=Swahili ta=Tamil te=Telugu tg=Tajik th=Thai tk=Turkmen
-tl=Tagalog kw=Cornish gv=Manx hsb=Upper_Sorbian dsb=Lower_Sorbian csb=Kashubian ota=Ottoman_Turkish sux=Sumerian akk=Akkadian
-cop=Coptic egy=Egyptian non=Old_Norse gmh=Middle_High_German nds=Low_German li=Limburgish wa=Walloon frp=Franco-Provençal
-lij=Ligurian lmo=Lombard pms=Piedmontese nap=Neapolitan vec=Venetian fur=Friulian lad=Judaeo-Spanish ast=Asturian
-an=Aragonese rom=Romani crh=Crimean_Tatar ba=Bashkir cv=Chuvash ce=Chechen os=Ossetian ab=Abkhaz ug=Uyghur bo=Tibetan
-or=Odia as=Assamese sd=Sindhi pi=Pali ceb=Cebuano su=Sundanese fj=Fijian to=Tongan ty=Tahitian xh=Xhosa st=Sotho tn=Tswana
-sn=Shona rw=Kinyarwanda so=Somali om=Oromo ti=Tigrinya ha=Hausa wo=Wolof ln=Lingala mg=Malagasy ay=Aymara gn=Guarani
-nah=Nahuatl iu=Inuktitut kl=Greenlandic chr=Cherokee se=Northern_Sámi yue=Cantonese got=Gothic tr=Turkish tt=Tatar uk=Ukrainian ur=Urdu uz=Uzbek vi=Vietnamese yi=Yiddish yo=Yoruba zh=Chinese zu=Zulu
+tl=Tagalog kw=Cornish gv=Manx hsb=Upper_Sorbian dsb=Lower_Sorbian csb=Kashubian ota=Ottoman_Turkish sux=Sumerian
+akk=Akkadian cop=Coptic egy=Egyptian non=Old_Norse gmh=Middle_High_German nds=Low_German li=Limburgish wa=Walloon
+frp=Franco-Provençal lij=Ligurian lmo=Lombard pms=Piedmontese nap=Neapolitan vec=Venetian fur=Friulian
+lad=Judaeo-Spanish ast=Asturian an=Aragonese rom=Romani crh=Crimean_Tatar ba=Bashkir cv=Chuvash ce=Chechen os=Ossetian
+ab=Abkhaz ug=Uyghur or=Odia as=Assamese sd=Sindhi pi=Pali ceb=Cebuano su=Sundanese fj=Fijian to=Tongan ty=Tahitian
+xh=Xhosa st=Sotho tn=Tswana sn=Shona rw=Kinyarwanda so=Somali om=Oromo ti=Tigrinya ha=Hausa wo=Wolof ln=Lingala
+mg=Malagasy ay=Aymara gn=Guarani nah=Nahuatl iu=Inuktitut kl=Greenlandic chr=Cherokee se=Northern_Sámi yue=Cantonese
+got=Gothic tr=Turkish tt=Tatar uk=Ukrainian ur=Urdu uz=Uzbek vi=Vietnamese yi=Yiddish yo=Yoruba zh=Chinese zu=Zulu
 """.split()
     for pair in [pair.replace("_", " ")]
 )

@@ -58,6 +58,12 @@ marked_inline: Callable[[str, str, Wiki], str] = (
     compiled.marked_inline if compiled else importlib.import_module("megatron_pz.wikitext.scanner.scan").marked_inline
 )
 """The marked text of what a template expands to."""
+is_simply_spaced: Callable[[str], bool] = (
+    compiled.is_simply_spaced
+    if compiled
+    else importlib.import_module("megatron_pz.wikitext.scanner.counting").is_simply_spaced
+)
+"""Whether only spaces part the words of a text; false where that takes a closer look."""
 words_of: Callable[[str], int] = (
     compiled.words_of if compiled else importlib.import_module("megatron_pz.wikitext.scanner.counting").words_of
 )

@@ -21,7 +21,7 @@ from typing import Final
 
 import regex
 
-from megatron_pz.wikitext.scanner_form import words_of
+from megatron_pz.wikitext.scanner_form import is_simply_spaced, words_of
 
 # Character classes, to be put between brackets in patterns of version 1.
 _IDEOGRAPHS: Final = r"[\p{Han}&&[\p{L}\p{N}]]"
@@ -68,6 +68,10 @@ _SPECIAL: Final = re.compile(f"[{_UNSPACED_RANGES}{_OTHER_WHITE_SPACE}]")
 _WORD_CHARACTER: Final = regex.compile(rf"[{_IN_SPACED}{_IN_UNSPACED}\p{{Cf}}]", regex.V1)
 _UNSPACED_CHARACTER: Final = regex.compile(rf"[{_IN_UNSPACED}]", regex.V1)
 _OPENING: Final = regex.compile(r"[\p{Ps}\p{Pi}]")
+_RUN: Final = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff々〻]+|(?![{_SMALL_KANA}])[ぁ-ゖ][ぁ-ゖゝゞー]*")
+"""Ideographs with their iteration marks, or hiragana: each character of such a run is a word or goes with one."""
+_CONTINUING: Final = str.maketrans("", "", f"々〻{_SMALL_KANA}")
+_LONE_MARK: Final = regex.compile(r"\n\p{M}")
 _CHUNK: Final = re.compile(r"\S+\s*")
 
 
@@ -79,9 +83,20 @@ def count_words(text: str) -> int:
     """
     if text.isascii():
         return words_of(text.replace("\t", " ").replace("\r", " "))
-    if not _SPECIAL.search(text):
+    if is_simply_spaced(text) or not _SPECIAL.search(text):
         return words_of(text)
-    return sum(max(len(WORD.findall(chunk)), 1) if UNSPACED.search(chunk) else 1 for chunk in text.split())
+    return sum(max(_words_without_spaces(chunk), 1) if UNSPACED.search(chunk) else 1 for chunk in text.split())
+
+
+def _words_without_spaces(chunk: str) -> int:
+    """Count the words of a text without white space as :data:`WORD` does; runs of one script are counted at once."""
+    rest, runs = _RUN.subn("\n", chunk)
+    if not runs or _LONE_MARK.search(rest):
+        return len(WORD.findall(chunk))
+    words = len(WORD.findall(rest))
+    for run in _RUN.findall(chunk):
+        words += 1 + len(run[1:].translate(_CONTINUING))
+    return words
 
 
 def cut_at_words(text: str) -> list[str]:

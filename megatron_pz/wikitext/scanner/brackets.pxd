@@ -10,6 +10,7 @@ cdef void _open_external(Scan scan) except *
 cdef void close_bracket(Scan scan) except *
 cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)
 cdef int close_dropped(Scan scan, Py_ssize_t run) except -1
+cdef bint _holds_citation(Scan scan, Py_ssize_t start, Py_ssize_t end) except -1
 cdef int _close_external(Scan scan) except -1
 cdef void _close_link(Scan scan) except *
 cdef int _show_target(Scan scan, Py_ssize_t begin) except -1

@@ -98,7 +98,7 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
     """Choose the mark of a template that shows no text: an unknown one that is a block of its own leaves no hole.
 
     It is one where it begins its line and goes on over several, or has bold text directly behind it, as boxes in
-    front of an article's first sentence have.
+    front of an article's first sentence have. One that holds a citation is a note.
 
     Args:
         scan: The scan.
@@ -108,6 +108,8 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
     """
     if mark != UNKNOWN:
         return mark or DROPPED
+    if _holds_citation(scan, frame.source_start, end):
+        return DROPPED
     data = scan.source.data
     start = frame.source_start
     while start > 0 and (data[start - 1] == " " or data[start - 1] == "\t"):
@@ -118,6 +120,16 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
     if is_followed_by_bold or scan.source.find("\n", frame.source_start, end) < end:
         return DROPPED
     return mark
+
+
+def _holds_citation(scan: Scan, start: int, end: int) -> bool:
+    """Return whether the source of a template holds a citation, as that of a note does."""
+    while True:
+        start = scan.source.find("{", start + 2, end)
+        if start >= end:
+            return False
+        if scan.is_word(start, "{{cite ") or scan.is_word(start, "{{citation|"):
+            return True
 
 
 def _close_external(scan: Scan) -> None:

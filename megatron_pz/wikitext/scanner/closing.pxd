@@ -15,8 +15,7 @@ cdef bint may_hold_prose(Scan scan, Py_ssize_t end) except -1
 cdef int begin_closing_section(Scan scan, int level) except -1
 @cython.locals(start=Py_ssize_t)
 cdef int end_closing_sections(Scan scan, int level) except -1
+@cython.locals(prose=Py_ssize_t, listed=Py_ssize_t, certain=Py_ssize_t, end=Py_ssize_t, letters=Py_ssize_t)
 cdef bint _is_apparatus(Buffer out, Py_ssize_t start) except -1
-@cython.locals(prose=Py_ssize_t, listed=Py_ssize_t, end=Py_ssize_t, letters=Py_ssize_t)
-cdef bint _is_mostly_listed(Buffer out, Py_ssize_t start, bint counts_citations) except -1
 @cython.locals(letters=Py_ssize_t)
 cdef Py_ssize_t _letters(Buffer out, Py_ssize_t start, Py_ssize_t end) noexcept

@@ -72,28 +72,38 @@ def end_closing_sections(scan: Scan, level: int) -> None:
 
 
 def _is_apparatus(out: Buffer, start: int) -> bool:
-    """Return whether the output from ``start`` on holds lists and references rather than prose."""
-    return _is_mostly_listed(out, start, False) or _is_mostly_listed(out, start, True)
+    """Return whether the output from ``start`` on holds lists and references rather than prose.
 
-
-def _is_mostly_listed(out: Buffer, start: int, counts_citations: bool) -> bool:
-    """Return whether there are more letters in lists, and optionally in lines that look like citations, than in prose.
-
-    Citations are looked for by a pattern, which is slow. Counting them never makes the answer false.
+    It does if lists and lines that look like citations have more letters than prose. Citations are looked for by a
+    pattern, which is slow: in the longest lines first, and only until they cannot change the answer.
     """
     data = out.data
     prose = listed = 0
+    lines: list[tuple[int, int, int]] = []
     while start < out.size:
         end = out.find("\n", start, out.size)
         while start < end and data[start] in " \t\x01\x02":  # DROPPED, SOUND
             start += 1
         if start < end and data[start] != HEADING:
             letters = _letters(out, start, end)
-            if data[start] in (ITEM, INDENT, ROW) or (counts_citations and is_citation(out.text(start, end))):
+            if data[start] in (ITEM, INDENT, ROW):
                 listed += letters
             else:
                 prose += letters
+                lines.append((-letters, start, end))
         start = end + 1
+    lines.sort()
+    certain = 0  # letters of the lines that are no citations
+    for letters, start, end in lines:
+        if prose < _LEAST_PROSE or prose <= listed:
+            return True
+        if certain >= _LEAST_PROSE and certain > listed + prose - certain:
+            return False
+        if is_citation(out.text(start, end)):
+            prose += letters
+            listed -= letters
+        else:
+            certain -= letters
     return prose < _LEAST_PROSE or prose <= listed
 
 

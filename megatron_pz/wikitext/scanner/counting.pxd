@@ -24,4 +24,27 @@ cdef inline Py_ssize_t word_starts(str text) noexcept:
     return _unit_word_starts(<const unsigned int*> data, len(text))
 
 
+cdef inline bint _unit_may_be_special(const Unit* data, Py_ssize_t size) noexcept:
+    cdef Py_ssize_t index
+    cdef Unit c, found = 0
+    for index in range(size):
+        c = data[index]
+        found |= ((c < 32) & (c != 10)) | (c == 0x85) | (c == 0xA0)
+        if sizeof(Unit) > 1:  # scripts from Thai on, and spaces; Latin additions, dashes and quotes are none
+            found |= (c >= 0x0E00) & ((<Unit> (c - 0x1E00) >= 0x200) & (<Unit> (c - 0x2010) >= 0x18))
+    return found != 0
+
+
+cdef inline bint may_be_special(str text) noexcept:
+    """Whether a script without spaces, or white space that is no space, may be there. Vectorisable."""
+    cdef void* data = PyUnicode_DATA(text)
+    cdef int kind = PyUnicode_KIND(text)
+    if kind == 1:
+        return _unit_may_be_special(<const unsigned char*> data, len(text))
+    if kind == 2:
+        return _unit_may_be_special(<const unsigned short*> data, len(text))
+    return _unit_may_be_special(<const unsigned int*> data, len(text))
+
+
+cpdef bint is_simply_spaced(str text) except -1
 cpdef Py_ssize_t words_of(str text) except -1

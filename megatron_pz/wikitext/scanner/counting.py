@@ -12,6 +12,13 @@ except ImportError:
 _WORD = re.compile(r"[^ \n]+")
 
 
+def is_simply_spaced(text: str) -> bool:
+    """Return whether the text surely holds only scripts that put spaces between words, and no other white space."""
+    if cython.compiled:
+        return not may_be_special(text)  # type: ignore[name-defined] # noqa: F821 - in counting.pxd
+    return False
+
+
 def words_of(text: str) -> int:
     """Words of a text: what spaces and newlines, the only white space in an article, set apart."""
     if cython.compiled:

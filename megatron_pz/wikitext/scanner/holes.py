@@ -52,7 +52,7 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
 
 
 def _is_prefix(out: Buffer, floor: int) -> bool:
-    """Return whether the output ends in a conjunction or preposition of one letter that is written with the next word."""
+    """Return whether the output ends in a word of one letter that is written together with the next word."""
     last = out.size - 1
     if last < floor or out.data[last] not in _PREFIXES:
         return False

@@ -93,7 +93,9 @@ class Paragraphs:
             first = start
             while first < end and data[first] in " \t\x01\x02":  # DROPPED, SOUND
                 first += 1
-            if self._has_word(first, end) or (self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED):
+            if self._has_word(first, end) or (
+                self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED
+            ):
                 is_apart = self._line(start, first, end, is_apart)
             else:
                 is_apart = True

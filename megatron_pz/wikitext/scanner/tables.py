@@ -40,8 +40,8 @@ def begins_table(scan: Scan) -> bool:
 def table_sign(scan: Scan) -> bool:
     """Read ``{{!}}`` and its kin at the position as the sign of a table that it stands for; whether it is one.
 
-    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` and ``{{{!}}`` are ``{|``, ``{{!-}}`` is ``|-``,
-    ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a brace.
+    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` and ``{{{!}}`` are ``{|``, ``{{!-}}``
+    is ``|-``, ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a brace.
     """
     data = scan.source.data
     frames = scan.frames

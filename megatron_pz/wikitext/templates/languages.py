@@ -47,7 +47,7 @@ def labelled(code: str, parameters: Parameters, wiki: str, start: int = 1) -> st
         label, pattern = language_name(code), "{name}: {text}"
     else:
         rows = _labels().get(wiki, {"names": {}, "pattern": ""})
-        label, pattern = rows["names"].get(code, ""), rows["pattern"]
+        label, pattern = rows["names"].get(code) or rows["names"].get(code.partition("-")[0], ""), rows["pattern"]
     wanted = parameters.get("label", "")
     label = "" if wanted.casefold() == "none" else wanted or label
     if not text:
@@ -83,11 +83,13 @@ def nihongo_by_sound(parameters: Parameters) -> str:
     return nihongo({"1": rōmaji, "2": kanji, "3": english})
 
 
-def _scripts(*labelled: tuple[str, str]) -> Render:
-    """Show labelled spellings of one word: ``Chinese: 漢語; pinyin: Hànyǔ``."""
+def _scripts(code: str, *labels: tuple[str, str]) -> Render:
+    """Show labelled spellings of a word: ``Chinese: 漢語; pinyin: Hànyǔ``; or the word behind its language's label."""
 
     def render(parameters: Parameters) -> str:
-        return "; ".join(f"{label}{parameters[name]}" for name, label in labelled if parameters.get(name)) or UNREAD
+        shown = "; ".join(f"{label}{parameters[name]}" for name, label in labels if parameters.get(name))
+        wiki = parameters.get("@", "")
+        return shown or (UNREAD if wiki in ENGLISH else labelled(code, parameters, wiki))
 
     return render
 
@@ -122,6 +124,7 @@ FUNCTIONS: dict[str, Render] = {
     "nihongo_foot": nihongo_foot,
     "nihongo_by_sound": nihongo_by_sound,
     "chinese": _scripts(
+        "zh",
         ("c", "Chinese: "),
         ("s", "simplified Chinese: "),
         ("t", "traditional Chinese: "),
@@ -130,7 +133,7 @@ FUNCTIONS: dict[str, Render] = {
         ("j", "Jyutping: "),
         ("l", "lit. "),
     ),
-    "korean": _scripts(("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: ")),
+    "korean": _scripts("ko", ("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: ")),
     "ruby": ruby,
     "transcription": transcription,
 }

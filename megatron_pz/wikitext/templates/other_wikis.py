@@ -33,7 +33,7 @@ def _german_date(parameters: Parameters) -> str:
 
 
 def _german_coordinate(parameters: Parameters) -> str:
-    """``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing for the page's title only."""
+    """``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing in the title."""
     if not parameters.get("text"):
         return DROPPED
     angles = [_german_angle(parameters.get(name, ""), signs) for name, signs in (("NS", "NS"), ("EW", "OW"))]

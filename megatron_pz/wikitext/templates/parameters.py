@@ -103,7 +103,9 @@ def positional(parameters: Parameters) -> list[str]:
 
 def knows(parameters: Parameters, known: Collection[str]) -> bool:
     """Return whether every parameter that is not empty is positional or one of ``known``."""
-    return all(name.isdecimal() or name in "<@" or name in known or not value for name, value in parameters.items())
+    return all(
+        name.isdecimal() or name in ("<", "@") or name in known or not value for name, value in parameters.items()
+    )
 
 
 def first(parameters: Parameters) -> str:

@@ -21,6 +21,7 @@ from megatron_pz.wikitext.marks import BREAK, DROPPED, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, positional
 
 _PIECE = re.compile(r"\\(?P<literal>.)|\{(?P<value>[^{}]*)\}|(?P<bracket>[\[\]])|(?P<break><br>)|[^\\{\[\]<]+|.", re.S)
+_ONLY_VALUE = re.compile(r"\{([^{}*-][^{}]*)\}")
 _Piece = Callable[[Parameters], str | None]
 
 
@@ -51,6 +52,8 @@ def compiled(pattern: str) -> Render:
     if optional is not None:
         raise ValueError(f"{pattern!r}: [ without its ]")
 
+    if len(pieces) == 1 and (only := _ONLY_VALUE.fullmatch(pattern)):
+        return _first_of(tuple(only[1].split("|")))
     is_word = not any("{" in piece[0] for piece in _PIECE.finditer(pattern)) and pattern.strip() not in ("", "<br>")
 
     def render(parameters: Parameters) -> str:
@@ -60,6 +63,13 @@ def compiled(pattern: str) -> Render:
         return UNREAD if shown is None else shown or DROPPED
 
     return render
+
+
+def _first_of(names: tuple[str, ...]) -> Render:
+    if len(names) == 1:
+        (name,) = names
+        return lambda parameters: parameters.get(name) or UNREAD
+    return lambda parameters: next(filter(None, map(parameters.get, names)), UNREAD)
 
 
 def _joined(pieces: list[_Piece], parameters: Parameters) -> str | None:

@@ -18,6 +18,10 @@ from megatron_pz.wikitext.localization import Wiki
         ("Write <nowiki>[[x]] {{y}} ''z'' <ref></nowiki> or &#91;&#91;x&#93;&#93;.",
          "Write [[x]] {{y}} ''z'' <ref> or [[x]]."),
         ("Prose.\n int x;\n int y;\nMore.", "Prose.\n\nint x;\nint y;\n\nMore."),
+        ("Prose.\n f() {\n   g();\n }\nMore.", "Prose.\n\nf() {\ng();\n}\n\nMore."),
+        ("{{term|Apple}}{{defn|A fruit.}}", "Apple\n\nA fruit."),
+        ("{{plainlist|* a\n* b}}", "- a\n- b"),
+        ("A. {{ISBN|1}}. B", "A. B"),
         ("Prose.\n<pre>\nint x;\n</pre>\nMore.", "Prose.\n\nMore."),
         ("Prose.<syntaxhighlight lang=c>\nint x;\n</syntaxhighlight>More.", "Prose.\n\nMore."),
         ("<poem>\nRoses\nViolets\n\nSugar\n</poem>After\nall.", "Roses\nViolets\n\nSugar\n\nAfter all."),
@@ -42,6 +46,7 @@ def test_what_only_looks_like_a_variant_stays(text: str) -> None:
         ("<score>c d</score>", "unknown_element"),
         ("<hiero>A1</hiero>", "unknown_element"),
         ("{{respell|a|b}}", "pronunciation"),
+        ("{{{1}}}", "unknown_template"),
         ("<math>x</math>", "dropped_formula"),
         ("<ce>H2O</ce>", "dropped_formula"),
     ],
@@ -76,12 +81,23 @@ def test_a_sentence_that_lost_a_word_goes(hole: str, reason: str, sentence: str)
         "The end.{{sfn|A}} {{citation needed}} Next. [[File:a.jpg]]",
         "The end ({{no such template}}). Next.",
         "The {{anchor|x}}end. {{clarify|date=1}} Next.",
+        "The {{no such note|{{cite web|title=x}}}} end. Next.",
+        "{{{!}}\n{{!}}-\n{{!}} a {{!!}} b\n{{!}}}\nThe end. Next.",
     ],
 )
 def test_what_shows_no_word_costs_no_sentence(wikitext: str) -> None:
     dropped: dict[str, int] = {}
     assert " ".join(wikitext_to_paragraphs(wikitext, dropped=dropped)) == "The end. Next."
     assert dropped == {}
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("ar", "ولد {} هنا و{{no such}} كذلك."), ("he", "הוא ו{{no such}} כאן.")]
+)
+def test_a_conjunction_that_is_written_with_the_lost_word_shows_the_hole(language: str, text: str) -> None:
+    dropped: dict[str, int] = {}
+    assert wikitext_to_paragraphs(text, wiki=Wiki(language=language), dropped=dropped) == []
+    assert dropped == {"unknown_template": 1}
 
 
 def test_bold_text_behind_a_box_is_the_articles_first_sentence() -> None:

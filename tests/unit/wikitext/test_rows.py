@@ -54,7 +54,7 @@ def test_every_row_says_what_its_templates_are(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_can_be_shown(language: str) -> None:
     given = {str(number): f"v{number}" for number in range(1, 5)}
-    given |= dict.fromkeys(["d", "b", "term", "text", "texte", "content", "lt", "label"], "v0")
+    given |= dict.fromkeys(["d", "b", "j", "hg", "term", "text", "texte", "content", "lt", "label"], "v0")
     for pattern in file_of(language).get("text", {}):
         shown = patterns.compiled(pattern)(given)
         if "{" in pattern or not pattern.strip() or pattern == "<br>":
@@ -95,6 +95,14 @@ def test_every_unit_is_found_by_its_code() -> None:
     for code, (_, one, _) in UNITS["lengths"].items():
         unit = unit_of(f"{code}2")
         assert unit is not None and unit.one == f"square {one}", code
+
+
+def test_every_label_stands_before_its_language() -> None:
+    path = language_data.DIRECTORY.parent / "language_labels.toml"
+    for wiki, rows in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for code, name in rows["names"].items():
+            shown = wikitext_to_paragraphs(f"Aa {{{{lang-{code}|bb}}}} cc.", wiki=Wiki(language=wiki))
+            assert shown == [f"Aa {rows['pattern'].format(name=name, text='bb')} cc."], (wiki, code)
 
 
 def test_every_currency_has_a_sign_of_its_own() -> None:

@@ -42,6 +42,8 @@ def test_sentences_join_to_their_paragraph(paragraph: str) -> None:
 
 
 BY_LANGUAGE = {
+    "it": ["Nel 1950 l'ing. Bianchi andò a Roma con la sua famiglia. ", "Poi tornò."],
+    "vi": ["Ông sinh tại TP. Hồ Chí Minh và gặp TS. Nguyễn. ", "Xong."],
     "de": [
         "Er wurde am 3. Mai 1950 in Bonn geboren. ",
         "Im 19. Jahrhundert lebte er hier, am Hof Ludwigs XIV. Danach nicht. ",

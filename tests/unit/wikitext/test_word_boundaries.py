@@ -95,3 +95,18 @@ def test_time_is_linear(piece: str) -> None:
 
 def test_vowels_before_a_consonant_belong_to_its_word() -> None:
     assert WORD.findall("เกแกเเก") == ["เก", "แก", "เเก"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="aé1 -'\n\t\xa0–’中々〻\ufe0f\u3099のゃゝーゝカートｶﾞกะำ\u0301한", max_size=24))
+def test_counting_by_runs_gives_what_the_pattern_gives(text: str) -> None:
+    expected = sum(max(len(WORD.findall(chunk)), 1) if UNSPACED.search(chunk) else 1 for chunk in text.split())
+    assert count_words(text) == expected
+
+
+def test_every_character_counts_as_the_pattern_has_it() -> None:
+    for code in [*range(0x21, 0x3400), *range(0x9F00, 0xA000), *range(0x1F300, 0x1F320)]:
+        chunk = f"a{chr(code)}の{chr(code)}中"
+        assert count_words(chunk) == sum(
+            max(len(WORD.findall(part)), 1) if UNSPACED.search(part) else 1 for part in chunk.split()
+        ), hex(code)
