@@ -62,6 +62,7 @@ def protocol(benchmark: str, directory: Path | None) -> Protocol:
         extract=lambda question, response: qwen_math.read(response),
         graders={name: MATH_COMPARISONS[name] for name in ("qwen", "math_verify")},
         system=qwen_math.SYSTEM,
+        system_in_completion=True,
         stop=qwen_math.STOP,
         max_tokens=2048,
         temperature=0.7 if sampled else 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +38,16 @@ def load_benchmark(name: str, directory: Path) -> list[Question]:
             seen[question.id] = question.source
             questions.append(question)
     return questions
+
+
+def shortfall(name: str, questions: Sequence[Question]) -> str | None:
+    """Return what a set lacks that its published score is made of, or None.
+
+    >>> shortfall("bbeh", [])
+    '0 of 23 tasks'
+    """
+    tasks = len({question.subject for question in questions})
+    return f"{tasks} of {BBEH_TASKS} tasks" if name == "bbeh" and tasks < BBEH_TASKS else None
 
 
 def load_examples(directory: Path) -> list[Question]:

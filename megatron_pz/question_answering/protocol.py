@@ -35,7 +35,9 @@ class Protocol:
     guess: Callable[[Question], Sequence[str]] | None = None
     """The answers among which the benchmark's authors draw where nothing is read; None where that is wrong."""
     system: str | None = None
-    """System message of a chat; stands before the user's text in a plain completion."""
+    """System message of a chat."""
+    system_in_completion: bool = False
+    """Whether the system message holds the instruction and so stands before the text of a plain completion."""
     chat: bool = True
     """Whether the recipe asks through the model's chat template; False is a plain completion."""
     stop: tuple[str, ...] = ()
@@ -66,9 +68,9 @@ class Protocol:
         return [*system, {"role": "user", "content": self.prompt(question, tokens)}]
 
     def completion(self, question: Question, tokens: Tokens | None = None) -> str:
-        """Return the text of a plain completion: the system message, if there is one, and the user's text."""
+        """Return the text of a plain completion: the user's text, behind the instruction where the system holds it."""
         user = self.prompt(question, tokens)
-        return user if self.system is None else f"{self.system}\n\n{user}\n"
+        return f"{self.system}\n\n{user}\n" if self.system_in_completion else user
 
     def grade(self, question: Question, response: str, seed: int) -> Verdict:
         """Read and grade one response.

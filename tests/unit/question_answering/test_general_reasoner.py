@@ -78,6 +78,7 @@ def test_gsm8k_is_asked_and_graded() -> None:
             "content": "How many ducks?\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
         },
     ]
+    assert protocol.completion(DUCKS) == protocol.prompt(DUCKS), "a completion knows no assistant"
     assert (protocol.temperature, protocol.samples, protocol.max_tokens) == (0.0, 1, 8192)
     right = protocol.grade(DUCKS, r"9 \cdot 2 = \boxed{\$18.00}", seed=0)
     assert (right.extracted, right.correct, right.graders) == (r"\$18.00", True, {"math_verify": True, "qwen": True})
