@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from megatron_pz.evaluation.benchmarks.comparison import SIGNIFICANT, Comparison, Difference
 from megatron_pz.evaluation.benchmarks.intervals import Interval
 from megatron_pz.evaluation.benchmarks.scores import BenchmarkScore, ModelScores
+from megatron_pz.question_answering.benchmarks import shortfall
 from megatron_pz.reports.tables import table
 
 SIGNIFICANT_MARK = "*"
@@ -86,6 +87,8 @@ def _how_asked(models: Sequence[ModelScores]) -> list[str]:
     for score in models[0].benchmarks:
         facts = score.facts
         count = f"{facts['questions']} of {facts['of']} questions" if facts["questions"] < facts["of"] else "all"
+        if (lacking := shortfall(score.benchmark, score.subjects)) is not None:
+            count += f" of {lacking}"
         samples = f"mean@{facts['samples']}" if facts["samples"] > 1 else "one answer"
         how = (
             "greedy" if facts["temperature"] == 0 else f"temperature {facts['temperature']:g}, top-p {facts['top_p']:g}"

@@ -204,7 +204,7 @@ def test_bbeh_is_read_by_task(tmp_path: Path) -> None:
         ("nycc/0", "nycc", "(A)"),
         ("nycc/1", "nycc", "2"),
     ]
-    assert shortfall("bbeh", questions) == "2 of 23 tasks"
+    assert shortfall("bbeh", {question.subject for question in questions}) == "2 of 23 tasks"
     assert [question.id for question in load_benchmark("bbeh_mini", tmp_path)] == ["bbeh_mini/0", "bbeh_mini/1"]
 
 
@@ -222,9 +222,8 @@ def test_the_published_sets_are_read_whole(name: str) -> None:
 def test_a_whole_set_lacks_nothing(tmp_path: Path) -> None:
     for task in range(23):
         write(tmp_path, "bbeh", [{"input": "Which?", "target": "A"}], f"task{task}.json")
-    assert shortfall("bbeh", load_benchmark("bbeh", tmp_path)) is None
-    write(tmp_path, "gsm8k", [RECORDS["gsm8k"]])
-    assert shortfall("gsm8k", load_benchmark("gsm8k", tmp_path)) is None
+    assert shortfall("bbeh", {question.subject for question in load_benchmark("bbeh", tmp_path)}) is None
+    assert shortfall("gsm8k", {"gsm8k"}) is None
 
 
 def test_every_recipe_covers_every_benchmark(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def test_scores_by_hand() -> None:
         assert each.low <= each.mean <= each.high
 
 
+def test_a_part_of_bbehs_tasks_is_said() -> None:
+    found = dataclasses.replace(score(ANSWERS, "harmonic", FACTS), benchmark="bbeh")
+    assert "bbeh: 4 of 9 questions of 2 of 23 tasks, mean@2" in results_text([ModelScores("m", (found,))])
+
+
 def test_the_score_without_contaminated_questions() -> None:
     def of(*questions: str) -> Contamination:
         return Contamination(("wiki",), 100, 13, questions, 1)
