@@ -5,6 +5,7 @@ Letters at the end of a tensor's name are its axes: S the tokens of a packed seq
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -37,6 +38,21 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class SampleRequest:
+    """Samples of one prompt that a rollout engine is asked for."""
+
+    key: Hashable
+    """Name of the request; no other request of the same call has it."""
+    prompt_ids: tuple[int, ...]
+    seed: int
+    """The prompt's seed. Sample k draws the same noise in whichever request asks for it."""
+    samples: range
+    """Numbers of the samples, in steps of 1."""
+    max_tokens: int
+    """A response that reaches it is truncated."""
+
+
+@dataclass(frozen=True)
 class ScoredGroup:
     """One prompt with its n sampled responses, their rewards and their group-relative advantages."""
 
@@ -45,6 +61,8 @@ class ScoredGroup:
     responses: tuple[Response, ...]
     rewards: tuple[float, ...]
     advantages: tuple[float, ...]
+    staleness: int = 0
+    """Steps whose updates the weights that sampled the responses lack."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +97,8 @@ class MicroBatch:
     """int64: index of the response's group in the step's list of groups; -1 where there is no group"""
     role_R: torch.Tensor
     """int64: index in :data:`megatron_pz.rl.statistics.ROLES` of the role whose response the token belongs to"""
+    is_stale_R: torch.Tensor
+    """bool: the response was sampled by the weights of an earlier step"""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Copy the batch to ``device``."""

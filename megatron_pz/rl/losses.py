@@ -35,6 +35,9 @@ def policy_loss(
     (:func:`log_ratios`), c the constant importance weight of the old policy against the engine that sampled the token
     (:func:`mismatch_weights`), and beta * kl the penalty for leaving the reference policy (:func:`reference_kl`).
 
+    For a stale token, which the weights of an earlier step sampled, p_old is the probability that the engine gave it
+    then, so that the clip bounds the distance from those weights, and c truncates q (:func:`kept_of_ratio`).
+
     Args:
         log_probs_R: float32 log-probabilities of the response tokens under the weights being trained.
         entropy_R: float32 entropies of the distributions that the tokens belong to, for the statistics only.
@@ -50,6 +53,7 @@ def policy_loss(
     A token with probability 0.6 that was 0.4, advantage 1: the ratio 1.5 is clipped to 1.28.
     """
     old_R = log_probs_R.detach() if frozen.old_log_probs_R is None else frozen.old_log_probs_R
+    old_R = torch.where(batch.is_stale_R, batch.rollout_log_probs_R, old_R)
     log_ratio_R = log_ratios(log_probs_R, old_R, batch.response_index_R, grpo)
     ratio_R = log_ratio_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     lowest, highest = clip_range(grpo)
@@ -61,7 +65,9 @@ def policy_loss(
         gain_R = torch.where(too_bad_R, grpo.grpo_dual_clip * advantages_R, gain_R)
 
     mismatch_R = old_R - batch.rollout_log_probs_R
-    importance_R = mismatch_weights(mismatch_R, grpo)
+    staleness_R = torch.where(batch.is_stale_R, log_probs_R.detach() - batch.rollout_log_probs_R, 0.0)
+    importance_R = torch.where(batch.is_stale_R, kept_of_ratio(staleness_R, grpo), mismatch_weights(mismatch_R, grpo))
+    weight_of_sample_R = importance_R * staleness_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     kl_R = reference_kl(log_probs_R, frozen.reference_log_probs_R, grpo)
     loss_R = batch.loss_weights_R * (grpo.grpo_kl_beta * kl_R - importance_R * gain_R)
 
@@ -79,9 +85,11 @@ def policy_loss(
                 clipped_high_R=(ratio_R > highest) & (advantages_R > 0),
                 clipped_dual_R=too_bad_R,
                 mismatch_R=mismatch_R,
-                importance_R=importance_R,
+                is_stale_R=batch.is_stale_R,
+                staleness_R=staleness_R,
+                importance_R=weight_of_sample_R,
                 reference_kl_R=kl_R,
-                abs_weighted_advantage_R=(batch.loss_weights_R * importance_R * advantages_R).abs(),
+                abs_weighted_advantage_R=(batch.loss_weights_R * weight_of_sample_R * advantages_R).abs(),
             )
         )
     return loss_R.sum(), statistics
@@ -153,6 +161,25 @@ def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
         return ratio_R.clamp(max=grpo.tis_cap)
     inside_R = (ratio_R > grpo.icepop_lower) & (ratio_R < grpo.icepop_upper)
     return torch.where(inside_R, ratio_R, 0.0)
+
+
+def kept_of_ratio(staleness_R: Tensor, grpo: GrpoConfig) -> Tensor:
+    """Compute the share of a stale token's ratio that the mismatch correction leaves.
+
+    The ratio of a token that earlier weights sampled contains everything that has changed since, the engine's rounding
+    included. Times this share it is what :func:`mismatch_weights` makes of it: with ``tis`` at most ``tis_cap``.
+
+    Args:
+        staleness_R: log p - log p_rollout, p_rollout at the weights that sampled the token.
+        grpo: its ``mismatch_correction``.
+
+    Returns:
+        float32 in [0, 1], without a gradient.
+    """
+    if grpo.mismatch_correction == "off":
+        return torch.ones_like(staleness_R)
+    ratio_R = staleness_R.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return mismatch_weights(staleness_R, grpo) / ratio_R
 
 
 def supervised_loss(log_probs_R: Tensor, batch: MicroBatch) -> Tensor:

@@ -217,6 +217,7 @@ class _PackedSequence:
         self.response_indices: list[int] = []
         self.packed_groups: list[int] = []
         self.roles: list[int] = []
+        self.is_stale: list[bool] = []
         self.n_groups = 0
         self.n_responses = 0
 
@@ -247,6 +248,7 @@ class _PackedSequence:
             self.response_indices += [self.n_responses] * length
             self.packed_groups += [group_index] * length
             self.roles += [ROLES.index(group.role)] * length
+            self.is_stale += [group.staleness > 0] * length
             self.n_responses += 1
         self.n_groups += 1
 
@@ -264,6 +266,7 @@ class _PackedSequence:
             response_index_R=torch.tensor(self.response_indices, dtype=torch.int64),
             group_index_R=torch.tensor(self.packed_groups, dtype=torch.int64),
             role_R=torch.tensor(self.roles, dtype=torch.int64),
+            is_stale_R=torch.tensor(self.is_stale, dtype=torch.bool),
         )
 
 

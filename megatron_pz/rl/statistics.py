@@ -36,10 +36,13 @@ SUMS = (
     "importance_squared",
     "reference_kl",
     "abs_weighted_advantage",
+    "stale",
+    "staleness",
+    "staleness_k3",
 )
 """Columns of ``LossStatistics.sums``: sums over response tokens."""
 
-MAXIMA = ("log_ratio_up", "log_ratio_down", "difference", "importance")
+MAXIMA = ("log_ratio_up", "log_ratio_down", "difference", "importance", "staleness")
 """Columns of ``LossStatistics.maxima``. None is below 0, so 0 is the neutral element."""
 
 
@@ -65,9 +68,13 @@ class RoleTokens:
     clipped_dual_R: Tensor
     """the ratio is above the dual clip's bound and the advantage negative"""
     mismatch_R: Tensor
-    """log p_trainer - log p_rollout at the weights of the rollout"""
+    """log p_trainer - log p_rollout at the weights of the rollout; 0 for a stale token, as those weights are gone"""
+    is_stale_R: Tensor
+    """bool: the weights of an earlier step sampled the token"""
+    staleness_R: Tensor
+    """log p - log p_rollout of a stale token, 0 for others"""
     importance_R: Tensor
-    """weight against the mismatch"""
+    """weight against the mismatch; of a stale token that against the weights that sampled it"""
     reference_kl_R: Tensor
     """estimate of KL(p || p_ref); 0 without a reference policy"""
     abs_weighted_advantage_R: Tensor
@@ -104,6 +111,13 @@ class LossMetrics:
     effective_sample_size: float
     """(sum c)^2 / (n sum c^2) of the importance weights c: 1 when all are equal."""
     importance_max: float
+    stale_tokens: int
+    """Tokens that the weights of an earlier step sampled. The three differences above leave them out."""
+    staleness_mean: float
+    """Mean of |log p - log p_rollout| of the stale tokens."""
+    staleness_max: float
+    staleness_kl: float
+    """Mean of e^d - 1 - d with d = log p - log p_rollout of the stale tokens: estimate of KL(p_rollout || p)."""
     reference_kl: float
     """Mean estimate of KL(p || p_ref) by the configured estimator; 0 without a reference policy."""
     gradient_share: float
@@ -136,7 +150,7 @@ class LossStatistics:
         """Sum over one micro-batch without synchronizing with its device."""
         difference_R = tokens.mismatch_R.abs()
         # d is 1e-5 where both sides compute in float32, and k3 is about d^2 / 2: only float64 has the digits for it.
-        d_R = tokens.mismatch_R.double()
+        d_R, staleness_R = tokens.mismatch_R.double(), tokens.staleness_R.double()
         summed = {
             "tokens": torch.ones_like(tokens.log_prob_R),
             "loss": tokens.loss_R,
@@ -152,12 +166,16 @@ class LossStatistics:
             "importance_squared": tokens.importance_R**2,
             "reference_kl": tokens.reference_kl_R,
             "abs_weighted_advantage": tokens.abs_weighted_advantage_R,
+            "stale": tokens.is_stale_R,
+            "staleness": staleness_R.abs(),
+            "staleness_k3": torch.expm1(staleness_R) - staleness_R,
         }
         largest = {
             "log_ratio_up": tokens.log_ratio_R,
             "log_ratio_down": -tokens.log_ratio_R,
             "difference": difference_R,
             "importance": tokens.importance_R,
+            "staleness": staleness_R.abs(),
         }
         roles_r1 = torch.arange(len(ROLES), device=tokens.role_R.device)[:, None]
         members_r1R = ((tokens.role_R == roles_r1) & tokens.counted_R)[:, None]
@@ -189,6 +207,8 @@ def _metrics(sums: Sequence[float], maxima: Sequence[float], weighted_advantage_
     if not n:
         return _NO_TOKENS
     squares = n * total["importance_squared"]
+    stale = int(total["stale"])
+    fresh, old = max(n - stale, 1.0), max(stale, 1)
     return LossMetrics(
         tokens=int(n),
         loss=total["loss"],
@@ -200,11 +220,15 @@ def _metrics(sums: Sequence[float], maxima: Sequence[float], weighted_advantage_
         ratio_mean=total["ratio"] / n,
         ratio_min=math.exp(-peak["log_ratio_down"]),
         ratio_max=math.exp(min(peak["log_ratio_up"], 700.0)),  # e^710 is beyond a float
-        log_prob_difference_mean=total["difference"] / n,
+        log_prob_difference_mean=total["difference"] / fresh,
         log_prob_difference_max=peak["difference"],
-        k3_kl=total["k3"] / n,
+        k3_kl=total["k3"] / fresh,
         effective_sample_size=total["importance"] ** 2 / squares if squares else 0.0,
         importance_max=peak["importance"],
+        stale_tokens=stale,
+        staleness_mean=total["staleness"] / old,
+        staleness_max=peak["staleness"],
+        staleness_kl=total["staleness_k3"] / old,
         reference_kl=total["reference_kl"] / n,
         gradient_share=total["abs_weighted_advantage"] / weighted_advantage_of_all
         if weighted_advantage_of_all

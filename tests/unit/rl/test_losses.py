@@ -25,6 +25,7 @@ def batch_of(
     weights: list[float],
     generator: list[bool] | None = None,
     responses: list[int] | None = None,
+    stale: list[bool] | None = None,
 ) -> MicroBatch:
     """A batch of tokens, each a response of its own unless said; only what the loss reads is filled in."""
     tokens = len(advantages)
@@ -41,6 +42,7 @@ def batch_of(
         response_index_R=torch.tensor(responses or list(range(tokens))),
         group_index_R=nothing,
         role_R=torch.tensor([0 if each else 1 for each in generator or [False] * tokens]),
+        is_stale_R=torch.tensor(stale or [False] * tokens),
     )
 
 
@@ -410,3 +412,42 @@ def test_statistics_do_not_depend_on_how_tokens_are_shared_out() -> None:
     whole, parts = statistics(1000), statistics(1)
     torch.testing.assert_close(whole.sums, parts.sums)
     assert torch.equal(whole.maxima, parts.maxima)
+
+
+@pytest.mark.parametrize(("correction", "kept"), [("off", 1.0), ("tis", 2.0 / 3.0), ("icepop", 1.0)])
+def test_a_stale_tokens_ratio_is_against_the_weights_that_sampled_it(correction: str, kept: float) -> None:
+    """It was 0.2 then and is 0.6 now: the ratio 3 is clipped for A = 1, and for A = -1 truncated to the cap of 2."""
+    now = log(0.6, 0.6, 0.6).requires_grad_()
+    batch = batch_of(
+        [1.0, -1.0, -1.0], log(0.2, 0.2, 0.5).tolist(), [0.1, 0.2, 0.4], [True, True, False], stale=[True, True, False]
+    )
+    # Of a step with several updates: what the trainer's weights said before the first counts for fresh tokens only.
+    frozen = OldAndReferenceLogProbs(log(0.5, 0.5, 0.5))
+    grpo = GrpoConfig(mismatch_correction=correction)
+    loss, statistics = policy_loss(now, torch.zeros(3), batch, frozen, grpo)
+    assert loss.item() == pytest.approx(-0.1 * kept * 1.28 + 0.2 * kept * 3.0 + 0.4 * 1.2)
+    loss.backward()
+    assert now.grad.tolist() == pytest.approx([0.0, 0.2 * kept * 3.0, 0.4 * 1.2])
+    generator, both = statistics.by_role()["generator"], statistics.pooled()
+    assert (generator.stale_tokens, both.stale_tokens) == (2, 2)
+    assert generator.staleness_mean == pytest.approx(math.log(3.0))
+    assert both.staleness_kl == pytest.approx(3.0 - 1.0 - math.log(3.0))
+    assert (both.ratio_max, both.importance_max) == pytest.approx((3.0, 3.0 * kept))
+    assert both.log_prob_difference_max < 1e-6, "what a later update has changed is no fault of the engine"
+
+
+def test_icepop_masks_stale_tokens_that_have_moved_too_far() -> None:
+    now, rollout = log(0.6, 0.06), log(0.1, 0.1)  # ratios 6 and 0.6
+    batch = batch_of([-1.0, -1.0], rollout.tolist(), [0.5, 0.5], stale=[True, True])
+    grpo = GrpoConfig(mismatch_correction="icepop")
+    loss, _ = policy_loss(now, torch.zeros(2), batch, OldAndReferenceLogProbs(), grpo)
+    assert loss.item() == pytest.approx(0.5 * 0.8)  # the other's ratio is clipped from below
+
+
+def test_the_difference_of_fresh_tokens_is_not_diluted_by_stale_ones() -> None:
+    now = log(0.5, 0.5)
+    batch = batch_of([1.0, 1.0], log(0.25, 0.25).tolist(), [0.5, 0.5], [True, False], stale=[True, False])
+    _, statistics = policy_loss(now, torch.zeros(2), batch, OldAndReferenceLogProbs(), GrpoConfig())
+    figures = statistics.pooled()
+    assert figures.log_prob_difference_mean == pytest.approx(math.log(2.0))
+    assert figures.k3_kl == pytest.approx(2.0 - 1.0 - math.log(2.0))

@@ -6,6 +6,7 @@ import doctest
 import itertools
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -187,3 +188,9 @@ def test_what_cannot_be_packed_is_refused(group: ScoredGroup, complaint: str) ->
     weights = LossWeighting("token_mean", 1, 1, 1)
     with pytest.raises(BadInput, match=complaint):
         pack_groups([group], micro_batch_tokens=10, loss_weights=weights)
+
+
+def test_tokens_know_whether_an_earlier_steps_weights_sampled_them() -> None:
+    stale = replace(make_group([1], [2, 3], role="generator"), staleness=1)
+    (batch,) = pack([stale, make_group([4], [5])])
+    assert batch.is_stale_R.tolist() == (batch.role_R == 0).tolist() == [True, True, False]
