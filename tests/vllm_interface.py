@@ -27,7 +27,7 @@ from megatron_pz.rollout.vllm_settings import QUANTIZATION, engine_arguments
 ROOT = Path(__file__).resolve().parents[1]
 ROLLOUT = ROOT / "megatron_pz" / "rollout"
 CALLS = {
-    "LLM.generate": ("prompts", "sampling_params", "use_tqdm"),
+    "LLM.enqueue": ("prompts", "sampling_params", "use_tqdm"),
     "LLM.collective_rpc": ("method", "kwargs"),
     "LLM.apply_model": ("func",),
     "LLM.reset_prefix_cache": (),
@@ -45,8 +45,9 @@ ATTRIBUTES = {
     "vllm/v1/engine/core.py": ("cleanup_dist_env_and_memory",),
     "vllm/device_allocator/cumem.py": ("instance", "allocator_and_pools"),
     "vllm/platforms/interface.py": ("_global_graph_pool",),
+    "vllm/v1/engine/llm_engine.py": ("has_unfinished_requests", "step"),
 }
-"""Names that ``vllm_patches`` sets or reads, by the file that defines or imports them."""
+"""Names that ``rollout/`` sets or reads, by the file that defines or imports them."""
 SPELLINGS = {
     "vllm/config/model.py": ("processed_logprobs",),
     "vllm/config/parallel.py": ("external_launcher",),

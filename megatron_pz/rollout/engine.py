@@ -21,7 +21,7 @@ for bit, in any process with the same number of threads and whatever the engine 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -33,8 +33,18 @@ import torch.distributed as dist
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, is_read_alike, read_hf_config
-from megatron_pz.rl.experience import Decoding, Response
+from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout.platform import this_platform
+from megatron_pz.rollout.requests import (
+    Continuation,
+    EngineBroken,
+    FollowUp,
+    Prompted,
+    no_follow_up,
+    require_budget,
+    responses_of,
+    run_to_the_end,
+)
 from megatron_pz.rollout.sampling import decoding_parameters, sampling_parameters
 from megatron_pz.rollout.vllm_patches import (
     collection_paused,
@@ -55,7 +65,7 @@ from megatron_pz.rollout.vllm_settings import (
     require_unbiased_sampling,
     set_environment,
 )
-from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
+from megatron_pz.runtime.errors import BadInput, one_line
 from megatron_pz.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -64,10 +74,6 @@ if TYPE_CHECKING:
 
 Part = Literal["weights", "kv_cache"]
 """The parts of an engine that sleep and wake."""
-
-
-class EngineBroken(ExpectedFailure):
-    """The engine can no longer be trusted (failed weight update or generation); the process must start a new one."""
 
 
 class VllmEngine:
@@ -318,7 +324,7 @@ class VllmEngine:
         limits: Sequence[int] = [max_tokens] * len(prompts)
         more: dict[str, Any] = {}
         if decoding is None:
-            self._require_budget(prompts, max_tokens)
+            require_budget(prompts, max_tokens, self.rollout)
         else:
             limits, more = self._limits_in_context(prompts, max_tokens), decoding_parameters(decoding, n)
         own, prompts, seeds, limits = self._joined(prompts, seeds, limits)
@@ -328,10 +334,50 @@ class VllmEngine:
         ]
         outputs = self.run(prompts, sampling)[own]
         try:
-            return [[_response(completion) for completion in output.outputs] for output in outputs]
+            return [responses_of(output) for output in outputs]
         except EngineBroken as error:
             self.mark_broken(str(error))
             raise
+
+    def answer(
+        self, requests: Sequence[SampleRequest], *, stop: Sequence[str], then: FollowUp = no_follow_up
+    ) -> dict[Hashable, list[Response]]:
+        """Answer requests in one continuous batch, together with those that ``then`` adds whenever one has ended.
+
+        The tokens of a sample depend on its prompt, seed and number, and the last bits of its log-probabilities also on
+        the batches that it was computed in. Those follow from ``requests`` and ``then``, so that a repeated call gives
+        the same bits. In float32 the tokens are those of :meth:`generate`; in bfloat16 another batch may round two
+        nearly equal probabilities otherwise.
+
+        Args:
+            requests: the same on all ranks of an engine. They start in this order, as far as memory and
+                ``rollout_max_num_seqs`` allow; later ones start when they are added, after all that wait.
+            stop: as in :meth:`generate`.
+            then: called in the order in which requests end.
+
+        Returns:
+            The responses of all requests by their keys, in the order in which they ended.
+
+        Raises:
+            BadInput, EngineBroken: as in :meth:`generate`.
+        """
+        asked: list[SampleRequest] = []
+        answers: dict[Hashable, list[Response]] = {}
+
+        def enter(more: Sequence[SampleRequest]) -> list[Prompted]:
+            for each in more:
+                require_budget([each.prompt_ids], each.max_tokens, self.rollout)
+            asked.extend(more)
+            return [(each.prompt_ids, self.sampling_of(each, stop)) for each in more]
+
+        def ended(number: int, output: RequestOutput) -> list[Prompted]:
+            key = asked[number].key
+            answers[key] = responses_of(output)
+            return enter(then(key, answers))
+
+        first = enter(requests)
+        self.run([prompt for prompt, _ in first], [sampling for _, sampling in first], ended)
+        return answers
 
     def _joined(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], limits: Sequence[int]
@@ -350,25 +396,37 @@ class VllmEngine:
         all_prompts, all_seeds, all_limits = ([request[part] for request in together] for part in range(3))
         return slice(first, first + len(prompts)), all_prompts, all_seeds, all_limits
 
+    def sampling_of(self, request: SampleRequest, stop: Sequence[str]) -> SamplingParams:
+        """Return vLLM's parameters for the samples of a request."""
+        sampling = self.sampling(request.seed, n=len(request.samples), max_tokens=request.max_tokens, stop=stop)
+        sampling.seed += request.samples.start
+        return sampling
+
     def sampling(self, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any) -> SamplingParams:
         """Return vLLM's parameters for one prompt; ``more`` passes further ones through, or others."""
         return sampling_parameters(self.rollout, seed, n=n, max_tokens=max_tokens, stop=stop, **more)
 
-    def run(self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> list[RequestOutput]:
-        """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put."""
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[SamplingParams],
+        then: Continuation = lambda *_: (),
+    ) -> list[RequestOutput]:
+        """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put.
+
+        ``then`` is called with the number and the output of each request that ends, and returns further prompts with
+        their parameters, whose requests are numbered on.
+        """
         self.require_usable()
         if not self._has_weights:
             raise RuntimeError("the rollout engine has no weights yet: it was started with read_weights=False")
         self.require_awake("weights", "kv_cache")
         if not prompts:
             return []
-        from vllm import TokensPrompt
-
         try:
             with preserved_rng(), self.limited("rollout", "rollout_timeout_minutes"):
                 self.reset_prefix_cache()
-                requests = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-                return self._llm.generate(requests, list(sampling), use_tqdm=False)
+                return run_to_the_end(self._llm, prompts, sampling, then)
         except BaseException as error:
             # Requests that were under way stay in vLLM's queues and would come out among those of the next call.
             self.mark_broken(f"generation was cut short by {type(error).__name__}: {one_line(error)}")
@@ -385,28 +443,3 @@ class VllmEngine:
             if not 1 <= len(prompt) < self.context:
                 raise BadInput(f"prompt {number} has {len(prompt)} tokens, and the engine's context {self.context}")
         return [min(max_tokens, self.context - len(prompt)) for prompt in prompts]
-
-    def _require_budget(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-        longest = self.rollout.max_prompt_length
-        for number, prompt in enumerate(prompts):
-            if not 1 <= len(prompt) <= longest:
-                raise BadInput(
-                    f"prompt {number} has {len(prompt)} tokens, max_prompt_length allows 1 to {longest}: "
-                    "raise it, or draw shorter passages"
-                )
-        if not 1 <= max_tokens <= self.rollout.max_response_length:
-            raise BadInput(
-                f"max_tokens is {max_tokens}, max_response_length allows 1 to {self.rollout.max_response_length}"
-            )
-
-
-def _response(completion: Any) -> Response:
-    """Convert vLLM's CompletionOutput."""
-    if completion.finish_reason not in ("stop", "length"):
-        raise EngineBroken(f"a response ended for the reason {completion.finish_reason!r}, not by a stop or its length")
-    return Response(
-        token_ids=tuple(completion.token_ids),
-        log_probs=tuple(completion.logprobs.logprobs),
-        text=completion.text,
-        truncated=completion.finish_reason == "length",
-    )

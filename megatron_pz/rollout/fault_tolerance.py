@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import TracebackType
+from typing import TypeVar
 
-from megatron_pz.rl.experience import Decoding, Response
+from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout.engine import Part, VllmEngine
+from megatron_pz.rollout.requests import FollowUp, no_follow_up
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
-from megatron_pz.runtime.errors import ExpectedFailure, one_line
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
 
 logger = logging.getLogger(__name__)
+
+Answered = TypeVar("Answered")
 
 Exchange = Callable[[str | None], list[str | None]]
 """Every rank's word, in the order of ranks, on every rank: ``Topology.all_gather_object``."""
@@ -88,16 +92,25 @@ class RestartingEngine:
 
         Raises BadInput as it does, and TooManyEngineFailures.
         """
-        answers: list[list[Response]] | None = None
+        return self._asked(
+            lambda: self.engine.generate(prompts, n, seeds=seeds, max_tokens=max_tokens, stop=stop, decoding=decoding)
+        )
 
-        def ask() -> None:
-            nonlocal answers
-            answers = self.engine.generate(prompts, n, seeds=seeds, max_tokens=max_tokens, stop=stop, decoding=decoding)
+    def answer(
+        self, requests: Sequence[SampleRequest], *, stop: Sequence[str], then: FollowUp = no_follow_up
+    ) -> dict[Hashable, list[Response]]:
+        """:meth:`VllmEngine.answer` for this engine's requests, of which there may be none.
 
-        while self._replaced_after(self._failure(ask) if answers is None else None):
+        An engine that replaces a failed one answers all of them again. Raises BadInput, and TooManyEngineFailures.
+        """
+        return self._asked(lambda: self.engine.answer(requests, stop=stop, then=then))
+
+    def _asked(self, question: Callable[[], Answered]) -> Answered:
+        """Return an engine's answer, of another engine's if the first ones fail."""
+        answers: list[Answered] = []
+        while self._replaced_after(None if answers else self._failure(lambda: answers.append(question()))):
             self.sync()
-        assert answers is not None
-        return answers
+        return answers[0]
 
     def sleep(self) -> None:
         """:meth:`VllmEngine.sleep`."""
@@ -124,7 +137,7 @@ class RestartingEngine:
         try:
             work()
         except Exception as error:
-            if self.engine.healthy():
+            if self.engine.healthy() or isinstance(error, BadInput):  # another engine would refuse it, too
                 raise
             logger.warning("this rank's rollout engine failed: %s", one_line(error))
             return f"{type(error).__name__}: {one_line(error)}"

@@ -5,17 +5,18 @@ from __future__ import annotations
 import gc
 import random
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch._dynamo import convert_frame
 
-from megatron_pz.rl.experience import Decoding
+from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
@@ -123,6 +124,46 @@ def test_equal_seeds_give_equal_samples_whatever_ran_before(engine: VllmEngine) 
     torch.rand(17)
     assert sample() == first
     assert all(len({response.token_ids for response in group}) == 4 for group in first)
+
+
+def test_one_batch_with_follow_ups_gives_the_samples_of_separate_calls(engine: VllmEngine) -> None:
+    """Three groups of four, sample by sample or as wholes; each sample calls for a group that begins with it."""
+
+    def request(key: object, prompt: Sequence[int], seed: int, samples: range, max_tokens: int) -> SampleRequest:
+        return SampleRequest(key, tuple(prompt), seed, samples, max_tokens)
+
+    first = engine.generate(PROMPTS[:3], 4, seeds=SEEDS[:3], max_tokens=24, stop=["e"])
+    prompts = {
+        (prompt, k): response.token_ids for prompt, group in enumerate(first) for k, response in enumerate(group)
+    }
+    seeds = {key: 500 + number for number, key in enumerate(prompts)}
+    second = engine.generate(list(prompts.values()), 2, seeds=list(seeds.values()), max_tokens=12, stop=["e"])
+    expected = {key: [group[key[1]]] for key, group in ((key, first[key[0]]) for key in prompts)}
+    expected |= {(*key, "next"): group for key, group in zip(prompts, second, strict=True)}
+    ended: list[object] = []
+
+    def follow(key: Any, answers: Mapping[Any, Sequence[Response]]) -> list[SampleRequest]:
+        assert list(answers)[-1] == key
+        ended.append(key)
+        if len(key) == 3:
+            return []
+        (response,) = answers[key]
+        return [request((*key, "next"), response.token_ids, seeds[key], range(2), 12)]
+
+    requests = [request(key, PROMPTS[key[0]], SEEDS[key[0]], range(key[1], key[1] + 1), 24) for key in prompts]
+    answers = engine.answer(requests, stop=["e"], then=follow)
+    assert answers.keys() == expected.keys()
+    for key, group in answers.items():
+        assert [r.token_ids for r in group] == [r.token_ids for r in expected[key]]
+        assert [r.text for r in group] == [r.text for r in expected[key]]
+        for response, other in zip(group, expected[key], strict=True):
+            assert response.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+    assert any(len(key) == 3 for key in ended[: len(prompts)]), "some predictions end before the last proposal does"
+    assert engine.answer(requests, stop=["e"], then=follow) == answers, "bit for bit"
+    halves = [request(part.start, PROMPTS[0], SEEDS[0], part, 24) for part in (range(2), range(2, 4))]
+    parts = engine.answer(halves, stop=["e"])
+    assert [r.token_ids for half in (parts[0], parts[2]) for r in half] == [r.token_ids for r in first[0]]
+    assert engine.answer([], stop=[]) == {}
 
 
 def test_a_group_of_equal_prompts_shares_nothing_but_its_prompt(engine: VllmEngine) -> None:

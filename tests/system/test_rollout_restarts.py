@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_pz.rl.experience import SampleRequest
 from megatron_pz.rollout.cpu import platform as cpu_platform
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
@@ -66,6 +67,23 @@ def test_the_step_is_the_same_after_an_engine_has_died(
     assert len(calls) == restarting.restarts == 2
     assert sample() == expected
 
+    def in_one_queue() -> dict:
+        """Each sample calls for a second one of the next prompt."""
+        requests = [SampleRequest((k, "first"), tuple(PROMPTS[0]), 5, range(k, k + 1), 12) for k in range(3)]
+
+        def follow(key: tuple[int, str], answers: object) -> list[SampleRequest]:
+            k, place = key
+            return [SampleRequest((k, "then"), tuple(PROMPTS[1]), 6, range(k, k + 1), 12)] if place == "first" else []
+
+        return restarting.answer(requests, stop=[], then=follow)
+
+    expected_of_queue = in_one_queue()
+    assert len(expected_of_queue) == 6
+    die_in_step(restarting.engine, 14)
+    restarting.max_restarts = 3
+    assert in_one_queue() == expected_of_queue, "an engine that dies among the follow-ups is asked for everything again"
+    restarting.max_restarts = 2
+
     die_in_step(restarting.engine, 1)
-    with pytest.raises(TooManyEngineFailures, match=r"failed \(EngineDeadError: .* after 2 restarts"):
+    with pytest.raises(TooManyEngineFailures, match=r"failed \(EngineDeadError: .* after 3 restarts"):
         sample()

@@ -1,6 +1,6 @@
 """``megatron_pz.train`` with failures: failing_run.py DEED:RANK:CALL[,…] [flags of megatron_pz.train]
 
-In its CALL-th call that has prompts, the engines of RANK die (``die``) or never answer (``stall``).
+In its CALL-th call that has prompts of a step, the engines of RANK die (``die``) or never answer (``stall``).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import runpy
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from megatron_pz.rollout.engine import VllmEngine
@@ -20,14 +20,16 @@ def plan_failures(deeds: dict[int, str]) -> None:
     """Let this rank's engines do what is written for their calls, counted over all of them."""
     plain, calls = VllmEngine.run, iter(range(1, 1_000_000))
 
-    def run(engine: VllmEngine, prompts: Sequence[Sequence[int]], sampling: Sequence[Any]) -> list[Any]:
-        # The check of an engine's log-probabilities at its start asks for single samples: it does not count.
-        deed = deeds.get(next(calls)) if sampling and sampling[0].n > 1 else None
+    def run(
+        engine: VllmEngine, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], *then: Callable[..., Any]
+    ) -> list[Any]:
+        # The check of an engine's log-probabilities at its start adds nothing to its prompts: it does not count.
+        deed = deeds.get(next(calls)) if prompts and then else None
         if deed == "die":
             die_in_step(engine, 3)
         if deed == "stall":
             engine.reset_prefix_cache = threading.Event().wait  # type: ignore[assignment, method-assign]
-        return plain(engine, prompts, sampling)
+        return plain(engine, prompts, sampling, *then)
 
     VllmEngine.run = run  # type: ignore[method-assign]
 

@@ -14,7 +14,7 @@ import torch
 from torch._dynamo import convert_frame
 
 from megatron_pz.config.schema import RolloutConfig
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Response, SampleRequest
 from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.rollout.engine import EngineBroken, VllmEngine
@@ -45,6 +45,15 @@ class Engine:
             raise BadInput("too long")
         self.call("generate")
         return [[Response((seed, self.weights), (0.0, 0.0), "", False)] * n for seed in seeds]
+
+    def answer(self, requests: list, *, stop: list, then: Callable) -> dict:
+        answers: dict = {}
+        waiting = list(requests)
+        for request in waiting:
+            answers[request.key] = [Response((request.seed, self.weights), (0.0, 0.0), "", False)]
+            waiting += then(request.key, answers)
+            self.call("answer")
+        return answers
 
     def healthy(self) -> bool:
         return not self.broken
@@ -105,6 +114,41 @@ def test_a_dead_engine_is_replaced_with_the_current_weights_and_asked_again() ->
     assert rank.ask(5) == [[(5, 3)] * 2]
     assert [engine.closed for engine in rank.engines] == [True, False]
     assert rank.restarting.restarts == 1
+
+
+def test_a_dead_engine_is_asked_again_for_the_first_requests_and_what_follows_from_them() -> None:
+    rank = Rank({"answer"})
+    seen: list[tuple[str, int]] = []
+
+    def follow(key: str, answers: dict) -> list[SampleRequest]:
+        seen.append((key, len(answers)))
+        return [SampleRequest("then", (2,), 6, range(1), 8)] if key == "first" else []
+
+    answers = rank.restarting.answer([SampleRequest("first", (1,), 5, range(1), 8)], stop=(), then=follow)
+    assert answers["first"][0].token_ids == (5, 0)
+    assert seen[:2] == [("first", 1), ("first", 1)], "the answers of the first engine are forgotten"
+    assert rank.restarting.restarts == 1
+
+
+def test_a_follow_up_that_no_engine_would_take_ends_the_run_at_once() -> None:
+    def too_long(key: object, answers: object) -> list[SampleRequest]:
+        raise BadInput("prompt 0 has 2000 tokens")
+
+    rank = Rank()
+    rank.engines[0].answer = _broken_by(rank.engines[0], too_long)  # type: ignore[method-assign]
+    with pytest.raises(BadInput, match="2000 tokens"):
+        rank.restarting.answer([SampleRequest("first", (1,), 5, range(1), 8)], stop=(), then=too_long)
+    assert len(rank.engines) == 1
+
+
+def _broken_by(engine: Engine, follow: Callable) -> Callable:
+    """Answers as vLLM's engine does: an error among requests that are under way breaks it."""
+
+    def answer(requests: list, *, stop: list, then: Callable) -> dict:
+        engine.broken = True
+        return {each.key: follow(each.key, {}) for each in requests}
+
+    return answer
 
 
 def test_a_broken_weight_update_replaces_the_engine_too() -> None:

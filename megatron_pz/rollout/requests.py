@@ -1,0 +1,92 @@
+"""Translate between the project's requests and vLLM's: seeds, budgets and finished responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from megatron_pz.config.schema import RolloutConfig
+from megatron_pz.rl.experience import Response, SampleRequest
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure
+
+if TYPE_CHECKING:
+    from vllm import LLM, RequestOutput, SamplingParams
+
+Prompted: TypeAlias = "tuple[Sequence[int], SamplingParams]"
+"""A prompt with vLLM's parameters for its samples."""
+Continuation: TypeAlias = "Callable[[int, RequestOutput], Sequence[Prompted]]"
+"""Gives the prompts that an output calls for, from its request's number and itself."""
+
+Answers = Mapping[Hashable, Sequence[Response]]
+"""Responses to the requests that have ended, by the key of the request."""
+FollowUp = Callable[[Hashable, Answers], Sequence[SampleRequest]]
+"""Gives the requests that an answer calls for, from the key of the request that has just ended and all answers so far.
+It depends on nothing else, because an engine that replaces a failed one starts from the first requests again."""
+
+
+def no_follow_up(key: Hashable, answers: Answers) -> Sequence[SampleRequest]:
+    """Ask for nothing further."""
+    return ()
+
+
+class EngineBroken(ExpectedFailure):
+    """The engine can no longer be trusted (failed weight update or generation); the process must start a new one."""
+
+
+def run_to_the_end(
+    llm: LLM, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams], then: Continuation
+) -> list[RequestOutput]:
+    """Let vLLM answer prompts, and those that ``then`` adds when one has ended, in one continuous batch.
+
+    Returns:
+        The outputs by the numbers of their requests, which count on through the added ones.
+    """
+    from vllm import TokensPrompt
+
+    numbers: dict[int, int] = {}
+    outputs: dict[int, RequestOutput] = {}
+
+    def enqueue(prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> None:
+        requests = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+        for name in llm.enqueue(requests, list(sampling), use_tqdm=False):
+            # vLLM counts its requests, and outputs carry the count; inside the engine a random part follows it.
+            numbers[int(name.partition("-")[0])] = len(numbers)
+
+    enqueue(prompts, sampling)
+    while llm.llm_engine.has_unfinished_requests():
+        for output in llm.llm_engine.step():
+            if output.finished:
+                number = numbers[int(output.request_id)]
+                outputs[number] = output
+                if more := then(number, output):
+                    enqueue([prompt for prompt, _ in more], [parameters for _, parameters in more])
+    return [output for _, output in sorted(outputs.items())]
+
+
+def responses_of(output: RequestOutput) -> list[Response]:
+    """Convert the samples of a request of vLLM's that has ended. Raises EngineBroken when vLLM gave one up."""
+    return [_response(completion) for completion in output.outputs]
+
+
+def _response(completion: Any) -> Response:
+    if completion.finish_reason not in ("stop", "length"):
+        raise EngineBroken(f"a response ended for the reason {completion.finish_reason!r}, not by a stop or its length")
+    return Response(
+        token_ids=tuple(completion.token_ids),
+        log_probs=tuple(completion.logprobs.logprobs),
+        text=completion.text,
+        truncated=completion.finish_reason == "length",
+    )
+
+
+def require_budget(prompts: Sequence[Sequence[int]], max_tokens: int, rollout: RolloutConfig) -> None:
+    """Raise BadInput for a prompt or a limit of the response outside the configured lengths."""
+    longest = rollout.max_prompt_length
+    for number, prompt in enumerate(prompts):
+        if not 1 <= len(prompt) <= longest:
+            raise BadInput(
+                f"prompt {number} has {len(prompt)} tokens, max_prompt_length allows 1 to {longest}: "
+                "raise it, or draw shorter passages"
+            )
+    if not 1 <= max_tokens <= rollout.max_response_length:
+        raise BadInput(f"max_tokens is {max_tokens}, max_response_length allows 1 to {rollout.max_response_length}")
