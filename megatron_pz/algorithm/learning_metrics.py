@@ -17,6 +17,13 @@ LOSS = ("clip_low", "clip_high", "clip_dual", "ratio_mean", "ratio_min", "ratio_
 HEALTH = ("log_prob_difference_mean", "log_prob_difference_max", "k3_kl", "effective_sample_size", "importance_max")
 
 
+AHEAD = (
+    "staleness_mean", "staleness_max", "staleness_kl", "ratio_min", "ratio_max", "effective_sample_size",
+    "importance_max",
+)  # fmt: skip
+"""Figures of the generator's tokens in a step that learns from proposals of an earlier one."""
+
+
 class MetricAccumulator:
     """Accumulate means by name; accumulators of several ranks can be merged."""
 
@@ -89,6 +96,9 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
             metrics[f"{role}/entropy"] = figures.entropy
             metrics[f"{role}/gradient_share"] = figures.gradient_share
             metrics[f"{role}/tokens"] = float(figures.tokens)
+    generator = statistics.by_role()["generator"]
+    if generator.stale_tokens:
+        metrics |= {f"ahead/{name}": getattr(generator, name) for name in AHEAD}
     both = dataclasses.asdict(statistics.pooled())
     metrics["train/loss"] = both["loss"] / len(updates)  # a sum over the tokens of each
     sections = {"loss": LOSS, "health": HEALTH}

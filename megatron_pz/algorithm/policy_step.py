@@ -35,7 +35,7 @@ class StepReport(Generic[Round]):
     """One per policy."""
     seconds: Timers = field(default_factory=Timers)
     seconds_generating: float = 0.0
-    """Wall time of the rollout that this rank spent in its engines."""
+    """Wall time of the rollout that this rank spent in its engines, and waiting for those of other ranks."""
 
     @property
     def updates(self) -> list[UpdateResult]:
@@ -86,8 +86,13 @@ class PolicyStep(ABC, Generic[Round]):
         return report
 
     def score(
-        self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...], rewards: Sequence[float]
+        self,
+        role: Role,
+        prompt_ids: tuple[int, ...],
+        responses: tuple[Response, ...],
+        rewards: Sequence[float],
+        staleness: int = 0,
     ) -> ScoredGroup:
         """Make a group with the advantages of its rewards (equation 10)."""
         advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
-        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages))
+        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages), staleness)

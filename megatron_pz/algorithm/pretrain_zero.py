@@ -6,6 +6,8 @@ Departures from the paper, each a configuration field where there is a choice ("
 - A generator group is kept while its rewards differ, whatever the accuracies of its masks; otherwise the zero of
   equation 9 would never act. A predictor group with accuracy 0 or 1 carries no signal and is dropped.
 - Token weights correct for the mismatch between rollout and trainer probabilities (truncated importance sampling).
+- With ``generator_ahead``, which the paper does not have, the generator's samples are one update old, and the ratio of
+  its tokens is against the weights that sampled them.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
+from typing import Any
 
 from megatron_pz.algorithm.learner import Learner
+from megatron_pz.algorithm.pending_proposals import PendingProposals
 from megatron_pz.algorithm.policy_step import PolicyStep
-from megatron_pz.algorithm.rollouts import Predictions, Proposals, RolloutWorker
+from megatron_pz.algorithm.rollouts import Draw, Mask, Predictions, Proposals, RolloutWorker
 from megatron_pz.algorithm.word_entropy import word_entropies
-from megatron_pz.config.schema import MaskStrategy, RunConfig
+from megatron_pz.config.schema import MaskStrategy, PassiveStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.rl.experience import ScoredGroup
@@ -34,6 +38,8 @@ class RolloutBatch:
     """``active`` where the generator chose the masks, else the passive strategy."""
     passages: Sequence[Passage]
     """All passages of the round, the same on every rank."""
+    staleness: int
+    """Steps between the sampling of the proposals and that of the predictions: updates that the generator lacks."""
     proposals: list[Proposals]
     generator_rewards: list[list[float]]
     """For each proposal group the reward of each response."""
@@ -53,34 +59,86 @@ class PretrainZero(PolicyStep[RolloutBatch]):
     ) -> None:
         super().__init__(config, worker.sampler, worker.engines, learners)
         self.worker, self.passages, self.sampler = worker, passages, sampler
+        self.pending: PendingProposals | None = None
+        """Proposals of the next draw with active masks, where an earlier call has sampled them."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Roll out once, or with dynamic sampling until there are enough groups to learn from."""
         game, rollouts, groups = self.config.game, [], []
-        for draw in range(game.max_sampling_rounds if game.dynamic_sampling else 1):
-            rollouts.append(self.rollout(self.draw_passages(), f"{iteration}.{draw}", mask_strategy(iteration, game)))
+        self.worker.calls.parts.clear()
+        for number in range(game.max_sampling_rounds if game.dynamic_sampling else 1):
+            rollouts.append(self.rollout(iteration, number))
             groups += self.experience(rollouts[-1])
             leading = "generator" if rollouts[-1].strategy == "active" else "predictor"
             if sum(group.role == leading for group in groups) >= game.passages_per_step:
                 break
         return rollouts, self.limit_predictor_groups(groups, iteration)
 
-    def rollout(self, passages: Sequence[Passage], rng_key: str, strategy: MaskStrategy) -> RolloutBatch:
-        """Sample both roles (equations 6 and 7) and reward them (equations 8 and 9)."""
-        proposals: list[Proposals] = []
+    def rollout(self, iteration: int, number: int) -> RolloutBatch:
+        """Sample both roles (equations 6 and 7) and reward them (equations 8 and 9).
+
+        ``number`` counts the draws of the step. The call that samples the predictions may also sample the proposals of
+        the next draw (:meth:`draw_ahead`), and then those of this draw come from an earlier one.
+        """
+        strategy, pending = mask_strategy(iteration, self.config.game), None
         if strategy == "active":
-            proposals = self.worker.propose(passages, rng_key)
-            masks = self.worker.masks_of(proposals, rng_key)
+            pending, self.pending = self.pending, None
+        draw = pending.draw if pending else Draw(self.draw_passages(), f"{iteration}.{number}")
+        ahead = self.draw_ahead(iteration, number)
+        proposals: list[Proposals] = []
+        if strategy == "active" and not pending and not ahead:
+            proposals, predictions = self.worker.play(draw)
         else:
-            entropies = None
-            if strategy == "entropy_next_token":
-                limit = self.config.training.micro_batch_tokens
-                entropies = word_entropies(self.learners[-1].policy, self.worker.tokenizer, passages, limit)
-            masks = self.worker.passive_masks(passages, rng_key, strategy, entropies)
-        predictions = self.worker.predict(masks, rng_key)
+            if strategy == "active":
+                proposals = pending.proposals if pending else self.worker.propose(draw)
+                masks = self.worker.masks_of(proposals, draw.rng_key)
+            else:
+                masks = self.passive_masks(draw, strategy)
+            predictions, upcoming = self.worker.predict(masks, draw.rng_key, ahead)
+            if ahead:
+                self.pending = PendingProposals(ahead, upcoming, iteration)
         accuracy = self.worker.accuracies(predictions)
         rewards = [self.worker.generator_rewards(group, accuracy) for group in proposals]
-        return RolloutBatch(strategy, passages, proposals, rewards, predictions)
+        staleness = iteration - pending.iteration if pending else 0
+        return RolloutBatch(strategy, draw.passages, staleness, proposals, rewards, predictions)
+
+    def draw_ahead(self, iteration: int, number: int) -> Draw | None:
+        """Draw the passages of which this call also samples proposals, one draw ahead: none in the last step.
+
+        With dynamic sampling the step itself may need them, and they are as new as its others; else the next step has
+        them. The passive warm-up ends with such a draw, and needs none before.
+        """
+        training, game = self.config.training, self.config.game
+        if (
+            not self.config.rollout.generator_ahead
+            or self.pending
+            or iteration >= training.train_iters
+            or mask_strategy(iteration + 1, game) != "active"
+        ):
+            return None
+        return Draw(self.draw_passages(), f"{iteration}.{number} ahead")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the rollouts of the next step depend on beside weights and the position in the corpus.
+
+        Collective, of which JSON holds the result.
+        """
+        pending = self.pending.state_dict(self.worker) if self.pending else None
+        return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state. Pending proposals are learned from also where the run samples ahead no more."""
+        self.worker.calls.lengths.load_state_dict(state["mean_lengths"])
+        if state["pending"]:
+            self.pending = PendingProposals.of_state(state["pending"], self.worker, self.passages)
+
+    def passive_masks(self, draw: Draw, strategy: PassiveStrategy) -> list[Mask]:
+        """Draw the masks of a step without a generator, where need be by the entropies of the present policy."""
+        entropies = None
+        if strategy == "entropy_next_token":
+            limit = self.config.training.micro_batch_tokens
+            entropies = word_entropies(self.learners[-1].policy, self.worker.tokenizer, draw.passages, limit)
+        return self.worker.passive_masks(draw, strategy, entropies)
 
     def experience(self, batch: RolloutBatch) -> list[ScoredGroup]:
         """Compute the group-relative advantages (equation 10) of both roles and drop groups without any.
@@ -89,7 +147,9 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         minibatches and random draws depend on that order.
         """
         mine = {
-            ("generator", group.passage_index, 0): self.score("generator", group.prompt_ids, group.responses, rewards)
+            ("generator", group.passage_index, 0): self.score(
+                "generator", group.prompt_ids, group.responses, rewards, batch.staleness
+            )
             for group, rewards in zip(batch.proposals, batch.generator_rewards, strict=True)
         } | {
             ("predictor", *group.mask.key): self.score("predictor", group.prompt_ids, group.responses, group.rewards)

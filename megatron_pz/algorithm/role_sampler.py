@@ -132,24 +132,20 @@ class RoleSampler(EngineSampler):
         """Sample n masks for each passage: m ~ pi(. | s). Calls the engine even without passages (a collective)."""
         prompts = [self.generator_prompt(passage) for passage in passages]
         sampled = self.sample("generator", prompts, n, seeds, self.family.stop)
-        return [
-            ProposedMasks(
-                tuple(prompt),
-                tuple(responses),
-                tuple(self.generator.read(response.text, response.truncated, passage) for response in responses),
-            )
-            for passage, prompt, responses in zip(passages, prompts, sampled, strict=True)
-        ]
+        return list(map(self.read, passages, prompts, sampled))
 
     def predict(self, masked: Sequence[MaskedPassage], n: int, seeds: Sequence[int]) -> list[PredictedMask]:
         """Sample n predictions of each mask: x ~ psi(. | m, s). Calls the engine even without masks (a collective)."""
         prompts = [self.predictor_prompt(each) for each in masked]
         sampled = self.sample("predictor", prompts, n, seeds, self.family.stop)
-        return [
-            PredictedMask(
-                tuple(prompt),
-                tuple(responses),
-                tuple(self.predictor.reward(response.text, response.truncated, each.span) for response in responses),
-            )
-            for each, prompt, responses in zip(masked, prompts, sampled, strict=True)
-        ]
+        return list(map(self.score, masked, prompts, sampled))
+
+    def read(self, passage: str, prompt: Sequence[int], responses: Sequence[Response]) -> ProposedMasks:
+        """Read the masks that responses to a passage's prompt propose."""
+        masks = (self.generator.read(response.text, response.truncated, passage) for response in responses)
+        return ProposedMasks(tuple(prompt), tuple(responses), tuple(masks))
+
+    def score(self, masked: MaskedPassage, prompt: Sequence[int], responses: Sequence[Response]) -> PredictedMask:
+        """Reward responses to a masked passage's prompt (equation 8)."""
+        rewards = (self.predictor.reward(response.text, response.truncated, masked.span) for response in responses)
+        return PredictedMask(tuple(prompt), tuple(responses), tuple(rewards))

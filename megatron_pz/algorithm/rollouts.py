@@ -1,31 +1,43 @@
-"""The rollouts of a step over all ranks: which rank samples which prompts, and how their results are combined.
+"""The rollouts of a step over all ranks: prompts of both roles, masks, rewards, and the exchange between ranks.
 
-Every rank samples its share of the prompts from its own engine. The ranks exchange spans, rewards and the groups that
-are trained on, never logits or weights. Nothing here depends on the trainer's parallel layout.
+Every engine samples its share of the prompts (:mod:`.engine_calls`). The ranks exchange spans, rewards and the groups
+that are trained on, never logits or weights. Nothing here depends on the trainer's parallel layout.
 
 Every sample is drawn with a seed of (run seed, rng_key, role, index), so a step repeats exactly, whatever ran before
-it. The ``rng_key`` names the rollout batch: the step's iteration and, with dynamic sampling, the number of the draw
+it. The ``rng_key`` names the draw of passages: the step's iteration and, with dynamic sampling, the number of the draw
 within it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron_pz.algorithm.engine_calls import EngineCalls, Name, SampledGroup, SampleKey
 from megatron_pz.algorithm.rank_shares import RankShares
 from megatron_pz.algorithm.role_sampler import PredictedMask, ProposedMasks, RoleSampler, Tokenizer
+from megatron_pz.algorithm.work_shares import MeanLengths, Prompts, Work
 from megatron_pz.config.schema import GameConfig, PassiveStrategy, RolloutConfig
 from megatron_pz.corpus.passages import Passage
-from megatron_pz.rl.experience import Role
+from megatron_pz.rl.experience import Response, Role, SampleRequest
 from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.spans import MaskedPassage
 from megatron_pz.roles.strategies import passive_mask
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
+from megatron_pz.rollout.requests import Answers
 from megatron_pz.trainer.topology import Topology
 
 MaskKey = tuple[int, int]
 """Index of the passage in the step, and index of the mask among the passage's proposals."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Passages that were drawn together."""
+
+    passages: Sequence[Passage]
+    """The same on every rank."""
+    rng_key: str
 
 
 @dataclass(frozen=True)
@@ -74,27 +86,136 @@ class RolloutWorker(RankShares):
         tokenizer: Tokenizer,
         engines: Mapping[Role, RestartingEngine],
         topology: Topology,
+        lengths: MeanLengths,
     ) -> None:
-        """Prepare the prompts. ``engines``: one per role, the same one twice where one policy plays both."""
+        """Prepare the prompts.
+
+        Args:
+            engines: one per role, the same one twice where one policy plays both.
+            lengths: running means of the responses' lengths, which every call of the engines updates.
+        """
         super().__init__(seed, topology)
         self.game, self.tokenizer, self.engines = game, tokenizer, engines
-        lengths = {role: rollout.longest_response(role) for role in GAME_ROLES}
-        self.sampler = RoleSampler(game, tokenizer, engines, lengths)
+        self.limits = {role: rollout.longest_response(role) for role in GAME_ROLES}
+        self.sampler = RoleSampler(game, tokenizer, engines, self.limits)
+        ranks_of_engine = rollout.rollout_tensor_parallel_size
+        stop = self.sampler.family.stop
+        self.calls = EngineCalls(engines, self.sampler, ranks_of_engine, topology, self.from_all_ranks, lengths, stop)
 
-    def propose(self, passages: Sequence[Passage], rng_key: str) -> list[Proposals]:
-        """Sample the generator on this rank's share of the step's passages: m ~ pi(. | s)."""
-        share = self.my_share(len(passages))
-        seeds = [self.seed_of(rng_key, "generator", index) for index in share]
-        sampled = self.sampler.propose([passages[index].text for index in share], self.game.masks_per_passage, seeds)
+    def propose(self, draw: Draw) -> list[Proposals]:
+        """Sample the generator on the passages of a draw: m ~ pi(. | s). Collective, as all methods that sample."""
+        return self._proposals(draw, self.calls.sample([self._passages(draw)], lambda work: self._to_mask(draw, work)))
+
+    def predict(
+        self, masks: Sequence[Mask], rng_key: str, ahead: Draw | None = None
+    ) -> tuple[list[Predictions], list[Proposals]]:
+        """Sample the predictor on masks, x ~ psi(. | m, s), and the generator on another draw in the same call."""
+        prompts = [Prompts("predictor", masks, self.game.grpo_group_size, self.calls.lengths.of("predictor"))]
+        prompts += [self._passages(ahead)] if ahead else []
+
+        def requests(work: Work) -> list[SampleRequest]:
+            if ahead and work.role == "generator":
+                return self._to_mask(ahead, work)
+            return [self._to_predict(work.item, work.samples, rng_key)]
+
+        groups = self.calls.sample(prompts, requests)
+        return self._predictions(masks, groups), self._proposals(ahead, groups) if ahead else []
+
+    def play(self, draw: Draw) -> tuple[list[Proposals], list[Predictions]]:
+        """Sample the generator on a draw and the predictor on the masks that it proposes.
+
+        An engine that serves both roles predicts a mask as soon as it has read it. With ``share_equal_masks`` it waits
+        for the passage's earlier samples, since equal masks go by the first of them. All predictions wait for all
+        proposals where each role has an engine of its own, which could not put them into one batch, and where equal
+        masks may have come from different engines.
+        """
+        one_engine = self.engines["generator"] is self.engines["predictor"]
+        if not one_engine or (self.game.share_equal_masks and len(draw.passages) < self.calls.count):
+            proposals = self.propose(draw)
+            return proposals, self.predict(self.masks_of(proposals, draw.rng_key), draw.rng_key)[0]
+        masks: dict[MaskKey, Mask] = {}
+
+        def follow(key: Hashable, answers: Answers) -> list[SampleRequest]:
+            assert isinstance(key, SampleKey)
+            new = self._newly_proposed(draw, key, answers) if key.role == "generator" else []
+            masks.update((mask.key, mask) for mask in new)
+            return [self._to_predict(mask, range(self.game.grpo_group_size), draw.rng_key) for mask in new]
+
+        groups = self.calls.sample([self._passages(draw)], lambda work: self._to_mask(draw, work), follow)
+        return self._proposals(draw, groups), self._predictions(masks.values(), groups)
+
+    def _passages(self, draw: Draw) -> Prompts:
+        indices = range(len(draw.passages))
+        return Prompts("generator", indices, self.game.masks_per_passage, self.calls.lengths.of("generator"))
+
+    def _to_mask(self, draw: Draw, work: Work) -> list[SampleRequest]:
+        """Request samples of masks one by one, so that each can be read when it ends."""
+        prompt = tuple(self.sampler.generator_prompt(draw.passages[work.item].text))
+        seed, limit = self.seed_of(draw.rng_key, "generator", work.item), self.limits["generator"]
         return [
-            Proposals(each.prompt_ids, each.responses, each.masks, index, passages[index])
-            for index, each in zip(share, sampled, strict=True)
+            SampleRequest(SampleKey("generator", work.item, sample), prompt, seed, range(sample, sample + 1), limit)
+            for sample in work.samples
         ]
+
+    def _to_predict(self, mask: Mask, samples: range, rng_key: str) -> SampleRequest:
+        """Request predictions of a mask."""
+        prompt = tuple(self.sampler.predictor_prompt(mask.masked))
+        seed = self.seed_of(rng_key, "predictor", *mask.key)
+        key = SampleKey("predictor", mask.key, samples.start)
+        return SampleRequest(key, prompt, seed, samples, self.limits["predictor"])
+
+    def _newly_proposed(self, draw: Draw, key: SampleKey, answers: Answers) -> list[Mask]:
+        """Read the masks that a sample of the generator completes: its own, or with shared masks all that waited."""
+        passage = draw.passages[key.item].text
+        names = [SampleKey("generator", key.item, sample) for sample in range(self.game.masks_per_passage)]
+        first, end = key.sample, key.sample + 1
+        if self.game.share_equal_masks:
+            if any(name not in answers for name in names[:first]):
+                return []
+            end = next((sample for sample, name in enumerate(names) if name not in answers), len(names))
+        spans: dict[int, str | None] = {}
+        for sample in range(0 if self.game.share_equal_masks else first, end):
+            (response,) = answers[names[sample]]
+            spans[sample] = self.sampler.generator.read(response.text, response.truncated, passage).span
+        return [
+            self._mask(span, passage, (key.item, sample), draw.rng_key)
+            for sample, span in spans.items()
+            if sample >= first
+            and span is not None
+            and span not in [spans[earlier] for earlier in spans if earlier < sample]
+        ]
+
+    def _mask(self, span: str, passage: str, key: MaskKey, rng_key: str) -> Mask:
+        return Mask(key, self.sampler.spans.apply(span, passage, self.random(rng_key, "place", *key)))
+
+    def _proposals(self, draw: Draw, groups: Mapping[Name, SampledGroup]) -> list[Proposals]:
+        """Read this rank's groups of the generator."""
+        return [
+            self.read(draw, index, group.prompt_ids, group.responses)
+            for (role, index), group in groups.items()
+            if role == "generator"
+        ]
+
+    def read(self, draw: Draw, index: int, prompt: Sequence[int], responses: Sequence[Response]) -> Proposals:
+        """Read the masks that responses to a passage of the draw propose."""
+        read = self.sampler.read(draw.passages[index].text, prompt, responses)
+        return Proposals(read.prompt_ids, read.responses, read.masks, index, draw.passages[index])
+
+    def _predictions(self, masks: Iterable[Mask], groups: Mapping[Name, SampledGroup]) -> list[Predictions]:
+        """Score this rank's groups of the predictor."""
+        by_key = {mask.key: mask for mask in masks}
+        predictions = []
+        for (role, key), group in groups.items():
+            if role == "predictor":
+                mask = by_key[key]
+                scored = self.sampler.score(mask.masked, group.prompt_ids, group.responses)
+                predictions.append(Predictions(scored.prompt_ids, scored.responses, scored.rewards, mask))
+        return predictions
 
     def masks_of(self, proposals: Sequence[Proposals], rng_key: str) -> list[Mask]:
         """Collect the valid masks of all ranks, sorted by key. Collective."""
         mine = [
-            Mask(key, self.sampler.spans.apply(span, group.passage.text, self.random(rng_key, "place", *key)))
+            self._mask(span, group.passage.text, key, rng_key)
             for group in proposals
             for key, span in {
                 key: mask.span
@@ -106,8 +227,7 @@ class RolloutWorker(RankShares):
 
     def passive_masks(
         self,
-        passages: Sequence[Passage],
-        rng_key: str,
+        draw: Draw,
         strategy: PassiveStrategy,
         entropies: Sequence[Sequence[float]] | None = None,
     ) -> list[Mask]:
@@ -116,15 +236,16 @@ class RolloutWorker(RankShares):
         ``entropies``: for ``entropy_next_token``, per passage, as
         :func:`~megatron_pz.algorithm.word_entropy.word_entropies` returns them.
         """
-        keys = [(index, sample) for index in range(len(passages)) for sample in range(self.game.masks_per_passage)]
+        samples = range(self.game.masks_per_passage)
+        keys = [(index, sample) for index in range(len(draw.passages)) for sample in samples]
         drawn = [
             (
                 key,
                 passive_mask(
                     strategy,
-                    passages[key[0]].text,
+                    draw.passages[key[0]].text,
                     self.sampler.spans,
-                    self.random(rng_key, strategy, *key),
+                    self.random(draw.rng_key, strategy, *key),
                     entropies[key[0]] if entropies else (),
                     self.game.entropy_top_share,
                 ),
@@ -132,16 +253,6 @@ class RolloutWorker(RankShares):
             for key in keys
         ]
         return [Mask(key, masked) for key, masked in drawn if masked is not None]
-
-    def predict(self, masks: Sequence[Mask], rng_key: str) -> list[Predictions]:
-        """Sample the predictor on this rank's share of the masks: x ~ psi(. | m, s), each with its reward."""
-        share = [masks[index] for index in self.my_share(len(masks))]
-        seeds = [self.seed_of(rng_key, "predictor", *mask.key) for mask in share]
-        sampled = self.sampler.predict([mask.masked for mask in share], self.game.grpo_group_size, seeds)
-        return [
-            Predictions(each.prompt_ids, each.responses, each.rewards, mask)
-            for mask, each in zip(share, sampled, strict=True)
-        ]
 
     def accuracies(self, predictions: Sequence[Predictions]) -> dict[MaskKey, float]:
         """Return the mean predictor reward of every mask of the step. Collective."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from megatron_pz.algorithm.engine_calls import EngineCall
 from megatron_pz.algorithm.learning_metrics import MetricAccumulator, learning_metrics
 from megatron_pz.algorithm.policy_step import StepReport
 from megatron_pz.algorithm.pretrain_zero import RolloutBatch
@@ -28,7 +29,28 @@ def step_metrics(report: StepReport[RolloutBatch], worker: RolloutWorker) -> dic
     for part in worker.from_all_ranks([metrics_of_rank]):
         total.merge(part)
     metrics = total.means() | learning_metrics(report, GAME_ROLES)
+    metrics |= _engine_metrics(worker.calls.parts)
     metrics["train/active_masks"] = float(report.rollouts[0].strategy == "active")
+    if any(batch.staleness for batch in report.rollouts):
+        metrics["ahead/steps"] = sum(batch.staleness for batch in report.rollouts) / len(report.rollouts)
+    return metrics
+
+
+def _engine_metrics(calls: list[list[EngineCall]]) -> dict[str, float]:
+    """Measure how well the engines' work was spread over them and over time, and each role's rate."""
+    spans = [max(part.seconds for part in call) for call in calls]
+    busy = sum(part.seconds for call in calls for part in call)
+    if not busy:  # no passage had a mask, and there was no generator to ask
+        return {}
+    metrics = {
+        "time/engine_idle_share": 1.0 - busy / sum(span * len(call) for span, call in zip(spans, calls, strict=True)),
+        "time/engine_tail": sum(
+            span - sum(part.nine_tenths for part in call) / len(call) for span, call in zip(spans, calls, strict=True)
+        ),
+    }
+    for role in GAME_ROLES:
+        tokens = sum(part.tokens[role] for call in calls for part in call)
+        metrics[f"time/{role}_tokens_per_engine_second"] = tokens / busy
     return metrics
 
 

@@ -198,8 +198,13 @@ class RolloutConfig:
     gpu_memory_utilization: Annotated[float, Gt(0), Le(1)] = 0.6
     """GPU only: vLLM's share of the GPU's memory, which two engines (policy_sharing ``separate``) divide."""
     rollout_timeout_minutes: PositiveFloat = 25.0
-    """Deadline of an engine call (a rank's share of a role's prompts), after which the run ends with a line that names
+    """Deadline of an engine call (a rank's share of a draw's prompts), after which the run ends with a line that names
     rank and host. Below distributed_timeout_minutes, since the other ranks wait in a collective [C]."""
+    generator_ahead: bool = False
+    """Propose the masks of the next step in the engine call that samples the predictions of this one, so that a step
+    waits for one tail instead of two. The generator's samples are then one update old, which its loss corrects by the
+    ratio to the weights that sampled them. Off in the paper; asynchronous GRPO (NeMo-RL, AReaL) does it for all samples
+    [C]."""
     sync_timeout_minutes: PositiveFloat = 10.0
     """Deadline of an engine's start, sleep, waking and end, and of one weight sync into the engines [C]."""
     max_engine_restarts: NonNegativeInt = 2

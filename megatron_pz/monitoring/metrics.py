@@ -21,9 +21,14 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off),
                ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`)
+``ahead``      of the generator's tokens in a step that learns from proposals of an earlier one: ``steps`` (their age),
+               ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that proposed|, nats),
+               ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``, ``importance_max``
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
                rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
-               optimizer steps, ``update_passes``; of all ranks together ``cpu_seconds``
+               optimizer steps, ``update_passes``; of all ranks together ``cpu_seconds``; ``engine_tail`` (from nine
+               tenths of an engine's requests to the end of the slowest engine, mean over engines). Not seconds:
+               ``engine_idle_share``, ``<role>_tokens_per_engine_second``
 ``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
                a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,

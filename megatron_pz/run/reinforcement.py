@@ -8,6 +8,7 @@ from megatron_pz.algorithm.pretrain_zero import PretrainZero
 from megatron_pz.algorithm.rollouts import RolloutWorker
 from megatron_pz.algorithm.step_metrics import step_compute, step_metrics
 from megatron_pz.algorithm.step_samples import response_differences, step_samples
+from megatron_pz.algorithm.work_shares import MeanLengths
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.rl.statistics import GAME_ROLES
@@ -36,17 +37,20 @@ class ReinforcementObjective(RolloutObjective):
         super().__init__(config, topology, watchdog, tokenizer, GAME_ROLES)
         self.sampler = PassageSampler(self.passages.sizes, config.training.seed, self.passages.weights)
         self.consumed_passages = 0
+        self.saved_rollouts: dict[str, Any] | None = None
         self.first_iteration = 1
         self.held_out: HeldOut | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the corpus."""
-        return {"sampler": self.sampler.state_dict(), "consumed_passages": self.consumed_passages}
+        """Return the position in the corpus, and once the engines have started the state of the rollouts."""
+        state = {"sampler": self.sampler.state_dict(), "consumed_passages": self.consumed_passages}
+        return state | ({"rollouts": self.algorithm.state_dict()} if self.engines else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the saved position in the corpus."""
         self.sampler.load_state_dict(state["sampler"])
         self.consumed_passages = state["consumed_passages"]
+        self.saved_rollouts = state.get("rollouts")  # checkpoints of earlier versions have none
 
     def start(self, first_iteration: int) -> None:
         """Open the held-out passages and start the engines with the policies' weights."""
@@ -55,9 +59,17 @@ class ReinforcementObjective(RolloutObjective):
             self.held_out = HeldOut(config, self.tokenizer, self.topology)
         self.engines = self.start_engines()
         self.worker = RolloutWorker(
-            config.game, config.rollout, config.training.seed, self.tokenizer, self.engines, self.topology
+            config.game,
+            config.rollout,
+            config.training.seed,
+            self.tokenizer,
+            self.engines,
+            self.topology,
+            MeanLengths(),
         )
         self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)
+        if self.saved_rollouts is not None:
+            self.algorithm.load_state_dict(self.saved_rollouts)
 
     def step(self, iteration: int) -> StepResult:
         """Play, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out passages."""

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,8 +27,9 @@ from megatron_pz.config.schema import (
     RunConfig,
     TrainingConfig,
 )
-from megatron_pz.rl.experience import Decoding, Response
+from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout import fault_tolerance as restarting
+from megatron_pz.rollout.requests import FollowUp
 from megatron_pz.run import rollout_objective
 from megatron_pz.run.objective import MakeObjective, Schedule
 from megatron_pz.run.reinforcement import ReinforcementObjective
@@ -46,6 +47,8 @@ class ScriptedEngine:
     """
 
     started: ClassVar[list[ScriptedEngine]] = []
+    backwards: ClassVar[bool] = False
+    """Requests end in the opposite order."""
 
     def __init__(
         self,
@@ -88,6 +91,24 @@ class ScriptedEngine:
         if decoding is not None:
             return [[self._guess(draw) for _ in range(n)] for draw in draws]
         return [[self._respond(text, draw) for _ in range(n)] for text, draw in zip(texts, draws, strict=True)]
+
+    def answer(
+        self, requests: Sequence[SampleRequest], *, stop: Sequence[str], then: FollowUp
+    ) -> dict[Hashable, list[Response]]:
+        """Answer the requests in their order, and those that follow after them, as :meth:`generate` would."""
+        waiting, answers = list(requests), {}
+        while waiting:
+            request = waiting.pop(-1 if self.backwards else 0)
+            (group,) = self.generate(
+                [request.prompt_ids],
+                request.samples.stop,
+                seeds=[request.seed],
+                max_tokens=request.max_tokens,
+                stop=stop,
+            )
+            answers[request.key] = group[request.samples.start :]
+            waiting += then(request.key, answers)
+        return answers
 
     def _respond(self, prompt: str, draw: random.Random) -> Response:
         passage = prompt.split("\n")[0].split(": ", 1)[1]

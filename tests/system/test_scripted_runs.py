@@ -139,14 +139,17 @@ def test_a_passive_warm_up_ends_after_its_steps_in_a_resumed_run_too(
     assert said.count("steps 3 to 3: masks by random_span") == 1
 
 
-def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(config: RunConfig) -> None:
+def test_masks_by_entropy_hide_what_the_present_weights_find_hardest(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     by_entropy = with_fields(
         config, game={"mask_strategy": "entropy_next_token", "entropy_top_share": 0.01}, training={"train_iters": 1}
     )
     with started_run(by_entropy) as run:
         passages = [played(run).passages[index] for index in (0, 1)]
         entropies = word_entropies(played(run).learners[0].policy, played(run).tokenizer, passages, 100)
-        played(run).algorithm.rollout(passages, "1.0", "entropy_next_token")
+        monkeypatch.setattr(played(run).algorithm, "draw_passages", lambda: passages)
+        played(run).algorithm.rollout(1, 0)
     asked = set(ScriptedEngine.started[0].prompts)
     expected = set()
     for passage, of_words in zip(passages, entropies, strict=True):
@@ -178,7 +181,7 @@ def test_samples_of_a_step_with_several_draws_show_the_predictions_of_their_own_
     with started_run(drawing) as run:
         algorithm = played(run).algorithm
         algorithm.config = with_fields(drawing, game={"passages_per_step": 2})
-        rollouts = [algorithm.rollout(algorithm.draw_passages(), f"1.{draw}", "active") for draw in range(3)]
+        rollouts = [algorithm.rollout(1, draw) for draw in range(3)]
         samples = step_samples(rollouts, played(run).worker, most=2)
     predicted = [sample for sample in samples if sample.masked_passage]
     assert predicted

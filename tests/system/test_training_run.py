@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from megatron_pz.checkpoint import checkpoint_files
 from tests.support.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
-from tests.support.torchrun import run_workers
+from tests.support.torchrun import ROOT, run_workers
 
 FAILING_RUN = Path(__file__).parent / "workers" / "failing_run.py"
 
@@ -78,6 +83,52 @@ def test_resume_is_exact(
 
     # The engine sampled with the trainer's weights in every step: float32 on both sides leaves only rounding.
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
+
+
+def kill_after_step(step: int, config: Path, model: Path, data: str, save: Path, *flags: object) -> None:
+    """Start a run of two ranks and SIGKILL it, launcher and all, once it has logged this step."""
+    arguments = ["--config", config, "--hf-model", model, "--data-path", data, "--save", save, *flags]
+    command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    command += ["--nproc-per-node=2", "--local-addr=127.0.0.1", "-m", "megatron_pz.train", *map(str, arguments)]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    launcher = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    family = psutil.Process(launcher.pid)
+    try:
+        for _ in range(2400):
+            log = save / "metrics.jsonl"
+            if launcher.poll() is not None or (log.exists() and len(log.read_text().splitlines()) >= step):
+                break
+            time.sleep(0.1)
+        assert launcher.poll() is None, "the run was to be killed before its end"
+    finally:
+        for process in (family, *family.children(recursive=True)):
+            process.kill()
+        launcher.wait(60)
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
+    config: Path, corpus: str, taught_model: Path, tmp_path: Path
+) -> None:
+    """Real engines, two ranks: the proposals that were pending in the checkpoint are those that the run learns from."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = ("--train-iters", 7, "--save-interval", 3, "--generator-ahead")
+    train(config, taught_model, corpus, whole, 2, *flags)
+    kill_after_step(4, config, taught_model, corpus, killed, *flags)
+    latest = checkpoint_files.latest_iteration(killed)
+    assert latest in (3, 6)
+    train(config, taught_model, corpus, killed, 2, *flags, "--load", killed)
+
+    steps = metrics_of(whole)
+    assert metrics_of(killed) == steps
+    for part in (steps[:latest], steps[latest:]):
+        for role in ("generator", "predictor"):
+            assert sum(line[f"{role}/groups_learned_from"] for line in part) > 0
+    assert [line.get("ahead/steps", 0.0) for line in steps] == [0.0, *[1.0] * 6]
+    assert max(line.get("ahead/staleness_max", 0.0) for line in steps) > 1e-3, "the weights have moved meanwhile"
+    assert max(line["health/log_prob_difference_max"] for line in steps) < 1e-4
+    first, second = (weights(save, taught_model, tmp_path / f"{save.name}_hf") for save in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
