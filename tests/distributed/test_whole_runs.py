@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from megatron_pz.checkpoint import checkpoint_files
 from megatron_pz.config.schema import (
     DataConfig,
     GameConfig,
@@ -46,6 +48,7 @@ GAMES = {
         {"policy_sharing": "separate", "share_equal_masks": True},
         {"updates_per_step": 2, "importance_sampling_level": "sequence"},
     ),
+    "one step ahead": ({}, {"updates_per_step": 2}),
 }
 OF_THE_MACHINE = ("time/", "memory/")
 
@@ -68,7 +71,12 @@ def configs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) 
             model=ModelConfig(hf_model=str(model), bf16=False),
             data=DataConfig(data_path=(corpus,)),
             game=GameConfig(**rules, span_policy="one_mask", whole_words=True, **game),
-            rollout=RolloutConfig(max_prompt_length=200, max_response_length=24, max_log_prob_difference=100.0),
+            rollout=RolloutConfig(
+                max_prompt_length=200,
+                max_response_length=24,
+                max_log_prob_difference=100.0,
+                generator_ahead=name == "one step ahead",
+            ),
             grpo=GrpoConfig(**clip, **grpo),
             optimizer=OptimizerConfig(lr=1e-3, lr_decay_style="constant", adam_eps=1e-5),
             training=TrainingConfig(train_iters=4, micro_batch_tokens=150, save_interval=2, save=str(folder / name)),
@@ -80,7 +88,8 @@ def configs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) 
 @pytest.fixture(scope="module")
 def by_one_process(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("by_one_process")
-    return {name: outcome(config, 1, folder / name) for name, config in configs.items()}
+    compared = ("one policy", "two policies")
+    return {name: outcome(configs[name], 1, folder / name) for name in compared}
 
 
 def outcome(config: RunConfig, nproc: int, result: Path) -> tuple[list, list, list[dict[str, float | None]]]:
@@ -147,6 +156,20 @@ def test_a_run_goes_on_with_other_ranks_as_it_would_have(
     outcome(changed(configs["two policies"], begun, save=folder, train_iters=2), 2, tmp_path / "half")
     rest = changed(configs["two policies"], continued, save=folder, load=folder)
     require_same(by_one_process["two policies"], outcome(rest, 2, tmp_path / "whole"))
+
+
+def test_pending_proposals_go_on_with_other_ranks(configs: dict[str, RunConfig], tmp_path: Path) -> None:
+    """Three ranks, killed between two checkpoints; then a pipeline of two. Each passage's samples had two engines."""
+    folder = tmp_path / "run"
+    game = dataclasses.replace(configs["one step ahead"].game, passages_per_step=2)
+    config = dataclasses.replace(configs["one step ahead"], game=game)
+    whole = outcome(changed(config, {}, save=str(tmp_path / "alone")), 1, tmp_path / "of_one")
+    require_same(whole, outcome(changed(config, {}, save=str(folder)), 3, tmp_path / "of_three"))
+    shutil.rmtree(checkpoint_files.folder_of(folder, 4))
+    (folder / checkpoint_files.LATEST).write_text("2")
+    rest = changed(config, PIPELINE, save=str(folder), load=str(folder))
+    require_same(whole, outcome(rest, 2, tmp_path / "result"))
+    assert [step.get("ahead/steps", 0.0) for step in whole[2]] == [0.0, 1.0, 1.0, 1.0]
 
 
 def test_a_mixture_goes_on_without_sharing_its_experts(configs: dict[str, RunConfig], tmp_path: Path) -> None:
