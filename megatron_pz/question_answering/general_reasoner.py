@@ -20,7 +20,7 @@ from megatron_pz.question_answering.question import LETTERS, Question
 SOURCE: Final = "https://github.com/TIGER-AI-Lab/General-Reasoner, evaluation/"
 _CONTROL_TOKENS: Final = ("</s>", "<|im_end|>", "<|endoftext|>")
 _NESTING: Final = 2
-"""Levels of braces that a box may hold."""
+"""Levels of braces that the pattern for multiple choice and BBEH knows in a box."""
 _UP_TO_LINE_END: Final = re.compile(r"(?:[^<\n]++|<[^<])*+")
 """The rest of a phrase, up to the line's end. A single ``<`` takes the next character with it, even a line break."""
 
@@ -30,10 +30,14 @@ _LETTER_INSTRUCTION: Final = (
 )
 
 
-def extract(response: str) -> str | None:
+def extract(response: str, nesting: int | None = _NESTING) -> str | None:
     r"""Return the answer that a response gives: its last box, else its last "Final Answer:" or "The answer is:" line.
 
     A line counts only where a line break ends it. An empty box does not count.
+
+    Args:
+        response: The model's text.
+        nesting: Levels of braces that a box may hold; a box with more is skipped. None: any number.
 
     >>> extract("The answer is: 4\nWait. \\boxed{5}")
     '5'
@@ -41,7 +45,7 @@ def extract(response: str) -> str | None:
     ' 4'
     """
     text = _answer_part(response)
-    if boxed := last_boxed(text, _NESTING):
+    if boxed := last_boxed(text, nesting):
         return boxed
     for phrase in ("Final Answer:", "The answer is:"):
         if (line := _last_line_after(phrase, text)) is not None:
@@ -131,7 +135,7 @@ def protocol(benchmark: str) -> Protocol:
         benchmark,
         SOURCE,
         write=_write_math,
-        extract=lambda question, response: extract(response),
+        extract=lambda question, response: extract(response, nesting=None),
         graders={name: MATH_COMPARISONS[name] for name in ("math_verify", "qwen")},
         system="You are a helpful assistant.",
         temperature=1.0 if sampled else 0.0,

@@ -136,7 +136,7 @@ def test_a_missing_changed_or_empty_field_is_named_with_its_line(name: str, fiel
         ("mmlu_pro", {"options": ["yes"]}, "field 'options' has 1 entries, fewer than 2"),
         ("mmlu_pro", {"options": ["yes", " "]}, "field 'options' has an empty entry, number 1"),
         ("mmlu_pro", {"options": [str(number) for number in range(11)]}, "11 entries, more than 10"),
-        ("supergpqa", {"answer": "all of the above"}, "field 'answer' is not option B"),
+        ("supergpqa", {"answer_letter": "b"}, "field 'answer_letter' is 'b', not a letter from A to B"),
         ("math500", {"level": 6}, "field 'level' is not a whole number from 1 to 5: 6"),
         ("gsm8k", {"answer": "It is 5"}, "field 'answer' has no text after '####'"),
         ("gsm8k", {"answer": "5 #### "}, "field 'answer' has no text after '####'"),
@@ -190,6 +190,14 @@ def test_unknown_names_and_missing_folders_are_refused(tmp_path: Path) -> None:
         recipe("general")
     with pytest.raises(BadInput, match="no benchmark 'mmlu'"):
         recipe("authors").protocol("mmlu")
+
+
+def test_shards_are_read_in_order_and_counted_through(tmp_path: Path) -> None:
+    for shard, text in enumerate(("One?", "Two?")):
+        file = f"main/test-0000{shard}-of-00002.parquet"
+        write(tmp_path, "gsm8k", [RECORDS["gsm8k"] | {"question": text}], file)
+    questions = load_benchmark("gsm8k", tmp_path)
+    assert [(question.id, question.text) for question in questions] == [("0", "One?"), ("1", "Two?")]
 
 
 def test_bbeh_is_read_by_task(tmp_path: Path) -> None:

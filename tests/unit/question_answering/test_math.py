@@ -70,6 +70,12 @@ def test_minerva_stands_under_both_graders_and_units_stay_under_qwens() -> None:
     assert (strict.correct, lenient.correct) == (False, True), "the recipe's first grader decides"
 
 
+def test_a_box_of_mathematics_may_nest_braces_at_will() -> None:
+    root = "\\frac{1}{\\sqrt{1-\\frac{x^{2}}{2}}}"
+    verdict = recipe("general_reasoner").protocol("math500").grade(question(root), f"\\boxed{{{root}}}", 0)
+    assert (verdict.extracted, verdict.correct) == (root, True)
+
+
 @pytest.mark.parametrize(
     ("response", "answer"),
     [
@@ -183,9 +189,9 @@ def test_a_grader_that_raises_counts_as_wrong_and_is_reported(monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["gsm8k", "aime24", "amc23", "minerva_math", "olympiadbench"])
 def test_every_reference_is_its_own_answer(name: str) -> None:
-    """In a box and with white space around it, so that the texts are not the same; a sample of each set."""
+    """With negative space before it, so that the texts are not the same; a sample of each set."""
     general, authors = (recipe(kind).protocol(name) for kind in ("general_reasoner", "authors"))
     for asked in load_benchmark(name, benchmark_data())[::60]:
-        response = f"Hence $\\boxed{{ {asked.answer.replace('$', '')} }}$."
+        response = f"Hence $\\boxed{{\\!{asked.answer.replace('$', '')}}}$."
         assert general.grade(asked, response, 0).correct, asked
         assert authors.grade(asked, response, 0).correct, asked
