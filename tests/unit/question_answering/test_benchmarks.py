@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_pz.question_answering.benchmarks import BENCHMARKS, load_benchmark, shortfall
 from megatron_pz.question_answering.recipes import RECIPES, recipe
@@ -242,3 +245,24 @@ def test_every_recipe_covers_every_benchmark(tmp_path: Path) -> None:
             assert (protocol.recipe, protocol.benchmark) == (name, benchmark)
             assert protocol.samples == (32 if benchmark in ("amc23", "aime24") else 1)
             assert (protocol.temperature > 0) == (protocol.samples > 1), "greedy responses are all alike"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=True) | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=3), children, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from([(name, field) for name, record in RECORDS.items() for field in record]), JSON)
+def test_no_value_of_a_field_leads_to_anything_but_bad_input(of: tuple[str, str], value: object) -> None:
+    name, field = of
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), name, [RECORDS[name] | {field: value}])
+        try:
+            (question,) = load_benchmark(name, Path(folder))
+        except BadInput as error:
+            assert "test.jsonl:1: field " in str(error) and "\n" not in str(error)
+        else:
+            assert question.text.strip() and question.answer.strip()
+            assert question.text.strip() in recipe("general_reasoner").protocol(name).prompt(question)
