@@ -22,12 +22,15 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from megatron_pz.config.command_line import Parser
+from megatron_pz.evaluation.benchmarks.scores import ModelScores
 from megatron_pz.evaluation.results import Evaluation
 from megatron_pz.evaluation.summary import MAIN_MEASURES, compare, rows, summarize
 from megatron_pz.monitoring.metrics import read_metrics
 from megatron_pz.reports.bars import draw_bars
+from megatron_pz.reports.benchmark_tables import benchmark_tables
 from megatron_pz.reports.curves import draw_curves
 from megatron_pz.reports.evaluation_tables import evaluation_tables
 from megatron_pz.reports.run_folder import RunFolder, names_of, require_one_corpus
@@ -42,8 +45,12 @@ LABEL_WIDTH = 20
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point."""
     flags = parse(argv)
-    evaluations = [Evaluation.load(path) for path in flags.evaluations]
-    if len({evaluation.name for evaluation in evaluations}) < len(evaluations):
+    folders = [path for path in flags.evaluations if path.is_dir()]
+    models = [ModelScores.load(folder) for folder in folders]
+    evaluations = [Evaluation.load(path) for path in flags.evaluations if not path.is_dir()]
+    if folders and not flags.runs:
+        raise BadInput(f"{folders[0]} is a folder: benchmark results need a RUN whose page shows them")
+    if any(len({each.name for each in named}) < len(named) for named in (evaluations, models)):
         raise BadInput("two evaluations have the same name: evaluate again with other --name")
     try:
         text = results(evaluations) if evaluations else ""
@@ -52,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
             f"these evaluations cannot be compared ({error}): evaluate all on the same passages, by the same --config"
         ) from None
     if flags.runs:
-        write_page(flags, evaluations)
+        tables = joined(evaluation_tables(evaluations), benchmark_tables(models, folders))
+        write_page(flags, tables)
         return
     steps = read_metrics(flags.run) if flags.run else []
     try:
@@ -64,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     draw_evaluations(evaluations, flags.output / "evaluation.png")
     if flags.run:
         draw_curves(steps, flags.output / "curves.png", title="PretrainZero")
-        make_page([flags.run], names_of([flags.run]), evaluations, flags.output / "report.html", flags.max_mib)
+        tables = evaluation_tables(evaluations)
+        make_page([flags.run], names_of([flags.run]), tables, flags.output / "report.html", flags.max_mib)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -72,7 +81,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser("Put the results of runs together: a page to look at, or a table and pictures of evaluations.")
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="--save folders of runs, for the page")
     parser.add_argument("--name", nargs="+", help="names of the runs on the page; those of their folders if left out")
-    parser.add_argument("--evaluations", type=Path, nargs="+", default=[], help="of tools/evaluate.py, in order")
+    parser.add_argument(
+        "--evaluations",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="of tools/evaluate.py, in order: files, and for the page also folders of --benchmarks",
+    )
     parser.add_argument("--run", type=Path, help="the run's --save folder, for the pictures")
     parser.add_argument("--output", type=Path, help="the page (report.html in the run's folder), or a folder")
     parser.add_argument("--max-mib", type=float, default=MAX_MIB, help="most MiB of the page; what exceeds is sampled")
@@ -93,7 +108,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return flags
 
 
-def write_page(flags: argparse.Namespace, evaluations: Sequence[Evaluation]) -> None:
+def write_page(flags: argparse.Namespace, tables: dict[str, Any]) -> None:
     """Write the page of the runs, with ``--watch`` again and again until Ctrl-C."""
     page = flags.output
     if page is None:
@@ -101,17 +116,17 @@ def write_page(flags: argparse.Namespace, evaluations: Sequence[Evaluation]) -> 
     if page.is_dir():
         raise BadInput(f"--output {page} is a folder: name the page, such as {page / 'report.html'}")
     names = flags.name or names_of(flags.runs)
-    make_page(flags.runs, names, evaluations, page, flags.max_mib)
+    make_page(flags.runs, names, tables, page, flags.max_mib)
     print(f"{page} ({page.stat().st_size / 2**20:.1f} MiB)", flush=True)
     while flags.watch is not None:
         time.sleep(flags.watch)
-        make_page(flags.runs, names, evaluations, page, flags.max_mib, warn=False)
+        make_page(flags.runs, names, tables, page, flags.max_mib, warn=False)
 
 
 def make_page(
     folders: Sequence[Path],
     names: Sequence[str],
-    evaluations: Sequence[Evaluation],
+    tables: dict[str, Any],
     path: Path,
     max_mib: float,
     *,
@@ -124,11 +139,20 @@ def make_page(
         for folder, run in zip(folders, runs, strict=True):
             if run.samples is None and warn:
                 print(f"{folder} has no samples.jsonl: the page shows no masks of it", file=sys.stderr)
-        write_run_page(path, runs, evaluation_tables(evaluations), title=" against ".join(names), max_mib=max_mib)
+        write_run_page(path, runs, tables, title=" against ".join(names), max_mib=max_mib)
     finally:
         for run in runs:
             if run.samples is not None:
                 run.samples.close()
+
+
+def joined(*found: dict[str, Any]) -> dict[str, Any]:
+    """Put the tables and the items of several kinds of evaluations together."""
+    return {
+        "tables": [table for each in found for table in each["tables"]],
+        "items": [item for each in found for item in each["items"]],
+        "all_items": sum(each["all_items"] for each in found),
+    }
 
 
 def results(evaluations: Sequence[Evaluation]) -> str:

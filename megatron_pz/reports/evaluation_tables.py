@@ -18,14 +18,15 @@ def evaluation_tables(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Summarize evaluations of the same passages; without any, the tables are empty.
 
     Returns:
-        ``{"tables": [{"title", "note", "names", "rows": [{"label", "cells": [{"mean", "half", "n", "mark"}]}]}],
-        "items": [{"set", "text", "mark", "expected", "results": [{"name", "score"}]}]}``, hardest items first.
+        ``{"tables": [{"title", "note", "names", "rows": [{"label", "cells": [{"mean", "low", "high", "n", "mark"}]}]}],
+        "items": [{"set", "text", "mark", "expected", "results": [{"name", "score"}]}], "all_items"}``, hardest items
+        first; ``"all_items"`` is their number.
 
     Raises:
         ValueError: passages, settings or rules differ.
     """
     if not evaluations:
-        return {"tables": [], "items": []}
+        return {"tables": [], "items": [], "all_items": 0}
     summaries = [summarize(evaluation) for evaluation in evaluations]
     changes = [compare(left, right) for left, right in pairwise(evaluations)]
     rows = []
@@ -39,9 +40,9 @@ def evaluation_tables(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
             value, change = summary[name], changes[index - 1][name] if index else None
             moved = change is not None and change.beyond_interval
             mark = "" if not moved or change is None else "▲" if change.difference.mean > 0 else "▼"
-            cells.append(
-                {"mean": _or_none(value.mean), "half": _or_none(value.half_width), "n": value.units, "mark": mark}
-            )
+            half = value.half_width if math.isfinite(value.half_width) else 0.0
+            ends = {"low": _or_none(value.mean - half), "high": _or_none(value.mean + half)}
+            cells.append({"mean": _or_none(value.mean), **ends, "n": value.units, "mark": mark})
         rows.append({"label": label, "cells": cells})
     table = {
         "title": f"{len(evaluations[0].passages)} held-out passages",
@@ -49,8 +50,8 @@ def evaluation_tables(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
         "names": [evaluation.name for evaluation in evaluations],
         "rows": rows,
     }
-    items = sorted(_items(evaluations), key=lambda item: (_mean_score(item), item["set"] == OWN_SET))
-    return {"tables": [table], "items": items}
+    items = sorted(_items(evaluations), key=lambda item: (mean_score(item), item["set"] == OWN_SET))
+    return {"tables": [table], "items": items, "all_items": len(items)}
 
 
 def _items(evaluations: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
@@ -78,7 +79,8 @@ def _item(label: str, passage: str, asked: Sequence[tuple[str, MaskPredictions]]
     }
 
 
-def _mean_score(item: dict[str, Any]) -> float:
+def mean_score(item: dict[str, Any]) -> float:
+    """Return the mean score of an item over the models."""
     return sum(result["score"] for result in item["results"]) / len(item["results"])
 
 

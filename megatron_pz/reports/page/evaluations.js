@@ -26,19 +26,21 @@ class Evaluations {
       h("div", { className: "scroll" }, h("table", { className: "results" },
         h("thead", {}, h("tr", {}, h("th", {}, ""), table.names.map((name, index) => h("th", { scope: "col" }, h("i", { className: "dot", style: { background: css(`--run-${index % 8}`) } }), foreign(name))), h("th", {}, "95 % intervals ", hint(this.report.wording.glossary.interval)))),
         h("tbody", {}, table.rows.map((row) => h("tr", {}, h("th", { scope: "row" }, foreign(row.label)), row.cells.map((cell) => this.cell(cell)), h("td", { className: "forest" }, this.forest(row.cells))))))),
-      cells.some((cell) => cell.mark) && h("p", { className: "quiet" }, "▲ ▼ higher or lower than in the column to the left: the 95 % interval of the paired difference excludes 0."));
+      cells.some((cell) => cell.mark) && h("p", { className: "quiet" }, table.marks || "▲ ▼ higher or lower than in the column to the left: the 95 % interval of the paired difference excludes 0."));
   }
 
   cell(cell) {
     if (!cell.n) return h("td", { className: "none" }, "–");
-    return h("td", { title: `${plural(cell.n, "unit")}` }, cell.mean.toFixed(3), cell.half !== null && h("small", {}, ` ± ${cell.half.toFixed(3)}`), cell.mark && h("b", { className: cell.mark === "▲" ? "up" : "down" }, ` ${cell.mark}`));
+    const half = (cell.high - cell.low) / 2, even = Math.abs(cell.high + cell.low - 2 * cell.mean) < 0.002;
+    const ends = half > 0 && (even ? ` ± ${half.toFixed(3)}` : ` ${cell.low.toFixed(3)}–${cell.high.toFixed(3)}`);
+    return h("td", {}, cell.mean.toFixed(3), ends && h("small", {}, ends), cell.mark && h("b", { className: cell.mark === "▲" ? "up" : "down" }, ` ${cell.mark}`));
   }
 
   // A dot with its interval for every model, on one scale a row.
   forest(cells) {
     const known = cells.map((cell, index) => ({ ...cell, index })).filter((cell) => cell.n);
     if (!known.length) return "";
-    const ends = known.flatMap((cell) => [cell.mean - (cell.half ?? 0), cell.mean + (cell.half ?? 0)]);
+    const ends = known.flatMap((cell) => [cell.low, cell.high]);
     const shares = known.every((cell) => cell.mean >= 0 && cell.mean <= 1);
     const low = shares ? 0 : Math.min(0, ...ends), top = shares ? 1 : Math.max(low + 1e-9, ...ends);
     const at = (value) => 4 + (192 * (Math.min(top, Math.max(low, value)) - low)) / (top - low);
@@ -51,7 +53,7 @@ class Evaluations {
     picture.append(svg("line", { x1: at(low), x2: at(top), y1: 8 * cells.length + 2, y2: 8 * cells.length + 2, stroke: css("--grid") }));
     for (const cell of known) {
       const y = 8 * cell.index + 6, colour = css(`--run-${cell.index % 8}`);
-      if (cell.half !== null) picture.append(svg("line", { x1: at(cell.mean - cell.half), x2: at(cell.mean + cell.half), y1: y, y2: y, stroke: colour, "stroke-width": 2 }));
+      if (cell.high > cell.low) picture.append(svg("line", { x1: at(cell.low), x2: at(cell.high), y1: y, y2: y, stroke: colour, "stroke-width": 2 }));
       picture.append(svg("circle", { cx: at(cell.mean), cy: y, r: 3, fill: colour }));
     }
     return picture;
@@ -79,7 +81,9 @@ class Evaluations {
       return !wanted || `${item.text} ${item.expected}`.toLocaleLowerCase().includes(wanted);
     });
     const more = found.length > this.room && h("button", { type: "button", className: "plain", onclick: () => { this.room += 100; this.fill(); } }, `Show more of the ${found.length.toLocaleString("en")}`);
-    this.list.replaceChildren(...[h("p", { className: "quiet", role: "status" }, plural(found.length, "item")), ...found.slice(0, this.room).map((item) => this.item(item)), more].filter(Boolean));
+    const all = this.report.evaluations.all_items;
+    const kept = this.items.length < all ? ` The page has room for every ${Math.round(all / this.items.length)}th of the ${all.toLocaleString("en")}.` : "";
+    this.list.replaceChildren(...[h("p", { className: "quiet", role: "status" }, `${plural(found.length, "item")}${kept}`), ...found.slice(0, this.room).map((item) => this.item(item)), more].filter(Boolean));
   }
 
   item(item) {

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,30 +18,14 @@ from megatron_pz.reports.run_folder import names_of
 from megatron_pz.reports.run_page import PAGE
 from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.runtime.errors import BadInput
+from tests.support.report_page import blob, refused, unpack
 from tests.support.report_runs import HOSTILE, write_hostile_run, write_run
 from tools import report
-
-
-def blob(page: Path, name: str) -> str:
-    (found,) = re.findall(rf'id="{name}">([^<]*)</script>', page.read_text(encoding="utf-8"))
-    return found
-
-
-def unpack(text: str) -> Any:
-    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 def passages(page: Path, run: dict[str, Any]) -> list[dict[str, Any]]:
     texts, starts = blob(page, "texts"), run["kept"]["start"]
     return [unpack(texts[start:end]) for start, end in pairwise(starts)]
-
-
-def refused(capsys: pytest.CaptureFixture[str], *flags: object) -> str:
-    with pytest.raises(SystemExit) as stop:
-        report.main([str(flag) for flag in flags])
-    assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def test_the_page_of_a_run_holds_its_curves_and_its_passages(tmp_path: Path) -> None:
