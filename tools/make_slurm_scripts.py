@@ -30,7 +30,7 @@ class Script:
     config: str = ""
     """The recipe; a script with one trains, resumes and requeues."""
     module: str = ""
-    """Module that every process runs in place of ``megatron_pz.train``."""
+    """Module that every process runs in place of ``megatron_pz.train``; also of a script with a recipe."""
     gpus: int = 8
     processes: int = 0
     """Processes a node; 0: one for every GPU."""
@@ -45,6 +45,14 @@ SCRIPTS = (
     Script("pz_qwen3_8b", "PretrainZero on Qwen3-8B-Base, the paper's recipe", 4, "24:00:00", "qwen3_8b"),
     Script("pz_qwen3_30b_a3b", "PretrainZero on Qwen3-30B-A3B-Base", 8, "24:00:00", "qwen3_30b_a3b"),
     Script("pz_smollm3_3b", "PretrainZero on SmolLM3-3B-Base", 1, "24:00:00", "smollm3_3b"),
+    Script(
+        "rlvr_qwen3_4b",
+        "RLVR on Qwen3-4B, from the base model or from a PretrainZero run (MODEL)",
+        2,
+        "24:00:00",
+        "rlvr_qwen3_4b",
+        module="megatron_pz.rlvr",
+    ),
     Script(
         "preprocess",
         "Preprocess a dump on nodes that need no GPU",
@@ -157,6 +165,8 @@ def render(script: Script) -> str:
         exports = (
             f"export CONFIG=${{CONFIG:-examples/{script.config}/config.yaml}} SIGNAL_LEAD=${{SIGNAL_LEAD:-{LEAD}}}"
         )
+        if script.module:
+            exports += f"\nexport MODULE={script.module}"
     else:
         head = f"{script.title}. From the root of the checkout:\n\n  {script.usage}"
         signal = "#SBATCH --requeue\n" if script.resumes else "#SBATCH --no-requeue\n"

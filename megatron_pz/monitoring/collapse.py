@@ -87,6 +87,7 @@ def _signs(history: _History, config: CollapseConfig) -> Iterator[CollapseSign]:
     yield from history.passed(
         f"predictor groups {_alike(history)}", f"predictor/{alike}", config.collapse_mixed_share, above=False
     )
+    yield from history.passed("solver groups all alike", f"solver/{alike}", config.collapse_mixed_share, above=False)
     yield from history.passed(
         "generator groups all alike", f"generator/{equal}", 1 - config.collapse_mixed_share, above=True
     )
@@ -102,7 +103,12 @@ def _signs(history: _History, config: CollapseConfig) -> Iterator[CollapseSign]:
             yield from history.passed(
                 f"{role} length runs away", truncated, config.collapse_truncated_share, above=True, what=what
             )
-    for metric, words in (("generator/valid_masks", "valid masks"), ("predictor/format", "readable answers")):
+    readable = {
+        "generator/valid_masks": "valid masks",
+        "predictor/format": "readable answers",
+        "solver/format": "readable answers of the solver",
+    }
+    for metric, words in readable.items():
         if (earlier := history.before(metric)) and (best := max(earlier)) > 0:
             share = config.collapse_validity_share
             what = f", {share:g} of the {best:.3g} before"

@@ -16,7 +16,8 @@ from pathlib import Path
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.memory import GIB, plan_memory
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
-from megatron_pz.run.job_settings import JobSettings, resolve
+from megatron_pz.run.job_settings import RLVR, JobSettings, resolve
+from megatron_pz.run.questions import RunQuestions
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 _UNITS = (1, 60, 3600, 86400)
@@ -76,13 +77,17 @@ def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu_memory: 
     return f"{gpus} GPUs of {gpu_memory:g} GiB (GPU_MEMORY): {plan.spare / GIB:.1f} GiB to spare on each"
 
 
-def check_corpus(settings: JobSettings) -> str:
-    """Compare tokenizer, corpus and model, and the longest passage with the prompt budget."""
+def check_data(settings: JobSettings, module: str) -> str:
+    """Compare tokenizer, data and model, and the lengths of prompts with their limit."""
     config = settings.config
     tokenizer = open_tokenizer(config.model)
     vocabulary = Architecture.from_hf(config.model.hf_model).vocab_size
     if len(tokenizer) > vocabulary:
         raise BadInput(f"the tokenizer has {len(tokenizer)} tokens, and the model's vocabulary {vocabulary}")
+    if module == RLVR:
+        questions = RunQuestions.open(config, tokenizer)
+        first = questions.stream.draw(config.questions.questions_per_step)
+        return f"{len(first)} training questions for the first step, {len(questions.held_out)} held out"
     passages = open_passages(config.data, config.model, config.game.passages_per_step)
     require_prompt_budget(passages, tokenizer, config.game, config.rollout.max_prompt_length)
     return f"{len(passages):,} passages by the model's tokenizer, which has {len(tokenizer):,} tokens"
@@ -105,7 +110,7 @@ def examine(environment: Mapping[str, str], given: Sequence[str]) -> list[tuple[
     attempt("run directory", lambda: check_writable(Path(settings.save)))
     attempt("logs", lambda: check_writable(Path(environment.get("LOGS") or "logs")))
     attempt("time limit", lambda: check_lead(headers, environment.get("SIGNAL_LEAD", "")))
-    attempt("data", lambda: check_corpus(settings))
+    attempt("data", lambda: check_data(settings, environment.get("MODULE", "")))
     attempt("memory", lambda: check_memory(settings, headers, float(environment.get("GPU_MEMORY") or 80)))
     return results
 

@@ -23,7 +23,8 @@ from megatron_pz.run.local_node import positive
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 PROGRAM = "megatron_pz.train"
-TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", "megatron_pz.rlvr")
+RLVR = "megatron_pz.rlvr"
+TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", RLVR)
 """Modules that take a recipe and write a run directory; all others get their flags as they are given."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""
@@ -99,7 +100,9 @@ def missing(settings: JobSettings) -> list[str]:
         parse_run_config(settings.flags, PROGRAM)
     except BadInput as error:
         found.append(str(error))
-    data = settings.config.data
+    data, questions = settings.config.data, settings.config.questions
+    files = (("--question-path", questions.question_path), ("--valid-question-path", questions.valid_question_path))
+    found += [f"{flag} {path}: no such file" for flag, paths in files for path in paths if not Path(path).is_file()]
     for flag, prefixes in (("--data-path", data.data_path), ("--valid-data-path", data.valid_data_path)):
         absent = [each for each in prefixes if not each.replace(".", "", 1).isdecimal() and not _is_dataset(each)]
         found += [f"{flag} {prefix}: no file {prefix}.idx" for prefix in absent]

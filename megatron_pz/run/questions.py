@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from megatron_pz.algorithm.question_rollouts import QuestionPrompts
 from megatron_pz.config.question_schema import QuestionConfig
-from megatron_pz.config.validate_questions import asks_questions
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.config.validate_questions import asks_questions, has_held_out_questions
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.question_answering.question import Question
 from megatron_pz.question_answering.question_files import read_questions
@@ -132,6 +137,31 @@ def held_out_questions(config: QuestionConfig, fits: Fits) -> list[Question]:
     return list(found.values())
 
 
-def texts_of(questions: Collection[Question]) -> frozenset[str]:
-    """Return the texts of questions, which training questions must not have."""
-    return frozenset(question.text for question in questions)
+@dataclass(frozen=True)
+class RunQuestions:
+    """The questions of a run and the way in which they are written."""
+
+    prompts: QuestionPrompts
+    stream: QuestionStream
+    held_out: list[Question]
+    """Empty where the configuration names none."""
+
+    @classmethod
+    def open(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunQuestions:
+        """Open training and held-out questions whose prompts are within ``max_prompt_length``.
+
+        Raises:
+            BadInput: as :class:`QuestionStream` and :func:`held_out_questions` do.
+        """
+        questions, longest = config.questions, config.rollout.max_prompt_length
+        prompts = QuestionPrompts(questions, tokenizer)
+
+        def fits(question: Question) -> bool:
+            return len(prompts.encode(question)) <= longest
+
+        held_out = held_out_questions(questions, fits) if has_held_out_questions(questions) else []
+        texts = frozenset(question.text for question in held_out)
+        stream = QuestionStream(
+            questions, config.training.seed, lambda question: question.text not in texts and fits(question)
+        )
+        return cls(prompts, stream, held_out)

@@ -7,16 +7,14 @@ from typing import Any
 
 from megatron_pz.algorithm.question_answering import QuestionAnswering
 from megatron_pz.algorithm.question_metrics import question_compute, question_metrics, question_samples
-from megatron_pz.algorithm.question_rollouts import SOLVER, QuestionPrompts, QuestionWorker
+from megatron_pz.algorithm.question_rollouts import SOLVER, QuestionWorker
 from megatron_pz.algorithm.rank_shares import RankShares
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.config.validate_questions import has_held_out_questions
 from megatron_pz.question_answering.graders import make_grader
-from megatron_pz.question_answering.question import Question
 from megatron_pz.run.held_out_questions import HeldOutQuestions
 from megatron_pz.run.inputs import open_tokenizer
 from megatron_pz.run.objective import StepResult
-from megatron_pz.run.questions import HELD_OUT_SEED, Fits, QuestionStream, held_out_questions, texts_of
+from megatron_pz.run.questions import HELD_OUT_SEED, RunQuestions
 from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
@@ -32,29 +30,20 @@ class RlvrObjective(RolloutObjective):
 
     def __init__(self, config: RunConfig, topology: Topology, watchdog: Watchdog) -> None:
         tokenizer = open_tokenizer(config.model)
-        self.prompts = QuestionPrompts(config.questions, tokenizer)
-        self.held_out_questions: list[Question] = []
-        if has_held_out_questions(config.questions):
-            self.held_out_questions = held_out_questions(config.questions, self.fits_in(config))
-        held_out = texts_of(self.held_out_questions)
-        within_limit = self.fits_in(config)
-        self.stream = QuestionStream(
-            config.questions,
-            config.training.seed,
-            lambda question: question.text not in held_out and within_limit(question),
-        )
-        self.grader = make_grader(config.questions, self.stream.gym.score if self.stream.gym else None)
+        self.questions = RunQuestions.open(config, tokenizer)
+        gym = self.questions.stream.gym
+        self.grader = make_grader(config.questions, gym.score if gym else None)
         super().__init__(config, topology, watchdog, tokenizer, (SOLVER,))
         self.consumed_questions = 0
         self.held_out: HeldOutQuestions | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position among the questions."""
-        return {"questions": self.stream.state_dict(), "consumed_questions": self.consumed_questions}
+        return {"questions": self.questions.stream.state_dict(), "consumed_questions": self.consumed_questions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the saved position among the questions."""
-        self.stream.load_state_dict(state["questions"])
+        self.questions.stream.load_state_dict(state["questions"])
         self.consumed_questions = state["consumed_questions"]
 
     def start(self, first_iteration: int) -> None:
@@ -62,10 +51,12 @@ class RlvrObjective(RolloutObjective):
         config = self.config
         self.engines = self.start_engines()
         self.worker = self.worker_of(config.training.seed)
-        self.algorithm = QuestionAnswering(config, self.worker, self.engines[SOLVER], self.learners, self.stream.draw)
+        self.algorithm = QuestionAnswering(
+            config, self.worker, self.engines[SOLVER], self.learners, self.questions.stream.draw
+        )
         if config.training.eval_interval:
             self.held_out = HeldOutQuestions(
-                self.held_out_questions,
+                self.questions.held_out,
                 self.worker_of(HELD_OUT_SEED),
                 config.questions.eval_samples,
                 Path(config.training.save),
@@ -100,8 +91,4 @@ class RlvrObjective(RolloutObjective):
         """Return a worker whose samples depend on this seed."""
         shares = RankShares(seed, self.topology)
         longest = self.config.rollout.longest_response(SOLVER)
-        return QuestionWorker(self.config.questions, shares, self.prompts, self.grader, self.engines, longest)
-
-    def fits_in(self, config: RunConfig) -> Fits:
-        """Return the test whether a question's prompt is within ``max_prompt_length``."""
-        return lambda question: len(self.prompts.encode(question)) <= config.rollout.max_prompt_length
+        return QuestionWorker(self.config.questions, shares, self.questions.prompts, self.grader, self.engines, longest)

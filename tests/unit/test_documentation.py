@@ -35,8 +35,8 @@ def known_flags(command: str) -> tuple[str, set[str]] | None:
     """The part of a command with the flags of the program that it runs, and the flags that it has; None for others."""
     scripts = {
         r"tools/doctor\.py(.*)": OF_A_RUN | {"--config", "--json"},
-        r"-m megatron_pz\.(?:train|cold_start|baselines)\b(.*)": OF_A_RUN | {"--config", "--help"},
-        r"slurm/pz_\w+\.sh(.*)": OF_A_RUN | {"--print", "--check"},
+        r"-m megatron_pz\.(?:train|cold_start|baselines|rlvr)\b(.*)": OF_A_RUN | {"--config", "--help"},
+        r"slurm/(?:pz|rlvr)_\w+\.sh(.*)": OF_A_RUN | {"--print", "--check"},
     }
     for pattern, flags in scripts.items():
         if found := re.search(pattern, command):

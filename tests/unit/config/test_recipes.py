@@ -23,12 +23,24 @@ from megatron_pz.model.transformer_config import transformer_config
 ROOT = Path(__file__).resolve().parents[3]
 PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())
 """Sizes from the models' config.json on the Hugging Face hub, and the parameters that their safetensors hold."""
-WITHOUT_A_MODEL = {"quickstart", "toy"}
+WITHOUT_A_MODEL = {"quickstart", "toy", "rlvr_smollm2_135m"}
+OF_A_MODEL = {"rlvr_qwen3_4b": "qwen3_4b"}
+"""Recipes that train the model of another."""
 
 
 def recipes() -> dict[str, RunConfig]:
     folders = (path.parent for path in sorted((ROOT / "examples").glob("*/config.yaml")))
-    return {folder.name: load_yaml(folder / "config.yaml") for folder in folders if folder.name not in WITHOUT_A_MODEL}
+    others = WITHOUT_A_MODEL | OF_A_MODEL.keys()
+    return {folder.name: load_yaml(folder / "config.yaml") for folder in folders if folder.name not in others}
+
+
+def test_rlvr_trains_the_model_of_the_game_in_its_layout() -> None:
+    for name, game in OF_A_MODEL.items():
+        recipe, other = load_yaml(ROOT / "examples" / name / "config.yaml"), recipes()[game]
+        assert recipe.model == other.model
+        assert (ROOT / "examples" / name / "README.md").is_file()
+        sizes = [(p.tensor_model_parallel_size, p.sequence_parallel) for p in (recipe.parallel, other.parallel)]
+        assert sizes[0] == sizes[1]
 
 
 def architecture(name: str, folder: Path) -> Architecture:

@@ -18,7 +18,7 @@ import pytest
 from megatron_pz.config.parse import load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-RECIPES = sorted(path.name for path in (ROOT / "slurm").glob("pz_*.sh"))
+RECIPES = sorted(path.name for pattern in ("pz_*.sh", "rlvr_*.sh") for path in (ROOT / "slurm").glob(pattern))
 
 # Stands for the interpreter: notes what it is to run. As the launcher it ends as RUN says: succeed, fail, refuse, or
 # wait for a signal and then stop after a checkpoint of iteration STOPS_AT; if it takes long, only for a second one.
@@ -182,7 +182,8 @@ def test_print_shows_exactly_what_runs(cluster: Cluster, recipe: str) -> None:
     assert cluster.run(recipe, *flags, NPROC_PER_NODE="3")[0] == 0
     (launch,) = cluster.launches()
     assert shlex.split(shown.splitlines()[-1])[3:] == launch
-    assert launch[:2] == ["--nproc-per-node=3", "megatron_pz.train"]
+    module = "megatron_pz.rlvr" if recipe.startswith("rlvr") else "megatron_pz.train"
+    assert launch[:2] == ["--nproc-per-node=3", module]
     assert launch[-4:] == list(flags)
 
 
@@ -366,3 +367,21 @@ def test_the_qwen3_recipe_is_the_papers() -> None:
     )
     assert recipe.grpo.grpo_clamp_eps_upper > recipe.grpo.grpo_clamp_eps_lower, "clip-higher"
     assert recipe.grpo.advantage_scale == "group_std"
+
+
+def test_the_rlvr_recipe_is_general_reasoners_at_the_papers_size() -> None:
+    """Values of the paper and of General-Reasoner's published script, as a second list beside the recipe."""
+    recipe = load_yaml(ROOT / "examples/rlvr_qwen3_4b/config.yaml")
+    assert (recipe.training.train_iters, recipe.questions.questions_per_step, recipe.game.grpo_group_size) == (
+        400,
+        128,
+        8,
+    )
+    assert (recipe.optimizer.lr, recipe.optimizer.lr_decay_style) == (5e-7, "constant")
+    assert (recipe.rollout.max_prompt_length, recipe.rollout.max_response_length) == (1024, 8192)
+    grpo = recipe.grpo
+    assert (grpo.grpo_clamp_eps_lower, grpo.grpo_clamp_eps_upper, grpo.grpo_dual_clip) == (0.3, 0.3, 10)
+    assert (grpo.grpo_kl_beta, grpo.kl_estimator) == (1e-4, "k3")
+    asked = recipe.questions
+    assert (asked.no_answer_reward, asked.answer_length_penalty, asked.answer_length_cap) == (-0.5, 0.05, 10)
+    assert (asked.grader, asked.verifier_max_tokens) == ("verifier", 2048)

@@ -1,0 +1,58 @@
+"""Tell whether two runs differ only in what a comparison may vary: the start, the seed, the place and the layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_pz.config.parse import load_yaml
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.runtime.errors import BadInput
+
+MAY_DIFFER = frozenset(
+    {
+        ("model", "hf_model"),
+        ("model", "tokenizer_model"),
+        ("training", "seed"),
+        ("training", "save"),
+        ("training", "load"),
+        ("training", "save_interval"),
+        ("training", "keep_last"),
+        ("training", "keep_every"),
+        ("training", "async_save"),
+        ("training", "log_interval"),
+        ("training", "samples_budget_mib"),
+        ("training", "wandb_project"),
+        ("questions", "verifier_url"),
+    }
+)
+"""Fields that change neither what is learned from, nor how; and the section ``parallel``."""
+
+
+def differing_settings(one: RunConfig, other: RunConfig) -> list[str]:
+    """Return a phrase for every setting in which two configurations must not differ but do."""
+    found = []
+    for section in dataclasses.fields(RunConfig):
+        if section.name == "parallel":
+            continue
+        mine: Any = getattr(one, section.name)
+        theirs: Any = getattr(other, section.name)
+        for each in dataclasses.fields(mine):
+            values = getattr(mine, each.name), getattr(theirs, each.name)
+            if values[0] != values[1] and (section.name, each.name) not in MAY_DIFFER:
+                found.append(f"{section.name}.{each.name} is {values[0]!r} and {values[1]!r}")
+    return found
+
+
+def require_identical_settings(runs: Sequence[Path]) -> None:
+    """Refuse to compare runs whose resolved settings differ from the first one's.
+
+    Raises:
+        BadInput: naming the settings, or the directory that holds no run.
+    """
+    first, *others = [(run, load_yaml(run / "config.yaml")) for run in runs]
+    for run, config in others:
+        if different := differing_settings(first[1], config):
+            raise BadInput(f"{first[0]} and {run} cannot be compared, since {'; '.join(different)}")
