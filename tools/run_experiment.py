@@ -40,6 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=["bf16", "fp32"], help="of all runs; default: the file's or the recipe's"
     )
+    parser.add_argument("--benchmark-data", type=Path, help="folder of the benchmarks, if the experiment asks any")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="only show what is left to do")
     mode.add_argument("--compare", action="store_true", help="only compare what is there")
@@ -70,6 +71,8 @@ def again(flags: argparse.Namespace) -> list[str]:
     words = [str(flags.experiment.absolute()), "--output", str(flags.output.absolute()), "--no-training"]
     for name, value in inputs(flags).items():
         words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
+    if flags.benchmark_data:
+        words += ["--benchmark-data", str(flags.benchmark_data.absolute())]
     return words
 
 
@@ -86,7 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     if int(os.environ.get("RANK", "0")) > 0:  # one process starts the commands, which use all of the node
         return
     flags = parse(argv)
-    experiment = read_experiment(flags.experiment, flags.output, inputs(flags))
+    data = flags.benchmark_data and flags.benchmark_data.absolute()
+    experiment = read_experiment(flags.experiment, flags.output, inputs(flags), data)
     if not experiment.common.data.valid_data_path:
         raise BadInput("--valid-data-path is missing: every run is evaluated on held-out passages")
     if flags.list:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from megatron_pz.experiment.design import Cell, Experiment
-from megatron_pz.experiment.progress import CONFIG, Evaluations, describe, number_tasks, prepare, training_of
+from megatron_pz.experiment.progress import CONFIG, START, Evaluations, describe, number_tasks, prepare, training_of
 from megatron_pz.run.worker import die_with_the_launcher
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, ExpectedFailure
 
@@ -162,7 +162,7 @@ def _evaluate(children: Children, experiment: Experiment, cells: Sequence[Cell],
     hf_model, failures = experiment.common.model.hf_model, list[str]()
     names, models, files, exported = list[str](), list[str](), list[Path](), list[Path]()
     if not evaluations.start.is_file():
-        names, models, files = ["start"], [hf_model], [evaluations.start]
+        names, models, files = [START], [hf_model], [evaluations.start]
     for cell in cells:
         training, model = training_of(cell), cell.folder / "model"
         if training is None or not training.ended or evaluations.of(cell).is_file():

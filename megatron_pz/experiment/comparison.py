@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,8 +16,24 @@ from megatron_pz.runtime.errors import BadInput
 LEVEL = 0.05
 """Chance of any false claim in a family of comparisons."""
 
-Results = Mapping[str, Mapping[int, Evaluation]]
-"""Evaluations by arm and seed; those of an unfinished experiment lack some."""
+
+@dataclass(frozen=True)
+class Measured:
+    """The results of one model."""
+
+    evaluation: Evaluation
+    benchmarks: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Accuracy on every question of each benchmark, float64 [questions]."""
+
+    def values(self, measure: str) -> list[float]:
+        """Return a measure on each passage, NaN where it has none; or a benchmark's accuracy on each question."""
+        if measure in self.benchmarks:
+            return list(self.benchmarks[measure])
+        return [math.nan if value is None else value for value in values(self.evaluation, measure)]
+
+
+Results = Mapping[str, Mapping[int, Measured]]
+"""Results by arm and seed; those of an unfinished experiment lack some."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +63,31 @@ class Difference:
         return "not significant, once all are counted" if self.estimate.p_value < LEVEL else "not significant"
 
 
-def require_same_evaluation(results: Results, start: Evaluation | None) -> None:
-    """Raise BadInput unless all evaluations ask the same questions by the same rules."""
+def require_same_evaluation(results: Results, start: Measured | None) -> None:
+    """Raise BadInput unless all models were asked the same questions by the same rules."""
     found = [*([start] if start else []), *(each for of_arm in results.values() for each in of_arm.values())]
     for other in found[1:]:
+        names = f"{found[0].evaluation.name} and {other.evaluation.name}"
         try:
-            require_comparable(found[0], other)
+            require_comparable(found[0].evaluation, other.evaluation)
         except ValueError as error:
-            raise BadInput(f"the evaluations of {found[0].name} and {other.name} cannot be compared: {error}") from None
+            raise BadInput(f"the evaluations of {names} cannot be compared: {error}") from None
+        for benchmark, accuracies in found[0].benchmarks.items():
+            if len(accuracies) != len(other.benchmarks[benchmark]):
+                raise BadInput(f"{names} were asked different numbers of questions of {benchmark}")
 
 
-def table_of_values(evaluations: Iterable[Evaluation], measure: str) -> np.ndarray:
+def table_of_values(models: Iterable[Measured], measure: str) -> np.ndarray:
     """Return a measure as float [S, P], NaN where a passage has no value."""
-    return np.array([[math.nan if value is None else value for value in values(each, measure)] for each in evaluations])
+    return np.array([each.values(measure) for each in models])
 
 
-def mean(evaluations: Sequence[Evaluation], measure: str) -> CrossedEstimate | None:
+def mean(models: Sequence[Measured], measure: str) -> CrossedEstimate | None:
     """Estimate a measure over seeds and passages; None where there is no value.
 
     Passages that lack a value with one of the seeds are left out.
     """
-    return _of_complete_passages(table_of_values(evaluations, measure)) if evaluations else None
+    return _of_complete_passages(table_of_values(models, measure)) if models else None
 
 
 def differences_of_arms(results: Results, reference: str, measures: Sequence[str]) -> list[Difference]:
@@ -84,7 +104,7 @@ def differences_of_arms(results: Results, reference: str, measures: Sequence[str
     return _adjusted(found)
 
 
-def differences_to_start(results: Results, start: Evaluation, measures: Sequence[str]) -> list[Difference]:
+def differences_to_start(results: Results, start: Measured, measures: Sequence[str]) -> list[Difference]:
     """Compare every arm with the model that its runs start from; one family of tests."""
     found = []
     for measure in measures:
@@ -93,7 +113,7 @@ def differences_to_start(results: Results, start: Evaluation, measures: Sequence
             seeds = tuple(sorted(of_arm))
             after = table_of_values((of_arm[seed] for seed in seeds), measure)
             estimate = _of_complete_passages(after - before) if seeds else None
-            found.append(Difference(measure, arm, start.name, seeds, estimate))
+            found.append(Difference(measure, arm, start.evaluation.name, seeds, estimate))
     return _adjusted(found)
 
 
@@ -146,8 +166,8 @@ def conclusion(differences: Sequence[Difference]) -> list[str]:
 
 
 def label(measure: str) -> str:
-    """Return a measure's name for a reader."""
-    return MEASURES[measure][0]
+    """Return the name of a measure or a benchmark for a reader."""
+    return MEASURES[measure][0] if measure in MEASURES else f"benchmark {measure}"
 
 
 def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
@@ -163,7 +183,7 @@ def difference_rows(differences: Sequence[Difference]) -> list[list[str]]:
     return rows
 
 
-HEADER = ["", "difference", "seeds", "passages", "mean ± 95 %", "p", "p, Holm", "verdict"]
+HEADER = ["", "difference", "seeds", "items", "mean ± 95 %", "p", "p, Holm", "verdict"]
 
 
 def _p(value: float) -> str:

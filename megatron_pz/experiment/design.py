@@ -11,6 +11,7 @@
     settings: {precision: bf16}           # optional: in place of the recipe's, in all runs
     evaluation: {passages: 100}           # optional: counts of tools/evaluate.py
     measures: [repeated_accuracy]         # optional: the measures that are compared
+    benchmarks: {names: [gsm8k], questions: 200}    # optional: asked of every run and compared, too
 
 Settings are fields of :mod:`megatron_pz.config.schema`, whose names occur in one section only.
 """
@@ -62,6 +63,19 @@ class EvaluationCounts:
 
 
 @dataclass(frozen=True)
+class Benchmarks:
+    """Benchmarks that every run is asked as well: the flags of tools/evaluate.py of the same names."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    names: tuple[str, ...]
+    recipe: str = "general_reasoner"
+    prompt_format: str = "recipe"
+    questions: NonNegativeInt = 0
+    max_tokens: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
 class Design:
     """The content of an experiment's file."""
 
@@ -81,6 +95,13 @@ class Design:
     """Arm that all others are compared with; empty: the first."""
     measures: tuple[str, ...] = ("repeated_accuracy", "valid_masks", "generator_reward")
     """Measures whose differences are tested: names of :mod:`megatron_pz.evaluation.summary`."""
+    benchmarks: Benchmarks | None = None
+    """Benchmarks whose differences are tested with the measures."""
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """Names of all measures and benchmarks whose differences are tested."""
+        return self.measures + (self.benchmarks.names if self.benchmarks else ())
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,8 @@ class Experiment:
     """Seed by seed, so that an unfinished experiment has whole seeds."""
     common: RunConfig
     """The settings that all runs share; every run is evaluated by its rules and limits."""
+    benchmark_data: Path | None
+    """Folder with the files of the benchmarks."""
 
     @property
     def arms(self) -> list[str]:
@@ -120,7 +143,9 @@ class Experiment:
         return self.design.reference or self.arms[0]
 
 
-def read_experiment(path: Path, output: Path, inputs: Mapping[str, Any]) -> Experiment:
+def read_experiment(
+    path: Path, output: Path, inputs: Mapping[str, Any], benchmark_data: Path | None = None
+) -> Experiment:
     """Read an experiment whose runs go to ``output/cells``.
 
     Args:
@@ -147,7 +172,9 @@ def read_experiment(path: Path, output: Path, inputs: Mapping[str, Any]) -> Expe
     )
     for cell in cells:
         _check(path, cell)
-    return Experiment(design, cells, common)
+    if design.benchmarks and benchmark_data is None:
+        raise BadInput(f"{path}: it asks {', '.join(design.benchmarks.names)}: give their folder as --benchmark-data")
+    return Experiment(design, cells, common, benchmark_data)
 
 
 def _read_design(path: Path) -> Design:

@@ -1,6 +1,7 @@
 """Keep the progress of an experiment on disk: what its cells have done, and what of an earlier call is still valid.
 
     OUTPUT/start/evaluation-KEY.json        the model that all runs start from
+    OUTPUT/benchmarks-KEY/NAME/             answers of each model to the benchmarks, if the experiment has any
     OUTPUT/common.yaml                      settings that all runs share, by which all are evaluated
     OUTPUT/cells/ARM/seed-N/config.yaml     resolved settings of the run
                             run/            its --save directory
@@ -24,8 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
-from megatron_pz.evaluation.results import rules_of
+from megatron_pz.evaluation.benchmarks.scores import strata
+from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.evaluation.results import Evaluation, rules_of
+from megatron_pz.experiment.comparison import Measured
 from megatron_pz.experiment.design import Cell, Experiment
 from megatron_pz.monitoring.collapse import COUNT, first_collapse
 from megatron_pz.monitoring.compute import ComputeUsed
@@ -35,6 +41,8 @@ from megatron_pz.run.run_directory import changed_settings, write_config
 from megatron_pz.runtime.errors import BadInput
 
 CONFIG, TRAINED = "config.yaml", "trained.json"
+START = "start"
+"""Name of the model that all runs start from."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ class Evaluations:
 
     def __init__(self, experiment: Experiment, output: Path) -> None:
         self.counts, self.output, self.common = experiment.design.evaluation, output.absolute(), experiment.common
+        self.benchmarks, self.benchmark_data = experiment.design.benchmarks, experiment.benchmark_data
         rollout = self.common.rollout
         decisive: Mapping[str, Any] = {
             "counts": dataclasses.asdict(self.counts),
@@ -142,6 +151,8 @@ class Evaluations:
             ],
             "data": list(self.common.data.valid_data_path),
         }
+        if self.benchmarks:
+            decisive = {**decisive, "benchmarks": dataclasses.asdict(self.benchmarks)}
         self.key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -153,6 +164,16 @@ class Evaluations:
         """Return the file of a run's result."""
         return cell.folder / f"evaluation-{self.key}.json"
 
+    def measured(self, file: Path, name: str) -> Measured:
+        """Read the results of the model of this name: its evaluation, and its accuracy on every benchmark question.
+
+        Raises:
+            BadInput: a file is damaged.
+        """
+        evaluation, store = Evaluation.load(file), AnswerStore(self.output / f"benchmarks-{self.key}" / name)
+        names = self.benchmarks.names if self.benchmarks else ()
+        return Measured(evaluation, {each: np.concatenate([*strata(store.read(each)).values()]) for each in names})
+
     def flags(self) -> list[str]:
         """Write the settings of the evaluation and return the flags of tools/evaluate.py that all calls share."""
         self.output.mkdir(parents=True, exist_ok=True)
@@ -161,6 +182,11 @@ class Evaluations:
         flags += ["--valid-data-path", *self.common.data.valid_data_path]
         for name, count in dataclasses.asdict(self.counts).items():
             flags += [f"--{name.replace('_', '-')}", str(count)]
+        if self.benchmarks:
+            flags += ["--benchmarks", ",".join(self.benchmarks.names), "--data", str(self.benchmark_data)]
+            flags += ["--results", str(self.output / f"benchmarks-{self.key}"), "--recipe", self.benchmarks.recipe]
+            flags += ["--prompt-format", self.benchmarks.prompt_format]
+            flags += ["--questions", str(self.benchmarks.questions), "--max-tokens", str(self.benchmarks.max_tokens)]
         return flags
 
 

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from megatron_pz.evaluation.crossed import CrossedEstimate
-from megatron_pz.evaluation.results import Evaluation
 from megatron_pz.evaluation.summary import MEASURES
 from megatron_pz.experiment.comparison import (
     HEADER,
     Difference,
+    Measured,
     conclusion,
     difference_rows,
     differences_of_arms,
     differences_to_start,
+    label,
     mean,
     require_same_evaluation,
 )
 from megatron_pz.experiment.design import Cell, Experiment
-from megatron_pz.experiment.progress import Evaluations, Training, describe, training_of
+from megatron_pz.experiment.progress import START, Evaluations, Training, describe, training_of
 from megatron_pz.monitoring.launches import LAUNCHES_FILE, read_launches
 from megatron_pz.monitoring.metrics import METRICS_FILE, StepMetrics, read_metrics
 from megatron_pz.reports.bands import draw_bands
@@ -32,10 +33,10 @@ from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput
 
 INTERVALS = """\
-± is half of a 95 % interval for other training seeds and other passages alike, by Student's t with the few degrees of
-freedom of the seeds. Pairs have the same seed, which draws the same training passages, and the same held-out passages.
-It does not cover another starting model, corpus, budget or recipe. With one seed, and for the start, it covers passages
-only."""
+± is half of a 95 % interval for other training seeds and other items (passages or questions) alike, by Student's t with
+the few degrees of freedom of the seeds. Pairs have the same seed, which draws the same training passages, and the same
+items. It does not cover another starting model, corpus, budget or recipe. With one seed, and for the start, it covers
+items only."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,10 @@ class Found:
     """Everything that an experiment has on disk by now."""
 
     trainings: dict[Cell, Training | None]
-    evaluations: dict[str, dict[int, Evaluation]]
+    results: dict[str, dict[int, Measured]]
     """By arm and seed; an arm without any has an empty entry."""
     steps: dict[Cell, list[StepMetrics]]
-    start: Evaluation | None
+    start: Measured | None
     missing: dict[Cell, str]
     """What is left to do for each cell that is not done."""
 
@@ -59,15 +60,15 @@ def find(experiment: Experiment, output: Path) -> Found:
     """
     files = Evaluations(experiment, output)
     trainings = {cell: training_of(cell) for cell in experiment.cells}
-    evaluations: dict[str, dict[int, Evaluation]] = {arm: {} for arm in experiment.arms}
+    results: dict[str, dict[int, Measured]] = {arm: {} for arm in experiment.arms}
     for cell in experiment.cells:
         if files.of(cell).is_file():
-            evaluations[cell.arm][cell.seed] = Evaluation.load(files.of(cell))
-    start = Evaluation.load(files.start) if files.start.is_file() else None
-    require_same_evaluation(evaluations, start)
+            results[cell.arm][cell.seed] = files.measured(files.of(cell), cell.name)
+    start = files.measured(files.start, START) if files.start.is_file() else None
+    require_same_evaluation(results, start)
     steps = {cell: read_metrics(cell.folder / "run") for cell in experiment.cells if _has_metrics(cell)}
     left = {cell: describe(cell, trainings[cell], files.of(cell)) for cell in experiment.cells}
-    return Found(trainings, evaluations, steps, start, {cell: words for cell, words in left.items() if words})
+    return Found(trainings, results, steps, start, {cell: words for cell, words in left.items() if words})
 
 
 def _has_metrics(cell: Cell) -> bool:
@@ -81,11 +82,11 @@ def write_comparison(experiment: Experiment, output: Path, title: str) -> str:
         BadInput: nothing is evaluated yet, or as :func:`find`.
     """
     found = find(experiment, output)
-    if not any(found.evaluations.values()):
+    if not any(found.results.values()):
         raise BadInput(f"--output {output}: no run is evaluated yet; nothing can be compared")
-    measures = experiment.design.measures
-    between = differences_of_arms(found.evaluations, experiment.reference, measures)
-    to_start = differences_to_start(found.evaluations, found.start, measures) if found.start else []
+    measures = experiment.design.tested
+    between = differences_of_arms(found.results, experiment.reference, measures)
+    to_start = differences_to_start(found.results, found.start, measures) if found.start else []
     text = "\n".join(_lines(experiment, found, title, between, to_start))
     record = {"experiment": _plain(experiment.design), "runs": _runs(found), "between": between, "to_start": to_start}
     try:
@@ -110,7 +111,7 @@ def _lines(
 ) -> list[str]:
     design, cells = experiment.design, experiment.cells
     bound = f"{design.budget:g} operations" if design.equal == "compute" else f"{design.budget:g} steps"
-    evaluated = sum(map(len, found.evaluations.values()))
+    evaluated = sum(map(len, found.results.values()))
     lines = [
         title,
         "",
@@ -181,15 +182,16 @@ def _mean_and_range(values: Sequence[float], form: str) -> str:
 
 
 def _means(experiment: Experiment, found: Found) -> tuple[list[str], list[list[str]]]:
-    columns = {arm: list(of_arm.values()) for arm, of_arm in found.evaluations.items()}
+    columns = {arm: list(of_arm.values()) for arm, of_arm in found.results.items()}
     header = ["", *(["start"] if found.start else []), *(f"{arm} ({len(of_arm)})" for arm, of_arm in columns.items())]
-    evaluations = [*([[found.start]] if found.start else []), *columns.values()]
+    models = [*([[found.start]] if found.start else []), *columns.values()]
     rows = []
-    for measure, (words, _) in MEASURES.items():
-        estimates = [mean(each, measure) for each in evaluations]
+    benchmarks = experiment.design.benchmarks
+    for measure in (*MEASURES, *(benchmarks.names if benchmarks else ())):
+        estimates = [mean(each, measure) for each in models]
         known = [each for each in estimates if each is not None]
         if known and not (measure.startswith("fault_") and all(each.mean == 0 for each in known)):
-            rows.append([words, *map(_cell, estimates)])
+            rows.append([label(measure), *map(_cell, estimates)])
     return header, rows
 
 

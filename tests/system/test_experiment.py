@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.benchmark_files import write_gsm8k
 from tests.support.tiny_run import make_corpus, metrics_of
 from tests.support.torchrun import ROOT, shell_environment
 
@@ -26,6 +27,7 @@ arms:
   random spans: {{mask_strategy: random_span}}
 settings: {{precision: fp32}}
 evaluation: {{passages: 6, masks_per_passage: 1, predictions_per_mask: 2, samples_per_repeated_word: 2}}
+benchmarks: {{names: [gsm8k], prompt_format: plain, questions: 4, max_tokens: 8}}
 """
 
 
@@ -38,6 +40,7 @@ class Experiment:
         self.command = [sys.executable, "tools/run_experiment.py", str(folder / "experiment.yaml")]
         self.command += ["--output", str(self.output), "--hf-model", str(model)]
         self.command += ["--data-path", corpus, "--valid-data-path", corpus]
+        self.command += ["--benchmark-data", str(write_gsm8k(folder / "benchmarks"))]
 
     def start(self, *flags: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -97,7 +100,8 @@ def test_a_killed_experiment_goes_on_and_repeats_nothing(tmp_path: Path, tiny_ll
         assert [step["iteration"] for step in steps] == list(range(1, len(steps) + 1)), "no step twice"
         assert steps[-1]["compute/flops"] >= 1e9 > steps[-2]["compute/flops"]
     record = json.loads((experiment.output / "comparison.json").read_text())
-    assert [len(each["seeds"]) for each in record["between"]] == [2, 2, 2]
+    assert [each["measure"] for each in record["between"]][-1] == "gsm8k"
+    assert [len(each["seeds"]) for each in record["between"]] == [2, 2, 2, 2]
     assert (experiment.output / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     before = {path: path.stat().st_mtime_ns for path in experiment.output.glob("cells/*/*/*")}

@@ -38,7 +38,7 @@ def read(tmp_path: Path) -> Callable[..., Experiment]:
             text = text.replace(old, new)
         (tmp_path / "experiment.yaml").write_text(text)
         inputs = {"hf_model": str(tmp_path), "data_path": ["corpus"], "valid_data_path": ["held_out"]}
-        return read_experiment(tmp_path / "experiment.yaml", tmp_path / "out", inputs)
+        return read_experiment(tmp_path / "experiment.yaml", tmp_path / "out", inputs, tmp_path / "benchmarks")
 
     return read_it
 

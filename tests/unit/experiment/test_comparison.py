@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from megatron_pz.evaluation.results import Evaluation
 from megatron_pz.experiment.comparison import (
     Difference,
+    Measured,
     conclusion,
     difference_rows,
     differences_of_arms,
@@ -29,9 +29,13 @@ from tests.unit.experiment.conftest import checkpoint, evaluation
 MEASURE = ["repeated_accuracy"]
 
 
-def arm(table: np.ndarray) -> dict[int, Evaluation]:
-    """Evaluations of seeds 1, 2, … with a row of accuracies each."""
-    return {seed: evaluation(f"seed {seed}", list(row)) for seed, row in enumerate(table, 1)}
+def measured(name: str, accuracies: Sequence[float | None], seed: int = 11) -> Measured:
+    return Measured(evaluation(name, accuracies, seed))
+
+
+def arm(table: np.ndarray) -> dict[int, Measured]:
+    """Results of seeds 1, 2, … with a row of accuracies each."""
+    return {seed: measured(f"seed {seed}", list(row)) for seed, row in enumerate(table, 1)}
 
 
 def only(differences: list[Difference]) -> Difference:
@@ -91,13 +95,13 @@ def test_only_seeds_that_both_arms_have_are_compared() -> None:
 
 
 def test_passages_without_a_value_are_left_out_of_all_seeds() -> None:
-    results = {"a": {1: evaluation("a", [0.0, 0.5, None])}, "b": {1: evaluation("b", [0.5, None, 0.5])}}
+    results = {"a": {1: measured("a", [0.0, 0.5, None])}, "b": {1: measured("b", [0.5, None, 0.5])}}
     found = only(differences_of_arms(results, "a", MEASURE))
     assert found.estimate is not None and (found.estimate.mean, found.estimate.passages) == (0.5, 1)
 
 
 def test_arms_are_compared_with_their_start() -> None:
-    start = evaluation("start", [0.1, 0.3])
+    start = measured("start", [0.1, 0.3])
     found = only(differences_to_start({"a": arm(np.array([[0.2, 0.4], [0.4, 0.6]]))}, start, MEASURE))
     assert found.estimate is not None
     assert (found.reference, found.estimate.mean) == ("start", pytest.approx(0.2))
@@ -114,7 +118,22 @@ def test_a_significant_difference_is_said_in_a_sentence() -> None:
 
 def test_other_questions_are_not_compared() -> None:
     with pytest.raises(BadInput, match=r"evaluations of b and a cannot be compared: settings differ"):
-        require_same_evaluation({"a": {1: evaluation("a", [0.1])}}, evaluation("b", [0.1], seed=12))
+        require_same_evaluation({"a": {1: measured("a", [0.1])}}, measured("b", [0.1], seed=12))
+    asked = Measured(evaluation("a", [0.1]), {"gsm8k": np.zeros(3)})
+    more = Measured(evaluation("b", [0.1]), {"gsm8k": np.zeros(4)})
+    with pytest.raises(BadInput, match="b and a were asked different numbers of questions of gsm8k"):
+        require_same_evaluation({"a": {1: asked}}, more)
+
+
+def test_benchmarks_are_compared_question_by_question() -> None:
+    arms = {
+        name: {seed: Measured(evaluation("m", [0.5]), {"gsm8k": np.array([0.0, 1.0, right])}) for seed in (1, 2)}
+        for name, right in (("a", 0.0), ("b", 1.0))
+    }
+    found = only(differences_of_arms(arms, "a", ["gsm8k"]))
+    assert found.estimate is not None
+    assert (found.estimate.mean, found.estimate.passages) == (pytest.approx(1 / 3), 3)
+    assert difference_rows([found])[0][0] == "benchmark gsm8k"
 
 
 def test_an_unfinished_experiment_is_compared_and_says_what_is_missing(

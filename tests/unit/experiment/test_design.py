@@ -99,6 +99,7 @@ def test_a_named_precision_is_that_of_trainer_and_rollouts(tmp_path: Path) -> No
         ({"settings": {"precision": "auto"}}, "precision auto is measured anew by every run"),
         ({"settings": {"save_interval": 0}}, "save_interval 0: a run is evaluated by its checkpoint"),
         ({"settings": {"policy_sharing": "separate"}, "arms": {"a": {}}}, "policy_sharing separate makes two models"),
+        ({"benchmarks": {"names": ["gsm8k"]}}, "it asks gsm8k: give their folder as --benchmark-data"),
         ({"config": "none.yaml"}, "none.yaml: No such file"),
     ],
 )

@@ -6,14 +6,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from megatron_pz.config.parse import load_yaml
+from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA
 from megatron_pz.experiment.design import Experiment
 from megatron_pz.experiment.progress import Evaluations, describe, number_tasks, prepare, training_of
 from megatron_pz.run.objective import Schedule
 from megatron_pz.runtime.errors import BadInput
-from tests.unit.experiment.conftest import checkpoint
+from tests.unit.experiment.conftest import checkpoint, evaluation
+from tools import evaluate
 
 Read = Callable[..., Experiment]
 
@@ -95,6 +99,31 @@ def test_other_evaluation_settings_are_other_files_and_other_paths_are_not(read:
     assert flags[:4] == ["--config", str(tmp_path / "out/common.yaml"), "--valid-data-path", "held_out"]
     assert flags[flags.index("--passages") + 1] == "4"
     assert load_yaml(tmp_path / "out/common.yaml").game == experiment.common.game
+
+
+def test_benchmarks_are_asked_by_the_same_call_and_read_back(read: Read, tmp_path: Path) -> None:
+    experiment = read(**{"measures:": "benchmarks: {names: [gsm8k], questions: 2}\nmeasures:"})
+    files = Evaluations(experiment, tmp_path / "out")
+    assert files.key != Evaluations(read(), tmp_path / "out").key
+    results = tmp_path / f"out/benchmarks-{files.key}"
+    flags = files.flags()
+    assert flags[flags.index("--benchmarks") :] == [
+        *("--benchmarks", "gsm8k", "--data", str(tmp_path / "benchmarks"), "--results", str(results)),
+        *("--recipe", "general_reasoner", "--prompt-format", "recipe", "--questions", "2", "--max-tokens", "0"),
+    ]
+    evaluate.parse([*flags, "--hf-model", str(model(tmp_path)), "--name", experiment.cells[0].name])
+    evaluation("m", [0.5]).save(files.start)
+    rows = [{"benchmark": "gsm8k", "subject": "", "question": name, "correct": name == "b"} for name in ("a", "b")]
+    (results / "start").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows, ANSWERS_SCHEMA), results / "start/gsm8k.parquet")
+    assert files.measured(files.start, "start").values("gsm8k") == [0.0, 1.0]
+    with pytest.raises(BadInput, match=r"gsm8k\.parquet: is missing"):
+        files.measured(files.start, experiment.cells[0].name)
+
+
+def model(folder: Path) -> Path:
+    (folder / "config.json").touch()
+    return folder
 
 
 def test_a_cell_keeps_its_number_when_others_are_added(read: Read, tmp_path: Path) -> None:
