@@ -12,6 +12,7 @@ describe the work of a step; further flags are those of megatron_pz.train. Print
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -53,10 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     basis = estimate(arch, config, device, own.gpus_per_node, own.gpus_per_node, known)
     points = list(_points(arch, config, device, basis, nodes))
     title = f"SIMULATED: {_title(config, basis)}"
-    notes = "\n".join([_notes(basis, known), *basis.fitted])
-    text = "\n\n".join([study_table(points, title), notes])
+    notes = _notes(basis, known)
+    command = shlex.join(["python", "tools/simulate_scaling.py", *(sys.argv[1:] if argv is None else argv)])
+    text = "\n\n".join([study_table(points, title), "\n".join([notes, *basis.fitted]), command])
     measured = _measured(known.calibrate, own.gpus_per_node) if known.calibrate else None
-    wrapped = "\n".join(textwrap.fill(line, 170) for line in notes.splitlines())
+    wrapped = textwrap.fill(notes, 180)
     try:
         own.output.mkdir(parents=True, exist_ok=True)
         (own.output / "scaling_simulated.txt").write_text(text + "\n", encoding="utf-8")
@@ -106,7 +108,9 @@ def _title(config: RunConfig, basis: Estimate) -> str:
 
 def _notes(basis: Estimate, known: KnownWork) -> str:
     rates, device = basis.cluster.rates, basis.cluster.device
-    source = "fitted to the measured run below" if known.calibrate else "ASSUMED, no run has confirmed them"
+    source = (
+        f"fitted to the measured run {known.calibrate}" if known.calibrate else "ASSUMED, no run has confirmed them"
+    )
     star = "the star is measured" if known.calibrate else "nothing is measured"
     return (
         f"Every line is simulated (megatron_pz/planning/step_time); {star}. Rates are {source}: engines at "
@@ -118,7 +122,7 @@ def _notes(basis: Estimate, known: KnownWork) -> str:
 
 def _measured(folder: Path, per_node: int) -> MeasuredPoint:
     run = read_run(folder)
-    label = f"measured: {run.processes} x {run.device.name}, {len(run.steps)} steps"
+    label = f"measured: {run.processes} x {run.device.name}, {run.config.game.passages_per_step} passages a step"
     return MeasuredPoint(run.processes / per_node, run.sampled_per_second(), label)
 
 

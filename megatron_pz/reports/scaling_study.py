@@ -131,7 +131,7 @@ def _finish(speed: Axes, share: Axes, nodes: Sequence[int]) -> None:
     speed.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     speed.set_ylabel("sampled tokens per second of a step")
     speed.legend(fontsize=8.5, framealpha=0.85)
-    share.set_ylim(0, 110)
+    share.set_ylim(0, max(110, 1.05 * share.dataLim.ymax))
     share.set_ylabel("efficiency, % of the fewest nodes'")
     share.set_xlabel("nodes")
     for axes in (speed, share):

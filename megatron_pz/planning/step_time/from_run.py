@@ -104,7 +104,7 @@ class MeasuredRun:
         """Return the run with the steps from iteration ``first`` to ``last`` alone."""
         return replace(self, steps=tuple(pair for pair in self.steps if first <= pair[1].iteration <= last))
 
-    def simulate(self, rates: Rates, draws: int = 3) -> StepTime:
+    def simulate(self, rates: Rates, draws: int = 8) -> StepTime:
         """Return the simulated time of a mean step of the run."""
         plan = plan_for(self.arch, self.config, self.device, self.processes)
         return simulate_step(self.arch, self.config, plan, self.cluster(rates), self.work(), draws=draws)
@@ -214,12 +214,12 @@ def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:
     measured = run.seconds()
     fitted, new = [], old
     for part, slower in _SLOWER.items():
-        before = getattr(run.simulate(new), part)
+        now = before = getattr(run.simulate(new), part)
         for _ in range(4):  # communication and latencies do not slow with the factor
-            now = getattr(run.simulate(new), part)
             if min(now, measured[part]) <= 0 or abs(measured[part] / now - 1) < 1e-3:
                 break
             new = slower(new, measured[part] / now)
+            now = getattr(run.simulate(new), part)
         fitted.append((part, before, measured[part]))
     new = replace(new, rest_seconds=measured["rest"])
     lines = [

@@ -22,7 +22,7 @@ class Rates:
     update_flops_share: float = 0.4
     """Model FLOP utilization of an update before pipeline bubbles, imbalance and communication."""
     link_share: float = 0.7
-    """Share of a link's rate that collectives and copies reach."""
+    """Share of a link's rate that collectives and copies reach, and of the memory's that optimizer steps reach."""
     all_reduce_seconds: float = 1e-5
     """Latency of an all-reduce within an engine's tensor parallel group."""
     sync_bytes_per_second: float = 27e9

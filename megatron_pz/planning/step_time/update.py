@@ -16,6 +16,8 @@ from megatron_pz.rl.packing import balance_groups, first_fit_decreasing
 Group = tuple[int, tuple[int, ...]]
 """Tokens of a prompt and of its responses."""
 _BF16, _FP32 = 2, 4
+_ADAM_BYTES = 40
+"""Bytes of a parameter that move: gradient, its norm and its zero (12), master weight and both moments (24), weight."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class UpdateCost:
         for share in shares:
             slowest, mean, batches = self._passes(share)
             passes = grpo.grpo_iterations + forwards / self._passes_per_forward
-            exposed = grpo.grpo_iterations * self._exposed_reduction(slowest, batches)
+            exposed = grpo.grpo_iterations * (self._exposed_reduction(slowest, batches) + self._optimizer())
             seconds += passes * slowest + exposed
             busy += passes * mean + exposed
         return UpdateTime(seconds, busy)
@@ -115,6 +117,13 @@ class UpdateCost:
             moved = 4 * chosen * _BF16 * arch.hidden_size * own / tensor * sparse
             seconds += self._over(moved, experts)
         return seconds
+
+    def _optimizer(self) -> float:
+        """Return the seconds of an optimizer step, which is bound by the memory's bandwidth."""
+        sizes = self.config.parallel
+        parameters = max(size.total for size in shard_sizes(self.arch, self.config.model, sizes))
+        ranks = self.copies * sizes.context_parallel_size if sizes.use_distributed_optimizer else 1
+        return _ADAM_BYTES * parameters / ranks / (self.device.bandwidth * self.rates.link_share)
 
     def _exposed_reduction(self, slowest: float, batches: int) -> float:
         """Return the seconds in which gradients and weights travel between the copies and nothing else happens."""

@@ -99,11 +99,12 @@ def workload_of(
     Raises:
         BadInput: a mean above the role's limit.
     """
-    game, rollout = config.game, config.rollout
-    active = game.mask_strategy == "active"
+    game, rollout, questions = config.game, config.rollout, config.questions
+    asks = bool(questions.question_path or questions.reasoning_gym_tasks)  # a recipe of megatron_pz.rlvr
+    active = game.mask_strategy == "active" and not asks
     return Workload(
-        game.passages_per_step,
-        game.masks_per_passage,
+        questions.questions_per_step if asks else game.passages_per_step,
+        1 if asks else game.masks_per_passage,
         game.grpo_group_size,
         Lengths(proposal_mean, sigma, rollout.longest_response("generator")) if active else None,
         Lengths(prediction_mean, sigma, rollout.longest_response("predictor")),
@@ -147,6 +148,6 @@ def draw_step(work: Workload, seed: int) -> DrawnStep:
 
 
 def _chosen(rng: np.random.Generator, count: int, share: float) -> list[int]:
-    """Return ``share`` of the numbers below ``count``, drawn at random, in ascending order."""
-    taken = min(count, round(share * count))
+    """Return ``share`` of the numbers below ``count``, drawn at random, in ascending order; exact on average."""
+    taken = min(count, int(share * count + rng.random()))
     return sorted(int(number) for number in rng.choice(count, taken, replace=False)) if count else []
