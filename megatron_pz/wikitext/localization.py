@@ -21,7 +21,8 @@ FILE, TEMPLATE, CATEGORY = 6, 10, 14
 """Numbers of namespaces."""
 _TABLES: Final = {FILE: "file", TEMPLATE: "template", CATEGORY: "category"}
 _CANONICAL: Final = {
-    "media": -2, "special": -1, "talk": 1, "user": 2, "user_talk": 3, "project": 4, "project_talk": 5, "file_talk": 7,
+    "media": -2, "special": -1, "talk": 1, "user": 2, "user_talk": 3, "project": 4, "project_talk": 5, "wikipedia": 4,
+    "wikipedia_talk": 5, "file_talk": 7,
     "mediawiki": 8, "mediawiki_talk": 9, "template_talk": 11, "help": 12, "help_talk": 13, "category_talk": 15,
 }  # fmt: skip
 """English names of the other namespaces that every wiki has."""

@@ -36,7 +36,7 @@ _PAGE = b"<page>"
 _SITEINFO_END = b"</siteinfo>"
 _LARGEST_HEAD = 4 << 20
 _PREFIXED = re.compile(rb"<([A-Za-z_][\w.-]*):(?:siteinfo|page)\b")
-_OTHER_PAGE = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?page\b(?!>)[^<>]*>")
+_OTHER_PAGE = re.compile(rb"<(?:[A-Za-z_][\w.-]*:page\b|page\b(?!>))[^<>]*>")
 _HOST = re.compile(r"https?://([a-z-]+)\.[a-z]+\.org/")
 
 

@@ -3,7 +3,7 @@ cimport cython
 
 from .buffer cimport Buffer
 
-cdef str _ENDS, _CLOSERS, _PREFIXES
+cdef str _ENDS, _CLOSERS, _PREFIXES, _SIGNS
 cdef Py_ssize_t _LONGEST_PARENTHESIS
 cdef Py_UCS4 _FIRST_UNSPACED
 

@@ -9,6 +9,8 @@ from .characters import is_closing, is_opening, is_separator
 
 _ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
 _CLOSERS = ")）］〕】]\"'”’»›」』"
+_SIGNS = "$£€¥₹₩#=~≈<>+−±×/*-–—"
+"""Signs behind which a word must stand."""
 _PREFIXES = "وفبلكובלכמשה"
 """Arabic and Hebrew words of one letter: and, in, to, like."""
 _LONGEST_PARENTHESIS = 2000
@@ -46,7 +48,14 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
         return False
     if _is_prefix(out, floor):
         return True
-    if not is_attached or last == "\n" or last >= _FIRST_UNSPACED or last.isdigit() or is_opening(last):
+    if (
+        not is_attached
+        or last == "\n"
+        or last >= _FIRST_UNSPACED
+        or last.isdigit()
+        or is_opening(last)
+        or last in _SIGNS
+    ):
         return True
     return not (is_spaced or ends_part or following in ":]\n：" or following in _ENDS)
 

@@ -165,6 +165,8 @@ class Paragraphs:
         out = self.out
         if self.hole != CLOSED:
             self._settle_hole("\n")
+        while self.pending & GAP and out.size > self.floor and is_separator(self._last()):
+            out.truncate(out.size - 1)
         if self.has_hole:
             text = without_incomplete_sentences(out.text(self.floor, out.size), self.language, self.dropped)
             out.truncate(self.floor)

@@ -108,7 +108,7 @@ def _years_between(start: list[str], end: list[str]) -> int | None:
 def as_of(parameters: Parameters) -> str:
     """``{{as of|2010|1|15}}`` -> As of 15 January 2010; ``df=us`` puts the month first."""
     if alternative := parameters.get("alt"):
-        return alternative
+        return alternative + parameters.get("post", "")
     values = ([*positional(parameters), "", "", ""])[:3]
     day_first = parameters.get("df", "").casefold() not in ("us", "mdy")
     date = _date(*values, day_first=day_first)

@@ -87,7 +87,8 @@ def _scripts(code: str, *labels: tuple[str, str]) -> Render:
     """Show labelled spellings of a word: ``Chinese: 漢語; pinyin: Hànyǔ``; or the word behind its language's label."""
 
     def render(parameters: Parameters) -> str:
-        shown = "; ".join(f"{label}{parameters[name]}" for name, label in labels if parameters.get(name))
+        bare = parameters.get("labels") == "no"
+        shown = "; ".join((not bare) * label + parameters[name] for name, label in labels if parameters.get(name))
         wiki = parameters.get("@", "")
         return shown or (UNREAD if wiki in ENGLISH else labelled(code, parameters, wiki))
 

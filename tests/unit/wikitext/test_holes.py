@@ -22,6 +22,9 @@ from megatron_pz.wikitext.localization import Wiki
         ("{{term|Apple}}{{defn|A fruit.}}", "Apple\n\nA fruit."),
         ("{{plainlist|* a\n* b}}", "- a\n- b"),
         ("A. {{ISBN|1}}. B", "A. B"),
+        ("* Press, {{ISBN|1}}\n* end", "- Press\n- end"),
+        ("{{As of|2017|alt=measured by 2017|post=),}} so.", "measured by 2017), so."),
+        ("X ({{zh|labels=no|c=民航|p=Min}}) is.", "X (民航; Min) is."),
         ("Prose.\n<pre>\nint x;\n</pre>\nMore.", "Prose.\n\nMore."),
         ("Prose.<syntaxhighlight lang=c>\nint x;\n</syntaxhighlight>More.", "Prose.\n\nMore."),
         ("<poem>\nRoses\nViolets\n\nSugar\n</poem>After\nall.", "Roses\nViolets\n\nSugar\n\nAfter all."),
@@ -55,7 +58,7 @@ def test_what_only_looks_like_a_variant_stays(text: str) -> None:
     "sentence",
     [
         "The {} was big.", "{} was big.", "It was {}.", "In 5{} of it.", "It, {}, and so on.",
-        "A (see {} there) is.", "A ''{}'' thing.",
+        "A (see {} there) is.", "A ''{}'' thing.", "It cost (${} today) then.",
     ],
 )  # fmt: skip
 def test_a_sentence_that_lost_a_word_goes(hole: str, reason: str, sentence: str) -> None:

@@ -313,6 +313,7 @@ def test_the_language_is_the_wikis(tmp_path: Path, name: str, base: str, declare
     ("page", "words"),
     [
         ("mw:page", "have the prefix mw:"),
+        ("x:page", "a page begins with <x:page>"),
         ('page xmlns="http://x"', "a page begins with <page xmlns"),
         ("page ", "a page be"),
     ],
