@@ -1,4 +1,6 @@
 # C types of lines.py.
+cimport cython
+
 from .frames cimport Frame
 from .state cimport Scan
 
@@ -15,4 +17,6 @@ cdef void _gallery_line(Scan scan) except *
 cdef int _bar_or_mark(Scan scan, Py_ssize_t start) except -1
 cdef int _list_item(Scan scan, Py_ssize_t start) except -1
 cdef void _heading(Scan scan) except *
+@cython.locals(index=Py_ssize_t, line_end=Py_ssize_t, end=Py_ssize_t, last=Py_UCS4)
+cdef Py_ssize_t _heading_end(Scan scan) except -1
 cdef void end_heading(Scan scan) except *

@@ -129,9 +129,7 @@ def _heading(scan: Scan) -> None:
         return
     data = scan.source.data
     begin = scan.position
-    line_end = begin
-    while line_end < scan.size and data[line_end] != "\n" and not scan.follows(line_end, "<", "!"):
-        line_end += 1
+    line_end = _heading_end(scan)
     last = line_end
     while last > begin and data[last - 1] in " \t":
         last -= 1
@@ -155,6 +153,26 @@ def _heading(scan: Scan) -> None:
     scan.heading_level = level
     scan.heading_start = scan.out.size
     scan.heading_next = line_end
+
+
+def _heading_end(scan: Scan) -> int:
+    """Find the end of the line at the position, or the comment behind the heading's closing signs."""
+    data = scan.source.data
+    index = scan.position
+    line_end = scan.source.find("\n", index, scan.size)
+    has_text = False
+    last = "="  # the last character that is neither white space nor in a comment
+    while index < line_end:
+        if scan.follows(index, "<", "!"):
+            end = scan.source.find(">", index, line_end)
+            if (has_text and last == "=") or end == line_end:
+                break
+            index = end
+        elif data[index] != " " and data[index] != "\t":
+            last = data[index]
+            has_text = has_text or last != "="
+        index += 1
+    return index
 
 
 def end_heading(scan: Scan) -> None:

@@ -80,3 +80,8 @@ def test_an_unclosed_template_costs_its_own_sentence(wikitext: str, text: str) -
 )  # fmt: skip
 def test_bars_that_templates_spell(wikitext: str, keep: str, text: str) -> None:
     assert text_of(wikitext, keep=keep) == text
+
+
+@pytest.mark.parametrize("heading", ["== Leben <!-- a > b --> ==", "== <!-- a --> Leben == <!-- b -->"])
+def test_a_comment_inside_a_heading_goes(heading: str) -> None:
+    assert text_of(f"A.\n{heading}\nB.", keep="headings") == "A.\nLeben\nB."
