@@ -49,7 +49,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         *_path_rules(c),
         *_training_rules(c),
         *_deadline_rules(c),
-        *_game_rules(c.game),
+        *_game_rules(c.game, c.rollout),
         *_rollout_rules(c.rollout),
         *_grpo_rules(c.grpo),
         *_optimizer_rules(c),
@@ -86,7 +86,7 @@ def _training_rules(c: RunConfig) -> list[tuple[bool, str]]:
     ]
 
 
-def _game_rules(game: GameConfig) -> list[tuple[bool, str]]:
+def _game_rules(game: GameConfig, rollout: RolloutConfig) -> list[tuple[bool, str]]:
     return [
         (
             game.grpo_group_size >= 2,
@@ -104,6 +104,11 @@ def _game_rules(game: GameConfig) -> list[tuple[bool, str]]:
         (
             game.policy_sharing == "shared" or game.mask_strategy == "active",
             f"--policy-sharing separate: --mask-strategy {game.mask_strategy} never asks the generator; use shared",
+        ),
+        (
+            not rollout.generator_ahead or game.mask_strategy == "active",
+            f"--generator-ahead: --mask-strategy {game.mask_strategy} never asks the generator; use active, or leave "
+            "it out",
         ),
     ]
 

@@ -260,6 +260,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--entropy-top-share", "0"], "must be above 0"),
         (["--policy-sharing", "separate", "--generator-lr", "1e-9", "--min-lr", "1e-8"], "at least --min-lr"),
         (["--policy-sharing", "separate", "--mask-strategy", "random_span"], "never asks the generator"),
+        (
+            ["--generator-ahead", "--mask-strategy", "random_span"],
+            "--generator-ahead: --mask-strategy random_span never",
+        ),
         (["--sequence-parallel"], "needs --tensor-model-parallel-size"),
         (["--virtual-pipeline-model-parallel-size", "2"], "needs --pipeline-model-parallel-size"),
         (["--min-lr", "1"], "must be at most --lr"),
