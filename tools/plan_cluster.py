@@ -27,7 +27,7 @@ from megatron_pz.planning.memory import GIB, MemoryPlan, data_parallel_sizes, pl
 from megatron_pz.planning.step_time.devices import DEVICES, find_device
 from megatron_pz.planning.step_time.estimate import Estimate, KnownWork, add_work_flags, estimate
 from megatron_pz.planning.step_time.lengths import Lengths
-from megatron_pz.planning.step_time.rollout import SCHEDULES, Schedule
+from megatron_pz.planning.step_time.rollout import SCHEDULES, Schedule, schedule_of
 from megatron_pz.planning.step_time.step import StepTime
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
@@ -56,11 +56,12 @@ def main(argv: list[str] | None = None) -> None:
     if device is None and known != KnownWork():
         raise BadInput("flags about time need --gpu NAME")
     timing = estimate(arch, config, device, own.gpus, own.gpus_per_node, known) if device else None
+    schedule = own.schedule or schedule_of(config)
     if own.layouts:
         layouts = judge_layouts(arch, config, own.gpus, memory, own.gpus_per_node)
-        times = timing.of_layouts(layouts, own.schedule) if timing else {}
+        times = timing.of_layouts(layouts, schedule) if timing else {}
         layouts.sort(key=lambda layout: _slower(layout, times))
-        print(describe_layouts(layouts, own.gpus, memory, times, own.schedule))
+        print(describe_layouts(layouts, own.gpus, memory, times, schedule))
         fits = not layouts[0].refusal
         chosen, plan = replace(config, parallel=layouts[0].parallel), layouts[0].plan
     else:
@@ -93,7 +94,7 @@ def _parser() -> Parser:
     parser.add_argument("--gpu-memory", type=float, help="of one, in GiB; default: that of --gpu")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="tensor parallel ranks share a node")
     parser.add_argument("--layouts", action="store_true", help="judge every layout, not the recipe's own alone")
-    parser.add_argument("--schedule", choices=SCHEDULES, default="barrier", help="of --layouts: what to sort by")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="of --layouts: what to sort by (default: the recipe's)")
     add_work_flags(parser)
     return parser
 
@@ -196,7 +197,8 @@ def describe_time(timing: Estimate, times: list[StepTime]) -> str:
     masks = work.passages * work.masks_per_passage
     predicted = round(masks * work.predicted_share)
     proposals = f"{masks} proposals of {_length(work.proposals)}, " if work.proposals else ""
-    today = next(time for time in times if time.schedule == "barrier")
+    own = schedule_of(timing.config)
+    today = next((time for time in times if time.schedule == own), times[0])
     cost = steps * today.tail / 3600 * today.gpus
     notes = [
         f"{device.name}: engines at {rates.bandwidth_share:.0%} of {device.bandwidth / 1e12:.3g} TB/s and "
@@ -206,11 +208,11 @@ def describe_time(timing: Estimate, times: list[StepTime]) -> str:
         f"{work.predictor_prompt:.0f} ({timing.origin})",
         f"groups learned from: generator {work.generator_learned:.0%}, predictor {work.predictor_learned:.0%}"
         f"{' (an upper bound: those with equal rewards drop out)' if all_learned else ''}",
-        f"the tail, in which the last 10 % of the responses end, takes {today.tail:.1f} s of a step with barrier: "
+        f"the tail, in which the last 10 % of the responses end, takes {today.tail:.1f} s with {today.schedule}: "
         f"{cost:,.0f} GPU-hours of the run",
         *(f"{name}: {words}" for name, words in SCHEDULES.items()),
     ]
-    title = "time of a step, simulated and not measured; the fastest first. barrier is the default of megatron_pz.train"
+    title = f"time of a step, simulated and not measured; the fastest first; these settings choose {own}"
     return "\n".join([*timing.fitted, table(title, header, rows), "", *notes])
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from megatron_pz.config.schema import RunConfig
 from megatron_pz.planning.step_time.engine import EngineCost, serve
 from megatron_pz.planning.step_time.workload import DrawnStep, Response
 
@@ -19,8 +20,15 @@ SCHEDULES: dict[Schedule, str] = {
     "generator-ahead": "this step's predictions beside the next step's proposals",
     "rollout-ranks": "some devices only sample, one step ahead of the others, which only learn; one queue",
 }
+
+
 TAIL_SHARE = 0.9
 """The tail of a rollout begins when this share of its responses has ended."""
+
+
+def schedule_of(config: RunConfig) -> Schedule:
+    """Return the schedule that ``megatron_pz.train`` follows with these settings."""
+    return "generator-ahead" if config.rollout.generator_ahead else "barrier"
 
 
 @dataclass(frozen=True)
