@@ -79,11 +79,11 @@ def write_comparison(experiment: Experiment, output: Path, title: str) -> str:
     """Write the comparison of what is there by now into ``output`` and return its text.
 
     Raises:
-        BadInput: nothing is evaluated yet, or as :func:`find`.
+        BadInput: no run has begun yet, or as :func:`find`.
     """
     found = find(experiment, output)
-    if not any(found.results.values()):
-        raise BadInput(f"--output {output}: no run is evaluated yet; nothing can be compared")
+    if not any(found.steps.values()):
+        raise BadInput(f"--output {output}: no run has done a step yet; nothing can be compared")
     measures = experiment.design.tested
     between = differences_of_arms(found.results, experiment.reference, measures)
     to_start = differences_to_start(found.results, found.start, measures) if found.start else []
@@ -127,6 +127,8 @@ def _lines(
         "",
         table("Work of the runs, mean over seeds (range)", WORK_HEADER, _work(experiment, found)),
     ]
+    if not any(found.results.values()):
+        return [*lines, "", "No run is evaluated yet, so that nothing can be said of the arms."]
     lines += ["", table("Means on held-out passages", *_means(experiment, found)), "", INTERVALS]
     lines += ["", *_family(f"Differences to {experiment.reference}", between)]
     if to_start:

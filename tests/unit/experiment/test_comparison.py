@@ -141,14 +141,18 @@ def test_an_unfinished_experiment_is_compared_and_says_what_is_missing(
 ) -> None:
     experiment = read()
     files = Evaluations(experiment, tmp_path / "out")
-    with pytest.raises(BadInput, match="no run is evaluated yet"):
+    with pytest.raises(BadInput, match="no run has done a step yet"):
         write_comparison(experiment, tmp_path / "out", "A study")
+    checkpoint(experiment.cells[4], [4.0])
+    (tmp_path / "out").mkdir(exist_ok=True)
+    early = write_comparison(experiment, tmp_path / "out", "A study")
+    assert early.endswith("No run is evaluated yet, so that nothing can be said of the arms.")
+    assert "Work of the runs" in early and "Differences" not in early
     evaluation("start", [0.0, 0.25, 0.5, 0.5]).save(files.start)
     for cell in experiment.cells[:4]:  # seeds 1 and 2
         checkpoint(cell, [2.0, 4.0, 6.0, 8.0, 10.0 + cell.seed], idle=cell.seed == 2)
         gain = 0.25 if cell.arm == "active" else 0.0
         evaluation(cell.name, [gain, 0.25 + gain, 0.5, 0.5]).save(files.of(cell))
-    checkpoint(experiment.cells[4], [4.0])
 
     text = write_comparison(experiment, tmp_path / "out", "A study")
     assert text == (tmp_path / "out/comparison.txt").read_text().rstrip("\n")
