@@ -37,6 +37,7 @@ from tests.distributed.test_layouts import (
 )
 from tests.distributed.workers import whole_runs
 from tests.support.forked_ranks import ForkedRanks
+from tests.support.scripted_run import question_config
 from tests.support.tiny_corpus import PASSAGES, write_corpus
 
 GAMES = {
@@ -90,6 +91,39 @@ def by_one_process(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("by_one_process")
     compared = ("one policy", "two policies")
     return {name: outcome(configs[name], 1, folder / name) for name in compared}
+
+
+@pytest.fixture(scope="module")
+def questions(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """Four steps of question answering, with the settings of the game otherwise."""
+    plain, folder = configs["one policy"], tmp_path_factory.mktemp("questions")
+    files = folder / "train.jsonl", folder / "held_out.jsonl"
+    asked = question_config(Path(plain.model.hf_model), folder / "run", *files)
+    training = dataclasses.replace(plain.training, eval_interval=2)
+    return dataclasses.replace(plain, data=asked.data, questions=asked.questions, training=training)
+
+
+@pytest.fixture(scope="module")
+def answered_by_one_process(questions: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    """The outcome of the run, and its held-out results."""
+    alone = changed(questions, {}, save=str(tmp_path_factory.mktemp("answered") / "alone"))
+    result = outcome(alone, 1, Path(f"{alone.training.save}_result"))
+    assert sum(step["solver/groups_learned_from"] for step in result[2][2:]) > 0
+    return result, (Path(alone.training.save) / "held_out.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    "layout", [OVERLAPPED, SEQUENCE, PIPELINE, CONTEXT], ids=["data", "tensor", "pipeline", "context"]
+)
+def test_questions_are_answered_alike_in_any_layout(
+    layout: dict[str, Any], questions: RunConfig, answered_by_one_process: tuple[Any, str], tmp_path: Path
+) -> None:
+    """Two steps on two ranks, a resume, two more: metrics, weights, every held-out answer are those of one process."""
+    folder = str(tmp_path / "run")
+    outcome(changed(questions, layout, save=folder, train_iters=2), 2, tmp_path / "half")
+    whole, held_out = answered_by_one_process
+    require_same(whole, outcome(changed(questions, layout, save=folder, load=folder), 2, tmp_path / "rest"))
+    assert (Path(folder) / "held_out.jsonl").read_text() == held_out and len(held_out.splitlines()) == 3
 
 
 def outcome(config: RunConfig, nproc: int, result: Path) -> tuple[list, list, list[dict[str, float | None]]]:

@@ -80,6 +80,12 @@ def test_the_metrics_are_those_of_the_answers(config: RunConfig) -> None:
     assert len({json.dumps(result["accuracy"]) for result in results}) == 1, "scripted answers depend on seeds only"
 
 
+def test_benchmarks_are_asked_on_the_way(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RlvrObjective, "benchmark_metrics", lambda self, iteration: {"benchmark/set": iteration / 10})
+    _, steps = run_to_the_end(config, RlvrObjective)
+    assert [step["benchmark/set"] for step in steps] == [0.1, 0.2, 0.3, 0.4]
+
+
 def test_the_held_out_questions_are_never_trained_on(config: RunConfig, tmp_path: Path) -> None:
     """Both files hold the same questions but one, so that every step asks the one again and again."""
     same = Path(config.questions.question_path[0]).read_text()

@@ -7,6 +7,8 @@ import torch
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rollout import fault_tolerance as restarting
 from megatron_pz.run import rollout_objective
+from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.rlvr import RlvrObjective
 from tests.support import scripted_run
 
 
@@ -16,9 +18,11 @@ def run(config: RunConfig, result: str) -> None:
     rollout_objective.VllmEngine = scripted_run.ScriptedEngine
     rollout_objective.require_log_prob_semantics = scripted_run.require_log_prob_semantics
     restarting.load_weights = scripted_run.load_weights
-    with scripted_run.started_run(config) as started:
+    kind = RlvrObjective if config.questions.question_path else ReinforcementObjective
+    with scripted_run.started_run(config, kind) as started:
         assert started.train()
-        objective = scripted_run.played(started)
+        objective = started.objective
+        assert isinstance(objective, rollout_objective.RolloutObjective)
         policies = [{name: t.clone() for name, t in each.policy.weights()} for each in objective.learners]
         engines = [each.engine.weights for each in dict.fromkeys(objective.engines.values())]
         if started.topology.rank == 0:
