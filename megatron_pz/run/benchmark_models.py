@@ -233,7 +233,7 @@ def find_contamination(
     with WorkProgress("contamination", "passages", len(mine), shown=rank == 0) as progress:
         for count, number in enumerate(mine, start=1):
             index.read([blend[number].text])
-            if count % 1000 == 0:
+            if count % 1000 == 0 or count == len(mine):
                 progress.at(count)
     overlaps = [index.overlapping()]
     if world_size > 1:
