@@ -11,6 +11,7 @@ cdef Py_UCS4 _FIRST_UNSPACED
 @cython.locals(last=Py_UCS4, ends_part=bint, begins_part=bint)
 cdef bint is_hole(Buffer out, Py_ssize_t floor, Py_UCS4 mark, Py_UCS4 following, bint is_spaced,
                   bint is_attached) noexcept
+cdef bint _is_ratio(Buffer out, Py_ssize_t floor) noexcept
 cdef bint _is_prefix(Buffer out, Py_ssize_t floor) noexcept
 @cython.locals(first=Py_ssize_t, index=Py_ssize_t, depth=Py_ssize_t)
 cdef bint is_in_parenthesis(Buffer out, Py_ssize_t floor) noexcept

@@ -46,7 +46,7 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
             return False
     if is_separator(last) and ends_part and is_in_parenthesis(out, floor):
         return False
-    if _is_prefix(out, floor):
+    if _is_prefix(out, floor) or (is_attached and last == ":" and _is_ratio(out, floor)):
         return True
     if (
         not is_attached
@@ -66,6 +66,11 @@ def _is_prefix(out: Buffer, floor: int) -> bool:
     if last < floor or out.data[last] not in _PREFIXES:
         return False
     return last == floor or not out.data[last - 1].isalnum()
+
+
+def _is_ratio(out: Buffer, floor: int) -> bool:
+    """Return whether a digit stands in front of the output's last character."""
+    return out.size > floor + 1 and out.data[out.size - 2].isdigit()
 
 
 def is_in_parenthesis(out: Buffer, floor: int) -> bool:

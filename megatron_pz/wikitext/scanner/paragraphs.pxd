@@ -21,6 +21,8 @@ cdef class Paragraphs:
     cdef dict levels
 
     cdef list all(self)
+    cdef bint _goes_on(self) noexcept
+    cdef bint _has_hole(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef bint _has_word(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except -1
     cdef int _begin(self, Py_UCS4 kind) except -1

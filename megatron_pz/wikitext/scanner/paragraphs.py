@@ -97,11 +97,26 @@ class Paragraphs:
                 self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED
             ):
                 is_apart = self._line(start, first, end, is_apart)
-            else:
+            elif not (self._goes_on() and self._has_hole(start, end)):
                 is_apart = True
+            else:
+                self.pending |= WHITE
+                self._add(start, end)
             start = end + 1
         self._end()
         return without_empty_sections(self.found, self.levels) if self.levels else self.found
+
+    def _goes_on(self) -> bool:
+        """Return whether prose is open whose last sentence has not ended."""
+        return self.kind == " " and (self._last().isalnum() or is_separator(self._last()))
+
+    def _has_hole(self, start: int, end: int) -> bool:
+        data = self.marked.data
+        while start < end:
+            if "\x10" <= data[start] <= "\x13":  # UNKNOWN … LOST
+                return True
+            start += 1
+        return False
 
     def _has_word(self, start: int, end: int) -> bool:
         data = self.marked.data

@@ -59,6 +59,7 @@ def test_what_only_looks_like_a_variant_stays(text: str) -> None:
     [
         "The {} was big.", "{} was big.", "It was {}.", "In 5{} of it.", "It, {}, and so on.",
         "A (see {} there) is.", "A ''{}'' thing.", "It cost (${} today) then.",
+        "It is now 3:{} there.",
     ],
 )  # fmt: skip
 def test_a_sentence_that_lost_a_word_goes(hole: str, reason: str, sentence: str) -> None:
@@ -100,6 +101,13 @@ def test_what_shows_no_word_costs_no_sentence(wikitext: str) -> None:
 def test_a_conjunction_that_is_written_with_the_lost_word_shows_the_hole(language: str, text: str) -> None:
     dropped: dict[str, int] = {}
     assert wikitext_to_paragraphs(text, wiki=Wiki(language=language), dropped=dropped) == []
+    assert dropped == {"unknown_template": 1}
+
+
+def test_a_hole_on_a_line_of_its_own_counts_where_the_sentence_goes_on() -> None:
+    source = "The end. The list is\n{{no such}}\nof two. Next.\n{{no such}}\nLast."
+    dropped: dict[str, int] = {}
+    assert wikitext_to_paragraphs(source, dropped=dropped) == ["The end. Next.", "Last."]
     assert dropped == {"unknown_template": 1}
 
 
