@@ -27,9 +27,10 @@ from megatron_pz.runtime.errors import BadInput
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("dom.js", "charts.js", "masks.js", "difficulty.js", "evaluations.js", "main.js")
-MAX_MIB = 30.0
+MAX_MIB = 28.0
+"""29.4 MB."""
 MIB = 2**20
-_INDEX_ENTRY = 120
+_INDEX_ENTRY = 48
 """Bytes to keep free for the index entry of a shown passage: step, title, topic, place, outcomes."""
 
 

@@ -118,6 +118,22 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert "is not the configuration of a run" in refused(capsys, run)
 
 
+def test_a_watched_page_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, slept = write_run(tmp_path / "pz", steps=2), []
+
+    def sleep(seconds: float) -> None:
+        slept.append((seconds, len(unpack(blob(run / "report.html", "data"))["runs"][0]["steps"])))
+        write_run(run, steps=2 + len(slept))
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report.time, "sleep", sleep)
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(run), "--watch", "7"])
+    assert stop.value.code == 130
+    assert slept == [(7.0, 2), (7.0, 3), (7.0, 4)]
+
+
 def test_runs_are_named_by_as_much_of_their_folders_as_tells_them_apart() -> None:
     assert names_of([Path("/x/pz"), Path("/y/random")]) == ["pz", "random"]
     assert names_of([Path("/x/a/run"), Path("/x/b/run")]) == ["a/run", "b/run"]
