@@ -30,7 +30,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import GameConfig, ParallelConfig, RolloutConfig
 from megatron_pz.corpus.passages import Passage
 from megatron_pz.rl.statistics import GAME_ROLES
-from megatron_pz.roles.mask_generator import MaskProposal
+from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
 from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.runtime.errors import exits_with_one_line
@@ -98,12 +98,15 @@ def draws(count: int, passages: int) -> list[Draw]:
     return [Draw(made[step * passages :][:passages], f"{step}") for step in range(count)]
 
 
-def read(text: str, truncated: bool, passage: str) -> MaskProposal:
-    """Take a word of the passage that the response decides."""
-    draw = random.Random(text)
-    if draw.random() < 0.2:
-        return MaskProposal(None, InvalidMaskReason.ABSENT)
-    return MaskProposal(draw.choice(passage.split()), InvalidMaskReason.OK)
+class AnyWord(MaskGenerator):
+    """Takes a word of the passage that the response decides, or none."""
+
+    def read(self, response_text: str, truncated: bool, passage: str) -> MaskProposal:
+        """Draw the mask by the response's text, however it ended."""
+        draw = random.Random(response_text)
+        if draw.random() < 0.2:
+            return MaskProposal(None, InvalidMaskReason.ABSENT)
+        return MaskProposal(draw.choice(passage.split()), InvalidMaskReason.OK)
 
 
 class Sides:
@@ -190,7 +193,7 @@ def main() -> None:
     with DrawnLengths(given.hf_model, rollout, seed=0, colocated=True) as engine:
         engines: Any = dict.fromkeys(GAME_ROLES, engine)
         worker = RolloutWorker(game, rollout, 1, tokenizer, engines, topology, MeanLengths())
-        worker.sampler.generator.read = read  # type: ignore[method-assign]
+        worker.sampler.generator = AnyWord(worker.sampler.spans, worker.sampler.family)
         sides = Sides(worker, draws(given.steps + 1, given.passages))
         sides.pending = worker.propose(sides.draws[0])  # also the warm-up
         work = {
