@@ -1,9 +1,9 @@
-"""Refuse settings of question answering that cannot work, without a model or the questions themselves."""
+"""Refuse settings of question answering that cannot work on any machine.
+
+Files and packages are checked where they are opened, and before a job is submitted by ``--check``.
+"""
 
 from __future__ import annotations
-
-import importlib.util
-from pathlib import Path
 
 from megatron_pz.config.question_schema import QuestionConfig
 
@@ -20,15 +20,10 @@ def has_held_out_questions(questions: QuestionConfig) -> bool:
 
 def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
     """Return (whether it holds, the complaint where it does not) for every rule."""
-    gym = bool(q.reasoning_gym_tasks) or q.grader == "reasoning_gym"
     return [
         (
             not (q.question_path and q.reasoning_gym_tasks),
             "--question-path and --reasoning-gym-tasks both name training questions: give one of them",
-        ),
-        (
-            not gym or importlib.util.find_spec("reasoning_gym") is not None,
-            "--reasoning-gym-tasks needs the package reasoning-gym: pip install 'megatron-pz[questions]'",
         ),
         (
             q.grader != "reasoning_gym" or bool(q.reasoning_gym_tasks),
@@ -51,14 +46,5 @@ def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
         (
             q.grader != "verifier" or bool(q.verifier_model),
             "--verifier-model is missing: name the model that --verifier-url serves",
-        ),
-        *(
-            (Path(path).is_file(), f"{flag} {path}: no such file")
-            for flag, paths in (
-                ("--question-path", q.question_path),
-                ("--valid-question-path", q.valid_question_path),
-                ("--verifier-prompt", (q.verifier_prompt,) if q.verifier_prompt else ()),
-            )
-            for path in paths
         ),
     ]
