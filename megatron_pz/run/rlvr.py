@@ -79,7 +79,6 @@ class RlvrObjective(RolloutObjective):
                 metrics |= self.held_out.evaluate(iteration)
             metrics["time/evaluation"] = report.seconds["evaluation"]
         metrics |= self.benchmark_metrics(iteration)
-        metrics |= self.benchmark_metrics(iteration)
         return StepResult(metrics, compute, question_samples(report.rollouts[0].answers[:SAMPLED_QUESTIONS]))
 
     def close(self) -> None:

@@ -81,9 +81,16 @@ def test_the_metrics_are_those_of_the_answers(config: RunConfig) -> None:
 
 
 def test_benchmarks_are_asked_on_the_way(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RlvrObjective, "benchmark_metrics", lambda self, iteration: {"benchmark/set": iteration / 10})
+    asked: list[int] = []
+
+    def benchmark_metrics(self: RlvrObjective, iteration: int) -> dict[str, float]:
+        asked.append(iteration)
+        return {"benchmark/set": iteration / 10}
+
+    monkeypatch.setattr(RlvrObjective, "benchmark_metrics", benchmark_metrics)
     _, steps = run_to_the_end(config, RlvrObjective)
     assert [step["benchmark/set"] for step in steps] == [0.1, 0.2, 0.3, 0.4]
+    assert asked == [1, 2, 3, 4], "each step asks once"
 
 
 def test_the_held_out_questions_are_never_trained_on(config: RunConfig, tmp_path: Path) -> None:
