@@ -13,6 +13,7 @@ from megatron_pz.evaluation.summary import summarize
 from megatron_pz.rl.experience import Role
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.run.inputs import tokenizer_dir
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.topology import Topology
 
 
@@ -20,6 +21,13 @@ class HeldOut:
     """Held-out passages, chosen once; every rank evaluates its share of them."""
 
     def __init__(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, topology: Topology) -> None:
+        """Choose the passages.
+
+        Raises:
+            BadInput: no corpus is named, or it cannot be used.
+        """
+        if not config.data.valid_data_path:
+            raise BadInput(f"--eval-interval {config.training.eval_interval} needs --valid-data-path")
         self.game, self.tokenizer, self.topology = config.game, tokenizer, topology
         limit = config.rollout.max_prompt_length
         corpus = open_blend(config.data.valid_data_path, tokenizer_dir(config.model))

@@ -46,7 +46,7 @@ class QuestionStream:
         """
         if not asks_questions(config):
             raise BadInput("--question-path is missing: give files with questions, or --reasoning-gym-tasks")
-        self.config, self._fits = config, fits
+        self.config, self.seed, self._fits = config, seed, fits
         self.drawn = 0
         """Questions drawn so far, the skipped ones included."""
         self.gym: ReasoningGym | None = None
@@ -93,6 +93,7 @@ class QuestionStream:
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs, as numbers, texts and lists."""
         return {
+            "seed": self.seed,
             "drawn": self.drawn,
             "tasks": list(self.config.reasoning_gym_tasks),
             "sampler": self._sampler.state_dict() if self._sampler else None,
@@ -109,6 +110,10 @@ class QuestionStream:
             raise BadInput(
                 f"the checkpoint's questions come from {state['tasks'] or 'files'}, now from {tasks or 'files'}: give "
                 "the same"
+            )
+        if (seed := state.get("seed", self.seed)) != self.seed:  # checkpoints of earlier versions have none
+            raise BadInput(
+                f"the checkpoint's questions were drawn with seed {seed}, now --seed {self.seed}: give the same"
             )
         if self._sampler is not None:
             self._sampler.load_state_dict(state["sampler"])
@@ -151,9 +156,11 @@ class RunQuestions:
         """Open training and held-out questions whose prompts are within ``max_prompt_length``.
 
         Raises:
-            BadInput: as :class:`QuestionStream` and :func:`held_out_questions` do.
+            BadInput: as :class:`QuestionStream` and :func:`held_out_questions` do; an evaluation without questions.
         """
         questions, longest = config.questions, config.rollout.max_prompt_length
+        if (interval := config.training.eval_interval) and not has_held_out_questions(questions):
+            raise BadInput(f"--eval-interval {interval} needs --valid-question-path")
         prompts = QuestionPrompts(questions, tokenizer)
 
         def fits(question: Question) -> bool:

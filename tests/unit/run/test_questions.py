@@ -1,0 +1,57 @@
+"""The questions of a run: what a resume and an evaluation need, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_pz.config.question_schema import QuestionConfig
+from megatron_pz.config.schema import DataConfig, RunConfig, TrainingConfig
+from megatron_pz.question_answering.question import Question
+from megatron_pz.run import questions
+from megatron_pz.run.held_out import HeldOut
+from megatron_pz.run.questions import QuestionStream, RunQuestions
+from megatron_pz.runtime.errors import BadInput
+
+
+class NumberedTasks:
+    """In place of reasoning-gym: question i of a seed."""
+
+    def __init__(self, tasks: tuple[str, ...], seed: int, split: str) -> None:
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> Question:
+        return Question("task", str(index), "task", f"{self.seed}: {index}", "1", "")
+
+
+def test_generated_questions_go_on_with_the_same_seed_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "ReasoningGym", NumberedTasks)
+    config = QuestionConfig(reasoning_gym_tasks=("task",))
+
+    def stream(seed: int) -> QuestionStream:
+        return QuestionStream(config, seed, lambda question: True)
+
+    whole, first, second = stream(3), stream(3), stream(3)
+    first.draw(2)
+    second.load_state_dict(first.state_dict())
+    assert second.draw(2) == whole.draw(4)[2:]
+    with pytest.raises(BadInput, match="drawn with seed 3, now --seed 4"):
+        stream(4).load_state_dict(first.state_dict())
+
+
+def test_an_evaluation_without_anything_to_ask_is_refused(tmp_path: Path) -> None:
+    """Passages to evaluate on are no questions, and questions no passages."""
+    evaluated = TrainingConfig(eval_interval=5)
+    asking = RunConfig(
+        training=evaluated,
+        data=DataConfig(valid_data_path=("corpus",)),
+        questions=QuestionConfig(question_path=(str(tmp_path / "q.jsonl"),)),
+    )
+    nothing: Any = None
+    with pytest.raises(BadInput, match="--eval-interval 5 needs --valid-question-path"):
+        RunQuestions.open(asking, nothing)
+    playing = RunConfig(training=evaluated, questions=QuestionConfig(valid_question_path=("q.jsonl",)))
+    with pytest.raises(BadInput, match="--eval-interval 5 needs --valid-data-path"):
+        HeldOut(playing, nothing, nothing)
