@@ -14,6 +14,7 @@ from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, Benchma
 from megatron_pz.evaluation.benchmarks.scores import strata
 from megatron_pz.question_answering.scores import aggregate
 from megatron_pz.run.inputs import tokenizer_dir
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.topology import Topology
 
 FOLDER = "benchmarks"
@@ -27,7 +28,8 @@ class TrainingBenchmarks:
         """Read the questions and write their prompts.
 
         Raises:
-            BadInput: the recipe, a benchmark or its files cannot be used, or the model has no chat template.
+            BadInput: the recipe, a benchmark or its files cannot be used, the model has no chat template, or no prompt
+                of a benchmark leaves room for a response.
         """
         training, self.topology = config.training, topology
         self.ranks_per_engine = config.rollout.rollout_tensor_parallel_size
@@ -41,6 +43,13 @@ class TrainingBenchmarks:
         loaded = load_questions(training.benchmarks, Path(training.benchmark_data), self.settings)
         prepared = prepare(loaded, BenchmarkTokenizer(tokenizer_dir(config.model)), self.settings)
         self.benchmarks = {each.name: each for each in prepared}
+        context = config.rollout.max_prompt_length + config.rollout.max_response_length
+        for each in prepared:
+            if all(len(prompt.token_ids) >= context for prompt in each.prompts):
+                raise BadInput(
+                    f"--benchmarks {each.name}: no prompt is shorter than --max-prompt-length + --max-response-length, "
+                    f"{context} tokens; raise one of them, or leave the benchmark out"
+                )
         engines = topology.world_size // self.ranks_per_engine
         self.parts = [
             part
