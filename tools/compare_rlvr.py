@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_pz.config.command_line import Parser
+from megatron_pz.config.parse import load_yaml
 from megatron_pz.evaluation.statistics import Estimate, estimate, paired_difference
 from megatron_pz.reports.tables import table
 from megatron_pz.run.comparable import require_identical_settings
@@ -55,7 +56,7 @@ def compare(before: Sequence[HeldOutRecord], after: Sequence[HeldOutRecord]) -> 
 def _row(step: int, before: list[list[float]], after: list[list[float]]) -> list[str]:
     means = [_over_seeds(each) for each in (before, after)]
     difference = paired_difference(*means)
-    seeds = [paired_difference(*pair).mean for pair in zip(before, after, strict=False)]
+    seeds = [paired_difference(*pair).mean for pair in zip(before, after, strict=True)]
     return [
         str(step),
         *(_shown(estimate(each)) for each in means),
@@ -80,11 +81,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def require_equal_seeds(before: Sequence[Path], after: Sequence[Path]) -> None:
+    """Refuse runs whose seeds differ from one start to the other, with BadInput."""
+    seeds = [[load_yaml(run / "config.yaml").training.seed for run in runs] for runs in (before, after)]
+    if seeds[0] != seeds[1]:
+        raise BadInput(
+            f"--before has the seeds {seeds[0]} and --after {seeds[1]}: give runs of equal seeds, in one order"
+        )
+
+
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Print the table."""
     flags = parse(argv)
     require_identical_settings([*flags.before, *flags.after])
+    require_equal_seeds(flags.before, flags.after)
     rows = compare([HeldOutRecord(run) for run in flags.before], [HeldOutRecord(run) for run in flags.after])
     print(table("Held-out accuracy", ["step", "before", "after", "paired difference", "seed by seed"], rows))
     print("± half of a 95 % interval over questions; * marks a difference whose interval excludes zero")

@@ -15,10 +15,12 @@ from tests.support.scripted_run import with_fields
 from tools.compare_rlvr import main
 
 
-def make_run(folder: Path, accuracy: dict[int, list[float]], settings: str = "", questions: str = "abc") -> str:
+def make_run(
+    folder: Path, accuracy: dict[int, list[float]], settings: str = "", questions: str = "abc", seed: int = 1
+) -> str:
     folder.mkdir()
     (folder / "config.yaml").write_text(
-        f"training: {{seed: 1, save: {folder}}}\nmodel: {{hf_model: {folder}}}\n{settings}"
+        f"training: {{seed: {seed}, save: {folder}}}\nmodel: {{hf_model: {folder}}}\n{settings}"
     )
     lines = ({"iteration": step, "questions": questions, "accuracy": values} for step, values in accuracy.items())
     (folder / "held_out.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -60,6 +62,14 @@ def test_runs_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one/held_out.jsonl").unlink()
     with pytest.raises(BadInput, match=r"give runs of megatron_pz.rlvr with --eval-interval"):
         main.__wrapped__(["--before", one, "--after", one])
+
+
+def test_runs_are_paired_by_their_seeds(tmp_path: Path) -> None:
+    before = [make_run(tmp_path / f"b{seed}", {0: [0, 1]}, seed=seed) for seed in (1, 2)]
+    after = [make_run(tmp_path / f"a{seed}", {0: [1, 1]}, seed=seed) for seed in (1, 2)]
+    for other in (after[:1], after[::-1]):
+        with pytest.raises(BadInput, match=r"--before has the seeds \[1, 2\] and --after \["):
+            main.__wrapped__(["--before", *before, "--after", *other])
 
 
 def test_start_seed_place_and_layout_may_differ_and_nothing_else() -> None:
