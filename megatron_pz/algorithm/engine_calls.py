@@ -49,7 +49,7 @@ class EngineCall:
     """One engine's part in a call of all engines."""
 
     seconds: float
-    """Until its last request ended."""
+    """Seconds until its last request ended."""
     nine_tenths: float
     """Seconds until nine tenths of its requests had ended."""
     tokens: Mapping[Role, int]

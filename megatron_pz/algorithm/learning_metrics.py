@@ -70,7 +70,10 @@ def learning_metrics(report: StepReport[Any], roles: tuple[Role, ...]) -> dict[s
 
 
 def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
-    """Learning rates; with a policy for each role ``train/lr`` is the predictor's, and each has its gradient norm."""
+    """Return the learning rates, and with a policy for each role the gradient norm of each.
+
+    ``train/lr`` is then the predictor's.
+    """
     metrics = {"train/lr": learners[-1].learning_rate}
     if len(learners) > 1:
         for learner in learners:
@@ -81,7 +84,7 @@ def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
 
 
 def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
-    """Gradient, clipping and rollout-versus-trainer figures, over all updates of the step; NaN where there was none."""
+    """Return gradient, clipping and mismatch figures over all updates of the step; NaN where there was none."""
     if not updates:
         return dict.fromkeys(["train/grad_norm", *(f"health/{name}" for name in HEALTH)], math.nan)
     statistics = updates[0].statistics

@@ -121,7 +121,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
     def state_dict(self) -> dict[str, Any]:
         """Return what the rollouts of the next step depend on beside weights and the position in the corpus.
 
-        Collective, of which JSON holds the result.
+        The result can be written as JSON. Collective.
         """
         pending = self.pending.state_dict(self.worker) if self.pending else None
         return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending}

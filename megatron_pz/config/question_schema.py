@@ -23,8 +23,8 @@ class QuestionConfig:
     question_path: tuple[str, ...] = ()
     """JSON Lines, JSON or Parquet files with the training questions."""
     valid_question_path: tuple[str, ...] = ()
-    """Files with the held-out questions, asked every eval_interval steps. A training question with the text of a
-    held-out one is never drawn."""
+    """Files with the held-out questions, asked every eval_interval steps. A training question with the text of
+    one that is asked is never drawn."""
     question_field: str = "question"
     """Field of the files that holds the question's text."""
     answer_field: str = "answer"

@@ -106,7 +106,7 @@ class RestartingEngine:
         return self._asked(lambda: self.engine.answer(requests, stop=stop, then=then))
 
     def _asked(self, question: Callable[[], Answered]) -> Answered:
-        """Return an engine's answer, of another engine's if the first ones fail."""
+        """Return the engine's answer, or that of its replacement where it fails."""
         answers: list[Answered] = []
         while self._replaced_after(None if answers else self._failure(lambda: answers.append(question()))):
             self.sync()
