@@ -79,7 +79,16 @@ class AnswerGrader:
             return Grade(answer, error=f"{type(failure).__name__}: {brief(failure)}")
 
 
-def read_answer(answered: Answered, read: Callable[[str], str | None] = extract) -> str | None:
+def free_answer(response: str) -> str | None:
+    r"""Return the answer that is no option's letter; a box may hold any number of braces, as LaTeX does.
+
+    >>> free_answer(r"\boxed{\frac{\sqrt{a^{2}}}{b}}")
+    '\\frac{\\sqrt{a^{2}}}{b}'
+    """
+    return extract(response, nesting=None)
+
+
+def read_answer(answered: Answered, read: Callable[[str], str | None] = free_answer) -> str | None:
     """Return the answer that a response gives without outer white space; None where it is truncated or has none."""
     answer = None if answered.truncated else read(answered.response)
     return answer.strip() or None if answer else None
@@ -128,9 +137,9 @@ def _composed(text: str) -> str:
 
 GRADERS: dict[str, AnswerGrader] = {
     "letter": AnswerGrader(extract_letter, letter),
-    "exact": AnswerGrader(extract, exact),
-    "number": AnswerGrader(extract, number),
-    "math": AnswerGrader(extract, math),
+    "exact": AnswerGrader(free_answer, exact),
+    "number": AnswerGrader(free_answer, number),
+    "math": AnswerGrader(free_answer, math),
 }
 """Graders that need nothing but the answer and the reference."""
 
@@ -151,7 +160,7 @@ def make_grader(config: QuestionConfig, gym_score: Score | None = None) -> Grade
         return ModelVerifier(config)
     if config.grader == "reasoning_gym":
         assert gym_score is not None, "config.validate requires the tasks"
-        return AnswerGrader(extract, gym_score)
+        return AnswerGrader(free_answer, gym_score)
     return GRADERS[config.grader]
 
 

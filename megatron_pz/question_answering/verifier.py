@@ -1,8 +1,9 @@
 """Let a model behind an OpenAI-compatible API decide whether an answer equals the reference.
 
 The protocol is General-Reasoner's (arXiv 2505.14652): greedy decoding, and an answer is right where the verdict holds
-"Final Decision: Yes". Departures: the whole response is read for its answer, not its last 1024 tokens; the prompt is
-ours unless ``verifier_prompt`` names a file; the policy's tokenizer counts the tokens of the length term.
+"Final Decision: Yes". Departures: the whole response is read for its answer, not its last 1024 tokens, and a box may
+nest braces at will, not two levels; the prompt is ours unless ``verifier_prompt`` names a file; the policy's tokenizer
+counts the tokens of the length term.
 """
 
 from __future__ import annotations

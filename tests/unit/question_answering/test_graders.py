@@ -41,6 +41,8 @@ def score(grader: str, answer: str, response: str) -> float:
         ("number", "7", r"\boxed{7/0}", 0.0),
         ("math", r"\frac{1}{2}", r"\boxed{0.5}", 1.0),
         ("math", "(1, 2)", r"\boxed{(2, 1)}", 0.0),
+        ("math", r"\frac{\sqrt{a^{2}+1}}{b}", r"\boxed{0} or rather \boxed{\frac{\sqrt{a^{2}+1}}{b}}", 1.0),
+        ("exact", "{{{{1}}}}", r"\boxed{{{{{1}}}}}", 1.0),
     ],
 )
 def test_an_answer_by_hand(grader: str, answer: str, response: str, expected: float) -> None:
@@ -92,4 +94,4 @@ def test_a_grader_is_made_by_its_name() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(graders).attempted == 3
+    assert doctest.testmod(graders).attempted == 4
