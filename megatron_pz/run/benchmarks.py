@@ -13,6 +13,7 @@ from megatron_pz.evaluation.benchmarks.asking import DecodingEngine, answer_part
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, BenchmarkTokenizer, load_questions, prepare
 from megatron_pz.evaluation.benchmarks.scores import strata
 from megatron_pz.question_answering.scores import aggregate
+from megatron_pz.rollout.vllm_settings import require_ranks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.topology import Topology
@@ -28,11 +29,12 @@ class TrainingBenchmarks:
         """Read the questions and write their prompts.
 
         Raises:
-            BadInput: the recipe, a benchmark or its files cannot be used, the model has no chat template, or no prompt
-                of a benchmark leaves room for a response.
+            BadInput: the recipe, a benchmark or its files cannot be used, the model has no chat template, no prompt of
+                a benchmark leaves room for a response, or the ranks cannot be divided among the engines.
         """
         training, self.topology = config.training, topology
         self.ranks_per_engine = config.rollout.rollout_tensor_parallel_size
+        require_ranks(topology.world_size, self.ranks_per_engine)
         self.folder = Path(training.save) / FOLDER
         self.settings = BenchmarkSettings(
             training.benchmark_recipe,

@@ -18,10 +18,14 @@ def test_a_benchmark_whose_prompts_cannot_be_asked_is_refused(tiny_llama_dir: Pa
     write_gsm8k(tmp_path)
     alone: Any = SimpleNamespace(rank=0, world_size=1)
 
-    def benchmarks(max_prompt_length: int) -> TrainingBenchmarks:
+    def benchmarks(max_prompt_length: int, ranks_per_engine: int = 1) -> TrainingBenchmarks:
         config = RunConfig(
             model=ModelConfig(hf_model=str(tiny_llama_dir)),
-            rollout=RolloutConfig(max_prompt_length=max_prompt_length, max_response_length=1),
+            rollout=RolloutConfig(
+                max_prompt_length=max_prompt_length,
+                max_response_length=1,
+                rollout_tensor_parallel_size=ranks_per_engine,
+            ),
             training=TrainingConfig(
                 save=str(tmp_path / "run"),
                 benchmarks=("gsm8k",),
@@ -35,3 +39,5 @@ def test_a_benchmark_whose_prompts_cannot_be_asked_is_refused(tiny_llama_dir: Pa
     assert benchmarks(min(lengths)).parts, "a prompt with room for one token can be asked"
     with pytest.raises(BadInput, match=f"--benchmarks gsm8k: no prompt is shorter than .* {min(lengths)} tokens"):
         benchmarks(min(lengths) - 1)
+    with pytest.raises(BadInput, match="1 processes cannot be divided among engines of that size"):
+        benchmarks(max(lengths), ranks_per_engine=2)
