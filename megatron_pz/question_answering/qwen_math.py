@@ -16,6 +16,7 @@ STOP: Final = ("</s>", "<|im_end|>", "<|endoftext|>")
 LONGEST_ANSWER: Final = 2_000
 """Characters; a longer text, such as all that follows an unclosed box, is no answer and is not normalized."""
 
+_CHINESE_PHRASE: Final = "答案是"
 _NUMBER: Final = re.compile(r"-?\d*\.?\d+")
 _BRACE: Final = re.compile(r"[{}]")
 _UNITS: Final = (
@@ -58,10 +59,11 @@ def read(response: str) -> str | None:
     r"""Return the answer of a response, not normalized; None where there is none.
 
     It is what stands after "final answer is $", in the last box (to the response's end where the box is not closed),
-    after "he answer is" or, failing those, the last number.
+    after the last "he answer is" or else "final answer is", in the paragraph after the first Chinese "the answer is"
+    or, failing those, the last number.
 
-    >>> read("So \\boxed{\\frac12}."), read("The answer is 5."), read("I get 1,234 ducks")
-    ('\\frac12', '5', '1234')
+    >>> read("So \\boxed{\\frac12}."), read("The final answer is (1, 2)."), read("I get 1,234 ducks")
+    ('\\frac12', '(1, 2)', '1234')
     """
     text = response
     for token in STOP:
@@ -70,8 +72,10 @@ def read(response: str) -> str | None:
         answer = text.partition("final answer is $")[2].partition("$. I hope")[0].strip()
     elif "boxed" in text:
         answer = _boxed(text.rpartition("boxed")[2])
-    elif "he answer is" in text:
-        answer = text.rpartition("he answer is")[2].strip()
+    elif phrase := next((each for each in ("he answer is", "final answer is") if each in text), None):
+        answer = text.rpartition(phrase)[2].strip()
+    elif _CHINESE_PHRASE in text:
+        answer = text.split(_CHINESE_PHRASE)[1].strip().partition("\n\n")[0].strip()
     else:
         answer = _last_number(text.replace(",", ""))
     answer = answer.removeprefix(":").removesuffix(".").removesuffix("/").strip()

@@ -83,6 +83,9 @@ def test_a_box_of_mathematics_may_nest_braces_at_will() -> None:
         ("\\boxed 5$", "5"),
         ("\\boxed{5", "5"),  # up to the end
         ("The final answer is $5$. I hope it is correct. \\boxed{6}", "5"),
+        ("The final answer is (1, 2).", "(1, 2)"),
+        ("The final answer is 5. No: the answer is 6.", "6"),
+        ("三加四。答案是 7。\n\n8", "7。"),
         ("The answer is: 5.", "5"),
         ("The answer is 4, no, the answer is 5/", "5"),
         ("I get 1,234.5 ducks", "1234.5"),
