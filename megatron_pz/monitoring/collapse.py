@@ -94,7 +94,7 @@ def _signs(history: _History, config: CollapseConfig) -> Iterator[CollapseSign]:
     for role in ROLES:
         entropy, truncated = f"{role}/entropy", f"{role}/truncated"
         yield from history.passed(f"{role} entropy gone", entropy, config.collapse_entropy_floor, above=False)
-        if earlier := history.before(entropy):
+        if (earlier := history.before(entropy)) and earlier[0] > 0:
             factor = config.collapse_entropy_growth
             what = f", {factor:g} times the {earlier[0]:.3g} of the first steps"
             yield from history.passed(f"{role} entropy runs away", entropy, factor * earlier[0], above=True, what=what)

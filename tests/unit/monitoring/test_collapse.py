@@ -104,6 +104,11 @@ def test_a_length_that_began_at_its_limit_has_not_run_away() -> None:
     assert signs_of_collapse(history(*[0.8] * 8, metric="predictor/truncated"), CONFIG) == []
 
 
+def test_an_entropy_that_was_zero_from_the_first_step_does_not_run_away() -> None:
+    (sign,) = signs_of_collapse(history(*[0.0] * 6, metric="predictor/entropy"), CONFIG)
+    assert sign.sign == "predictor entropy gone"
+
+
 def test_a_sign_is_new_once_and_again_after_it_went_away() -> None:
     watch = CollapseWatch(CONFIG)
     seen = [watch.examine(step) for step in history(0, 0, 0, 0, 0.5, 0, 0, 0, metric="predictor/groups_mixed")]
