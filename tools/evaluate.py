@@ -125,6 +125,8 @@ def _check(flags: argparse.Namespace) -> None:
     """Raise :class:`BadInput` for flags that contradict each other, or paths that cannot be used."""
     if not flags.valid_data_path and not flags.benchmarks:
         raise BadInput("nothing to evaluate: give --valid-data-path, or --benchmarks with --data and --results")
+    if flags.benchmarks and not flags.benchmarks.strip(", "):
+        raise BadInput(f"--benchmarks {flags.benchmarks!r}: names no set")
     if flags.valid_data_path and not flags.config:
         raise BadInput("--valid-data-path needs --config: the rules of the game are the run's")
     for flag in ("--data", "--results") if flags.benchmarks else ():

@@ -15,7 +15,7 @@ SIGNIFICANT_MARK = "*"
 
 def results_text(models: Sequence[ModelScores], comparisons: Sequence[Comparison] = ()) -> str:
     """Write a table of all scores, how they were asked, what needs a look, and the comparisons. No final newline."""
-    names = [each.benchmark for each in models[0].benchmarks]
+    names = list(_first_scores(models))
     title = "accuracy [95 % bootstrap interval over questions]"
     rows = [row for name in names for row in _rows(name, models, _scores)]
     header = ["", *(model.name for model in models)]
@@ -25,6 +25,15 @@ def results_text(models: Sequence[ModelScores], comparisons: Sequence[Comparison
     for comparison in comparisons:
         lines += ["", *_comparison_lines(comparison)]
     return "\n".join(lines)
+
+
+def _first_scores(models: Sequence[ModelScores]) -> dict[str, BenchmarkScore]:
+    """Return for each set that any model was asked the score of the first such model."""
+    found: dict[str, BenchmarkScore] = {}
+    for model in models:
+        for score in model.benchmarks:
+            found.setdefault(score.benchmark, score)
+    return found
 
 
 def _rows(
@@ -82,9 +91,9 @@ _COUNTED: Mapping[str, Callable[[BenchmarkScore], str]] = {
 
 
 def _how_asked(models: Sequence[ModelScores]) -> list[str]:
-    """Describe each set's settings, once where they are the same for all models."""
+    """Describe each set's settings with the first model that was asked it."""
     lines = []
-    for score in models[0].benchmarks:
+    for score in _first_scores(models).values():
         facts = score.facts
         count = f"{facts['questions']} of {facts['of']} questions" if facts["questions"] < facts["of"] else "all"
         if (lacking := shortfall(score.benchmark, score.subjects)) is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, MaskPredictions, OwnMask, PassageResult
 from megatron_pz.monitoring.metrics import StepMetrics
+from megatron_pz.runtime.errors import BadInput
 from tools import evaluate, report
 
 SETTINGS = EvaluationSettings(max_prompt_length=100, max_response_length=10)
@@ -30,6 +31,12 @@ def one_line_of(capsys: pytest.CaptureFixture[str], stop: pytest.ExceptionInfo[S
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_benchmarks_that_name_no_set_are_refused(tmp_path: Path) -> None:
+    flags = ["--hf-model", str(tmp_path), "--benchmarks", ", ", "--data", str(tmp_path), "--results", str(tmp_path)]
+    with pytest.raises(BadInput, match="--benchmarks ', ': names no set"):
+        evaluate.parse(flags)
 
 
 def test_the_report_says_what_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

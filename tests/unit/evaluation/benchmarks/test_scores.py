@@ -143,6 +143,15 @@ def test_two_models_are_compared_question_by_question(tmp_path: Path) -> None:
     assert "base is worse than trained on toy (-0.300)." in results_text([after[0], before[0]], [back])
 
 
+def test_a_set_that_only_a_later_model_was_asked_is_in_the_table(tmp_path: Path) -> None:
+    before, after = model(tmp_path, "base", {1})[0], model(tmp_path, "trained", {2})[0]
+    other = dataclasses.replace(after.benchmarks[0], benchmark="added")
+    text = results_text([before, dataclasses.replace(after, benchmarks=(*after.benchmarks, other))])
+    (row,) = [line.split() for line in text.splitlines() if "added micro" in line]
+    assert row[3:] == ["–", "0.025", "[0.000,", "0.075]"]
+    assert text.index("toy: 4 of 9") < text.index("added: 4 of 9"), "in the order of the models"
+
+
 def test_no_difference_is_said_in_words(tmp_path: Path) -> None:
     before, after = model(tmp_path, "base", {1, 2}), model(tmp_path, "trained", {2, 3})
     found = compare(*before, *after)
