@@ -101,7 +101,7 @@ def _settings(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path} is not the configuration of a run; move the file away") from None
     if not isinstance(sections, dict):
         raise BadInput(f"{path} is not the configuration of a run; move the file away")
-    plain = json.loads(json.dumps(sections, default=str).replace("NaN", "null").replace("Infinity", "null"))
+    plain = json.loads(json.dumps(sections, default=str), parse_constant=lambda _: None)
     return {
         f"{section}.{field}": value
         for section, fields in plain.items()

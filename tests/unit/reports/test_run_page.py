@@ -14,7 +14,7 @@ import pytest
 
 from megatron_pz.monitoring import metrics as metrics_module
 from megatron_pz.reports.passage_texts import spread_order
-from megatron_pz.reports.run_folder import names_of
+from megatron_pz.reports.run_folder import RunFolder, names_of
 from megatron_pz.reports.run_page import PAGE
 from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.runtime.errors import BadInput
@@ -43,6 +43,16 @@ def test_the_page_of_a_run_holds_its_curves_and_its_passages(tmp_path: Path) -> 
         for mask in record["masks"]:
             assert all(record["text"][start:].startswith(mask["words"]) for start in mask["starts"])
     assert not list(run.glob(".*incomplete"))
+
+
+def test_settings_that_json_cannot_hold_are_left_out_and_no_text_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    (tmp_path / "config.yaml").write_text("training: {save: runs/Infinity-NaN, least: -.inf, none: .nan}\n")
+    assert RunFolder.open(tmp_path, "run").settings == {
+        "training.save": "runs/Infinity-NaN",
+        "training.least": None,
+        "training.none": None,
+    }
 
 
 def test_runs_are_compared_and_what_does_not_fit_is_left_out_evenly(tmp_path: Path) -> None:
