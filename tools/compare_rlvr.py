@@ -92,8 +92,12 @@ def require_equal_seeds(before: Sequence[Path], after: Sequence[Path]) -> None:
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table. Raises :class:`BadInput` for runs that cannot be compared in pairs."""
     flags = parse(argv)
+    if len(flags.before) != len(flags.after):
+        raise BadInput(
+            f"--before names {len(flags.before)} runs and --after {len(flags.after)}: give pairs, a seed each"
+        )
     require_identical_settings([*flags.before, *flags.after])
     require_equal_seeds(flags.before, flags.after)
     rows = compare([HeldOutRecord(run) for run in flags.before], [HeldOutRecord(run) for run in flags.after])

@@ -56,6 +56,8 @@ def test_runs_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=words):
             main.__wrapped__(["--before", one, "--after", other])
+    with pytest.raises(BadInput, match="--before names 1 runs and --after 2: give pairs"):
+        main.__wrapped__(["--before", one, "--after", one, rate])
     (tmp_path / "rate/held_out.jsonl").unlink()
     with pytest.raises(BadInput, match=r"optimizer\.lr is 5e-07 and 1e-06; questions\.grader is 'math' and 'exact'"):
         main.__wrapped__(["--before", one, "--after", rate])
