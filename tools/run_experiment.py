@@ -50,6 +50,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     flags = parser.parse_args(argv)
     if flags.sbatch_flags and not flags.sbatch:
         raise BadInput("--sbatch-flags: give --sbatch, too")
+    try:
+        flags.sbatch_flags = shlex.split(flags.sbatch_flags)
+    except ValueError as error:
+        raise BadInput(f"--sbatch-flags {flags.sbatch_flags}: {error}") from None
     return flags
 
 
@@ -97,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         show(experiment, flags.output)
         return
     if flags.sbatch:
-        submit(experiment, flags.output, flags.sbatch, shlex.split(flags.sbatch_flags), again(flags))
+        submit(experiment, flags.output, flags.sbatch, flags.sbatch_flags, again(flags))
         return
     failures = [] if flags.compare else run_cells(experiment, flags.output, train=not flags.no_training)
     title = f"Experiment {flags.experiment.resolve().parent.name}/{flags.experiment.name}"

@@ -33,6 +33,8 @@ OF_A_JOB = ("SLURM_JOB_ID", "MODULE", "CONFIG", "SAVE", "MODEL", "DATA_PATH", "N
 """Variables of the process that runs the experiment, by prefix and by name, which its commands must not inherit."""
 OF_ONE_PROCESS = ("NPROC_PER_NODE", "OMP_NUM_THREADS")
 """Variables that slurm/experiment.sh sets for that process alone; its commands use the whole node."""
+COMMAND_MARK = "\n$ "
+"""What precedes a command in a log."""
 
 
 class Interrupted(ExpectedFailure):
@@ -67,7 +69,7 @@ class Children:
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            file.write(f"\n$ {shlex.join(command)}\n".encode())
+            file.write(f"{COMMAND_MARK}{shlex.join(command)}\n".encode())
             file.flush()
             if not self.signalled:
                 # A session of its own: Ctrl-C reaches this process, which passes it on, and not both.
@@ -107,10 +109,11 @@ def run_cells(experiment: Experiment, output: Path, *, train: bool = True) -> li
     Without ``train``, only what is trained already is evaluated.
 
     Raises:
-        BadInput: a cell was begun with other settings, or its command refuses its input.
+        BadInput: a cell was begun with other settings, its command refuses its input, or benchmarks cannot be read.
         Interrupted: by a signal.
     """
     evaluations, failures = Evaluations(experiment, output), list[str]()
+    evaluations.require_questions()
     with _claimed(output), Children() as children:
         for cell in experiment.cells:
             prepare(cell)
@@ -199,12 +202,13 @@ def _evaluate(children: Children, experiment: Experiment, cells: Sequence[Cell],
 
 
 def _failure(what: str, code: int, log: Path) -> str:
-    """Return the line of a failed command, with its own last error.
+    """Return the line of a failed command, the last one in its log, with the last error that it printed.
 
     Raises:
         BadInput: the command refused its input, as every other cell's would.
     """
-    errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+    printed = log.read_text(errors="replace").rpartition(COMMAND_MARK)[2]
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     line = (
         f"{what} ended with code {code} ({errors[-1].removeprefix('error: ') if errors else 'no reason given'}): {log}"
     )
@@ -228,12 +232,13 @@ def submit(
         again: the flags by which ``slurm/experiment.sh`` is to call this program for the comparison.
 
     Raises:
-        BadInput: there is no sbatch or no such script, or it refuses.
+        BadInput: there is no sbatch or no such script, it refuses, or benchmarks cannot be read.
     """
     if not (ROOT / script).is_file():
         raise BadInput(f"--sbatch {script}: no such file under {ROOT}")
     if shutil.which("sbatch") is None:
         raise BadInput("--sbatch: there is no sbatch here; leave it out to run one after another on this machine")
+    Evaluations(experiment, output).require_questions()
     for cell in experiment.cells:
         prepare(cell)
     tasks = number_tasks(experiment, output)

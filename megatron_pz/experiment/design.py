@@ -23,7 +23,7 @@ import dataclasses
 import difflib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -34,6 +34,7 @@ from megatron_pz.config.parse import config_of_sections, read_yaml_text
 from megatron_pz.config.precision import with_precision
 from megatron_pz.config.schema import NonNegativeInt, PositiveFloat, PositiveInt, RunConfig, Seed
 from megatron_pz.config.validate import check
+from megatron_pz.evaluation.benchmarks.prompts import PromptFormat
 from megatron_pz.evaluation.summary import MEASURES
 from megatron_pz.runtime.errors import BadInput
 
@@ -70,7 +71,7 @@ class Benchmarks:
 
     names: tuple[str, ...]
     recipe: str = "general_reasoner"
-    prompt_format: str = "recipe"
+    prompt_format: PromptFormat = "recipe"
     questions: NonNegativeInt = 0
     max_tokens: NonNegativeInt = 0
 
@@ -162,6 +163,8 @@ def read_experiment(
     arms = _crossed(path, design)
     if design.reference and design.reference not in arms:
         raise BadInput(f"{path}: reference {design.reference!r} is none of the arms {', '.join(arms)}")
+    if design.benchmarks and (paths := [arm for arm in arms if "/" in arm]):
+        raise BadInput(f"{path}: arm {paths[0]!r}: its answers get a folder of this name, so it cannot have a /")
     folders = {arm: output.absolute() / "cells" / _folder_name(arm) for arm in arms}
     if len({str(folder).lower() for folder in folders.values()}) < len(arms):
         raise BadInput(f"{path}: two arms would share a folder: {', '.join(arms)}; name them more differently")
@@ -185,7 +188,10 @@ def _read_design(path: Path) -> Design:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise BadInput(f"{path}: {where}: {first['msg']} (got {first['input']!r})") from None
-    for name, values in (("arms", design.arms), ("seeds", design.seeds), ("measures", design.measures)):
+    lists: dict[str, Collection[Any]] = {"arms": design.arms, "seeds": design.seeds, "measures": design.measures}
+    if design.benchmarks:
+        lists["benchmarks.names"] = design.benchmarks.names
+    for name, values in lists.items():
         if not values or len(set(values)) < len(values):
             raise BadInput(f"{path}: {name}: give at least one, each once")
     for measure in design.measures:

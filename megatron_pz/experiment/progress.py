@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
+from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, load_questions
 from megatron_pz.evaluation.benchmarks.scores import strata
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.evaluation.results import Evaluation, rules_of
@@ -154,6 +155,17 @@ class Evaluations:
         if self.benchmarks:
             decisive = {**decisive, "benchmarks": dataclasses.asdict(self.benchmarks)}
         self.key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
+
+    def require_questions(self) -> None:
+        """Read the benchmarks' questions, so that their faults are told before hours of training.
+
+        Raises:
+            BadInput: an unknown benchmark or recipe, or files that cannot be used.
+        """
+        if self.benchmarks and self.benchmark_data:
+            own = self.benchmarks
+            settings = BenchmarkSettings(own.recipe, own.prompt_format, own.questions, own.max_tokens)
+            load_questions(own.names, self.benchmark_data, settings)
 
     @property
     def start(self) -> Path:

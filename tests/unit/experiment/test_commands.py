@@ -17,6 +17,7 @@ from megatron_pz.experiment.design import Experiment
 from megatron_pz.experiment.progress import Evaluations
 from megatron_pz.runtime.errors import BadInput
 from tests.unit.experiment.conftest import checkpoint, evaluation
+from tools import run_experiment
 
 Read = Callable[..., Experiment]
 
@@ -36,7 +37,7 @@ if module == "tools.evaluate":
 else:
     run = Path(words[words.index("--save") + 1])
     code = dict(each.split("=") for each in os.environ["CODES"].split()).get(run.parts[-3] + "/" + run.parts[-2], "0")
-    print("error: the reason" if code != "0" else "trained")
+    print("error: the reason" if code not in ("0", "137") else "trained")
     if code == "0":
         for folder in ("iter_0000001",):
             (run / folder).mkdir(parents=True)
@@ -95,6 +96,17 @@ def test_a_failed_cell_is_named_and_the_others_go_on(
     assert [files.of(cell).is_file() for cell in experiment.cells] == [True, True, False, True, True, True]
 
 
+def test_a_failure_is_not_explained_by_an_earlier_command(
+    read: Read, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = read()
+    monkeypatch.setenv("CODES", "active/seed-2=1")
+    run_cells(experiment, tmp_path / "out")
+    monkeypatch.setenv("CODES", "active/seed-2=137")
+    (failure,) = run_cells(experiment, tmp_path / "out")
+    assert "training ended with code 137 (no reason given)" in failure
+
+
 def test_bad_input_of_a_cell_ends_the_experiment(
     read: Read, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +114,23 @@ def test_bad_input_of_a_cell_ends_the_experiment(
     with pytest.raises(BadInput, match=r"random spans, seed 1: training ended with code 2 \(the reason\)"):
         run_cells(read(), tmp_path / "out")
     assert len(notes.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "words"),
+    [
+        ("{names: [gsm9k]}", "no benchmark 'gsm9k'"),
+        ("{names: [gsm8k], recipe: author}", "no recipe 'author'"),
+        ("{names: [gsm8k]}", "benchmarks/gsm8k: no folder with the files of gsm8k"),
+    ],
+)
+def test_benchmarks_that_cannot_be_asked_are_refused_before_any_training(
+    benchmarks: str, words: str, read: Read, notes: Path, tmp_path: Path
+) -> None:
+    experiment = read(**{"measures:": f"benchmarks: {benchmarks}\nmeasures:"})
+    with pytest.raises(BadInput, match=words):
+        run_cells(experiment, tmp_path / "out")
+    assert notes.read_text() == ""
 
 
 def test_without_training_only_what_is_trained_is_evaluated(read: Read, notes: Path, tmp_path: Path) -> None:
@@ -178,6 +207,14 @@ def test_slurm_gets_an_array_of_what_is_left_and_a_job_behind_it(
     assert (out / "tasks/3/config.yaml").is_file()
     with pytest.raises(BadInput, match=r"--sbatch slurm/none\.sh: no such file"):
         submit(experiment, out, "slurm/none.sh", [], [])
+
+
+def test_flags_of_sbatch_are_words_as_in_a_shell() -> None:
+    command = ["experiment.yaml", "--output", "out", "--sbatch", "slurm/pz_qwen3_4b.sh"]
+    flags = run_experiment.parse([*command, "--sbatch-flags=--comment='two words'"])
+    assert flags.sbatch_flags == ["--comment=two words"]
+    with pytest.raises(BadInput, match="--sbatch-flags --comment='two: No closing quotation"):
+        run_experiment.parse([*command, "--sbatch-flags=--comment='two"])
 
 
 def test_an_array_task_trains_its_cell(read: Read, tmp_path: Path) -> None:

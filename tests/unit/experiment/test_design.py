@@ -100,6 +100,12 @@ def test_a_named_precision_is_that_of_trainer_and_rollouts(tmp_path: Path) -> No
         ({"settings": {"save_interval": 0}}, "save_interval 0: a run is evaluated by its checkpoint"),
         ({"settings": {"policy_sharing": "separate"}, "arms": {"a": {}}}, "policy_sharing separate makes two models"),
         ({"benchmarks": {"names": ["gsm8k"]}}, "it asks gsm8k: give their folder as --benchmark-data"),
+        ({"benchmarks": {"names": []}}, "benchmarks.names: give at least one, each once"),
+        (
+            {"benchmarks": {"names": ["gsm8k"], "prompt_format": "x"}},
+            "benchmarks.prompt_format: Input should be 'recipe'",
+        ),
+        ({"benchmarks": {"names": ["gsm8k"]}, "arms": {"a/b": {}}}, "arm 'a/b': its answers get a folder of this name"),
         ({"config": "none.yaml"}, "none.yaml: No such file"),
     ],
 )
