@@ -43,14 +43,14 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Report of one step to the loop, the same on all ranks."""
+    """Report of one step to the loop; metrics and compute are the same on all ranks."""
 
     metrics: dict[str, float]
     """Values by the names of :mod:`megatron_pz.monitoring.metrics`."""
     compute: ComputeUsed
     """Compute that the step used, over all ranks."""
     samples: Sequence[Sample] | None = None
-    """Rollouts to read; None where the objective makes none."""
+    """Rollouts to read, of which rank 0 keeps its own; None where the objective makes none."""
 
 
 class Objective(ABC):

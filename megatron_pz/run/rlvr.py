@@ -16,6 +16,7 @@ from megatron_pz.run.inputs import open_tokenizer
 from megatron_pz.run.objective import StepResult
 from megatron_pz.run.questions import HELD_OUT_SEED, RunQuestions
 from megatron_pz.run.rollout_objective import RolloutObjective
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
@@ -29,6 +30,15 @@ class RlvrObjective(RolloutObjective):
     algorithm: QuestionAnswering
 
     def __init__(self, config: RunConfig, topology: Topology, watchdog: Watchdog) -> None:
+        """Open the questions and build the policy with its initial weights.
+
+        Raises:
+            BadInput: the settings, the questions or the model cannot be used.
+        """
+        if config.game.policy_sharing == "separate":
+            raise BadInput("--policy-sharing separate: question answering has one role; use shared")
+        if config.rollout.generator_ahead:
+            raise BadInput("--generator-ahead: question answering has no generator; leave it out")
         tokenizer = open_tokenizer(config.model)
         self.questions = RunQuestions.open(config, tokenizer)
         gym = self.questions.stream.gym

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from megatron_pz.config.question_schema import QuestionConfig
-from megatron_pz.config.schema import DataConfig, RunConfig, TrainingConfig
+from megatron_pz.config.schema import DataConfig, GameConfig, RolloutConfig, RunConfig, TrainingConfig
 from megatron_pz.question_answering.question import Question
 from megatron_pz.run import questions
 from megatron_pz.run.held_out import HeldOut
 from megatron_pz.run.questions import QuestionStream, RunQuestions
+from megatron_pz.run.rlvr import RlvrObjective
 from megatron_pz.runtime.errors import BadInput
 
 
@@ -55,3 +56,16 @@ def test_an_evaluation_without_anything_to_ask_is_refused(tmp_path: Path) -> Non
     playing = RunConfig(training=evaluated, questions=QuestionConfig(valid_question_path=("q.jsonl",)))
     with pytest.raises(BadInput, match="--eval-interval 5 needs --valid-data-path"):
         HeldOut(playing, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (RunConfig(game=GameConfig(policy_sharing="separate")), "--policy-sharing separate: question answering"),
+        (RunConfig(rollout=RolloutConfig(generator_ahead=True)), "--generator-ahead: question answering"),
+    ],
+)
+def test_settings_of_the_other_roles_are_refused(config: RunConfig, complaint: str) -> None:
+    nothing: Any = None
+    with pytest.raises(BadInput, match=complaint):
+        RlvrObjective(config, nothing, nothing)
