@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from megatron_pz.evaluation.benchmarks.comparison import require_alike
 from megatron_pz.evaluation.crossed import CrossedEstimate, crossed_estimate, holm
 from megatron_pz.evaluation.results import Evaluation
 from megatron_pz.evaluation.summary import MEASURES, require_comparable, values
@@ -24,6 +26,8 @@ class Measured:
     evaluation: Evaluation
     benchmarks: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Accuracy on every question of each benchmark, float64 [questions]."""
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the answers to each benchmark depend on (:func:`megatron_pz.evaluation.benchmarks.store.read_facts`)."""
 
     def values(self, measure: str) -> list[float]:
         """Return a measure on each passage, NaN where it has none; or a benchmark's accuracy on each question."""
@@ -72,9 +76,10 @@ def require_same_evaluation(results: Results, start: Measured | None) -> None:
             require_comparable(found[0].evaluation, other.evaluation)
         except ValueError as error:
             raise BadInput(f"the evaluations of {names} cannot be compared: {error}") from None
-        for benchmark, accuracies in found[0].benchmarks.items():
-            if len(accuracies) != len(other.benchmarks[benchmark]):
-                raise BadInput(f"{names} were asked different numbers of questions of {benchmark}")
+        for benchmark, facts in found[0].facts.items():
+            require_alike(
+                benchmark, found[0].evaluation.name, facts, other.evaluation.name, other.facts.get(benchmark, {})
+            )
 
 
 def table_of_values(models: Iterable[Measured], measure: str) -> np.ndarray:

@@ -30,7 +30,7 @@ import numpy as np
 from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, load_questions
 from megatron_pz.evaluation.benchmarks.scores import strata
-from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.evaluation.benchmarks.store import AnswerStore, read_facts
 from megatron_pz.evaluation.results import Evaluation, rules_of
 from megatron_pz.experiment.comparison import Measured
 from megatron_pz.experiment.design import Cell, Experiment
@@ -184,7 +184,8 @@ class Evaluations:
         """
         evaluation, store = Evaluation.load(file), AnswerStore(self.output / f"benchmarks-{self.key}" / name)
         names = self.benchmarks.names if self.benchmarks else ()
-        return Measured(evaluation, {each: np.concatenate([*strata(store.read(each)).values()]) for each in names})
+        accuracies = {each: np.concatenate([*strata(store.read(each)).values()]) for each in names}
+        return Measured(evaluation, accuracies, {each: read_facts(store.folder, each) for each in names})
 
     def flags(self) -> list[str]:
         """Write the settings of the evaluation and return the flags of tools/evaluate.py that all calls share."""

@@ -1,7 +1,8 @@
 r"""Ask mathematics and read and normalize the answers by the rules of Qwen2.5-Math's evaluation.
 
 Source: ``evaluation/parser.py`` of https://github.com/QwenLM/Qwen2.5-Math (prompt ``qwen25-math-cot``). Departures:
-of the words that its list of units removes, only those are removed that are units, and number words are not converted.
+of the words that its list of units removes, only those are removed that are units; number words are not converted; the
+word "and" and what ``\mbox`` holds are kept.
 """
 
 from __future__ import annotations

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from megatron_pz.evaluation.benchmarks.intervals import Interval, Strata, difference, sign_change_test
-from megatron_pz.evaluation.benchmarks.scores import STATISTICS, BenchmarkScore, ModelScores, strata
+from megatron_pz.evaluation.benchmarks.scores import STATISTICS, ModelScores, strata
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.evaluation.crossed import holm
 from megatron_pz.runtime.errors import BadInput
@@ -86,7 +87,7 @@ def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_
         raise BadInput(f"{before.name} and {after.name} have no benchmark in common")
     sets: dict[str, Pair] = {}
     for each in both:
-        _require_alike(before.name, scored[each.benchmark], after.name, each)
+        require_alike(each.benchmark, before.name, scored[each.benchmark].facts, after.name, each.facts)
         old, new = (strata(AnswerStore(folder).read(each.benchmark)) for folder in (before_folder, after_folder))
         sets[each.benchmark] = (old, new)
     subjects: dict[tuple[str, str], Pair] = {
@@ -124,11 +125,14 @@ def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
 
 
-def _require_alike(before: str, former: BenchmarkScore, after: str, latter: BenchmarkScore) -> None:
-    different = [name for name in COMPARABLE if former.facts.get(name) != latter.facts.get(name)]
+def require_alike(
+    benchmark: str, before: str, former: Mapping[str, Any], after: str, latter: Mapping[str, Any]
+) -> None:
+    """Raise BadInput where the facts of two models' answers to a set differ in one of :data:`COMPARABLE`."""
+    different = [name for name in COMPARABLE if former.get(name) != latter.get(name)]
     if different:
         raise BadInput(
-            f"{latter.benchmark}: {before} and {after} were not asked alike, they differ in "
+            f"{benchmark}: {before} and {after} were not asked alike, they differ in "
             f"{', '.join(name.replace('_', ' ') for name in different)}; evaluate both by the same command"
         )
 

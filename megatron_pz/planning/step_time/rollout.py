@@ -48,9 +48,10 @@ class RolloutTime:
 def simulate_rollout(step: DrawnStep, schedule: Schedule, engines: int, cost: EngineCost) -> RolloutTime:
     """Sample a drawn step on so many engines.
 
-    With ``barrier``, a prompt's samples stay together and prompt ``i`` goes to engine ``i`` modulo the engines, as in
-    :class:`megatron_pz.algorithm.rollouts.RolloutWorker`. The other schedules part the samples of a passage where there
-    are more engines than passages. Steps of the same draw follow each other with ``generator-ahead``.
+    Prompt ``i`` goes to engine ``i`` modulo the engines, while a run shares prompts out by their expected tokens
+    (:mod:`megatron_pz.algorithm.work_shares`). A prompt's samples stay together with ``barrier``; the other schedules
+    part those of a passage where there are more engines than passages, as a run does. Steps of the same draw follow
+    each other with ``generator-ahead``.
     """
     if schedule == "barrier":
         phases = [step.proposals, step.predictions]

@@ -119,10 +119,15 @@ def test_a_significant_difference_is_said_in_a_sentence() -> None:
 def test_other_questions_are_not_compared() -> None:
     with pytest.raises(BadInput, match=r"evaluations of b and a cannot be compared: settings differ"):
         require_same_evaluation({"a": {1: measured("a", [0.1])}}, measured("b", [0.1], seed=12))
-    asked = Measured(evaluation("a", [0.1]), {"gsm8k": np.zeros(3)})
-    more = Measured(evaluation("b", [0.1]), {"gsm8k": np.zeros(4)})
-    with pytest.raises(BadInput, match="b and a were asked different numbers of questions of gsm8k"):
-        require_same_evaluation({"a": {1: asked}}, more)
+    asked, same, other = (
+        Measured(
+            evaluation(name, [0.1]), {"gsm8k": np.zeros(3)}, {"gsm8k": {"questions": 3, "data": data, "context": 9}}
+        )
+        for name, data in (("a", "x"), ("b", "x"), ("c", "y"))
+    )
+    require_same_evaluation({"a": {1: asked}}, same)
+    with pytest.raises(BadInput, match="gsm8k: c and a were not asked alike, they differ in data"):
+        require_same_evaluation({"a": {1: asked}}, other)
 
 
 def test_benchmarks_are_compared_question_by_question() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA
+from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.experiment.design import Experiment
 from megatron_pz.experiment.progress import Evaluations, describe, number_tasks, prepare, training_of
 from megatron_pz.run.objective import Schedule
@@ -116,7 +117,9 @@ def test_benchmarks_are_asked_by_the_same_call_and_read_back(read: Read, tmp_pat
     rows = [{"benchmark": "gsm8k", "subject": "", "question": name, "correct": name == "b"} for name in ("a", "b")]
     (results / "start").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, ANSWERS_SCHEMA), results / "start/gsm8k.parquet")
-    assert files.measured(files.start, "start").values("gsm8k") == [0.0, 1.0]
+    AnswerStore(results / "start").claim("gsm8k", {"recipe": "general_reasoner"})
+    start = files.measured(files.start, "start")
+    assert (start.values("gsm8k"), start.facts) == ([0.0, 1.0], {"gsm8k": {"recipe": "general_reasoner"}})
     with pytest.raises(BadInput, match=r"gsm8k\.parquet: is missing"):
         files.measured(files.start, experiment.cells[0].name)
 
