@@ -27,11 +27,10 @@ TAIL_SHARE = 0.9
 
 
 def schedule_of(config: RunConfig) -> Schedule:
-    """Return the schedule by which these settings are timed.
-
-    ``barrier`` stands for ``one-queue`` too, which ``megatron_pz.train`` follows where one engine serves both roles.
-    """
-    return "generator-ahead" if config.rollout.generator_ahead else "barrier"
+    """Return the schedule that ``megatron_pz.train`` follows with these settings."""
+    if config.rollout.generator_ahead:
+        return "generator-ahead"
+    return "one-queue" if config.game.policy_sharing == "shared" else "barrier"
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_the_planner_tells_times_fastest_first(tmp_path: Path, capsys: pytest.Ca
     assert float(rows[0][1]) < float(rows[1][1])
     step, hours, gpu_hours = float(rows[1][1]), float(rows[1][9]), float(rows[1][10].replace(",", ""))
     assert hours == pytest.approx(2000 * step / 3600, abs=0.6) and gpu_hours == pytest.approx(16 * hours, rel=0.02)
-    assert "these settings choose barrier" in told
+    assert "these settings choose one-queue" in told
     plan_cluster.main([*command, "--layouts", "--mean-response", "300", "--generator-ahead"])
     told = capsys.readouterr().out
     assert "update s" in told and "(simulated, generator-ahead)" in told and "choose generator-ahead" in told
