@@ -19,7 +19,7 @@ MOST_CHARACTERS = 12_000_000
 
 
 MARKS = (
-    "▲ ▼ higher or lower than in the column to the left: a sign-change test on the questions' differences, corrected "
+    "▲ ▼ higher or lower than in the column to the left: an exchange test of this score over questions, corrected "
     "for the number of comparisons by Holm's rule, at 5 %."
 )
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from megatron_pz.evaluation.benchmarks.intervals import Interval, Strata, difference, sign_change_test
+from megatron_pz.evaluation.benchmarks.intervals import Interval, Strata, difference, exchange_test
 from megatron_pz.evaluation.benchmarks.scores import STATISTICS, ModelScores, strata
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.evaluation.crossed import holm
@@ -34,6 +34,7 @@ COMPARABLE = (
 """Facts that two models' answers must share; the context, the prompts' tokens and the batches may differ."""
 SIGNIFICANT = 0.05
 
+Key = TypeVar("Key")
 Pair = tuple[Strata, Strata]
 """The accuracies of two models on the same questions."""
 
@@ -53,9 +54,9 @@ class Difference:
     change: Interval
     """95 % bootstrap interval over questions, for this difference alone."""
     p: float
-    """Of the sign-change test on the questions' differences: that the two models are alike."""
+    """Of this score's change, by exchanging questions' accuracies between the models: that the two are alike."""
     corrected_p: float
-    """By Holm's rule over all sets of the comparison, or over all their subjects."""
+    """By Holm's rule over this score of all sets of the comparison, or over all their subjects."""
 
     @property
     def significant(self) -> bool:
@@ -70,7 +71,7 @@ class Comparison:
     before: str
     after: str
     sets: tuple[Difference, ...]
-    """A set has a row for each of its scores; its p-value is one, over the questions."""
+    """A set has a row for each of its scores."""
     subjects: tuple[Difference, ...]
     """Subjects of the sets that have several."""
 
@@ -95,18 +96,20 @@ def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_
         for benchmark, (old, new) in sets.items()
         for subject in (old if len(old) > 1 else ())
     }
-    statistics = {each.benchmark: tuple(each.scores) for each in both}
+    rows = {
+        (benchmark, statistic): _difference(benchmark, "", statistic, pair, p_values)
+        for statistic in STATISTICS
+        for benchmark, pair, p_values in _tested(
+            statistic, {each.benchmark: sets[each.benchmark] for each in both if statistic in each.scores}
+        )
+    }
     return Comparison(
         before.name,
         after.name,
-        tuple(
-            _difference(benchmark, "", statistic, pair, p_values)
-            for (benchmark, pair), p_values in zip(sets.items(), _tested(sets.values()), strict=True)
-            for statistic in statistics[benchmark]
-        ),
+        tuple(rows[each.benchmark, statistic] for each in both for statistic in each.scores),
         tuple(
             _difference(benchmark, subject, "micro", pair, p_values)
-            for ((benchmark, subject), pair), p_values in zip(subjects.items(), _tested(subjects.values()), strict=True)
+            for (benchmark, subject), pair, p_values in _tested("micro", subjects)
         ),
     )
 
@@ -137,12 +140,13 @@ def require_alike(
         )
 
 
-def _tested(pairs: Iterable[Pair]) -> list[tuple[float, float]]:
-    """Return each pair's p-value, and that corrected for all of them."""
-    p_values = [
-        sign_change_test(np.concatenate([new[subject] - old[subject] for subject in old])) for old, new in pairs
+def _tested(statistic: str, pairs: Mapping[Key, Pair]) -> list[tuple[Key, Pair, tuple[float, float]]]:
+    """Return each pair with the p-value of its change, and that corrected for all pairs."""
+    p_values = [exchange_test(STATISTICS[statistic], *pair) for pair in pairs.values()]
+    return [
+        (key, pair, both)
+        for (key, pair), both in zip(pairs.items(), zip(p_values, holm(p_values), strict=True), strict=True)
     ]
-    return list(zip(p_values, holm(p_values), strict=True))
 
 
 def _difference(benchmark: str, subject: str, statistic: str, pair: Pair, p_values: tuple[float, float]) -> Difference:

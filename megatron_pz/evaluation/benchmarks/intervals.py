@@ -16,7 +16,8 @@ LEVEL = 0.95
 RESAMPLES = 2000
 """Resamples of a bootstrap interval; its ends then vary by about 2 % of its width between seeds."""
 PERMUTATIONS = 9999
-"""Random sign changes of a test; the smallest p-value is 1 / 10,000."""
+"""Random exchanges of a test; the smallest p-value is 1 / 10,000."""
+_ROUNDING = 1e-12
 HARMONIC_SHIFT = 0.01
 _AT_ONCE = 1 << 22
 """Most drawn numbers held at once."""
@@ -94,24 +95,28 @@ def difference(statistic: Statistic, before: Strata, after: Strata, seed: int = 
     return Interval(_score(statistic, after) - _score(statistic, before), low, high)
 
 
-def sign_change_test(differences: np.ndarray, seed: int = 0) -> float:
-    """Return the two-sided p-value of paired differences, float64 [questions], against "the models are alike".
+def exchange_test(statistic: Statistic, before: Strata, after: Strata, seed: int = 0) -> float:
+    """Return the two-sided p-value of a score's change between two models, against "the models are alike".
 
-    If they are, each question's difference is as likely to have the other sign (Fisher's permutation test). Questions
-    without a difference say nothing either way.
+    If they are, the accuracies of each question are as likely to be exchanged between the models (Fisher's permutation
+    test). Questions on which both agree say nothing either way.
     """
-    changed = differences[differences != 0]
-    if len(changed) < 2:
+    sizes, observed = _sizes(before), abs(_score(statistic, after) - _score(statistic, before))
+    if sum(int((after[subject] != before[subject]).sum()) for subject in before) < 2:
         return 1.0
-    result = stats.permutation_test(
-        (changed,),
-        lambda values, axis: values.sum(axis),
-        permutation_type="samples",
-        n_resamples=PERMUTATIONS,
-        batch=max(1, _AT_ONCE // len(changed)),
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+    generator = np.random.default_rng(seed)
+    old, new = (np.empty((PERMUTATIONS, len(sizes))) for _ in range(2))
+    for column, subject in enumerate(before):
+        change = after[subject] - before[subject]
+        changed = change[change != 0]
+        rows = max(1, _AT_ONCE // max(len(changed), 1))
+        for start in range(0, PERMUTATIONS, rows):
+            stop = min(start + rows, PERMUTATIONS)
+            exchanged = generator.integers(2, size=(stop - start, len(changed))) @ changed / len(change)
+            old[start:stop, column] = before[subject].mean() + exchanged
+            new[start:stop, column] = after[subject].mean() - exchanged
+    as_large = np.abs(statistic(new, sizes) - statistic(old, sizes)) >= observed - _ROUNDING
+    return float((1 + as_large.sum()) / (1 + PERMUTATIONS))
 
 
 def _sizes(strata: Strata) -> np.ndarray:

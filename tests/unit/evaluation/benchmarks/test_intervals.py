@@ -10,11 +10,12 @@ import pytest
 from megatron_pz.evaluation.benchmarks.intervals import (
     Strata,
     difference,
+    exchange_test,
+    harmonic,
     interval,
     macro,
     micro,
     resampled_means,
-    sign_change_test,
 )
 
 RIGHT = np.random.default_rng(5).random(400) < 0.3
@@ -74,9 +75,20 @@ def test_pairs_are_compared_by_their_differences() -> None:
     assert found.excludes_zero()
 
 
-def test_the_sign_test_agrees_with_counting_all_sign_changes() -> None:
-    """Six questions gained and one lost: 16 of the 128 sign changes give a sum of 5 or more, in size."""
-    differences = np.array([1.0] * 6 + [-1.0] + [0.0] * 10)
-    assert sign_change_test(differences) == pytest.approx(16 / 128)
-    assert sign_change_test(np.zeros(7)) == sign_change_test(np.array([0.0, 1.0])) == 1.0
-    assert sign_change_test(np.ones(200)) == pytest.approx(2 / 10_000)
+def test_the_exchange_test_agrees_with_counting_all_exchanges() -> None:
+    """Six questions gained and one lost: 16 of the 128 exchanges give a change of 5 or more questions, in size."""
+
+    def p_value(before: list[float], after: list[float]) -> float:
+        return exchange_test(micro, {"all": np.array(before)}, {"all": np.array(after)})
+
+    assert p_value([0.0] * 6 + [1.0] * 11, [1.0] * 6 + [0.0] + [1.0] * 10) == pytest.approx(16 / 128, abs=0.015)
+    assert p_value([1.0] * 7, [1.0] * 7) == p_value([0.0, 0.0], [0.0, 1.0]) == 1.0
+    assert p_value([0.0] * 200, [1.0] * 200) == pytest.approx(1 / 10_000)
+
+
+def test_each_score_has_a_test_of_its_own() -> None:
+    """A gain on a large subject moves the mean over questions, not one that the changes of a small subject dominate."""
+    before = {"large": np.repeat([1.0, 0.0], 100), "small": np.array([1.0, 0.0, 0.0, 0.0])}
+    after = {"large": np.repeat([1.0, 0.0], [130, 70]), "small": np.array([0.0, 0.0, 0.0, 1.0])}
+    assert exchange_test(micro, before, after) < 0.001
+    assert exchange_test(harmonic, before, after) > 0.3
