@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.rank_shares import RankShares
@@ -19,7 +20,7 @@ from megatron_pz.question_answering.graders import Answered, Grade, Grader, rewa
 from megatron_pz.question_answering.question import Question
 from megatron_pz.question_answering.question_template import QuestionTemplate
 from megatron_pz.rl.experience import Response, Role
-from megatron_pz.runtime.errors import BadInput, ExpectedFailure
+from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
 
 SOLVER: Role = "solver"
 _PLACE = "\x00question\x00"
@@ -50,7 +51,7 @@ class QuestionPrompts:
         """Prepare the text around a question.
 
         Raises:
-            BadInput: a chat template is asked for, and the tokenizer has none that shows the user's text.
+            BadInput: a chat template is asked for, and the tokenizer has none that shows the user's text, or it fails.
         """
         self.tokenizer = tokenizer
         self.template = QuestionTemplate.load(config.question_template)
@@ -65,7 +66,10 @@ class QuestionPrompts:
         if not self.tokenizer.chat_template:
             raise BadInput(f"--chat-template: the tokenizer of {self.tokenizer.name_or_path} has no chat template")
         turn = [{"role": "user", "content": _PLACE}]
-        whole = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        try:
+            whole = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise BadInput(f"--chat-template: that of {self.tokenizer.name_or_path} fails: {one_line(error)}") from None
         before, place, after = whole.partition(_PLACE)
         if not place:
             raise BadInput(f"--chat-template: that of {self.tokenizer.name_or_path} does not show the user's text")

@@ -18,7 +18,7 @@ from megatron_pz.question_answering.math_grader import MATH_GRADER
 from megatron_pz.question_answering.question import Question
 from megatron_pz.runtime.errors import brief
 
-_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:/\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:/\d+)?")
 
 
 @dataclass(frozen=True)

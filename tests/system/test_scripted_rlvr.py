@@ -164,6 +164,10 @@ def test_a_chat_template_keeps_the_questions_text_as_text(config: RunConfig) -> 
     ids = QuestionPrompts(settings, tokenizer).encode(Question("", "", "", f"a {name} b", "", ""))
     assert ids[0] == end and list(ids).count(end) == 2
     assert tokenizer.decode(ids) == f"{name}a {name} b{name}answer"
+    for template_text, complaint in (("{{ raise_exception('no') }}", "fails: no"), ("hello", "does not show")):
+        tokenizer.chat_template = template_text
+        with pytest.raises(BadInput, match=complaint):
+            QuestionPrompts(settings, tokenizer)
 
 
 def test_questions_that_are_all_too_long_are_refused(config: RunConfig) -> None:

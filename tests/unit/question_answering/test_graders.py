@@ -39,6 +39,8 @@ def score(grader: str, answer: str, response: str) -> float:
         ("number", "0.3", r"\boxed{0.30000000000000004}", 0.0),
         ("number", "7", r"\boxed{seven}", 0.0),
         ("number", "7", r"\boxed{7/0}", 0.0),
+        ("number", "12", r"\boxed{(1,2)}", 0.0),
+        ("number", "1234567", r"\boxed{1,234,567.}", 1.0),
         ("math", r"\frac{1}{2}", r"\boxed{0.5}", 1.0),
         ("math", "(1, 2)", r"\boxed{(2, 1)}", 0.0),
         ("math", r"\frac{\sqrt{a^{2}+1}}{b}", r"\boxed{0} or rather \boxed{\frac{\sqrt{a^{2}+1}}{b}}", 1.0),
