@@ -106,6 +106,22 @@ def _role_lines(quantity: str) -> tuple[Line, Line]:
     )
 
 
+NOT_A_PART_OF_THE_TIME = tuple(
+    f"time/{name}"
+    for name in (
+        "iteration",
+        "cpu_seconds",
+        "rollout_engines",
+        "update_passes",
+        "engine_tail",
+        "engine_idle_share",
+        "generator_tokens_per_engine_second",
+        "predictor_tokens_per_engine_second",
+        "solver_tokens_per_engine_second",
+    )
+)
+"""The whole, measures of its parts, and rates."""
+
 PANELS: tuple[LinePanel | SharePanel, ...] = (
     LinePanel(
         "Reward",
@@ -147,7 +163,7 @@ PANELS: tuple[LinePanel | SharePanel, ...] = (
         "Where the time goes",
         "seconds an iteration",
         prefix="time/",
-        left_out=("time/iteration", "time/cpu_seconds", "time/rollout_engines", "time/update_passes"),
+        left_out=NOT_A_PART_OF_THE_TIME,
         whole_is_one=False,
     ),
 )

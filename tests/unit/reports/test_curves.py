@@ -39,9 +39,11 @@ def test_shares_are_stacked_from_the_floor_in_order_of_size() -> None:
 
 
 def test_seconds_are_stacked_once() -> None:
-    """Neither totals nor parts of parts stand on top of the parts."""
+    """Neither totals nor parts of parts stand on top of the parts, and rates and shares are no seconds."""
     seconds = {"rollout": 6.0, "rollout_engines": 5.5, "update": 3.0, "update_passes": 2.5, "iteration": 9.5}
-    series = {f"time/{part}": np.array([value]) for part, value in (seconds | {"cpu_seconds": 18.0}).items()}
+    engines = {"engine_tail": 1.5, "engine_idle_share": 0.1, "predictor_tokens_per_engine_second": 200.0}
+    others = {"cpu_seconds": 18.0, "generator_tokens_per_engine_second": 30.0} | engines
+    series = {f"time/{part}": np.array([value]) for part, value in (seconds | others).items()}
     (panel,) = (panel for panel in PANELS if panel.title == "Where the time goes")
     axes = Figure().add_subplot()
     panel.draw(axes, np.array([1]), series.__getitem__, sorted(series))
