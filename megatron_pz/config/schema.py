@@ -159,7 +159,7 @@ class GameConfig:
     """Draw further passages until the step has passages_per_step groups with unequal rewards (DAPO) [C]. Groups of the
     generator count, or of the predictor where masks are passive. In question answering, of questions_per_step."""
     max_sampling_rounds: PositiveInt = 3
-    """Most draws in a step with dynamic_sampling."""
+    """Maximum number of draws in a step with dynamic_sampling."""
     max_predictor_groups: NonNegativeInt = 0
     """Most mixed predictor groups that enter the update, drawn at random; 0: all [P]."""
 
@@ -329,7 +329,7 @@ class TrainingConfig:
     benchmark_prompt_format: Literal["recipe", "chat", "plain"] = "recipe"
     """The recipe's own choice, the model's chat template, or a plain completion."""
     benchmark_questions: PositiveInt = 100
-    """Most questions of each benchmark, a fixed random slice [C]."""
+    """Maximum number of questions of each benchmark, a fixed random slice [C]."""
     benchmark_max_tokens: NonNegativeInt = 0
     """Most tokens of a response where the recipe allows more; 0: the recipe's. Prompt and response together also fit
     into max_prompt_length + max_response_length."""
@@ -372,7 +372,7 @@ class ColdStartConfig:
     cold_start_passages: PositiveInt = 8
     """Passages in a step that become generator examples."""
     cold_start_spans: PositiveInt = 4
-    """Most example spans of one passage."""
+    """Maximum number of example spans of one passage."""
     cold_start_predictions: PositiveInt = 10
     """Passages in a step that become predictor examples."""
     cold_start_repeated_share: Annotated[float, Ge(0), Le(1)] = 0.65

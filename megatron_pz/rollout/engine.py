@@ -284,7 +284,7 @@ class VllmEngine:
 
     @property
     def context(self) -> int:
-        """Most tokens of a prompt and its response together."""
+        """Maximum number of tokens of a prompt and its response together."""
         return self.rollout.max_prompt_length + self.rollout.max_response_length
 
     def generate(

@@ -47,7 +47,7 @@ class DecodingEngine(Protocol):
 
     @property
     def context(self) -> int:
-        """Most tokens of a prompt and its response together."""
+        """Maximum number of tokens of a prompt and its response together."""
 
     def generate(
         self,

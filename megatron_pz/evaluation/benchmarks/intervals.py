@@ -20,7 +20,7 @@ PERMUTATIONS = 9999
 _ROUNDING = 1e-12
 HARMONIC_SHIFT = 0.01
 _AT_ONCE = 1 << 22
-"""Most drawn numbers held at once."""
+"""Maximum number of drawn numbers held at once."""
 
 Strata = Mapping[str, np.ndarray]
 """Subject to its questions' accuracies, float64 [questions]. Two models compared have equal subjects and sizes."""

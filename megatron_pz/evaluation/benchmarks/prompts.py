@@ -28,9 +28,9 @@ class BenchmarkSettings:
     recipe: str
     prompt_format: PromptFormat = "recipe"
     questions: int = 0
-    """Most questions of each set; 0: all."""
+    """Maximum number of questions of each set; 0: all."""
     max_tokens: int = 0
-    """Most tokens of a response where the recipe allows more; 0: the recipe's."""
+    """Maximum number of tokens of a response where the recipe allows more; 0: the recipe's."""
     seed: int = 11
     """Decides the slice of questions, the samples and the guesses."""
     responses_per_part: int = 128
@@ -66,7 +66,7 @@ class PreparedBenchmark:
     chat: bool
     """The prompts are made by the model's chat template."""
     max_tokens: int
-    """Most tokens of a response; the engine's context may end it before."""
+    """Maximum number of tokens of a response; the engine's context may end it before."""
     prompts: tuple[Prompt, ...]
 
     @property
