@@ -21,7 +21,7 @@ class Comparison:
     floor_seconds: float
     """Three matrix products of the size at the device's own rate: less is impossible."""
     extra_bytes: int
-    """Most memory at once beside weights and hidden states; 0 on a CPU."""
+    """Peak memory beside weights and hidden states; 0 on a CPU."""
     plain_extra_bytes: int
     log_prob_error: float
     """Largest distance of the two forms' log-probabilities, nats."""

@@ -30,7 +30,7 @@ def median_seconds(action: Callable[[], object], device: torch.device, *, repeat
 
 
 def extra_bytes(action: Callable[[], object], device: torch.device) -> int:
-    """Most memory that ``action`` holds at once beside what was there; 0 on a CPU, whose allocator has no peak."""
+    """Peak memory of ``action`` beside what was allocated before; 0 on a CPU, whose allocator has no peak."""
     if device.type != "cuda":
         action()
         return 0

@@ -29,7 +29,7 @@ class Work:
     """Responses to a prompt."""
     max_prompt_tokens: int
     response_tokens: int
-    """Most tokens of a response."""
+    """Maximum number of tokens of a response."""
     stop: tuple[str, ...]
     """A response ends with the first token that completes one of these. None: all have ``response_tokens`` tokens, and
     the model's own end does not count."""

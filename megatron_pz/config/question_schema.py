@@ -53,7 +53,7 @@ class QuestionConfig:
     answer_length_penalty: NonNegativeFloat = 0.0
     """A right answer loses this for each token by which its length differs from the reference's [C]; 0.05 [G]."""
     answer_length_cap: PositiveInt = 10
-    """Most tokens of difference that answer_length_penalty counts [G]."""
+    """Maximum difference in tokens that answer_length_penalty counts [G]."""
     eval_questions: PositiveInt = 200
     """Held-out questions in an evaluation; files with more are cut to the first ones [C]."""
     eval_samples: PositiveInt = 1

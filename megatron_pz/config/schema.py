@@ -161,7 +161,7 @@ class GameConfig:
     max_sampling_rounds: PositiveInt = 3
     """Maximum number of draws in a step with dynamic_sampling."""
     max_predictor_groups: NonNegativeInt = 0
-    """Most mixed predictor groups that enter the update, drawn at random; 0: all [P]."""
+    """Maximum number of mixed predictor groups that enter the update, drawn at random; 0: all [P]."""
 
 
 @dataclass(frozen=True)
@@ -312,8 +312,8 @@ class TrainingConfig:
     state in host memory instead of the disk [C]."""
     log_interval: PositiveInt = 1
     samples_budget_mib: NonNegativeFloat = 512.0
-    """Most MiB of samples.jsonl and samples/ together: beyond it, samples of older steps are thinned out evenly. 0: no
-    limit [C]."""
+    """Maximum size of samples.jsonl and samples/ together, in MiB: beyond it, samples of older steps are thinned out
+    evenly. 0: no limit [C]."""
     eval_interval: NonNegativeInt = 0
     """Steps between held-out evaluations; 0: none."""
     eval_passages: PositiveInt = 200
@@ -323,7 +323,7 @@ class TrainingConfig:
     benchmarks: tuple[str, ...] = ()
     """Benchmarks that are asked, such as gsm8k and mmlu_pro (docs/evaluation.md)."""
     benchmark_data: str = ""
-    """Folder with a folder for each benchmark, in its public schema."""
+    """Directory with a subdirectory for each benchmark, in its public schema."""
     benchmark_recipe: Literal["general_reasoner", "authors"] = "general_reasoner"
     """Prompts and graders: General-Reasoner's [P], or those of each benchmark's authors."""
     benchmark_prompt_format: Literal["recipe", "chat", "plain"] = "recipe"
@@ -331,8 +331,8 @@ class TrainingConfig:
     benchmark_questions: PositiveInt = 100
     """Maximum number of questions of each benchmark, a fixed random slice [C]."""
     benchmark_max_tokens: NonNegativeInt = 0
-    """Most tokens of a response where the recipe allows more; 0: the recipe's. Prompt and response together also fit
-    into max_prompt_length + max_response_length."""
+    """Maximum number of tokens of a response where the recipe allows more; 0: the recipe's. Prompt and response
+    together also fit into max_prompt_length + max_response_length."""
     wandb_project: str = ""
     """Also log to Weights & Biases under this project (needs the package wandb)."""
 

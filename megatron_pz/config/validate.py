@@ -44,7 +44,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
             bool(c.data.data_path) or asks_questions(c.questions),
             "--data-path is missing: give the prefix of a .bin/.idx passage dataset",
         ),
-        (bool(training.save), "--save is missing: give the folder that the run writes to"),
+        (bool(training.save), "--save is missing: give the directory that the run writes to"),
         *(rule for section in dataclasses.fields(c) for rule in range_rules(getattr(c, section.name))),
         *_path_rules(c),
         *_training_rules(c),

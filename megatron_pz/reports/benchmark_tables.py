@@ -14,7 +14,7 @@ from megatron_pz.evaluation.benchmarks.scores import BenchmarkScore, ModelScores
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.evaluation_tables import mean_score
 
-MOST_CHARACTERS = 12_000_000
+MAX_CHARACTERS = 12_000_000
 """Of the items' texts, before compression: about 4 MB of the page."""
 
 
@@ -168,4 +168,4 @@ def _add_answers(by_question: dict[str, dict[str, Any]], answers: pa.Table, mode
 def _even_share(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Keep every n-th item, with the smallest n for which the texts are short enough."""
     length = sum(len(item["text"]) + sum(len(result["text"]) for result in item["results"]) for item in items)
-    return list(items[:: -(-length // MOST_CHARACTERS) or 1])
+    return list(items[:: -(-length // MAX_CHARACTERS) or 1])

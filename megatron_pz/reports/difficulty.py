@@ -11,7 +11,7 @@ import numpy as np
 from megatron_pz.reports.kept_samples import KeptPassage
 from megatron_pz.reports.word_kinds import KINDS
 
-MOST_BINS = 12
+MAX_BINS = 12
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Bins:
 
     @classmethod
     def over(cls, steps: Sequence[int]) -> Bins:
-        """Divide the range of the steps into at most ``MOST_BINS`` bins."""
+        """Divide the range of the steps into at most ``MAX_BINS`` bins."""
         first, end = min(steps), max(steps) + 1
-        count = min(MOST_BINS, end - first)
+        count = min(MAX_BINS, end - first)
         return cls(tuple(first + (end - first) * index // count for index in range(count + 1)))
 
     def __len__(self) -> int:

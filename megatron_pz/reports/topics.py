@@ -11,10 +11,10 @@ import numpy as np
 
 from megatron_pz.roles.words import content_words
 
-MOST_TOPICS = 8
+MAX_TOPICS = 8
 PASSAGES_A_TOPIC = 8
 """Fewer distinct passages than this for each topic give topics of chance."""
-MOST_PASSAGES = 4000
+MAX_SAMPLED_PASSAGES = 4000
 """Topics are found in this many passages, evenly spread; the others go to the nearest topic."""
 _VOCABULARY = 2000
 _ROUNDS = 25
@@ -39,10 +39,10 @@ def find_topics(passages: Sequence[str]) -> Topics:
     passages.
     """
     distinct = list(dict.fromkeys(passages))
-    count = min(MOST_TOPICS, len(distinct) // PASSAGES_A_TOPIC)
+    count = min(MAX_TOPICS, len(distinct) // PASSAGES_A_TOPIC)
     if count < 2:
         return Topics((), (-1,) * len(passages))
-    stride = -(-len(distinct) // MOST_PASSAGES)
+    stride = -(-len(distinct) // MAX_SAMPLED_PASSAGES)
     counts = [_word_counts(text) for text in distinct]
     documents = Counter(word for own in counts[::stride] for word in own)
     seen = len(counts[::stride])
@@ -54,8 +54,8 @@ def find_topics(passages: Sequence[str]) -> Topics:
     centres_KV = _best_centres(_unit_rows(counts[::stride], column, weight_V), count)
     nearest = np.concatenate(
         [
-            (_unit_rows(counts[first : first + MOST_PASSAGES], column, weight_V) @ centres_KV.T).argmax(1)
-            for first in range(0, len(counts), MOST_PASSAGES)
+            (_unit_rows(counts[first : first + MAX_SAMPLED_PASSAGES], column, weight_V) @ centres_KV.T).argmax(1)
+            for first in range(0, len(counts), MAX_SAMPLED_PASSAGES)
         ]
     )
     order = np.argsort(-np.bincount(nearest, minlength=count), kind="stable")

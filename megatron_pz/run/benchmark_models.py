@@ -52,7 +52,7 @@ class BenchmarkRequest:
     """Folder for the results, in which each model gets a folder of its own."""
     settings: BenchmarkSettings
     context: int = 0
-    """Most tokens of a prompt and its response together; 0: what the model and the recipe allow."""
+    """Maximum number of tokens of a prompt and its response together; 0: what the model and the recipe allow."""
     contamination: tuple[str, ...] = ()
     """Prefixes of training corpora in which the questions are looked for."""
 

@@ -20,7 +20,7 @@ from megatron_pz.runtime.errors import BadInput
 
 HELD_OUT_SEED = 11
 """Seed of the held-out questions and of their answers: runs of different seeds are asked the same."""
-MOST_MISSES = 10_000
+MAX_MISSES = 10_000
 """Generated questions that may be skipped one after another."""
 
 Fits = Callable[[Question], bool]
@@ -67,10 +67,10 @@ class QuestionStream:
         """Return the next ``count`` questions that fit.
 
         Raises:
-            BadInput: a whole epoch of them, or :data:`MOST_MISSES` generated ones, do not fit.
+            BadInput: a whole epoch of them, or :data:`MAX_MISSES` generated ones, do not fit.
         """
         found: list[Question] = []
-        misses, most = 0, len(self._questions) or MOST_MISSES
+        misses, most = 0, len(self._questions) or MAX_MISSES
         while len(found) < count:
             question = self._next()
             if self._fits(question):
@@ -133,7 +133,7 @@ def held_out_questions(config: QuestionConfig, fits: Fits) -> list[Question]:
                 found.setdefault(question.text, question)
     else:
         gym, number = ReasoningGym(config.reasoning_gym_tasks, HELD_OUT_SEED, "held-out"), 0
-        while len(found) < config.eval_questions and number < config.eval_questions + MOST_MISSES:
+        while len(found) < config.eval_questions and number < config.eval_questions + MAX_MISSES:
             if fits(question := gym[number]):
                 found.setdefault(question.text, question)
             number += 1

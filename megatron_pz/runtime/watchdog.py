@@ -36,8 +36,8 @@ import torch.distributed as dist
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, brief
 from megatron_pz.runtime.rank_monitor import RankMonitor, section_name
 
-LONGEST_INTERVAL = 5.0
-"""Most seconds between two heartbeats."""
+MAX_INTERVAL = 5.0
+"""Maximum number of seconds between two heartbeats."""
 EXIT_CODE = 1
 _ABORT = "abort"
 """Key in the store of the line that ended the run."""
@@ -95,7 +95,7 @@ class Watchdog:
         """
         self._monitor = monitor
         self.heartbeat_timeout = heartbeat_timeout
-        self.interval = min(LONGEST_INTERVAL, heartbeat_timeout / 4)
+        self.interval = min(MAX_INTERVAL, heartbeat_timeout / 4)
         self._end = end or _end_process
         self._phases: list[_Phase] = []
         self._step = "start-up"

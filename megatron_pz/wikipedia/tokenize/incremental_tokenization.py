@@ -32,7 +32,7 @@ _BEGINNINGS = (
     "The", "the", "- an item", '"Quote', "(see)", "1990", "東京", "Éa", "'s", "…", "= x", "$5", "’tis", "слово", "नमस्ते",
     "{x}", "🙂", "_", "ʻO",
 )  # fmt: skip
-_MOST_BREAK_TOKENS = 2
+_MAX_BREAK_TOKENS = 2
 """Maximum number of tokens that a blank line costs in a byte-level vocabulary."""
 
 
@@ -65,7 +65,7 @@ class Joints:
         self._ends_break = np.zeros(1, np.bool_)  # by id: it has ended a text with a blank line
         if passages_join:
             self._probe()
-        self.break_tokens = {"constant": len(self._seam), "attached": 0, "none": _MOST_BREAK_TOKENS}[self.kind]
+        self.break_tokens = {"constant": len(self._seam), "attached": 0, "none": _MAX_BREAK_TOKENS}[self.kind]
         """Number of tokens that :meth:`measured` leaves to be counted for a blank line between two paragraphs."""
 
     def _probe(self) -> None:

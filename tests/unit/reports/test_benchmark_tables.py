@@ -73,7 +73,7 @@ def test_scores_differences_and_items(tmp_path: Path) -> None:
 
 def test_items_beyond_the_room_are_left_out_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, folder = results(tmp_path, "base", 15)
-    monkeypatch.setattr(module, "MOST_CHARACTERS", 300)
+    monkeypatch.setattr(module, "MAX_CHARACTERS", 300)
     found = benchmark_tables([scores], [folder])
     assert found["all_items"] == 30 > len(found["items"]) >= 5
     shares = [item["results"][0]["score"] for item in found["items"]]
