@@ -21,7 +21,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.plain_text import read_plain_text
-from megatron_pz.rl.experience import Response
+from megatron_pz.rl.experience import Decoding, Response
 from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.answers import last_command
 from megatron_pz.roles.spans import SpanRules
@@ -54,15 +54,26 @@ class GreedyEngine:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding | None = None,
     ) -> list[list[Response]]:
         """Continue each prompt once with its most likely tokens. ``n`` must be 1; ``seeds`` are not used.
+
+        ``decoding`` may only ask for greedy decoding, too.
 
         Raises:
             BadInput: a prompt is longer than ``max_prompt_length``.
         """
         if n != 1:
             raise ValueError(f"greedy decoding gives one response per prompt, not {n}")
+        if decoding is not None and decoding.temperature != 0:
+            raise ValueError(f"this engine decodes greedily, not at temperature {decoding.temperature}")
         return [[self._continue(prompt, max_tokens, stop)] for prompt in prompts]
 
     def _continue(self, prompt: Sequence[int], max_tokens: int, stop: Sequence[str]) -> Response:

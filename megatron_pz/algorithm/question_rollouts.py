@@ -14,12 +14,13 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.rank_shares import RankShares
-from megatron_pz.algorithm.role_sampler import Engine, EngineSampler
+from megatron_pz.algorithm.role_sampler import EngineSampler
 from megatron_pz.config.question_schema import QuestionConfig
 from megatron_pz.question_answering.graders import Answered, Grade, Grader, reward
 from megatron_pz.question_answering.question import Question
 from megatron_pz.question_answering.question_template import QuestionTemplate
 from megatron_pz.rl.experience import Response, Role
+from megatron_pz.rollout.protocol import Engine
 from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
 
 SOLVER: Role = "solver"

@@ -16,15 +16,7 @@ from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
 from megatron_pz.roles.mask_predictor import MaskPredictor
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MaskedPassage, SpanRules
-
-
-class Engine(Protocol):
-    """A source of sampled responses: vLLM's engine, or transformers' generation."""
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], n: int, *, seeds: Sequence[int], max_tokens: int, stop: Sequence[str]
-    ) -> list[list[Response]]:
-        """Sample n responses for each prompt. Sample k of a prompt is drawn with the prompt's seed plus k."""
+from megatron_pz.rollout.protocol import Engine
 
 
 class Tokenizer(Protocol):

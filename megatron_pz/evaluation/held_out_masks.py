@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from megatron_pz.algorithm.role_sampler import Engine, PredictedMask, RoleSampler, Tokenizer
+from megatron_pz.algorithm.role_sampler import PredictedMask, RoleSampler, Tokenizer
 from megatron_pz.config.schema import GameConfig
 from megatron_pz.evaluation.results import (
     Evaluation,
@@ -32,6 +32,7 @@ from megatron_pz.roles.held_out import Kind, held_out_masks
 from megatron_pz.roles.mask_generator import MaskProposal, generator_reward
 from megatron_pz.roles.spans import MaskedPassage, is_subword
 from megatron_pz.roles.words import FUNCTION_WORDS
+from megatron_pz.rollout.protocol import Engine
 from megatron_pz.runtime.errors import BadInput
 
 Key = TypeVar("Key")

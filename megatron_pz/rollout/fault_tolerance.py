@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from megatron_pz.rl.experience import Decoding, Response, SampleRequest
-from megatron_pz.rollout.engine import Part, VllmEngine
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.lifecycle import Part
 from megatron_pz.rollout.requests import FollowUp, no_follow_up
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
 from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line

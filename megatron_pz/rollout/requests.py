@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rl.experience import Response, SampleRequest
-from megatron_pz.runtime.errors import BadInput, ExpectedFailure
+from megatron_pz.rollout.lifecycle import EngineBroken
+from megatron_pz.runtime.errors import BadInput
 
 if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
@@ -27,10 +28,6 @@ It depends on nothing else, because an engine that replaces a failed one starts 
 def no_follow_up(key: Hashable, answers: Answers) -> Sequence[SampleRequest]:
     """Ask for nothing further."""
     return ()
-
-
-class EngineBroken(ExpectedFailure):
-    """The engine can no longer be trusted (failed weight update or generation); the process must start a new one."""
 
 
 def run_to_the_end(

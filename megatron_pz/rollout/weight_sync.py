@@ -7,13 +7,13 @@ from contextlib import suppress
 
 import torch
 
-from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.lifecycle import EngineBroken, EngineLifecycle
 from megatron_pz.runtime.errors import one_line
 
 WeightStream = Iterable[tuple[str, torch.Tensor]]
 
 
-def load_weights(engine: VllmEngine, stream: WeightStream) -> None:
+def load_weights(engine: EngineLifecycle, stream: WeightStream) -> None:
     """Replace all of the engine's weights. The next generation starts from an empty prefix cache.
 
     Args:

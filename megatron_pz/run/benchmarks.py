@@ -9,10 +9,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.evaluation.benchmarks.asking import DecodingEngine, answer_parts, parts_of
+from megatron_pz.evaluation.benchmarks.asking import answer_parts, parts_of
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, BenchmarkTokenizer, load_questions, prepare
 from megatron_pz.evaluation.benchmarks.scores import strata
 from megatron_pz.question_answering.scores import aggregate
+from megatron_pz.rollout.protocol import DecodingEngine
 from megatron_pz.rollout.vllm_settings import require_ranks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.runtime.errors import BadInput

@@ -18,7 +18,8 @@ from torch._dynamo import convert_frame
 
 from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout.cpu import platform as cpu_platform
-from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.lifecycle import EngineBroken
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError, require_log_prob_semantics
 from megatron_pz.rollout.vllm_settings import QUANTIZATION
 from megatron_pz.rollout.weight_sync import load_weights

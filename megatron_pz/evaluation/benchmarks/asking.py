@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import pyarrow as pa
 
 from megatron_pz.evaluation.benchmarks.prompts import PreparedBenchmark
 from megatron_pz.question_answering.question import Question
 from megatron_pz.rl.experience import Decoding, Response
+from megatron_pz.rollout.protocol import DecodingEngine
 
 ANSWERS_SCHEMA = pa.schema(
     [
@@ -40,26 +40,6 @@ ANSWERS_SCHEMA = pa.schema(
     ]
 )
 """One row for every sample of every question."""
-
-
-class DecodingEngine(Protocol):
-    """An engine that decodes as an evaluation asks."""
-
-    @property
-    def context(self) -> int:
-        """Maximum number of tokens of a prompt and its response together."""
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        n: int,
-        *,
-        seeds: Sequence[int],
-        max_tokens: int,
-        stop: Sequence[str],
-        decoding: Decoding | None = None,
-    ) -> list[list[Response]]:
-        """Sample n responses for each prompt. Sample k of a prompt is drawn with the prompt's seed plus k."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from torch._dynamo import convert_frame
 
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rl.experience import Response, SampleRequest
-from megatron_pz.rollout import engine as engine_module
 from megatron_pz.rollout import fault_tolerance as restarting
-from megatron_pz.rollout.engine import EngineBroken, VllmEngine
+from megatron_pz.rollout import lifecycle
+from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine, TooManyEngineFailures
+from megatron_pz.rollout.lifecycle import EngineBroken, EngineLifecycle
 from megatron_pz.rollout.log_prob_semantics import LogProbSemanticsError
 from megatron_pz.rollout.platform import GpuPlatform
 from megatron_pz.rollout.vllm_patches import forget_compiled, release_pools
@@ -241,9 +242,9 @@ def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
         apply_model=lambda function: None,
         llm_engine=SimpleNamespace(engine_core=SimpleNamespace(shutdown=shutdown)),
     )
-    monkeypatch.setattr(VllmEngine, "_living", 1)
+    monkeypatch.setattr(EngineLifecycle, "_living", 1)
     # Both import vLLM.
-    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(lifecycle, "engine_groups_kept", lambda keep: nullcontext())
     engine.platform.closed = lambda last: released.append((last, hasattr(engine, "_llm")))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="dead already"):
         engine.close()
@@ -289,9 +290,9 @@ def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: py
         llm_engine=SimpleNamespace(engine_core=core),
     )
     engine._watchdog = SimpleNamespace(phase=phase)
-    monkeypatch.setattr(VllmEngine, "_living", 1)
+    monkeypatch.setattr(EngineLifecycle, "_living", 1)
     # Both import vLLM.
-    monkeypatch.setattr(engine_module, "engine_groups_kept", lambda keep: nullcontext())
+    monkeypatch.setattr(lifecycle, "engine_groups_kept", lambda keep: nullcontext())
     engine.platform.closed = lambda last: None  # type: ignore[method-assign]
     engine.sleep()
     engine.wake("weights")
