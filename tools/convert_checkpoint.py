@@ -28,8 +28,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from megatron_pz.checkpoint.checkpoint import latest_iteration, load_model_weights, reading, save_checkpoint
-from megatron_pz.checkpoint.checkpoint_files import folder_of, iterations
+from megatron_pz.checkpoint.checkpoint_files import folder_of, iterations, latest_iteration
+from megatron_pz.checkpoint.loader import load_model_weights, reading
 from megatron_pz.checkpoint.nemo_checkpoint import (
     load_nemo_weights,
     refuse_family,
@@ -37,6 +37,7 @@ from megatron_pz.checkpoint.nemo_checkpoint import (
     save_nemo,
     weights_folder,
 )
+from megatron_pz.checkpoint.writer import save_checkpoint
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.hf.architecture import Architecture

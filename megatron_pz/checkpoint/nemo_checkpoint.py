@@ -36,7 +36,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_pz.checkpoint.agreement import AgreedProblem, run_on_all_ranks_or_raise
-from megatron_pz.checkpoint.checkpoint import reading
+from megatron_pz.checkpoint.loader import reading
 from megatron_pz.checkpoint.sharded_state import stage_state
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import copy_companions, refuse_existing

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
-from megatron.core.dist_checkpointing.dict_utils import merge
 from megatron.core.dist_checkpointing.exchange_utils import determine_main_replica_uniform_distribution
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.serialization import get_default_load_sharded_strategy
@@ -41,7 +39,6 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
 from megatron.core.dist_checkpointing.validation import StrictHandling
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.utils import unwrap_model
 from torch.distributed import checkpoint as torch_checkpoint
@@ -51,6 +48,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.checkpoint.utils import _DistWrapper
 
 from megatron_pz.checkpoint.agreement import AgreedProblem, agree, run_on_all_ranks_or_raise
+from megatron_pz.checkpoint.optimizer_state import allocate_state, fitted
 from megatron_pz.checkpoint.transformer_engine_state import PlainTensors, fill, without_extra_states
 from megatron_pz.runtime.errors import BadInput, brief
 from megatron_pz.trainer.optimizer import gather_weights, use_own_settings
@@ -68,8 +66,6 @@ _COMMON_STATE = "common_state"
 """Key under which megatron-core 0.19 and later store everything that is not a tensor."""
 _NO_WEIGHTS = ("optimizer.", _COMMON_STATE, _NUMBERED)
 """Prefixes of tensors that are not weights of a model."""
-_GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
-"""Settings that identify an optimizer's parameter group, beside ``is_expert_parallel``."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +198,7 @@ def load_tensors(folder: Path, parts: ModelStates) -> None:
         for key, chunk in zip(_names(part.chunks), part.chunks, strict=True):
             fill(unwrap_model(chunk), loaded[key])
         if part.optimizer is not None:
-            part.optimizer.load_state_dict(_fitted(part.optimizer, loaded["optimizer"]))
+            part.optimizer.load_state_dict(fitted(part.optimizer, loaded["optimizer"]))
             use_own_settings(part.optimizer)
 
 
@@ -218,25 +214,6 @@ def _share_out(state: dict[str, Any], agreement: SaveAgreement) -> None:
         agreement.distribution = determine_main_replica_uniform_distribution(state, ranks)
         agreement.settled = True
     distribute_main_replicas_with_precomputed_distribution(state, ranks, agreement.distribution)
-
-
-def optimizer_kind(optimizer: MegatronOptimizer) -> str:
-    """Return the names of Megatron-Core's optimizer classes, which must match to load an optimizer's state."""
-    return "+".join(type(part).__name__ for part in _parts(optimizer))
-
-
-def has_stepped(optimizer: MegatronOptimizer) -> bool:
-    """Return whether the optimizer has moments yet."""
-    return any(part.optimizer.state for part in _parts(optimizer))
-
-
-def restart(optimizer: MegatronOptimizer) -> None:
-    """Reset to the start of a run: no moments, and master weights equal to the model's."""
-    for part in _parts(optimizer):
-        part.optimizer.state.clear()
-        for group in part.optimizer.param_groups:
-            group.pop("step", None)  # where Transformer Engine's Adam counts
-    optimizer.reload_model_params()
 
 
 class _StagedSave(TorchDistSaveShardedStrategy):
@@ -350,59 +327,8 @@ def _sharded_state(part: ModelState, is_loading: bool) -> dict[str, Any]:
     }
     if part.optimizer is not None:
         if is_loading:
-            _allocate_state(part.optimizer)
+            allocate_state(part.optimizer)
         state["optimizer"] = part.optimizer.sharded_state_dict(
             dict(state), is_loading=is_loading, metadata=dict(_SHARDING)
         )
     return state
-
-
-def _fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, Any]:
-    """Convert a loaded state to the optimizer's own form, which may differ from the saved form.
-
-    Where ranks share experts, Megatron-Core gives the experts an optimizer of their own and numbers the two states;
-    otherwise one optimizer has all parameters. The tensors are the same; only the place of the other values differs.
-    """
-    numbered = {key: value for key, value in loaded.items() if isinstance(key, int)}
-    unnumbered = {key: value for key, value in loaded.items() if key not in numbered}
-    saved_numbered = bool(numbered) and _are_saved(_groups(numbered[0]))
-    own = getattr(optimizer, "chained_optimizers", [optimizer])
-    if saved_numbered == (len(own) > 1):
-        return loaded
-    if saved_numbered:
-        return merge(_saved_settings(own[0], numbered[0]), unnumbered)
-    return {number: merge(_saved_settings(part, unnumbered), numbered[number]) for number, part in enumerate(own)}
-
-
-def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings saved beside the tensors, arranged for the parameter groups of one optimizer."""
-    own = deepcopy(saved)
-    by_group = {tuple(group[key] for key in _GROUP_OF): group for group in reversed(_groups(saved))}
-    _groups(own)[:] = [
-        by_group[tuple(group[key] for key in _GROUP_OF)] | {"is_expert_parallel": group["is_expert_parallel"]}
-        for group in part.param_groups
-    ]
-    return own
-
-
-def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the parameter groups in an optimizer's state, wherever its class keeps them."""
-    return state.get("optimizer", state).get("param_groups", [])
-
-
-def _are_saved(groups: list[dict[str, Any]]) -> bool:
-    """Return whether the groups carry their settings, which are saved, and not only parameter numbers."""
-    return bool(groups) and _GROUP_OF[0] in groups[0]
-
-
-def _allocate_state(optimizer: MegatronOptimizer) -> None:
-    """Allocate Adam's state, which the distributed optimizer's loader expects to exist."""
-    for part in _parts(optimizer):
-        if isinstance(part, DistributedOptimizer) and not part.optimizer.state:
-            part._init_optimizer_states_with_dummy_values()
-
-
-def _parts(optimizer: MegatronOptimizer) -> list[MegatronOptimizer]:
-    """Return the chained optimizers, one for each kind of parameter, without those that own none on this rank."""
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    return [part for part in chained if not part.is_stub_optimizer]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from megatron_pz.checkpoint.checkpoint import ModelState
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.samples import Sample

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.learner import make_learners
 from megatron_pz.algorithm.policy_step import PolicyStep
-from megatron_pz.checkpoint.checkpoint import ModelState
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.compute import FlopCounter
 from megatron_pz.rl.experience import Role

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from megatron_pz.checkpoint import checkpoint
+from megatron_pz.checkpoint import loader
+from megatron_pz.checkpoint.rng_state import collect_rng_state, restore_rng_state
+from megatron_pz.checkpoint.writer import CheckpointWriter
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.collapse import COUNT, CollapseSign, CollapseWatch
 from megatron_pz.monitoring.compute import ComputeUsed
@@ -58,9 +60,7 @@ class Run:
         training = self.config.training
         self.folder = claim_run_folder(training.save, training.load)
         self.objective = objective(self.config, self.topology, watchdog)
-        self.checkpoints = checkpoint.CheckpointWriter.of_run(
-            training, self.config.parallel, self.objective.models, watchdog
-        )
+        self.checkpoints = CheckpointWriter.of_run(training, self.config.parallel, self.objective.models, watchdog)
         self.compute = ComputeUsed()
         self.first_iteration = self.resume() if training.load else 1
         started.done(rank, "weights loaded")
@@ -81,12 +81,12 @@ class Run:
 
     def resume(self) -> int:
         """Load the newest checkpoint of ``--load`` and return the iteration to go on with."""
-        state = checkpoint.load_checkpoint(self.config.training.load, self.objective.models)
+        state = loader.load_checkpoint(self.config.training.load, self.objective.models)
         state.require(*self.objective.state_dict(), "work")
         self.objective.load_state_dict(state.common)
         self.compute = ComputeUsed(**state.common["work"])
         if state.per_rank is not None:
-            checkpoint.restore_rng_state(state.per_rank)
+            restore_rng_state(state.per_rank)
         return state.iteration + 1
 
     def train(self) -> bool:
@@ -154,7 +154,7 @@ class Run:
                 iteration,
                 common=self.objective.state_dict()
                 | {"work": dataclasses.asdict(self.compute), "config": dataclasses.asdict(self.config)},
-                per_rank=checkpoint.collect_rng_state(),
+                per_rank=collect_rng_state(),
             )
         return time.perf_counter() - start
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from megatron_pz.checkpoint.checkpoint import ModelState
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import GrpoConfig, RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.hf.checkpoint import save_hf

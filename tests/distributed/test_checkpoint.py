@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line_and_a_failed_run(small_disk: Path) -> None:
     assert errors
     assert len(set(errors)) == 1
     assert "; 0.0 GiB are free there); the one of iteration" in errors[0], "which file met the end is chance"
-    assert "megatron_pz/checkpoint/checkpoint.py" not in output, "no traceback of ours"
+    assert "megatron_pz/checkpoint/" not in output, "no traceback of ours"
     found = sorted(path.name for path in (small_disk / "bf16").iterdir())
     latest = int((small_disk / "bf16" / "latest_checkpointed_iteration.txt").read_text())
     assert found[-2:] == [f"iter_{latest:07d}", "latest_checkpointed_iteration.txt"]

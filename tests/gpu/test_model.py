@@ -12,7 +12,9 @@ import torch
 
 from benchmarks.gpu.agreement import against_reference
 from benchmarks.gpu.attention_check import compare_attention
-from megatron_pz.checkpoint.checkpoint import ModelState, load_checkpoint, save_checkpoint
+from megatron_pz.checkpoint.loader import load_checkpoint
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import save_checkpoint
 from megatron_pz.config.schema import GrpoConfig, ModelConfig
 from megatron_pz.config.validate_precision import machine_refusals
 from megatron_pz.hf.architecture import Architecture

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import torch
 
-from megatron_pz.checkpoint import checkpoint
+from megatron_pz.checkpoint.loader import LoadedState, load_checkpoint
+from megatron_pz.checkpoint.rng_state import collect_rng_state
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import CheckpointWriter, save_checkpoint
 from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
 from megatron_pz.trainer.optimizer import wrap
 
@@ -46,18 +49,18 @@ class Trainee:
         self.optimizer.step()
 
     def save(self, folder: Path, iteration: int, common: dict | None = None) -> Path:
-        state = checkpoint.collect_rng_state()
+        state = collect_rng_state()
         common = {"cursor": iteration} if common is None else common
-        return checkpoint.save_checkpoint(folder, iteration, self.chunks, self.optimizer, common=common, per_rank=state)
+        return save_checkpoint(folder, iteration, self.chunks, self.optimizer, common=common, per_rank=state)
 
-    def writer(self, folder: Path, *, asynchronous: bool) -> checkpoint.CheckpointWriter:
-        return checkpoint.CheckpointWriter(folder, {"": self.model_state()}, asynchronous=asynchronous)
+    def writer(self, folder: Path, *, asynchronous: bool) -> CheckpointWriter:
+        return CheckpointWriter(folder, {"": self.model_state()}, asynchronous=asynchronous)
 
-    def model_state(self) -> checkpoint.ModelState:
-        return checkpoint.ModelState(self.chunks, self.optimizer)
+    def model_state(self) -> ModelState:
+        return ModelState(self.chunks, self.optimizer)
 
-    def load(self, folder: Path, iteration: int | None = None) -> checkpoint.LoadedState:
-        return checkpoint.load_checkpoint(folder, {"": self.model_state()}, iteration)
+    def load(self, folder: Path, iteration: int | None = None) -> LoadedState:
+        return load_checkpoint(folder, {"": self.model_state()}, iteration)
 
     def everything(self) -> list[torch.Tensor]:
         """Weights, masters and moments."""

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_pz.checkpoint import checkpoint
-from megatron_pz.checkpoint.sharded_state import restart
+from megatron_pz.checkpoint import loader
+from megatron_pz.checkpoint.optimizer_state import restart
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
 from tests.support.scripted_run import ScriptedEngine, run_config, run_to_the_end, weights_of, with_fields
 
 Outcome = tuple[list[dict[str, Any]], dict[str, torch.Tensor]]
-load = checkpoint.load_checkpoint
+load = loader.load_checkpoint
 
 
 @pytest.fixture
@@ -41,20 +42,20 @@ def same(one: Outcome, other: Outcome) -> bool:
     return one[0] == other[0] and all(torch.equal(other[1][name], weight) for name, weight in one[1].items())
 
 
-def without_the_moments(directory: str, parts: dict[str, checkpoint.ModelState], *rest: Any) -> checkpoint.LoadedState:
+def without_the_moments(directory: str, parts: dict[str, ModelState], *rest: Any) -> loader.LoadedState:
     state = load(directory, parts, *rest)
     for part in parts.values():
         restart(part.optimizer)
     return state
 
 
-def one_step_behind(*arguments: Any) -> checkpoint.LoadedState:
+def one_step_behind(*arguments: Any) -> loader.LoadedState:
     """The iteration is what schedule and seeds depend on."""
     state = load(*arguments)
     return dataclasses.replace(state, iteration=state.iteration - 1)
 
 
-def without_the_count(*arguments: Any) -> checkpoint.LoadedState:
+def without_the_count(*arguments: Any) -> loader.LoadedState:
     state = load(*arguments)
     return dataclasses.replace(state, common={**state.common, "consumed_passages": 0})
 
@@ -69,14 +70,14 @@ def test_an_asynchronous_run_resumes_exactly(config: RunConfig, tmp_path: Path) 
 
 @pytest.mark.parametrize("loses", [without_the_moments, one_step_behind, without_the_count, "the sampler's cursor"])
 def test_what_is_lost_is_seen(
-    loses: Callable[..., checkpoint.LoadedState] | str,
+    loses: Callable[..., loader.LoadedState] | str,
     config: RunConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = outcome(config, save=str(tmp_path / "whole"))
     if callable(loses):
-        monkeypatch.setattr(checkpoint, "load_checkpoint", loses)
+        monkeypatch.setattr(loader, "load_checkpoint", loses)
     else:
         monkeypatch.setattr(PassageSampler, "load_state_dict", lambda sampler, state: None)
     assert not same(whole, in_parts(config))

@@ -7,8 +7,6 @@ optimizing (:data:`VARIANTS`), in a sub-folder of that name, and prints lines ``
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import random
 import resource
@@ -18,181 +16,31 @@ import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
 
-from megatron_pz.checkpoint import checkpoint
-from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
+from megatron_pz.checkpoint import checkpoint_files
+from megatron_pz.checkpoint.checkpoint_files import latest_iteration
+from megatron_pz.checkpoint.loader import load_model_weights
+from megatron_pz.checkpoint.rng_state import restore_rng_state
+from megatron_pz.checkpoint.writer import CheckpointWriteFailed
+from megatron_pz.config.schema import ParallelConfig
 from megatron_pz.run.signals import StopRequest
 from megatron_pz.runtime.errors import exits_with_one_line
-from megatron_pz.trainer.optimizer import learning_rate, set_learning_rate, wrap
 from megatron_pz.trainer.topology import Topology
-
-from megatron.core.distributed import DistributedDataParallel  # isort: skip
-from megatron.core.models.gpt import GPTModel  # isort: skip
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # isort: skip
-from megatron.core.optimizer import MegatronOptimizer  # isort: skip
-from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip
-from megatron.core.transformer import TransformerConfig  # isort: skip
-
-VOCABULARY, LENGTH, GLOBAL_BATCH, TRAIN_ITERS = 336, 16, 4, 10
-ADAM = OptimizerConfig(lr=1e-2, min_lr=1e-3, weight_decay=0.01, lr_warmup_iters=1)
-VARIANTS = {
-    "bf16": {"bf16": True, "use_distributed_optimizer": False},
-    "bf16-distributed": {"bf16": True, "use_distributed_optimizer": True},
-    "fp32": {"bf16": False, "use_distributed_optimizer": False},
-    "fp32-distributed": {"bf16": False, "use_distributed_optimizer": True},
-}
-
-
-class Trainee:
-    """A plain GPTModel of Megatron-Core, wrapped, with its optimizer. Its random weights follow from ``seed``."""
-
-    def __init__(self, options: argparse.Namespace, topology: Topology, variant: str, layers: int = 2) -> None:
-        self.topology = topology
-        self.variant = variant
-        self.folder = options.folder / variant
-        bf16 = VARIANTS[variant]["bf16"]
-        model = GPTModel(
-            _config(options, bf16, layers),
-            get_gpt_layer_local_spec(num_experts=options.experts),
-            vocab_size=VOCABULARY,
-            max_sequence_length=LENGTH,
-            pre_process=topology.is_first_stage,
-            post_process=topology.is_last_stage,
-            position_embedding_type="rope",
-        )
-        generator = torch.Generator().manual_seed(options.seed)
-        for weight in model.parameters():
-            weight.data.copy_((weight.dim() == 1) + 0.1 * torch.randn(weight.shape, generator=generator))
-        parallel = ParallelConfig(use_distributed_optimizer=VARIANTS[variant]["use_distributed_optimizer"])
-        self.chunks: list[DistributedDataParallel]
-        self.optimizer: MegatronOptimizer
-        self.chunks, self.optimizer = wrap([model], ADAM, parallel, bf16)
-        self.writers: dict[Path, checkpoint.CheckpointWriter] = {}
-
-    def train(self, steps: range) -> list[float]:
-        """Next-token steps. What they learn from is drawn from torch's and Python's generators."""
-        losses = []
-        for iteration in steps:
-            tokens = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH + 1))
-            tokens[:, 0] = random.randrange(VOCABULARY)
-            mine = tokens.chunk(self.topology.data_parallel_size)[self.topology.data_parallel_rank]
-            set_learning_rate(self.optimizer, learning_rate(iteration, ADAM, TRAIN_ITERS))
-            self.chunks[0].zero_grad_buffer()
-            self.optimizer.zero_grad()
-            outputs = get_forward_backward_func()(
-                forward_step_func=_forward,
-                data_iterator=iter([mine]),
-                model=self.chunks[0],
-                num_microbatches=1,
-                seq_length=LENGTH,
-                micro_batch_size=len(mine),
-                forward_only=False,
-            )
-            self.optimizer.step()
-            losses += [output["loss"] for output in outputs]
-        return losses
-
-    def save(self, iteration: int) -> None:
-        """Save with one writer a folder, as a run does: what its ranks settled at the first save serves the others."""
-        parts = {"": checkpoint.ModelState(self.chunks, self.optimizer)}
-        writer = self.writers.setdefault(self.folder, checkpoint.CheckpointWriter(self.folder, parts))
-        common = {"cursor": 12 * iteration, "reward": 0.1}
-        writer.save(iteration, common=common, per_rank=checkpoint.collect_rng_state())
-
-    def load(self, iteration: int | None = None) -> checkpoint.LoadedState:
-        parts = {"": checkpoint.ModelState(self.chunks, self.optimizer)}
-        return checkpoint.load_checkpoint(self.folder, parts, iteration)
-
-    def masters(self) -> list[torch.Tensor]:
-        """Copies of this rank's float32 master weights."""
-        groups = [group for part in self.optimizer.chained_optimizers for group in part.optimizer.param_groups]
-        return [master.detach().clone() for group in groups for master in group["params"]]
-
-    def digests(self) -> dict[str, str]:
-        """A digest of each kind of state, bit by bit."""
-        kinds: dict[str, list[torch.Tensor]] = {"weights": [w.data for w in self.chunks[0].parameters()]}
-        kinds |= {"masters": [], "exp_avg": [], "exp_avg_sq": [], "step": [], "torch": [torch.get_rng_state()]}
-        inner = self.optimizer.chained_optimizers[0].optimizer
-        for group in inner.param_groups:
-            for master in group["params"]:
-                kinds["masters"].append(master.data)
-                for name in ("exp_avg", "exp_avg_sq", "step"):
-                    kinds[name].append(inner.state[master][name])
-        found = {name: _digest(b"".join(map(_bytes, tensors))) for name, tensors in kinds.items()}
-        return {**found, "python": _digest(repr(random.getstate()).encode())}
-
-    def report(self, **facts: object) -> None:
-        line = json.dumps({"variant": self.variant, "rank": self.topology.rank, **facts})
-        os.write(1, f"REPORT {line}\n".encode())  # one write, or the lines of two ranks on one pipe mix
-
-
-def _config(options: argparse.Namespace, bf16: bool, layers: int) -> TransformerConfig:
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    return TransformerConfig(
-        num_layers=layers,
-        hidden_size=32,
-        ffn_hidden_size=48,
-        num_attention_heads=4,
-        num_query_groups=2,
-        gated_linear_unit=True,
-        activation_func=torch.nn.functional.silu,
-        add_bias_linear=False,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        masked_softmax_fusion=False,
-        bias_dropout_fusion=False,
-        gradient_accumulation_fusion=False,
-        persist_layer_norm=False,
-        use_cpu_initialization=True,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=bf16,
-        tensor_model_parallel_size=options.tp,
-        pipeline_model_parallel_size=options.pp,
-        batch_p2p_sync=False,
-        **(_experts(options) if options.experts else {}),
-    )
-
-
-def _experts(options: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "num_moe_experts": options.experts,
-        "moe_router_topk": 2,
-        "moe_ffn_hidden_size": 24,
-        "moe_router_load_balancing_type": "none",
-        "moe_token_dispatcher_type": "alltoall",
-        "expert_model_parallel_size": options.ep,
-    }
-
-
-def _forward(batches, model):
-    rows = next(batches)
-    positions = torch.arange(LENGTH).expand(len(rows), -1)
-    per_token = model(rows[:, :-1], positions, None, labels=rows[:, 1:].contiguous())
-    return per_token, lambda losses: (losses.float().mean(), {"loss": losses.detach().float().mean().item()})
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+from tests.distributed.workers.tiny_gpt import VARIANTS, Trainee
 
 
 def _looking_at_all_files_is_rank_0s(rank: int) -> AbstractContextManager[object]:
     """Hundreds of ranks would ask the file system for the sizes of as many files each."""
     forbidden = AssertionError("rank 0 is to look for all")
-    return mock.patch.object(checkpoint.files, "read_header", side_effect=forbidden) if rank else nullcontext()
+    return mock.patch.object(checkpoint_files, "read_header", side_effect=forbidden) if rank else nullcontext()
 
 
 def _bytes_read() -> int:
     """By this process, from files and pipes."""
     return int(Path("/proc/self/io").read_text().split()[1])
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 # ---- tasks -----------------------------------------------------------------------------------------------------------
@@ -214,7 +62,7 @@ def resume(trainee: Trainee) -> None:
     with _looking_at_all_files_is_rank_0s(trainee.topology.rank):
         loaded = trainee.load()
     read = _bytes_read() - before
-    checkpoint.restore_rng_state(loaded.per_rank)
+    restore_rng_state(loaded.per_rank)
     inner = trainee.optimizer.chained_optimizers[0].optimizer
     steps = [state["step"] for state in inner.state.values()]
     trainee.report(
@@ -256,7 +104,7 @@ def ends(trainee: Trainee) -> None:
         weights = trainee.digests()["weights"]
         for weight in trainee.chunks[0].parameters():
             weight.data.zero_()
-        checkpoint.load_model_weights(folder, trainee.chunks)
+        load_model_weights(folder, trainee.chunks)
         trainee.report(
             layout=folder.name,
             difference=distance / max(float(each.abs().max()) for each in whole),
@@ -294,7 +142,7 @@ def fail_to_write(trainee: Trainee) -> None:
         try:
             trainee.save(2)
             outcome = "saved"
-        except checkpoint.CheckpointWriteFailed as error:
+        except CheckpointWriteFailed as error:
             outcome = str(error)
         found = sorted(path.name for path in trainee.folder.iterdir())
         trainee.report(failure=name, outcome=outcome, found=found)
@@ -317,7 +165,7 @@ def fail_to_write(trainee: Trainee) -> None:
     trainee.load(1)
     trainee.report(same_as_before=all(trainee.digests()[kind] == before[kind] for kind in ("weights", "masters")))
     trainee.save(3)
-    trainee.report(latest=checkpoint.latest_iteration(trainee.folder))
+    trainee.report(latest=latest_iteration(trainee.folder))
 
 
 def write_on_full_disk(trainee: Trainee) -> None:

@@ -14,10 +14,15 @@ from unittest import mock
 
 import torch
 
-from megatron_pz.checkpoint import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.checkpoint import checkpoint_files, sharded_state
+from megatron_pz.checkpoint import writer as writing
+from megatron_pz.checkpoint.checkpoint_files import Retention
+from megatron_pz.checkpoint.rng_state import collect_rng_state, restore_rng_state
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import CheckpointWriter
 from megatron_pz.config.schema import ParallelConfig
 from megatron_pz.trainer.topology import Topology
-from tests.distributed.workers.checkpoint_worker import Trainee
+from tests.distributed.workers.tiny_gpt import Trainee
 
 VARIANT = "bf16-distributed"
 LAST_STEP = 4
@@ -40,7 +45,7 @@ PLACES: dict[str, tuple[str, int, bool]] = {
 """The places of a save, in order; at the last four the new checkpoint has its name."""
 
 OWNERS: dict[str, tuple[Any, str]] = {
-    "stage_tensors": (checkpoint, "stage_tensors"),
+    "stage_tensors": (writing, "stage_tensors"),
     "write": (sharded_state.StagedTensors, "write"),
     "_write_item": (torch.distributed.checkpoint.filesystem, "_write_item"),
     "seal": (sharded_state.StagedTensors, "seal"),
@@ -59,15 +64,15 @@ def trainee(folder: Path, seed: int) -> Trainee:
     return Trainee(options, topology, VARIANT)
 
 
-def writer(trained: Trainee, asynchronous: bool) -> checkpoint.CheckpointWriter:
+def writer(trained: Trainee, asynchronous: bool) -> CheckpointWriter:
     """Keeps the newest checkpoint only."""
-    retention = checkpoint.Retention(keep_last=1)
-    parts = {"": checkpoint.ModelState(trained.chunks, trained.optimizer)}
-    return checkpoint.CheckpointWriter(trained.folder, parts, asynchronous=asynchronous, retention=retention)
+    retention = Retention(keep_last=1)
+    parts = {"": ModelState(trained.chunks, trained.optimizer)}
+    return CheckpointWriter(trained.folder, parts, asynchronous=asynchronous, retention=retention)
 
 
-def save(checkpoints: checkpoint.CheckpointWriter, iteration: int) -> None:
-    checkpoints.save(iteration, common={"cursor": 12 * iteration}, per_rank=checkpoint.collect_rng_state())
+def save(checkpoints: CheckpointWriter, iteration: int) -> None:
+    checkpoints.save(iteration, common={"cursor": 12 * iteration}, per_rank=collect_rng_state())
 
 
 def straight(folder: Path) -> None:
@@ -99,7 +104,7 @@ def resumed(folder: Path, asynchronous: bool) -> None:
     """Go on from the latest checkpoint to the last step, with a checkpoint there."""
     trained = trainee(folder, seed=8)
     loaded = trained.load()
-    checkpoint.restore_rng_state(loaded.per_rank)
+    restore_rng_state(loaded.per_rank)
     losses = trained.train(range(loaded.iteration, LAST_STEP))
     checkpoints = writer(trained, asynchronous)
     save(checkpoints, LAST_STEP)

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 import transformer_engine.pytorch as te
 
-from megatron_pz.checkpoint.checkpoint import ModelState, load_checkpoint, load_model_weights, save_checkpoint
+from megatron_pz.checkpoint.loader import load_checkpoint, load_model_weights
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import save_checkpoint
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import layers

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_pz.checkpoint import checkpoint
+from megatron_pz.checkpoint.checkpoint_files import latest_iteration
+from megatron_pz.checkpoint.loader import load_model_weights
+from megatron_pz.checkpoint.rng_state import collect_rng_state, restore_rng_state
+from megatron_pz.checkpoint.writer import save_checkpoint
 from tests.support.quantized_stand_in import StandInFloat8, quantized_parameter
 from tests.support.trainee import Line, Trainee
 
@@ -23,7 +26,7 @@ def test_the_layout_on_disk_is_megatrons(saved: Path) -> None:
         "iter_0000002",
         "latest_checkpointed_iteration.txt",
     ]
-    assert checkpoint.latest_iteration(saved) == 2
+    assert latest_iteration(saved) == 2
     names = {path.name for path in (saved / "iter_0000002").iterdir()}
     assert {".metadata", "metadata.json", "run_state.json", "rank_00000.pt"} <= names
     assert json.loads((saved / "iter_0000002" / "metadata.json").read_text())["sharded_backend"] == "torch_dist"
@@ -41,7 +44,7 @@ def test_any_complete_checkpoint_can_be_loaded(saved: Path) -> None:
 def test_weights_alone(saved: Path) -> None:
     trainee, bare = Trainee(weight=9.0), Line(7.0)
     trainee.load(saved)
-    assert checkpoint.load_model_weights(saved, [bare]) == {"cursor": 2}
+    assert load_model_weights(saved, [bare]) == {"cursor": 2}
     assert torch.equal(bare.weight, trainee.model.weight)
 
 
@@ -66,16 +69,16 @@ def test_generators_go_on_where_they_were() -> None:
 
     random.gauss(0, 1)  # Python and NumPy keep the second of a pair of normal numbers: part of the state
     np.random.randn(1)
-    state = checkpoint.collect_rng_state()
+    state = collect_rng_state()
     first = draws()
     assert draws() != first
-    checkpoint.restore_rng_state(state)
+    restore_rng_state(state)
     assert draws() == first
 
 
 def test_generators_survive_the_disk(saved: Path) -> None:
     loaded = Trainee().load(saved)
-    checkpoint.restore_rng_state(loaded.per_rank)
+    restore_rng_state(loaded.per_rank)
     again = Trainee().load(saved).per_rank
     assert torch.equal(torch.get_rng_state(), again["torch"])
     assert random.getstate() == again["python"]
@@ -97,10 +100,10 @@ def test_a_checkpoint_of_a_gpus_layers_is_read_by_those_of_a_cpu_and_the_other_w
     of_gpu, of_cpu = Scaled(3.0), Line(4.0)
     of_gpu.scales = torch.tensor([8, 9], dtype=torch.uint8)
     for name, model in {"gpu": of_gpu, "cpu": of_cpu}.items():
-        checkpoint.save_checkpoint(tmp_path / name, 1, [model], None, common={}, per_rank={})
+        save_checkpoint(tmp_path / name, 1, [model], None, common={}, per_rank={})
     here, there, again = Line(0.0), Scaled(0.0), Scaled(0.0)
     for folder, model in (("gpu", here), ("cpu", there), ("gpu", again)):
-        checkpoint.load_model_weights(tmp_path / folder, [model])
+        load_model_weights(tmp_path / folder, [model])
     assert [model.weight[0].item() for model in (here, there, again)] == [3.0, 4.0, 3.0]
     assert [there.scales.tolist(), again.scales.tolist()] == [[3, 1], [8, 9]]
 
@@ -109,8 +112,8 @@ def test_weights_kept_in_fp8_are_stored_as_the_bfloat16_that_they_stand_for(tmp_
     values = torch.tensor([0.5, -0.3, 0.01, 0.11], dtype=torch.bfloat16)
     model, bare = Line(0.0), Line(7.0)
     model.weight = quantized_parameter(values, keeps_initial_values=False)
-    checkpoint.save_checkpoint(tmp_path, 1, [model], None, common={}, per_rank={})
-    checkpoint.load_model_weights(tmp_path, [bare])
+    save_checkpoint(tmp_path, 1, [model], None, common={}, per_rank={})
+    load_model_weights(tmp_path, [bare])
     assert torch.equal(bare.weight, StandInFloat8.quantize(values).dequantize())
     assert not torch.equal(bare.weight, values)
     other = Line(0.0)

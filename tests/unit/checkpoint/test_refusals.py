@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_pz.checkpoint import checkpoint, checkpoint_files, sharded_state
+from megatron_pz.checkpoint import checkpoint_files, sharded_state
+from megatron_pz.checkpoint.checkpoint_files import latest_iteration
+from megatron_pz.checkpoint.loader import load_model_weights
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.runtime.errors import BadInput
 from tests.support.trainee import Line, Trainee
 
@@ -26,7 +29,7 @@ def refusal(folder: Path, trainee: Trainee | None = None, iteration: int | None 
 
 
 def test_nothing_to_load(tmp_path: Path, saved: Path) -> None:
-    assert checkpoint.latest_iteration(tmp_path / "absent") is None
+    assert latest_iteration(tmp_path / "absent") is None
     assert "there is no checkpoint in" in refusal(tmp_path / "absent")
     assert "has no checkpoint of iteration 7 (complete ones: 1, 2)" in refusal(saved, iteration=7)
 
@@ -35,7 +38,7 @@ def test_nothing_to_load(tmp_path: Path, saved: Path) -> None:
 def test_a_broken_record_of_the_latest(tmp_path: Path, text: str) -> None:
     (tmp_path / checkpoint_files.LATEST).write_text(text)
     with pytest.raises(BadInput, match="where the number of an iteration should stand"):
-        checkpoint.latest_iteration(tmp_path)
+        latest_iteration(tmp_path)
 
 
 def _truncate(path: Path) -> None:
@@ -68,7 +71,7 @@ def test_a_checkpoint_that_numbers_its_optimizers(tmp_path: Path, monkeypatch: p
     """As they were written where ranks shared experts, before the state could move to where they do not."""
     plain = sharded_state._sharded_state
 
-    def numbered(part: checkpoint.ModelState, is_loading: bool) -> dict:
+    def numbered(part: ModelState, is_loading: bool) -> dict:
         state = plain(part, is_loading)
         add_prefix_for_sharding(state["optimizer"], "chained_0.")
         return state
@@ -80,7 +83,7 @@ def test_a_checkpoint_that_numbers_its_optimizers(tmp_path: Path, monkeypatch: p
         trainee.save(tmp_path, 1)
     assert "was written by an earlier version of this program" in refusal(tmp_path)
     bare = Line(7.0)
-    checkpoint.load_model_weights(tmp_path, [bare])
+    load_model_weights(tmp_path, [bare])
     assert torch.equal(bare.weight, trainee.model.weight)
 
 

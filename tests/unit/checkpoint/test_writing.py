@@ -10,8 +10,11 @@ from unittest import mock
 import pytest
 import torch
 
-from megatron_pz.checkpoint import checkpoint, checkpoint_files, sharded_state
-from megatron_pz.checkpoint.checkpoint_files import Retention
+from megatron_pz.checkpoint import checkpoint_files, sharded_state
+from megatron_pz.checkpoint.checkpoint_files import Retention, latest_iteration
+from megatron_pz.checkpoint.rng_state import collect_rng_state
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import CheckpointWriteFailed, CheckpointWriter, save_checkpoint
 from megatron_pz.config.schema import ParallelConfig, TrainingConfig
 from megatron_pz.runtime.watchdog import Watchdog
 from tests.support.trainee import Trainee
@@ -48,12 +51,12 @@ def test_a_writer_keeps_the_newest_and_every_so_many(
 ) -> None:
     monkeypatch.setattr(checkpoint_files, "flush", lambda path: None)
     trainee = Trainee()
-    parts = {"": checkpoint.ModelState(trainee.chunks, None)}
-    writer = checkpoint.CheckpointWriter(tmp_path, parts, retention=Retention(keep_last, keep_every))
+    parts = {"": ModelState(trainee.chunks, None)}
+    writer = CheckpointWriter(tmp_path, parts, retention=Retention(keep_last, keep_every))
     for iteration in range(1, 11):
         writer.save(iteration, common={}, per_rank={})
     assert sorted(checkpoint_files.iterations(tmp_path)) == kept
-    assert checkpoint.latest_iteration(tmp_path) == 10
+    assert latest_iteration(tmp_path) == 10
 
 
 class Gate:
@@ -85,7 +88,7 @@ def test_an_asynchronous_checkpoint_is_of_the_moment_in_which_it_was_asked_for(
         common = {"cursor": [1]}
         trainee.save(tmp_path / "at_once", 1, common=common)
     beside = trainee.writer(tmp_path / "beside", asynchronous=True)
-    own = checkpoint.collect_rng_state()
+    own = collect_rng_state()
     beside.save(1, common=common, per_rank=own)
     common["cursor"].append(2)
     own["torch"].zero_()
@@ -93,7 +96,7 @@ def test_an_asynchronous_checkpoint_is_of_the_moment_in_which_it_was_asked_for(
     trainee.step()
     assert not torch.equal(trainee.masters(), before)
     beside.poll()
-    assert checkpoint.latest_iteration(tmp_path / "beside") is None, "it is not whole yet"
+    assert latest_iteration(tmp_path / "beside") is None, "it is not whole yet"
     gate.open()
     beside.wait()
     assert gate.threads == ["checkpoint_0"]
@@ -129,10 +132,10 @@ def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
     beside.save(1, common={}, per_rank={})
     threading.Timer(0.05, gate.open).start()
     beside.save(2, common={}, per_rank={})
-    assert checkpoint.latest_iteration(tmp_path) == 1
+    assert latest_iteration(tmp_path) == 1
     beside._pending.written.result(20)
     beside.poll()
-    assert checkpoint.latest_iteration(tmp_path) == 2
+    assert latest_iteration(tmp_path) == 2
     beside.poll()
     beside.wait()
 
@@ -154,7 +157,7 @@ def test_shards_are_described_to_all_ranks_at_the_first_save_and_when_the_optimi
     trainee, other = Trainee(distributed=True), Trainee(weight=9.0, distributed=True)
     writer = trainee.writer(tmp_path, asynchronous=False)
     for iteration in range(5):
-        writer.save(iteration, common={}, per_rank=checkpoint.collect_rng_state())
+        writer.save(iteration, common={}, per_rank=collect_rng_state())
         if iteration in (1, 2, 3):
             trainee.step()
     assert asked == [True, False, True, False, False]
@@ -193,9 +196,9 @@ def test_a_common_state_that_cannot_be_written_fails_on_all_ranks(
     call_as_megatron_core_0_19(monkeypatch)
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(sharded_state, "_write_common_state", mock.Mock(side_effect=full))
-    with pytest.raises(checkpoint.CheckpointWriteFailed, match=r"rank 0: \[Errno 28\] No space left"):
+    with pytest.raises(CheckpointWriteFailed, match=r"rank 0: \[Errno 28\] No space left"):
         Trainee().save(saved_copy, 3)
-    assert checkpoint.latest_iteration(saved_copy) == 2
+    assert latest_iteration(saved_copy) == 2
 
 
 @pytest.mark.parametrize("method", ["poll", "wait", "save"])
@@ -208,7 +211,7 @@ def test_a_write_that_fails_in_its_thread_ends_the_run_with_one_line(
     monkeypatch.setattr(torch.distributed.checkpoint.filesystem, "_write_item", mock.Mock(side_effect=full))
     beside.save(3, common={}, per_rank={})
     beside._pending.written.exception(20)
-    with pytest.raises(checkpoint.CheckpointWriteFailed) as caught:
+    with pytest.raises(CheckpointWriteFailed) as caught:
         beside.save(4, common={}, per_rank={}) if method == "save" else getattr(beside, method)()
     assert "of iteration 3 could not be written" in str(caught.value)
     assert "No space left on device" in str(caught.value)
@@ -241,9 +244,7 @@ def test_a_replacement_that_a_crash_cut_in_two_is_undone(saved_copy: Path) -> No
 def test_a_state_that_json_cannot_hold_is_the_callers_mistake(tmp_path: Path) -> None:
     trainee = Trainee()
     with pytest.raises(TypeError):
-        checkpoint.save_checkpoint(
-            tmp_path / "new", 1, trainee.chunks, None, common={"model": trainee.model}, per_rank={}
-        )
+        save_checkpoint(tmp_path / "new", 1, trainee.chunks, None, common={"model": trainee.model}, per_rank={})
     assert not (tmp_path / "new").exists()
 
 
@@ -251,8 +252,8 @@ def test_a_state_of_one_rank_that_cannot_be_written_fails_like_a_disk(saved_copy
     """On many ranks an exception that only one of them raises would leave the others waiting."""
     trainee = Trainee()
     before = sorted(path.name for path in saved_copy.iterdir())
-    with pytest.raises(checkpoint.CheckpointWriteFailed, match=r"rank 0: .*; the one of iteration 2 is untouched"):
-        checkpoint.save_checkpoint(saved_copy, 3, trainee.chunks, None, common={}, per_rank={"lock": threading.Lock()})
+    with pytest.raises(CheckpointWriteFailed, match=r"rank 0: .*; the one of iteration 2 is untouched"):
+        save_checkpoint(saved_copy, 3, trainee.chunks, None, common={}, per_rank={"lock": threading.Lock()})
     assert sorted(path.name for path in saved_copy.iterdir()) == before
 
 
@@ -270,10 +271,10 @@ def test_a_rename_that_fails_leaves_a_loadable_latest(
         plain(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(checkpoint.CheckpointWriteFailed, match="Input/output error"):
+    with pytest.raises(CheckpointWriteFailed, match="Input/output error"):
         trainee.save(saved_copy, 2)
     monkeypatch.undo()
-    assert checkpoint.latest_iteration(saved_copy) == 2
+    assert latest_iteration(saved_copy) == 2
     assert Trainee().load(saved_copy).iteration == 2
     assert not list(saved_copy.glob(".*"))
 
@@ -294,7 +295,7 @@ def test_a_disk_that_hangs_ends_the_run_within_the_deadline(
     watchdog = Watchdog(0.4, end=end)
     watchdog.watch(0, 1, None)
     watchdog.step("iteration 1")
-    writer = checkpoint.CheckpointWriter.of_run(training, parallel, {"": Trainee().model_state()}, watchdog)
+    writer = CheckpointWriter.of_run(training, parallel, {"": Trainee().model_state()}, watchdog)
     writer.save(1, common={}, per_rank={})
     writer.wait()
     watchdog.stop()

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from megatron_pz.checkpoint.checkpoint import ModelState, latest_iteration
+from megatron_pz.checkpoint.checkpoint_files import latest_iteration
+from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import CollapseConfig, RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.run.objective import Objective, Schedule, StepResult

@@ -1,4 +1,4 @@
-"""Store a model's architecture in its checkpoints, and refuse to fill a model of another one from them."""
+"""Describe model, layout and optimizers in a checkpoint's header; refuse to load what does not match them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.utils import unwrap_model
 
 from megatron_pz.hf.architecture import first_difference, plain_architecture
@@ -46,3 +47,30 @@ def require_same_architecture(header: Mapping[str, Any], chunks: Sequence[torch.
             f"{folder} holds a model with {key} {there}, and the config.json of --hf-model has {here}: give the "
             "--hf-model that the checkpoint was made from"
         )
+
+
+def optimizer_kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
+    """Return each part's kind of optimizer, None where it had none or the optimizer had not stepped."""
+    if "parts" not in header:
+        raise BadInput(f"{folder} was written by an earlier version of this program: resume it with that one")
+    return header["parts"]
+
+
+def require_same_optimizer(saved: str | None, own: str, folder: Path) -> None:
+    """Refuse another kind of optimizer. Experts that ranks share have one of their own, of the same class (``A+A``)."""
+    if saved is not None and set(saved.split("+")) != set(own.split("+")):
+        raise BadInput(
+            f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same "
+            "--use-distributed-optimizer and precision"
+        )
+
+
+def parallel_layout() -> dict[str, int]:
+    """Return the parallel sizes of this run; per-rank state is restored only under the same ones."""
+    return {
+        "world_size": dist.get_world_size(),
+        "tensor_model_parallel_size": parallel_state.get_tensor_model_parallel_world_size(),
+        "pipeline_model_parallel_size": parallel_state.get_pipeline_model_parallel_world_size(),
+        "context_parallel_size": parallel_state.get_context_parallel_world_size(),
+        "expert_model_parallel_size": parallel_state.get_expert_model_parallel_world_size(),
+    }

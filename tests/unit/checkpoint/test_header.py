@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from megatron_pz.checkpoint.checkpoint import ModelState, load_checkpoint, load_model_weights, save_checkpoint
+from megatron_pz.checkpoint.loader import load_checkpoint, load_model_weights
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import save_checkpoint
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.hf.architecture import Architecture, Experts
 from megatron_pz.model.gpt import build_chunks
