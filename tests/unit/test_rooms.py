@@ -36,7 +36,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"evaluation": ("evaluation",)},
     {"reports": ("reports",)},
     {"run": ("run",)},
-    {"experiment": ("experiment",)},
+    {"experiment": ("experiment",), "diagnosis": ("diagnosis",)},
     {"commands": ("train", "launch", "cold_start", "baselines", "rlvr", "doctor")},
 )
 
