@@ -37,6 +37,7 @@ from megatron_pz.reports.run_folder import RunFolder, names_of, require_one_corp
 from megatron_pz.reports.run_page import MAX_MIB, write_run_page
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.files import write_text_whole
 
 LABEL_WIDTH = 20
 
@@ -65,13 +66,14 @@ def main(argv: list[str] | None = None) -> None:
     steps = read_metrics(flags.run) if flags.run else []
     try:
         flags.output.mkdir(parents=True, exist_ok=True)
-        (flags.output / "results.txt").write_text(text + "\n", encoding="utf-8")
+        write_text_whole(flags.output / "results.txt", text + "\n")
+        print(text)
+        draw_evaluations(evaluations, flags.output / "evaluation.png")
+        if flags.run:
+            draw_curves(steps, flags.output / "curves.png", title="PretrainZero")
     except OSError as error:
         raise BadInput(f"cannot write to --output {flags.output}: {error.strerror}") from None
-    print(text)
-    draw_evaluations(evaluations, flags.output / "evaluation.png")
     if flags.run:
-        draw_curves(steps, flags.output / "curves.png", title="PretrainZero")
         tables = evaluation_tables(evaluations)
         make_page([flags.run], names_of([flags.run]), tables, flags.output / "report.html", flags.max_mib)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from megatron_pz.config.command_line import Parser
 from megatron_pz.reports.scaling import draw_scaling, in_order, read_point, scaling_table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.files import write_text_whole
 
 
 @exits_with_one_line
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     text = scaling_table(points)
     try:
         flags.output.mkdir(parents=True, exist_ok=True)
-        (flags.output / "scaling.txt").write_text(text + "\n", encoding="utf-8")
+        write_text_whole(flags.output / "scaling.txt", text + "\n")
         draw_scaling(points, flags.output / "scaling.png")
     except OSError as error:
         raise BadInput(f"cannot write to --output {flags.output}: {error.strerror}") from None

@@ -30,6 +30,7 @@ from megatron_pz.planning.step_time.rollout import Schedule
 from megatron_pz.planning.step_time.step import Cluster, simulate_step
 from megatron_pz.reports.scaling_study import STRONG, WEAK, MeasuredPoint, SimulatedPoint, draw_study, study_table
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.files import write_text_whole
 
 SHOWN: tuple[Schedule, ...] = ("barrier", "one-queue", "generator-ahead", "rollout-ranks")
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     wrapped = textwrap.fill(notes, 180)
     try:
         own.output.mkdir(parents=True, exist_ok=True)
-        (own.output / "scaling_simulated.txt").write_text(text + "\n", encoding="utf-8")
+        write_text_whole(own.output / "scaling_simulated.txt", text + "\n")
         draw_study(points, measured, title, wrapped, own.output / "scaling_simulated.png")
     except OSError as error:
         raise BadInput(f"cannot write to --output {own.output}: {error.strerror}") from None

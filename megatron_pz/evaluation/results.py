@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from megatron_pz.config.schema import GameConfig
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class Evaluation:
         Raises:
             BadInput: the file cannot be written.
         """
+        content = TypeAdapter(Evaluation).dump_json(self, indent=1)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(TypeAdapter(Evaluation).dump_json(self, indent=1))
+            write_whole(path, lambda partial: partial.write_bytes(content))
         except OSError as error:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

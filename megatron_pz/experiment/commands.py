@@ -6,7 +6,6 @@ by itself, ``tools/convert_checkpoint.py`` and ``tools/evaluate.py``.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -14,8 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,6 +22,7 @@ from megatron_pz.experiment.design import Cell, Experiment
 from megatron_pz.experiment.progress import CONFIG, START, Evaluations, describe, number_tasks, prepare, training_of
 from megatron_pz.run.worker import die_with_the_launcher
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, ExpectedFailure
+from megatron_pz.runtime.files import claimed_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE, FAILED, REFUSED, STOPPED, COLLAPSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -51,7 +50,7 @@ class Children:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self.signalled = False
+        self.signalled = self._told = False
 
     def __enter__(self) -> Children:
         self._previous = {each: signal.signal(each, self._pass_on) for each in (signal.SIGINT, signal.SIGTERM)}
@@ -83,6 +82,8 @@ class Children:
                     start_new_session=True,
                     preexec_fn=partial(die_with_the_launcher, os.getpid()),
                 )
+                if self.signalled:  # it came while the command was being started
+                    self._tell(self._child)
                 code = self._child.wait()
         if self.signalled:
             raise Interrupted("stopped by a signal; the same command goes on where this one ended")
@@ -91,7 +92,13 @@ class Children:
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         again, self.signalled = self.signalled, True
         if self._child is not None and self._child.poll() is None:
-            os.killpg(self._child.pid, signal.SIGKILL) if again else self._child.send_signal(signal.SIGTERM)
+            os.killpg(self._child.pid, signal.SIGKILL) if again else self._tell(self._child)
+
+    def _tell(self, child: subprocess.Popen[bytes]) -> None:
+        """Ask the command to end, once."""
+        told, self._told = self._told, True
+        if not told:
+            child.send_signal(signal.SIGTERM)
 
 
 def environment() -> dict[str, str]:
@@ -114,7 +121,7 @@ def run_cells(experiment: Experiment, output: Path, *, train: bool = True) -> li
     """
     evaluations, failures = Evaluations(experiment, output), list[str]()
     evaluations.require_questions()
-    with _claimed(output), Children() as children:
+    with claimed_folder(output, "--output"), Children() as children:
         for cell in experiment.cells:
             prepare(cell)
         for seed in experiment.design.seeds:
@@ -123,22 +130,6 @@ def run_cells(experiment: Experiment, output: Path, *, train: bool = True) -> li
                 failures += _train(children, experiment, cell)
             failures += _evaluate(children, experiment, of_seed, evaluations)
     return failures
-
-
-@contextmanager
-def _claimed(output: Path) -> Iterator[None]:
-    """Keep a second call out of the same folder."""
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(
-                f"--output {output} is in use by a call that is still alive: wait, or choose another"
-            ) from None
-        except OSError:  # a file system without locks
-            pass
-        yield
 
 
 def _train(children: Children, experiment: Experiment, cell: Cell) -> list[str]:
@@ -232,16 +223,18 @@ def submit(
         again: the flags by which ``slurm/experiment.sh`` is to call this program for the comparison.
 
     Raises:
-        BadInput: there is no sbatch or no such script, it refuses, or benchmarks cannot be read.
+        BadInput: there is no sbatch or no such script, it refuses, benchmarks cannot be read, or the folder cannot be
+            written or is in use.
     """
     if not (ROOT / script).is_file():
         raise BadInput(f"--sbatch {script}: no such file under {ROOT}")
     if shutil.which("sbatch") is None:
         raise BadInput("--sbatch: there is no sbatch here; leave it out to run one after another on this machine")
     Evaluations(experiment, output).require_questions()
-    for cell in experiment.cells:
-        prepare(cell)
-    tasks = number_tasks(experiment, output)
+    with claimed_folder(output, "--output"):
+        for cell in experiment.cells:
+            prepare(cell)
+        tasks = number_tasks(experiment, output)
     left = [number for number, cell in tasks.items() if (found := training_of(cell)) is None or not found.ended]
     folder = output.absolute()
     dependency = []

@@ -40,6 +40,7 @@ from megatron_pz.monitoring.metrics import METRICS_FILE, read_metrics
 from megatron_pz.run.objective import Schedule
 from megatron_pz.run.run_directory import changed_settings, write_config
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_text_whole
 
 CONFIG, TRAINED = "config.yaml", "trained.json"
 START = "start"
@@ -58,10 +59,11 @@ class Training:
     """Signs of the first collapse, with their evidence; empty where there was none."""
 
     def save(self, path: Path) -> None:
-        """Write the record of a run that has ended, in one step."""
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        """Write the record of a run that has ended. Raises BadInput where that is not possible."""
+        try:
+            write_text_whole(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be written ({error.strerror})") from None
 
     @classmethod
     def load(cls, path: Path) -> Training:
@@ -77,7 +79,7 @@ def prepare(cell: Cell) -> None:
     """Write the cell's settings, or require that they are those it began with.
 
     Raises:
-        BadInput: the cell was begun with other settings; the message names them.
+        BadInput: the cell was begun with other settings, which the message names, or its folder cannot be written.
     """
     path = cell.folder / CONFIG
     config = dataclasses.replace(
@@ -91,10 +93,11 @@ def prepare(cell: Cell) -> None:
             "delete that folder to run it anew; new arms and seeds can be added at any time"
         )
     if not path.exists():
-        cell.folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        write_config(config, partial)
-        os.replace(partial, path)
+        try:
+            cell.folder.mkdir(parents=True, exist_ok=True)
+            write_config(config, path)
+        except OSError as error:
+            raise BadInput(f"{cell.folder}: cannot be written ({error.strerror})") from None
 
 
 def training_of(cell: Cell) -> Training | None:
@@ -112,7 +115,10 @@ def training_of(cell: Cell) -> Training | None:
     iteration = latest_iteration(run)
     if iteration is None:
         return None
-    compute = ComputeUsed(**read_header(folder_of(run, iteration))["common"]["work"])
+    try:
+        compute = ComputeUsed(**read_header(folder_of(run, iteration))["common"]["work"])
+    except (KeyError, TypeError):
+        raise BadInput(f"{folder_of(run, iteration)}: is no checkpoint of a run; delete {run} to run it anew") from None
     steps = [step for step in read_metrics(run) if step.iteration <= iteration]
     collapse = cell.config.collapse
     stopped = bool(collapse.stop_on_collapse and steps and steps[-1].values.get(COUNT, 0.0) > 0)

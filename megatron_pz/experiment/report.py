@@ -31,6 +31,7 @@ from megatron_pz.monitoring.metrics import METRICS_FILE, StepMetrics, read_metri
 from megatron_pz.reports.bands import draw_bands
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_text_whole
 
 INTERVALS = """\
 ± is half of a 95 % interval for other training seeds and other items (passages or questions) alike, by Student's t with
@@ -90,8 +91,8 @@ def write_comparison(experiment: Experiment, output: Path, title: str) -> str:
     text = "\n".join(_lines(experiment, found, title, between, to_start))
     record = {"experiment": _plain(experiment.design), "runs": _runs(found), "between": between, "to_start": to_start}
     try:
-        (output / "comparison.txt").write_text(text + "\n", encoding="utf-8")
-        (output / "comparison.json").write_text(json.dumps(_plain(record), indent=1) + "\n", encoding="utf-8")
+        write_text_whole(output / "comparison.txt", text + "\n")
+        write_text_whole(output / "comparison.json", json.dumps(_plain(record), indent=1) + "\n")
         runs = {arm: [found.steps[cell] for cell in found.steps if cell.arm == arm] for arm in experiment.arms}
         drawn = {arm: [steps for steps in of_arm if steps] for arm, of_arm in runs.items()}
         by_compute = experiment.design.equal == "compute"

@@ -34,7 +34,7 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,
                ``flops`` (:class:`megatron_pz.monitoring.compute.ComputeUsed`)
 ``held_out``   an evaluation during the run
-``benchmark``  a benchmark's score by its name, ``…_unread`` and ``…_truncated`` (shares of the responses)
+``benchmark``  a benchmark's score by its name, ``…_unread``, ``…_truncated`` and ``…_too_long`` (shares)
 =============  =====================================================================================================
 
 Other names are kept and shown by TensorBoard as well.
@@ -158,5 +158,5 @@ def read_metrics(path: Path) -> list[StepMetrics]:
         raise BadInput(f"no metrics at {file}: give the --save folder of a run")
     try:
         return [StepMetrics.from_json(line) for line in _whole_lines(file)]
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BadInput(f"{file} is not a metrics file: a line is not JSON with an iteration") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_text_whole
 
 
 class Sink(Protocol):
@@ -75,5 +76,5 @@ def _run_id(save_dir: Path, resume_iteration: int) -> str:
         return path.read_text(encoding="utf-8").strip()
     # Runs that began before the file was kept have their directory's name.
     run_id = save_dir.resolve().name if resume_iteration else secrets.token_hex(8)
-    path.write_text(f"{run_id}\n", encoding="utf-8")
+    write_text_whole(path, f"{run_id}\n")
     return run_id

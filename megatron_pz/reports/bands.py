@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.reports.curves import moving_mean
+from megatron_pz.runtime.files import write_whole
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The Okabe-Ito palette."""
@@ -82,7 +83,7 @@ def draw_bands(runs: Runs, path: Path, title: str, *, by_compute: bool) -> None:
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title, fontsize=14)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
 
 
 def _colours(count: int) -> list[str]:

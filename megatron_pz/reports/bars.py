@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from megatron_pz.runtime.files import write_whole
+
 COLOURS = ("#BBBBBB", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
 """Colours of the Okabe-Ito palette; the first, for the untrained model, is grey."""
 
@@ -48,4 +50,4 @@ def draw_bars(path: Path, title: str, labels: Sequence[str], bars: Mapping[str, 
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(framealpha=0.85)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110))

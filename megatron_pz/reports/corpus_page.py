@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_pz.corpus.browser import CorpusBrowser
 from megatron_pz.reports.corpus_picture import corpus_figure, headline, origin, outcomes, pages_title, percent
+from megatron_pz.runtime.files import write_text_whole
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -49,7 +50,8 @@ def write_page(corpus: CorpusBrowser, passages: Sequence[ShownPassage], path: Pa
     corpus_figure(corpus).savefig(picture, format="svg")
     svg = picture.getvalue()
     attribution = corpus.manifest["attribution"]
-    path.write_text(
+    write_text_whole(
+        path,
         f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(corpus.name)}</title><style>{_STYLE}</style></head><body>
@@ -63,7 +65,6 @@ def write_page(corpus: CorpusBrowser, passages: Sequence[ShownPassage], path: Pa
 <footer><p>{escape(attribution)}</p></footer>
 </body></html>
 """,
-        encoding="utf-8",
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from megatron_pz.corpus.browser import CorpusBrowser, Lengths
+from megatron_pz.runtime.files import write_whole
 
 KEPT, DROPPED, MARK, INK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
 """Of the Okabe-Ito palette, which colour-blind readers can tell apart."""
@@ -89,7 +90,7 @@ def corpus_figure(corpus: CorpusBrowser) -> Figure:
 
 def draw_corpus(corpus: CorpusBrowser, path: Path) -> None:
     """Write the picture as PNG."""
-    corpus_figure(corpus).savefig(path, dpi=120, format="png")
+    write_whole(path, lambda partial: corpus_figure(corpus).savefig(partial, dpi=120, format="png"))
 
 
 def an(unit: str) -> str:

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from megatron_pz.config.command_line import Parser
 from megatron_pz.monitoring.metrics import StepMetrics, read_metrics
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.files import write_whole
 
 matplotlib.use("Agg")
 
@@ -199,7 +200,7 @@ def draw_curves(steps: Sequence[StepMetrics], path: Path, title: str = "") -> No
         _finish(axes, panel.title, panel.unit)
     if title:
         figure.suptitle(title, fontsize=14)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:

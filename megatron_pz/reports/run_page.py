@@ -10,7 +10,6 @@ import base64
 import datetime
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -24,6 +23,7 @@ from megatron_pz.reports.passage_texts import Shown, choose, pack
 from megatron_pz.reports.run_folder import RunFolder
 from megatron_pz.reports.topics import Topics, find_topics
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_text_whole
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("dom.js", "charts.js", "masks.js", "difficulty.js", "evaluations.js", "main.js")
@@ -73,11 +73,9 @@ def write_run_page(
         shown.append(own)
         left -= sum(len(text) + _INDEX_ENTRY for text in own.texts)
     page = _page(title, runs, of_run, topics, evaluations, shown)
-    partial = path.with_name(f".{path.name}.incomplete")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        write_text_whole(path, page)
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

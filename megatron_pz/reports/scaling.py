@@ -20,6 +20,7 @@ from megatron_pz.monitoring.launches import read_launches
 from megatron_pz.monitoring.metrics import StepMetrics, read_metrics
 from megatron_pz.reports.tables import table
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_whole
 
 PARTS = ("rollout", "update", "sync")
 """Parts of a step. The rest is data, rewards, packing, logs, and waiting for other ranks between the parts."""
@@ -228,4 +229,4 @@ def draw_scaling(points: Sequence[ScalingPoint], path: Path) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=9, framealpha=0.85)
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110))

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from megatron_pz.reports.tables import table
+from megatron_pz.runtime.files import write_whole
 
 STRONG, WEAK = "strong scaling: the same step on more nodes", "weak scaling: the passages grow with the nodes"
 _COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7")
@@ -110,7 +111,7 @@ def draw_study(
         speed.set_title(kind, loc="left", fontsize=10)
         _finish(speed, share, sorted({point.nodes for point in points}))
     figure.text(0.01, -0.01, notes, fontsize=8.5, va="top")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110, bbox_inches="tight"))
 
 
 def _ideal(axes: Axes, points: Sequence[SimulatedPoint]) -> None:

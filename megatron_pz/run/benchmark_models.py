@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,13 +27,14 @@ from megatron_pz.evaluation.benchmarks.prompts import (
     load_questions,
     prepare,
 )
-from megatron_pz.evaluation.benchmarks.scores import ModelScores, score
+from megatron_pz.evaluation.benchmarks.scores import RESULTS_FILE, BenchmarkScore, ModelScores, score
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.benchmark_text import results_text
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.run.first_rank import on_first_rank
 from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 from megatron_pz.run.work_progress import WorkProgress
+from megatron_pz.runtime.files import claimed_folder, write_text_whole
 
 TEXT_FILE = "results.txt"
 COMPARISONS_FILE = "comparisons.json"
@@ -67,6 +68,8 @@ class _Work:
     facts: Mapping[str, Mapping[str, Any]]
     rollout: RolloutConfig
     store: AnswerStore
+    earlier: tuple[BenchmarkScore, ...]
+    """Scores of all sets whose answers were in the folder already."""
     parts: Mapping[str, Sequence[Part]]
     missing: Sequence[Part]
 
@@ -85,11 +88,19 @@ def evaluate_benchmarks(
     Everything that can be checked without an engine is checked for all models before the first one is asked.
 
     Raises:
-        BadInput: data, models, recipe or the results folder cannot be used.
+        BadInput: data, models, recipe or the results folder cannot be used, or another evaluation uses the folder.
     """
     loaded = load_questions(request.names, request.data, request.settings)
-    works = [_plan(name, model, loaded, request, rollout) for name, model in zip(names, models, strict=True)]
-    found = find_contamination(loaded, models, request, rank=rank, world_size=world_size)
+    with ExitStack() as claim:
+        on_first_rank(lambda: claim.enter_context(claimed_folder(request.results, "--results")))
+        works = [_plan(name, model, loaded, request, rollout) for name, model in zip(names, models, strict=True)]
+        found = find_contamination(loaded, models, request, rank=rank, world_size=world_size)
+        _ask_all(works, request.settings, rank, world_size)
+        return on_first_rank(lambda: _results(works, request, found))
+
+
+def _ask_all(works: Sequence[_Work], settings: BenchmarkSettings, rank: int, world_size: int) -> None:
+    """Answer what is missing, model by model. Collective."""
     unfinished = {id(work.model): work for work in works if work.missing}
     turns = engines_in_turn(
         [work.model for work in unfinished.values()],
@@ -99,10 +110,9 @@ def evaluate_benchmarks(
     waiting = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if world_size > 1 else None
     with closing(turns):
         for model, engine in turns:
-            _ask(unfinished[id(model)], engine, request.settings, rank, world_size)
+            _ask(unfinished[id(model)], engine, settings, rank, world_size)
             if waiting is not None:
                 dist.barrier(waiting)
-    return on_first_rank(lambda: _results(works, request, found))
 
 
 def _plan(
@@ -124,15 +134,24 @@ def _plan(
     store = AnswerStore(request.results / name)
     parts = {each.name: parts_of(each, settings.responses_per_part) for each in prepared.values()}
 
-    def claimed() -> tuple[dict[str, dict[str, Any]], list[Part]]:
+    def claimed() -> tuple[dict[str, dict[str, Any]], list[Part], tuple[BenchmarkScore, ...]]:
         weights = model.weights_sha256()
         facts = {each.name: _facts(each, settings, own, weights) for each in prepared.values()}
         for benchmark, depends_on in facts.items():
             store.claim(benchmark, depends_on)
-        return facts, store.missing([part for each in parts.values() for part in each])
+        missing = store.missing([part for each in parts.values() for part in each])
+        return facts, missing, _earlier(store)
 
-    facts, missing = on_first_rank(claimed)
-    return _Work(name, model, prepared, facts, own, store, parts, missing)
+    facts, missing, earlier = on_first_rank(claimed)
+    return _Work(name, model, prepared, facts, own, store, earlier, parts, missing)
+
+
+def _earlier(store: AnswerStore) -> tuple[BenchmarkScore, ...]:
+    """Return the scores that earlier commands left in a folder, of the sets whose answers are still there."""
+    if not (store.folder / RESULTS_FILE).is_file():
+        return ()
+    kept = ModelScores.load(store.folder).benchmarks
+    return tuple(each for each in kept if store.holds(each.benchmark, each.facts))
 
 
 def _facts(
@@ -203,12 +222,13 @@ def _results(works: Sequence[_Work], request: BenchmarkRequest, found: Mapping[s
             for name, each in work.benchmarks.items()
         )
         scored.append(ModelScores(work.name, scores))
-        scored[-1].save(work.store.folder)
+        sets = {each.benchmark: each for each in (*work.earlier, *scores)}
+        ModelScores(work.name, tuple(sets.values())).save(work.store.folder)
     comparisons = compare_in_turn(scored, [work.store.folder for work in works])
     if comparisons:
         save_comparisons(comparisons, request.results / COMPARISONS_FILE)
     text = results_text(scored, comparisons)
-    (request.results / TEXT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_text_whole(request.results / TEXT_FILE, text + "\n")
     return text
 
 

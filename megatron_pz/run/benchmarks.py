@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.evaluation.benchmarks.asking import answer_parts, parts_of
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, BenchmarkTokenizer, load_questions, prepare
 from megatron_pz.evaluation.benchmarks.scores import strata
+from megatron_pz.evaluation.benchmarks.store import write_table
 from megatron_pz.question_answering.scores import aggregate
 from megatron_pz.rollout.protocol import DecodingEngine
 from megatron_pz.rollout.vllm_settings import require_ranks
@@ -48,11 +48,15 @@ class TrainingBenchmarks:
         self.benchmarks = {each.name: each for each in prepared}
         context = config.rollout.max_prompt_length + config.rollout.max_response_length
         for each in prepared:
-            if all(len(prompt.token_ids) >= context for prompt in each.prompts):
+            too_long = sum(len(prompt.token_ids) >= context for prompt in each.prompts)
+            limit = f"shorter than --max-prompt-length + --max-response-length, {context} tokens"
+            if too_long == len(each.prompts):
                 raise BadInput(
-                    f"--benchmarks {each.name}: no prompt is shorter than --max-prompt-length + --max-response-length, "
-                    f"{context} tokens; raise one of them, or leave the benchmark out"
+                    f"--benchmarks {each.name}: no prompt is {limit}; raise one of them, or leave the benchmark out"
                 )
+            if too_long and topology.rank == 0:
+                many = f"{too_long} of {len(each.prompts)} prompts are"
+                print(f"--benchmarks {each.name}: {many} not {limit}, and count as wrong", flush=True)
         engines = topology.world_size // self.ranks_per_engine
         self.parts = [
             part
@@ -78,7 +82,7 @@ class TrainingBenchmarks:
             answers = pa.concat_tables(rows for benchmark, _, rows in tables if benchmark == name)
             if self.topology.rank == 0:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                pq.write_table(answers, self.folder / f"{name}-{iteration:07d}.parquet", compression="zstd")
+                write_table(self.folder / f"{name}-{iteration:07d}.parquet", answers)
             metrics |= self._metrics(name, answers)
         return metrics
 
@@ -92,4 +96,5 @@ class TrainingBenchmarks:
             f"benchmark/{name}": getattr(scores, self.benchmarks[name].protocol.headline),
             f"benchmark/{name}_unread": answers["extracted"].null_count / len(answers),
             f"benchmark/{name}_truncated": pc.mean(answers["truncated"].cast(pa.float64())).as_py(),
+            f"benchmark/{name}_too_long": pc.mean(pc.invert(answers["asked"]).cast(pa.float64())).as_py(),
         }

@@ -13,6 +13,7 @@ import yaml
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.launches import Launch, record_launch
+from megatron_pz.runtime.files import write_text_whole
 from megatron_pz.trainer.topology import Topology
 
 CONFIG_FILE = "config.yaml"
@@ -60,7 +61,7 @@ def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]
 
 def write_config(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as a YAML file that ``--config`` reads."""
-    path.write_text(yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False), encoding="utf-8")
+    write_text_whole(path, yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False))
 
 
 def _plain(value: Any) -> Any:

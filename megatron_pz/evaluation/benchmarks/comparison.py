@@ -16,6 +16,7 @@ from megatron_pz.evaluation.benchmarks.scores import STATISTICS, ModelScores, st
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.evaluation.crossed import holm
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_whole
 
 COMPARABLE = (
     "recipe",
@@ -122,8 +123,9 @@ def compare_in_turn(models: Sequence[ModelScores], folders: Sequence[Path]) -> l
 
 def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
     """Write comparisons as a JSON list. Raises :class:`BadInput` where the file cannot be written."""
+    content = TypeAdapter(list[Comparison]).dump_json(list(comparisons), indent=1) + b"\n"
     try:
-        path.write_bytes(TypeAdapter(list[Comparison]).dump_json(list(comparisons), indent=1) + b"\n")
+        write_whole(path, lambda partial: partial.write_bytes(content))
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

@@ -24,6 +24,7 @@ from megatron_pz.evaluation.benchmarks.intervals import (
     resampled_means,
 )
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import write_whole
 
 RESULTS_FILE = "results.json"
 STATISTICS: Mapping[str, Statistic] = {"micro": micro, "macro": macro, "harmonic": harmonic}
@@ -78,10 +79,9 @@ class ModelScores:
     def save(self, folder: Path) -> None:
         """Write :data:`RESULTS_FILE` into the model's folder. Raises :class:`BadInput` where that is not possible."""
         path = folder / RESULTS_FILE
-        partial = path.with_name(f"{path.name}.incomplete")
+        content = TypeAdapter(ModelScores).dump_json(self, indent=1) + b"\n"
         try:
-            partial.write_bytes(TypeAdapter(ModelScores).dump_json(self, indent=1) + b"\n")
-            partial.replace(path)
+            write_whole(path, lambda partial: partial.write_bytes(content))
         except OSError as error:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

@@ -7,7 +7,6 @@ refused, so that no answers of two kinds are mixed. Every file appears whole or 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA, Part
 from megatron_pz.runtime.errors import BadInput, one_line
+from megatron_pz.runtime.files import write_text_whole, write_whole
 
 
 class AnswerStore:
@@ -43,9 +43,13 @@ class AnswerStore:
         text = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+            write_text_whole(path, text)
         except OSError as error:
             raise BadInput(f"--results {self.folder}: cannot be written ({error.strerror})") from None
+
+    def holds(self, benchmark: str, facts: Mapping[str, Any]) -> bool:
+        """Return whether all answers to a benchmark are there, and depend on these facts."""
+        return self._whole(benchmark).is_file() and read_facts(self.folder, benchmark) == facts
 
     def missing(self, parts: Sequence[Part]) -> list[Part]:
         """Return the parts that have no answers yet."""
@@ -55,14 +59,14 @@ class AnswerStore:
         """Write the answers of a part."""
         path = self._part(part)
         path.parent.mkdir(exist_ok=True)
-        _write_whole(path, lambda partial: pq.write_table(rows, partial, compression="zstd"))
+        write_table(path, rows)
 
     def join(self, benchmark: str, parts: Sequence[Part]) -> None:
         """Join the parts of a benchmark, all of which must be there, into one file, and remove them."""
         if not self._whole(benchmark).is_file():
             table = pa.concat_tables(pq.read_table(self._part(part), schema=ANSWERS_SCHEMA) for part in parts)
             table = table.combine_chunks()
-            _write_whole(self._whole(benchmark), lambda partial: pq.write_table(table, partial, compression="zstd"))
+            write_table(self._whole(benchmark), table)
         shutil.rmtree(self._parts(benchmark), ignore_errors=True)
 
     def read(self, benchmark: str) -> pa.Table:
@@ -85,19 +89,26 @@ class AnswerStore:
         return self._parts(part.benchmark) / f"{part.number:05d}.parquet"
 
 
+def write_table(path: Path, rows: pa.Table) -> None:
+    """Write answers as a Parquet file that is whole or not there."""
+    write_whole(path, lambda partial: pq.write_table(rows, partial, compression="zstd"))
+
+
 def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
     """Read what a benchmark's answers depend on.
 
     Raises:
-        BadInput: the file is missing or not JSON.
+        BadInput: the file is missing or no JSON object.
     """
     path = folder / f"{benchmark}.json"
     try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; give a folder of tools/evaluate.py --benchmarks") from None
     except ValueError:
-        raise BadInput(f"{path}: is not JSON; remove the folder and ask again") from None
+        facts = None
+    if not isinstance(facts, dict):
+        raise BadInput(f"{path}: is no JSON object; remove the folder and ask again")
     return facts
 
 
@@ -109,12 +120,3 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
         + (f" ({before.get(name)}, now {after.get(name)})" if len(f"{before.get(name)}{after.get(name)}") < 60 else "")
         for name in names
     ]
-
-
-def _write_whole(path: Path, write: Any) -> None:
-    """Let ``write`` fill a file beside ``path``, and give it the name once it is on the disk."""
-    partial = path.with_name(f"{path.name}.incomplete")
-    write(partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)

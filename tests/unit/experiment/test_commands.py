@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,6 +175,36 @@ def test_a_signal_is_passed_on_and_ends_the_experiment_after_its_command(tmp_pat
             children.run(tmp_path / "log.txt", ["touch", str(tmp_path / "never")])
     assert not (tmp_path / "never").exists()
     assert Interrupted.exit_code == 3
+
+
+def test_a_signal_while_a_command_is_started_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes before the call that starts the command has returned."""
+    saved, start = tmp_path / "saved", subprocess.Popen
+
+    def signalled(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child = start(*words, **options)
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return child
+
+    monkeypatch.setattr(subprocess, "Popen", signalled)
+    loop = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.05; done"
+    command = ["sh", "-c", f"trap 'touch {saved}; exit 3' TERM; touch {tmp_path / 'ready'}; {loop}"]
+    with Children() as children, pytest.raises(Interrupted):
+        children.run(tmp_path / "log.txt", command)
+    assert saved.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(read: Read, notes: Path, tmp_path: Path) -> None:
+    experiment = read()
+    experiment.cells[0].folder.parent.mkdir(parents=True)
+    experiment.cells[0].folder.touch()
+    with pytest.raises(BadInput, match=r"cells/active/seed-1: cannot be written \(File exists\)"):
+        run_cells(experiment, tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"--output .*file/out: cannot be written"):
+        run_cells(experiment, tmp_path / "file/out")
 
 
 def test_two_calls_do_not_share_a_folder(read: Read, notes: Path, tmp_path: Path) -> None:

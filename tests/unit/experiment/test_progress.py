@@ -51,6 +51,23 @@ def test_a_run_has_ended_when_its_checkpoint_has_the_budget(read: Read) -> None:
     assert training_of(three) is None
 
 
+@pytest.mark.parametrize("common", ["{}", '{"work": 1}', "[]"])
+def test_a_checkpoint_of_something_else_is_one_line(read: Read, common: str) -> None:
+    cell = read().cells[0]
+    checkpoint(cell, [4.0])
+    (cell.folder / "run/iter_0000001/run_state.json").write_text(f'{{"files": {{}}, "common": {common}}}')
+    with pytest.raises(BadInput, match="iter_0000001: is no checkpoint of a run"):
+        training_of(cell)
+
+
+def test_a_record_that_cannot_be_written_is_one_line(read: Read) -> None:
+    cell = read().cells[0]
+    checkpoint(cell, [12.0])
+    (cell.folder / ".trained.incomplete.json").mkdir()
+    with pytest.raises(BadInput, match=r"trained\.json: cannot be written"):
+        training_of(cell)
+
+
 def test_a_run_that_its_collapse_stopped_has_ended_and_says_why(read: Read) -> None:
     warned, stopped = read().cells[0], read(**{"lr: ": "stop_on_collapse: true, lr: "}).cells[1]
     checkpoint(warned, [1.0] * 6, idle=True)

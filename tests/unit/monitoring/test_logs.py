@@ -130,6 +130,13 @@ def test_nan_and_infinity_make_valid_json(tmp_path: Path) -> None:
     assert math.isnan(StepMetrics.from_json(line).values["a/b"])
 
 
+@pytest.mark.parametrize("line", ["[1]", "1", "null", '"text"', "{}"])
+def test_metrics_that_are_no_objects_are_one_line(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(BadInput, match=r"metrics\.jsonl is not a metrics file"):
+        read_metrics(tmp_path)
+
+
 def test_only_rank_zero_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = RunLogger(tmp_path / "run", 2, rank=1)
     logger.log(1, {"generator/reward": 0.5})

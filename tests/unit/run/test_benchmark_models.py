@@ -22,6 +22,7 @@ from megatron_pz.run import served_models
 from megatron_pz.run.benchmark_models import BenchmarkRequest, evaluate_benchmarks
 from megatron_pz.run.served_models import ServedModel
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import LOCK_FILE, claimed_folder
 from tests.support.benchmark_files import SUMS, respond, write_gsm8k, write_mmlu_pro
 from tests.support.tiny_corpus import write_corpus
 from tools import compare_benchmarks
@@ -107,7 +108,8 @@ def ask(tmp_path: Path, tiny_llama_dir: Path) -> Callable[..., str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: content for name, content in found.items() if name != LOCK_FILE}
 
 
 def test_scores_and_answers_of_one_model(ask: Callable[..., str], engines: Engines, tmp_path: Path) -> None:
@@ -195,6 +197,42 @@ def test_a_set_may_be_added_later(ask: Callable[..., str], engines: Engines, tmp
         "gsm8k",
         "mmlu_pro",
     ]
+
+
+def test_sets_of_earlier_commands_stay_in_the_results(
+    ask: Callable[..., str], engines: Engines, tmp_path: Path
+) -> None:
+    def kept() -> dict[str, float]:
+        found = ModelScores.load(tmp_path / "results/model0").benchmarks
+        return {each.benchmark: each.scores["micro"].mean for each in found}
+
+    ask("results", "gsm8k")
+    assert "gsm8k" not in ask("results", "mmlu_pro"), "the text shows what the command asked"
+    assert kept() == {"gsm8k": 1.0, "mmlu_pro": 0.4}
+    for name in ("gsm8k.json", "gsm8k.parquet"):
+        (tmp_path / "results/model0" / name).unlink()
+    ask("results", "mmlu_pro")
+    assert kept() == {"mmlu_pro": 0.4}, "a score without answers does not stay"
+
+
+def test_a_damaged_result_is_named_before_anything_is_asked(
+    ask: Callable[..., str], engines: Engines, tmp_path: Path
+) -> None:
+    (tmp_path / "results/model0").mkdir(parents=True)
+    (tmp_path / "results/model0/results.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"results\.json is not a result of tools/evaluate\.py"):
+        ask("results")
+    assert not engines
+
+
+def test_a_second_evaluation_into_a_folder_is_refused(
+    ask: Callable[..., str], engines: Engines, tmp_path: Path
+) -> None:
+    with claimed_folder(tmp_path / "results", "--results"):
+        with pytest.raises(BadInput, match=r"--results .*results is in use by a call that is still alive"):
+            ask("results", "gsm8k")
+        assert not engines
+    ask("results", "gsm8k")
 
 
 def test_answers_of_other_settings_models_or_data_are_refused(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA, Part
-from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.evaluation.benchmarks.store import AnswerStore, read_facts
 from megatron_pz.runtime.errors import BadInput
 
 PARTS = [Part("toy", number, number, number + 1, 1) for number in range(3)]
@@ -35,11 +36,12 @@ def test_parts_become_one_file_in_their_order(tmp_path: Path) -> None:
 def test_a_part_that_a_crash_left_half_written_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = AnswerStore(tmp_path)
     store.write(PARTS[0], rows(0))
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with monkeypatch.context() as patch:  # SIGKILL leaves the file that was being written
+        patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             store.write(PARTS[1], rows(1))
-    assert any(path.name.endswith(".incomplete") for path in (tmp_path / "toy.parts").iterdir())
+    assert len(list((tmp_path / "toy.parts").iterdir())) == 2
     assert store.missing(PARTS) == PARTS[1:]
     store.write(PARTS[1], rows(1))
     assert store.missing(PARTS) == PARTS[2:]
@@ -63,6 +65,9 @@ def test_answers_that_are_not_there_or_damaged_are_named(tmp_path: Path) -> None
     (tmp_path / "toy.parquet").write_bytes(b"PAR1")
     with pytest.raises(BadInput, match=r"toy\.parquet: is no file of answers"):
         store.read("toy")
+    (tmp_path / "toy.json").write_text("[1]")
+    with pytest.raises(BadInput, match=r"toy\.json: is no JSON object"):
+        read_facts(tmp_path, "toy")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"--results .*file/model: cannot be written"):
         AnswerStore(tmp_path / "file/model").claim("toy", {})
