@@ -43,9 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     device = find_device(own.gpu) if own.gpu else None
     if device is not None and device.name == "CPU":
         raise BadInput("--gpu CPU: the memory of hosts is not planned; tools/simulate_scaling.py --gpu CPU tells times")
-    memory = own.gpu_memory or (device.memory_gib if device else 0.0)
-    if not own.gpu and own.gpu_memory is None:
-        raise BadInput("give --gpu NAME, or --gpu-memory GIB for a verdict on memory alone")
+    memory = own.gpu_memory
+    if memory is None:
+        if device is None:
+            raise BadInput("give --gpu NAME, or --gpu-memory GIB for a verdict on memory alone")
+        memory = device.memory_gib
     if own.gpus < 1 or memory <= 0 or own.gpus_per_node < 1:
         raise BadInput("--gpus, --gpu-memory and --gpus-per-node must be above 0")
     config = read_run_config(flags, "plan_cluster.py")

@@ -2,7 +2,7 @@
 
 Departures from General-Reasoner (arXiv 2505.14652), whose recipe the paper follows after pretraining:
 
-- No entropy bonus (there 0.001).
+- No entropy bonus (there 0.001): the trainer computes the entropy of its tokens without a gradient.
 - The standard deviation of a group is the population's; a truncated response counts as one without an answer.
 - Token weights correct for the mismatch between rollout and trainer probabilities (truncated importance sampling),
   as in the game; ``mismatch_correction: off`` leaves it out.

@@ -311,6 +311,10 @@ class TrainingConfig:
     """Write checkpoints in a background thread (Megatron-LM's flag): the step waits for a copy of weights and optimizer
     state in host memory instead of the disk [C]."""
     log_interval: PositiveInt = 1
+    sampled_passages: NonNegativeInt = 2
+    """Passages of a step whose masks and predictions are kept to read, within samples_budget_mib; 0: none [C]."""
+    sampled_questions: NonNegativeInt = 4
+    """The same for the questions of megatron_pz.rlvr: of those that rank 0 asked in a step [C]."""
     samples_budget_mib: NonNegativeFloat = 512.0
     """Maximum size of samples.jsonl and samples/ together, in MiB: beyond it, samples of older steps are thinned out
     evenly. 0: no limit [C]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from megatron_pz.config.question_schema import QuestionConfig
@@ -18,7 +18,18 @@ def read_questions(paths: Iterable[str], config: QuestionConfig) -> list[Questio
         BadInput: a file cannot be read or is empty, or a record lacks a field, or holds what the grader cannot use. The
             line names the file, its line or row, and the field.
     """
-    return [_question(record, Path(path).stem, config) for path in paths for record in read_records(Path(path))]
+    found = [Path(path) for path in paths]
+    names = _names({*found})
+    return [_question(record, names[path], config) for path in found for record in read_records(path)]
+
+
+def _names(paths: Collection[Path]) -> dict[Path, str]:
+    """Return names that differ: stems, or as many last parts of the paths as tell all of them apart."""
+    for parts in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = {path: Path(*path.parts[-parts:]).with_suffix("").as_posix() for path in paths}
+        if len({*names.values()}) == len(paths):
+            return names
+    return {path: str(path) for path in paths}  # one folder has a.json and a.jsonl
 
 
 def _question(record: Record, file: str, config: QuestionConfig) -> Question:

@@ -107,6 +107,10 @@ def _how_asked(models: Sequence[ModelScores]) -> list[str]:
             f"{score.benchmark}: {count}, {samples}, {how}, at most {facts['max_tokens']} tokens, {asked}, "
             f"recipe {facts['recipe']}"
         )
+        if "harmonic" in score.scores:
+            lines.append(
+                "    harmonic: the authors add .01 to the accuracy of every task; all wrong is .010, all right 1.010"
+            )
         if score.too_long:
             shown = ", ".join(score.too_long[:5]) + (", …" if len(score.too_long) > 5 else "")
             lines.append(f"    prompts longer than the context of {facts['context']} tokens: {shown}")

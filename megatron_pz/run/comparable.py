@@ -23,6 +23,8 @@ MAY_DIFFER = frozenset(
         ("training", "keep_every"),
         ("training", "async_save"),
         ("training", "log_interval"),
+        ("training", "sampled_passages"),
+        ("training", "sampled_questions"),
         ("training", "samples_budget_mib"),
         ("training", "wandb_project"),
         ("questions", "verifier_url"),

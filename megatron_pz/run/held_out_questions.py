@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megatron_pz.algorithm.question_metrics import answer_metrics
 from megatron_pz.algorithm.question_rollouts import QuestionWorker
+from megatron_pz.config.question_schema import QuestionConfig
 from megatron_pz.monitoring.metrics import IterationLog
 from megatron_pz.question_answering.question import Question
 
@@ -32,7 +33,7 @@ class HeldOutQuestions:
             resume_iteration: iteration that the run goes on from; later lines are removed, as the steps are repeated.
         """
         self.questions, self.worker, self.samples = questions, worker, samples
-        self.digest = sha256("\n".join(question.text for question in questions).encode()).hexdigest()[:16]
+        self.digest = digest(questions, worker.config)
         rank = worker.topology.rank
         self._log = IterationLog(save / HELD_OUT_FILE, resume_iteration) if rank == 0 else None
 
@@ -54,3 +55,10 @@ class HeldOutQuestions:
         """Close the file."""
         if self._log is not None:
             self._log.close()
+
+
+def digest(questions: Sequence[Question], config: QuestionConfig) -> str:
+    """Hash what decides the accuracy of the same answers: the questions with options and references, and the grader."""
+    asked = [[each.text, each.options, each.answer] for each in questions]
+    verifier = [config.verifier_model, config.verifier_prompt] if config.grader == "verifier" else []
+    return sha256(json.dumps([config.grader, verifier, asked]).encode()).hexdigest()[:16]

@@ -19,9 +19,6 @@ from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
-SAMPLED_PASSAGES = 2
-"""Passages of a step whose rollouts are kept to read."""
-
 
 class ReinforcementObjective(RolloutObjective):
     """The min-max game of mask generator and mask predictor on this run's passages."""
@@ -79,7 +76,8 @@ class ReinforcementObjective(RolloutObjective):
         metrics = step_metrics(report, self.worker)
         compute = step_compute(report, self.worker, self.flop_counter)
         differences = response_differences(report, self.worker)
-        samples = step_samples(report.rollouts, self.worker, SAMPLED_PASSAGES, differences)
+        kept = self.config.training.sampled_passages
+        samples = step_samples(report.rollouts, self.worker, kept, differences) if kept else None
         self.consumed_passages += len(report.rollouts) * self.config.game.passages_per_step
         metrics["train/consumed_passages"] = float(self.consumed_passages)
         if self.held_out is not None and iteration % self.config.training.eval_interval == 0:

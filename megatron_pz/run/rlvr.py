@@ -20,9 +20,6 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
-SAMPLED_QUESTIONS = 4
-"""Questions of a step whose answers are kept to read; of those that rank 0 asked."""
-
 
 class RlvrObjective(RolloutObjective):
     """One policy answers questions and learns from its graded answers."""
@@ -89,7 +86,9 @@ class RlvrObjective(RolloutObjective):
                 metrics |= self.held_out.evaluate(iteration)
             metrics["time/evaluation"] = report.seconds["evaluation"]
         metrics |= self.benchmark_metrics(iteration)
-        return StepResult(metrics, compute, question_samples(report.rollouts[0].answers[:SAMPLED_QUESTIONS]))
+        kept = self.config.training.sampled_questions
+        samples = question_samples(report.rollouts[0].answers[:kept]) if kept else None
+        return StepResult(metrics, compute, samples)
 
     def close(self) -> None:
         """End the engines and close the results."""

@@ -102,6 +102,17 @@ def test_the_held_out_questions_are_never_trained_on(config: RunConfig, tmp_path
     assert set(ScriptedEngine.started[0].prompts) == {"Question: 1 + 2\nPut the answer into \\boxed{}.\nAnswer:"}
 
 
+def test_as_many_questions_of_a_step_are_kept_to_read_as_the_settings_say(config: RunConfig) -> None:
+    def kept(number: int) -> int:
+        one = with_fields(config, training={"sampled_questions": number, "train_iters": 1, "eval_interval": 0})
+        one = with_fields(one, training={"save": f"{config.training.save}-{number}"})
+        run_to_the_end(one, RlvrObjective)
+        lines = Path(one.training.save) / "samples.jsonl"
+        return len(lines.read_text().splitlines()) if lines.exists() else 0
+
+    assert [kept(number) for number in (0, 1, 3)] == [0, 1, 3]
+
+
 def test_the_account_of_a_step_is_that_of_its_answers_and_updates(config: RunConfig) -> None:
     with started_run(with_fields(config, grpo={"grpo_kl_beta": 0.1}), RlvrObjective) as run:
         assert isinstance(run.objective, RlvrObjective)

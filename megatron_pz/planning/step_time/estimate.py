@@ -43,7 +43,12 @@ class KnownWork:
 
     @classmethod
     def of_flags(cls, flags: argparse.Namespace) -> KnownWork:
-        """Take the values of :func:`add_work_flags`."""
+        """Take the values of :func:`add_work_flags`. Raises BadInput for one that cannot be."""
+        for name in ("mean_response", "mean_proposal", "mean_prompt"):
+            if (value := getattr(flags, name)) is not None and not value > 0:
+                raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+        if flags.sigma is not None and not flags.sigma >= 0:
+            raise BadInput(f"--sigma {flags.sigma:g}: must not be negative")
         return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
 
 

@@ -20,7 +20,7 @@ from megatron_pz.planning.parameters import model_size
 from megatron_pz.planning.step_time.devices import Device, find_device
 from megatron_pz.planning.step_time.lengths import DEFAULT_SIGMA, Lengths
 from megatron_pz.planning.step_time.rates import Rates, default_rates
-from megatron_pz.planning.step_time.rollout import schedule_of
+from megatron_pz.planning.step_time.rollout import Schedule, schedule_of
 from megatron_pz.planning.step_time.step import Cluster, StepTime, simulate_step
 from megatron_pz.planning.step_time.workload import Workload
 from megatron_pz.runtime.errors import BadInput
@@ -107,8 +107,14 @@ class MeasuredRun:
 
     def simulate(self, rates: Rates, draws: int = 8) -> StepTime:
         """Return the simulated time of a mean step of the run."""
-        plan, schedule = plan_for(self.arch, self.config, self.device, self.processes), schedule_of(self.config)
-        return simulate_step(self.arch, self.config, plan, self.cluster(rates), self.work(), schedule, draws)
+        plan = plan_for(self.arch, self.config, self.device, self.processes)
+        return simulate_step(self.arch, self.config, plan, self.cluster(rates), self.work(), self.schedule, draws)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Return the schedule that the run followed; runs of version 0.1 had no queue, and did not time engines."""
+        timed = any("time/engine_tail" in step.values for _, step in self.steps)
+        return schedule_of(self.config) if timed else "barrier"
 
     def _mean(self, name: str) -> float:
         values = [step.values[name] for _, step in self.steps if math.isfinite(step.values.get(name, math.nan))]

@@ -76,6 +76,17 @@ def test_the_spread_of_lengths_comes_from_the_samples(tmp_path: Path) -> None:
     assert work.proposals is not None and work.proposals.sigma == DEFAULT_SIGMA, "one text tells no spread"
 
 
+def test_a_run_is_simulated_by_the_schedule_that_it_followed(tmp_path: Path) -> None:
+    """Runs of version 0.1 had all proposals before all predictions, whatever today's settings choose."""
+    old = read_run(write_run(tmp_path / "old", rollout=8.0, update=4.0, sync=0.5))
+    new = read_run(write_run(tmp_path / "new", rollout=8.0, update=4.0, sync=0.5, engine_tail=0.1))
+    assert (old.schedule, new.schedule) == ("barrier", "one-queue")
+    plan = plan_for(new.arch, new.config, new.device, 1)
+    for run in (old, new):
+        expected = simulate_step(run.arch, run.config, plan, run.cluster(CPU_RATES), run.work(), run.schedule, 8)
+        assert run.simulate(CPU_RATES) == expected
+
+
 def test_calibration_repeats_the_run_and_says_what_it_changed(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", rollout=8.0, update=4.0, sync=0.5))
     fitted = calibrate(run)
@@ -135,6 +146,11 @@ def test_the_planner_tells_times_fastest_first(tmp_path: Path, capsys: pytest.Ca
     ("flags", "words"),
     [
         (["--gpu", "V100"], "--gpu V100: unknown"),
+        (["--gpu", "H100", "--gpu-memory", "0"], "--gpu-memory and --gpus-per-node must be above 0"),
+        (["--gpu", "H100", "--mean-response", "0"], "--mean-response 0: must be above 0"),
+        (["--gpu", "H100", "--mean-proposal", "0"], "--mean-proposal 0: must be above 0"),
+        (["--gpu", "H100", "--mean-prompt", "-3"], "--mean-prompt -3: must be above 0"),
+        (["--gpu", "H100", "--sigma", "nan"], "--sigma nan: must not be negative"),
         (["--gpu", "CPU"], "the memory of hosts is not planned"),
         (["--gpu", "H100", "--mean-response", "5000"], "must be between 1 and the limit, 4096"),
         (["--gpu", "H100", "--learned-share", "2"], "--learned-share 2"),

@@ -53,6 +53,19 @@ def test_a_fault_is_named_with_file_and_line(
         read_questions([path], QuestionConfig(**FIELDS, **settings))
 
 
+def test_questions_of_files_with_equal_stems_have_ids_of_their_own(tmp_path: Path) -> None:
+    def ids(*names: str) -> list[str]:
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+        paths = [write(tmp_path / name, ROWS[:1]) for name in names]
+        return [question.id for question in read_questions(paths, QuestionConfig(**FIELDS))]
+
+    assert ids("a/train.jsonl", "b/sums.jsonl") == ["train/0", "sums/0"]
+    assert ids("a/train.jsonl", "b/train.parquet") == ["a/train/0", "b/train/0"]
+    assert len({*ids("a/train.jsonl", "a/train.parquet")}) == 2
+    assert ids("a/train.jsonl", "a/train.jsonl") == ["train/0", "train/0"], "the same questions"
+
+
 def test_options_follow_the_question_and_the_answer_is_their_letter(tmp_path: Path) -> None:
     config = QuestionConfig(options_field="options", grader="letter")
     rows = [{"question": "Which {one}?", "options": ["red", "blue"], "answer": "B"}]

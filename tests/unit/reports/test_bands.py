@@ -21,9 +21,10 @@ def run(values: list[float], flops_of_a_step: float) -> list[StepMetrics]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.touch() or figures.append(figure))
+    monkeypatch.chdir(tmp_path)
     return figures
 
 

@@ -58,7 +58,7 @@ def test_a_run_without_some_metrics_is_drawn(tmp_path: Path) -> None:
 
 def test_panels_share_the_iterations_and_one_step_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.touch() or drawn.append(figure))
     values = {"generator/reward": -0.1, "generator/valid_masks": 0.5, "train/grad_norm": 2.0, "time/update": 3.0}
     draw_curves([StepMetrics(i, values) for i in (3, 4, 5)], tmp_path / "a.png")
     draw_curves([StepMetrics(3, values)], tmp_path / "b.png")
