@@ -167,13 +167,37 @@ def _nearest(word: Any, known: Iterable[str]) -> str:
 def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfig:
     if "-h" in flags or "--help" in flags:
         return tyro.cli(RunConfig, prog=program, args=flags, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    named = _named_fields(flags, default)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(RunConfig, prog=program, args=flags, default=default, config=(tyro.conf.OmitArgPrefixes,))
+            given = tyro.cli(dataclasses.make_dataclass("Flags", named), prog=program, args=flags)
     except SystemExit:
         complaint = _first_paragraph(said.getvalue())
         raise BadInput(f"{complaint}{_meant(complaint)} (--help lists the flags)") from None
+    sections = {}
+    for name in _SECTIONS:
+        section = getattr(default, name)
+        values = {
+            field.name: getattr(given, field.name)
+            for field in dataclasses.fields(section)
+            if hasattr(given, field.name)
+        }
+        sections[name] = dataclasses.replace(section, **values)
+    return dataclasses.replace(default, **sections)
+
+
+def _named_fields(flags: Sequence[str], default: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Return (name, type, present value) of each field that ``flags`` name: building a parser of all takes 50 ms."""
+    words = {word.partition("=")[0].replace("_", "-") for word in flags}
+    found = []
+    for name, kind in _SECTIONS.items():
+        types = get_type_hints(kind, include_extras=True)
+        for field in dataclasses.fields(cast(Any, kind)):
+            if words & {flag(field.name), flag(f"no_{field.name}")}:
+                value = dataclasses.field(default=getattr(getattr(default, name), field.name))
+                found.append((field.name, types[field.name], value))
+    return found
 
 
 def _meant(complaint: str) -> str:

@@ -306,6 +306,20 @@ def test_a_wrong_flag_is_refused_in_one_line(flags: list[str], complaint: str, r
     assert "\n" not in str(refusal.value)
 
 
+def test_every_field_is_a_flag() -> None:
+    config, flags = RunConfig(), []
+    for section in dataclasses.fields(RunConfig):
+        for name, value in vars(getattr(config, section.name)).items():
+            words = value if isinstance(value, tuple) else (value,)
+            if isinstance(value, bool):
+                flags.append(f"--{'' if value else 'no-'}{name}")
+            elif words and value is not None and name != "precision":  # named together with dtypes it is refused
+                flags += [f"--{name.replace('_', '-')}", *map(str, words)]
+    assert len(flags) > 200
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="custom"))
+    assert read_run_config(flags, "x") == config
+
+
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     for left_out, flag in (("hf_model", "--hf-model"), ("data_path", "--data-path"), ("save", "--save")):
         values = {"hf_model": str(tmp_path), "data_path": ("prefix",), "save": str(tmp_path)}
