@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-RANKS = 2
-READER = """
-import sys
 from megatron_pz.hf.checkpoint import HFTensorSource
 
-def from_disk():
-    with open("/proc/self/io") as counters:
-        return next(int(line.split()[1]) for line in counters if line.startswith("read_bytes"))
-
-source, (rank, ranks) = HFTensorSource(sys.argv[1]), map(int, sys.argv[2:])
-print("ready", flush=True)
-sys.stdin.readline()
-before, total = from_disk(), 0.0
-for name in source.names():
-    width = source.shape(name)[1] // ranks
-    total += float(source.slices(name)[:, rank * width : (rank + 1) * width].sum())
-print(from_disk() - before, total, flush=True)
-"""
+RANKS = 2
 
 
 def forget(file: Path) -> None:
@@ -39,23 +24,41 @@ def forget(file: Path) -> None:
     os.close(descriptor)
 
 
+def from_disk() -> int:
+    """Bytes that this process has had the disk read, as the kernel counts them."""
+    counters = Path("/proc/self/io").read_text()
+    return next(int(line.split()[1]) for line in counters.splitlines() if line.startswith("read_bytes"))
+
+
+def read(folder: Path, rank: int, ranks: int, caller: Connection) -> None:
+    """Read a rank's columns of all tensors once the caller says so; answer with the bytes and the sum of the values."""
+    source = HFTensorSource(folder)
+    caller.send("ready")
+    caller.recv()
+    before, total = from_disk(), 0.0
+    for name in source.names():
+        width = source.shape(name)[1] // ranks
+        total += float(source.slices(name)[:, rank * width : (rank + 1) * width].sum())
+    caller.send((from_disk() - before, total))
+
+
 def read_by(folder: Path, slices: list[tuple[int, int]]) -> list[tuple[int, float]]:
     """Read at the same time, in a process for each slice (number, of so many): bytes from the disk, sum of values."""
-    readers = []
+    context = get_context("fork")  # torch need not be imported again
+    readers, processes = [], []
     for number, of in slices:
-        command = [sys.executable, "-c", READER, str(folder), str(number), str(of)]
-        readers.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=read, args=(folder, number, of, theirs), daemon=True))
+        processes[-1].start()
+        theirs.close()
+        readers.append(ours)
     for reader in readers:
-        assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
-    answers = []
+        assert reader.recv() == "ready"
     for reader in readers:
-        assert reader.stdin is not None
-        reader.stdin.write("go\n")
-        reader.stdin.flush()
-    for reader in readers:
-        output, _ = reader.communicate(timeout=60)
-        count, total = output.split()
-        answers.append((int(count), float(total)))
+        reader.send("go")
+    answers = [reader.recv() for reader in readers]
+    for process in processes:
+        process.join()
     return answers
 
 
