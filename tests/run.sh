@@ -32,6 +32,7 @@ esac
 export PATH="$PWD/.venv/bin:$PATH"
 # The machine's cores are shared out by the tests themselves: one thread a process, as conftest.py sets it too.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
+unset PYTHONDONTWRITEBYTECODE # some images set it: every process would compile the project, and pytest its tests, again
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
 
 if [[ $group == versions ]]; then exec python -m tests.core_versions "$@"; fi
