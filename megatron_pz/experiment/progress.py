@@ -76,7 +76,9 @@ class Training:
 
 
 def prepare(cell: Cell) -> None:
-    """Write the cell's settings, or require that they are those it began with.
+    """Write the cell's settings, or require that they are those of its first step.
+
+    A run that ended before a step, such as one that refused its input, may be started again with other settings.
 
     Raises:
         BadInput: the cell was begun with other settings, which the message names, or its folder cannot be written.
@@ -86,18 +88,24 @@ def prepare(cell: Cell) -> None:
         cell.config, training=dataclasses.replace(cell.config.training, save=str(cell.folder / "run"))
     )
     changes = changed_settings(path, config)
-    if changes:
+    if changes and has_begun(cell):
         listed = ", ".join(f"{name} was {before!r} and is {now!r}" for name, (before, now) in changes.items())
         raise BadInput(
             f"{cell.folder} was begun with other settings ({listed}): change them back, give another --output, or "
             "delete that folder to run it anew; new arms and seeds can be added at any time"
         )
-    if not path.exists():
+    if changes or not path.exists():
         try:
             cell.folder.mkdir(parents=True, exist_ok=True)
             write_config(config, path)
         except OSError as error:
             raise BadInput(f"{cell.folder}: cannot be written ({error.strerror})") from None
+
+
+def has_begun(cell: Cell) -> bool:
+    """Tell whether the cell's run has made a step, or a checkpoint."""
+    run = cell.folder / "run"
+    return (run / METRICS_FILE).is_file() or (cell.folder / TRAINED).is_file() or latest_iteration(run) is not None
 
 
 def training_of(cell: Cell) -> Training | None:
@@ -133,8 +141,7 @@ def training_of(cell: Cell) -> Training | None:
 def describe(cell: Cell, training: Training | None, evaluation: Path) -> str:
     """Return in a few words what is left to do for a cell; empty where it is done."""
     if training is None:
-        begun = (cell.folder / "run" / METRICS_FILE).is_file()
-        return "begun, without a checkpoint" if begun else "not begun"
+        return "begun, without a checkpoint" if has_begun(cell) else "not begun"
     if not training.ended:
         return f"begun, at step {training.iteration}"
     return "" if evaluation.is_file() else "trained, not evaluated"

@@ -30,6 +30,10 @@ def test_a_cell_keeps_its_resolved_settings_and_refuses_others(read: Read) -> No
     kept = load_yaml(cell.folder / "config.yaml")
     assert (kept.training.seed, kept.optimizer.lr, kept.training.save) == (1, 1e-4, str(cell.folder / "run"))
     changed = read(lr="2e-4").cells[0]
+    prepare(changed)
+    assert load_yaml(cell.folder / "config.yaml").optimizer.lr == 2e-4, "a run that refused its input has not begun"
+    prepare(cell)
+    checkpoint(cell, [4.0])
     with pytest.raises(BadInput, match=r"begun with other settings \(optimizer\.lr was 0\.0001 and is 0\.0002\)"):
         prepare(changed)
     assert load_yaml(cell.folder / "config.yaml") == kept
