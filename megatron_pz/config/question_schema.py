@@ -73,5 +73,9 @@ class QuestionConfig:
     verifier_attempts: PositiveInt = 4
     """Tries of one request that times out, fails or returns something else than a completion, with growing pauses; then
     the run ends [C]."""
+    verifier_wait_minutes: NonNegativeFloat = 10.0
+    """Longest wait for a server that refuses connections or says that it is not ready (status 502, 503 or 504), as one
+    that is being started does; one line tells of it. Below distributed_timeout_minutes, since the other ranks wait in a
+    collective [C]."""
     verifier_concurrency: PositiveInt = 32
     """Requests of one rank that are under way at once [C]."""

@@ -187,6 +187,8 @@ def _deadline_rules(c: RunConfig) -> list[tuple[bool, str]]:
         "--sync-timeout-minutes": c.rollout.sync_timeout_minutes,
         "--heartbeat-timeout-minutes": c.parallel.heartbeat_timeout_minutes,
     }
+    if c.questions.grader == "verifier":
+        inner["--verifier-wait-minutes"] = c.questions.verifier_wait_minutes
     return [
         (
             minutes < longest,

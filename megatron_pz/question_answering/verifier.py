@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,12 +44,26 @@ LONGEST_REPLY = 2**20
 """Bytes; a longer reply is no completion of a few thousand tokens."""
 
 
+NOT_READY = (502, 503, 504)
+"""Statuses of a server that is being started, or of a proxy in front of it."""
+LOOK_SECONDS = 1.0
+"""Seconds after which a pause looks whether the run is to stop."""
+
+
 class VerifierFailed(ExpectedFailure):
     """The verifier gave no usable reply, however often it was asked."""
 
 
 class _Unusable(Exception):
     """A reply that another try may mend."""
+
+
+class _NotThere(Exception):
+    """No connection, or a server that is not ready; time may mend it."""
+
+
+class _GivenUp(Exception):
+    """Another request has failed for good."""
 
 
 class ModelVerifier:
@@ -61,8 +76,15 @@ class ModelVerifier:
             BadInput: the prompt cannot be read, or does not hold each of :data:`SLOTS` once.
         """
         self.config = config
+        self.is_stopping: Callable[[], bool] = lambda: False
+        """Tells whether the run is to stop, so that nothing is waited for any longer."""
         self._failed = threading.Event()
         """Ends the pauses of the other requests once one of them has failed for good."""
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        """The first that was final."""
+        self._missed_since: float | None = None
+        """When a request first found no server; None once one was answered."""
         self.prompt = _read_prompt(config.verifier_prompt)
         key = os.environ.get("VERIFIER_API_KEY")
         self._client = httpx.Client(
@@ -76,7 +98,8 @@ class ModelVerifier:
         """Return the grade of each response, in order. Equal questions with equal answers are asked once.
 
         Raises:
-            VerifierFailed: a request failed ``verifier_attempts`` times, or was refused for good.
+            VerifierFailed: a request failed ``verifier_attempts`` times or was refused for good, or the server was not
+                there for ``verifier_wait_minutes`` or when the run was to stop.
         """
         answers = [read_answer(each) for each in answered]
         prompts = [
@@ -84,8 +107,12 @@ class ModelVerifier:
         ]
         distinct = list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
         self._failed.clear()
+        self._failure = self._missed_since = None
         with ThreadPoolExecutor(self.config.verifier_concurrency) as pool:
-            verdicts = dict(zip(distinct, pool.map(self._ask, distinct), strict=True))
+            replies = [pool.submit(self._ask, prompt) for prompt in distinct]
+        if self._failure is not None:
+            raise self._failure
+        verdicts = {prompt: reply.result() for prompt, reply in zip(distinct, replies, strict=True)}
         return [
             Grade(None) if prompt is None else _grade(answer, verdicts[prompt])
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -99,29 +126,79 @@ class ModelVerifier:
 
     def _ask(self, prompt: str) -> str:
         """Return the model's verdict, after as many tries as it takes."""
-        attempts, seconds, failure = self.config.verifier_attempts, FIRST_PAUSE, "another request failed"
         try:
-            for attempt in range(attempts):
-                if self._failed.wait(seconds if attempt else 0):
-                    break
-                seconds = min(2 * seconds, LONGEST_PAUSE) if attempt else seconds
-                try:
-                    return self._try(prompt)
-                except (_Unusable, httpx.HTTPError) as error:
-                    failure = f"{type(error).__name__.lstrip('_')}: {brief(error, 200)}"
-            raise VerifierFailed(
-                f"--verifier-url {self.config.verifier_url}: no usable reply in {attempts} tries, "
-                f"the last one: {failure}"
-            )
-        except BaseException:
+            return self._verdict(prompt)
+        except _GivenUp:
+            raise
+        except BaseException as failure:
+            with self._lock:
+                self._failure = self._failure or failure
             self._failed.set()
             raise
+
+    def _verdict(self, prompt: str) -> str:
+        config, failures, seconds = self.config, 0, FIRST_PAUSE
+        while not self._failed.is_set():
+            try:
+                text = self._try(prompt)
+                self._found()
+                return text
+            except (_NotThere, httpx.ConnectError, httpx.ConnectTimeout) as error:
+                self._missed(_cause(error))
+            except (_Unusable, httpx.HTTPError) as error:
+                failures += 1
+                if failures == config.verifier_attempts:
+                    raise VerifierFailed(
+                        f"--verifier-url {config.verifier_url}: no usable reply in {failures} tries, "
+                        f"the last one: {_cause(error)}"
+                    ) from None
+            self._pause(seconds)
+            seconds = min(2 * seconds, LONGEST_PAUSE)
+        raise _GivenUp
+
+    def _pause(self, seconds: float) -> None:
+        """Wait before another try; not for long where the run is to stop or another request has failed."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self.is_stopping():
+            if self._failed.wait(min(left, LOOK_SECONDS)):
+                break
+
+    def _missed(self, cause: str) -> None:
+        """Note that there is no server; the first request to find none says so.
+
+        Raises:
+            VerifierFailed: it was waited for long enough, or the run is to stop.
+        """
+        config, now = self.config, time.monotonic()
+        with self._lock:
+            first = self._missed_since is None
+            since = self._missed_since = now if self._missed_since is None else self._missed_since
+        if self.is_stopping():
+            raise VerifierFailed(f"--verifier-url {config.verifier_url}: {cause}, and the run is to stop")
+        if now - since >= 60 * config.verifier_wait_minutes:
+            raise VerifierFailed(
+                f"--verifier-url {config.verifier_url}: no server for {(now - since) / 60:.3g} minutes, the last try: "
+                f"{cause}"
+            )
+        if first:
+            _say(
+                f"--verifier-url {config.verifier_url}: {cause}; waiting for the server, at most "
+                f"{config.verifier_wait_minutes:g} minutes (--verifier-wait-minutes)"
+            )
+
+    def _found(self) -> None:
+        """Note that the server has answered."""
+        with self._lock:
+            since, self._missed_since = self._missed_since, None
+        if since is not None:
+            _say(f"--verifier-url {self.config.verifier_url}: there after {time.monotonic() - since:.0f} s")
 
     def _try(self, prompt: str) -> str:
         """Send one request.
 
         Raises:
             _Unusable: the server is busy, failed, or sent something else than a completion.
+            _NotThere: the server is not ready.
             httpx.HTTPError: the connection failed or timed out.
             VerifierFailed: the server refuses the request, and would again.
         """
@@ -135,6 +212,8 @@ class ModelVerifier:
         with self._client.stream("POST", "completions", json=body) as reply:
             content = self._read(reply)
         start = " ".join(content[:400].decode(errors="replace").split())[:200]
+        if reply.status_code in NOT_READY:
+            raise _NotThere(f"status {reply.status_code} {reply.reason_phrase}")
         if reply.status_code in (408, 425, 429) or reply.status_code >= 500:
             raise _Unusable(f"status {reply.status_code} {reply.reason_phrase}")
         if reply.status_code != 200:
@@ -160,6 +239,15 @@ class ModelVerifier:
             if len(content) > LONGEST_REPLY:
                 raise _Unusable(f"a reply of more than {LONGEST_REPLY} bytes")
         return content
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {brief(error, 200)}" if isinstance(error, httpx.HTTPError) else brief(error, 200)
+
+
+def _say(line: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def _grade(answer: str | None, verdict: str) -> Grade:

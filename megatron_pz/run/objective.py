@@ -12,6 +12,7 @@ from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.samples import Sample
+from megatron_pz.runtime.errors import ExpectedFailure
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
@@ -53,6 +54,10 @@ class StepResult:
     """Rollouts to read, of which rank 0 keeps its own; None where the objective makes none."""
 
 
+class StepNotDone(ExpectedFailure):
+    """A step failed on all ranks before it changed anything, so that a checkpoint can be made of the step before."""
+
+
 class Objective(ABC):
     """Subject of a run: models, the data that they learn from, and the way in which a step updates them.
 
@@ -61,6 +66,8 @@ class Objective(ABC):
     methods are collectives over all ranks.
     """
 
+    is_stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """Tells whether a signal has asked this rank to stop; the loop sets it."""
     starts = "everything"
     """Name of the parts that :meth:`start` starts, for the line that says they are ready."""
 
@@ -71,7 +78,11 @@ class Objective(ABC):
 
     @abstractmethod
     def step(self, iteration: int) -> StepResult:
-        """Train one step; ``iteration`` counts from 1."""
+        """Train one step; ``iteration`` counts from 1.
+
+        Raises:
+            StepNotDone: on all ranks; the state is that of the step before.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

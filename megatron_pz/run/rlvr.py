@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from megatron_pz.algorithm.question_answering import QuestionAnswering
+from megatron_pz.algorithm.policy_step import StepReport
+from megatron_pz.algorithm.question_answering import AnswerRound, QuestionAnswering
 from megatron_pz.algorithm.question_metrics import question_compute, question_metrics, question_samples
 from megatron_pz.algorithm.question_rollouts import SOLVER, QuestionWorker
 from megatron_pz.algorithm.rank_shares import RankShares
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.question_answering.graders import make_grader
+from megatron_pz.question_answering.verifier import ModelVerifier, VerifierFailed
 from megatron_pz.run.held_out_questions import HeldOutQuestions
 from megatron_pz.run.inputs import open_tokenizer
-from megatron_pz.run.objective import StepResult
+from megatron_pz.run.objective import StepNotDone, StepResult
 from megatron_pz.run.questions import HELD_OUT_SEED, RunQuestions
 from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.runtime.errors import BadInput
@@ -40,6 +42,8 @@ class RlvrObjective(RolloutObjective):
         self.questions = RunQuestions.open(config, tokenizer)
         gym = self.questions.stream.gym
         self.grader = make_grader(config.questions, gym.score if gym else None)
+        if isinstance(self.grader, ModelVerifier):
+            self.grader.is_stopping = lambda: self.is_stopping()
         super().__init__(config, topology, watchdog, tokenizer, (SOLVER,))
         self.consumed_questions = 0
         self.held_out: HeldOutQuestions | None = None
@@ -76,7 +80,7 @@ class RlvrObjective(RolloutObjective):
 
     def step(self, iteration: int) -> StepResult:
         """Ask, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out questions."""
-        report = self.algorithm.step(iteration)
+        report = self.learn(iteration)
         metrics = question_metrics(report, self.worker)
         compute = question_compute(report, self.worker, self.flop_counter)
         self.consumed_questions += sum(part.questions for part in report.rollouts)
@@ -89,6 +93,15 @@ class RlvrObjective(RolloutObjective):
         kept = self.config.training.sampled_questions
         samples = question_samples(report.rollouts[0].answers[:kept]) if kept else None
         return StepResult(metrics, compute, samples)
+
+    def learn(self, iteration: int) -> StepReport[AnswerRound]:
+        """Take the algorithm's step. Raises StepNotDone where the verifier failed, before anything was learned."""
+        before = self.questions.stream.state_dict()
+        try:
+            return self.algorithm.step(iteration)
+        except VerifierFailed as failure:
+            self.questions.stream.load_state_dict(before)
+            raise StepNotDone(f"step {iteration} was not done: {failure}") from None
 
     def close(self) -> None:
         """End the engines and close the results."""

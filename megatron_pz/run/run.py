@@ -18,7 +18,7 @@ from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.run.in_job_restart import resumed_after_restart
-from megatron_pz.run.objective import MakeObjective, Schedule
+from megatron_pz.run.objective import MakeObjective, Schedule, StepNotDone
 from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest, claim_run_folder
@@ -75,8 +75,8 @@ class Run:
             samples_budget_mib=training.samples_budget_mib,
         )
         self.collapse_watch = CollapseWatch.resumed(self.config.collapse, training.load, self.first_iteration - 1)
-        self.collapsed: Collapsed | None = None
-        """Set where the run has stopped itself."""
+        self.ended_by: ExpectedFailure | None = None
+        """Set where the run has stopped itself: its training has collapsed, or a step could not be done."""
         describe_run(self.config, self.topology, self.first_iteration - 1)
 
     def resume(self) -> int:
@@ -92,17 +92,22 @@ class Run:
     def train(self) -> bool:
         """Train all steps; return False where the run stopped before the last one, after a checkpoint.
 
-        A signal stopped it, or :attr:`collapsed` has the reason.
+        A signal stopped it, or :attr:`ended_by` has the reason.
         """
         interval, done = self.schedule.save_interval, self.first_iteration - 1
         if over := done > 0 and self.schedule.is_over(done, self.compute):
             self.announce_nothing_to_do(done)
         # A run without checkpoints has nothing to save, so a signal may end it at once.
         with StopRequest() if interval else nullcontext() as stop:
+            self.objective.is_stopping = lambda: stop is not None and stop.signal is not None
             for iteration in () if over else range(self.first_iteration, self.schedule.iterations + 1):
                 started, cpu = time.perf_counter(), time.process_time()
                 self.watchdog.step(f"iteration {iteration}")
-                result = self.objective.step(iteration)
+                try:
+                    result = self.objective.step(iteration)
+                except StepNotDone as failure:
+                    self.end_before(iteration, failure, stop)
+                    break
                 self.compute += result.compute
                 metrics = result.metrics | self.compute.metrics()
                 over = self.schedule.is_over(iteration, self.compute)
@@ -111,7 +116,7 @@ class Run:
                 self.checkpoints.poll()
                 stopping = stop is not None and stop.requested(self.topology)
                 if signs and self.config.collapse.stop_on_collapse and not over:
-                    self.collapsed, stopping = Collapsed(iteration, signs), True
+                    self.ended_by, stopping = Collapsed(iteration, signs), True
                 if interval and (stopping or over or iteration % interval == 0):
                     metrics["time/checkpoint"] = self.save(iteration)
                 metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
@@ -122,6 +127,16 @@ class Run:
                 if over or stopping:
                     break
         return over
+
+    def end_before(self, iteration: int, failure: StepNotDone, stop: StopRequest | None) -> None:
+        """End the run with a checkpoint of the step before, which is exact, as the failed one has changed nothing.
+
+        Where a signal had asked the run to stop, it ends as stopped, else by the failure. Collective.
+        """
+        if stop is None or not stop.requested(self.topology):
+            self.ended_by = failure
+        if stop is not None and iteration > self.first_iteration and (iteration - 1) % self.schedule.save_interval:
+            self.save(iteration - 1)
 
     def announce_nothing_to_do(self, done: int) -> None:
         """Print which bound of the schedule the resumed run has reached already."""
@@ -174,6 +189,7 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
     Raises:
         SystemExit: with code 3, when a signal stopped the run after a checkpoint.
         Collapsed: after a checkpoint, where the run is to stop when training collapses.
+        StepNotDone: after a checkpoint, where a step could not be done.
     """
     config = resumed_after_restart(config)
     with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:
@@ -182,7 +198,7 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
         if finished:
             started.objective.finish()
         started.close()
-    if started.collapsed is not None:
-        raise started.collapsed
+    if started.ended_by is not None:
+        raise started.ended_by
     if not finished:
         raise SystemExit(STOPPED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 
 from megatron_pz.algorithm.question_metrics import question_compute
 from megatron_pz.config.schema import RunConfig
+from megatron_pz.question_answering.graders import Answered, AnswerGrader, Grade
+from megatron_pz.question_answering.verifier import VerifierFailed
 from megatron_pz.rl.packing import packed_length
+from megatron_pz.run.objective import StepNotDone
 from megatron_pz.run.rlvr import RlvrObjective
 from megatron_pz.runtime.errors import BadInput
 from tests.support.scripted_run import (
@@ -63,6 +67,29 @@ def test_a_resumed_run_is_the_run_in_one_piece(gym: bool, config: RunConfig, tmp
     assert all(sum(step["solver/groups_learned_from"] for step in half) for half in (steps[:2], steps[2:]))
     assert [result["iteration"] for result in results] == [0, 2, 4]
     assert max(step["train/sampling_rounds"] for step in steps) == 2
+
+
+def test_a_verifier_that_fails_ends_the_run_where_it_can_go_on_exactly(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fifth call grades the third step, behind two evaluations; only the last step was to make a checkpoint."""
+    config = with_fields(config, training={"save_interval": 4})
+    _, whole = run_to_the_end(with_fields(config, training={"save": str(tmp_path / "whole")}), RlvrObjective)
+    grade, calls = AnswerGrader.grade, list[int]()
+
+    def failing(self: AnswerGrader, answered: Sequence[Answered]) -> list[Grade]:
+        calls.append(len(answered))
+        if len(calls) == 5:
+            raise VerifierFailed("no server for 10 minutes")
+        return grade(self, answered)
+
+    with monkeypatch.context() as patch, started_run(config, RlvrObjective) as run:
+        patch.setattr(AnswerGrader, "grade", failing)
+        calls.append(0)  # the evaluation of the initial weights
+        assert not run.train() and isinstance(run.ended_by, StepNotDone)
+        assert str(run.ended_by) == "step 3 was not done: no server for 10 minutes"
+    _, steps = run_to_the_end(with_fields(config, training={"load": config.training.save}), RlvrObjective)
+    assert steps == whole
 
 
 def test_the_metrics_are_those_of_the_answers(config: RunConfig) -> None:

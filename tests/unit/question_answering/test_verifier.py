@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from megatron_pz.config.question_schema import QuestionConfig
@@ -99,7 +100,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def settings(server: Server, **more: Any) -> QuestionConfig:
     config = QuestionConfig(grader="verifier", verifier_url=server.url, verifier_model="judge")
-    return dataclasses.replace(config, verifier_timeout_seconds=0.2, verifier_attempts=3, **more)
+    return dataclasses.replace(config, **{"verifier_timeout_seconds": 10.0, "verifier_attempts": 3} | more)
 
 
 def answered(response: str, truncated: bool = False) -> Answered:
@@ -134,7 +135,6 @@ def test_a_truncated_response_is_not_sent_and_an_equal_answer_is_sent_once(serve
         drip,
         hang_up,
         raw(b"out of memory", 500),
-        raw(b"busy", 503),
         raw(b"slow down", 429),
         raw(b"<html>welcome</html>"),
         raw(b'{"choices": []}'),
@@ -142,11 +142,12 @@ def test_a_truncated_response_is_not_sent_and_an_equal_answer_is_sent_once(serve
         raw(b"[1, 2"),
         raw(b"x" * (verifier.LONGEST_REPLY + 1)),
     ],
-    ids=["hang", "drip", "hang up", "500", "503", "429", "html", "no choices", "no text", "half JSON", "endless"],
+    ids=["hang", "drip", "hang up", "500", "429", "html", "no choices", "no text", "half JSON", "endless"],
 )
 def test_what_fails_is_tried_again(failure: Reply, server: Server) -> None:
     server.replies = [failure, failure, say("Final Decision: Yes")]
-    assert ModelVerifier(settings(server)).grade([answered(r"\boxed{2}")]) == [Grade("2", 1.0)]
+    patience = {"verifier_timeout_seconds": 0.2} if failure in (hang, drip) else {}
+    assert ModelVerifier(settings(server, **patience)).grade([answered(r"\boxed{2}")]) == [Grade("2", 1.0)]
     assert len(server.requests) == 3
 
 
@@ -157,10 +158,62 @@ def test_after_the_last_try_the_run_ends_with_one_line(server: Server) -> None:
     assert len(server.requests) == 3, "the other requests are given up"
 
 
-def test_a_server_that_is_not_there_ends_the_run(server: Server) -> None:
-    nowhere = dataclasses.replace(settings(server), verifier_url="http://127.0.0.1:1/v1")
-    with pytest.raises(VerifierFailed, match="no usable reply in 3 tries, the last one: ConnectError"):
+def test_a_server_that_is_not_there_is_waited_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More often than a request is tried; several requests say so once."""
+    server.replies = [raw(b"loading", 503)] * 4 + [say("Final Decision: Yes")]
+    stream, refused = httpx.Client.stream, [1] * 4
+
+    def connect(client: httpx.Client, *words: Any, **more: Any) -> Any:
+        if refused:
+            refused.pop()
+            raise httpx.ConnectError("Connection refused")
+        return stream(client, *words, **more)
+
+    monkeypatch.setattr(httpx.Client, "stream", connect)
+    grades = ModelVerifier(settings(server)).grade([answered(r"\boxed{2}"), answered(r"\boxed{two}")])
+    assert [grade.right for grade in grades] == [True, True]
+    waits, there = capsys.readouterr().err.splitlines()[:2]
+    assert waits == (
+        f"--verifier-url {server.url}: ConnectError: Connection refused; waiting for the server, at most 10 minutes "
+        "(--verifier-wait-minutes)"
+    )
+    assert there.startswith(f"--verifier-url {server.url}: there after ")
+
+
+def test_a_server_that_stays_away_ends_the_run(server: Server) -> None:
+    nowhere = dataclasses.replace(settings(server), verifier_url="http://127.0.0.1:1/v1", verifier_wait_minutes=0.001)
+    with pytest.raises(VerifierFailed, match=r"no server for 0\.\d+ minutes, the last try: ConnectError"):
         ModelVerifier(nowhere).grade([answered(r"\boxed{2}")])
+
+
+def test_a_run_that_is_to_stop_waits_for_no_server(server: Server) -> None:
+    nowhere = dataclasses.replace(settings(server), verifier_url="http://127.0.0.1:1/v1")
+    grader = ModelVerifier(nowhere)
+    looked: list[int] = []
+    grader.is_stopping = lambda: len(looked) > 3 or looked.append(1) is not None
+    with pytest.raises(VerifierFailed, match=r"ConnectError: .*, and the run is to stop"):
+        grader.grade([answered(r"\boxed{2}")])
+
+
+def test_the_failure_that_is_told_is_the_one_that_ended_the_run(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request is still being tried when the second one is refused."""
+    monkeypatch.setattr(verifier, "FIRST_PAUSE", 60.0)
+    tried = threading.Event()
+
+    def send(self: ModelVerifier, prompt: str) -> str:
+        if "\nfirst\n" in prompt:
+            tried.set()
+            raise verifier._Unusable("status 500")
+        assert tried.wait(10)
+        raise VerifierFailed("the refusal")
+
+    monkeypatch.setattr(ModelVerifier, "_try", send)
+    with pytest.raises(VerifierFailed, match=r"^the refusal$"):
+        ModelVerifier(settings(server)).grade([answered(r"\boxed{first}"), answered(r"\boxed{second}")])
 
 
 def test_a_refusal_is_not_tried_again(server: Server) -> None:

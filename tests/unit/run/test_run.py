@@ -18,7 +18,7 @@ from megatron_pz.checkpoint.checkpoint_files import latest_iteration
 from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import CollapseConfig, RunConfig, TrainingConfig
 from megatron_pz.monitoring.compute import ComputeUsed
-from megatron_pz.run.objective import Objective, Schedule, StepResult
+from megatron_pz.run.objective import Objective, Schedule, StepNotDone, StepResult
 from megatron_pz.run.run import STOPPED, run
 from megatron_pz.runtime.errors import BadInput, ExpectedFailure
 from megatron_pz.runtime.watchdog import Watchdog
@@ -29,8 +29,8 @@ from tests.support.trainee import Trainee
 class Counting(Objective):
     """Trains one weight, counts its steps, writes down what it is asked, and sends itself a signal in one step."""
 
-    def __init__(self, calls: list[str], signal_in: int = 0, collapse_in: int = 0) -> None:
-        self.calls, self.signal_in, self.collapse_in = calls, signal_in, collapse_in
+    def __init__(self, calls: list[str], signal_in: int = 0, collapse_in: int = 0, not_done: int = 0) -> None:
+        self.calls, self.signal_in, self.collapse_in, self.not_done = calls, signal_in, collapse_in, not_done
         self.trainee, self.count = Trainee(), 0
 
     @property
@@ -48,6 +48,10 @@ class Counting(Objective):
         self.calls.append(f"start {first_iteration}")
 
     def step(self, iteration: int) -> StepResult:
+        if iteration == self.not_done:
+            if iteration == self.signal_in:
+                signal.raise_signal(signal.SIGTERM)
+            raise StepNotDone(f"step {iteration} was not done, stopping: {self.is_stopping()}")
         self.trainee.step()
         self.count += 1
         self.calls.append(f"step {iteration}")
@@ -81,12 +85,13 @@ def calls_of(
     flops: float = 0.0,
     collapse_in: int = 0,
     stop_on_collapse: bool = False,
+    not_done: int = 0,
 ) -> list[str]:
     """Run the objective; what it was asked, and the exit code behind it."""
     calls: list[str] = []
 
     def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> Counting:
-        return Counting(calls, signal_in, collapse_in)
+        return Counting(calls, signal_in, collapse_in, not_done)
 
     collapse = CollapseConfig(stop_on_collapse=stop_on_collapse, collapse_window=3)
     config = RunConfig(training=TrainingConfig(save=str(save), load=load), collapse=collapse)
@@ -104,6 +109,9 @@ def calls_of(
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
     return calls
+
+
+ENDED = ("finish", "close", "exit 0")
 
 
 def metrics_of(save: Path) -> list[dict[str, float]]:
@@ -214,3 +222,35 @@ def test_the_seed_is_that_of_the_schedule(tmp_path: Path) -> None:
     calls_of(tmp_path / "two", 3)
     calls_of(tmp_path / "other", 3, seed=8)
     assert metrics_of(tmp_path / "one") == metrics_of(tmp_path / "two") != metrics_of(tmp_path / "other")
+
+
+def test_a_step_that_cannot_be_done_ends_the_run_with_a_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+    one = [*("step 1", "step 2", "onload", "offload", "step 3", "onload", "offload")]
+    failed = "exit 1: step 4 was not done, stopping: False"
+    assert calls_of(tmp_path / "run", 5, not_done=4) == ["start 1", *one, "close", failed]
+    assert latest_iteration(tmp_path / "run") == 3
+    after = calls_of(tmp_path / "run", 5, load=str(tmp_path / "run"))
+    assert after == ["load 3", "start 4", "step 4", "onload", "offload", "step 5", "onload", "offload", *ENDED]
+    calls_of(tmp_path / "whole", 5)
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+
+
+def test_a_step_that_cannot_be_done_makes_no_checkpoint_that_is_there(tmp_path: Path) -> None:
+    first = [
+        "start 1",
+        "step 1",
+        "step 2",
+        "onload",
+        "offload",
+        "close",
+        "exit 1: step 3 was not done, stopping: False",
+    ]
+    assert calls_of(tmp_path, 5, not_done=3) == first
+    again = calls_of(tmp_path, 5, load=str(tmp_path), not_done=3)
+    assert again == ["load 2", "start 3", "close", "exit 1: step 3 was not done, stopping: False"]
+
+
+def test_a_signal_ends_a_step_that_cannot_be_done_as_stopped(tmp_path: Path) -> None:
+    calls = calls_of(tmp_path, 5, not_done=2, signal_in=2)
+    assert calls == ["start 1", "step 1", "onload", "offload", "close", f"exit {STOPPED}"]
+    assert latest_iteration(tmp_path) == 1
