@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _ADDED_TOKENS: Final = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 """Start of the added tokens in a ``tokenizer.json``; quotes inside its strings have a backslash before them."""
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
+_WHITE_SPACE: Final = string.whitespace + "\u2581"
 _UNREACHABLE: Final = -1e6
 """Score of a piece that a unigram model takes only where no other piece fits."""
 
@@ -67,10 +69,15 @@ def plain_text_tokenizer(tokenizer: Tokenizer, definition: str) -> tuple[Tokeniz
     return tokenizer, _without_added_tokens(definition)
 
 
+def _is_white_space(content: str) -> bool:
+    """Return whether an added token is white space, which a SentencePiece model spells ``▁``: runs of it are text."""
+    return not content.strip(_WHITE_SPACE)
+
+
 def _make_special(tokenizer: Tokenizer) -> None:
     """Let all added tokens but those of white space be special, and special tokens be read as text."""
     for token in tokenizer.get_added_tokens_decoder().values():
-        if not token.special and token.content.strip():
+        if not token.special and not _is_white_space(token.content):
             flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
             tokenizer.add_special_tokens([AddedToken(token.content, special=True, **flags)])
     tokenizer.encode_special_tokens = True
@@ -81,7 +88,7 @@ def _confused_by(tokenizer: Tokenizer) -> str:
     model = tokenizer.model
     unknown = getattr(model, "unk_token", None)
     for number, token in tokenizer.get_added_tokens_decoder().items():
-        is_text = not token.content.strip() or token.content == unknown
+        is_text = _is_white_space(token.content) or token.content == unknown
         if not is_text and number in tokenizer.encode(token.content, add_special_tokens=False).ids:
             return token.content
     for name in (f"<0x{byte:02X}>" for byte in range(256) if getattr(model, "byte_fallback", False)):
@@ -97,7 +104,7 @@ def _without_added_tokens(definition: str) -> str:
     if begin is None:
         return definition
     tokens, end = json.JSONDecoder().raw_decode(definition, begin.end())
-    kept = [token for token in tokens if not token["content"].strip()]
+    kept = [token for token in tokens if _is_white_space(token["content"])]
     return definition[: begin.end()] + json.dumps(kept) + definition[end:]
 
 
@@ -105,7 +112,7 @@ def _without_spellings(definition: str) -> str:
     """Make the model unable to put a control or a byte token together from its characters."""
     rules: dict[str, Any] = json.loads(definition)
     model = rules["model"]
-    spelled = {token["content"] for token in rules["added_tokens"] if token["content"].strip()}
+    spelled = {token["content"] for token in rules["added_tokens"] if not _is_white_space(token["content"])}
 
     def is_control(piece: str) -> bool:
         return piece in spelled or (bool(model.get("byte_fallback")) and _BYTE_TOKEN.fullmatch(piece) is not None)

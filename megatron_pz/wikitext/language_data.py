@@ -15,6 +15,8 @@ from typing import Any, Final
 
 DIRECTORY: Final = Path(__file__).with_name("data") / "templates"
 _EVERYWHERE: Final = "en"
+ENGLISH: Final = ("en", "simple")
+"""Wikis in English."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ def template_rows(language: str) -> TemplateRows:
     for source in dict.fromkeys([_EVERYWHERE, language]):
         file = language_file(source).get("templates", {})
         own_text, own_computed = _by_name(file.get("text", {})), _by_name(file.get("computed", {}))
+        foreign = set() if language in ENGLISH else set(file.get("only_in_english", []))
+        own_text, own_computed = (
+            {name: row for name, row in rows.items() if name not in foreign} for rows in (own_text, own_computed)
+        )
         own_wordless, own_sounds = set(file.get("wordless", [])), set(file.get("sounds", []))
         own = own_text.keys() | own_computed.keys() | own_wordless | own_sounds
         text = {name: row for name, row in text.items() if name not in own} | own_text

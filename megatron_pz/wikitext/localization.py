@@ -26,7 +26,7 @@ _CANONICAL: Final = {
     "mediawiki": 8, "mediawiki_talk": 9, "template_talk": 11, "help": 12, "help_talk": 13, "category_talk": 15,
 }  # fmt: skip
 """English names of the other namespaces that every wiki has."""
-_REDIRECT = re.compile(r"\s*[#＃]\s*([^\[\]:\n]{1,40})")
+_REDIRECT = re.compile(r"\s*[#＃]\s*([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
 _TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 
@@ -121,8 +121,7 @@ def is_redirect(text: str, language: str) -> bool:
     begins = _REDIRECT.match(text)
     if begins is None:
         return False
-    words = wiki_names.folded_names("redirect", language)
-    return wiki_names.folded(begins[1]) in words or wiki_names.folded(begins[1].split()[0]) in words
+    return wiki_names.folded(begins[1]) in wiki_names.folded_names("redirect", language)
 
 
 def redirect_target(text: str) -> str:
@@ -141,6 +140,7 @@ class DisambiguationTemplates:
     def __init__(self, language: str, learned: Iterable[str] = ()) -> None:
         rows = wiki_names.folded_names("disambiguation_templates", language)
         self._endings = tuple(row[1:] for row in rows if row.startswith("*"))
+        self._beginnings = tuple(row[:-1] for row in rows if row.endswith("*"))
         self._names = rows | frozenset(map(wiki_names.folded, learned))
         self._others = wiki_names.folded_names("not_disambiguation_templates", language)
         self._prefixes = tuple(f"{name}:" for name in namespace_names(TEMPLATE, language))
@@ -149,11 +149,17 @@ class DisambiguationTemplates:
         name = wiki_names.folded(name)
         for prefix in self._prefixes:
             name = name.removeprefix(prefix).removeprefix("_")
-        return name in self._names or (name.endswith(self._endings) and name not in self._others)
+        has_form = name.endswith(self._endings) or name.startswith(self._beginnings)
+        return name in self._names or (has_form and name not in self._others)
 
     def are_in(self, text: str) -> bool:
         """Return whether the wikitext calls one of them."""
         return any(call[1] in self for call in _TEMPLATE_CALL.finditer(text))
+
+
+def has_disambiguation_word(text: str, language: str) -> bool:
+    """Return whether a page's wikitext says by a magic word (``__DISAMBIG__``) that it is a disambiguation."""
+    return any(f"__{word}__" in text for word in wiki_names.names("disambiguation_words", language))
 
 
 LANGUAGE_NAMES = dict(

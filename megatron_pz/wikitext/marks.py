@@ -60,7 +60,8 @@ PARAGRAPH = "\n\n"
 """A paragraph ends and another begins."""
 
 INVISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffc]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff"
+    r"\ufff9-\ufffc\ufffe\uffff]"
 )
 """Control and format characters that no text needs, these marks among them. (Joiners matter in some scripts.)"""
 MARKS = re.compile(r"[\x01-\x08\x0e-\x19]")

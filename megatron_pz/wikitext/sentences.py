@@ -180,7 +180,7 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
 def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _Language) -> bool:
     """Return whether the full stop belongs to the word before it: an abbreviation, an initial or an ordinal."""
     word = _LAST_WORD.search(paragraph, start, end.start())
-    if word is None:
+    if word is None or paragraph[word.start() - 1 : word.start()] == "°":
         return False
     last = word[0].strip("'’-")
     follows_number = paragraph[end.end()].isdigit()

@@ -67,6 +67,8 @@ _SPECIAL: Final = re.compile(f"[{_UNSPACED_RANGES}{_OTHER_WHITE_SPACE}]")
 
 _WORD_CHARACTER: Final = regex.compile(rf"[{_IN_SPACED}{_IN_UNSPACED}\p{{Cf}}]", regex.V1)
 _UNSPACED_CHARACTER: Final = regex.compile(rf"[{_IN_UNSPACED}]", regex.V1)
+_JOINER_OF_SIGNS: Final = "\u200d"
+_EXTENDS: Final = regex.compile(r"[\p{M}\u200d]")
 _OPENING: Final = regex.compile(r"[\p{Ps}\p{Pi}]")
 _RUN: Final = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff々〻]+|(?![{_SMALL_KANA}])[ぁ-ゖ][ぁ-ゖゝゞー]*")
 """Ideographs with their iteration marks, or hiragana: each character of such a run is a word or goes with one."""
@@ -134,6 +136,8 @@ def is_word_boundary(text: str, position: int) -> bool:
     if not 0 < position < len(text):
         return True
     before, after = text[position - 1], text[position]
+    if before == _JOINER_OF_SIGNS or _EXTENDS.match(after):
+        return False
     if not (_WORD_CHARACTER.match(before) and _WORD_CHARACTER.match(after)):
         return True
     if not (_UNSPACED_CHARACTER.match(before) or _UNSPACED_CHARACTER.match(after) or UNSPACED.match(after)):

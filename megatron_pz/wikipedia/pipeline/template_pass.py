@@ -117,6 +117,6 @@ def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool
         except PageError:
             continue
         redirect = page.redirect or (redirect_target(text) if is_redirect(text, site.language) else None)
-        if (use := summary(text, redirect)) is not None:
+        if (use := summary(text, redirect, site.language)) is not None:
             found[template_name(page.title.partition(":")[2])] = use
     return number, found

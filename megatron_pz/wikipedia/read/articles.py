@@ -27,7 +27,6 @@ DropReason = Literal["namespace", "not_wikitext", "redirect", "disambiguation", 
 TemplateSource = Literal["auto", "dump", "tables"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
-_DISAMBIGUATION_WORD = "__DISAMBIG__"
 _TEMPLATE_AT_AN_END = 1 << 12
 """Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
@@ -103,7 +102,7 @@ class ArticleReader:
         ends = (
             text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
         )
-        if _DISAMBIGUATION_WORD in text or self._disambiguation.are_in(ends):
+        if localization.has_disambiguation_word(text, self._wiki.language) or self._disambiguation.are_in(ends):
             return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"

@@ -33,6 +33,7 @@ from megatron_pz.wikipedia.read.streams import (
 from megatron_pz.wikitext.wiki_names import code_of_database, language_codes, wiki_code
 
 _PAGE = b"<page>"
+_CDATA = b"<![CDATA["
 _SITEINFO_END = b"</siteinfo>"
 _LARGEST_HEAD = 4 << 20
 _PREFIXED = re.compile(rb"<([A-Za-z_][\w.-]*):(?:siteinfo|page)\b")
@@ -141,7 +142,7 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
                 if found < 0 or found >= owned:
                     break
                 begin = searched = found + len(_PAGE)
-            end = buffer.find(PAGE_END, searched)
+            end = _end_of_page(buffer, begin, searched)
             if end < 0:
                 searched = max(begin, len(buffer) - len(PAGE_END) + 1)
                 break
@@ -166,6 +167,16 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
         tail = bytes(buffer)
         if seen > len(DUMP_END) or not DUMP_END.endswith(tail.strip()):
             check_end_of_dump(job.path, tail, job.end, damage)
+
+
+def _end_of_page(buffer: bytearray, begin: int, searched: int) -> int:
+    """Find the end of the page's content from ``searched`` on, -1 where it is not there; a CDATA section is skipped."""
+    end = buffer.find(PAGE_END, searched)
+    while end >= 0 and buffer.find(_CDATA, begin, end) >= 0:
+        if buffer.rfind(_CDATA, begin, end) < buffer.rfind(b"]]>", begin, end):
+            break
+        end = buffer.find(PAGE_END, end + 1)
+    return end
 
 
 def _copy(buffer: bytearray, begin: int, end: int) -> bytes:

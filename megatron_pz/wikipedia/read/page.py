@@ -87,7 +87,7 @@ def parse_page(page: bytes) -> Page:
         namespace=None if namespace is None else int(namespace),
         redirect=None if redirects is None else _unescape(target or b""),
         escaped_text=text,
-        model=_unescape(model[1]) if model else WIKITEXT,
+        model=_model(_unescape(model[1])) if model else WIKITEXT,
     )
 
 
@@ -134,8 +134,12 @@ def _parse_any_form(page: bytes) -> Page:
         namespace=number,
         redirect=None if redirect is None else redirect.get("title", ""),
         escaped_text=escape(next((text.text or "" for text in newest.iter("text")), "")).encode(),
-        model=next((model.text or "" for model in newest.iter("model")), WIKITEXT).strip(),
+        model=_model(next((model.text or "" for model in newest.iter("model")), "")),
     )
+
+
+def _model(name: str) -> str:
+    return name.strip() or WIKITEXT
 
 
 def _unescape(value: bytes) -> str:

@@ -63,7 +63,7 @@ cdef inline bint _unit_hides(const Unit* data, Py_ssize_t size) noexcept:
         found |= ((c < 32) & (c != 10) & (c != 9)) | (<Unit> (c - 0x7F) < 0x21) | (c == 0xAD)
         if sizeof(Unit) > 1:
             found |= (<Unit> (c - 0x200B) < 5) | (<Unit> (c - 0x202A) < 5) | (<Unit> (c - 0x2060) < 16) | (c == 0xFEFF) \
-                | (c == 0xFFFC)
+                | (<Unit> (c - 0xFFF9) < 7) | (c == 0x061C)
     return found != 0
 
 

@@ -37,6 +37,7 @@ _LONGEST_MAGIC_WORD = 44
 _INSIDE = "\U000ffffd"
 """Keeps what a template expands to from the beginning and the end of a line; no text has this private character."""
 _MARKUP = frozenset("[]{}'|")
+_OF_MARKUP = frozenset("<>&\"'")
 
 
 def scan_page(
@@ -207,13 +208,14 @@ def _entity(scan: Scan) -> None:
     if end < last and data[end] == ";":
         name = scan.source.text(start + 1, end)
         if name == "amp":
-            # &amp;nbsp; comes from a text that was escaped twice; MediaWiki shows &nbsp;, and nobody means it.
+            # &amp;nbsp; comes from a text that was escaped twice; MediaWiki shows &nbsp;, and nobody means it. A text
+            # that means what it spells is about markup: &amp;lt;
             again = end + 1
             while again < last and is_letter(data[again]):
                 again += 1
             if again < last and data[again] == ";" and again > end + 1:
                 shown = entity_text(scan.source.text(end + 1, again))
-                if shown:
+                if shown and shown not in _OF_MARKUP:
                     scan.emit(_literal_character(shown), again + 1 - start)
                     return
         shown = entity_text(name)

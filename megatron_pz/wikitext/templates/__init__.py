@@ -12,9 +12,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from megatron_pz.wikitext.language_data import template_rows
+from megatron_pz.wikitext.language_data import ENGLISH, template_rows
 from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
-from megatron_pz.wikitext.templates import dates, french, languages, other_wikis, patterns, quantities, words
+from megatron_pz.wikitext.templates import (
+    countries,
+    dates,
+    french,
+    languages,
+    numbers,
+    other_wikis,
+    patterns,
+    quantities,
+    words,
+)
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
 
 FUNCTIONS: Final[Mapping[str, Render]] = {
@@ -24,17 +34,19 @@ FUNCTIONS: Final[Mapping[str, Render]] = {
     **quantities.FUNCTIONS,
     **french.FUNCTIONS,
     **other_wikis.FUNCTIONS,
+    **countries.FUNCTIONS,
+    **numbers.FUNCTIONS,
 }
 """The functions that rows of ``[templates.computed]`` name."""
 
 _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
-    "formatnum": str.strip,
     "lc": str.lower,
     "uc": str.upper,
     "lcfirst": lambda text: text[:1].lower() + text[1:],
     "ucfirst": lambda text: text[:1].upper() + text[1:],
     "nowrap": str.strip,
 }
+_FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
 _MOST_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
@@ -56,6 +68,7 @@ def is_shown(name: str, language: str) -> bool:
         or name in rows.computed
         or (name.startswith("lang-") and name not in rows.sounds)
         or name.partition(":")[0] in _PARSER_FUNCTIONS
+        or name.startswith(f"{_FORMATTED_NUMBER}:")
         or _FRACTION_NAME.fullmatch(name) is not None
         or (language == "fr" and french.named_ordinal(name) != "")
     )
@@ -83,7 +96,9 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
         if len(names) >= _MOST_KNOWN_NAMES:
             names.clear()
         name = template_name(text)
-        if is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
+        if country := countries.of_template(text, language):
+            known = countries.PREFIX + country, ""
+        elif is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
             known = name, ""
         else:
             known = "", mark_of(name, language)
@@ -118,15 +133,19 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
         language: Of the wiki.
         before: A few characters of the text in front of the template.
     """
+    if name.startswith(countries.PREFIX):
+        return countries.render(name, parameters)
     rows = template_rows(language)
     if (pattern := rows.text.get(name)) is not None:
         shown = patterns.compiled(pattern)(parameters)
         return shown[1:-1] if shown[:1] == "(" == before[-1:] and shown[-1] == ")" else shown
     if (function := rows.computed.get(name)) is not None:
         parameters["0"], parameters["<"], parameters["@"] = name, before, language
-        if function == "quantity" and (name == "cvt" or language not in languages.ENGLISH):
+        is_foreign = language not in ENGLISH
+        if function == "quantity" and (name == "cvt" or is_foreign):
             parameters.setdefault("abbr", "on")
-        return FUNCTIONS[function](parameters) or UNREAD
+        shown = FUNCTIONS[function](parameters) or UNREAD
+        return numbers.localized(shown, language) if is_foreign and function == "quantity" else shown
     if name.startswith("lang-"):
         return languages.labelled(name.removeprefix("lang-"), parameters, language)
     if is_infobox(name):
@@ -138,4 +157,7 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     function_name, colon, _ = name.partition(":")
     if colon and function_name in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD
+    if function_name == _FORMATTED_NUMBER:
+        text = first_field.partition(":")[2].strip()
+        return (numbers.local_number(text, language) if not first(parameters) else "") or UNREAD
     return UNKNOWN

@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
+from megatron_pz.wikitext.templates.numbers import local_number
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
@@ -32,10 +33,10 @@ def french_quantity(parameters: Parameters) -> str:
     values = positional(parameters)
     if not values or not values[0] or not knows(parameters, ("e", "10", *_JOINTS)):
         return UNREAD
-    text = values[0]
+    text = local_number(values[0], "fr")
     for name, joint in _JOINTS.items():
         if end := parameters.get(name):
-            text += joint + end
+            text += joint + local_number(end, "fr")
     if exponent := parameters.get("e"):
         raised = superscript(exponent)
         if raised == exponent:
@@ -44,6 +45,8 @@ def french_quantity(parameters: Parameters) -> str:
     for place, unit in enumerate(values[1:]):
         if re.fullmatch(r"[+\-−]?\d+", unit) and place:
             text += superscript(unit)
+        elif unit.isdecimal():
+            return UNREAD
         elif unit:
             text += f" {unit}"
     return text

@@ -7,11 +7,13 @@ like the text of a page. A template that needs more than that, such as a Lua mod
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from megatron_pz.wikitext import templates
+from megatron_pz.wikitext.localization import DisambiguationTemplates, has_disambiguation_word
 from megatron_pz.wikitext.marks import DROPPED, MARKS, UNKNOWN
 
 if TYPE_CHECKING:
@@ -50,23 +52,29 @@ class NotUnderstood(Exception):
     """A template needs more than is known here."""
 
 
-def summary(wikitext: str, redirect: str | None) -> str | None:
+def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | None:
     """Reduce a template's page to what it is good for; None for one that cannot be understood.
 
     Args:
         wikitext: Of the template's page.
         redirect: Title that the page redirects to, None for other pages.
+        language: Of the wiki.
     """
     if redirect is not None:
         return f"{_REDIRECT}{redirect}" if redirect else None
     body = _included(wikitext)
-    if "__DISAMBIG__" in body:
+    if has_disambiguation_word(body, language) or _disambiguations(language).are_in(body):
         return _DISAMBIGUATION
     if _CALLS_BOX.search(body) or not body:
         return _BOX
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
         return None
     return f"{_BODY}{_POINTER_ABROAD.sub('', body)}"
+
+
+@functools.cache
+def _disambiguations(language: str) -> DisambiguationTemplates:
+    return DisambiguationTemplates(language)
 
 
 def _included(wikitext: str) -> str:

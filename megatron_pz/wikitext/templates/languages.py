@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from megatron_pz.wikitext.language_data import ENGLISH
 from megatron_pz.wikitext.localization import LANGUAGE_NAMES
 from megatron_pz.wikitext.marks import SOUND, SPOKEN, SPOKEN_END, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, positional, unless_empty
 
-ENGLISH: Final = ("en", "simple")
-"""Wikis in English."""
 _TRANSLITERATIONS: Final = ("translit", "tr", "r", "transl", "rom")
 _MEANING_SECOND: Final = ("ru", "uk")
 """Wikis that write the meaning behind the text, and no transliteration."""
@@ -90,7 +89,9 @@ def _scripts(code: str, *labels: tuple[str, str]) -> Render:
         bare = parameters.get("labels") == "no"
         shown = "; ".join((not bare) * label + parameters[name] for name, label in labels if parameters.get(name))
         wiki = parameters.get("@", "")
-        return shown or (UNREAD if wiki in ENGLISH else labelled(code, parameters, wiki))
+        if wiki in ENGLISH:
+            return shown or UNREAD
+        return UNREAD if shown else labelled(code, parameters, wiki)
 
     return render
 

@@ -1,24 +1,15 @@
-"""Templates of other wikis that a pattern cannot render: dates, units, countries by code, labelled languages."""
+"""Templates of other wikis that a pattern cannot render: dates, places and units."""
 
 from __future__ import annotations
 
-import functools
 import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
+from megatron_pz.wikitext.templates.numbers import local_number
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second, superscript
 
 _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
-
-
-@functools.cache
-def _countries() -> Mapping[str, Any]:
-    path = Path(__file__).parents[1] / "data" / "countries.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def _german_date(parameters: Parameters) -> str:
@@ -59,23 +50,12 @@ def _german_height(parameters: Parameters) -> str:
     return f"{first(parameters).replace('.', ',')} m {system}" if first(parameters) and system else UNREAD
 
 
-def _german_country(parameters: Parameters) -> str:
-    """``{{DEU}}`` -> Deutschland; with ``#`` it shows the flag alone."""
-    return DROPPED if first(parameters) == "#" else _countries()["de"].get(parameters.get("0", ""), UNREAD)
-
-
-def _country_of_team(parameters: Parameters) -> str:
-    """``{{fb|ENG}}`` -> England."""
-    country = first(parameters)
-    return _countries()["en"].get(country.casefold(), country if len(country) > 3 else UNREAD)
-
-
 def _spanish_unit(parameters: Parameters) -> str:
     """``{{unidad|10|km|2}}`` -> 10 km²."""
     power = parameters.get("3", "")
     if not first(parameters) or (power and not power.lstrip("-−").isdecimal()) or parameters.get("4"):
         return UNREAD
-    return f"{first(parameters)} {second(parameters)}{superscript(power)}".strip()
+    return f"{local_number(first(parameters), 'es')} {second(parameters)}{superscript(power)}".strip()
 
 
 def _italian_measure(parameters: Parameters) -> str:
@@ -86,15 +66,13 @@ def _italian_measure(parameters: Parameters) -> str:
         return UNREAD
     unit = second(parameters) + parameters.get("3", "") or parameters.get("ul", "") or parameters.get("u", "")
     raised = f"×10{superscript(power)}" if power else ""
-    return f"{first(parameters)}{raised} {unit}".strip()
+    return f"{local_number(first(parameters), 'it')}{raised} {unit}".strip()
 
 
 FUNCTIONS: Final[dict[str, Render]] = {
     "german_date": _german_date,
-    "german_country": _german_country,
     "german_coordinate": _german_coordinate,
     "german_height": _german_height,
-    "country_of_team": _country_of_team,
     "spanish_unit": _spanish_unit,
     "italian_measure": _italian_measure,
 }

@@ -12,6 +12,7 @@ from megatron_pz.wikitext.templates.parameters import (
     second,
     unless_empty,
 )
+from megatron_pz.wikitext.wiki_names import language_codes
 
 _SHIP_PREFIXES = {"hnlms": "HNLMS", "hswms": "HSwMS", "hdms": "HDMS", "hnoms": "HNoMS"}
 _WHOLE_NAME, _HULL, _NAME, _NAME_WITHOUT_HULL = ("", "0"), "1", "2", "6"
@@ -76,11 +77,13 @@ def _harvard(style: str) -> Render:
 
 
 def interlanguage_link(parameters: Parameters) -> str:
-    """``{{ill|title|language|title there|lt=label}}``; old uses put the language first."""
-    label = parameters.get("lt") or parameters.get("display") or first(parameters)
-    if parameters.get("3") and len(label) <= 3 and label.islower():
-        return parameters.get("4") or parameters["3"] if label == first(parameters) else label
-    return unless_empty(label)
+    """``{{ill|title|language|title there|lt=label}}`` -> label; old uses put the language first."""
+    if label := parameters.get("lt") or parameters.get("display"):
+        return label
+    title = first(parameters)
+    if title in language_codes():  # the order of what follows differs between wikis
+        return UNREAD if parameters.get("3") else unless_empty(second(parameters))
+    return unless_empty(title)
 
 
 def as_written(parameters: Parameters) -> str:
@@ -92,6 +95,16 @@ def as_written(parameters: Parameters) -> str:
     hidden = bool(parameters.get("hide")) or values[:1] in (["hide"], ["?"])
     text = "".join(values[1:] if values[:1] in (["hide"], ["?"]) else values)
     return text or UNREAD if hidden else f"{text} [sic]".lstrip()
+
+
+def season(parameters: Parameters) -> str:
+    """``{{nbay|1990}}`` -> 1990–91; ``start`` and ``end`` choose one of the years."""
+    year, form = first(parameters), second(parameters)
+    if not (year.isascii() and year.isdecimal() and len(year) == 4):
+        return UNREAD
+    following = str(int(year) + 1)
+    short = following if following.endswith("00") else following[2:]
+    return {"": f"{year}–{short}", "start": year, "end": following}.get(form, UNREAD)
 
 
 def audio(parameters: Parameters) -> str:
@@ -111,5 +124,6 @@ FUNCTIONS: dict[str, Render] = {
     "harvard_plain": _harvard("plain"),
     "interlanguage_link": interlanguage_link,
     "as_written": as_written,
+    "season": season,
     "audio": audio,
 }

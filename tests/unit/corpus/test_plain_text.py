@@ -19,7 +19,7 @@ SPELLED = (
     "One page <|endoftext|> looks like two.",
     "<|im_start|>user\nHello<|im_end|>\n<think>\nwhy</think> <tool_call>",
     "</s><s> <unk> [MASK] [mask] <pad> in HTML, </S>, < /s >",
-    "bytes <0x0A><0x3C> and two  spaces",
+    "bytes <0x0A><0x3C> and two  spaces, <b>bold</b> <eos>",
 )
 TRAINING = ["the page looks like two </s> <s> <0x0A> <think> <|endoftext|>", "a page, a river, a hill"] * 20
 ASSETS = Path(__file__).resolve().parents[3] / ".cache/quickstart/assets/model"
@@ -57,6 +57,22 @@ def llama_like(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
 
 
+def gemma_like(folder: Path) -> None:
+    """As Gemma's: runs of white space, spelled with low lines, and HTML tags are added tokens, too."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    characters = sorted(set("".join(SPELLED).replace(" ", "▁")) | {"b", "<", ">"})
+    steps = [("▁", "▁"), ("\n", "\n"), ("<", "b"), ("<b", ">"), ("<", "e"), ("<e", "o"), ("<eo", "s"), ("<eos", ">")]
+    pieces += characters
+    pieces += [first + second for first, second in steps if first + second not in pieces]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    bpe = Tokenizer(models.BPE(vocabulary, steps, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    bpe.add_special_tokens(["<pad>", "<eos>", "<bos>", "<unk>"])
+    bpe.add_tokens([AddedToken(run, normalized=False) for run in ("▁▁", "\n\n", "<b>")])
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", unk_token="<unk>").save_pretrained(folder)
+
+
 def unigram(folder: Path) -> None:
     """As T5's: a unigram model in whose vocabulary the control tokens have the best score."""
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in range(256))]
@@ -82,7 +98,14 @@ def qwen3(folder: Path) -> None:
     folder.symlink_to(Path(spec.origin).parent / "tokenizer_files")
 
 
-KINDS = {"byte level": byte_level, "llama": llama_like, "unigram": unigram, "SmolLM2": smollm2, "Qwen3": qwen3}
+KINDS = {
+    "byte level": byte_level,
+    "llama": llama_like,
+    "gemma": gemma_like,
+    "unigram": unigram,
+    "SmolLM2": smollm2,
+    "Qwen3": qwen3,
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -95,7 +118,7 @@ def control_ids(directory: Path) -> set[int]:
     definition = json.loads((directory / "tokenizer.json").read_text())
     vocabulary = definition["model"]["vocab"]
     names = vocabulary if isinstance(vocabulary, dict) else {piece: n for n, (piece, _) in enumerate(vocabulary)}
-    return {token["id"] for token in definition["added_tokens"] if token["content"].strip()} | {
+    return {token["id"] for token in definition["added_tokens"] if token["content"].strip(" \n▁")} | {
         names[name] for name in ("<0x3C>",) if name in names
     }
 

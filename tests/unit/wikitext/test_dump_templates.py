@@ -26,6 +26,7 @@ PAGES = {
     "Loop": "{{Loop|{{{1}}}}}",
     "Broken": "{{#if:{{{1}}}|a",
     "Kinds": "{{Dmbox}}__DISAMBIG__[[Category:Kinds]]",
+    "Village kinds": "{{School disambiguation}}<includeonly>[[Category:Kinds]]</includeonly>",
     "Ref": "<ref>{{{1}}}</ref>",
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
@@ -80,7 +81,7 @@ def test_tables_win_over_the_dump() -> None:
 
 
 def test_disambiguations_and_their_redirects() -> None:
-    assert dump_templates().disambiguations() == {"kinds", "arts"}
+    assert dump_templates().disambiguations() == {"kinds", "arts", "village kinds"}
 
 
 def test_deep_templates_cost_little() -> None:

@@ -26,6 +26,7 @@ LANGUAGES = module._languages()
         ["東京は首都である。", "人口は多い！", "終わり"],
         ["यह एक वाक्य है। ", "दूसरा।"],
         ["- one item\n", "- another. item\n", "- third"],
+        ["It was −5 °C. ", "It snowed."],
         ["no end"],
     ],
 )

@@ -36,7 +36,7 @@ def test_every_row_is_used(language: str) -> None:
         ("zh", "张三{{bd|1950年|1月1日|2000年|2月2日}}是人。", "张三（1950年1月1日—2000年2月2日）是人。"),
         ("zh", "张三{{bd|1950年|1月1日|catIdx=Z}}是人。", "张三（1950年1月1日—）是人。"),
         ("ru", "Был {{iw|Альфа|альфой|en|Alpha}} и {{нп5|Бета}} из {{число|12345}} людей.",
-         "Был альфой и Бета из 12345 людей."),
+         "Был альфой и Бета из 12 345 людей."),
         ("pt", "O {{PEPB|camião|caminhão}} anda.",
          "O camião (português europeu) ou caminhão (português brasileiro) anda."),
         ("es", "Mide {{esd|10 m}} y {{unidad|5|km|2}} o {{unidad|100|km}}.", "Mide 10 m y 5 km² o 100 km."),
@@ -61,8 +61,36 @@ def test_every_row_is_used(language: str) -> None:
         ("es", "Está a 5{{esd}}km en {{coord|40|26|N|3|41|O}}.", "Está a 5 km en 40°26′N 3°41′O."),
         ("ja", "長さは{{convert|5|km|mi}}で{{Lang-en-short|x}}である。", "長さは5 kmで英: xである。"),
         ("zh", "青岛{{nsrefc|a|{{cite book|title=b}}}}是{{jpn|j=青島|hg=チンタオ}}。", "青岛是日語：青島 チンタオ。"),
+        ("ru", "Он родился {{OldStyleDate|14 января|1900|2 января}} там.", "Он родился 2 января [14 января] 1900 там."),
+        ("ru", "{{начало цитаты}}Слова.{{конец цитаты|источник=x}}", "Слова."),
+        ("fr", "{{Mme|Durand}} et {{Mlle}} Petit.", "Mme Durand et Mlle Petit."),
+        ("en", "In {{nbay|1999}} and {{nbay|1984|start}} he won.", "In 1999–2000 and 1984 he won."),
+        ("en", "See {{ill|Blue Lake|de|Blauer See}} and {{ill|de|Red Lake}}.", "See Blue Lake and Red Lake."),
         ("en", "They beat {{fb|ENG}} for {{C$|5}} million.", "They beat England for C$5 million."),
     ],
 )  # fmt: skip
 def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
     assert wikitext_to_paragraphs(wikitext, "T", Wiki(language)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("language", "template"),
+    [
+        ("de", "birth date|1879|3|14"), ("es", "as of|2010"), ("fr", "dts|2008|November|29"), ("ja", "rws|York"),
+        ("zh", "sclass|Iowa|battleship"), ("de", "zh|s=北京|p=Běijīng"), ("it", "death date and age|2000|1|2|1920|3|4"),
+        ("uk", "OldStyleDate|2 February|1905|20 January"), ("zh", "ill|en|甲|Alpha"), ("fr", "unité/2|3|4|m"),
+    ],
+)  # fmt: skip
+def test_no_english_words_on_other_wikis(language: str, template: str) -> None:
+    assert wikitext_to_paragraphs(f"A {{{{{template}}}}} there. End.", "T", Wiki(language)) == ["End."]
+
+
+def test_every_name_that_is_only_english_has_a_row() -> None:
+    file = language_data.language_file("en")["templates"]
+    named = {name for table in ("text", "computed") for names in file[table].values() for name in names}
+    assert set(file["only_in_english"]) <= named
+    for name in file["only_in_english"]:
+        assert templates.name_and_mark(name, False, "simple")[0], name
+        own = language_data.language_file("de")["templates"]
+        if not any(name in names for table in ("text", "computed") for names in own[table].values()):
+            assert not templates.name_and_mark(name, False, "de")[0], name

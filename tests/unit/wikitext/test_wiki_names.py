@@ -12,6 +12,7 @@ from megatron_pz.wikitext.localization import (
     DisambiguationTemplates,
     Namespaces,
     Wiki,
+    has_disambiguation_word,
     is_disambiguation_title,
     is_list_title,
     is_redirect,
@@ -19,7 +20,7 @@ from megatron_pz.wikitext.localization import (
 
 TABLES = {
     "file", "category", "template", "redirect", "closing_sections", "disambiguation_templates",
-    "not_disambiguation_templates", "disambiguation_titles", "list_titles",
+    "not_disambiguation_templates", "disambiguation_words", "disambiguation_titles", "list_titles",
 }  # fmt: skip
 
 
@@ -69,6 +70,12 @@ def test_every_disambiguation_template_counts() -> None:
         assert row.replace("*", "school") in DisambiguationTemplates(language), (language, row)
     for language, row in rows("not_disambiguation_templates"):
         assert row not in DisambiguationTemplates(language), (language, row)
+
+
+def test_every_disambiguation_word_counts() -> None:
+    for language, row in rows("disambiguation_words"):
+        assert has_disambiguation_word(f"text __{row}__", language), (language, row)
+    assert not has_disambiguation_word("text __NOTOC__ disambig", "en")
 
 
 def test_every_title_row_counts() -> None:
@@ -141,6 +148,15 @@ def test_inline_tags_make_no_disambiguation() -> None:
         assert templates.are_in(f"text {{{{{name}}}}}"), name
 
 
+def test_hatnotes_make_no_disambiguation() -> None:
+    for language, name in (("pl", "DisambigR"), ("fr", "Homonymie à préciser"), ("de", "Begriffsklärungshinweis")):
+        assert not DisambiguationTemplates(language).are_in(f"{{{{{name}|x}}}}"), name
+    assert DisambiguationTemplates("fr").are_in("{{Homonymie de communes}}")
+
+
 def test_hashes_that_do_not_redirect() -> None:
-    for text in ("# one\n# two", "#", "# redirection of rivers\n", "Redirect [[x]]", "#weiterleitung [[x]]"):
+    for text in (
+        "# one\n# two", "#", "# redirection of rivers\n", "Redirect [[x]]", "#weiterleitung [[x]]",
+        "# Redirect means to lead away.", "#Redirect services are used by [[x]].",
+    ):  # fmt: skip
         assert not is_redirect(text, "en"), text

@@ -110,3 +110,8 @@ def test_every_character_counts_as_the_pattern_has_it() -> None:
         assert count_words(chunk) == sum(
             max(len(WORD.findall(part)), 1) if UNSPACED.search(part) else 1 for part in chunk.split()
         ), hex(code)
+
+
+def test_no_boundary_lies_inside_a_grapheme_cluster() -> None:
+    for text in ("\U0001f469\u200d\U0001f680", "☎\ufe0e", "5\u20e3"):
+        assert not any(is_word_boundary(text, position) for position in range(1, len(text))), text

@@ -262,6 +262,11 @@ def test_cdata_is_text(tmp_path: Path) -> None:
     assert only_page(tmp_path, FIELDS + revision("x <!-- no --> y")).text == "x  y"
 
 
+def test_cdata_that_spells_the_end_of_a_page_is_text(tmp_path: Path) -> None:
+    page = "a </page> <page> b </text> c"
+    assert only_page(tmp_path, FIELDS + revision(f"<![CDATA[{page}]]> d")).text == f"{page} d"
+
+
 def test_a_page_or_revision_without_text_is_empty(tmp_path: Path) -> None:
     for rest in ("", "<revision><id>5</id></revision>", '<revision><id>5</id><text deleted="deleted" /></revision>'):
         assert only_page(tmp_path, FIELDS + rest).text == ""
@@ -285,6 +290,8 @@ def test_the_newest_revision_counts_wherever_it_stands(tmp_path: Path) -> None:
 def test_the_content_model(tmp_path: Path) -> None:
     assert only_page(tmp_path, FIELDS + revision("x")).model == "wikitext"
     assert only_page(tmp_path, FIELDS + revision("x", more="<model>Scribunto</model>")).model == "Scribunto"
+    assert only_page(tmp_path, FIELDS + revision("x", more="<model> wikitext\n</model>")).model == "wikitext"
+    assert only_page(tmp_path, FIELDS + revision("x", more="<model></model>")).model == "wikitext"
     behind = revision("x").replace("</revision>", "<model>json</model><format>text/json</format></revision>")
     assert only_page(tmp_path, FIELDS + behind).model == "json"
 

@@ -1,0 +1,82 @@
+"""Templates that show a flag and a country's name: ``{{ESP}}``, ``{{flagcountry|ESP}}``, French ``{{Espagne}}``.
+
+The names stand in ``data/countries/``, one file a language.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from megatron_pz.wikitext.marks import DROPPED, UNREAD
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
+
+DIRECTORY: Final = Path(__file__).parents[1] / "data" / "countries"
+PREFIX: Final = "#country:"
+"""Precedes the name of a country that a template shows by its own name."""
+_WITHOUT_CODES: Final = ("ru",)
+"""Wikis on which a code is no template of a country."""
+_BY_NAME: Final = ("fr", "ru")
+"""Wikis on which a country's name is a template that shows it: ``{{Allemagne}}``."""
+_CODE: Final = re.compile(r"[A-Z]{3}")
+_TEAMS: Final = {"IRL": "Republic of Ireland"}
+"""Names that differ between a football team and its country."""
+
+
+@functools.cache
+def _codes() -> Mapping[str, str]:
+    """Codes of two letters by those of three."""
+    rows = tomllib.loads((DIRECTORY / "codes.toml").read_text(encoding="utf-8"))
+    return {code: country for country, codes in rows.items() for code in codes.split()}
+
+
+@functools.cache
+def names(language: str) -> Mapping[str, str]:
+    """Return the names of countries on a wiki by their codes, empty where it has no file."""
+    path = DIRECTORY / f"{language if language != 'simple' else 'en'}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def of_code(code: str, language: str) -> str:
+    """Return the country of a code of two or three capitals, empty for another one."""
+    rows = names(language)
+    return rows.get(code) or rows.get(_codes().get(code, ""), "")
+
+
+def of_template(text: str, language: str) -> str:
+    """Return the country that a template of this name, as written, shows; empty where it shows none."""
+    text = text.strip()
+    if _CODE.fullmatch(text):
+        return "" if language in _WITHOUT_CODES else of_code(text, language)
+    return text if language in _BY_NAME and text in names(language).values() else ""
+
+
+def render(name: str, parameters: Parameters) -> str:
+    """Show a country, whose name stands behind :data:`PREFIX`; with ``#`` the template shows the flag alone.
+
+    A year chooses the flag of that time.
+    """
+    values = [value for value in parameters.values() if value]
+    if values == ["#"]:
+        return DROPPED
+    return name.removeprefix(PREFIX) if all(map(str.isdecimal, values)) else UNREAD
+
+
+def _named_country(parameters: Parameters) -> str:
+    """``{{flagcountry|ESP}}`` -> Spain; a name stays as it is."""
+    name = parameters.get("name") or first(parameters)
+    if name.isascii() and name.isupper() and len(name) <= 3:
+        return of_code(name, parameters.get("@", "en")) or UNREAD
+    return name or UNREAD
+
+
+def _country_of_team(parameters: Parameters) -> str:
+    """``{{fb|ENG}}`` -> England."""
+    return _TEAMS.get(first(parameters)) or _named_country({"1": first(parameters)})
+
+
+FUNCTIONS: Final[dict[str, Render]] = {"named_country": _named_country, "country_of_team": _country_of_team}
