@@ -15,3 +15,6 @@ cdef bint _is_ratio(Buffer out, Py_ssize_t floor) noexcept
 cdef bint _is_prefix(Buffer out, Py_ssize_t floor) noexcept
 @cython.locals(first=Py_ssize_t, index=Py_ssize_t, depth=Py_ssize_t)
 cdef bint is_in_parenthesis(Buffer out, Py_ssize_t floor) noexcept
+cdef bint holds_hole(Buffer text, Py_ssize_t start, Py_ssize_t end) noexcept
+@cython.locals(character=Py_UCS4)
+cdef bint holds_word(Buffer text, Py_ssize_t start, Py_ssize_t end) noexcept

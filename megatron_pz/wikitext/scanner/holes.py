@@ -88,3 +88,24 @@ def is_in_parenthesis(out: Buffer, floor: int) -> bool:
             depth -= 1
         index -= 1
     return False
+
+
+def holds_hole(text: Buffer, start: int, end: int) -> bool:
+    """Return whether ``text[start:end]`` holds the mark of a lost word other than a pronunciation."""
+    data = text.data
+    while start < end:
+        if "\x10" <= data[start] <= "\x13":  # UNKNOWN … LOST
+            return True
+        start += 1
+    return False
+
+
+def holds_word(text: Buffer, start: int, end: int) -> bool:
+    """Return whether ``text[start:end]`` holds a letter, a digit or a low line."""
+    data = text.data
+    while start < end:
+        character = data[start]
+        if character > " " and (character.isalnum() or character == "_"):
+            return True
+        start += 1
+    return False

@@ -22,13 +22,10 @@ cdef class Paragraphs:
 
     cdef list all(self)
     cdef bint _goes_on(self) noexcept
-    cdef bint _has_hole(self, Py_ssize_t start, Py_ssize_t end) noexcept
-    cdef bint _has_word(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef bint _line(self, Py_ssize_t start, Py_ssize_t first, Py_ssize_t end, bint is_apart) except -1
     cdef int _begin(self, Py_UCS4 kind) except -1
     cdef int _begin_item(self, Py_UCS4 kind) except -1
     cdef int _end_item(self) except -1
-    cdef bint _holds_word(self, Py_ssize_t start) noexcept
     cdef void _end(self) except *
     cdef int _add_code(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef int _add(self, Py_ssize_t start, Py_ssize_t end) except -1

@@ -30,7 +30,7 @@ from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
 from .characters import is_closing, is_opening, is_plain, is_prose, is_separator, is_white
-from .holes import is_hole, is_in_parenthesis
+from .holes import holds_hole, holds_word, is_hole, is_in_parenthesis
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -93,11 +93,11 @@ class Paragraphs:
             first = start
             while first < end and data[first] in " \t\x01\x02":  # DROPPED, SOUND
                 first += 1
-            if self._has_word(first, end) or (
+            if holds_word(self.marked, first, end) or (
                 self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED
             ):
                 is_apart = self._line(start, first, end, is_apart)
-            elif not (self._goes_on() and self._has_hole(start, end)):
+            elif not (self._goes_on() and holds_hole(self.marked, start, end)):
                 is_apart = True
             else:
                 self.pending |= WHITE
@@ -109,23 +109,6 @@ class Paragraphs:
     def _goes_on(self) -> bool:
         """Return whether prose is open whose last sentence has not ended."""
         return self.kind == " " and (self._last().isalnum() or is_separator(self._last()))
-
-    def _has_hole(self, start: int, end: int) -> bool:
-        data = self.marked.data
-        while start < end:
-            if "\x10" <= data[start] <= "\x13":  # UNKNOWN … LOST
-                return True
-            start += 1
-        return False
-
-    def _has_word(self, start: int, end: int) -> bool:
-        data = self.marked.data
-        while start < end:
-            character = data[start]
-            if character > " " and (character.isalnum() or character == "_"):
-                return True
-            start += 1
-        return False
 
     def _line(self, start: int, first: int, end: int, is_apart: bool) -> bool:
         """Add a line; ``first`` is its first character that shows. Whether the next line stands apart from it."""
@@ -192,17 +175,9 @@ class Paragraphs:
             text = without_ref_tags(out.text(self.floor, out.size))
             out.truncate(self.floor)
             out.write(text)
-        if not self._holds_word(self.floor) and (self.kind != PREFORMATTED or out.size == self.floor):
+        if not holds_word(out, self.floor, out.size) and (self.kind != PREFORMATTED or out.size == self.floor):
             size = self.floor - 2 if self.kind == ITEM else self.floor
             out.truncate(max(size - 1, 0))
-
-    def _holds_word(self, start: int) -> bool:
-        data = self.out.data
-        while start < self.out.size:
-            if data[start].isalnum() or data[start] == "_":
-                return True
-            start += 1
-        return False
 
     def _end(self) -> None:
         """Close the paragraph that is open, if any."""
