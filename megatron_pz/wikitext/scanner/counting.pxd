@@ -30,8 +30,9 @@ cdef inline bint _unit_may_be_special(const Unit* data, Py_ssize_t size) noexcep
     for index in range(size):
         c = data[index]
         found |= ((c < 32) & (c != 10)) | (c == 0x85) | (c == 0xA0)
-        if sizeof(Unit) > 1:  # scripts from Thai on, and spaces; Latin additions, dashes and quotes are none
-            found |= (c >= 0x0E00) & ((<Unit> (c - 0x1E00) >= 0x200) & (<Unit> (c - 0x2010) >= 0x18))
+        if sizeof(Unit) > 1:  # scripts from Thai on, and spaces; Latin additions, dashes, quotes and signs are none
+            found |= (c >= 0x0E00) & (<Unit> (c - 0x1E00) >= 0x200) & (<Unit> (c - 0x2010) >= 0x18) \
+                & (<Unit> (c - 0x2030) >= 0x2F) & (<Unit> (c - 0x2060) >= 0xE20)
     return found != 0
 
 
