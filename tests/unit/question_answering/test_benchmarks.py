@@ -132,9 +132,69 @@ def test_a_missing_changed_or_empty_field_is_named_with_its_line(name: str, fiel
         assert refused(tmp_path, name).startswith(f"{path}:1: field '{field}' ")
 
 
+LATEX = [  # of MATH-500's kind: reference, and a response's answer that means the same
+    ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3, \\frac{\\pi}{2})"),
+    ("\\dfrac{14}{3}", "\\frac{14}{3}"),
+    ("\\text{Evelyn}", "Evelyn"),
+    ("11\\sqrt2", "11\\sqrt{2}"),
+    ("x^3+3x-6", "x^3 + 3x - 6"),
+    ("90^\\circ", "90"),
+    ("\\$18.90", "18.90"),
+    ("10,\\!080", "10080"),
+    ("\\begin{pmatrix} -2 \\\\ 1 \\end{pmatrix}", "\\begin{pmatrix}-2\\\\1\\end{pmatrix}"),
+    ("[-2,7]", "[-2, 7]"),
+]
+
+
+def test_math500s_references_in_latex_are_read_and_graded(tmp_path: Path) -> None:
+    rows = [
+        MATH500 | {"answer": reference, "level": number % 5 + 1, "unique_id": f"test/algebra/{number}.json"}
+        for number, (reference, _) in enumerate(LATEX)
+    ]
+    write(tmp_path, "math500", rows, "data/test-00000-of-00001.parquet")
+    questions = load_benchmark("math500", tmp_path)
+    assert [question.answer for question in questions] == [reference for reference, _ in LATEX]
+    protocol = recipe("general_reasoner").protocol("math500")
+    for question, (_, answer) in zip(questions, LATEX, strict=True):
+        graded = protocol.grade(question, f"So it is $\\boxed{{{answer}}}$.", 0)
+        assert graded.graders == {"math_verify": True, "qwen": True}, question.answer
+        wrong = protocol.grade(question, "So it is $\\boxed{12345}$.", 0)
+        assert wrong.graders == {"math_verify": False, "qwen": False}, question.answer
+
+
+def test_supergpqas_options_are_read_as_they_are(tmp_path: Path) -> None:
+    """Texts that look like letters, numbers or LaTeX, and ten of them; the letter decides, whatever the text says."""
+    options = ["B", "A", "10", "$\\frac{1}{2}$", "N/A", "all of the above", "(C)", "Æ", "none", "0.5"]
+    odd = SUPERGPQA | {"options": options, "answer": "$\\frac{1}{2}$", "answer_letter": "D", "uuid": "1"}
+    write(tmp_path, "supergpqa", [SUPERGPQA, odd], "SuperGPQA-all.jsonl")
+    _, question = load_benchmark("supergpqa", tmp_path)
+    assert (question.options, question.answer) == (tuple(options), "D")
+    cases = {
+        "authors": {"Answer: D": "D", "The answer is $\\frac{1}{2}$.": "D", "The answer is all of the above.": "F"},
+        "general_reasoner": {
+            "\\boxed{D}": "D",
+            "The answer is: D\n": "D",
+            "\\boxed{\\text{D}}": "D",
+            "\\boxed{F}": "F",
+        },
+    }
+    for name, read in cases.items():
+        protocol = recipe(name).protocol("supergpqa")
+        for response, letter in read.items():
+            verdict = protocol.grade(question, response, 0)
+            assert (verdict.extracted, verdict.correct) == (letter, letter == "D"), response
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
+        ("supergpqa", {"options": None}, "field 'options' is not a list of texts: None"),
+        ("supergpqa", {"options": ["yes", 2]}, "field 'options' is not a list of texts: ['yes', 2]"),
+        ("supergpqa", {"options": "A) yes B) no"}, "field 'options' is not a list of texts"),
+        ("supergpqa", {"answer_letter": "the difference of both ratios"}, "not a letter from A to B"),
+        ("supergpqa", {"answer_letter": "C"}, "field 'answer_letter' is 'C', not a letter from A to B"),
+        ("supergpqa", {"options": [str(number) for number in range(11)]}, "11 entries, more than 10"),
+        ("math500", {"level": "Level 3"}, "field 'level' is not a whole number from 1 to 5: 'Level 3'"),
         ("mmlu_pro", {"answer": "C"}, "field 'answer' is 'C', not a letter from A to B"),
         ("mmlu_pro", {"options": ["yes"]}, "field 'options' has 1 entries, fewer than 2"),
         ("mmlu_pro", {"options": ["yes", " "]}, "field 'options' has an empty entry, number 1"),

@@ -41,6 +41,42 @@ def test_the_three_patterns_read_in_turn(response: str, letter: str | None) -> N
     assert read(response) == letter
 
 
+@pytest.mark.parametrize(
+    ("response", "first", "later"),
+    [
+        ("Let me think. None of these fits.", None, None),
+        ("The answer is (X), where X is the letter. So the answer is (C).", "C", "C"),
+        ("The answer is (D). Wait, the answer is (A).", "D", "D"),
+        ("the answer is F", "F", "F"),
+        ("The answer is B) because B is larger", "B", "B"),
+        ("the answer is (c)", None, None),
+        ("**The answer is (G).**", "G", "G"),
+        ("The answer is **(G)**.", None, "G"),
+        ("The answer is $\\boxed{\\text{C}}$.", None, "C"),
+        ("$$\\boxed{\\text{C}}$$", None, "C"),
+        ("Answer: \\boxed{E}", None, "E"),
+        ("The answer is (K).", None, None),
+        ("The answer is (K), not (B).", None, "B"),
+        ("Options run from A to P; it is P.", None, "A"),
+        ("The answer is A good conductor, so (H).", "A", "A"),  # an article is read as a letter
+        ("The answer is Gold.", "G", "G"),  # and so is the first letter of a word
+        ("A man walks. He rests.", None, "A"),
+        ("ANSWER IS (B)", None, "B"),
+        ("The answer is\n(B)", None, "B"),
+        ("The answer is  (B)", None, "B"),
+        ("answer: J\nBut answer: C", None, "J"),
+        ("My Answer:\tD. Not answer:B!", None, "B"),
+        ("Vitamin_B and B12, BC or AB.", None, None),
+        ("Ä, Å or Α (a Greek letter)", None, None),
+    ],
+)
+def test_both_versions_read_hard_answers_as_the_authors_do(response: str, first: str | None, later: str | None) -> None:
+    assert (read_sentence(response), read(response)) == (first, later)
+    assert naive(response) == later
+    found = re.search(r"answer is \(?([A-J])\)?", response)
+    assert (found and found.group(1)) == first
+
+
 def naive(text: str) -> str | None:
     """The authors' patterns as they stand, quadratic or worse."""
     for pattern in (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])"):
