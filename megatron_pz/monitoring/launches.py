@@ -92,11 +92,9 @@ def read_launches(save_dir: Path) -> list[Launch]:
     """
     path = save_dir / LAUNCHES_FILE
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return [Launch(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; give the --save folder of a run") from None
-    try:
-        return [Launch(**json.loads(line)) for line in lines]
     except (ValueError, TypeError):
         raise BadInput(f"{path} holds a line that this program did not write") from None
 

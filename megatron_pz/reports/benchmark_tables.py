@@ -106,6 +106,13 @@ def _count_rows(benchmarks: Mapping[str, None], of_model: OfModel) -> Iterator[d
             if any(shares):
                 values = [None if share is None else Interval(share, share, share) for share in shares]
                 yield _row(f"{benchmark}: {label}", values, [""] * len(values))
+        missed = [
+            len(scores[benchmark].too_long) / scores[benchmark].facts["questions"] if benchmark in scores else None
+            for scores in of_model
+        ]
+        if any(missed):
+            values = [None if share is None else Interval(share, share, share) for share in missed]
+            yield _row(f"{benchmark}: prompt too long, wrong", values, [""] * len(values))
 
 
 def _row(label: str, values: Sequence[Interval | None], marks: Sequence[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from megatron_pz.monitoring.console import Console, iteration_line
+from megatron_pz.monitoring.launches import read_launches
 from megatron_pz.monitoring.metrics import IterationLog, StepMetrics, read_metrics
 from megatron_pz.monitoring.run_logger import RunLogger
 from megatron_pz.monitoring.samples import MaskSample, PredictionSample, write_page
@@ -135,6 +136,13 @@ def test_metrics_that_are_no_objects_are_one_line(line: str, tmp_path: Path) -> 
     (tmp_path / "metrics.jsonl").write_text(line + "\n")
     with pytest.raises(BadInput, match=r"metrics\.jsonl is not a metrics file"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\x80\xff\n", b"[1]\n", b"{}\n", b"1\n"])
+def test_starts_that_are_not_ours_are_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "launches.jsonl").write_bytes(content)
+    with pytest.raises(BadInput, match=r"launches\.jsonl holds a line that this program did not write"):
+        read_launches(tmp_path)
 
 
 def test_only_rank_zero_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

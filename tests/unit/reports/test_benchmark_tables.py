@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,21 @@ def test_scores_differences_and_items(tmp_path: Path) -> None:
     assert micro[0]["low"] < 0.1 < micro[0]["high"]
     assert [cell["mean"] for cell in rows["toy, graded by kind"]] == [1.0, 1.0]
     assert [cell["mean"] for cell in rows["toy: no answer found"]] == pytest.approx([0.9, 0.1])
-    assert {"toy: law", "toy: art"} <= rows.keys()
+    assert {"toy: law", "toy: art"} <= rows.keys() and "toy: prompt too long, wrong" not in rows
     assert found["all_items"] == len(found["items"]) == 30
     hardest, easiest = found["items"][0], found["items"][-1]
     assert [each["score"] for each in hardest["results"]] == [0.0, 0.0]
     assert [each["score"] for each in easiest["results"]] == [1.0, 1.0]
     assert easiest["results"][1]["text"].startswith("trained thinks")
     assert (easiest["expected"], easiest["results"][1]["answer"]) == (easiest["text"][9:-1], easiest["expected"])
+
+
+def test_prompts_that_were_not_asked_are_counted_before_a_score_is_believed(tmp_path: Path) -> None:
+    scores, folder = results(tmp_path, "base", 3)
+    cut = dataclasses.replace(scores.benchmarks[0], too_long=("q01", "q02", "q03"))
+    found = benchmark_tables([dataclasses.replace(scores, benchmarks=(cut,))], [folder])
+    rows = {row["label"]: row["cells"] for table in found["tables"] for row in table["rows"]}
+    assert rows["toy: prompt too long, wrong"][0]["mean"] == 0.1
 
 
 def test_items_beyond_the_room_are_left_out_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
