@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from megatron_pz.evaluation.benchmarks.comparison import Comparison, compare_in_turn
 from megatron_pz.evaluation.benchmarks.intervals import Interval
-from megatron_pz.evaluation.benchmarks.scores import BenchmarkScore, ModelScores
+from megatron_pz.evaluation.benchmarks.scores import HARMONIC, BenchmarkScore, ModelScores
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.evaluation_tables import mean_score
 
@@ -62,7 +62,9 @@ OfModel = Sequence[Mapping[str, BenchmarkScore]]
 
 def _note(models: Sequence[ModelScores]) -> str:
     recipes = {str(each.facts.get("recipe", "")) for model in models for each in model.benchmarks} - {""}
-    return f"Recipe: {', '.join(sorted(recipes))}. The first row of a set is the score that its recipe quotes."
+    note = f"Recipe: {', '.join(sorted(recipes))}. The first row of a set is the score that its recipe quotes."
+    smoothed = any("harmonic" in each.scores for model in models for each in model.benchmarks)
+    return f"{note} Harmonic: {HARMONIC}." if smoothed else note
 
 
 def _score_rows(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from megatron_pz.evaluation.benchmarks.comparison import SIGNIFICANT, Comparison, Difference
 from megatron_pz.evaluation.benchmarks.intervals import Interval
-from megatron_pz.evaluation.benchmarks.scores import BenchmarkScore, ModelScores
+from megatron_pz.evaluation.benchmarks.scores import HARMONIC, BenchmarkScore, ModelScores
 from megatron_pz.question_answering.benchmarks import shortfall
 from megatron_pz.reports.tables import table
 
@@ -108,9 +108,7 @@ def _how_asked(models: Sequence[ModelScores]) -> list[str]:
             f"recipe {facts['recipe']}"
         )
         if "harmonic" in score.scores:
-            lines.append(
-                "    harmonic: the authors add .01 to the accuracy of every task; all wrong is .010, all right 1.010"
-            )
+            lines.append(f"    harmonic: {HARMONIC}")
         if score.too_long:
             shown = ", ".join(score.too_long[:5]) + (", …" if len(score.too_long) > 5 else "")
             lines.append(f"    prompts longer than the context of {facts['context']} tokens: {shown}")

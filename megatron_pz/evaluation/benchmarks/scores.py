@@ -27,6 +27,8 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import write_whole
 
 RESULTS_FILE = "results.json"
+HARMONIC = "the authors add .01 to the accuracy of every task; all wrong is .010, all right 1.010"
+"""What a reader must know of the harmonic mean."""
 STATISTICS: Mapping[str, Statistic] = {"micro": micro, "macro": macro, "harmonic": harmonic}
 
 

@@ -87,7 +87,16 @@ def test_scores_by_hand() -> None:
 
 def test_a_part_of_bbehs_tasks_is_said() -> None:
     found = dataclasses.replace(score(ANSWERS, "harmonic", FACTS), benchmark="bbeh")
-    assert "bbeh: 4 of 9 questions of 2 of 23 tasks, mean@2" in results_text([ModelScores("m", (found,))])
+    text = results_text([ModelScores("m", (found,))])
+    assert "bbeh: 4 of 9 questions of 2 of 23 tasks, mean@2" in text
+
+
+def test_a_harmonic_mean_above_one_is_explained() -> None:
+    rows = [{**row, "correct": True, "asked": True} for row in ANSWERS.to_pylist()]
+    found = dataclasses.replace(score(pa.Table.from_pylist(rows, ANSWERS.schema), "harmonic", FACTS), benchmark="bbeh")
+    assert found.scores["harmonic"].mean == pytest.approx(1.01)
+    assert "all right 1.010" in results_text([ModelScores("m", (found,))])
+    assert "1.010" not in results_text([ModelScores("m", (score(ANSWERS, "micro", FACTS),))])
 
 
 def test_the_score_without_contaminated_questions() -> None:
