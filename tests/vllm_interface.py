@@ -22,6 +22,7 @@ from pathlib import Path
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rollout.cpu.platform import CpuPlatform
 from megatron_pz.rollout.platform import GpuPlatform
+from megatron_pz.rollout.speculation import OF_TOKENS
 from megatron_pz.rollout.vllm_settings import QUANTIZATION, engine_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,10 @@ ATTRIBUTES = {
     "vllm/device_allocator/cumem.py": ("instance", "allocator_and_pools"),
     "vllm/platforms/interface.py": ("_global_graph_pool",),
     "vllm/v1/engine/llm_engine.py": ("has_unfinished_requests", "step"),
+    "vllm/v1/worker/gpu_model_runner.py": ("rejection_sampler", "sampler"),
+    "vllm/v1/spec_decode/metadata.py": ("draft_token_ids", "num_draft_tokens"),
+    "vllm/v1/outputs.py": OF_TOKENS,
+    "vllm/config/speculative.py": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max"),
 }
 """Names that ``rollout/`` sets or reads, by the file that defines or imports them."""
 SPELLINGS = {
@@ -164,7 +169,7 @@ def _imports(sources: Sources) -> Iterator[str]:
 
 def _engine_arguments() -> set[str]:
     """Return every argument that ``engine_arguments`` can produce."""
-    rollout = replace(RolloutConfig(), rollout_quantization="fp8")
+    rollout = replace(RolloutConfig(), rollout_quantization="fp8", rollout_speculative_tokens=4)
     cases = (engine_arguments(rollout, platform, colocated=True) for platform in (CpuPlatform(), GpuPlatform()))
     return {"seed", "model", "ir_op_priority"}.union(*cases)
 

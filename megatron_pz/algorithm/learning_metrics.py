@@ -63,6 +63,9 @@ def learning_metrics(report: StepReport[Any], roles: tuple[Role, ...]) -> dict[s
         metrics[f"{role}/groups_learned_from"] = float(sum(group.role == role for group in report.groups))
     timers = report.seconds
     metrics["time/rollout_engines"] = report.seconds_generating
+    if passes := report.drafts.passes:
+        metrics["drafts/acceptance"] = report.drafts.accepted / max(1, report.drafts.drafted)
+        metrics["drafts/tokens_per_pass"] = 1.0 + report.drafts.accepted / passes
     metrics["time/update_passes"] = sum(learner.seconds_computing for learner in report.learners)
     metrics |= {f"memory/peak_{part}": gib for part, gib in timers.peaks.items()}
     metrics |= {f"memory/device_used_{part}": gib for part, gib in timers.device_used.items()}

@@ -17,6 +17,7 @@ from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.logprob_mismatch import require_in_sync
+from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.trainer.policy import UpdateResult
 
 Round = TypeVar("Round")
@@ -36,6 +37,8 @@ class StepReport(Generic[Round]):
     seconds: Timers = field(default_factory=Timers)
     seconds_generating: float = 0.0
     """Wall time of the rollout that this rank spent in its engines, and waiting for those of other ranks."""
+    drafts: DraftCounts = field(default_factory=DraftCounts)
+    """What drafts have saved in this rank's engines."""
 
     @property
     def updates(self) -> list[UpdateResult]:
@@ -72,18 +75,26 @@ class PolicyStep(ABC, Generic[Round]):
         ``iteration`` counts from 1.
         """
         timers, generated_before = Timers(), self._sampler.seconds_generating
+        self._take_draft_counts()  # of evaluations since the last step
         with timers("rollout"):
             rollouts, groups = self.gather_experience(iteration)
+        drafts = self._take_draft_counts()
         with timers("update"), self.colocation.trainer_works():
             learned = [learner.learn(groups, iteration) for learner in self.learners]
         seconds_generating = self._sampler.seconds_generating - generated_before
-        report = StepReport(rollouts, groups, learned, timers, seconds_generating)
+        report = StepReport(rollouts, groups, learned, timers, seconds_generating, drafts)
         require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
         with timers("sync"), self.colocation.weights_travel():
             for learner, own in zip(self.learners, learned, strict=True):
                 if own.updates:
                     self._engines[learner.roles[0]].sync()
         return report
+
+    def _take_draft_counts(self) -> DraftCounts:
+        """Return what drafts have saved in this rank's engines since the last call."""
+        if not self.config.rollout.rollout_speculative_tokens:
+            return DraftCounts()
+        return sum((engine.take_draft_counts() for engine in set(self._engines.values())), DraftCounts())
 
     def score(
         self,

@@ -190,6 +190,10 @@ class RolloutConfig:
     from another distribution than the trainer's, so a mismatch_correction is required."""
     rollout_max_num_seqs: PositiveInt = 128
     """Maximum number of sequences that one engine decodes at once."""
+    rollout_speculative_tokens: Annotated[int, Ge(0), Le(64)] = 0
+    """Maximum number of draft tokens that one forward pass of a response verifies, 0: none [C]. Drafts continue the
+    last tokens as they went on earlier in prompt or response (vLLM's n-gram drafts): answers that quote the passage get
+    several tokens a pass. Tokens stay those of their seeds, and log-probabilities exact."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True

@@ -21,6 +21,7 @@ from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.lifecycle import Part
 from megatron_pz.rollout.requests import FollowUp, no_follow_up
+from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.rollout.weight_sync import WeightStream, load_weights
 from megatron_pz.runtime.errors import BadInput, ExpectedFailure, one_line
 
@@ -37,7 +38,7 @@ class TooManyEngineFailures(ExpectedFailure):
 
 
 class RestartingEngine:
-    """This rank's engine of one policy. Every method but :meth:`close` is a collective of all ranks."""
+    """This rank's engine of one policy. Methods are collectives of all ranks, unless they say otherwise."""
 
     def __init__(
         self,
@@ -106,6 +107,10 @@ class RestartingEngine:
         """
         return self._asked(lambda: self.engine.answer(requests, stop=stop, then=then))
 
+    def take_draft_counts(self) -> DraftCounts:
+        """:meth:`VllmEngine.take_draft_counts`, without those of engines that have failed; no collective."""
+        return self.engine.take_draft_counts()
+
     def _asked(self, question: Callable[[], Answered]) -> Answered:
         """Return the engine's answer, or that of its replacement where it fails."""
         answers: list[Answered] = []
@@ -122,7 +127,7 @@ class RestartingEngine:
         self.engine.wake(*parts)
 
     def close(self) -> None:
-        """End the engine, before the process groups that it joined."""
+        """End the engine, before the process groups that it joined; no collective."""
         self.engine.close()
 
     def __enter__(self) -> RestartingEngine:

@@ -20,6 +20,7 @@ from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, is_read_alike, read_hf_config
 from megatron_pz.rollout.platform import this_platform
+from megatron_pz.rollout.speculation import DraftCounts, SampledVerification, require_speculation
 from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
@@ -100,6 +101,7 @@ class EngineLifecycle:
         self._broken: str | None = None
         self._closed = False
         self._sleeping: set[Part] = set()
+        self._verification = SampledVerification()
         require_unbiased_sampling(rollout)
         hf_config = read_hf_config(self.model_dir)
         require_positions(hf_config, rollout)
@@ -124,7 +126,8 @@ class EngineLifecycle:
     def _start(self, seed: int, hf_config: dict[str, Any]) -> LLM:
         world_size = require_process_group(self._colocated)
         require_ranks(world_size, self.rollout.rollout_tensor_parallel_size)
-        set_environment(colocated=self._colocated)
+        speculative = self.rollout.rollout_speculative_tokens > 0
+        set_environment(colocated=self._colocated, speculative=speculative)
         self.platform.prepare()
         with (
             preserved_rng(),
@@ -133,6 +136,8 @@ class EngineLifecycle:
             collection_paused(),
         ):
             llm_class = import_vllm()
+            if speculative:
+                require_speculation()
             require_head_size(hf_config, self.model_dir, self.platform.head_sizes())
             arguments = engine_arguments(self.rollout, self.platform, colocated=self._colocated)
             arguments |= self.platform.kernels()
@@ -148,6 +153,8 @@ class EngineLifecycle:
                     f"{arguments['max_model_len']} and {memory} = {getattr(self.rollout, memory)}: {one_line(error)}"
                 ) from error
         self.platform.started(llm)
+        if speculative:
+            llm.collective_rpc(self._verification.install)
         if self._colocated and (not dist.is_initialized() or dist.get_world_size() != world_size):
             after = dist.get_world_size() if dist.is_initialized() else 0
             raise RuntimeError(f"starting the rollout engine changed the world size from {world_size} to {after}")
@@ -245,6 +252,10 @@ class EngineLifecycle:
             return nullcontext()
         minutes = getattr(self.rollout, setting)
         return self._watchdog.phase(phase, 60 * minutes, f"--{setting.replace('_', '-')} {minutes:g}")
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return what drafts have saved since the last call."""
+        return self._verification.take_counts()
 
     @property
     def llm(self) -> LLM:

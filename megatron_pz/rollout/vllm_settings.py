@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rollout.platform import Platform
+from megatron_pz.rollout.speculation import speculation_arguments
 from megatron_pz.runtime.errors import BadInput
 
 QUANTIZATION = {"fp8": "fp8_per_tensor"}
@@ -34,6 +35,7 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # no sampling defaults of generation_config.json; its end tokens still count
         **platform.arguments(rollout),
+        **speculation_arguments(rollout),
     }
     # Tokens in one forward pass; one sequence of full length must fit.
     arguments["max_num_batched_tokens"] = max(max_model_len, arguments["max_num_batched_tokens"])
@@ -44,7 +46,7 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
     return arguments
 
 
-def set_environment(*, colocated: bool) -> None:
+def set_environment(*, colocated: bool, speculative: bool) -> None:
     """Set what vLLM reads from the environment; call it before vLLM is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in {
@@ -56,6 +58,8 @@ def set_environment(*, colocated: bool) -> None:
         "TRANSFORMERS_OFFLINE": "1",
     }.items():
         os.environ.setdefault(name, value)
+    if speculative:  # rollout.speculation replaces a part of the first model runner
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     if colocated:  # the launcher's variables, for launchers that set none of them
         os.environ.setdefault("RANK", str(dist.get_rank()))
         os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if torch.cuda.is_available() else 0))

@@ -62,7 +62,7 @@ def test_quantised_rollouts_are_asked_of_vllm_and_are_off_by_default() -> None:
 def test_flashinfer_is_not_asked_to_sample_unless_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     for before, after in (({}, "0"), ({"VLLM_USE_FLASHINFER_SAMPLER": "1"}, "1")):
         monkeypatch.setattr(os, "environ", dict(before))
-        set_environment(colocated=False)
+        set_environment(colocated=False, speculative=False)
         assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == after
 
 
