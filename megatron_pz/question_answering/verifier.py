@@ -42,8 +42,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two tries of a request; every pause is twice the one before it."""
 LONGEST_REPLY = 2**20
 """Bytes; a longer reply is no completion of a few thousand tokens."""
-
-
 NOT_READY = (502, 503, 504)
 """Statuses of a server that is being started, or of a proxy in front of it."""
 LOOK_SECONDS = 1.0
@@ -85,6 +83,8 @@ class ModelVerifier:
         """The first that was final."""
         self._missed_since: float | None = None
         """When a request first found no server; None once one was answered."""
+        self._said: set[str] = set()
+        """Which of the two lines about a missing server the present call of :meth:`grade` has printed."""
         self.prompt = _read_prompt(config.verifier_prompt)
         key = os.environ.get("VERIFIER_API_KEY")
         self._client = httpx.Client(
@@ -108,6 +108,7 @@ class ModelVerifier:
         distinct = list(dict.fromkeys(prompt for prompt in prompts if prompt is not None))
         self._failed.clear()
         self._failure = self._missed_since = None
+        self._said.clear()
         with ThreadPoolExecutor(self.config.verifier_concurrency) as pool:
             replies = [pool.submit(self._ask, prompt) for prompt in distinct]
         if self._failure is not None:
@@ -152,6 +153,7 @@ class ModelVerifier:
                         f"--verifier-url {config.verifier_url}: no usable reply in {failures} tries, "
                         f"the last one: {_cause(error)}"
                     ) from None
+                self._require_time(_cause(error))
             self._pause(seconds)
             seconds = min(2 * seconds, LONGEST_PAUSE)
         raise _GivenUp
@@ -171,27 +173,37 @@ class ModelVerifier:
         """
         config, now = self.config, time.monotonic()
         with self._lock:
-            first = self._missed_since is None
             since = self._missed_since = now if self._missed_since is None else self._missed_since
-        if self.is_stopping():
-            raise VerifierFailed(f"--verifier-url {config.verifier_url}: {cause}, and the run is to stop")
+        self._require_time(cause)
         if now - since >= 60 * config.verifier_wait_minutes:
             raise VerifierFailed(
                 f"--verifier-url {config.verifier_url}: no server for {(now - since) / 60:.3g} minutes, the last try: "
                 f"{cause}"
             )
-        if first:
-            _say(
-                f"--verifier-url {config.verifier_url}: {cause}; waiting for the server, at most "
-                f"{config.verifier_wait_minutes:g} minutes (--verifier-wait-minutes)"
-            )
+        self._say_once(
+            "missing",
+            f"{cause}; waiting for the server, at most {config.verifier_wait_minutes:g} minutes "
+            "(--verifier-wait-minutes)",
+        )
 
     def _found(self) -> None:
         """Note that the server has answered."""
         with self._lock:
             since, self._missed_since = self._missed_since, None
         if since is not None:
-            _say(f"--verifier-url {self.config.verifier_url}: there after {time.monotonic() - since:.0f} s")
+            self._say_once("there", f"there after {time.monotonic() - since:.0f} s")
+
+    def _require_time(self, cause: str) -> None:
+        """Raise VerifierFailed where the run is to stop, so that a failed request is not tried again."""
+        if self.is_stopping():
+            raise VerifierFailed(f"--verifier-url {self.config.verifier_url}: {cause}, and the run is to stop")
+
+    def _say_once(self, subject: str, line: str) -> None:
+        with self._lock:
+            said = subject in self._said
+            self._said.add(subject)
+        if not said and os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"--verifier-url {self.config.verifier_url}: {line}", file=sys.stderr, flush=True)
 
     def _try(self, prompt: str) -> str:
         """Send one request.
@@ -243,11 +255,6 @@ class ModelVerifier:
 
 def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {brief(error, 200)}" if isinstance(error, httpx.HTTPError) else brief(error, 200)
-
-
-def _say(line: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
 
 
 def _grade(answer: str | None, verdict: str) -> Grade:

@@ -174,7 +174,7 @@ def test_a_server_that_is_not_there_is_waited_for(
     monkeypatch.setattr(httpx.Client, "stream", connect)
     grades = ModelVerifier(settings(server)).grade([answered(r"\boxed{2}"), answered(r"\boxed{two}")])
     assert [grade.right for grade in grades] == [True, True]
-    waits, there = capsys.readouterr().err.splitlines()[:2]
+    waits, there = capsys.readouterr().err.splitlines()
     assert waits == (
         f"--verifier-url {server.url}: ConnectError: Connection refused; waiting for the server, at most 10 minutes "
         "(--verifier-wait-minutes)"
@@ -195,6 +195,12 @@ def test_a_run_that_is_to_stop_waits_for_no_server(server: Server) -> None:
     grader.is_stopping = lambda: len(looked) > 3 or looked.append(1) is not None
     with pytest.raises(VerifierFailed, match=r"ConnectError: .*, and the run is to stop"):
         grader.grade([answered(r"\boxed{2}")])
+    server.replies = [raw(b"CUDA error", 500)]
+    failing = ModelVerifier(settings(server))
+    failing.is_stopping = lambda: True
+    with pytest.raises(VerifierFailed, match=r"status 500 .*, and the run is to stop"):
+        failing.grade([answered(r"\boxed{2}")])
+    assert len(server.requests) == 1
 
 
 def test_the_failure_that_is_told_is_the_one_that_ended_the_run(
