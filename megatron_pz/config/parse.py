@@ -171,7 +171,7 @@ def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfi
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            given = tyro.cli(dataclasses.make_dataclass("Flags", named), prog=program, args=flags)
+            given: Any = tyro.cli(dataclasses.make_dataclass("Flags", named), prog=program, args=flags)
     except SystemExit:
         complaint = _first_paragraph(said.getvalue())
         raise BadInput(f"{complaint}{_meant(complaint)} (--help lists the flags)") from None

@@ -82,9 +82,7 @@ class Children:
                     start_new_session=True,
                     preexec_fn=partial(die_with_the_launcher, os.getpid()),
                 )
-                if self.signalled:  # it came while the command was being started
-                    self._tell(self._child)
-                code = self._child.wait()
+                code = self._wait(self._child)
         if self.signalled:
             raise Interrupted("stopped by a signal; the same command goes on where this one ended")
         return code
@@ -93,6 +91,11 @@ class Children:
         again, self.signalled = self.signalled, True
         if self._child is not None and self._child.poll() is None:
             os.killpg(self._child.pid, signal.SIGKILL) if again else self._tell(self._child)
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        if self.signalled:  # the signal came while the command was being started
+            self._tell(child)
+        return child.wait()
 
     def _tell(self, child: subprocess.Popen[bytes]) -> None:
         """Ask the command to end, once."""
