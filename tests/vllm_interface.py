@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from megatron_pz.config.schema import RolloutConfig
@@ -71,8 +71,8 @@ class Sources:
         file = self.folder / path
         return file.read_text(encoding="utf-8") if file.is_file() else ""
 
-    def tree(self, path: str) -> ast.Module:
-        return ast.parse(self.text(path))
+    def nodes(self, path: str) -> tuple[ast.AST, ...]:
+        return _nodes(self.text(path))
 
     def module(self, name: str) -> str | None:
         """Return the file of a module, None where there is none."""
@@ -88,7 +88,7 @@ class Sources:
             return False
         if re.search(rf"\b{name}\b", self.text(path)) or self.module(f"{module}.{name}"):
             return True
-        stars = (node for node in ast.walk(self.tree(path)) if isinstance(node, ast.ImportFrom))
+        stars = (node for node in self.nodes(path) if isinstance(node, ast.ImportFrom))
         return any(
             self.defines(f"{module}.{node.module}" if node.level else str(node.module), name)
             for node in stars
@@ -97,7 +97,7 @@ class Sources:
 
     def fields(self, path: str, name: str) -> set[str]:
         """Return the annotated fields of a class."""
-        found = _class(self.tree(path), name)
+        found = _class(self.nodes(path), name)
         return {
             each.target.id
             for each in (found.body if found else ())
@@ -111,7 +111,7 @@ class Sources:
         for file in sorted((self.folder / "vllm/entrypoints").rglob("*.py")):
             text = self.text(str(file.relative_to(self.folder)))
             if "class LLM" in text or "Mixin" in text:
-                classes |= {node.name: node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)}
+                classes |= {node.name: node for node in _nodes(text) if isinstance(node, ast.ClassDef)}
         methods: dict[str, ast.FunctionDef] = {}
         pending = ["LLM"]
         while pending:
@@ -143,7 +143,7 @@ def faults(sources: Sources) -> Iterator[str]:
     completion = sources.fields("vllm/outputs.py", "CompletionOutput")
     yield from (f"CompletionOutput has no field {name}" for name in OUTPUT if name not in completion)
     for runner, path in RUNNERS.items():
-        reload = [node for node in ast.walk(sources.tree(path)) if getattr(node, "name", "") == "reload_weights"]
+        reload = [node for node in sources.nodes(path) if getattr(node, "name", "") == "reload_weights"]
         methods = [node for node in reload if isinstance(node, ast.FunctionDef)]
         if not any(_takes(method, "weights_iterator") for method in methods):
             yield f"model runner {runner} has no reload_weights(weights_iterator=…)"
@@ -160,7 +160,7 @@ def faults(sources: Sources) -> Iterator[str]:
 def _imports(sources: Sources) -> Iterator[str]:
     """Check everything that the files of megatron_pz/rollout import from vLLM."""
     for file in sorted(ROLLOUT.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in _nodes(file.read_text(encoding="utf-8")):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
                 for alias in node.names:
                     if not sources.defines(str(node.module), alias.name):
@@ -174,8 +174,13 @@ def _engine_arguments() -> set[str]:
     return {"seed", "model", "ir_op_priority"}.union(*cases)
 
 
-def _class(tree: ast.Module, name: str) -> ast.ClassDef | None:
-    return next((node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name), None)
+@cache
+def _nodes(text: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(text)))
+
+
+def _class(nodes: tuple[ast.AST, ...], name: str) -> ast.ClassDef | None:
+    return next((node for node in nodes if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
 def _is_overload(method: ast.FunctionDef) -> bool:

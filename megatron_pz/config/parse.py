@@ -15,8 +15,9 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import tyro
 import yaml
@@ -26,7 +27,7 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.precision import with_precision
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.config.validate import check
-from megatron_pz.config.validate_ranges import flag
+from megatron_pz.config.validate_ranges import field_types, flag
 from megatron_pz.config.yaml_text import field_value, load_text
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
@@ -133,11 +134,16 @@ def _with_moved_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return sections
 
 
+@cache
+def _validator(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def _section(path: Path, name: str, values: Any) -> Any:
     kind: Any = _SECTIONS[name]
     if not isinstance(values, dict):
         raise BadInput(f"configuration file {path}: section {name!r} must hold key: value lines, got {values!r}")
-    types = get_type_hints(kind)
+    types = field_types(kind)
     read = {}
     for key, value in values.items():
         if key not in types:
@@ -147,7 +153,7 @@ def _section(path: Path, name: str, values: Any) -> Any:
         except ValueError as error:
             raise BadInput(f"configuration file {path}: {name}.{key} = {error}") from None
     try:
-        return TypeAdapter(kind).validate_python(read)
+        return _validator(kind).validate_python(read)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -192,7 +198,7 @@ def _named_fields(flags: Sequence[str], default: RunConfig) -> list[tuple[str, A
     words = {word.partition("=")[0].replace("_", "-") for word in flags}
     found = []
     for name, kind in _SECTIONS.items():
-        types = get_type_hints(kind, include_extras=True)
+        types = field_types(kind, include_extras=True)
         for field in dataclasses.fields(cast(Any, kind)):
             if words & {flag(field.name), flag(f"no_{field.name}")}:
                 value = dataclasses.field(default=getattr(getattr(default, name), field.name))
@@ -236,7 +242,7 @@ def field_text(config: RunConfig, name: str) -> str:
     section, _, field = name.partition(".")
     if section not in _SECTIONS:
         raise BadInput(f"--get {name}: give SECTION.FIELD, as in training.save{_nearest(section, _SECTIONS)}")
-    types = get_type_hints(_SECTIONS[section])
+    types = field_types(_SECTIONS[section])
     if field not in types:
         raise BadInput(f"--get {name}: unknown key{_nearest(field, types)}")
     value = getattr(getattr(config, section), field)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -22,6 +23,10 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+field_types = cache(get_type_hints)
+"""The annotation of each field of a section's class; to resolve them takes a millisecond."""
+
+
 def range_rules(section: Any) -> Iterator[tuple[bool, str]]:
     """Yield (whether it holds, the complaint where it does not) for every bounded or floating-point field.
 
@@ -29,7 +34,7 @@ def range_rules(section: Any) -> Iterator[tuple[bool, str]]:
         section: a section of the configuration. pydantic checks the same annotations as it reads a YAML file; flags
             and sections that a program builds are checked only here.
     """
-    for name, hint in get_type_hints(type(section), include_extras=True).items():
+    for name, hint in field_types(type(section), include_extras=True).items():
         value = getattr(section, name)
         if isinstance(value, float):
             yield math.isfinite(value), f"{flag(name)} {value}: give a finite number"

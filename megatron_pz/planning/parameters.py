@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
@@ -49,6 +50,7 @@ def shard_sizes(arch: Architecture, model: ModelConfig, parallel: ParallelConfig
     return sizes
 
 
+@cache
 def model_size(arch: Architecture) -> int:
     """Parameters of the whole model, each once and without padding."""
     (whole,) = shard_sizes(arch, ModelConfig(make_vocab_size_divisible_by=1), ParallelConfig())

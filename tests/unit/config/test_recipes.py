@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ OF_A_MODEL = {"rlvr_qwen3_4b": "qwen3_4b"}
 """Recipes that train the model of another."""
 
 
+@cache
 def recipes() -> dict[str, RunConfig]:
     folders = (path.parent for path in sorted((ROOT / "examples").glob("*/config.yaml")))
     others = WITHOUT_A_MODEL | OF_A_MODEL.keys()
