@@ -57,7 +57,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs.mkdir()
     (programs / "launch.py").write_text(LAUNCH)
     bash = programs / "bash"
-    bash.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {programs / "launch.py"} "$@"\n')
+    bash.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -IS {programs / "launch.py"} "$@"\n')
     python = programs / "python"  # tools/convert_checkpoint.py: makes the model's folder
     python.write_text('#!/bin/sh\necho "convert $*" >>"$NOTES"\nfor last; do :; done\nmkdir -p "$last"\n')
     for program in (bash, python):
