@@ -27,26 +27,21 @@ from megatron_pz.rollout.vllm_settings import QUANTIZATION, engine_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 ROLLOUT = ROOT / "megatron_pz" / "rollout"
-CALLS = {
-    "LLM.enqueue": ("prompts", "sampling_params", "use_tqdm"),
-    "LLM.collective_rpc": ("method", "kwargs"),
-    "LLM.apply_model": ("func",),
-    "LLM.reset_prefix_cache": (),
-    "LLM.sleep": ("level",),
-    "LLM.wake_up": ("tags",),
+OWNERS = {
+    "llm_engine": ("vllm/v1/engine/llm_engine.py",),
+    "engine_core": ("vllm/v1/engine/core_client.py",),
+    "model_config": ("vllm/config/model.py",),
 }
-"""Methods of ``vllm.LLM``, which may be inherited, and the arguments that the rollout engine passes."""
-SAMPLING = (
-    "n", "temperature", "top_p", "top_k", "seed", "max_tokens", "stop", "include_stop_str_in_output", "flat_logprobs",
-    "logprobs",
-)  # fmt: skip
-OUTPUT = ("token_ids", "logprobs", "text", "finish_reason")
+"""Files that define the attributes of what hangs on ``vllm.LLM``, by the name of the attribute that they hang on."""
+OUTPUTS = {"output": "RequestOutput", "completion": "CompletionOutput"}
+"""Classes of vllm/outputs.py, by the name of the variable that ``rollout/`` holds one in."""
+_OF_REQUESTS = re.compile(r"\bRequestOutput\b|\boutput\.outputs\b|\bcompletion\b")
+"""A module that matches has to do with requests; another one may call something else ``output``."""
 RUNNERS = {"V1": "vllm/v1/worker/gpu_model_runner.py", "V2": "vllm/v1/worker/gpu/model_runner.py"}
 ATTRIBUTES = {
     "vllm/v1/engine/core.py": ("cleanup_dist_env_and_memory",),
     "vllm/device_allocator/cumem.py": ("instance", "allocator_and_pools"),
     "vllm/platforms/interface.py": ("_global_graph_pool",),
-    "vllm/v1/engine/llm_engine.py": ("has_unfinished_requests", "step"),
     "vllm/v1/worker/gpu_model_runner.py": ("rejection_sampler", "sampler"),
     "vllm/v1/spec_decode/metadata.py": ("draft_token_ids", "num_draft_tokens"),
     "vllm/v1/outputs.py": OF_TOKENS,
@@ -127,21 +122,17 @@ class Sources:
 def faults(sources: Sources) -> Iterator[str]:
     """Yield one line for each name or argument that this release does not have."""
     yield from _imports(sources)
-    for call, wanted in CALLS.items():
-        method = sources.llm_methods.get(call.removeprefix("LLM."))
-        if method is None:
-            yield f"{call} is absent"
-        else:
-            yield from (f"{call} has no argument {name}" for name in wanted if not _takes(method, name))
+    yield from dict.fromkeys(_calls(sources))
     engine = sources.fields("vllm/engine/arg_utils.py", "EngineArgs")
     init = sources.llm_methods.get("__init__")
     for name in sorted(_engine_arguments()):
         if name not in engine and (init is None or not _names(init, name)):
             yield f"neither LLM nor EngineArgs has the argument {name}"
     parameters = sources.fields("vllm/sampling_params.py", "SamplingParams")
-    yield from (f"SamplingParams has no field {name}" for name in SAMPLING if name not in parameters)
-    completion = sources.fields("vllm/outputs.py", "CompletionOutput")
-    yield from (f"CompletionOutput has no field {name}" for name in OUTPUT if name not in completion)
+    for name in sorted(_keys(ast.parse((ROLLOUT / "sampling.py").read_text(encoding="utf-8")))):
+        if name not in parameters:
+            yield f"SamplingParams has no field {name}"
+    yield from _outputs(sources)
     for runner, path in RUNNERS.items():
         reload = [node for node in sources.nodes(path) if getattr(node, "name", "") == "reload_weights"]
         methods = [node for node in reload if isinstance(node, ast.FunctionDef)]
@@ -159,19 +150,83 @@ def faults(sources: Sources) -> Iterator[str]:
 
 def _imports(sources: Sources) -> Iterator[str]:
     """Check everything that the files of megatron_pz/rollout import from vLLM."""
-    for file in sorted(ROLLOUT.rglob("*.py")):
-        for node in _nodes(file.read_text(encoding="utf-8")):
+    for file, text in _rollout():
+        for node in _nodes(text):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
                 for alias in node.names:
                     if not sources.defines(str(node.module), alias.name):
-                        yield f"{file.name} imports {alias.name}, which {node.module} does not have"
+                        yield f"{file} imports {alias.name}, which {node.module} does not have"
+
+
+def _calls(sources: Sources) -> Iterator[str]:
+    """Check every use of an engine's ``vllm.LLM``: its methods with their arguments, and what hangs on it."""
+    for _, text in _rollout():
+        calls = {id(node.func): node for node in _nodes(text) if isinstance(node, ast.Call)}
+        for node in _nodes(text):
+            if not isinstance(node, ast.Attribute):
+                continue
+            owner = getattr(node.value, "attr", getattr(node.value, "id", "")).lstrip("_")
+            if owner == "llm" and node.attr not in OWNERS:
+                method, call = sources.llm_methods.get(node.attr), calls.get(id(node))
+                if method is None:
+                    yield f"LLM.{node.attr} is absent"
+                else:
+                    given = [each.arg for each in call.keywords if each.arg] if call else []
+                    yield from (f"LLM.{node.attr} has no argument {name}" for name in given if not _takes(method, name))
+            elif owner in OWNERS and not any(re.search(rf"\b{node.attr}\b", sources.text(p)) for p in OWNERS[owner]):
+                yield f"{owner}.{node.attr} is in none of {', '.join(OWNERS[owner])}"
+
+
+def _outputs(sources: Sources) -> Iterator[str]:
+    """Check the attributes that are read of a request's output and of its completions."""
+    read = {
+        (node.value.id, node.attr)
+        for _, text in _rollout()
+        if _OF_REQUESTS.search(text)
+        for node in _nodes(text)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in OUTPUTS
+    }
+    for variable, name in sorted(read):
+        found = _class(sources.nodes("vllm/outputs.py"), OUTPUTS[variable])
+        if found is None or not re.search(rf"\b{name}\b", ast.unparse(found)):
+            yield f"{OUTPUTS[variable]} has no {name}"
+
+
+def _rollout() -> Iterator[tuple[str, str]]:
+    """Yield name and text of every file of megatron_pz/rollout."""
+    for file in sorted(ROLLOUT.rglob("*.py")):
+        yield file.name, file.read_text(encoding="utf-8")
 
 
 def _engine_arguments() -> set[str]:
-    """Return every argument that ``engine_arguments`` can produce."""
+    """Return every argument of ``vllm.LLM`` that ``rollout/`` gives: what ``engine_arguments`` returns, and the keys of
+    dictionaries that are called arguments, or that a platform's ``kernels`` returns."""
     rollout = replace(RolloutConfig(), rollout_quantization="fp8", rollout_speculative_tokens=4)
     cases = (engine_arguments(rollout, platform, colocated=True) for platform in (CpuPlatform(), GpuPlatform()))
-    return {"seed", "model", "ir_op_priority"}.union(*cases)
+    found = {"seed", "model"}.union(*cases)
+    for _, text in _rollout():
+        for node in _nodes(text):
+            if isinstance(node, ast.FunctionDef) and node.name in ("arguments", "kernels"):
+                found |= _keys(node)
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Name) and target.id.endswith("arguments") and node.value is not None:
+                        found |= _keys(node.value)
+                    elif isinstance(target, ast.Subscript) and ast.unparse(target.value).endswith("arguments"):
+                        found.add(ast.literal_eval(target.slice))
+    return found
+
+
+def _keys(tree: ast.AST) -> set[str]:
+    """Return the keys of the outermost dictionaries, where they are strings."""
+    inner = {id(each) for node in ast.walk(tree) if isinstance(node, ast.Dict) for each in node.values}
+    return {
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict) and id(node) not in inner
+        for key in node.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    }
 
 
 @cache

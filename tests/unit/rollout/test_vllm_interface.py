@@ -39,6 +39,9 @@ def test_the_installed_release_has_everything(site: Path) -> None:
     [
         ("vllm/entrypoints/llm.py", "tags", "LLM.wake_up has no argument tags"),
         ("vllm/entrypoints/", "apply_model", "LLM.apply_model is absent"),
+        ("vllm/v1/engine/llm_engine.py", "has_unfinished_requests", "llm_engine.has_unfinished_requests is in none of"),
+        ("vllm/outputs.py", "finish_reason", "CompletionOutput has no finish_reason"),
+        ("vllm/outputs.py", "prompt_logprobs", "RequestOutput has no prompt_logprobs"),
         ("vllm/sampling_params.py", "flat_logprobs", "SamplingParams has no field flat_logprobs"),
         ("vllm/engine/arg_utils.py", "max_num_seqs", "neither LLM nor EngineArgs has the argument max_num_seqs"),
         ("vllm/v1/worker/gpu_model_runner.py", "weights_iterator", "model runner V1 has no reload_weights"),
