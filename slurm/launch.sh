@@ -128,6 +128,7 @@ quoted() {
 # Slurm, first node: resolve the settings there, start one task on every node, and decide how the job ends.
 run_job() {
   local nodes prefix=() first
+  [[ ${SIGNAL_LEAD:-0} =~ ^[0-9]+$ ]] || fail "SIGNAL_LEAD=$SIGNAL_LEAD: give a whole number of seconds"
   end=$(end_time)
   if ((end)) && ((end - $(date +%s) <= ${SIGNAL_LEAD:-0})); then
     fail "$(((end - $(date +%s) + 59) / 60)) minutes are left to the time limit, and Slurm asks for a checkpoint" \

@@ -16,7 +16,8 @@ from pathlib import Path
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.memory import GIB, plan_memory
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
-from megatron_pz.run.job_settings import RLVR, JobSettings, resolve
+from megatron_pz.run.job_settings import PROGRAM, RLVR, TRAINING_MODULES, JobSettings, missing, resolve
+from megatron_pz.run.local_node import positive
 from megatron_pz.run.questions import RunQuestions
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
@@ -59,13 +60,17 @@ def check_lead(headers: Mapping[str, str], lead: str) -> str:
     if "time" not in headers or not lead:
         return "no time limit in the script"
     limit = seconds_of(headers["time"])
-    if limit <= int(lead):
+    if limit <= positive("SIGNAL_LEAD", lead):
         raise BadInput(f"--time={headers['time']} is no longer than the signal's lead of {lead} s")
     return f"{headers['time']}, of which the last {lead} s are for a step and a checkpoint"
 
 
-def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu_memory: float) -> str:
-    """Plan the memory of the GPUs that the script asks for."""
+def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) -> str:
+    """Plan the memory of the GPUs that the script asks for, of ``gpu`` GiB each (empty: 80)."""
+    try:
+        gpu_memory = float(gpu or 80)
+    except ValueError:
+        raise BadInput(f"GPU_MEMORY={gpu}: give a number of GiB") from None
     gpus = int(headers.get("nodes", "1")) * int(headers.get("gpus-per-node", "1"))
     config = settings.config
     plan = plan_memory(Architecture.from_hf(config.model.hf_model), config, gpus, gpu_memory)
@@ -103,15 +108,21 @@ def examine(environment: Mapping[str, str], given: Sequence[str]) -> list[tuple[
         except BadInput as error:
             results.append((subject, str(error), False))
 
+    module = environment.get("MODULE") or PROGRAM
+    if module not in TRAINING_MODULES:
+        raise BadInput(f"--check is for jobs that train; {module} checks its flags when it starts (--print shows them)")
     settings = resolve(environment, given, check=False)
     script = environment.get("RECIPE_SCRIPT", "")
     headers = requested(Path(script).read_text(encoding="utf-8")) if script else {}
-    attempt("settings", lambda: f"{resolve(environment, given).config.training.train_iters} steps")
+    absent = missing(settings)
+    results += [("settings", line, False) for line in absent]
+    if not absent:
+        results.append(("settings", f"{settings.config.training.train_iters} steps", True))
     attempt("run directory", lambda: check_writable(Path(settings.save)))
     attempt("logs", lambda: check_writable(Path(environment.get("LOGS") or "logs")))
     attempt("time limit", lambda: check_lead(headers, environment.get("SIGNAL_LEAD", "")))
-    attempt("data", lambda: check_data(settings, environment.get("MODULE", "")))
-    attempt("memory", lambda: check_memory(settings, headers, float(environment.get("GPU_MEMORY") or 80)))
+    attempt("data", lambda: check_data(settings, module))
+    attempt("memory", lambda: check_memory(settings, headers, environment.get("GPU_MEMORY", "")))
     return results
 
 
@@ -123,7 +134,7 @@ def main() -> None:
     print(f"environment    {os.environ.get('VIRTUAL_ENV') or sys.prefix}, Python {sys.version.split()[0]}")
     for subject, finding, passed in results:
         print(f"{subject:<14} {'' if passed else 'FAILS: '}{finding}")
-    failed = [subject for subject, _, passed in results if not passed]
+    failed = dict.fromkeys(subject for subject, _, passed in results if not passed)
     if failed:
         raise BadInput(f"a job would fail: {', '.join(failed)}")
 

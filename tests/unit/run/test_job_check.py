@@ -42,8 +42,10 @@ def test_a_job_that_would_run_passes_and_leaves_nothing_behind(job: dict[str, st
 
 def test_each_fault_is_named(job: dict[str, str], tmp_path: Path, tiny_qwen3_dir: Path) -> None:
     assert "long" in failures(job | {"SIGNAL_LEAD": "3600"})["time limit"]
+    assert failures(job | {"SIGNAL_LEAD": "10m"})["time limit"].startswith("SIGNAL_LEAD=10m: ")
     assert "/no/corpus" in failures(job | {"DATA_PATH": "/no/corpus"})["data"]
     assert "weights" in failures(job | {"GPU_MEMORY": "0.0001"})["memory"]
+    assert failures(job | {"GPU_MEMORY": "80GB"})["memory"] == "GPU_MEMORY=80GB: give a number of GiB"
     assert "longest passage" in failures(job, "--max-prompt-length", "8")["data"]
     (tmp_path / "file").touch()
     assert "cannot be written" in failures(job | {"LOGS": str(tmp_path / "file")})["logs"]
@@ -53,3 +55,18 @@ def test_a_file_is_no_directory_for_a_run(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadInput, match="cannot be written"):
         check_writable(tmp_path / "file" / "run")
+
+
+def test_everything_that_is_absent_is_named_at_once(job: dict[str, str]) -> None:
+    found = [
+        text
+        for subject, text, _ in examine(job | {"DATA_PATH": "/no/corpus", "MODEL": "/no/model"}, [])
+        if subject == "settings"
+    ]
+    assert len(found) == 2
+    assert found[0].startswith("--hf-model /no/model") and found[1].startswith("--data-path /no/corpus")
+
+
+def test_a_tool_has_no_recipe_to_check(job: dict[str, str]) -> None:
+    with pytest.raises(BadInput, match=r"jobs that train; tools\.convert_checkpoint checks its flags"):
+        examine({"MODULE": "tools.convert_checkpoint"}, [])
