@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -305,3 +306,14 @@ def test_only_x86_64_gets_the_packages_that_exist_for_it_alone() -> None:
             marker = Requirement(line).marker
             assert marker is not None
             assert [marker.evaluate({"platform_machine": each}) for each in ("x86_64", "aarch64")] == [True, False]
+
+
+def test_both_containers_copy_the_same_files_of_the_checkout() -> None:
+    sections = re.split(r"^%(\w+)$", (ROOT / "containers/megatron-pz.def").read_text(), flags=re.M)
+    assert sections[1::2] == ["files", "post", "environment", "runscript"]
+    assert not any("/tmp" in section for section in sections[2::2]), "%post sees the host's /tmp"
+    of_apptainer = {line.split()[0] for line in sections[2].strip().splitlines()}
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "containers/Dockerfile").read_text(), re.M)
+    of_docker = {source for line in copied for source in line.split()} - {"${WHEELHOUSE}"}
+    assert of_docker == of_apptainer
+    assert all((ROOT / source).exists() for source in of_docker)
