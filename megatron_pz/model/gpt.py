@@ -1,9 +1,16 @@
-"""Build the policy's network, a Megatron-Core GPTModel of a Hugging Face architecture.
+"""Build the policy's network, a Megatron-Core language model of a Hugging Face architecture.
 
-No other module names Megatron-Core's class: they take a ``LanguageModule``, which its successor HybridModel is, too.
+Megatron-Core 0.19 deprecates its GPTModel in favour of HybridModel, which exists since 0.18 and is built where it
+exists. Both hold the same embedding, the same TransformerBlock and the same output layer, give the same values and
+read each other's checkpoints (``tests/unit/model/test_gpt.py``). No other module names the two classes: they take a
+``LanguageModule``.
 """
 
 from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -15,12 +22,43 @@ from megatron.core.tensor_parallel import (
     VocabParallelEmbedding,
     set_tensor_model_parallel_attributes,
 )
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlock,
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
 
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model import packed_forward
 from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.layers import block_spec
 from megatron_pz.model.transformer_config import PolicyTransformerConfig
+
+HAS_HYBRID_MODEL = find_spec("megatron.core.models.hybrid") is not None
+
+
+class WholeLayers(TransformerBlock):
+    """The decoder of a HybridModel: a TransformerBlock, whose layers have attention and feed-forward in one.
+
+    HybridModel's own HybridStack makes two layers of each. It would double the layer numbers of checkpoints, of
+    recomputation and of ``no_rope_freq``, and its final norm is Transformer Engine's, which no CPU can construct.
+    """
+
+    def __init__(
+        self,
+        _: PolicyTransformerConfig,
+        submodules: TransformerBlockSubmodules,
+        *,
+        of: PolicyTransformerConfig,
+        layer_type_list: list[str],
+        pp_layer_offset: int,
+        dtype: torch.dtype,
+        name: str = "decoder",
+        **of_block: Any,
+    ) -> None:
+        """Take HybridModel's arguments; its layers and their offset follow from the configuration ``of`` instead."""
+        super().__init__(of, submodules, **of_block)
 
 
 def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[LanguageModule]:
@@ -53,7 +91,8 @@ def build_model(
         pre_process = parallel_state.is_pipeline_first_stage(**stage)
     if post_process is None:
         post_process = parallel_state.is_pipeline_last_stage(**stage)
-    model = GPTModel(
+    make = _hybrid_model if HAS_HYBRID_MODEL else GPTModel
+    model = make(
         config,
         block_spec(config, SharedPromptAttention, vp_stage),
         vocab_size=config.padded_vocab_size,
@@ -69,6 +108,37 @@ def build_model(
     packed_forward.attach(model, arch.vocab_size)
     _mark_tensor_parallel_weights(model)
     return model
+
+
+def _hybrid_model(
+    config: PolicyTransformerConfig, spec: TransformerBlockSubmodules, *, vp_stage: int | None, **settings: Any
+) -> LanguageModule:
+    """Build a HybridModel around the layers of GPTModel, with GPTModel's arguments."""
+    from megatron.core.models.hybrid.hybrid_model import HybridModel  # not in 0.16 and 0.17
+
+    # The pattern says how many layers a stage has, and HybridModel refuses a configuration that says it again.
+    by_pattern = copy.copy(config)
+    by_pattern.num_layers_in_first_pipeline_stage = by_pattern.num_layers_in_last_pipeline_stage = None
+    model = HybridModel(
+        by_pattern,
+        ModuleSpec(WholeLayers, params={"of": config, "vp_stage": vp_stage}, submodules=spec),
+        hybrid_layer_pattern=_layer_pattern(config),
+        vp_stage=vp_stage,
+        **settings,
+    )
+    model.config = config
+    return model
+
+
+def _layer_pattern(config: PolicyTransformerConfig) -> str:
+    """Return HybridModel's form of the layers: a star for each, a bar after each pipeline stage's chunk."""
+    chunks, stages = config.virtual_pipeline_model_parallel_size, config.pipeline_model_parallel_size
+    counts = (
+        get_num_layers_to_build(config, vp_stage=chunk, pp_rank=stage)
+        for chunk in (range(chunks) if chunks else (None,))
+        for stage in range(stages)
+    )
+    return "|".join("*" * count for count in counts)
 
 
 def _mark_tensor_parallel_weights(model: LanguageModule) -> None:

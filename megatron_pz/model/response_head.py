@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import (
@@ -27,7 +28,7 @@ class ResponseTargets:
 
 
 class ResponseHead(ColumnParallelLinear):
-    """``GPTModel.output_layer`` with a second mode.
+    """The model's output layer with a second mode.
 
     While :attr:`targets` is set, a call returns float32 [R, 1, 2]: log-probability and entropy of every response token.
     Otherwise it behaves as Megatron-Core's output layer. :func:`~megatron_pz.model.packed_forward.attach` turns an
@@ -57,6 +58,12 @@ class ResponseHead(ColumnParallelLinear):
         answer_r2 = self._answer(input_, head, ResponseTargets(rows_r, self.targets.labels_R[own_r]))
         answer_R2 = answer_r2.new_zeros(len(self.targets.logit_index_R), 2).index_copy(0, own_r, answer_r2)
         return reduce_from_tensor_model_parallel_region(answer_R2, group=self.cp_group)[:, None], None
+
+    def sharded_state_dict(self, prefix: str = "", *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Store the weight alone, as GPTModel does; HybridModel would store the layer's empty extra state, too."""
+        state = super().sharded_state_dict(prefix, *args, **kwargs)
+        state.pop(f"{prefix}_extra_state", None)
+        return state
 
     def _answer(self, input_: Tensor, weight: Tensor, targets: ResponseTargets) -> Tensor:
         """Return float32 [R, 2] for targets among the tokens of ``input_``."""
