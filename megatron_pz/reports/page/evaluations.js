@@ -14,7 +14,7 @@ class Evaluations {
     if (items) {
       this.list = h("div", { className: "items" });
       this.controls = h("div", { className: "bar" });
-      parts.push(h("section", {}, h("h2", {}, "Items to read ", hint("The items that most models got wrong come first.")), this.controls, this.list));
+      parts.push(h("section", {}, h("h2", {}, "Items to read ", hint("The items that most models got wrong come first. Frames show where the expected words stand; the models saw the passage with one or all of these places hidden.")), this.controls, this.list));
       this.load(items);
     }
     return h("div", {}, parts);
@@ -33,7 +33,7 @@ class Evaluations {
     if (!cell.n) return h("td", { className: "none" }, "–");
     const half = (cell.high - cell.low) / 2, even = Math.abs(cell.high + cell.low - 2 * cell.mean) < 0.002;
     const ends = half > 0 && (even ? ` ± ${half.toFixed(3)}` : ` ${cell.low.toFixed(3)}–${cell.high.toFixed(3)}`);
-    return h("td", {}, cell.mean.toFixed(3), ends && h("small", {}, ends), cell.mark && h("b", { className: cell.mark === "▲" ? "up" : "down" }, ` ${cell.mark}`));
+    return h("td", {}, cell.mean.toFixed(3), ends && h("small", {}, ends), cell.mark && h("b", { className: "change" }, ` ${cell.mark}`));
   }
 
   // A dot with its interval for every model, on one scale a row.

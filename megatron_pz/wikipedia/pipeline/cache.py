@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from megatron_pz.runtime.errors import BadInput
-from megatron_pz.wikipedia.pipeline.files import written_whole
+from megatron_pz.runtime.files import written_whole
 from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
 from megatron_pz.wikipedia.read.articles import Article
 from megatron_pz.wikipedia.read.compression import zstd

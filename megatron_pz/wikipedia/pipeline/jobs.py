@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_pz.wikipedia.pipeline.journal import JobResult, Journal
 from megatron_pz.wikipedia.pipeline.pool import Stopped, map_unordered
 from megatron_pz.wikipedia.pipeline.progress import Progress
-from megatron_pz.wikipedia.pipeline.progress_log import JobResult, Journal
 from megatron_pz.wikipedia.pipeline.selection import jobs_within
 from megatron_pz.wikipedia.pipeline.shards import shard_is_whole
 from megatron_pz.wikipedia.pipeline.worker import Worker, cache_part_path, documents_path, process_job, shard_stem

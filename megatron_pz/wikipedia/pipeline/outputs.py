@@ -14,10 +14,10 @@ from megatron_pz import __version__
 from megatron_pz.corpus.indexed_dataset import highest_token_id
 from megatron_pz.corpus.manifest import ATTRIBUTION, FORMAT, LICENSE, file_sha256, write_manifest
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.files import flush
 from megatron_pz.wikipedia.filters.filters import FILTER_COUNTS
 from megatron_pz.wikipedia.pipeline.cache import extraction, join_cache
 from megatron_pz.wikipedia.pipeline.export import export_suffix, text_writer
-from megatron_pz.wikipedia.pipeline.files import sync_folder
 from megatron_pz.wikipedia.pipeline.options import OutputOptions
 from megatron_pz.wikipedia.pipeline.selection import REASONS, Selection
 from megatron_pz.wikipedia.pipeline.shards import Totals, join_shards
@@ -94,10 +94,9 @@ def publish(worker: Worker) -> None:
     for prefix in output_prefixes(worker.options.output):
         for suffix in output_suffixes(worker.options.output):
             made = worker.work / f"{Path(prefix).name}{suffix}"
-            with made.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(made)
             os.replace(made, f"{prefix}{suffix}")
-    sync_folder(worker.work.parent)
+    flush(worker.work.parent)
 
 
 def _describe_input(worker: Worker, path: str, sha256: str | None) -> dict[str, Any]:

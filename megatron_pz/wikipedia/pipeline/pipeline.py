@@ -21,9 +21,7 @@ from megatron_pz.wikipedia.filters.duplicates import Fingerprinter
 from megatron_pz.wikipedia.filters.filters import Filters
 from megatron_pz.wikipedia.pipeline.cache import check_cache
 from megatron_pz.wikipedia.pipeline.jobs import run_jobs
-from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
-from megatron_pz.wikipedia.pipeline.outputs import EmptyCorpus, Provenance, join, publish, refuse_existing
-from megatron_pz.wikipedia.pipeline.progress_log import (
+from megatron_pz.wikipedia.pipeline.journal import (
     Identity,
     Journal,
     begun_run,
@@ -31,6 +29,8 @@ from megatron_pz.wikipedia.pipeline.progress_log import (
     file_identity,
     journal_path,
 )
+from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
+from megatron_pz.wikipedia.pipeline.outputs import EmptyCorpus, Provenance, join, publish, refuse_existing
 from megatron_pz.wikipedia.pipeline.selection import select
 from megatron_pz.wikipedia.pipeline.shards import Totals
 from megatron_pz.wikipedia.pipeline.template_pass import learn_templates

@@ -11,7 +11,7 @@ import numpy as np
 
 from megatron_pz.wikipedia.filters.duplicates import DUPLICATE_REASONS, Deduplicator
 from megatron_pz.wikipedia.filters.filters import FILTER_REASONS
-from megatron_pz.wikipedia.pipeline.progress_log import JobResult
+from megatron_pz.wikipedia.pipeline.journal import JobResult
 from megatron_pz.wikipedia.pipeline.worker import documents_path
 from megatron_pz.wikipedia.read.articles import DROP_REASONS
 from megatron_pz.wikipedia.read.damage import Damage

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from megatron_pz.corpus.indexed_dataset import append_file, write_index, write_tokens
 from megatron_pz.corpus.manifest import DOCUMENTS_SCHEMA
-from megatron_pz.wikipedia.pipeline.files import written_whole
+from megatron_pz.runtime.files import written_whole
 from megatron_pz.wikipedia.read.articles import Article
 from megatron_pz.wikipedia.tokenize.passages import PARAGRAPH_BREAK
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from megatron_pz.wikipedia.pipeline.files import written_whole
+from megatron_pz.runtime.files import written_whole
 from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
 from megatron_pz.wikipedia.pipeline.pool import Stopped, map_unordered
 from megatron_pz.wikipedia.read.damage import DamageLog

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_pz.runtime.files import written_whole
 from megatron_pz.wikipedia.filters.duplicates import Fingerprinter
 from megatron_pz.wikipedia.filters.filters import Filters
 from megatron_pz.wikipedia.pipeline.cache import CachePart, read_cache
-from megatron_pz.wikipedia.pipeline.files import written_whole
+from megatron_pz.wikipedia.pipeline.journal import JobResult
 from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
 from megatron_pz.wikipedia.pipeline.pool import Stopped
-from megatron_pz.wikipedia.pipeline.progress_log import JobResult
 from megatron_pz.wikipedia.pipeline.shards import ShardWriter, Totals
 from megatron_pz.wikipedia.read.articles import Article, ArticleReader, read_extracts, split_of
 from megatron_pz.wikipedia.read.damage import DamageLog

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
@@ -67,18 +64,10 @@ def test_the_layout_fits_the_model_and_nodes_of_eight(name: str, tmp_path: Path)
     assert 8 % math.lcm(ranks, of_experts * parallel.pipeline_model_parallel_size) == 0
 
 
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Transformer Engine's layers do not build on the meta device")
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path, one_rank: None) -> None:
+@pytest.mark.usefixtures("topology")
+def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path) -> None:
     """Counted as tensors of a Hugging Face checkpoint: no padding, a tied head once. On the meta device, full size."""
     arch = architecture(name, tmp_path)
     config = transformer_config(arch, ModelConfig(), ParallelConfig())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -35,6 +32,8 @@ from megatron_pz.model.hf_mapping import (
 from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.transformer_config import transformer_config
 from megatron_pz.runtime.errors import BadInput
+
+pytestmark = pytest.mark.usefixtures("topology")
 
 SMALL = {"vocab_size": 331, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -62,15 +61,6 @@ VARIANTS: dict[str, PreTrainedConfig] = {
     "smollm3, second layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layer_interval=2),
     "smollm3, first layer without RoPE": SmolLM3Config(**SMALL, **HEADS, **NO_SPECIALS, no_rope_layers=[0, 1, 1]),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(params=VARIANTS)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.hf.architecture import Architecture
@@ -18,14 +15,7 @@ from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_mapping import Columns, HFTensorNames, Replicated, load_hf_weights
 from megatron_pz.model.transformer_config import transformer_config
 
-
-@pytest.fixture(autouse=True)
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
+pytestmark = pytest.mark.usefixtures("topology")
 
 
 def entry(numel: int, of_expert: bool = False, dtype: torch.dtype = torch.float32) -> hf_stream._Entry:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-import torch.distributed as dist
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
@@ -15,20 +12,9 @@ from megatron_pz.model.attention import SharedPromptAttention
 from megatron_pz.model.layers import RMSNorm, block_spec
 from megatron_pz.model.transformer_config import transformer_config
 
-from megatron.core import parallel_state  # isort: skip
-
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="local layers are for machines without CUDA")
 
 ARCH = Architecture("qwen3", 4, 32, 48, 4, 2, 16, 331, 64, 1e-6, 1e6, tied_embeddings=False)
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -50,7 +36,8 @@ def test_the_norm_tells_megatron_when_to_reduce_its_gradient(sequence_parallel: 
     assert norm.weight.sequence_parallel is sequence_parallel
 
 
-def test_every_norm_of_a_block_is_ours_and_so_is_the_attention(one_rank: None) -> None:
+@pytest.mark.usefixtures("topology")
+def test_every_norm_of_a_block_is_ours_and_so_is_the_attention() -> None:
     config = transformer_config(ARCH, ModelConfig(), ParallelConfig())
     block = block_spec(config, SharedPromptAttention)
     assert len(block.layer_specs) == 4

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.enums import AttnMaskType
 from transformers import AutoModelForCausalLM
@@ -35,18 +32,10 @@ from tests.support.packed_reference import (
     reference,
 )
 
+pytestmark = pytest.mark.usefixtures("topology")
+
 SHAPES = [(17, [5, 1, 9]), (1, [3, 4]), (30, [2, 2, 2, 2, 2, 2, 2, 12])]
 RESPONSES = sum(len(lengths) for _, lengths in SHAPES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    """Megatron's process groups, of one rank."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=["tiny_qwen3_dir", "tiny_llama_dir", "tiny_smollm3_dir"])

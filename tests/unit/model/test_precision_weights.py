@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from safetensors.torch import load_file
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
@@ -21,17 +18,10 @@ from megatron_pz.model.precision import plain_tensor
 from megatron_pz.model.transformer_config import transformer_config
 from tests.support.quantized_stand_in import StandInFloat8, quantized_parameter
 
+pytestmark = pytest.mark.usefixtures("topology")
+
 DOWN = "model.layers.0.mlp.down_proj.weight"
 IN_FP8 = {DOWN, *(f"model.layers.1.self_attn.{letter}_proj.weight" for letter in "qkv")}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("keeps_initial_values", [False, True])

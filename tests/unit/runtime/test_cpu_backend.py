@@ -8,14 +8,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import safetensors.torch
 import torch
-import torch.distributed as dist
 
 from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
 from megatron_pz.runtime import cpu_backend
@@ -23,17 +21,6 @@ from megatron_pz.runtime import cpu_backend
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend does nothing where there is CUDA")
 
 cpu_backend.install()
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    from megatron.core import parallel_state
-
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    yield
-    parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
 
 
 def test_megatron_is_answered_with_the_cpu() -> None:
@@ -126,9 +113,8 @@ def test_modules_that_were_imported_too_early_are_adapted() -> None:
 
 
 @pytest.mark.parametrize("mended", [True, False])
-def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(
-    one_rank: None, monkeypatch: pytest.MonkeyPatch, mended: bool
-) -> None:
+@pytest.mark.usefixtures("topology")
+def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch, mended: bool) -> None:
     """Two steps, a reload into a fresh optimizer, one step more: the weights of three steps.
 
     Without the mends the shared step counter runs ahead, and that this test then fails is asserted as well.
@@ -152,7 +138,8 @@ def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(
     assert all(torch.equal(one, other) for one, other in pairs) is mended
 
 
-def test_resharded_states_need_no_step(one_rank: None) -> None:
+@pytest.mark.usefixtures("topology")
+def test_resharded_states_need_no_step() -> None:
     """The loaders of resharded checkpoints hand over weights and moments only; upstream raises KeyError: 'step'."""
     model, optimizer = _trainee()
     _train(model, optimizer, 0)

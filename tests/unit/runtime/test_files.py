@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.runtime.errors import BadInput
-from megatron_pz.runtime.files import claimed_folder, write_text_whole, write_whole
+from megatron_pz.runtime.files import claimed_folder, write_text_whole, write_whole, written_whole
 
 
 def claim(folder: Path) -> None:
@@ -28,6 +28,14 @@ def test_a_file_that_was_not_completed_leaves_the_earlier_one(tmp_path: Path) ->
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, fail)
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("curves.png", "whole")]
+
+
+def test_a_file_gets_its_name_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with written_whole(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "whole")]
 
 
 def test_a_claimed_folder_is_refused_until_its_claim_ends(tmp_path: Path) -> None:

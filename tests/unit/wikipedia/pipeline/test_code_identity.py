@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import megatron_pz
-from megatron_pz.wikipedia.pipeline import progress_log
+from megatron_pz.wikipedia.pipeline import journal
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_a_changed_file_is_another_version(tmp_path: Path, monkeypatch: pytest.M
     for room in ("wikipedia", "wikitext", "corpus"):
         original = Path(megatron_pz.__file__).with_name(room)
         shutil.copytree(original, package / room, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    monkeypatch.setattr(progress_log, "__file__", str(package / "wikipedia" / "pipeline" / "progress_log.py"))
-    before = progress_log.code_identity()
+    monkeypatch.setattr(journal, "__file__", str(package / "wikipedia" / "pipeline" / "journal.py"))
+    before = journal.code_identity()
     (package / name).write_bytes((package / name).read_bytes() + b"\n")
-    assert progress_log.code_identity() != before
+    assert journal.code_identity() != before

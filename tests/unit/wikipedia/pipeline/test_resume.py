@@ -14,9 +14,9 @@ import pytest
 
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.pipeline import jobs, pipeline
+from megatron_pz.wikipedia.pipeline.journal import JobResult
 from megatron_pz.wikipedia.pipeline.options import OutputOptions, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.pipeline.pipeline import preprocess
-from megatron_pz.wikipedia.pipeline.progress_log import JobResult
 from megatron_pz.wikipedia.pipeline.worker import Worker
 from megatron_pz.wikipedia.pipeline.working_directory import working_folder
 from megatron_pz.wikipedia.read import streams

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_pz.runtime.errors import BadInput
-from megatron_pz.wikipedia.pipeline.files import sync_folder
+from megatron_pz.runtime.files import flush
 from megatron_pz.wikipedia.pipeline.options import Part
 from megatron_pz.wikipedia.pipeline.shards import Totals
 from megatron_pz.wikipedia.read.damage import Damage
@@ -109,7 +109,7 @@ class Journal:
         self._write("report", report)
 
     def _write(self, kind: str, content: Mapping[str, Any]) -> None:
-        sync_folder(self._path.parent)  # the names of the shards before the line that relies on them
+        flush(self._path.parent)  # the names of the shards before the line that relies on them
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({kind: content}, ensure_ascii=False) + "\n")
             file.flush()
