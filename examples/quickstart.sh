@@ -7,7 +7,7 @@
 #   --dump FILE …   MediaWiki dumps (.xml, .xml.bz2, .xml.gz) or articles (.jsonl: id, title, text); default: a dump
 #                   excerpt and ten thousand article leads of the English Wikipedia, fetched
 #   --steps N       steps of reinforcement learning; default 17
-#   --output DIR    folder of results, which must be new; default runs/quickstart-DATE-TIME
+#   --output DIR    directory of results, which must be new; default runs/quickstart-DATE-TIME
 #   --nproc N       processes, each with a shard of the batch and a rollout engine; default 1, with a thread a core
 #   --resume        go on with the interrupted run in --output
 #
@@ -94,7 +94,7 @@ parse_flags() {
   [[ $processes =~ ^[1-9][0-9]*$ ]] || fail "--nproc $processes: give a whole number of at least 1"
   [[ -z $model || -f $model/config.json ]] || fail "--model $model: no config.json there; give a Hugging Face directory"
   [[ -z $model || -f $model/tokenizer.json || -f $model/tokenizer.model ]] ||
-    fail "--model $model: no tokenizer.json there; give the model's folder with its tokenizer"
+    fail "--model $model: no tokenizer.json there; give the model's directory with its tokenizer"
   for dump in "${dumps[@]}"; do
     [[ -f $dump ]] || fail "--dump $dump: no such file"
   done

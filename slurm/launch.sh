@@ -110,7 +110,7 @@ print_commands() {
   activate
   node_command
   echo "recipe      ${CONFIG:-none}"
-  echo "run folder  ${save:-none}"
+  echo "save        ${save:-none}"
   echo "node setup  ${activated:-none}"
   echo "under Slurm, on every node of the job:"
   echo "  srun $(quoted "${srun_flags[@]}")${NODE_PREFIX:+$NODE_PREFIX }bash slurm/launch.sh --on-node …, which starts"

@@ -18,13 +18,13 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. Raises :class:`BadInput` for folders that hold no results or cannot be compared."""
+    """Run the command line. Raises :class:`BadInput` for directories that hold no results or cannot be compared."""
     parser = Parser("Compare models whose benchmark answers tools/evaluate.py has kept.")
-    parser.add_argument("folders", type=Path, nargs="+", help="two or more models' folders in --results, in order")
+    parser.add_argument("folders", type=Path, nargs="+", help="two or more models' directories in --results, in order")
     parser.add_argument("--output", type=Path, help="JSON file for the comparisons")
     flags = parser.parse_args(argv)
     if len(flags.folders) < 2:
-        raise BadInput("one folder was given: name at least two models' folders")
+        raise BadInput("one directory was given: name at least two models' directories")
     models = [ModelScores.load(folder) for folder in flags.folders]
     comparisons = compare_in_turn(models, flags.folders)
     if flags.output:

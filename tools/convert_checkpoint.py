@@ -179,7 +179,7 @@ def _make_run_directory(save: Path) -> None:
     try:
         save.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--save {save}: the folder cannot be made ({error.strerror})") from None
+        raise BadInput(f"--save {save}: the directory cannot be made ({error.strerror})") from None
 
 
 def _parse() -> argparse.Namespace:
@@ -196,10 +196,12 @@ def _parse() -> argparse.Namespace:
         required=True,
         help="the Hugging Face checkpoint; for an export the one that the run started from",
     )
-    parser.add_argument("--load", type=Path, help="the folder of Megatron-Core checkpoints, or the NeMo 2 checkpoint")
+    parser.add_argument(
+        "--load", type=Path, help="the directory of Megatron-Core checkpoints, or the NeMo 2 checkpoint"
+    )
     parser.add_argument("--iteration", type=int, help="which of them; the latest if absent")
     parser.add_argument("--role", choices=("generator", "predictor"), default="", help="whose, with a policy for each")
-    parser.add_argument("--save", type=Path, required=True, help="the folder that is written")
+    parser.add_argument("--save", type=Path, required=True, help="the directory that is written")
     for kind in ("tensor", "pipeline", "expert"):
         shared = "processes that share the model, under torchrun; the checkpoint does not depend on it"
         parser.add_argument(f"--{kind}-model-parallel-size", type=int, default=1, metavar="N", help=shared)

@@ -97,8 +97,8 @@ def _add_held_out_flags(group: argparse._ArgumentGroup) -> None:
 def _add_benchmark_flags(group: argparse._ArgumentGroup) -> None:
     defaults = BenchmarkSettings("")
     group.add_argument("--benchmarks", default="", help="names of the sets, with commas between them")
-    group.add_argument("--data", type=Path, help="folder with a folder for each set, in its public schema")
-    group.add_argument("--results", type=Path, help="folder for answers and results, one folder a model")
+    group.add_argument("--data", type=Path, help="directory with a subdirectory for each set, in its public schema")
+    group.add_argument("--results", type=Path, help="answers and results, with a subdirectory for each model")
     group.add_argument("--recipe", default="general_reasoner", help=f"prompts and graders: {', '.join(RECIPES)}")
     group.add_argument(
         "--prompt-format",
@@ -142,7 +142,7 @@ def _check(flags: argparse.Namespace) -> None:
     if len(set(flags.name)) < len(flags.name):
         raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
     if flags.benchmarks and (outside := [name for name in flags.name if Path(name).name != name]):
-        raise BadInput(f"--name {outside[0]}: a model's results get a folder of this name, so it cannot be a path")
+        raise BadInput(f"--name {outside[0]}: a model's results get a directory of this name, so it cannot be a path")
     for directory in flags.hf_model:
         if not (directory / "config.json").is_file():
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
@@ -157,9 +157,11 @@ def require_writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--output {path}: the folder cannot be made ({error.strerror})") from None
+        raise BadInput(f"--output {path}: the directory cannot be made ({error.strerror})") from None
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise BadInput(f"--output {path}: {'is a folder' if path.is_dir() else 'the folder cannot be written to'}")
+        raise BadInput(
+            f"--output {path}: {'is a directory' if path.is_dir() else 'the directory cannot be written to'}"
+        )
 
 
 @exits_with_one_line

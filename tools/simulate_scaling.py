@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gpu", required=True, help=f"kind of device: {', '.join(DEVICES)}")
     parser.add_argument("--nodes", default="1,2,4,8,16,32,64", help="numbers of nodes")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="devices of a node")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the table and the picture")
+    parser.add_argument("--output", type=Path, required=True, help="directory for the table and the picture")
     add_work_flags(parser)
     own, flags = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     nodes = _numbers(own.nodes)
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if own.gpus_per_node < 1:
         raise BadInput("--gpus-per-node must be above 0")
     if not config.model.hf_model:
-        raise BadInput("--hf-model is missing: give a folder with the model's config.json")
+        raise BadInput("--hf-model is missing: give a directory with the model's config.json")
     arch, known = Architecture.from_hf(config.model.hf_model), KnownWork.of_flags(own)
     basis = estimate(arch, config, device, own.gpus_per_node, own.gpus_per_node, known)
     points = list(_points(arch, config, device, basis, nodes))

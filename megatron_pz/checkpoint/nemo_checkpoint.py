@@ -220,7 +220,7 @@ def _write_context(folder: Path, model: LanguageModule, arch: Architecture, hf_m
     from nemo.lightning.io.pl import TrainerContext
 
     with TemporaryDirectory() as scratch:
-        tokenizer = Path(scratch) / "nemo_tokenizer"  # NeMo copies the folder of a tokenizer as a whole
+        tokenizer = Path(scratch) / "nemo_tokenizer"  # NeMo copies the directory of a tokenizer as a whole
         tokenizer.mkdir()
         copy_companions(hf_model, tokenizer)
         make_model = _nemo_model(arch, model.config.params_dtype, hf_model)

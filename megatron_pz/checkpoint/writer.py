@@ -200,7 +200,7 @@ class CheckpointWriter:
         except AgreedProblem as problem:
             if dist.get_rank() == 0:
                 files.clean_up(files.partial_folder(self.root, iteration))
-            dist.barrier()  # the first rank to exit takes the others with it, so not before the folder is gone
+            dist.barrier()  # the first rank to exit takes the others with it, so not before the directory is gone
             last_good = files.latest_iteration(self.root)
             kept = "no earlier one exists" if last_good is None else f"the one of iteration {last_good} is untouched"
             raise CheckpointWriteFailed(

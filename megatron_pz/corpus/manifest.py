@@ -61,7 +61,7 @@ def tokenizer_sha256(directory: str | Path) -> str:
     for name in _TOKENIZER_FILES:
         if (path := Path(directory) / name).is_file():
             return file_sha256(path)
-    raise BadInput(f"{directory}: no tokenizer.json there; give the folder of a Hugging Face tokenizer")
+    raise BadInput(f"{directory}: no tokenizer.json there; give the directory of a Hugging Face tokenizer")
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:

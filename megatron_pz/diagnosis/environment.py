@@ -99,7 +99,7 @@ def _transformer_engine() -> Iterator[Finding]:
         remark = (
             "Megatron-Core asks for its version and cannot be imported: install it properly, or take it off the path"
         )
-        yield Finding(subject, "problem", "a folder of that name, without metadata", remark)
+        yield Finding(subject, "problem", "a directory of that name, without metadata", remark)
         return
     if version is None:
         yield Finding(subject, "absent", "not installed", "needed on a GPU: the extra gpu")

@@ -156,7 +156,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     """
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():
-        raise BadInput(f"no metrics at {file}: give the --save folder of a run")
+        raise BadInput(f"no metrics at {file}: give the --save directory of a run")
     try:
         return [StepMetrics.from_json(line) for line in _whole_lines(file)]
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -51,7 +51,9 @@ class KeptSamples:
         try:
             self._file: BinaryIO = self._path.open("rb")
         except OSError as error:
-            raise BadInput(f"no samples at {self._path} ({error.strerror}): give the --save folder of a run") from None
+            raise BadInput(
+                f"no samples at {self._path} ({error.strerror}): give the --save directory of a run"
+            ) from None
         try:
             self.passages = list(self._index())
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -40,13 +40,13 @@ class PromptFamily:
 
     @classmethod
     def load(cls, name_or_path: str) -> PromptFamily:
-        """Read a family of ``templates/``, or a folder of that layout. Raises BadInput on what is missing or wrong."""
+        """Read a family of ``templates/``, or a directory of that layout. BadInput if something is missing or wrong."""
         folder = TEMPLATES / name_or_path
         if name_or_path not in available_families():
             folder = Path(name_or_path)
             if not name_or_path or not folder.is_dir():
                 raise BadInput(
-                    f"prompt_family {name_or_path!r} is neither a folder nor a family that exists "
+                    f"prompt_family {name_or_path!r} is neither a directory nor a family that exists "
                     f"({', '.join(available_families())})"
                 )
         settings = _read_settings(folder / "family.yaml")
@@ -79,7 +79,7 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(
-            f"prompt family file {path} cannot be read ({error}); a family is a folder with "
+            f"prompt family file {path} cannot be read ({error}); a family is a directory with "
             "generator.txt, predictor.txt and family.yaml, in UTF-8"
         ) from error
 

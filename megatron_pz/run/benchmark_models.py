@@ -48,9 +48,9 @@ class BenchmarkRequest:
 
     names: tuple[str, ...]
     data: Path
-    """Folder with a folder for each benchmark."""
+    """Directory with a subdirectory for each benchmark."""
     results: Path
-    """Folder for the results, in which each model gets a folder of its own."""
+    """Directory for the results, with a subdirectory for each model."""
     settings: BenchmarkSettings
     context: int = 0
     """Maximum number of tokens of a prompt and its response together; 0: what the model and the recipe allow."""
@@ -88,7 +88,7 @@ def evaluate_benchmarks(
     Everything that can be checked without an engine is checked for all models before the first one is asked.
 
     Raises:
-        BadInput: data, models, recipe or the results folder cannot be used, or another evaluation uses the folder.
+        BadInput: data, models, recipe or the results directory cannot be used, or another evaluation uses it.
     """
     loaded = load_questions(request.names, request.data, request.settings)
     with ExitStack() as claim:

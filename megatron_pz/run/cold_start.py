@@ -126,7 +126,7 @@ def cold_start(config: RunConfig) -> None:
         BadInput: ``--load`` is given.
     """
     if config.training.load:
-        raise BadInput(f"--load {config.training.load}: a cold start keeps no checkpoints; give --save a new folder")
+        raise BadInput(f"--load {config.training.load}: a cold start keeps no checkpoints; give --save a new directory")
     settings = config.cold_start
     config = dataclasses.replace(
         config, optimizer=dataclasses.replace(config.optimizer, lr=settings.cold_start_lr, min_lr=0.0)

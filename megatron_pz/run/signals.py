@@ -115,14 +115,14 @@ def _claim(path: Path, load: Path | None) -> int:
         path.mkdir(parents=True, exist_ok=True)
         lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise BadInput(f"--save {path} cannot be used as an output folder: {error.strerror}") from None
+        raise BadInput(f"--save {path} cannot be used as an output directory: {error.strerror}") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             print(
                 f"--save {path} is on a file system without locks ({error.strerror}; Lustre needs the mount option "
-                "flock): nothing keeps a second run out of this folder",
+                "flock): nothing keeps a second run out of this directory",
                 file=sys.stderr,
                 flush=True,
             )
@@ -151,6 +151,6 @@ def _refuse_another_run(path: Path, load: Path | None) -> None:
     present = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
     if present:
         raise BadInput(
-            f"--save {path} is not empty (it holds {present[0]}): choose a new folder, "
+            f"--save {path} is not empty (it holds {present[0]}): choose a new directory, "
             f"or go on with the run in it by --load {path}"
         )

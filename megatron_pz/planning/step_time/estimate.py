@@ -62,8 +62,10 @@ def add_work_flags(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--learned-share", type=float, help="groups with unequal rewards (default: 1, all are learned from)"
     )
-    work.add_argument("--lengths", type=Path, metavar="RUN", help="take lengths and shares from a --save folder")
-    work.add_argument("--calibrate", type=Path, metavar="RUN", help="fit rates to a --save folder's times; its lengths")
+    work.add_argument("--lengths", type=Path, metavar="RUN", help="take lengths and shares from a --save directory")
+    work.add_argument(
+        "--calibrate", type=Path, metavar="RUN", help="fit rates to a --save directory's times; its lengths"
+    )
 
 
 @dataclass(frozen=True)

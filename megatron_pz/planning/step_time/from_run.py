@@ -119,7 +119,9 @@ class MeasuredRun:
     def _mean(self, name: str) -> float:
         values = [step.values[name] for _, step in self.steps if math.isfinite(step.values.get(name, math.nan))]
         if not values:
-            raise BadInput(f"{self.folder}: its metrics have no {name}; give the --save folder of a run with rollouts")
+            raise BadInput(
+                f"{self.folder}: its metrics have no {name}; give the --save directory of a run with rollouts"
+            )
         return fmean(values)
 
     def _growth(self, name: str) -> float:

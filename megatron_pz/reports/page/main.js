@@ -21,7 +21,7 @@ class About {
       h("h2", {}, "Keyboard"), keyTable(),
       h("h2", {}, "Settings"), rows.length ? h("div", { className: "scroll" }, h("table", { className: "settings" },
         h("thead", {}, h("tr", {}, h("th", {}, "setting"), runs.map((run) => h("th", { scope: "col" }, foreign(run.name))))),
-        h("tbody", {}, rows.map((name) => h("tr", { className: runs.length > 1 && differs(name) ? "differs" : "" }, h("th", { scope: "row" }, name), runs.map((run) => h("td", {}, foreign(value(run, name))))))))) : h("p", { className: "quiet" }, "The folder holds no config.yaml."),
+        h("tbody", {}, rows.map((name) => h("tr", { className: runs.length > 1 && differs(name) ? "differs" : "" }, h("th", { scope: "row" }, name), runs.map((run) => h("td", {}, foreign(value(run, name))))))))) : h("p", { className: "quiet" }, "The run has no config.yaml."),
       h("h2", {}, "Source of the passages"), h("p", {}, "Passages are from Wikipedia, by its contributors, under the Creative Commons Attribution-ShareAlike licence 4.0; changed: markup removed, cut into passages."),
       h("h2", {}, "Licence of the plotting library"), h("pre", { className: "licence" }, this.report.licence));
   }

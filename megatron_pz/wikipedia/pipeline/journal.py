@@ -1,6 +1,6 @@
 """Record of what a run has done, so that the same command goes on after a kill.
 
-``journal.jsonl`` in the working folder begins with the run's identity: everything that decides the output's bytes. A
+``journal.jsonl`` in the working directory begins with the run's identity: everything that decides the output's bytes. A
 line follows for every finished job, written when its shards are whole and on the disk, and for the stages of the end.
 """
 
@@ -64,15 +64,15 @@ def begun_run(work: Path) -> tuple[Identity | None, bool]:
 
 
 class Journal:
-    """The journal of one working folder, kept on the disk line by line.
+    """The journal of one working directory, kept on the disk line by line.
 
     Args:
-        work: The working folder.
+        work: The working directory.
         identity: Of the run, in items that have a name to tell a person.
         part: The part of the work that this process does; None reads the journals of all parts beside its own.
 
     Raises:
-        BadInput: The folder holds an unfinished run of another identity.
+        BadInput: The directory holds an unfinished run of another identity.
     """
 
     def __init__(self, work: Path, identity: Identity, part: Part | None = None) -> None:

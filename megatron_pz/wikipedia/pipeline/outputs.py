@@ -65,7 +65,7 @@ def refuse_existing(output: OutputOptions) -> None:
 
 
 def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
-    """Join the shards to corpora in the working folder, which stay there; size of every corpus, by its prefix.
+    """Join the shards to corpora in the working directory, which stay there; size of every corpus, by its prefix.
 
     Raises EmptyCorpus when a corpus would hold no article.
     """

@@ -126,7 +126,7 @@ def _check(options: PreprocessOptions) -> None:
         raise BadInput("--input names no file; give a Wikipedia dump")
     for path in options.inputs:
         if Path(path).is_dir():
-            raise BadInput(f"{path}: is a folder; give the dump's files")
+            raise BadInput(f"{path}: is a directory; give the dump's files")
         input_kind(path)
     if repeated := [path for path, count in Counter(options.inputs).items() if count > 1]:
         raise BadInput(f"--input names {repeated[0]} twice; give every file once")

@@ -50,7 +50,7 @@ def select(
     """Drop duplicates, and what lies behind the first ``limit`` articles (0: nothing).
 
     Args:
-        work: The working folder.
+        work: The working directory.
         results: Of the jobs 0, 1, ….
         damage: What is damaged beyond the jobs.
         splits: Number of splits.

@@ -1,4 +1,4 @@
-"""The folder beside the outputs that holds a run's unfinished work."""
+"""The directory beside the outputs that holds a run's unfinished work."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) ->
 
 
 def clear(work: Path, last: Path) -> None:
-    """Remove the folder. ``last`` is the file that must not go before the others."""
+    """Remove the directory. ``last`` is the file that must not go before the others."""
     _empty(work, last)
     last.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)

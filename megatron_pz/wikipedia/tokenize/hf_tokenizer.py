@@ -1,6 +1,6 @@
-"""The ``tokenizers.Tokenizer`` that ``transformers.AutoTokenizer`` would use for a folder.
+"""The ``tokenizers.Tokenizer`` that ``transformers.AutoTokenizer`` would use for a directory.
 
-Importing transformers costs seconds of CPU, and most folders need it for nothing: their ``tokenizer.json`` is the whole
+Importing transformers costs seconds of CPU, and most directories do not need it: their ``tokenizer.json`` is the whole
 tokenizer. Where transformers would change something (a class that builds its own rules, a token added by
 ``tokenizer_config.json``), it is asked. Training reads corpora with AutoTokenizer and checks that it agrees
 (:func:`megatron_pz.corpus.passages.open_blend`).
@@ -46,7 +46,7 @@ class HFTokenizer:
 
 
 def load_hf_tokenizer(directory: str) -> HFTokenizer:
-    """Load the tokenizer of a folder. Raises :class:`BadInput` where there is no fast one."""
+    """Load the tokenizer of a directory. Raises :class:`BadInput` where there is no fast one."""
     loaded = _load_plain(Path(directory)) or _load_with_transformers(directory)
     loaded.tokenizer.no_truncation()
     loaded.tokenizer.no_padding()
@@ -54,7 +54,7 @@ def load_hf_tokenizer(directory: str) -> HFTokenizer:
 
 
 def _load_plain(folder: Path) -> HFTokenizer | None:
-    """Load the tokenizer by ``tokenizer.json`` alone; None where transformers could make another one of the folder."""
+    """Load the tokenizer by ``tokenizer.json`` alone; None where transformers could make another one of it."""
     path = folder / "tokenizer.json"
     if not path.is_file() or (folder / "added_tokens.json").exists():
         return None

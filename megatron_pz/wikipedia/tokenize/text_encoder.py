@@ -64,7 +64,7 @@ class TextEncoder:
             Hugging Face, and says on stderr where not.
 
     Raises:
-        BadInput: The folder holds no fast tokenizer, or gigatoken was asked for and is missing or disagrees.
+        BadInput: The directory holds no fast tokenizer, or gigatoken was asked for and is missing or disagrees.
     """
 
     def __init__(self, directory: str, backend: TokenizerBackend = "auto") -> None:

@@ -94,14 +94,14 @@ def test_evaluations_of_one_name_are_refused(tmp_path: Path, capsys: pytest.Capt
         (["--hf-model", "{model}", "--benchmarks", "gsm8k", "--data", "d"], "--benchmarks needs --results"),
         (
             ["--hf-model", "{model}", "--name", "a/b", *"--benchmarks gsm8k --data d --results r".split()],
-            "--name a/b: a model's results get a folder of this name",
+            "--name a/b: a model's results get a directory of this name",
         ),
         (["--hf-model", "{model}", *"--benchmarks gsm8k --data d --results r --questions -1".split()], "at least 0"),
         (["--hf-model", "{model}", "--valid-data-path", "p", "--passages", "0"], "--passages 0: must be at least 1"),
-        (["--hf-model", "{model}", "--valid-data-path", "p", "--output", "{model}"], "is a folder"),
+        (["--hf-model", "{model}", "--valid-data-path", "p", "--output", "{model}"], "is a directory"),
         (
             ["--hf-model", "{model}", "--valid-data-path", "p", "--output", "/proc/a/b.json"],
-            "the folder cannot be made",
+            "the directory cannot be made",
         ),
         (
             ["--hf-model", "{model}", "{model}/.", "--name", "a", "b", "--valid-data-path", "p", "--output", "c", "c"],

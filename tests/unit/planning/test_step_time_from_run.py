@@ -104,7 +104,7 @@ def test_calibration_repeats_the_run_and_says_what_it_changed(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arrange", "words"),
     [
-        (lambda folder: folder / "nowhere", "give the --save folder of a run"),
+        (lambda folder: folder / "nowhere", "give the --save directory of a run"),
         (lambda folder: write_run(folder / "a", rollout=1.0), "have no time/rollout and time/update"),
         (lambda folder: write_run(folder / "a", steps=1, rollout=1.0, update=1.0), "none counts after 1 to warm up"),
         (lambda folder: write_run(folder / "a", "Abacus", rollout=1.0, update=1.0), "Abacus: unknown; known are"),

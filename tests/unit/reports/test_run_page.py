@@ -120,10 +120,10 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert "named twice" in refused(capsys, run, run)
     assert "--name has 2 values for 1 runs" in refused(capsys, run, "--name", "a", "b")
     assert "give more" in refused(capsys, run, "--max-mib", 0.01)
-    assert "is a folder" in refused(capsys, run, "--output", tmp_path)
+    assert "is a directory" in refused(capsys, run, "--output", tmp_path)
     assert "cannot write /proc/none/x.html" in refused(capsys, run, "--output", "/proc/none/x.html")
     assert "--watch needs" in refused(capsys, run, "--watch", 0)
-    assert "give the folders of runs" in refused(capsys)
+    assert "give the directories of runs" in refused(capsys)
     (run / "config.yaml").write_text("[")
     assert "is not the configuration of a run" in refused(capsys, run)
 

@@ -98,7 +98,7 @@ def test_the_tool_prints_the_table_and_keeps_a_picture(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("arrange", "words"),
     [
-        (lambda folder: [folder / "nowhere"], "give the --save folder of a run"),
+        (lambda folder: [folder / "nowhere"], "give the --save directory of a run"),
         (lambda folder: [write_run(folder / "a", 1, [1.0])], "none counts after 1 to warm up"),
         (lambda folder: [write_run(folder / name, 2, [1.0, 1.0]) for name in "ab"], "two runs have 2 processes"),
         (

@@ -128,5 +128,5 @@ def test_a_file_system_without_locks_is_told_and_used(
 @pytest.mark.usefixtures("group")
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="cannot be used as an output folder"):
+    with pytest.raises(BadInput, match="cannot be used as an output directory"):
         claim_run_folder(tmp_path / "file" / "run", "")

@@ -59,7 +59,7 @@ def test_play(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["hf-to-megatron", "--save", "{file}"], "/file: the folder cannot be made (File exists)"),
+        (["hf-to-megatron", "--save", "{file}"], "/file: the directory cannot be made (File exists)"),
         (["megatron-to-hf", "--load", "{run}", "--iteration", "7", "--save", "{new}"], "(it has 3, 12)"),
         (["megatron-to-hf", "--load", "{run}", "--iteration", "3", "--save", "{new}"], "iter_0000003 cannot be loaded"),
         (["megatron-to-hf", "--load", "{new}", "--save", "{new}"], "there is no checkpoint in"),
