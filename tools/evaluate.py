@@ -106,9 +106,11 @@ def _add_benchmark_flags(group: argparse._ArgumentGroup) -> None:
         default=defaults.prompt_format,
         help="the recipe's own, the model's chat template, or a plain completion",
     )
-    group.add_argument("--questions", type=int, default=0, help="most questions of a set, a fixed random slice; 0: all")
-    group.add_argument("--max-tokens", type=int, default=0, help="most tokens of a response; 0: the recipe's")
-    group.add_argument("--context", type=int, default=0, help="most tokens of prompt and response; 0: the model's")
+    group.add_argument(
+        "--questions", type=int, default=0, help="maximum questions of a set, a fixed random slice; 0: all"
+    )
+    group.add_argument("--max-tokens", type=int, default=0, help="maximum tokens of a response; 0: the recipe's")
+    group.add_argument("--context", type=int, default=0, help="maximum tokens of prompt and response; 0: the model's")
     group.add_argument("--seed", type=int, default=defaults.seed, help="decides slice, samples and guesses")
     group.add_argument(
         "--responses-per-part",

@@ -94,7 +94,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, help="the run's --save directory, for the pictures")
     parser.add_argument("--output", type=Path, help="the page (report.html in the run's directory), or a directory")
-    parser.add_argument("--max-mib", type=float, default=MAX_MIB, help="most MiB of the page; what exceeds is sampled")
+    parser.add_argument(
+        "--max-mib", type=float, default=MAX_MIB, help="maximum size of the page, MiB; what exceeds it is sampled"
+    )
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="write the page again every SECONDS")
     flags = parser.parse_args(argv)
     if not flags.runs and not flags.evaluations:

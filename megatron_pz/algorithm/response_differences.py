@@ -9,10 +9,7 @@ import torch
 
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, Response, Role, ScoredGroup
 from megatron_pz.rl.statistics import LossStatistics
-
-LossFunction = Callable[
-    [torch.Tensor, torch.Tensor, MicroBatch, OldAndReferenceLogProbs], tuple[torch.Tensor, LossStatistics]
-]
+from megatron_pz.trainer.policy import LossFunction
 
 
 class DifferenceRecorder:

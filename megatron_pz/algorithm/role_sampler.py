@@ -63,7 +63,7 @@ class EngineSampler:
         Args:
             tokenizer: encodes the prompts, as plain completion prompts without special tokens.
             engines: the engine of each role; the same one where one policy plays several.
-            max_response_length: most tokens of a response of each role.
+            max_response_length: maximum number of tokens of a response of each role.
         """
         self.tokenizer, self.engines, self.max_response_length = tokenizer, engines, max_response_length
         self.seconds_generating = 0.0

@@ -22,7 +22,7 @@ from megatron_pz.experiment.design import Cell, Experiment
 from megatron_pz.experiment.progress import CONFIG, START, Evaluations, describe, number_tasks, prepare, training_of
 from megatron_pz.run.worker import die_with_the_launcher
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, ExpectedFailure
-from megatron_pz.runtime.files import claimed_folder
+from megatron_pz.runtime.files import claimed_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE, FAILED, REFUSED, STOPPED, COLLAPSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -124,7 +124,7 @@ def run_cells(experiment: Experiment, output: Path, *, train: bool = True) -> li
     """
     evaluations, failures = Evaluations(experiment, output), list[str]()
     evaluations.require_questions()
-    with claimed_folder(output, "--output"), Children() as children:
+    with claimed_directory(output, "--output"), Children() as children:
         for cell in experiment.cells:
             prepare(cell)
         for seed in experiment.design.seeds:
@@ -234,7 +234,7 @@ def submit(
     if shutil.which("sbatch") is None:
         raise BadInput("--sbatch: there is no sbatch here; leave it out to run one after another on this machine")
     Evaluations(experiment, output).require_questions()
-    with claimed_folder(output, "--output"):
+    with claimed_directory(output, "--output"):
         for cell in experiment.cells:
             prepare(cell)
         tasks = number_tasks(experiment, output)

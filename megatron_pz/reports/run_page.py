@@ -49,7 +49,7 @@ def write_run_page(
         runs: one run, or several on the same axes.
         evaluations: ``{"tables": […], "items": […]}`` (:func:`.evaluation_tables.evaluation_tables`).
         title: heading of the page.
-        max_mib: most MiB of the page. What exceeds it is left out: texts of passages, evenly over the steps.
+        max_mib: maximum size of the page, MiB. What exceeds it is left out: texts of passages, evenly over the steps.
 
     Raises:
         BadInput: the file cannot be written, or the page without any passage is larger than ``max_mib``.

@@ -34,7 +34,7 @@ from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.run.first_rank import on_first_rank
 from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 from megatron_pz.run.work_progress import WorkProgress
-from megatron_pz.runtime.files import claimed_folder, write_text_whole
+from megatron_pz.runtime.files import claimed_directory, write_text_whole
 
 TEXT_FILE = "results.txt"
 COMPARISONS_FILE = "comparisons.json"
@@ -69,7 +69,7 @@ class _Work:
     rollout: RolloutConfig
     store: AnswerStore
     earlier: tuple[BenchmarkScore, ...]
-    """Scores of all sets whose answers were in the folder already."""
+    """Scores of all sets whose answers were in the directory already."""
     parts: Mapping[str, Sequence[Part]]
     missing: Sequence[Part]
 
@@ -92,7 +92,7 @@ def evaluate_benchmarks(
     """
     loaded = load_questions(request.names, request.data, request.settings)
     with ExitStack() as claim:
-        on_first_rank(lambda: claim.enter_context(claimed_folder(request.results, "--results")))
+        on_first_rank(lambda: claim.enter_context(claimed_directory(request.results, "--results")))
         works = [_plan(name, model, loaded, request, rollout) for name, model in zip(names, models, strict=True)]
         found = find_contamination(loaded, models, request, rank=rank, world_size=world_size)
         _ask_all(works, request.settings, rank, world_size)
@@ -147,7 +147,7 @@ def _plan(
 
 
 def _earlier(store: AnswerStore) -> tuple[BenchmarkScore, ...]:
-    """Return the scores that earlier commands left in a folder, of the sets whose answers are still there."""
+    """Return the scores that earlier commands left in a directory, of the sets whose answers are still there."""
     if not (store.folder / RESULTS_FILE).is_file():
         return ()
     kept = ModelScores.load(store.folder).benchmarks

@@ -63,7 +63,7 @@ class ServedModel:
 
     @property
     def positions(self) -> int:
-        """Return the most tokens of a text that the model was made for."""
+        """Return the maximum number of tokens of a text that the model was made for."""
         return HFConfigReader(self.facts["config"], self.directory / "config.json").size("max_position_embeddings")
 
     def weights_sha256(self) -> dict[str, str]:

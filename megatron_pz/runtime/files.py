@@ -59,27 +59,27 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed_folder(folder: Path, flag: str) -> Iterator[None]:
-    """Create a folder and keep another process that claims it out until the block ends.
+def claimed_directory(directory: Path, flag: str) -> Iterator[None]:
+    """Create a directory and keep another process that claims it out until the block ends.
 
     Args:
-        folder: gets a file :data:`LOCK_FILE`, which stays. On a file system without locks nothing keeps others out.
-        flag: names the folder in a message.
+        directory: gets a file :data:`LOCK_FILE`, which stays. On a file system without locks nothing keeps others out.
+        flag: names the directory in a message.
 
     Raises:
-        BadInput: another process has claimed the folder, or it cannot be written.
+        BadInput: another process has claimed the directory, or it cannot be written.
     """
     with contextlib.ExitStack() as opened:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = opened.enter_context((folder / LOCK_FILE).open("a"))
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = opened.enter_context((directory / LOCK_FILE).open("a"))
         except OSError as error:
-            raise BadInput(f"{flag} {folder}: cannot be written ({error.strerror})") from None
+            raise BadInput(f"{flag} {directory}: cannot be written ({error.strerror})") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInput(
-                f"{flag} {folder} is in use by a call that is still alive: wait, or choose another"
+                f"{flag} {directory} is in use by a call that is still alive: wait, or choose another"
             ) from None
         except OSError:  # a file system without locks
             pass

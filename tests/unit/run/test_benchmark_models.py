@@ -22,7 +22,7 @@ from megatron_pz.run import served_models
 from megatron_pz.run.benchmark_models import BenchmarkRequest, evaluate_benchmarks
 from megatron_pz.run.served_models import ServedModel
 from megatron_pz.runtime.errors import BadInput
-from megatron_pz.runtime.files import LOCK_FILE, claimed_folder
+from megatron_pz.runtime.files import LOCK_FILE, claimed_directory
 from tests.support.benchmark_files import SUMS, respond, write_gsm8k, write_mmlu_pro
 from tests.support.tiny_corpus import write_corpus
 from tools import compare_benchmarks
@@ -228,7 +228,7 @@ def test_a_damaged_result_is_named_before_anything_is_asked(
 def test_a_second_evaluation_into_a_folder_is_refused(
     ask: Callable[..., str], engines: Engines, tmp_path: Path
 ) -> None:
-    with claimed_folder(tmp_path / "results", "--results"):
+    with claimed_directory(tmp_path / "results", "--results"):
         with pytest.raises(BadInput, match=r"--results .*results is in use by a call that is still alive"):
             ask("results", "gsm8k")
         assert not engines

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from megatron_pz.runtime.errors import BadInput
-from megatron_pz.runtime.files import claimed_folder, write_text_whole, write_whole, written_whole
+from megatron_pz.runtime.files import claimed_directory, write_text_whole, write_whole, written_whole
 
 
 def claim(folder: Path) -> None:
-    with claimed_folder(folder, "--results"):
+    with claimed_directory(folder, "--results"):
         pass
 
 
@@ -38,9 +38,9 @@ def test_a_file_gets_its_name_when_the_block_ends(tmp_path: Path) -> None:
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("file", "whole")]
 
 
-def test_a_claimed_folder_is_refused_until_its_claim_ends(tmp_path: Path) -> None:
+def test_a_claimed_directory_is_refused_until_its_claim_ends(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "results"
-    with claimed_folder(folder, "--results"), pytest.raises(BadInput, match=r"--results .*results is in use by"):
+    with claimed_directory(folder, "--results"), pytest.raises(BadInput, match=r"--results .*results is in use by"):
         claim(folder)
     claim(folder)
 
