@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import math
 import os
@@ -24,6 +23,7 @@ import torch
 
 from megatron_pz.config.command_line import Parser
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.versions import installed_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 _DISTRIBUTIONS = (
@@ -78,21 +78,15 @@ class Skipped:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Where and with what: date, commit, device, versions."""
-    found: dict[str, Any] = {
+    return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or os.environ.get("PZ_GPU_COMMIT", ""),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "versions": {},
+        "versions": installed_versions(_DISTRIBUTIONS),
     }
-    for name in _DISTRIBUTIONS:
-        try:
-            found["versions"][name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def write_part(path: Path, place: Mapping[str, Any], figures: Iterable[Figure], skipped: Iterable[Skipped]) -> None:

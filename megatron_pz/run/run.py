@@ -17,11 +17,12 @@ from megatron_pz.monitoring.collapse import COUNT, CollapseSign, CollapseWatch
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.run.directory_lock import claim_run_directory
 from megatron_pz.run.in_job_restart import resumed_after_restart
 from megatron_pz.run.objective import MakeObjective, Schedule, StepNotDone
 from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
-from megatron_pz.run.signals import StopRequest, claim_run_folder
+from megatron_pz.run.signals import StopRequest
 from megatron_pz.run.start_log import StartLog
 from megatron_pz.runtime.errors import ExpectedFailure
 from megatron_pz.runtime.rank_monitor import detect
@@ -58,7 +59,7 @@ class Run:
         require_machine(self.config)
         watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
         training = self.config.training
-        self.folder = claim_run_folder(training.save, training.load)
+        self.folder = claim_run_directory(training.save, training.load)
         self.objective = objective(self.config, self.topology, watchdog)
         self.checkpoints = CheckpointWriter.of_run(training, self.config.parallel, self.objective.models, watchdog)
         self.compute = ComputeUsed()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch.distributed as dist
 
-from megatron_pz.run.first_rank import on_first_rank
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.runtime.first_rank import on_first_rank
 
 
 def work_on_first_rank() -> None:

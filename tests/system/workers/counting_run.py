@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 
 from megatron_pz.config.parse import parse_run_config
-from megatron_pz.run.signals import StopRequest, claim_run_folder
+from megatron_pz.run.directory_lock import claim_run_directory
+from megatron_pz.run.signals import StopRequest
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.runtime.watchdog import Watchdog
 
@@ -51,7 +52,7 @@ def main() -> None:
         for prefix in config.data.data_path:
             if not Path(f"{prefix}.idx").is_file():
                 raise BadInput(f"--data-path {prefix}: no such dataset on {os.environ.get('SLURMD_NODENAME')}")
-        claim = claim_run_folder(training.save, training.load)
+        claim = claim_run_directory(training.save, training.load)
         first, value = 1, training.seed
         if training.load:
             first += int((folder / "latest_checkpointed_iteration.txt").read_text())

@@ -125,15 +125,15 @@ def test_an_unsupported_megatron_is_a_problem(monkeypatch: pytest.MonkeyPatch) -
     assert one(environment._megatron_core()).mark == "ok"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     for version, mark in {"0.15.2": "problem", "0.19.2": "ok", "0.20.0": "problem"}.items():
-        monkeypatch.setattr(environment, "_version", lambda name, version=version: version)
+        monkeypatch.setattr(environment, "installed_version", lambda name, version=version: version)
         assert one(environment._megatron_core()).mark == mark
-    monkeypatch.setattr(environment, "_version", lambda name: None)
+    monkeypatch.setattr(environment, "installed_version", lambda name: None)
     assert "pip install" in one(environment._megatron_core()).remark
 
 
 @pytest.mark.parametrize(("version", "mark"), [("0.17.1", "ok"), ("0.18.2", "problem"), ("0.19.2", "problem")])
 def test_a_megatron_that_imports_triton_needs_it(version: str, mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "_version", lambda name: version)
+    monkeypatch.setattr(environment, "installed_version", lambda name: version)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     finding = one(environment._megatron_core())
     assert finding.mark == mark

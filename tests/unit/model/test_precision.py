@@ -18,7 +18,6 @@ from megatron_pz.model.precision import (
     require_precision,
     this_machine,
     transformer_engine_version,
-    version_numbers,
 )
 from megatron_pz.model.transformer_config import transformer_config
 from megatron_pz.runtime.errors import BadInput
@@ -120,10 +119,3 @@ def test_transformer_engines_version_comes_from_its_metadata(monkeypatch: pytest
     assert transformer_engine_version() == (2, 20)
     installed.clear()
     assert transformer_engine_version() is None
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("13.0", (13, 0)), ("2.20.2+cu13", (2, 20)), ("12.9", (12, 9)), (None, None), ("dev", None)]
-)
-def test_versions_compare_as_numbers(text: str | None, numbers: tuple[int, int] | None) -> None:
-    assert version_numbers(text) == numbers
