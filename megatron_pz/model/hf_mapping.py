@@ -27,9 +27,6 @@ Shape = tuple[int, ...]
 class ShardLayout(ABC):
     """The arrangement of a parameter's Hugging Face tensors in its tensor parallel shards."""
 
-    sharded = True
-    """False: every tensor parallel rank holds the same values."""
-
     @abstractmethod
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
         """Return the shapes of the Hugging Face tensors, from the shape of one shard."""
@@ -45,8 +42,6 @@ class ShardLayout(ABC):
 
 class Replicated(ShardLayout):
     """The same values on every rank (norms, routers)."""
-
-    sharded = False
 
     def hf_shapes(self, shard: Shape, ranks: int, arch: Architecture) -> tuple[Shape, ...]:
         return (shard,)
