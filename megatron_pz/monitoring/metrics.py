@@ -24,7 +24,7 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``ahead``      of the generator's tokens in a step that learns from proposals of an earlier one: ``steps`` (their age),
                ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that proposed|, nats),
                ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``, ``importance_max``
-``drafts``     with ``rollout_speculative_tokens``, of rank 0's engines: ``acceptance`` (share of the draft tokens that
+``drafts``     with --rollout-speculative-tokens, of rank 0's engines: ``acceptance`` (share of the draft tokens that
                were sampled), ``tokens_per_pass`` (sampled in a forward pass of a response; 1 without drafts)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
                rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
