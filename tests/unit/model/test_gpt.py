@@ -14,7 +14,9 @@ import pytest
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from megatron_pz.checkpoint import checkpoint
+from megatron_pz.checkpoint.loader import load_checkpoint
+from megatron_pz.checkpoint.sharded_state import ModelState
+from megatron_pz.checkpoint.writer import save_checkpoint
 from megatron_pz.config.schema import ModelConfig, OptimizerConfig, ParallelConfig
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource
@@ -96,8 +98,8 @@ class Trained:
     def weights(self) -> dict[str, torch.Tensor]:
         return {name: weight.detach() for name, weight in self.model.named_parameters()}
 
-    def state(self) -> checkpoint.ModelState:
-        return checkpoint.ModelState(self.chunks, self.optimizer)
+    def state(self) -> ModelState:
+        return ModelState(self.chunks, self.optimizer)
 
 
 @pytest.fixture
@@ -151,8 +153,8 @@ def test_a_checkpoint_of_either_class_is_the_others(
 ) -> None:
     first, second = trained(writer), trained(reader)
     first.step()
-    checkpoint.save_checkpoint(tmp_path, 1, first.chunks, first.optimizer, common={}, per_rank={})
-    checkpoint.load_checkpoint(tmp_path, {"": second.state()})
+    save_checkpoint(tmp_path, 1, first.chunks, first.optimizer, common={}, per_rank={})
+    load_checkpoint(tmp_path, {"": second.state()})
     for name, weight in first.weights().items():
         assert torch.equal(second.weights()[name], weight), name
     assert torch.equal(first.step(), second.step())
