@@ -4,7 +4,8 @@
     torchrun --nproc-per-node N -m megatron_pz.train --config FILE [--flags]         N processes
 
 There is one process for each device. Each holds its shard of the Megatron policy and a vLLM engine of its own, or one
-that it shares with its neighbours (``rollout_tensor_parallel_size``). The run's directory (``--save``) receives the
+that it shares with its neighbours (``rollout_tensor_parallel_size``); with ``rollout_ranks`` the last processes hold
+engines only, and the others the trainer. The run's directory (``--save``) receives the
 resolved configuration, checkpoints, metrics and samples; ``--load`` with the same directory resumes the run.
 """
 
@@ -16,6 +17,7 @@ import sys
 from megatron_pz.config.parse import parse_run_config
 from megatron_pz.run.objective import Schedule
 from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.rollout_rank import is_rollout_rank, serve_rollouts
 from megatron_pz.run.run import run
 from megatron_pz.runtime.errors import exits_with_one_line
 
@@ -25,7 +27,11 @@ def main() -> None:
     """Train; exit with 0 when all steps are done, with 3 or 4 when a signal or a collapse stopped the run."""
     config = parse_run_config(sys.argv[1:], "megatron_pz.train")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    run(config, Schedule.from_config(config.training), ReinforcementObjective)
+    ranks = config.rollout.rollout_ranks
+    if is_rollout_rank(ranks):
+        serve_rollouts(config)
+    else:
+        run(config, Schedule.from_config(config.training), ReinforcementObjective, ranks)
 
 
 if __name__ == "__main__":

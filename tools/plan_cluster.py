@@ -23,7 +23,7 @@ from megatron_pz.config.parse import read_run_config
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.layouts import Layout, judge_layouts
-from megatron_pz.planning.memory import GIB, MemoryPlan, data_parallel_sizes, plan_memory
+from megatron_pz.planning.memory import GIB, MemoryPlan, data_parallel_sizes, plan_memory, trainer_gpus
 from megatron_pz.planning.step_time.devices import DEVICES, find_device
 from megatron_pz.planning.step_time.estimate import Estimate, KnownWork, add_work_flags, estimate
 from megatron_pz.planning.step_time.lengths import Lengths
@@ -116,7 +116,7 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
     ]
     rows.append(["engine: weights", *[f"{plan.engine.weights / GIB:.1f}"] * len(plan.stages)])
     rows.append(["engine: keys and values", *[f"{plan.engine.cache / GIB:.1f}"] * len(plan.stages)])
-    ranks = data_parallel_sizes(parallel, gpus)[0] // parallel.context_parallel_size
+    ranks = data_parallel_sizes(parallel, trainer_gpus(config, gpus))[0] // parallel.context_parallel_size
     title = (
         f"{gpus} GPUs of {plan.gpu_memory / GIB:g} GiB: tensor {parallel.tensor_model_parallel_size} x pipeline "
         f"{parallel.pipeline_model_parallel_size} x context {parallel.context_parallel_size}, {ranks} data-parallel"

@@ -21,7 +21,7 @@ AHEAD = (
     "staleness_mean", "staleness_max", "staleness_kl", "ratio_min", "ratio_max", "effective_sample_size",
     "importance_max",
 )  # fmt: skip
-"""Figures of the generator's tokens in a step that learns from proposals of an earlier one."""
+"""Figures of the roles' tokens that weights of an earlier step sampled: the generator's, or both roles'."""
 
 
 class MetricAccumulator:
@@ -69,7 +69,7 @@ def learning_metrics(report: StepReport[Any], roles: tuple[Role, ...]) -> dict[s
     metrics["time/update_passes"] = sum(learner.seconds_computing for learner in report.learners)
     metrics |= {f"memory/peak_{part}": gib for part, gib in timers.peaks.items()}
     metrics |= {f"memory/device_used_{part}": gib for part, gib in timers.device_used.items()}
-    return metrics | {f"time/{part}": seconds for part, seconds in timers.items()}
+    return metrics | report.schedule | {f"time/{part}": seconds for part, seconds in timers.items()}
 
 
 def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
@@ -102,10 +102,11 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
             metrics[f"{role}/entropy"] = figures.entropy
             metrics[f"{role}/gradient_share"] = figures.gradient_share
             metrics[f"{role}/tokens"] = float(figures.tokens)
-    generator = statistics.by_role()["generator"]
-    if generator.stale_tokens:
-        metrics |= {f"ahead/{name}": getattr(generator, name) for name in AHEAD}
-    both = dataclasses.asdict(statistics.pooled())
+    roles, pooled = statistics.by_role(), statistics.pooled()
+    stale = pooled if roles["predictor"].stale_tokens else roles["generator"]
+    if stale.stale_tokens:
+        metrics |= {f"ahead/{name}": getattr(stale, name) for name in AHEAD}
+    both = dataclasses.asdict(pooled)
     metrics["train/loss"] = both["loss"] / len(updates)  # a sum over the tokens of each
     sections = {"loss": LOSS, "health": HEALTH}
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}

@@ -26,7 +26,7 @@ class PendingProposals:
 
     def state_dict(self, worker: RolloutWorker) -> dict[str, Any]:
         """Return the proposals of all ranks as JSON holds them, and the draw as numbers of passages. Collective."""
-        mine = {str(group.passage_index): list(map(_stored, group.responses)) for group in self.proposals}
+        mine = {str(group.passage_index): list(map(stored_response, group.responses)) for group in self.proposals}
         return {
             "iteration": self.iteration,
             "rng_key": self.draw.rng_key,
@@ -45,14 +45,14 @@ class PendingProposals:
             groups = {index: responses for of_rank in ranks for index, responses in of_rank.items()}
             mine = {index: groups[index] for index in sorted(groups, key=int)[topology.rank :: topology.world_size]}
         proposals = [
-            worker.read(draw, int(index), worker.sampler.generator_prompt(text), list(map(_restored, responses)))
+            worker.read_again(draw, int(index), list(map(restored_response, responses)))
             for index, responses in mine.items()
-            for text in [draw.passages[int(index)].text]
         ]
         return cls(draw, proposals, state["iteration"])
 
 
-def _stored(response: Response) -> dict[str, Any]:
+def stored_response(response: Response) -> dict[str, Any]:
+    """Return a response as JSON holds it, exactly."""
     return {
         "token_ids": _packed(response.token_ids, "<i4"),
         "log_probs": _packed(response.log_probs, "<f8"),
@@ -61,7 +61,8 @@ def _stored(response: Response) -> dict[str, Any]:
     }
 
 
-def _restored(stored: dict[str, Any]) -> Response:
+def restored_response(stored: dict[str, Any]) -> Response:
+    """Undo :func:`stored_response`."""
     return Response(
         tuple(_unpacked(stored["token_ids"], "<i4")),
         tuple(_unpacked(stored["log_probs"], "<f8")),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from megatron_pz.algorithm.colocation import Colocation
+from megatron_pz.algorithm.colocation import Colocation, SleepingEngine
 from megatron_pz.algorithm.learner import Learner, LearnerReport
 from megatron_pz.algorithm.role_sampler import EngineSampler
 from megatron_pz.config.precision import log_prob_difference_bound
@@ -15,7 +15,6 @@ from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.timers import Timers
 from megatron_pz.rl.advantages import group_advantages
 from megatron_pz.rl.experience import Response, Role, ScoredGroup
-from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.logprob_mismatch import require_in_sync
 from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.trainer.policy import UpdateResult
@@ -40,10 +39,19 @@ class StepReport(Generic[Round]):
     drafts: DraftCounts = field(default_factory=DraftCounts)
     """What drafts have saved in this rank's engines."""
 
+    schedule: dict[str, float] = field(default_factory=dict)
+    """Further metrics, of how rollouts and update went together in time."""
+
     @property
     def updates(self) -> list[UpdateResult]:
         """Return the optimizer steps of all policies."""
         return [update for learner in self.learners for update in learner.updates]
+
+
+class SyncedEngine(SleepingEngine, Protocol):
+    """The part of a policy's engines that takes its weights."""
+
+    def sync(self) -> None: ...
 
 
 class PolicyStep(ABC, Generic[Round]):
@@ -53,7 +61,7 @@ class PolicyStep(ABC, Generic[Round]):
         self,
         config: RunConfig,
         sampler: EngineSampler,
-        engines: Mapping[Role, RestartingEngine],
+        engines: Mapping[Role, SyncedEngine],
         learners: list[Learner],
     ) -> None:
         self.config, self.learners = config, learners
@@ -82,7 +90,8 @@ class PolicyStep(ABC, Generic[Round]):
         with timers("update"), self.colocation.trainer_works():
             learned = [learner.learn(groups, iteration) for learner in self.learners]
         seconds_generating = self._sampler.seconds_generating - generated_before
-        report = StepReport(rollouts, groups, learned, timers, seconds_generating, drafts)
+        schedule = self.after_update(timers)
+        report = StepReport(rollouts, groups, learned, timers, seconds_generating, drafts, schedule)
         require_in_sync(report.updates, log_prob_difference_bound(self.config), iteration)
         with timers("sync"), self.colocation.weights_travel():
             for learner, own in zip(self.learners, learned, strict=True):
@@ -95,6 +104,10 @@ class PolicyStep(ABC, Generic[Round]):
         if not self.config.rollout.rollout_speculative_tokens:
             return DraftCounts()
         return sum((engine.take_draft_counts() for engine in set(self._engines.values())), DraftCounts())
+
+    def after_update(self, timers: Timers) -> dict[str, float]:
+        """Wait for what the engines still do before they get new weights; return metrics of it. Collective."""
+        return {}
 
     def score(
         self,

@@ -7,26 +7,34 @@ Departures from the paper, each a configuration field where there is a choice ("
   equation 9 would never act. A predictor group with accuracy 0 or 1 carries no signal and is dropped.
 - Token weights correct for the mismatch between rollout and trainer probabilities (truncated importance sampling).
 - With ``generator_ahead``, which the paper does not have, the generator's samples are one update old, and the ratio of
-  its tokens is against the weights that sampled them.
+  its tokens is against the weights that sampled them. With ``rollout_ranks`` this holds for both roles' samples.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 from megatron_pz.algorithm.learner import Learner
 from megatron_pz.algorithm.pending_proposals import PendingProposals
-from megatron_pz.algorithm.policy_step import PolicyStep
+from megatron_pz.algorithm.policy_step import PolicyStep, SyncedEngine
 from megatron_pz.algorithm.rollouts import Draw, Mask, Predictions, Proposals, RolloutWorker
+from megatron_pz.algorithm.stored_experience import (
+    StoredExperience,
+    StoredRound,
+    restored_calls,
+    share,
+    stored_calls,
+    stored_groups,
+)
 from megatron_pz.algorithm.word_entropy import word_entropies
 from megatron_pz.config.schema import MaskStrategy, PassiveStrategy, RunConfig
 from megatron_pz.corpus.passages import Passage, PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
-from megatron_pz.rl.experience import ScoredGroup
+from megatron_pz.rl.experience import Role, ScoredGroup
 from megatron_pz.roles.strategies import mask_strategy
 
 
@@ -44,6 +52,10 @@ class RolloutBatch:
     generator_rewards: list[list[float]]
     """For each proposal group the reward of each response."""
     predictions: list[Predictions]
+    rng_key: str
+    """Name of the draw of passages."""
+    age: int = 0
+    """Steps whose updates the weights lack that sampled the predictions."""
 
 
 class PretrainZero(PolicyStep[RolloutBatch]):
@@ -56,14 +68,24 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         learners: list[Learner],
         passages: PassageBlend,
         sampler: PassageSampler,
+        engines: Mapping[Role, SyncedEngine] | None = None,
     ) -> None:
-        super().__init__(config, worker.sampler, worker.engines, learners)
+        """Keep the parts of the run; ``engines`` get the weights, those of the worker by default."""
+        super().__init__(config, worker.sampler, worker.engines if engines is None else engines, learners)
         self.worker, self.passages, self.sampler = worker, passages, sampler
         self.pending: PendingProposals | None = None
         """Proposals of the next draw with active masks, where an earlier call has sampled them."""
+        self.ready: StoredExperience | None = None
+        """The next step's rollouts, where they have been sampled during the step before."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
-        """Roll out once, or with dynamic sampling until there are enough groups to learn from."""
+        """Roll out once, or with dynamic sampling until there are enough groups to learn from.
+
+        What was sampled during the step before is taken instead, also where it was by other ranks of a run that has
+        been resumed without them.
+        """
+        if self.ready is not None:
+            return self.experience_of(self.ready, iteration)
         game, rollouts, groups = self.config.game, [], []
         self.worker.calls.parts.clear()
         for number in range(game.max_sampling_rounds if game.dynamic_sampling else 1):
@@ -100,7 +122,52 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         accuracy = self.worker.accuracies(predictions)
         rewards = [self.worker.generator_rewards(group, accuracy) for group in proposals]
         staleness = iteration - pending.iteration if pending else 0
-        return RolloutBatch(strategy, draw.passages, staleness, proposals, rewards, predictions)
+        return RolloutBatch(strategy, draw.passages, staleness, proposals, rewards, predictions, draw.rng_key)
+
+    def stored_share(self, rollouts: Sequence[RolloutBatch]) -> StoredExperience:
+        """Return this rank's share of rollouts, and what the other ranks have of it as well."""
+        rounds = [
+            {
+                "strategy": batch.strategy,
+                "rng_key": batch.rng_key,
+                "passages": [passage.index for passage in batch.passages],
+                "staleness": batch.staleness,
+                **stored_groups(batch.proposals, batch.predictions),
+            }
+            for batch in rollouts
+        ]
+        return {"rounds": rounds, "calls": stored_calls(self.worker.calls.parts)}
+
+    def experience_of(self, stored: StoredExperience, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
+        """Learn in this step from stored rollouts: each rank takes an equal share of them. Collective."""
+        calls = restored_calls(stored["calls"])
+        self.worker.calls.parts[:] = calls
+        self.worker.sampler.seconds_generating += sum(max(part.seconds for part in call) for call in calls)
+        self.ready = None
+        rollouts = [self.restored(each, iteration - stored["iteration"]) for each in stored["rounds"]]
+        groups = [group for batch in rollouts for group in self.experience(batch)]
+        return rollouts, self.limit_predictor_groups(groups, iteration)
+
+    def restored(self, stored: StoredRound, age: int) -> RolloutBatch:
+        """Read and score this rank's share of a stored round. Collective."""
+        rank, ranks = self.worker.topology.rank, self.worker.topology.world_size
+        strategy: MaskStrategy = stored["strategy"]
+        draw = Draw([self.passages[index] for index in stored["passages"]], stored["rng_key"])
+        proposals = [
+            self.worker.read_again(draw, index, responses)
+            for (index,), responses in share(stored["proposals"], rank, ranks).items()
+        ]
+        if strategy == "active":
+            masks = self.worker.masks_of(proposals, draw.rng_key)
+        else:
+            masks = self.passive_masks(draw, strategy)
+        responses = share(stored["predictions"], rank, ranks)
+        predictions = [self.worker.score_again(mask, responses[mask.key]) for mask in masks if mask.key in responses]
+        accuracy = self.worker.accuracies(predictions)
+        rewards = [self.worker.generator_rewards(group, accuracy) for group in proposals]
+        return RolloutBatch(
+            strategy, draw.passages, stored["staleness"], proposals, rewards, predictions, draw.rng_key, age
+        )
 
     def draw_ahead(self, iteration: int, number: int) -> Draw | None:
         """Draw the passages of which this call also samples proposals, one draw ahead: none in the last step.
@@ -124,13 +191,14 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         The result can be written as JSON. Collective.
         """
         pending = self.pending.state_dict(self.worker) if self.pending else None
-        return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending}
+        return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending, "ready": self.ready}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. Pending proposals are learned from also where the run samples ahead no more."""
+        """Go on from a saved state. What is pending is learned from also where the run samples ahead no more."""
         self.worker.calls.lengths.load_state_dict(state["mean_lengths"])
-        if state["pending"]:
-            self.pending = PendingProposals.of_state(state["pending"], self.worker, self.passages)
+        pending = state["pending"]
+        self.pending = PendingProposals.of_state(pending, self.worker, self.passages) if pending else None
+        self.ready = state.get("ready")  # checkpoints of earlier versions have none
 
     def passive_masks(self, draw: Draw, strategy: PassiveStrategy) -> list[Mask]:
         """Draw the masks of a step without a generator, where need be by the entropies of the present policy."""
@@ -148,11 +216,13 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         """
         mine = {
             ("generator", group.passage_index, 0): self.score(
-                "generator", group.prompt_ids, group.responses, rewards, batch.staleness
+                "generator", group.prompt_ids, group.responses, rewards, batch.age + batch.staleness
             )
             for group, rewards in zip(batch.proposals, batch.generator_rewards, strict=True)
         } | {
-            ("predictor", *group.mask.key): self.score("predictor", group.prompt_ids, group.responses, group.rewards)
+            ("predictor", *group.mask.key): self.score(
+                "predictor", group.prompt_ids, group.responses, group.rewards, batch.age
+            )
             for group in batch.predictions
         }
         scored = self.worker.from_all_ranks([item for item in mine.items() if any(item[1].advantages)])

@@ -201,6 +201,15 @@ class RolloutWorker(RankShares):
         read = self.sampler.read(draw.passages[index].text, prompt, responses)
         return Proposals(read.prompt_ids, read.responses, read.masks, index, draw.passages[index])
 
+    def read_again(self, draw: Draw, index: int, responses: Sequence[Response]) -> Proposals:
+        """Read the masks of stored responses, whose prompt follows from the passage."""
+        return self.read(draw, index, self.sampler.generator_prompt(draw.passages[index].text), responses)
+
+    def score_again(self, mask: Mask, responses: Sequence[Response]) -> Predictions:
+        """Score stored responses to a mask."""
+        scored = self.sampler.score(mask.masked, self.sampler.predictor_prompt(mask.masked), responses)
+        return Predictions(scored.prompt_ids, scored.responses, scored.rewards, mask)
+
     def _predictions(self, masks: Iterable[Mask], groups: Mapping[Name, SampledGroup]) -> list[Predictions]:
         """Score this rank's groups of the predictor."""
         by_key = {mask.key: mask for mask in masks}

@@ -31,8 +31,9 @@ def step_metrics(report: StepReport[RolloutBatch], worker: RolloutWorker) -> dic
     metrics = total.means() | learning_metrics(report, GAME_ROLES)
     metrics |= _engine_metrics(worker.calls.parts)
     metrics["train/active_masks"] = float(report.rollouts[0].strategy == "active")
-    if any(batch.staleness for batch in report.rollouts):
-        metrics["ahead/steps"] = sum(batch.staleness for batch in report.rollouts) / len(report.rollouts)
+    ages = [batch.age + batch.staleness for batch in report.rollouts]
+    if any(ages):
+        metrics["ahead/steps"] = sum(ages) / len(ages)
     return metrics
 
 

@@ -183,7 +183,8 @@ class RolloutConfig:
     """[C] 0 is off. Anything else is refused, for the same reason."""
     rollout_tensor_parallel_size: PositiveInt = 1
     """Neighbouring ranks that share one engine (vLLM's tensor parallelism), for models that do not fit beside the
-    trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes."""
+    trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes, or of
+    rollout_ranks where there are any."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rollout_quantization: Literal["none", "fp8"] = "none"
     """GPU only: vLLM quantises the weights that it receives, and its activations, to FP8 [C]. Tokens are then sampled
@@ -209,6 +210,11 @@ class RolloutConfig:
     waits for one tail instead of two. The generator's samples are then one update old, which its loss corrects by the
     ratio to the weights that sampled them. Off in the paper; asynchronous GRPO (NeMo-RL, AReaL) does it for all samples
     [C]."""
+    rollout_ranks: NonNegativeInt = 0
+    """Processes, the last ones of the job, that hold only engines; the others hold only the trainer. The experience of
+    a step is then sampled while the step before is learned, one update old, which the loss corrects as with
+    generator_ahead. 0: every process holds an engine and a shard of the trainer. Off in the paper; one-step
+    off-policy GRPO (NeMo-RL) [C]."""
     sync_timeout_minutes: PositiveFloat = 10.0
     """Deadline of an engine's start, sleep, waking and end, and of one weight sync into the engines [C]."""
     max_engine_restarts: NonNegativeInt = 2

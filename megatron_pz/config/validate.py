@@ -51,6 +51,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         *_deadline_rules(c),
         *_game_rules(c.game, c.rollout),
         *_rollout_rules(c.rollout),
+        *_rollout_rank_rules(c),
         *_grpo_rules(c.grpo),
         *_optimizer_rules(c),
         *question_rules(c.questions),
@@ -124,6 +125,34 @@ def _rollout_rules(rollout: RolloutConfig) -> list[tuple[bool, str]]:
             rollout.generator_max_response_length <= rollout.max_response_length,
             f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
             f"{rollout.max_response_length}",
+        ),
+    ]
+
+
+def _rollout_rank_rules(c: RunConfig) -> list[tuple[bool, str]]:
+    ranks, tensor = c.rollout.rollout_ranks, c.rollout.rollout_tensor_parallel_size
+    if not ranks:
+        return []
+    scored = "entropy_next_token"
+    return [
+        (
+            ranks % tensor == 0,
+            f"--rollout-ranks {ranks}: cannot be divided among engines of --rollout-tensor-parallel-size {tensor}; use "
+            "a multiple of it",
+        ),
+        (
+            not c.rollout.generator_ahead,
+            f"--rollout-ranks {ranks} samples both roles a step ahead already; leave --generator-ahead out",
+        ),
+        (
+            scored not in (c.game.mask_strategy, c.game.passive_warmup_iters and c.game.warmup_mask_strategy),
+            f"--rollout-ranks {ranks}: masks by {scored} need the trainer's model, which learns meanwhile; use another "
+            "strategy, or leave it out",
+        ),
+        (
+            not c.optimizer.rl_offload_optimizer_during_inference,
+            f"--rollout-ranks {ranks}: the trainer shares no device with an engine; leave "
+            "--rl-offload-optimizer-during-inference out",
         ),
     ]
 

@@ -21,9 +21,12 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off),
                ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`)
-``ahead``      of the generator's tokens in a step that learns from proposals of an earlier one: ``steps`` (their age),
-               ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that proposed|, nats),
-               ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``, ``importance_max``
+``ahead``      of the tokens that an earlier step has sampled, the generator's or with rollout ranks both roles':
+               ``steps`` (their age), ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that sampled
+               them|, nats), ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``,
+               ``importance_max``; with rollout ranks also ``overlap`` (share of the shorter one of update and
+               sampling in which the other was at work, too) and ``sync_difference`` (nats, mean of |log p(engine) -
+               log p(trainer)| right after the weights have travelled)
 ``drafts``     with --rollout-speculative-tokens, of rank 0's engines: ``acceptance`` (share of the draft tokens that
                were sampled), ``tokens_per_pass`` (sampled in a forward pass of a response; 1 without drafts)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the

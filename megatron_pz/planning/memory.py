@@ -71,15 +71,18 @@ class MemoryPlan:
     offloads: bool
     checkpoint_host: float
     """Bytes of host memory that a process needs while a checkpoint is written or read, on the fullest stage."""
+    apart: bool = False
+    """No GPU holds both a stage and an engine (``rollout_ranks``)."""
 
     def updating(self) -> float:
         """Return the bytes used while the trainer works, on the fullest stage."""
-        awake = 0.0 if self.sleeps else self.engine.weights + self.engine.cache
+        awake = 0.0 if self.sleeps or self.apart else self.engine.weights + self.engine.cache
         return max(stage.updating() for stage in self.stages) + awake
 
     def sampling(self) -> float:
         """Return the bytes used while the engines work, on the fullest stage."""
-        return max(stage.sampling(self.offloads) for stage in self.stages) + self.engine.weights + self.engine.cache
+        beside = 0.0 if self.apart else max(stage.sampling(self.offloads) for stage in self.stages)
+        return beside + self.engine.weights + self.engine.cache
 
     @property
     def spare(self) -> float:
@@ -91,7 +94,7 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
     """Plan the memory of a run. BadInput where model or GPUs do not fit the layout, or an engine its share."""
     parallel = config.parallel
     sizes = shard_sizes(arch, config.model, parallel)
-    dense_ranks, expert_ranks = data_parallel_sizes(parallel, gpus)
+    dense_ranks, expert_ranks = data_parallel_sizes(parallel, trainer_gpus(config, gpus))
     learning = 2 if config.game.policy_sharing == "separate" else 1
     models = learning + (1 if config.grpo.grpo_kl_beta else 0)
     of_weight = BF16 if config.model.bf16 else FP32
@@ -118,6 +121,7 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
         sleeps=rollout.sleep_during_update,
         offloads=optimizer.rl_offload_optimizer_during_inference,
         checkpoint_host=learning * _checkpoint_host(sizes, parallel),
+        apart=rollout.rollout_ranks > 0,
     )
 
 
@@ -129,6 +133,14 @@ def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
     """
     numbers = 3 if parallel.overlap_grad_reduce else 5
     return numbers * FP32 * max(size.total for size in sizes) if parallel.use_distributed_optimizer else 0.0
+
+
+def trainer_gpus(config: RunConfig, gpus: int) -> int:
+    """Return the GPUs that hold the trainer: all but those of the rollout ranks. BadInput where none is left."""
+    ranks = config.rollout.rollout_ranks
+    if gpus <= ranks:
+        raise BadInput(f"--gpus {gpus}: --rollout-ranks {ranks} leave none for the trainer")
+    return gpus - ranks
 
 
 def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:

@@ -34,7 +34,8 @@ class TrainingBenchmarks:
                 a benchmark leaves room for a response, or the ranks cannot be divided among the engines.
         """
         training, self.topology = config.training, topology
-        self.ranks_per_engine = config.rollout.rollout_tensor_parallel_size
+        # Rollout ranks take the prompts of all ranks of the trainer, and share them out.
+        self.ranks_per_engine = 1 if topology.rollout_ranks else config.rollout.rollout_tensor_parallel_size
         require_ranks(topology.world_size, self.ranks_per_engine)
         self.folder = Path(training.save) / FOLDER
         self.settings = BenchmarkSettings(

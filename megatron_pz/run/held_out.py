@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from transformers import PreTrainedTokenizerBase
 
+from megatron_pz.algorithm.remote_engine import PolicyEngine
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.passages import open_blend
 from megatron_pz.evaluation.held_out_masks import evaluate
@@ -11,7 +14,6 @@ from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import EvaluationSettings, merge
 from megatron_pz.evaluation.summary import summarize
 from megatron_pz.rl.experience import Role
-from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.topology import Topology
@@ -41,7 +43,7 @@ class HeldOut:
             predictions_per_mask=config.game.grpo_group_size,
         )
 
-    def evaluate(self, name: str, engines: dict[Role, RestartingEngine]) -> dict[str, float]:
+    def evaluate(self, name: str, engines: Mapping[Role, PolicyEngine]) -> dict[str, float]:
         """Return the means over all held-out passages by name, ``held_out/…``. Collective."""
         predictor, generator = engines["predictor"], engines["generator"]
         own = evaluate(name, predictor, self.tokenizer, self.passages, self.game, self.settings, generator=generator)

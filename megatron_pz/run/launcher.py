@@ -8,6 +8,7 @@ torch's elastic API starts them, and the first node keeps the store of their ren
 ====================================  =================================================================================
 event                                 what happens
 ====================================  =================================================================================
+a rollout rank is killed              it is started again (``megatron_pz.runtime.replacement``), with the other ones
 a worker fails                        the others have ``GRACE`` seconds to report (1 after bad input), then are killed
 the launcher dies                     its workers are killed with it (``megatron_pz.run.worker``)
 SIGUSR1                               every worker gets it; one that still imports finds it when its loop starts
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_pz.config.command_line import Parser
 from megatron_pz.run.node_log import NodeLog
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, exits_with_one_line
+from megatron_pz.runtime.replacement import START_AGAIN, take_declaration
 
 if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
@@ -151,6 +153,24 @@ class Workers:
     def stopped(self) -> bool:
         """Return whether a worker has left after the checkpoint that a signal asked for."""
         return STOPPED in self._codes.values()
+
+    def replace(self, local_rank: int) -> bool:
+        """Start another process in the place of a worker that may be replaced; return whether this one may."""
+        code = self._codes[local_rank]
+        if not (take_declaration(self._context.error_files[local_rank]) and (code < 0 or code == START_AGAIN)):
+            return False
+        handlers, context = self._context.subprocess_handlers, self._context
+        handlers[local_rank] = type(handlers[local_rank])(
+            entrypoint=context.entrypoint,
+            args=context.args[local_rank],
+            env=context.envs[local_rank],
+            stdout=context.stdouts[local_rank],
+            stderr=context.stderrs[local_rank],
+            local_rank_id=local_rank,
+            numa_options=None,
+        )
+        del self._codes[local_rank]
+        return True
 
     def describe(self, local_rank: int) -> str:
         """Say in one line how a worker failed; its own message where it left one."""
@@ -289,9 +309,14 @@ class Launcher:
         code = self._workers.code(local_rank)
         if code in (DONE, STOPPED) or self._code is not None:
             return
+        death = self._workers.describe(local_rank)
+        if self._workers.replace(local_rank):
+            if code != START_AGAIN:
+                self._log.say(f"{death}; it is started again")
+            return
         self._code, was_first = self._agreement.failed_first(code)
         if was_first:
-            self._log.say(self._workers.describe(local_rank))
+            self._log.say(death)
         self._give_the_others_time()
 
     def _give_the_others_time(self) -> None:

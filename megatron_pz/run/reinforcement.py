@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from megatron_pz.algorithm.overlapped import OverlappedPretrainZero
 from megatron_pz.algorithm.pretrain_zero import PretrainZero
+from megatron_pz.algorithm.remote_engine import RemoteEngine
 from megatron_pz.algorithm.rollouts import RolloutWorker
 from megatron_pz.algorithm.step_metrics import step_compute, step_metrics
 from megatron_pz.algorithm.step_samples import response_differences, step_samples
@@ -54,17 +56,18 @@ class ReinforcementObjective(RolloutObjective):
         config, self.first_iteration = self.config, first_iteration
         if config.training.eval_interval:
             self.held_out = HeldOut(config, self.tokenizer, self.topology)
-        self.engines = self.start_engines()
+        apart = self.topology.rollout_ranks > 0
+        own, remote = ({}, self.start_remote_engines()) if apart else (self.start_engines(), {})
+        self.engines = remote or own
         self.worker = RolloutWorker(
-            config.game,
-            config.rollout,
-            config.training.seed,
-            self.tokenizer,
-            self.engines,
-            self.topology,
-            MeanLengths(),
+            config.game, config.rollout, config.training.seed, self.tokenizer, own, self.topology, MeanLengths()
         )
-        self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)
+        if apart:
+            self.algorithm = OverlappedPretrainZero(
+                config, self.worker, self.learners, self.passages, self.sampler, remote, self.crew
+            )
+        else:
+            self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)
         if self.saved_rollouts is not None:
             self.algorithm.load_state_dict(self.saved_rollouts)
 
@@ -75,6 +78,9 @@ class ReinforcementObjective(RolloutObjective):
         report = self.algorithm.step(iteration)
         metrics = step_metrics(report, self.worker)
         compute = step_compute(report, self.worker, self.flop_counter)
+        for engine in self.engines.values():
+            if isinstance(engine, RemoteEngine):
+                metrics["ahead/sync_difference"] = engine.difference.mean
         differences = response_differences(report, self.worker)
         kept = self.config.training.sampled_passages
         samples = step_samples(report.rollouts, self.worker, kept, differences) if kept else None

@@ -38,6 +38,8 @@ class RlvrObjective(RolloutObjective):
             raise BadInput("--policy-sharing separate: question answering has one role; use shared")
         if config.rollout.generator_ahead:
             raise BadInput("--generator-ahead: question answering has no generator; leave it out")
+        if config.rollout.rollout_ranks:
+            raise BadInput(f"--rollout-ranks {config.rollout.rollout_ranks}: not for question answering; leave it out")
         tokenizer = open_tokenizer(config.model)
         self.questions = RunQuestions.open(config, tokenizer)
         gym = self.questions.stream.gym

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.learner import make_learners
 from megatron_pz.algorithm.policy_step import PolicyStep
+from megatron_pz.algorithm.remote_engine import PolicyEngine, RemoteEngine
 from megatron_pz.checkpoint.sharded_state import ModelState
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.compute import FlopCounter
@@ -18,6 +20,7 @@ from megatron_pz.rl.experience import Role
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
+from megatron_pz.rollout.ranks.crew import RolloutCrew
 from megatron_pz.run.benchmarks import TrainingBenchmarks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.run.objective import Objective
@@ -46,12 +49,30 @@ class RolloutObjective(Objective):
         self.benchmarks = TrainingBenchmarks(config, topology) if config.training.benchmark_interval else None
         self.learners = make_learners(config, topology, roles)
         self.flop_counter = FlopCounter(self.learners[0].policy.architecture)
-        self.engines: dict[Role, RestartingEngine] = {}
+        self.engines: Mapping[Role, PolicyEngine] = {}
+        self.crew: RolloutCrew | None = None
+        """The rollout ranks, where this is rank 0 and there are any."""
 
     @property
     def models(self) -> dict[str, ModelState]:
         """The policy, or the policy of each role."""
         return {each.name: ModelState(each.policy.chunks, each.policy.optimizer) for each in self.learners}
+
+    def start_remote_engines(self) -> dict[Role, RemoteEngine]:
+        """Wait for the rollout ranks, give them the weights, and return each role's engines there."""
+        topology, rollout = self.topology, self.config.rollout
+
+        def limited(phase: str, setting: str) -> AbstractContextManager[None]:
+            minutes = getattr(rollout, setting)
+            return self.watchdog.phase(phase, 60 * minutes, f"--{setting.replace('_', '-')} {minutes:g}")
+
+        if topology.rank == 0:
+            ranks, first = topology.rollout_ranks, topology.world_size
+            self.crew = RolloutCrew(topology.store, ranks, first, rollout.max_engine_restarts, limited)
+        engines: dict[Role, RemoteEngine] = {}
+        for learner in self.learners:
+            engines |= dict.fromkeys(learner.roles, RemoteEngine(self.crew, learner, topology, self.config))
+        return engines
 
     def start_engines(self) -> dict[Role, RestartingEngine]:
         """Start an engine for each policy and return each role's; roles that share a policy share the engine."""
@@ -105,3 +126,5 @@ class RolloutObjective(Objective):
         """End the engines."""
         for engine in self.engines.values():
             engine.close()
+        if self.crew is not None:
+            self.crew.close()

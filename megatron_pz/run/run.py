@@ -17,6 +17,7 @@ from megatron_pz.monitoring.collapse import COUNT, CollapseSign, CollapseWatch
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.run_logger import RunLogger
+from megatron_pz.rollout.ranks.meeting import publish_config
 from megatron_pz.run.directory_lock import claim_run_directory
 from megatron_pz.run.in_job_restart import resumed_after_restart
 from megatron_pz.run.objective import MakeObjective, Schedule, StepNotDone
@@ -49,15 +50,25 @@ class Run:
     then the rollout engines, which join the process groups and take a share of the memory that is left.
     """
 
-    def __init__(self, config: RunConfig, schedule: Schedule, objective: MakeObjective, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        schedule: Schedule,
+        objective: MakeObjective,
+        watchdog: Watchdog,
+        rollout_ranks: int = 0,
+    ) -> None:
+        """Start the run; the last ``rollout_ranks`` processes of the job do not come here."""
         self.schedule, self.watchdog = schedule, watchdog
         started = StartLog()
-        self.topology = Topology.start(config.parallel, schedule.seed)
+        self.topology = Topology.start(config.parallel, schedule.seed, rollout_ranks)
         rank, ranks = self.topology.rank, self.topology.world_size
         started.done(rank, f"{ranks} rank{'s' * (ranks > 1)} up")
         self.config = settle_precision(config)
         require_machine(self.config)
-        watchdog.watch(self.topology.rank, self.topology.world_size, self.topology.store)
+        if rollout_ranks and rank == 0:
+            publish_config(self.topology.store, self.config)
+        watchdog.watch(rank, self.topology.job_size, self.topology.store)
         training = self.config.training
         self.folder = claim_run_directory(training.save, training.load)
         self.objective = objective(self.config, self.topology, watchdog)
@@ -184,8 +195,8 @@ class Run:
         self.topology.close()
 
 
-def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None:
-    """Train an objective to its end. Collective over all ranks of the launcher.
+def run(config: RunConfig, schedule: Schedule, objective: MakeObjective, rollout_ranks: int = 0) -> None:
+    """Train an objective to its end. Collective over all ranks of the launcher but the last ``rollout_ranks``.
 
     Raises:
         SystemExit: with code 3, when a signal stopped the run after a checkpoint.
@@ -194,7 +205,7 @@ def run(config: RunConfig, schedule: Schedule, objective: MakeObjective) -> None
     """
     config = resumed_after_restart(config)
     with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:
-        started = Run(config, schedule, objective, watchdog)
+        started = Run(config, schedule, objective, watchdog, rollout_ranks)
         finished = started.train()
         if finished:
             started.objective.finish()

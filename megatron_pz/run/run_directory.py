@@ -13,6 +13,7 @@ import yaml
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.launches import Launch, record_launch
+from megatron_pz.rollout.ranks.meeting import hosts as hosts_of_rollout_ranks
 from megatron_pz.runtime.files import write_text_whole
 from megatron_pz.trainer.topology import Topology
 
@@ -24,10 +25,10 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
 
     A resumed run prints the settings that differ from its previous start; the record keeps both values.
     """
-    # Slurm names a node once; containers and virtual nodes may share a host name.
-    hosts = topology.all_gather_object(os.environ.get("SLURMD_NODENAME", platform.node()))
+    hosts = topology.all_gather_object(this_host())
     if topology.rank != 0:
         return
+    hosts += hosts_of_rollout_ranks(topology.store, topology.rollout_ranks)
     folder = Path(config.training.save)
     changes = changed_settings(Path(config.training.load) / CONFIG_FILE, config) if iteration else {}
     if changes:
@@ -36,6 +37,11 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
     write_config(config, folder / CONFIG_FILE)
     device = torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "CPU"
     record_launch(folder, Launch.now(iteration, hosts, device, topology.data_parallel_size, changes))
+
+
+def this_host() -> str:
+    """Return the name of this node: Slurm names a node once; containers and virtual nodes may share a host name."""
+    return os.environ.get("SLURMD_NODENAME", platform.node())
 
 
 def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:

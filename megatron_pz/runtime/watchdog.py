@@ -182,7 +182,7 @@ class Watchdog:
         """
         if error is None:
             self.stop()
-        elif self._store is not None and self._thread is not None and _is_of_a_collective(error):
+        elif self._store is not None and self._thread is not None and is_of_a_collective(error):
             line = f"{self._heartbeat()}: {brief(error)} in {self._place()}; {self._other_places()}"
             self._announce(line)
             self.stop(line)
@@ -309,7 +309,7 @@ def _end_process(line: str) -> NoReturn:
     os._exit(EXIT_CODE)
 
 
-def _is_of_a_collective(error: BaseException) -> bool:
+def is_of_a_collective(error: BaseException) -> bool:
     """Return whether a collective raised the error.
 
     gloo raises a plain RuntimeError, and whoever passes it on (a broken engine, a checkpoint) keeps its words.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -50,26 +50,34 @@ class Topology:
     """Ranks that differ in it hold the same weights and share the tokens of the same packed sequences."""
     context_parallel_size: int
     device: torch.device
+    rollout_ranks: int = 0
+    """Ranks of the job that follow these and hold only engines; they have process groups of their own."""
+    job_store: dist.Store | None = None
+    """The store of all processes of the job, where there are rollout ranks."""
 
     @classmethod
-    def start(cls, parallel: ParallelConfig, seed: int) -> Topology:
+    def start(cls, parallel: ParallelConfig, seed: int, rollout_ranks: int = 0) -> Topology:
         """Join the process group that torchrun's environment describes; without one, be a run of one rank.
 
         NCCL where there is CUDA, gloo elsewhere. Seeds Python, NumPy, torch and Megatron-Core's generators as
         Megatron-LM does: by ``seed`` and pipeline stage, and by tensor parallel rank for what tensor parallelism draws.
+        The last ``rollout_ranks`` processes of the job do not belong to the group (:func:`meet_rollout_ranks`).
 
         Raises BadInput on every rank, before anything is started, if the number of ranks does not fit the layout.
         """
-        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        world_size = trainer_ranks(rollout_ranks)
         _refuse_world_size(world_size, parallel)
         timeout = timedelta(minutes=parallel.distributed_timeout_minutes)
         device = _own_device()
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        if world_size == 1:
-            dist.init_process_group(backend, timeout=timeout, store=_store_of_one_rank(), rank=0, world_size=1)
+        store = open_job_store(timeout) if rollout_ranks else None
+        if store is not None:
+            own = dist.PrefixStore("trainer", store)
+            _meet(device, timeout, store=own, rank=int(os.environ["RANK"]), world_size=world_size)
+        elif world_size == 1:
+            _meet(device, timeout, store=_store_of_one_rank(), rank=0, world_size=1)
         else:
-            _meet(backend, timeout)
-        return cls.lay_out(parallel, seed, device)
+            _meet(device, timeout)
+        return replace(cls.lay_out(parallel, seed, device), rollout_ranks=rollout_ranks, job_store=store)
 
     @classmethod
     def lay_out(cls, parallel: ParallelConfig, seed: int, device: torch.device) -> Topology:
@@ -119,9 +127,14 @@ class Topology:
         return bool(raised.item())
 
     @property
+    def job_size(self) -> int:
+        """Number of processes of the job, rollout ranks included."""
+        return self.world_size + self.rollout_ranks
+
+    @property
     def store(self) -> dist.Store:
-        """The key-value store of the rendezvous."""
-        return _get_default_store()
+        """The key-value store of the rendezvous, which all processes of the job share."""
+        return self.job_store or _get_default_store()
 
     def barrier(self) -> None:
         """Wait until every rank has called this."""
@@ -173,14 +186,51 @@ def _refuse_world_size(world_size: int, parallel: ParallelConfig) -> None:
             )
 
 
-def _meet(backend: str, timeout: timedelta) -> None:
-    """Wait for all ranks, as torchrun's environment describes them. Raises BadInput when some do not come."""
+def trainer_ranks(rollout_ranks: int) -> int:
+    """Return how many of the job's processes hold the trainer. Raises BadInput where none would."""
+    job = int(os.environ.get("WORLD_SIZE", "1"))
+    if job <= rollout_ranks:
+        raise BadInput(
+            f"--rollout-ranks {rollout_ranks}: {job} process{'es' * (job > 1)} leave none for the trainer; start at "
+            f"least {rollout_ranks + 1}"
+        )
+    return job - rollout_ranks
+
+
+def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, world_size: int) -> Topology:
+    """Join the process group of the rollout ranks, which knows neither the trainer nor its layout.
+
+    vLLM reads this place from the environment.
+
+    Args:
+        store: of these ranks alone, and of this meeting: a rank that has been started again meets under another name.
+    """
+    device = _own_device()
+    timeout = timedelta(minutes=config.distributed_timeout_minutes)
+    _meet(device, timeout, store=store, rank=rank, world_size=world_size)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    return Topology(rank, world_size, 0, 1, 0, 1, rank, world_size, 0, 1, device)
+
+
+def open_job_store(timeout: timedelta) -> dist.Store:
+    """Open a connection to the store in which all processes of the job meet; without a launcher, BadInput."""
+    if missing := [name for name in RENDEZVOUS if name not in os.environ and not name.startswith("LOCAL")]:
+        raise BadInput(f"{missing[0]} is not set: start the processes by megatron_pz.launch or torchrun")
+    return next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+
+
+def _meet(device: torch.device, timeout: timedelta, **group: Any) -> None:
+    """Wait for all ranks of a group; without one, all that torchrun's environment describes.
+
+    NCCL on a GPU, gloo elsewhere. Raises BadInput when some do not come.
+    """
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **group)
     except dist.DistError as error:
         where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        world_size = group.get("world_size", os.environ.get("WORLD_SIZE", "?"))
         raise BadInput(
-            f"rank {os.environ.get('RANK', '?')} did not meet all {os.environ.get('WORLD_SIZE', '?')} ranks at {where} "
+            f"rank {os.environ.get('RANK', '?')} did not meet all {world_size} ranks at {where} "
             f"within {timeout.total_seconds():g} s ({' '.join(str(error).split())[:200]}): "
             "see that every node runs and reaches that address"
         ) from None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import re
+import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 import torch
@@ -29,13 +31,15 @@ from megatron_pz.config.schema import (
 )
 from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout import fault_tolerance as restarting
+from megatron_pz.rollout.ranks.meeting import Guest, settled_config, tell_host
 from megatron_pz.rollout.requests import FollowUp
-from megatron_pz.run import rollout_objective
+from megatron_pz.run import rollout_objective, rollout_rank
 from megatron_pz.run.objective import MakeObjective, Schedule
 from megatron_pz.run.reinforcement import ReinforcementObjective
 from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
+from megatron_pz.trainer.topology import Topology
 from tests.support.tiny_corpus import PASSAGES
 
 
@@ -111,6 +115,8 @@ class ScriptedEngine:
         return answers
 
     def _respond(self, prompt: str, draw: random.Random) -> Response:
+        if not prompt.startswith(("Question:", "Paragraph:", "Passage:")):
+            return self._guess(draw)
         passage = prompt.split("\n")[0].split(": ", 1)[1]
         if prompt.startswith("Question:"):
             terms = re.sub(r"(\d+) ([+-]) (\d+)", r"\1 \2\3", passage)
@@ -165,8 +171,9 @@ def require_log_prob_semantics(engine: ScriptedEngine) -> None:
 def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
     """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
-    monkeypatch.setattr(rollout_objective, "VllmEngine", ScriptedEngine)
-    monkeypatch.setattr(rollout_objective, "require_log_prob_semantics", require_log_prob_semantics)
+    for module in (rollout_objective, rollout_rank):
+        monkeypatch.setattr(module, "VllmEngine", ScriptedEngine)
+        monkeypatch.setattr(module, "require_log_prob_semantics", require_log_prob_semantics)
     monkeypatch.setattr(restarting, "load_weights", load_weights)
     return ScriptedEngine
 
@@ -219,16 +226,99 @@ def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 @contextmanager
 def started_run(config: RunConfig, objective: MakeObjective = ReinforcementObjective) -> Iterator[Run]:
-    """A run that is closed after the block; what a failure leaves of its process groups is destroyed."""
+    """A run that is closed after the block; what a failure leaves of its process groups is destroyed.
+
+    Rollout ranks, where the configuration has any, are threads of this process.
+    """
+    ranks = config.rollout.rollout_ranks
     try:
-        with Watchdog(3600.0) as watchdog:
-            run = Run(config, Schedule.from_config(config.training), objective, watchdog)
+        with ExitStack() as stack:
+            if ranks:
+                stack.enter_context(rollout_rank_threads(config))
+            watchdog = stack.enter_context(Watchdog(3600.0))
+            run = Run(config, Schedule.from_config(config.training), objective, watchdog, ranks)
             yield run
             run.close()
     finally:
         if dist.is_initialized():
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
+
+
+class ThreadTopology(Topology):
+    """Threads of this process as the ranks of a group."""
+
+    barrier_of_threads: threading.Barrier
+    slots: list[Any]
+
+    @classmethod
+    def of_threads(cls, number: int) -> list[ThreadTopology]:
+        barrier, slots = threading.Barrier(number), [None] * number
+        topologies = []
+        for rank in range(number):
+            topology = cls(rank, number, 0, 1, 0, 1, rank, number, 0, 1, torch.device("cpu"))
+            object.__setattr__(topology, "barrier_of_threads", barrier)
+            object.__setattr__(topology, "slots", slots)
+            topologies.append(topology)
+        return topologies
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self.slots[self.rank] = value
+        self.barrier_of_threads.wait(60)
+        values = list(self.slots)
+        self.barrier_of_threads.wait(60)
+        return values
+
+    def close(self) -> None:
+        """Leave the process group to the run."""
+
+
+@contextmanager
+def rollout_rank_threads(config: RunConfig) -> Iterator[None]:
+    """The rollout ranks of a job whose only other process is this one."""
+    number = config.rollout.rollout_ranks
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    variables = {
+        "RANK": "0",
+        "WORLD_SIZE": str(1 + number),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    failures: list[BaseException] = []
+
+    def lost() -> NoReturn:
+        raise SystemExit  # this thread only
+
+    def serve(topology: ThreadTopology) -> None:
+        try:
+            own = store.clone()
+            settled = settled_config(own)
+            guest = Guest(own, topology.rank)
+            tell_host(own, topology.rank, "this one")
+            served = rollout_rank.RolloutRank(settled, topology, Watchdog(3600.0), guest.connect, lost)
+            served.serve()
+            served.close()
+        except BaseException as failure:
+            failures.append(failure)
+            topology.barrier_of_threads.abort()
+            raise
+
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    threads = [threading.Thread(target=serve, args=[each], daemon=True) for each in ThreadTopology.of_threads(number)]
+    try:
+        for thread in threads:
+            thread.start()
+        yield
+        for thread in threads:
+            thread.join(30)
+        assert not failures and not any(thread.is_alive() for thread in threads)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 def run_to_the_end(
@@ -238,9 +328,13 @@ def run_to_the_end(
     with started_run(config, objective) as run:
         assert run.train()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines]
-    machine = ("time/", "memory/")
-    return run, [{name: value for name, value in step.items() if not name.startswith(machine)} for step in steps]
+    return run, [without_times(json.loads(line)) for line in lines]
+
+
+def without_times(step: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of a step that a repetition repeats."""
+    machine = ("time/", "memory/", "ahead/overlap")
+    return {name: value for name, value in step.items() if not name.startswith(machine)}
 
 
 def played(run: Run) -> ReinforcementObjective:

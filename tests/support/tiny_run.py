@@ -76,5 +76,5 @@ def train(config: Path, model: Path, data: str, save: Path, nproc: int, *flags: 
 def metrics_of(save: Path) -> list[dict[str, float]]:
     """The run's metrics without its times and its memory."""
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
-    machine = ("time/", "memory/")
+    machine = ("time/", "memory/", "ahead/overlap")
     return [{name: value for name, value in line.items() if not name.startswith(machine)} for line in lines]

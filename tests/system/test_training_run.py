@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_pz.checkpoint import checkpoint_files
+from tests.support.launched_run import LaunchedRun
 from tests.support.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
 from tests.support.torchrun import ROOT, run_workers
 
@@ -83,6 +84,38 @@ def test_resume_is_exact(
 
     # The engine sampled with the trainer's weights in every step: float32 on both sides leaves only rounding.
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
+
+
+def test_rollout_ranks(config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
+    """Engines of their own sample what engines beside the trainer do; whatever is killed, the run is the same.
+
+    The first step's weights are as old in both; from the second on those of rollout ranks are one update older.
+    """
+    beside, whole, killed = tmp_path / "beside", tmp_path / "whole", tmp_path / "killed"
+    train(config, taught_model, corpus, beside, 1, "--train-iters", 1)
+    flags = ("--train-iters", 20, "--rollout-ranks", 1, "--keep-last", 2)
+    train(config, taught_model, corpus, whole, 2, *flags)
+    steps, (alone,) = metrics_of(whole), metrics_of(beside)
+    assert steps[0] == pytest.approx(alone | {"ahead/sync_difference": 0.0}, rel=1e-3, abs=1e-5)
+    assert sum(step["train/responses"] > 0 and step["ahead/staleness_mean"] > 0 for step in steps[1:]) > 10
+    assert max(step["ahead/sync_difference"] for step in steps) < 1e-4
+
+    named = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, "--save", killed, *flags]
+    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--heartbeat-timeout-minutes", 0.2)
+    run.wait_for_step(4)
+    stopped = run.process_of(1)
+    stopped.suspend()
+    output = run.end(1)
+    (line,) = (line for line in output.splitlines() if line.startswith("error:"))
+    assert re.search(rf"rank 1 \(.*, process {stopped.pid}\) has given no heartbeat for \d+ s", line)
+    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--load", killed)
+    run.wait_for_step(8)
+    run.kill()
+    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--load", killed)
+    run.wait_for_step(12)
+    run.process_of(1).kill()
+    assert "the rollout ranks start again" in run.end(0)
+    assert metrics_of(killed) == steps
 
 
 def kill_after_step(step: int, config: Path, model: Path, data: str, save: Path, *flags: object) -> None:

@@ -83,7 +83,8 @@ class Estimate:
 
     def time(self, parallel_of: RunConfig, plan: MemoryPlan, schedule: Schedule) -> StepTime:
         """Return the time of a step in the layout of ``parallel_of``."""
-        return simulate_step(self.arch, parallel_of, plan, self.cluster, self.work, schedule)
+        ranks = parallel_of.rollout.rollout_ranks
+        return simulate_step(self.arch, parallel_of, plan, self.cluster, self.work, schedule, rollout_gpus=ranks)
 
     def of_layouts(self, layouts: Iterable[Layout], schedule: Schedule) -> dict[str, StepTime]:
         """Return the times of the layouts that fit, by name; of those without rollout ranks to part, none."""
@@ -99,9 +100,14 @@ class Estimate:
         return times
 
     def of_schedules(self, config: RunConfig, plan: MemoryPlan) -> list[StepTime]:
-        """Return the times of every schedule that this number of devices permits, the fastest first."""
+        """Return the times of every schedule that this number of devices permits, the fastest first.
+
+        With rollout ranks there is one, since the memory plan is for them.
+        """
         times = []
         for schedule in SCHEDULES:
+            if config.rollout.rollout_ranks and schedule != "rollout-ranks":
+                continue
             if schedule == "generator-ahead" and self.work.proposals is None:
                 continue
             try:

@@ -108,7 +108,10 @@ class MeasuredRun:
     def simulate(self, rates: Rates, draws: int = 8) -> StepTime:
         """Return the simulated time of a mean step of the run."""
         plan = plan_for(self.arch, self.config, self.device, self.processes)
-        return simulate_step(self.arch, self.config, plan, self.cluster(rates), self.work(), self.schedule, draws)
+        ranks = self.config.rollout.rollout_ranks
+        return simulate_step(
+            self.arch, self.config, plan, self.cluster(rates), self.work(), self.schedule, draws, ranks
+        )
 
     @property
     def schedule(self) -> Schedule:
@@ -218,7 +221,13 @@ def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:
 
     Three factors and one sum are fitted. The engines' factor slows all of an engine's work alike, since one mean cannot
     tell bandwidth from overhead.
+
+    Raises:
+        BadInput: the run had rollout ranks, whose work is hidden behind the update's, so that the two cannot be told
+            apart in its times.
     """
+    if run.config.rollout.rollout_ranks:
+        raise BadInput(f"--calibrate {run.folder}: that run had rollout ranks; give one without")
     old = rates or default_rates(run.device.name, is_mixture=run.arch.experts is not None)
     measured = run.seconds()
     fitted, new = [], old

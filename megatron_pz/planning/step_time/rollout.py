@@ -28,6 +28,8 @@ TAIL_SHARE = 0.9
 
 def schedule_of(config: RunConfig) -> Schedule:
     """Return the schedule that ``megatron_pz.train`` follows with these settings."""
+    if config.rollout.rollout_ranks:
+        return "rollout-ranks"
     if config.rollout.generator_ahead:
         return "generator-ahead"
     return "one-queue" if config.game.policy_sharing == "shared" else "barrier"

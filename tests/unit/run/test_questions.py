@@ -63,6 +63,7 @@ def test_an_evaluation_without_anything_to_ask_is_refused(tmp_path: Path) -> Non
     [
         (RunConfig(game=GameConfig(policy_sharing="separate")), "--policy-sharing separate: question answering"),
         (RunConfig(rollout=RolloutConfig(generator_ahead=True)), "--generator-ahead: question answering"),
+        (RunConfig(rollout=RolloutConfig(rollout_ranks=2)), "--rollout-ranks 2: not for question answering"),
     ],
 )
 def test_settings_of_the_other_roles_are_refused(config: RunConfig, complaint: str) -> None:

@@ -68,3 +68,22 @@ def test_context_and_expert_ranks_count_too(layout: dict, words: str, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(BadInput, match=f"^4 processes cannot be laid out as .*{words}"):
         Topology.start(ParallelConfig(**layout), seed=1)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_rollout_ranks_leave_a_rank_for_the_trainer(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        BadInput, match=rf"--rollout-ranks {ranks}: 2 processes leave none .* start at least {ranks + 1}"
+    ):
+        Topology.start(ParallelConfig(), 1, ranks)
+    assert not dist.is_initialized()
+
+
+def test_the_layout_counts_the_trainers_ranks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "5")
+    with pytest.raises(BadInput, match=r"^3 processes cannot be laid out as --tensor-model-parallel-size 2 "):
+        Topology.start(ParallelConfig(2), 1, rollout_ranks=2)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(BadInput, match="RANK is not set: start the processes by "):
+        Topology.start(ParallelConfig(3), 1, rollout_ranks=2)

@@ -1,0 +1,114 @@
+"""PretrainZero with engines on rollout ranks: a step is sampled there while the step before is learned here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_pz.algorithm.learner import Learner
+from megatron_pz.algorithm.pretrain_zero import PretrainZero, RolloutBatch
+from megatron_pz.algorithm.remote_engine import RemoteEngine
+from megatron_pz.algorithm.rollouts import RolloutWorker
+from megatron_pz.algorithm.stored_experience import merged
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.corpus.passages import PassageBlend
+from megatron_pz.corpus.sampler import PassageSampler
+from megatron_pz.monitoring.timers import Timers
+from megatron_pz.rl.experience import Role, ScoredGroup
+from megatron_pz.rollout.ranks.crew import EXPERIENCE, RolloutCrew
+
+
+class OverlappedPretrainZero(PretrainZero):
+    """The trainer's half of the algorithm. The rollout ranks have the other (:class:`ExperienceMaker`).
+
+    Step t, with weights W after t - 1 updates in trainer and engines, and the experience of t at hand: ask for the
+    experience of t + 1; learn; wait for the answer; send the new weights. So samples are at most one update old. A
+    checkpoint follows, which holds the answer. The first step asks for its own experience before that.
+
+    The rollout ranks keep nothing from one request to the next: with it they get the position in the corpus and the
+    mean lengths, and return both as they are afterwards. So they may be started again at any time.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        worker: RolloutWorker,
+        learners: list[Learner],
+        passages: PassageBlend,
+        sampler: PassageSampler,
+        engines: Mapping[Role, RemoteEngine],
+        crew: RolloutCrew | None,
+    ) -> None:
+        """Keep the parts of the run.
+
+        Args:
+            worker: reads and scores what was sampled; it has no engines.
+            engines: get the weights.
+            crew: the rollout ranks; None on all ranks but the first.
+        """
+        super().__init__(config, worker, learners, passages, sampler, engines)
+        self._crew = crew
+        self._asked: int | None = None
+        """The step before whose update the experience under way is sampled."""
+
+    def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
+        """Take the experience that was sampled during the step before, and ask for the next step's."""
+        if self.ready is None:
+            self._ask(iteration, iteration)
+            self._receive()
+        assert self.ready is not None
+        gathered = self.experience_of(self.ready, iteration)
+        if iteration < self.config.training.train_iters:
+            self._ask(iteration + 1, iteration)
+        return gathered
+
+    def after_update(self, timers: Timers) -> dict[str, float]:
+        """Wait for the experience that was asked for before the update."""
+        if self._asked is None:
+            return {}
+        with timers("rollout"):
+            start = time.perf_counter()
+            seconds_sampling = self._receive()
+            waited = time.perf_counter() - start
+        shorter = min(seconds_sampling, timers["update"])
+        return {"ahead/overlap": max(0.0, seconds_sampling - waited) / shorter} if shorter else {}
+
+    def _ask(self, wanted: int, iteration: int) -> None:
+        """Let the rollout ranks sample the step ``wanted``, in the course of ``iteration``. Collective."""
+        state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict()}
+        if self._crew is not None:
+            self._crew.start([(EXPERIENCE, wanted, state)] * self._crew.ranks)
+        self._asked = iteration
+
+    def _receive(self) -> float:
+        """Wait for what was asked for; return the seconds that the rollout ranks took. Collective."""
+        whole = merged(self._crew.finish()) if self._crew is not None else None
+        whole = self.worker.topology.broadcast_object(whole)
+        assert whole is not None
+        self.sampler.load_state_dict(whole["sampler"])
+        self.load_state_dict(whole["rollouts"])
+        self.ready, self._asked = {"iteration": self._asked, "rounds": whole["rounds"], "calls": whole["calls"]}, None
+        seconds: float = whole["seconds"]
+        return seconds
+
+
+class ExperienceMaker:
+    """The rollout ranks' half: samples and scores whole steps, without a trainer."""
+
+    def __init__(self, config: RunConfig, worker: RolloutWorker, passages: PassageBlend) -> None:
+        self.sampler = PassageSampler(passages.sizes, config.training.seed, passages.weights)
+        self.algorithm = PretrainZero(config, worker, [], passages, self.sampler)
+
+    def make(self, iteration: int, state: dict[str, Any]) -> dict[str, Any]:
+        """Sample the experience of a step from the state that the trainer has; return this rank's share and the state.
+
+        Collective over the rollout ranks.
+        """
+        start = time.perf_counter()
+        self.sampler.load_state_dict(state["sampler"])
+        self.algorithm.load_state_dict(state["rollouts"])
+        rollouts, _ = self.algorithm.gather_experience(iteration)
+        share = self.algorithm.stored_share(rollouts)
+        after = {"sampler": self.sampler.state_dict(), "rollouts": self.algorithm.state_dict()}
+        return share | after | {"seconds": time.perf_counter() - start}

@@ -1,0 +1,128 @@
+"""The trainer's view of engines on rollout ranks: it sends weights, and asks for samples in evaluations."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from megatron_pz.algorithm.learner import Learner
+from megatron_pz.config.precision import log_prob_difference_bound
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.rl.experience import Decoding, Response, ScoredGroup
+from megatron_pz.rl.packing import LossWeighting
+from megatron_pz.rollout.engine import Part
+from megatron_pz.rollout.fault_tolerance import RestartingEngine
+from megatron_pz.rollout.logprob_mismatch import LogProbDifference
+from megatron_pz.rollout.ranks.crew import GENERATE, RolloutCrew
+from megatron_pz.trainer.topology import Topology
+
+PROBES, PROBE_TOKENS, PROBE_RESPONSE = 4, 12, 8
+"""Prompts that every engine answers after a transfer, their tokens, and the most tokens of a response."""
+
+
+class RemoteEngine:
+    """The engines of one policy, all of them on rollout ranks. Every method is a collective of the trainer's ranks.
+
+    The trainer cannot compare its log-probabilities with those of samples that are one update old, as it does where
+    engines share its processes. So every engine answers some random prompts as soon as it has the weights, and the
+    trainer, whose weights are the same then, scores the answers.
+    """
+
+    def __init__(self, crew: RolloutCrew | None, learner: Learner, topology: Topology, config: RunConfig) -> None:
+        """Give the policy's weights to its engines.
+
+        Args:
+            crew: the rollout ranks; None on all ranks but the first.
+        """
+        self._crew, self._learner, self._topology, self._config = crew, learner, topology, config
+        self.name = learner.name
+        self.difference = LogProbDifference(0, 0.0, 0.0, 0.0)
+        """Between the answers' log-probabilities of engines and trainer after the last transfer."""
+        self.sync()
+
+    def sync(self) -> None:
+        """Give the trainer's current weights to the engines, and compare log-probabilities.
+
+        Raises:
+            EngineOutOfSync: they differ by more than ``max_log_prob_difference`` on average.
+            TooManyEngineFailures: rollout ranks have died too often.
+        """
+        prompts = self._prompts()
+        answers: list[list[Response]] = []
+        if self._crew is not None:
+            answers = self._crew.load(self.name, self._learner.policy.weights(), prompts)
+        else:
+            for _ in self._learner.policy.weights():  # a collective
+                pass
+        self._compare(prompts, self._topology.broadcast_object(answers))
+
+    def _prompts(self) -> list[list[int]]:
+        """Draw random token ids, the same in every call."""
+        rollout, draw = self._config.rollout, random.Random(0)
+        vocabulary = self._learner.policy.architecture.vocab_size
+        length = min(PROBE_TOKENS, rollout.max_prompt_length)
+        return [[draw.randrange(vocabulary) for _ in range(length)] for _ in range(PROBES)]
+
+    def _compare(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Response]]) -> None:
+        """Score what each engine answered to the prompts."""
+        role = self._learner.roles[0]
+        groups = [
+            ScoredGroup(role, tuple(prompt), (response,), (0.0,), (0.0,))
+            for responses in answers
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        policy, limit = self._learner.policy, self._config.training.micro_batch_tokens
+        batches = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), limit)
+        mine = []
+        for batch, log_probs_R in zip(batches, policy.log_probs(batches), strict=False):  # none but on the last stage
+            real_R = batch.group_index_R >= 0
+            mine.append((log_probs_R.cpu()[real_R].tolist(), batch.rollout_log_probs_R[real_R].tolist()))
+        scored = [pair for of_rank in self._topology.all_gather_object(mine) for pair in of_rank]
+        self.difference = LogProbDifference.between([own for own, _ in scored], [theirs for _, theirs in scored])
+        self.difference.require_below(log_prob_difference_bound(self._config), where="after the weight sync: ")
+
+    @property
+    def context(self) -> int:
+        """Maximum number of tokens of a prompt and its response together."""
+        return self._config.rollout.max_prompt_length + self._config.rollout.max_response_length
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        n: int,
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        stop: Sequence[str],
+        decoding: Decoding | None = None,
+    ) -> list[list[Response]]:
+        """Sample as :meth:`megatron_pz.rollout.engine.VllmEngine.generate`; the prompts of all ranks are shared out."""
+        shares = self._topology.all_gather_object(list(zip(prompts, seeds, strict=True)))
+        together = [prompt for share in shares for prompt in share]
+        sampled: list[list[Response]] = []
+        if self._crew is not None:
+            ranks = self._crew.ranks
+            settings: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "decoding": decoding}
+            commands = []
+            for rank in range(ranks):
+                own = together[rank::ranks]
+                seeded = settings | {"seeds": [seed for _, seed in own]}
+                commands.append((GENERATE, self.name, [prompt for prompt, _ in own], n, seeded))
+            answers = self._crew.ask(commands)
+            sampled = [answers[index % ranks][index // ranks] for index in range(len(together))]
+        first = sum(len(share) for share in shares[: self._topology.rank])
+        return self._topology.broadcast_object(sampled)[first : first + len(prompts)]
+
+    def sleep(self) -> None:
+        """Do nothing: the engines do not share the trainer's memory."""
+
+    def wake(self, *parts: Part) -> None:
+        """Do nothing, as :meth:`sleep`."""
+
+    def close(self) -> None:
+        """Do nothing: the rollout ranks end together."""
+
+
+PolicyEngine = RestartingEngine | RemoteEngine
+"""Engines of one policy: in the trainer's processes, or on rollout ranks."""

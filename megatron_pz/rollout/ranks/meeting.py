@@ -1,0 +1,183 @@
+"""How the rollout ranks find each other and the trainer's rank 0, again after one of them has died.
+
+The store of the job holds the address of the trainer's rank 0, a secret, the settled configuration, and the number of
+the present *meeting*. All rollout ranks of a meeting have one process group; when one of them dies the next meeting
+begins, to which all come as new processes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hmac
+import json
+import os
+import pickle
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn, TypeVar
+
+import torch.distributed as dist
+
+from megatron_pz.config.schema import RunConfig
+from megatron_pz.rollout.ranks.host_weights import this_node
+
+Received = TypeVar("Received")
+
+_CONFIG, _ADDRESS, _MEETING = "config", "address", "meeting"
+_TOKEN_BYTES = 32
+_POLL = 0.2
+"""Seconds between two looks into the store."""
+
+
+def shared_place(store: dist.Store) -> dist.PrefixStore:
+    """Return the part of the job's store that belongs to this attempt of a launcher that restarts jobs in place."""
+    return dist.PrefixStore(f"rollout ranks {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def publish_config(store: dist.Store, config: RunConfig) -> None:
+    """Tell the rollout ranks the settled configuration."""
+    shared_place(store).set(_CONFIG, base64.b64encode(pickle.dumps(config)).decode("ascii"))
+
+
+def tell_host(store: dist.Store, rank: int, host: str) -> None:
+    """Say on which host a rollout rank runs."""
+    shared_place(store).set(f"host {rank}", host)
+
+
+def hosts(store: dist.Store, ranks: int) -> list[str]:
+    """Return the hosts of all rollout ranks, once they have said so."""
+    return [shared_place(store).get(f"host {rank}").decode() for rank in range(ranks)]
+
+
+def settled_config(store: dist.Store) -> RunConfig:
+    """Wait for the configuration that the trainer's rank 0 has settled."""
+    config: RunConfig = pickle.loads(base64.b64decode(shared_place(store).get(_CONFIG)))
+    return config
+
+
+@dataclass
+class Channel:
+    """Connection of the trainer's rank 0 to one rollout rank."""
+
+    rank: int
+    """Among the rollout ranks."""
+    connection: Connection
+    local: bool
+    """Both run on one node."""
+
+
+class Host:
+    """The trainer's rank 0, to which rollout ranks connect."""
+
+    def __init__(self, store: dist.Store, ranks: int) -> None:
+        """Listen at the address of the rendezvous, on a port that the system picks."""
+        self._place, self._ranks = shared_place(store), ranks
+        self._token = secrets.token_bytes(_TOKEN_BYTES)
+        host = os.environ["MASTER_ADDR"]
+        family = socket.getaddrinfo(host, None)[0][0]
+        self._server = socket.create_server((host, 0), family=family, backlog=ranks)
+        self._meeting = 0
+        port = self._server.getsockname()[1]
+        self._place.set(_ADDRESS, json.dumps([host, port, self._token.hex()]))
+
+    def meet(self) -> list[Channel]:
+        """Begin the next meeting and wait for all rollout ranks, whose engines have started by then."""
+        self._meeting += 1
+        self._place.set(_MEETING, str(self._meeting))
+        channels: dict[int, Channel] = {}
+        while len(channels) < self._ranks:
+            sock, _ = self._server.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = Connection(sock.detach())
+            hello = self._hello(connection)
+            if hello is None or hello["meeting"] != self._meeting:
+                connection.close()
+                continue
+            channels[hello["rank"]] = Channel(hello["rank"], connection, hello["node"] == this_node())
+        return [channels[rank] for rank in sorted(channels)]
+
+    def _hello(self, connection: Connection) -> dict[str, Any] | None:
+        """Read who connects; None where it is no process of this job."""
+        with contextlib.suppress(EOFError, OSError):
+            if hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
+                hello: dict[str, Any] = json.loads(connection.recv_bytes())
+                return hello
+        return None
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.close()
+
+
+class Guest:
+    """One rollout rank."""
+
+    def __init__(self, store: dist.Store, rank: int) -> None:
+        """Find the present meeting; a rank that has been at it before, as another process, waits for the next."""
+        self.rank, self._place = rank, shared_place(store)
+        self.meeting = int(self._place.get(_MEETING))
+        while self._place.add(f"{self.meeting}.{rank}", 1) > 1:
+            self.wait_for_another()
+            self.meeting = int(self._place.get(_MEETING))
+
+    @property
+    def store(self) -> dist.Store:
+        """The store in which the ranks of this meeting make their process group."""
+        return dist.PrefixStore(str(self.meeting), self._place)
+
+    def connect(self, lost: Callable[[], NoReturn]) -> TrainerConnection:
+        """Connect to the trainer's rank 0: this rank is ready to work. For ``lost`` see :class:`TrainerConnection`."""
+        host, port, token = json.loads(self._place.get(_ADDRESS))
+        sock = socket.create_connection((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(sock.detach())
+        connection.send_bytes(bytes.fromhex(token))
+        connection.send_bytes(json.dumps({"meeting": self.meeting, "rank": self.rank, "node": this_node()}).encode())
+        return TrainerConnection(connection, lost)
+
+    def wait_for_another(self) -> None:
+        """Wait until another meeting has begun. The launcher ends whoever still waits when the trainer has failed."""
+        while int(self._place.get(_MEETING)) == self.meeting:
+            time.sleep(_POLL)
+
+
+class TrainerConnection:
+    """A rollout rank's connection to the trainer's rank 0."""
+
+    def __init__(self, connection: Connection, lost: Callable[[], NoReturn]) -> None:
+        """
+        Keep the connection.
+
+        Args:
+            lost: called where it breaks. It does not return, so that a weight update that is cut short is not taken
+                for a broken engine.
+        """
+        self._connection, self._lost = connection, lost
+
+    def send(self, answer: Any) -> None:
+        """Send anything that pickles."""
+        self._guarded(lambda: self._connection.send(answer))
+
+    def recv(self) -> Any:
+        """Wait for what the trainer sends."""
+        return self._guarded(self._connection.recv)
+
+    def recv_bytes(self) -> bytes:
+        """Wait for bytes."""
+        return self._guarded(self._connection.recv_bytes)
+
+    def close(self) -> None:
+        """Tell the trainer that this rank answers no more."""
+        self._connection.close()
+
+    def _guarded(self, work: Callable[[], Received]) -> Received:
+        try:
+            return work()
+        except (EOFError, OSError):
+            self._connection.close()
+            self._lost()

@@ -1,0 +1,239 @@
+"""The talk between the trainer's rank 0 and rollout ranks, which are threads here: weights, commands, and a death."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_pz.config.schema import RolloutConfig, RunConfig
+from megatron_pz.rollout.fault_tolerance import TooManyEngineFailures
+from megatron_pz.rollout.ranks import host_weights
+from megatron_pz.rollout.ranks.crew import CLOSE, GENERATE, WEIGHTS, RolloutCrew
+from megatron_pz.rollout.ranks.host_weights import Bucket, HostWeights, ReceivedWeights
+from megatron_pz.rollout.ranks.meeting import Guest, Host, publish_config, settled_config, shared_place
+
+Named = list[tuple[str, torch.Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_weights, "BUCKET_BYTES", 4096)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+def some_weights(seed: int, dtype: torch.dtype = torch.float32) -> Named:
+    """Tensors of odd sizes: some share a bucket of 4096 bytes, the last needs a larger one."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((3, 5), (700,), (1,), (33, 7), (5000,))
+    return [(f"t{number}", torch.randn(size, generator=generator).to(dtype)) for number, size in enumerate(sizes)]
+
+
+def equal(one: Named, other: Named) -> bool:
+    return [name for name, _ in one] == [name for name, _ in other] and all(
+        torch.equal(a, b) and a.dtype == b.dtype for (_, a), (_, b) in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_weights_arrive_bucket_by_bucket_and_can_be_read_again(local: bool) -> None:
+    here, there = Pipe()
+    sent, received = HostWeights(), ReceivedWeights(there)
+    for seed, dtype in ((1, torch.float32), (2, torch.float32), (3, torch.bfloat16)):
+        weights = some_weights(seed, dtype)
+        received.expect(sent.path if local else None)
+        reader = ThreadPoolExecutor(1).submit(lambda: [(name, tensor.clone()) for name, tensor in received.stream()])
+        buckets = 0
+        for bucket in sent.write(iter(weights)):
+            sent.send(bucket, here, local=local)
+            buckets += 1
+        here.send(None)
+        assert buckets > 1
+        assert equal(reader.result(10), weights)
+        assert equal(list(received.stream()), weights)
+    sent.close()
+
+
+def test_a_reader_that_gives_up_leaves_no_bucket_behind() -> None:
+    here, there = Pipe()
+    sent, received = HostWeights(), ReceivedWeights(there)
+    received.expect(sent.path)
+    for bucket in sent.write(iter(some_weights(1))):
+        sent.send(bucket, here, local=True)
+    here.send(None)
+    here.send("the next command")
+    stream = received.stream()
+    next(stream)
+    stream.close()
+    assert there.recv() == "the next command"
+    assert equal(list(received.stream()), some_weights(1))
+    sent.close()
+
+
+def test_memory_is_used_again() -> None:
+    sent = HostWeights()
+    first = [(bucket.offset, bucket.size) for bucket in sent.write(iter(some_weights(1)))]
+    assert [(bucket.offset, bucket.size) for bucket in sent.write(iter(some_weights(2)))] == first
+    sent.close()
+
+
+class Broken(Exception):
+    """In place of a process's end."""
+
+
+class FakeRank(threading.Thread):
+    """A rollout rank without engines: returns its rank and what it was asked; dies when it is asked to, once."""
+
+    deaths: set[int]
+
+    def __init__(self, store: dist.TCPStore, rank: int, log: list[tuple[int, str]], deaths: set[int]) -> None:
+        super().__init__(daemon=True)
+        # A client's calls exclude each other, and some wait.
+        self.store, self.rank, self.log, self.deaths = store.clone(), rank, log, deaths
+        self.start()
+
+    def run(self) -> None:
+        with contextlib.suppress(SystemExit):
+            self.serve()
+
+    def serve(self) -> None:
+        def lost() -> NoReturn:
+            try:
+                guest.wait_for_another()
+            except dist.DistError:  # the test is over, and its store gone
+                raise SystemExit from None
+            raise Broken
+
+        while True:
+            guest = Guest(self.store, self.rank)
+            connection = guest.connect(lost)
+            weights = ReceivedWeights(connection)
+            with contextlib.suppress(Broken):
+                while True:
+                    command, *arguments = connection.recv()
+                    self.log.append((self.rank, command))
+                    if command == CLOSE:
+                        return
+                    if command == WEIGHTS:
+                        weights.expect(arguments[1])
+                        total = sum(float(tensor.sum()) for _, tensor in weights.stream())
+                        connection.send((arguments[0], arguments[2], total))
+                        continue
+                    if self.rank in self.deaths and arguments[0] == "deadly":
+                        self.deaths.discard(self.rank)
+                        connection.close()
+                        lost()
+                    total = sum(float(tensor.sum()) for _, tensor in weights.stream())
+                    connection.send((self.rank, *arguments, total))
+
+
+@pytest.fixture
+def store() -> Iterator[dist.TCPStore]:
+    yield dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def crew_of(store: dist.Store, ranks: int, restarts: int = 1) -> RolloutCrew:
+    return RolloutCrew(store, ranks, 2, restarts, lambda *_: nullcontext())
+
+
+def total_of(weights: Named) -> float:
+    return sum(float(tensor.sum()) for _, tensor in weights)
+
+
+def test_commands_reach_every_rank_and_answers_keep_their_order(store: dist.TCPStore) -> None:
+    log: list[tuple[int, str]] = []
+    for rank in (2, 0, 1):
+        FakeRank(store, rank, log, set())
+    crew = crew_of(store, 3)
+    answers = crew.load("", iter(some_weights(1)), "probe")
+    assert answers == [("", "probe", total_of(some_weights(1)))] * 3
+    crew.start([(GENERATE, number) for number in (10, 11, 12)])
+    assert [answer[:2] for answer in crew.finish()] == [(0, 10), (1, 11), (2, 12)]
+    crew.close()
+
+
+def test_after_a_death_all_ranks_get_their_weights_and_the_command_again(store: dist.TCPStore) -> None:
+    log: list[tuple[int, str]] = []
+    deaths = {1}
+    for rank in (0, 1):
+        FakeRank(store, rank, log, deaths)
+    crew = crew_of(store, 2)
+    crew.load("", iter(some_weights(1)), "probe")
+    weights = total_of(some_weights(1))
+    assert crew.ask([(GENERATE, "deadly")] * 2) == [(0, "deadly", weights), (1, "deadly", weights)]
+    assert crew.restarts == 1
+    deaths.add(0)
+    with pytest.raises(TooManyEngineFailures, match=r"rank 2 has ended .* after 1 restarts of the rollout ranks"):
+        crew.ask([(GENERATE, "deadly")] * 2)
+    crew.close()
+
+
+def test_weights_are_read_to_their_end_though_a_rank_is_lost(store: dist.TCPStore) -> None:
+    """The other ranks of the trainer wait in the stream's collectives."""
+    FakeRank(store, 0, [], set())
+    crew = crew_of(store, 1)
+    crew.load("", iter(some_weights(1)), None)
+    read: list[str] = []
+
+    def stream() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in some_weights(2):
+            if not read:
+                crew._channels[0].connection.close()
+            read.append(name)
+            yield name, tensor
+
+    assert crew.load("", stream(), None) == [("", None, total_of(some_weights(2)))]
+    assert len(read) == 5 and crew.restarts == 1
+    crew.close()
+
+
+def test_a_stranger_is_not_let_in(store: dist.TCPStore) -> None:
+    host = Host(store, 1)
+    met: list[Any] = []
+    thread = threading.Thread(target=lambda: met.append(host.meet()))
+    thread.start()
+    port = host._server.getsockname()[1]
+    for words in (b"x" * 32, b"short", b"y" * 500):
+        stranger = Connection(socket.create_connection(("127.0.0.1", port)).detach())
+        stranger.send_bytes(words)
+        with pytest.raises((EOFError, OSError)):
+            stranger.recv()
+    Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))
+    thread.join(10)
+    assert [channel.rank for channel in met[0]] == [0] and met[0][0].local
+    host.close()
+
+
+def test_a_rank_that_was_at_a_meeting_before_waits_for_the_next(store: dist.TCPStore) -> None:
+    place = shared_place(store)
+    place.set("meeting", "1")
+    assert Guest(store, 0).meeting == 1
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(Guest(store.clone(), 0).meeting))
+    thread.start()
+    assert not found
+    place.set("meeting", "2")
+    thread.join(10)
+    assert found == [2]
+
+
+def test_rollout_ranks_learn_the_settled_configuration(store: dist.TCPStore) -> None:
+    config = RunConfig(rollout=RolloutConfig(rollout_ranks=3, rollout_dtype="float32"))
+    publish_config(store, config)
+    assert settled_config(store) == config
+
+
+def test_an_empty_bucket_takes_what_fits() -> None:
+    bucket = Bucket(0, 0, 64)
+    assert bucket.place("a", torch.zeros(3)) and bucket.used == 12
+    assert bucket.place("b", torch.zeros(1)) is None
