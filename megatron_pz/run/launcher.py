@@ -312,7 +312,7 @@ class Launcher:
         death = self._workers.describe(local_rank)
         if self._workers.replace(local_rank):
             if code != START_AGAIN:
-                self._log.say(f"{death}; it is started again")
+                self._log.say(f"{death.replace('error', 'warning', 1)}; it is started again")
             return
         self._code, was_first = self._agreement.failed_first(code)
         if was_first:

@@ -145,8 +145,9 @@ class HostWeights:
         """Tell a rollout rank of a bucket, and hand the bytes over where it is on another node."""
         connection.send(bucket)
         if not local:
-            memory = self._memory[bucket.number].bytes
-            connection.send_bytes(memoryview(memory)[: bucket.used])
+            left = memoryview(self._memory[bucket.number].bytes)[: bucket.used]
+            while left:
+                left = left[os.write(connection.fileno(), left) :]
 
     def close(self) -> None:
         """Free the memory, once the rollout ranks have ended."""
@@ -159,7 +160,7 @@ class Incoming(Protocol):
 
     def recv(self) -> Any: ...
 
-    def recv_bytes(self) -> bytes: ...
+    def recv_raw(self, target: memoryview) -> None: ...
 
 
 class ReceivedWeights:
@@ -168,7 +169,9 @@ class ReceivedWeights:
     def __init__(self, connection: Incoming) -> None:
         self._connection = connection
         self._buckets: list[Bucket] = []
-        self._memory: list[_Memory] = []
+        self._memory: dict[tuple[int, int], _Memory] = {}
+        """By offset and size: what is mapped stays mapped, since its first use is expensive."""
+        self._path: str | None = None
         self._file: int | None = None
         self._arriving = False
 
@@ -178,15 +181,18 @@ class ReceivedWeights:
         Args:
             path: the shared memory of this node; None where the bytes come over the connection.
         """
-        self._buckets, self._memory, self._arriving = [], [], True
+        self._buckets, self._arriving = [], True
+        if path == self._path:
+            return
+        self._memory.clear()
         if self._file is not None:
             os.close(self._file)
-        self._file = None if path is None else os.open(path, os.O_RDWR)
+        self._path, self._file = path, None if path is None else os.open(path, os.O_RDWR)
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield the tensors of the transfer: as they arrive, and whenever asked again from memory."""
         for bucket in self._arrived() if self._arriving else self._buckets:
-            memory = self._memory[bucket.number]
+            memory = self._memory[bucket.offset, bucket.size]
             for entry in bucket.entries:
                 yield entry.name, memory.view(entry)
 
@@ -206,12 +212,13 @@ class ReceivedWeights:
         if bucket is None:
             self._arriving = False
             return None
+        memory = self._memory.get((bucket.offset, bucket.size))
+        if memory is None:
+            file, offset = (-1, 0) if self._file is None else (self._file, bucket.offset)
+            memory = _Memory(mmap.mmap(file, bucket.size, mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=offset))
+            self._memory[bucket.offset, bucket.size] = memory
         if self._file is None:
-            memory = mmap.mmap(-1, bucket.size)
-            memory.write(self._connection.recv_bytes())
-        else:
-            memory = mmap.mmap(self._file, bucket.size, offset=bucket.offset)
-        self._memory.append(_Memory(memory))
+            self._connection.recv_raw(memoryview(memory.bytes)[: bucket.used])
         self._buckets.append(bucket)
         return bucket
 

@@ -146,6 +146,15 @@ class Guest:
             time.sleep(_POLL)
 
 
+def read_into(connection: Connection, target: memoryview) -> None:
+    """Fill memory from a connection. Raises EOFError where it ends before."""
+    while target:
+        count = os.readv(connection.fileno(), [target])
+        if not count:
+            raise EOFError
+        target = target[count:]
+
+
 class TrainerConnection:
     """A rollout rank's connection to the trainer's rank 0."""
 
@@ -167,9 +176,9 @@ class TrainerConnection:
         """Wait for what the trainer sends."""
         return self._guarded(self._connection.recv)
 
-    def recv_bytes(self) -> bytes:
-        """Wait for bytes."""
-        return self._guarded(self._connection.recv_bytes)
+    def recv_raw(self, target: memoryview) -> None:
+        """Wait for bytes that the trainer writes without a frame, as many as the target has."""
+        self._guarded(lambda: read_into(self._connection, target))
 
     def close(self) -> None:
         """Tell the trainer that this rank answers no more."""

@@ -1,5 +1,7 @@
 """A worker that ends as its arguments say, rank by rank: a code, ``kill``, ``hang``, or ``import`` for slow imports.
 
+``kill in service`` and ``75 in service``: so the first time, and the second time with 0.
+
 It does without torch, so that a test of the launcher takes no longer than the launcher.
 """
 
@@ -13,13 +15,19 @@ from pathlib import Path
 
 from megatron_pz.run.signals import StopRequest
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.replacement import declare_replaceable
 
 
 @exits_with_one_line
 def main() -> None:
     rank, folder = int(os.environ["RANK"]), Path(os.environ["ENDING_FOLDER"])
     (folder / f"process_{rank}").write_text(str(os.getpid()))
-    ending = sys.argv[1:][rank]
+    ending, _, service = sys.argv[1:][rank].partition(" in ")
+    if service:
+        if (folder / "served").exists():
+            raise SystemExit(0)
+        (folder / "served").touch()
+        declare_replaceable()
     if ending == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif ending == "hang":

@@ -19,9 +19,10 @@ from megatron_pz.planning.memory import plan_memory
 from megatron_pz.planning.parameters import model_size, shard_sizes
 from megatron_pz.planning.step_time.devices import DEVICES, find_device
 from megatron_pz.planning.step_time.engine import EngineCost, serve
+from megatron_pz.planning.step_time.estimate import Estimate
 from megatron_pz.planning.step_time.lengths import Lengths
 from megatron_pz.planning.step_time.rates import GPU_RATES
-from megatron_pz.planning.step_time.rollout import SCHEDULES, Schedule, simulate_rollout
+from megatron_pz.planning.step_time.rollout import SCHEDULES, Schedule, schedule_of, simulate_rollout
 from megatron_pz.planning.step_time.step import Cluster, simulate_step
 from megatron_pz.planning.step_time.update import UpdateCost
 from megatron_pz.planning.step_time.workload import Response, draw_step, workload_of
@@ -208,6 +209,27 @@ def test_what_cannot_be_simulated_is_one_line(qwen: Architecture) -> None:
     wide = replace(config, rollout=replace(config.rollout, rollout_tensor_parallel_size=2))
     with pytest.raises(BadInput, match="does not divide 1 devices"):
         simulate_step(qwen, wide, plan, Cluster(H100, GPU_RATES, 1), work)
+
+
+def test_a_recipe_with_rollout_ranks_parts_the_devices_as_it_says(qwen: Architecture) -> None:
+    """The layout counts the trainer's; no device holds an engine beside the trainer."""
+    recipe = load_yaml(ROOT / "examples/qwen3_4b/config.yaml")
+    parallel = replace(recipe.parallel, tensor_model_parallel_size=4, pipeline_model_parallel_size=1)
+    config = replace(recipe, parallel=parallel, rollout=replace(recipe.rollout, rollout_ranks=6))
+    assert schedule_of(config) == "rollout-ranks"
+    with pytest.raises(BadInput, match="needs a multiple of 4"):
+        plan_memory(qwen, config, 16, 80)
+    config = replace(config, rollout=replace(config.rollout, rollout_ranks=12))
+    plan, beside = plan_memory(qwen, config, 16, 80), plan_memory(qwen, replace(config, rollout=recipe.rollout), 4, 80)
+    assert plan.stages == beside.stages
+    assert plan.updating() == max(stage.updating() for stage in plan.stages)
+    assert plan.sampling() == plan.engine.weights + plan.engine.cache < beside.sampling()
+    work = workload_of(config, 1000, 1000, 0.9, 700)
+    timing = Estimate(qwen, config, Cluster(H100, GPU_RATES, 16), work, "", ())
+    (found,) = timing.of_schedules(config, plan)
+    assert (found.schedule, found.rollout_gpus) == ("rollout-ranks", 12)
+    with pytest.raises(BadInput, match="--gpus 12: --rollout-ranks 12 leave none for the trainer"):
+        plan_memory(qwen, config, 12, 80)
 
 
 def test_every_device_names_its_source() -> None:

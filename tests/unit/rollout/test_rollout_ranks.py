@@ -21,7 +21,14 @@ from megatron_pz.rollout.fault_tolerance import TooManyEngineFailures
 from megatron_pz.rollout.ranks import host_weights
 from megatron_pz.rollout.ranks.crew import CLOSE, GENERATE, WEIGHTS, RolloutCrew
 from megatron_pz.rollout.ranks.host_weights import Bucket, HostWeights, ReceivedWeights
-from megatron_pz.rollout.ranks.meeting import Guest, Host, publish_config, settled_config, shared_place
+from megatron_pz.rollout.ranks.meeting import (
+    Guest,
+    Host,
+    TrainerConnection,
+    publish_config,
+    settled_config,
+    shared_place,
+)
 
 Named = list[tuple[str, torch.Tensor]]
 
@@ -48,7 +55,7 @@ def equal(one: Named, other: Named) -> bool:
 @pytest.mark.parametrize("local", [True, False])
 def test_weights_arrive_bucket_by_bucket_and_can_be_read_again(local: bool) -> None:
     here, there = Pipe()
-    sent, received = HostWeights(), ReceivedWeights(there)
+    sent, received = HostWeights(), ReceivedWeights(TrainerConnection(there, lambda: pytest.fail("lost")))
     for seed, dtype in ((1, torch.float32), (2, torch.float32), (3, torch.bfloat16)):
         weights = some_weights(seed, dtype)
         received.expect(sent.path if local else None)
@@ -65,7 +72,8 @@ def test_weights_arrive_bucket_by_bucket_and_can_be_read_again(local: bool) -> N
 
 
 def test_a_reader_that_gives_up_leaves_no_bucket_behind() -> None:
-    here, there = Pipe()
+    here, pipe = Pipe()
+    there = TrainerConnection(pipe, lambda: pytest.fail("lost"))
     sent, received = HostWeights(), ReceivedWeights(there)
     received.expect(sent.path)
     for bucket in sent.write(iter(some_weights(1))):
