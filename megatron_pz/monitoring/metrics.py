@@ -31,8 +31,8 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
                were sampled), ``tokens_per_pass`` (sampled in a forward pass of a response; 1 without drafts)
 ``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
                rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
-               optimizer steps, ``update_passes``; of all ranks together ``cpu_seconds``; ``engine_tail`` (from nine
-               tenths of an engine's requests to the end of the slowest engine, mean over engines). Not seconds:
+               optimizer steps, ``update_passes``; of all ranks but rollout ranks ``cpu_seconds``; ``engine_tail`` (from
+               nine tenths of an engine's requests to the end of the slowest engine, mean over engines). Not seconds:
                ``engine_idle_share``, ``<role>_tokens_per_engine_second``
 ``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
                a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends

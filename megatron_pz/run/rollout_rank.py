@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -57,22 +58,29 @@ def serve_rollouts(config: RunConfig) -> None:
         tell_host(store, guest.rank, this_host())
 
         def start_again() -> NoReturn:
-            guest.wait_for_another()
             watchdog.stop()
-            os._exit(START_AGAIN)  # engines and process group wait for a rank that is gone
+            os._exit(START_AGAIN)  # engines and process group may wait for a rank that is gone
 
+        guest.at_the_next_meeting(store, start_again)
         topology = meet_rollout_ranks(config.parallel, guest.store, guest.rank, config.rollout.rollout_ranks)
-        served = RolloutRank(config, topology, watchdog, guest.connect, start_again)
+        served = RolloutRank(config, topology, watchdog, guest.connect, wait_for_the_end)
         declare_replaceable()
         try:
             served.serve()
         except Exception as error:
             if not is_of_a_collective(error):
                 raise
-            served.connection.close()
-            start_again()
-        watchdog.stop()
+            served.connection.close()  # by which the trainer learns of it
+            wait_for_the_end()
         served.close()
+        watchdog.stop()
+        topology.close()
+
+
+def wait_for_the_end() -> NoReturn:
+    """Wait until the next meeting begins, which ends this process, or until the launcher ends it."""
+    while True:
+        time.sleep(60)
 
 
 class RolloutRank:
@@ -161,7 +169,6 @@ class RolloutRank:
         return self.engines[self.roles[policy][0]].generate(prompts, n, **settings)
 
     def close(self) -> None:
-        """End the engines and leave the process group."""
+        """End the engines."""
         for engine in dict.fromkeys(self.engines.values()):
             engine.close()
-        self.topology.close()

@@ -212,11 +212,12 @@ def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, wor
     return Topology(rank, world_size, 0, 1, 0, 1, rank, world_size, 0, 1, device)
 
 
-def open_job_store(timeout: timedelta) -> dist.Store:
+def open_job_store(timeout: timedelta) -> dist.TCPStore:
     """Open a connection to the store in which all processes of the job meet; without a launcher, BadInput."""
     if missing := [name for name in RENDEZVOUS if name not in os.environ and not name.startswith("LOCAL")]:
         raise BadInput(f"{missing[0]} is not set: start the processes by megatron_pz.launch or torchrun")
-    return next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+    store: dist.TCPStore = next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+    return store
 
 
 def _meet(device: torch.device, timeout: timedelta, **group: Any) -> None:

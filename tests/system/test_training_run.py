@@ -86,36 +86,53 @@ def test_resume_is_exact(
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
 
 
-def test_rollout_ranks(config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
-    """Engines of their own sample what engines beside the trainer do; whatever is killed, the run is the same.
+RANKS = ("--train-iters", 20, "--rollout-ranks", 1, "--keep-last", 2)
+"""Of a run with one rank for the trainer and one for rollouts."""
 
-    The first step's weights are as old in both; from the second on those of rollout ranks are one update older.
-    """
-    beside, whole, killed = tmp_path / "beside", tmp_path / "whole", tmp_path / "killed"
-    train(config, taught_model, corpus, beside, 1, "--train-iters", 1)
-    flags = ("--train-iters", 20, "--rollout-ranks", 1, "--keep-last", 2)
-    train(config, taught_model, corpus, whole, 2, *flags)
-    steps, (alone,) = metrics_of(whole), metrics_of(beside)
-    assert steps[0] == pytest.approx(alone | {"ahead/sync_difference": 0.0}, rel=1e-3, abs=1e-5)
+
+@pytest.fixture(scope="module")
+def run_of_rollout_ranks(
+    tmp_path_factory: pytest.TempPathFactory, config: Path, corpus: str, taught_model: Path
+) -> list[dict[str, float]]:
+    """The metrics of a run that nothing has disturbed."""
+    save = tmp_path_factory.mktemp("rollout_ranks") / "run"
+    train(config, taught_model, corpus, save, 2, *RANKS)
+    return metrics_of(save)
+
+
+def test_rollout_ranks_sample_what_engines_beside_the_trainer_do(
+    run_of_rollout_ranks: list[dict[str, float]], config: Path, corpus: str, taught_model: Path, tmp_path: Path
+) -> None:
+    """The first step's weights are as old in both; from the second step on those of rollout ranks are older."""
+    train(config, taught_model, corpus, tmp_path / "beside", 1, "--train-iters", 1)
+    (beside,) = metrics_of(tmp_path / "beside")
+    steps = run_of_rollout_ranks
+    assert steps[0] == pytest.approx(beside | {"ahead/sync_difference": 0.0}, rel=1e-3, abs=1e-5)
     assert sum(step["train/responses"] > 0 and step["ahead/staleness_mean"] > 0 for step in steps[1:]) > 10
     assert max(step["ahead/sync_difference"] for step in steps) < 1e-4
 
-    named = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, "--save", killed, *flags]
-    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--heartbeat-timeout-minutes", 0.2)
+
+def test_whatever_dies_with_rollout_ranks_the_run_is_the_same(
+    run_of_rollout_ranks: list[dict[str, float]], config: Path, corpus: str, taught_model: Path, tmp_path: Path
+) -> None:
+    """A stopped rollout rank is named; a killed one is started again; all processes may be killed."""
+    save = tmp_path / "run"
+    named = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, "--save", save, *RANKS]
+    run = LaunchedRun("megatron_pz.train", 2, save, *named, "--heartbeat-timeout-minutes", 0.2)
     run.wait_for_step(4)
     stopped = run.process_of(1)
     stopped.suspend()
     output = run.end(1)
     (line,) = (line for line in output.splitlines() if line.startswith("error:"))
     assert re.search(rf"rank 1 \(.*, process {stopped.pid}\) has given no heartbeat for \d+ s", line)
-    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--load", killed)
+    run = LaunchedRun("megatron_pz.train", 2, save, *named, "--load", save)
     run.wait_for_step(8)
     run.kill()
-    run = LaunchedRun("megatron_pz.train", 2, killed, *named, "--load", killed)
+    run = LaunchedRun("megatron_pz.train", 2, save, *named, "--load", save)
     run.wait_for_step(12)
     run.process_of(1).kill()
     assert "the rollout ranks start again" in run.end(0)
-    assert metrics_of(killed) == steps
+    assert metrics_of(save) == run_of_rollout_ranks
 
 
 def kill_after_step(step: int, config: Path, model: Path, data: str, save: Path, *flags: object) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import hmac
+import ipaddress
 import json
 import os
 import pickle
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ Received = TypeVar("Received")
 
 _CONFIG, _ADDRESS, _MEETING = "config", "address", "meeting"
 _TOKEN_BYTES = 32
-_POLL = 0.2
+_POLITE = 10.0
+"""Seconds within which a process that connects says who it is."""
+_POLL = 0.5
 """Seconds between two looks into the store."""
 
 
@@ -75,12 +79,13 @@ class Host:
     """The trainer's rank 0, to which rollout ranks connect."""
 
     def __init__(self, store: dist.Store, ranks: int) -> None:
-        """Listen at the address of the rendezvous, on a port that the system picks."""
+        """Listen on a port that the system picks; on all addresses of this host where the job has several nodes."""
         self._place, self._ranks = shared_place(store), ranks
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         host = os.environ["MASTER_ADDR"]
-        family = socket.getaddrinfo(host, None)[0][0]
-        self._server = socket.create_server((host, 0), family=family, backlog=ranks)
+        family, *_, address = socket.getaddrinfo(host, None)[0]
+        only = host if ipaddress.ip_address(address[0]).is_loopback else ""
+        self._server = socket.create_server((only, 0), family=family, backlog=ranks)
         self._meeting = 0
         port = self._server.getsockname()[1]
         self._place.set(_ADDRESS, json.dumps([host, port, self._token.hex()]))
@@ -104,7 +109,7 @@ class Host:
     def _hello(self, connection: Connection) -> dict[str, Any] | None:
         """Read who connects; None where it is no process of this job."""
         with contextlib.suppress(EOFError, OSError):
-            if hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
+            if connection.poll(_POLITE) and hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
                 hello: dict[str, Any] = json.loads(connection.recv_bytes())
                 return hello
         return None
@@ -122,7 +127,7 @@ class Guest:
         self.rank, self._place = rank, shared_place(store)
         self.meeting = int(self._place.get(_MEETING))
         while self._place.add(f"{self.meeting}.{rank}", 1) > 1:
-            self.wait_for_another()
+            wait_for_another(self._place, self.meeting)
             self.meeting = int(self._place.get(_MEETING))
 
     @property
@@ -140,10 +145,22 @@ class Guest:
         connection.send_bytes(json.dumps({"meeting": self.meeting, "rank": self.rank, "node": this_node()}).encode())
         return TrainerConnection(connection, lost)
 
-    def wait_for_another(self) -> None:
-        """Wait until another meeting has begun. The launcher ends whoever still waits when the trainer has failed."""
-        while int(self._place.get(_MEETING)) == self.meeting:
-            time.sleep(_POLL)
+    def at_the_next_meeting(self, store: dist.TCPStore, act: Callable[[], None]) -> None:
+        """Act as soon as another meeting begins, in a thread: the main one may be busy with an engine for minutes."""
+
+        def wait() -> None:
+            with contextlib.suppress(dist.DistError):  # the store ends with the job
+                wait_for_another(own, self.meeting)
+                act()
+
+        own = shared_place(store.clone())
+        threading.Thread(target=wait, name="next meeting", daemon=True).start()
+
+
+def wait_for_another(place: dist.Store, meeting: int) -> None:
+    """Wait until another meeting has begun."""
+    while int(place.get(_MEETING)) == meeting:
+        time.sleep(_POLL)
 
 
 def read_into(connection: Connection, target: memoryview) -> None:

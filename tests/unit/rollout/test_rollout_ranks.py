@@ -28,6 +28,7 @@ from megatron_pz.rollout.ranks.meeting import (
     publish_config,
     settled_config,
     shared_place,
+    wait_for_another,
 )
 
 Named = list[tuple[str, torch.Tensor]]
@@ -117,7 +118,7 @@ class FakeRank(threading.Thread):
     def serve(self) -> None:
         def lost() -> NoReturn:
             try:
-                guest.wait_for_another()
+                wait_for_another(shared_place(self.store), guest.meeting)
             except dist.DistError:  # the test is over, and its store gone
                 raise SystemExit from None
             raise Broken
