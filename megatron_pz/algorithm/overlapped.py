@@ -17,6 +17,7 @@ from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.monitoring.timers import Timers
 from megatron_pz.rl.experience import Role, ScoredGroup
 from megatron_pz.rollout.ranks.crew import EXPERIENCE, RolloutCrew
+from megatron_pz.rollout.speculation import DraftCounts
 
 
 class OverlappedPretrainZero(PretrainZero):
@@ -49,6 +50,7 @@ class OverlappedPretrainZero(PretrainZero):
         """
         super().__init__(config, worker, learners, passages, sampler, engines)
         self._crew = crew
+        self._drafts = DraftCounts()
         self._asked: int | None = None
         """The step before whose update the experience under way is sampled."""
 
@@ -58,10 +60,16 @@ class OverlappedPretrainZero(PretrainZero):
             self._ask(iteration, iteration)
             self._receive()
         assert self.ready is not None
+        self._drafts = DraftCounts(*self.ready["drafts"])
         gathered = self.experience_of(self.ready, iteration)
         if iteration < self.config.training.train_iters:
             self._ask(iteration + 1, iteration)
         return gathered
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return what drafts have saved on the first rollout rank, in the experience that was last taken."""
+        counts, self._drafts = self._drafts, DraftCounts()
+        return counts
 
     def after_update(self, timers: Timers) -> dict[str, float]:
         """Wait for the experience that was asked for before the update."""
@@ -88,7 +96,8 @@ class OverlappedPretrainZero(PretrainZero):
         assert whole is not None
         self.sampler.load_state_dict(whole["sampler"])
         self.load_state_dict(whole["rollouts"])
-        self.ready, self._asked = {"iteration": self._asked, "rounds": whole["rounds"], "calls": whole["calls"]}, None
+        self.ready = {"iteration": self._asked} | {name: whole[name] for name in ("rounds", "calls", "drafts")}
+        self._asked = None
         seconds: float = whole["seconds"]
         return seconds
 
@@ -108,6 +117,7 @@ class ExperienceMaker:
         start = time.perf_counter()
         self.sampler.load_state_dict(state["sampler"])
         self.algorithm.load_state_dict(state["rollouts"])
+        self.algorithm.take_draft_counts()  # of evaluations since the last step
         rollouts, _ = self.algorithm.gather_experience(iteration)
         share = self.algorithm.stored_share(rollouts)
         after = {"sampler": self.sampler.state_dict(), "rollouts": self.algorithm.state_dict()}

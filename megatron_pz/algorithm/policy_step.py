@@ -38,7 +38,6 @@ class StepReport(Generic[Round]):
     """Wall time of the rollout that this rank spent in its engines, and waiting for those of other ranks."""
     drafts: DraftCounts = field(default_factory=DraftCounts)
     """What drafts have saved in this rank's engines."""
-
     schedule: dict[str, float] = field(default_factory=dict)
     """Further metrics, of how rollouts and update went together in time."""
 
@@ -49,9 +48,11 @@ class StepReport(Generic[Round]):
 
 
 class SyncedEngine(SleepingEngine, Protocol):
-    """The part of a policy's engines that takes its weights."""
+    """The part of a policy's engines that takes its weights, and counts drafts."""
 
     def sync(self) -> None: ...
+
+    def take_draft_counts(self) -> DraftCounts: ...
 
 
 class PolicyStep(ABC, Generic[Round]):
@@ -83,10 +84,10 @@ class PolicyStep(ABC, Generic[Round]):
         ``iteration`` counts from 1.
         """
         timers, generated_before = Timers(), self._sampler.seconds_generating
-        self._take_draft_counts()  # of evaluations since the last step
+        self.take_draft_counts()  # of evaluations since the last step
         with timers("rollout"):
             rollouts, groups = self.gather_experience(iteration)
-        drafts = self._take_draft_counts()
+        drafts = self.take_draft_counts()
         with timers("update"), self.colocation.trainer_works():
             learned = [learner.learn(groups, iteration) for learner in self.learners]
         seconds_generating = self._sampler.seconds_generating - generated_before
@@ -99,7 +100,7 @@ class PolicyStep(ABC, Generic[Round]):
                     self._engines[learner.roles[0]].sync()
         return report
 
-    def _take_draft_counts(self) -> DraftCounts:
+    def take_draft_counts(self) -> DraftCounts:
         """Return what drafts have saved in this rank's engines since the last call."""
         if not self.config.rollout.rollout_speculative_tokens:
             return DraftCounts()

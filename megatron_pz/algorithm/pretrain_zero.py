@@ -12,6 +12,7 @@ Departures from the paper, each a configuration field where there is a choice ("
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -136,7 +137,8 @@ class PretrainZero(PolicyStep[RolloutBatch]):
             }
             for batch in rollouts
         ]
-        return {"rounds": rounds, "calls": stored_calls(self.worker.calls.parts)}
+        drafts = list(dataclasses.astuple(self.take_draft_counts()))
+        return {"rounds": rounds, "calls": stored_calls(self.worker.calls.parts), "drafts": drafts}
 
     def experience_of(self, stored: StoredExperience, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Learn in this step from stored rollouts: each rank takes an equal share of them. Collective."""

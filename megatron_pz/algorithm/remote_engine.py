@@ -11,10 +11,11 @@ from megatron_pz.config.precision import log_prob_difference_bound
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rl.experience import Decoding, Response, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
-from megatron_pz.rollout.engine import Part
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
+from megatron_pz.rollout.lifecycle import Part
 from megatron_pz.rollout.logprob_mismatch import LogProbDifference
 from megatron_pz.rollout.ranks.crew import GENERATE, RolloutCrew
+from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.trainer.topology import Topology
 
 PROBES, PROBE_TOKENS, PROBE_RESPONSE = 4, 12, 8
@@ -113,6 +114,10 @@ class RemoteEngine:
             sampled = [answers[index % ranks][index // ranks] for index in range(len(together))]
         first = sum(len(share) for share in shares[: self._topology.rank])
         return self._topology.broadcast_object(sampled)[first : first + len(prompts)]
+
+    def take_draft_counts(self) -> DraftCounts:
+        """Return nothing: the rollout ranks send their counts with what they sample."""
+        return DraftCounts()
 
     def sleep(self) -> None:
         """Do nothing: the engines do not share the trainer's memory."""

@@ -17,7 +17,8 @@ StoredRound = dict[str, Any]
 """One round of rollouts: ``strategy``, ``rng_key``, ``passages``, ``staleness``; ``proposals`` and ``predictions``, the
 responses by the number of the passage and by the key of the mask."""
 StoredExperience = dict[str, Any]
-"""``rounds``, ``calls`` of the engines, and ``iteration``: the step before whose update the engines sampled."""
+"""``rounds``; ``calls`` of the engines; ``drafts``, counts of the first rank; ``iteration``, the step before whose
+update the engines sampled."""
 
 
 def stored_groups(proposals: Sequence[Proposals], predictions: Sequence[Predictions]) -> StoredRound:
