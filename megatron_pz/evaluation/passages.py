@@ -17,7 +17,7 @@ from megatron_pz.roles.spans import SpanRules
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikitext.words import count_words
 
-MOST_CANDIDATES = 50_000
+MAX_CANDIDATES = 50_000
 """Reading more passages takes minutes on every rank and does not improve a choice of a few hundred."""
 
 
@@ -34,13 +34,13 @@ class HeldOutPassage(Protocol):
 Item = TypeVar("Item", bound=HeldOutPassage)
 
 
-def candidates(corpus: PassageBlend, most: int = MOST_CANDIDATES) -> Iterator[Passage]:
+def candidates(corpus: PassageBlend, limit: int = MAX_CANDIDATES) -> Iterator[Passage]:
     """Iterate over the passages that :func:`choose` chooses from: all, or every k-th of a larger corpus.
 
     Their token ids are left out. All candidates are held until the choice is made, and the ids would take most of their
     memory.
     """
-    return (replace(corpus[index], token_ids=()) for index in range(0, len(corpus), -(-len(corpus) // most)))
+    return (replace(corpus[index], token_ids=()) for index in range(0, len(corpus), -(-len(corpus) // limit)))
 
 
 def choose(

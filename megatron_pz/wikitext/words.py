@@ -28,7 +28,7 @@ _IDEOGRAPHS: Final = r"[\p{Han}&&[\p{L}\p{N}]]"
 _KATAKANA: Final = r"[\p{Katakana}&&\p{L}]ーｰﾞﾟ"
 _COMPLEX: Final = r"[\p{LineBreak=SA}&&\p{L}]"
 _BEFORE_CONSONANTS: Final = r"\p{Logical_Order_Exception}"
-_MOST_LEADING_VOWELS: Final = 4
+_MAX_LEADING_VOWELS: Final = 4
 """A word begins with one, or with two that write one vowel. The bound keeps the search linear in a run of them."""
 _AFTER_CONSONANTS: Final = "ะาำๅๆฯະາຳຽໆຯៗ"
 _SMALL_KANA: Final = "ぁぃぅぇぉっゃゅょゎゕゖーゝゞ"
@@ -43,7 +43,7 @@ _JOINER: Final = r"[-'’]|(?<=\p{Hebrew})[\"״׳](?=\p{Hebrew})|(?<=[lL])·(?=[
 SPACED_WORD: Final = rf"{_LETTERS}(?:(?:{_JOINER}){_LETTERS})*"
 """Pattern (``regex`` version 1) of a word in a script with spaces."""
 _CLUSTER: Final = (
-    rf"[{_BEFORE_CONSONANTS}]{{0,{_MOST_LEADING_VOWELS}}}+[{_COMPLEX}--[{_BEFORE_CONSONANTS}{_AFTER_CONSONANTS}]]"
+    rf"[{_BEFORE_CONSONANTS}]{{0,{_MAX_LEADING_VOWELS}}}+[{_COMPLEX}--[{_BEFORE_CONSONANTS}{_AFTER_CONSONANTS}]]"
     rf"(?:[\p{{M}}{_AFTER_CONSONANTS}]|(?<=[{_STACKERS}]){_COMPLEX}|[က-အ]့?်|{_THAI_TAILS})*+"
     rf"|{_COMPLEX}\p{{M}}*+"
 )

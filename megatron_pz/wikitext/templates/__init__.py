@@ -48,7 +48,7 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 _FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
-_MOST_KNOWN_NAMES = 20_000
+_MAX_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
 """Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
 _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
@@ -93,7 +93,7 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
     names = known_names(keeps_infoboxes, language)
     known = names.get(text)
     if known is None:
-        if len(names) >= _MOST_KNOWN_NAMES:
+        if len(names) >= _MAX_KNOWN_NAMES:
             names.clear()
         name = template_name(text)
         if country := countries.of_template(text, language):

@@ -24,9 +24,9 @@ _BODY: Final = "="
 _LONGEST_BODY: Final = 4000
 _LONGEST_CONSTANT: Final = 60
 """Characters of a body without parameters: a longer one is a notice, not a word of the sentence."""
-_DEEPEST: Final = 6
-_MOST_CALLS: Final = 50
-_MOST_REDIRECTS: Final = 5
+_MAX_DEPTH: Final = 6
+_MAX_CALLS: Final = 50
+_MAX_REDIRECTS: Final = 5
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 _ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
@@ -122,7 +122,7 @@ class DumpTemplates:
     def _summary(self, name: str) -> tuple[str, str]:
         """Return the name at the end of a chain of redirects, and its summary, empty where it has none."""
         found = self._summaries.get(name, "")
-        for _ in range(_MOST_REDIRECTS):
+        for _ in range(_MAX_REDIRECTS):
             if not found.startswith(_REDIRECT):
                 break
             name = templates.template_name(found[1:].partition(":")[2] or found[1:])
@@ -141,7 +141,7 @@ class DumpTemplates:
         from megatron_pz.wikitext.scanner_form import marked_inline  # the scanner imports this room
 
         self._calls = self._calls + 1 if self._depth else 1
-        if self._depth >= _DEEPEST or self._calls > _MOST_CALLS:
+        if self._depth >= _MAX_DEPTH or self._calls > _MAX_CALLS:
             return UNKNOWN
         values: list[str] = []
         self._depth += 1
