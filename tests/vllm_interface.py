@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROLLOUT = ROOT / "megatron_pz" / "rollout"
 OWNERS = {
     "llm_engine": ("vllm/v1/engine/llm_engine.py",),
-    "engine_core": ("vllm/v1/engine/core_client.py",),
+    "engine_core": ("vllm/v1/engine/core_client.py", "vllm/v1/engine/core.py"),  # a client, and what it holds
     "model_config": ("vllm/config/model.py",),
 }
 """Files that define the attributes of what hangs on ``vllm.LLM``, by the name of the attribute that they hang on."""
