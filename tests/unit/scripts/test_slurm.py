@@ -86,20 +86,17 @@ sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 SCONTROL = """
-import os, sys
-with open(os.environ["NOTES"], "a") as notes:
-    notes.write("scontrol " + " ".join(sys.argv[1:]) + "\\n")
-if sys.argv[1:3] == ["show", "hostnames"]:
-    print("n1", "n2", sep="\\n")
-elif sys.argv[1:3] == ["show", "node"]:
-    print("NodeName=%s Arch=x86_64 NodeAddr=10.0.0.7 NodeHostName=n1" % sys.argv[-1])
-elif sys.argv[1:3] == ["show", "job"]:
-    print("JobId=4711234 JobName=pz PreemptEligibleTime=2026-11-29T10:00:00 PreemptTime=" + os.environ["PREEMPTED"])
+echo "scontrol $*" >>"$NOTES"
+case "$1 $2" in
+  "show hostnames") printf 'n1\\nn2\\n' ;;
+  "show node") echo "NodeName=$3 Arch=x86_64 NodeAddr=10.0.0.7 NodeHostName=n1" ;;
+  "show job")
+    echo "JobId=4711234 JobName=pz PreemptEligibleTime=2026-11-29T10:00:00 PreemptTime=$PREEMPTED" ;;
+esac
 """
 
 SQUEUE = """
-import os
-print(os.environ.get("ENDS", "N/A"))
+echo "${ENDS:-N/A}"
 """
 
 
@@ -110,9 +107,11 @@ class Cluster:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.touch()
-        for name, source in (("python", PYTHON), ("srun", SRUN), ("scontrol", SCONTROL), ("squeue", SQUEUE)):
-            # -IS: without the site-packages of the environment, which would be searched at each of some hundred starts.
-            (folder / name).write_text(f"#!{sys.executable} -IS\n{source}")
+        # -IS: without the site-packages of the environment, which would be searched at each of some hundred starts.
+        python, shell = f"{sys.executable} -IS", "/bin/sh"
+        programs = {"python": (python, PYTHON), "srun": (python, SRUN), "scontrol": (shell, SCONTROL)}
+        for name, (interpreter, source) in (programs | {"squeue": (shell, SQUEUE)}).items():
+            (folder / name).write_text(f"#!{interpreter}\n{source}")
             (folder / name).chmod(0o755)
         kept = {
             name: value
