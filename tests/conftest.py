@@ -26,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+MIXTURE_LAYERS, MIXTURE_EXPERTS, MIXTURE_CHOSEN = 4, 8, 2
 TINY_VOCAB_SIZE = 331
 """Prime, so that no parallel size divides it and vocabulary padding is always exercised."""
 
@@ -113,6 +114,32 @@ def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
         eos_token_id=0,
     )
     return _save_random_model(Qwen3ForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_qwen3"))
+
+
+@pytest.fixture(scope="session")
+def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
+    """Directory of a random float32 Qwen3-MoE: 4 layers, the second without experts; a token goes to 2 of 8."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=TINY_VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=MIXTURE_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=MIXTURE_EXPERTS,
+        num_experts_per_tok=MIXTURE_CHOSEN,
+        moe_intermediate_size=48,
+        norm_topk_prob=True,
+        mlp_only_layers=[1],
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+        eos_token_id=0,
+    )
+    return _save_random_model(Qwen3MoeForCausalLM, config, tiny_tokenizer_dir, tmp_path_factory.mktemp("tiny_mixture"))
 
 
 @pytest.fixture(scope="session")

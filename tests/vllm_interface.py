@@ -141,6 +141,9 @@ def faults(sources: Sources) -> Iterator[str]:
     for path, names in (ATTRIBUTES | SPELLINGS).items():
         text = sources.text(path)
         yield from (f"{path} has no {name}" for name in names if not re.search(rf"\b{name}\b", text))
+    collector = "vllm/distributed/aux_output_connector/worker.py"
+    if sources.text(collector) and "().is_first_rank" not in sources.text(collector):
+        yield f"{collector} no longer asks whether its rank is the first"
     environment = sources.text("vllm/envs.py")
     settings = "".join(file.read_text(encoding="utf-8") for file in sorted(ROLLOUT.rglob("*.py")))
     for name in re.findall(r'"(VLLM_\w+)"', settings):

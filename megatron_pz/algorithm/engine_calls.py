@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from megatron_pz.algorithm.role_sampler import EngineSampler
@@ -40,8 +40,9 @@ class SampledGroup:
 
     @property
     def responses(self) -> tuple[Response, ...]:
-        """Return the responses in the order of their numbers."""
-        return tuple(response for _, response in sorted(self.samples.items()))
+        """Return the responses in the order of their numbers. Only the first keeps the expert ids of the prompt."""
+        first, *others = (response for _, response in sorted(self.samples.items()))
+        return (first, *(replace(response, prompt_experts=b"") for response in others))
 
 
 @dataclass(frozen=True)

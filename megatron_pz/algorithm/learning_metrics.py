@@ -97,6 +97,8 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
         "train/grad_norm": sum(update.grad_norm for update in updates) / len(updates),
         "train/skipped_updates": float(sum(not update.applied for update in updates)),
     }
+    if replayed := sum(update.replayed_choices for update in updates):
+        metrics["health/routing_difference"] = sum(update.differing_choices for update in updates) / replayed
     for role, figures in statistics.by_role().items():
         if figures.tokens:
             metrics[f"{role}/entropy"] = figures.entropy

@@ -58,6 +58,8 @@ def stored_response(response: Response) -> dict[str, Any]:
         "log_probs": _packed(response.log_probs, "<f8"),
         "text": response.text,
         "truncated": response.truncated,
+        "prompt_experts": base64.b64encode(response.prompt_experts).decode("ascii"),
+        "experts": base64.b64encode(response.experts).decode("ascii"),
     }
 
 
@@ -68,6 +70,7 @@ def restored_response(stored: dict[str, Any]) -> Response:
         tuple(_unpacked(stored["log_probs"], "<f8")),
         stored["text"],
         stored["truncated"],
+        *(base64.b64decode(stored.get(name, "")) for name in ("prompt_experts", "experts")),  # older ones lack them
     )
 
 

@@ -38,6 +38,10 @@ class ModelConfig:
 
     It is the mean over packed sequences including padding, so it depends slightly on the packing.
     """
+    moe_enable_routing_replay: bool = False
+    """Mixtures only: the trainer sends each token to the experts that the rollout engine chose for it (rollout routing
+    replay, R3, arXiv 2510.11370) [C]. Their weights are still the trainer's router's, which learns. The reference
+    policy replays, too. Megatron-LM's name."""
     precision: Literal["auto", "bf16", "fp32", "custom"] = "custom"
     """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, where it is 0, max_log_prob_difference.
     auto: bf16 on a GPU; on a CPU whichever multiplies matrices faster there, measured at the start, or what the

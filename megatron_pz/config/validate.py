@@ -52,6 +52,11 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
         *_game_rules(c.game, c.rollout),
         *_rollout_rules(c.rollout),
         *_rollout_rank_rules(c),
+        (
+            not (c.model.moe_enable_routing_replay and c.rollout.rollout_speculative_tokens),
+            f"--moe-enable-routing-replay with --rollout-speculative-tokens {c.rollout.rollout_speculative_tokens}: "
+            "vLLM returns expert ids with its second model runner, and drafts need its first; leave one of them out",
+        ),
         *_grpo_rules(c.grpo),
         *_optimizer_rules(c),
         *question_rules(c.questions),

@@ -7,6 +7,7 @@ from megatron.core.models.common.language_module.language_module import Language
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
+from megatron_pz.model import routing_replay
 from megatron_pz.model.context_parallel import own_tokens
 from megatron_pz.model.positions import use_position_ids
 from megatron_pz.model.response_head import ResponseHead, ResponseTargets
@@ -24,6 +25,7 @@ def attach(model: LanguageModule, vocab_size: int) -> None:
             would give other probabilities than transformers and vLLM compute.
     """
     use_position_ids(model)
+    routing_replay.attach(model)
     if model.post_process:
         model.output_layer.__class__ = ResponseHead
         model.output_layer.true_vocab_size = vocab_size
@@ -49,10 +51,11 @@ def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
     group = chunk.pg_collection.cp
     tokens_s, positions_s = (own_tokens(row_S, group) for row_S in (batch.tokens_S, batch.positions_S))
     inputs = (tokens_s[None], positions_s[None], batch.segments_2S[None, None])
-    if not chunk.post_process:
-        return model(*inputs)
-    chunk.output_layer.targets = ResponseTargets(batch.logit_index_R, batch.labels_R)
-    try:
-        return model(*inputs)[0]
-    finally:
-        chunk.output_layer.targets = None
+    with routing_replay.replaying(chunk, batch):
+        if not chunk.post_process:
+            return model(*inputs)
+        chunk.output_layer.targets = ResponseTargets(batch.logit_index_R, batch.labels_R)
+        try:
+            return model(*inputs)[0]
+        finally:
+            chunk.output_layer.targets = None

@@ -9,6 +9,7 @@ import torch
 from megatron.core.transformer import TransformerConfig
 
 from megatron_pz.config.schema import ModelConfig, ParallelConfig
+from megatron_pz.config.validate_ranges import flag
 from megatron_pz.hf.architecture import Architecture, Experts
 from megatron_pz.model.layout import layout_settings, refuse_layout
 from megatron_pz.model.precision import precision_settings, refuse_precision
@@ -41,8 +42,10 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
     """
     refuse_layout(arch, parallel)
     refuse_precision(arch, model, parallel)
-    if arch.experts is None and model.moe_aux_loss_coeff:
-        raise BadInput(f"--moe-aux-loss-coeff {model.moe_aux_loss_coeff}: the model is dense, it has no experts")
+    for name in ("moe_aux_loss_coeff", "moe_enable_routing_replay"):
+        if arch.experts is None and (value := getattr(model, name)):
+            given = flag(name) if value is True else f"{flag(name)} {value}"
+            raise BadInput(f"{given}: the model is dense, it has no experts")
     on_gpu = torch.cuda.is_available()
     config = PolicyTransformerConfig(
         architecture=arch,

@@ -20,7 +20,8 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
                ``ratio_max``, ``reference_kl`` (nats, by the configured estimator; 0 without a reference policy)
 ``health``     ``log_prob_difference_mean``, ``log_prob_difference_max`` (nats, rollout against trainer), ``k3_kl``,
                ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off),
-               ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`)
+               ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`), ``routing_difference``
+               (with routing replay: share of tokens which the trainer would send to other experts, mean over layers)
 ``ahead``      of the tokens that an earlier step has sampled, the generator's or with rollout ranks both roles':
                ``steps`` (their age), ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that sampled
                them|, nats), ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``,

@@ -80,4 +80,6 @@ def pad_to_length(batch: MicroBatch, length: int) -> MicroBatch:
         tokens_S=pad(batch.tokens_S, (0, missing)),
         positions_S=torch.cat((batch.positions_S, torch.arange(missing))),
         segments_2S=torch.cat((batch.segments_2S, padding_segments), dim=1),
+        experts_SE=pad(batch.experts_SE, (0, 0, 0, missing)),
+        has_experts_S=pad(batch.has_experts_S, (0, missing)),
     )

@@ -1,6 +1,7 @@
 """Typed, frozen batches that pass between the rollout engine, the roles and the trainer.
 
-Letters at the end of a tensor's name are its axes: S the tokens of a packed sequence, R its response tokens.
+Letters at the end of a tensor's name are its axes: S the tokens of a packed sequence, R its response tokens, E the
+bytes of a token's expert ids.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ class Response:
     text: str
     truncated: bool
     """True when the length limit ended it."""
+    prompt_experts: bytes = b""
+    """Ids of the experts that the engine sent each token of the prompt to, token by token, layer by layer (zeros in
+    layers without experts), one byte each, or two (little-endian) where there are more than 256 experts. Empty: not
+    asked for, or another response of the group has them."""
+    experts: bytes = b""
+    """The same for the response's tokens but the last, which the engine has not computed."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,10 @@ class MicroBatch:
     """int64: index in :data:`megatron_pz.rl.statistics.ROLES` of the role whose response the token belongs to"""
     is_stale_R: torch.Tensor
     """bool: the response was sampled by the weights of an earlier step"""
+    experts_SE: torch.Tensor
+    """uint8: the expert ids of each token, as in :class:`Response`; E is 0 where no group has any"""
+    has_experts_S: torch.Tensor
+    """bool: the token has expert ids, as all have but padding and the last token of each response"""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Copy the batch to ``device``."""

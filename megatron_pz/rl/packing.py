@@ -218,11 +218,23 @@ class _PackedSequence:
         self.packed_groups: list[int] = []
         self.roles: list[int] = []
         self.is_stale: list[bool] = []
+        self.experts: list[tuple[int, int, bytes]] = []
+        """(first token, number of tokens, their expert ids)"""
         self.n_groups = 0
         self.n_responses = 0
 
-    def _add_tokens(self, token_ids: Sequence[int], first_position: int, response_number: int) -> None:
+    def _add_tokens(
+        self,
+        token_ids: Sequence[int],
+        first_position: int,
+        response_number: int,
+        experts: bytes = b"",
+        unknown: int = 0,
+    ) -> None:
+        """Append tokens with the expert ids of all but the last ``unknown`` of them."""
         length = len(token_ids)
+        if experts:
+            self.experts.append((len(self.tokens), length - unknown, experts))
         self.tokens += token_ids
         self.positions += range(first_position, first_position + length)
         self.group_indices += [self.n_groups] * length
@@ -231,14 +243,16 @@ class _PackedSequence:
     def add_group(self, group: ScoredGroup, token_weights: Sequence[float], group_index: int) -> None:
         """Append a group. ``token_weights``: one per response, applied to each of its tokens."""
         prompt_length = len(group.prompt_ids)
-        self._add_tokens(group.prompt_ids, 0, 0)
+        # The samples of a prompt share its prefill, so that any response's ids of the prompt are those of all.
+        prompt_experts = next(filter(None, (response.prompt_experts for response in group.responses)), b"")
+        self._add_tokens(group.prompt_ids, 0, 0, prompt_experts)
         last_prompt_token = len(self.tokens) - 1
         starts: dict[tuple[int, ...], int] = {}
         for response, advantage, weight in zip(group.responses, group.advantages, token_weights, strict=True):
             length = len(response.token_ids)
             if response.token_ids not in starts:
                 starts[response.token_ids] = len(self.tokens)
-                self._add_tokens(response.token_ids, prompt_length, len(starts))
+                self._add_tokens(response.token_ids, prompt_length, len(starts), response.experts, unknown=1)
             start = starts[response.token_ids]
             self.logit_indices += [last_prompt_token, *range(start, start + length - 1)]
             self.labels += response.token_ids
@@ -254,6 +268,7 @@ class _PackedSequence:
 
     def finish(self, pad_to_multiple: int) -> MicroBatch:
         self._add_tokens([0] * (-len(self.tokens) % pad_to_multiple), 0, 0)
+        experts_SE, has_experts_S = self._expert_ids()
         return MicroBatch(
             tokens_S=torch.tensor(self.tokens, dtype=torch.int64),
             positions_S=torch.tensor(self.positions, dtype=torch.int64),
@@ -267,7 +282,22 @@ class _PackedSequence:
             group_index_R=torch.tensor(self.packed_groups, dtype=torch.int64),
             role_R=torch.tensor(self.roles, dtype=torch.int64),
             is_stale_R=torch.tensor(self.is_stale, dtype=torch.bool),
+            experts_SE=experts_SE,
+            has_experts_S=has_experts_S,
         )
+
+    def _expert_ids(self) -> tuple[torch.Tensor, torch.Tensor]:
+        widths = {len(ids) / count for _, count, ids in self.experts}
+        if len(widths) > 1 or not all(width.is_integer() for width in widths):
+            raise BadInput(
+                f"the expert ids of the responses take {sorted(widths)} bytes a token: they must be of one model"
+            )
+        experts_SE = torch.zeros(len(self.tokens), int(max(widths, default=0)), dtype=torch.uint8)
+        has_experts_S = torch.zeros(len(self.tokens), dtype=torch.bool)
+        for first, count, ids in self.experts:
+            experts_SE[first : first + count] = torch.frombuffer(bytearray(ids), dtype=torch.uint8).view(count, -1)
+            has_experts_S[first : first + count] = True
+        return experts_SE, has_experts_S
 
 
 def _check(group: ScoredGroup) -> None:

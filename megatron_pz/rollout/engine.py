@@ -99,7 +99,7 @@ class VllmEngine(EngineLifecycle):
         ]
         outputs = self.run(prompts, sampling)[own]
         try:
-            return [responses_of(output) for output in outputs]
+            return [responses_of(output, self.return_experts) for output in outputs]
         except EngineBroken as error:
             self.mark_broken(str(error))
             raise
@@ -137,7 +137,7 @@ class VllmEngine(EngineLifecycle):
 
         def ended(number: int, output: RequestOutput) -> list[Prompted]:
             key = asked[number].key
-            answers[key] = responses_of(output)
+            answers[key] = responses_of(output, self.return_experts)
             return enter(then(key, answers))
 
         first = enter(requests)

@@ -25,6 +25,7 @@ from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
     engine_groups_kept,
+    experts_on_all_ranks,
     forget_model,
     import_vllm,
     import_warnings_silenced,
@@ -75,6 +76,7 @@ class EngineLifecycle:
         watchdog: Watchdog | None = None,
         tokenizer_dir: str | Path | None = None,
         read_weights: bool = True,
+        return_experts: bool = False,
     ) -> None:
         """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
 
@@ -88,6 +90,7 @@ class EngineLifecycle:
                 start, a weight update, sleep, waking or its end longer than ``sync_timeout_minutes``.
             tokenizer_dir: directory of the tokenizer that decodes responses and finds stop strings; None: model_dir.
             read_weights: False where the trainer's weights follow at once: the directory's are not read.
+            return_experts: responses carry the ids of the experts that their tokens went to; for a mixture of experts.
 
         Raises:
             BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
@@ -102,6 +105,7 @@ class EngineLifecycle:
         self._closed = False
         self._sleeping: set[Part] = set()
         self._verification = SampledVerification()
+        self.return_experts = return_experts
         require_unbiased_sampling(rollout)
         hf_config = read_hf_config(self.model_dir)
         require_positions(hf_config, rollout)
@@ -142,17 +146,20 @@ class EngineLifecycle:
             arguments = engine_arguments(self.rollout, self.platform, colocated=self._colocated)
             arguments |= self.platform.kernels()
             arguments["tokenizer"] = str(self.tokenizer_dir)
+            if self.return_experts:
+                arguments |= self.platform.expert_arguments
             if not self._vllm_reads_weights:
                 arguments["load_format"] = "dummy"
             try:
-                llm = llm_class(str(self.model_dir), seed=seed, **arguments)
+                with experts_on_all_ranks():
+                    llm = llm_class(str(self.model_dir), seed=seed, **arguments)
             except ValueError as error:  # pydantic's ValidationError is one, too
                 memory = self.platform.memory_setting
                 raise BadInput(
                     f"vLLM cannot serve {self.model_dir} with max_prompt_length + max_response_length = "
                     f"{arguments['max_model_len']} and {memory} = {getattr(self.rollout, memory)}: {one_line(error)}"
                 ) from error
-        self.platform.started(llm)
+        self.platform.started(llm, returns_experts=self.return_experts)
         if speculative:
             llm.collective_rpc(self._verification.install)
         if self._colocated and (not dist.is_initialized() or dist.get_world_size() != world_size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -22,6 +22,8 @@ class Platform(Protocol):
     """The setting that bounds the engine's memory."""
     sleeps: bool
     """vLLM can give the engine's memory to the trainer and take it back."""
+    expert_arguments: Mapping[str, Any]
+    """vLLM's arguments for an engine that returns expert ids."""
 
     def prepare(self) -> None:
         """Set up the process before vLLM is imported."""
@@ -35,7 +37,7 @@ class Platform(Protocol):
     def kernels(self) -> dict[str, Any]:
         """Return the arguments that choose vLLM's kernels; imports vLLM."""
 
-    def started(self, llm: LLM) -> None:
+    def started(self, llm: LLM, *, returns_experts: bool) -> None:
         """Adapt an engine that has just started."""
 
     def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
@@ -50,6 +52,7 @@ class GpuPlatform:
 
     memory_setting = "gpu_memory_utilization"
     sleeps = True
+    expert_arguments: Mapping[str, Any] = {"enable_return_routed_experts": True}
 
     def prepare(self) -> None:
         """Do nothing."""
@@ -73,7 +76,7 @@ class GpuPlatform:
         """Leave the choice to vLLM."""
         return {}
 
-    def started(self, llm: LLM) -> None:
+    def started(self, llm: LLM, *, returns_experts: bool) -> None:
         """Do nothing."""
 
     def reloaded(self, llm: LLM, *, tied_head: bool) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rl.experience import Response, SampleRequest
 from megatron_pz.rollout.lifecycle import EngineBroken
@@ -60,12 +62,18 @@ def run_to_the_end(
     return [output for _, output in sorted(outputs.items())]
 
 
-def responses_of(output: RequestOutput) -> list[Response]:
-    """Convert the samples of a request of vLLM's that has ended. Raises EngineBroken when vLLM gave one up."""
-    return [_response(completion) for completion in output.outputs]
+def responses_of(output: RequestOutput, with_experts: bool = False) -> list[Response]:
+    """Convert the samples of a request of vLLM's that has ended.
+
+    Raises:
+        EngineBroken: vLLM gave one up, or returned no expert ids though ``with_experts`` asks for them.
+    """
+    prompt = len(output.prompt_token_ids or ()) if with_experts else 0
+    return [_response(completion, prompt) for completion in output.outputs]
 
 
-def _response(completion: Any) -> Response:
+def _response(completion: Any, prompt: int) -> Response:
+    """Convert one sample; ``prompt``: length of the prompt of a sample with expert ids, else 0."""
     if completion.finish_reason not in ("stop", "length"):
         raise EngineBroken(f"a response ended for the reason {completion.finish_reason!r}, not by a stop or its length")
     return Response(
@@ -73,7 +81,19 @@ def _response(completion: Any) -> Response:
         log_probs=tuple(completion.logprobs.logprobs),
         text=completion.text,
         truncated=completion.finish_reason == "length",
+        **(_expert_ids(completion, prompt) if prompt else {}),
     )
+
+
+def _expert_ids(completion: Any, prompt: int) -> dict[str, bytes]:
+    """Return the ids of the prompt's tokens and of the response's, as :class:`Response` has them."""
+    ids, computed = completion.routed_experts, prompt + len(completion.token_ids) - 1
+    if ids is None or ids.ndim != 3 or len(ids) != computed:
+        shape = None if ids is None else ids.shape
+        raise EngineBroken(f"vLLM returned expert ids of the shape {shape} for the {computed} tokens that it computed")
+    if ids.dtype not in (np.uint8, np.uint16):
+        raise EngineBroken(f"vLLM returned expert ids of the type {ids.dtype}, not uint8 or uint16")
+    return {"prompt_experts": ids[:prompt].tobytes(), "experts": ids[prompt:].tobytes()}
 
 
 def require_budget(prompts: Sequence[Sequence[int]], max_tokens: int, rollout: RolloutConfig) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
 import logging
 import os
 import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,6 +140,26 @@ def engine_groups_kept(*, keep: bool) -> Iterator[None]:
         yield
     finally:
         core.cleanup_dist_env_and_memory = destroy
+
+
+@contextmanager
+def experts_on_all_ranks() -> Iterator[None]:
+    """Let each rank of an engine that starts within the block collect the expert ids of its requests.
+
+    vLLM 0.32 lets the first tensor parallel rank do so, because its own scheduler reads no other rank's output. An
+    external launcher gives every rank a scheduler, which then misses the ids ("auxiliary output worker output is
+    missing"). Does nothing in releases that collect ids elsewhere, such as 0.24.
+    """
+    if importlib.util.find_spec("vllm.distributed.aux_output_connector") is None:
+        yield
+        return
+    worker = importlib.import_module("vllm.distributed.aux_output_connector.worker")
+    own_group = worker.get_tp_group
+    worker.get_tp_group = lambda: SimpleNamespace(is_first_rank=True)
+    try:
+        yield
+    finally:
+        worker.get_tp_group = own_group
 
 
 def forget_model(model: torch.nn.Module) -> None:

@@ -93,6 +93,7 @@ class RolloutObjective(Objective):
                 watchdog=self.watchdog,
                 tokenizer_dir=tokenizer_dir(model),
                 read_weights=False,
+                return_experts=model.moe_enable_routing_replay,
             )
 
         engines: dict[Role, RestartingEngine] = {}

@@ -127,6 +127,7 @@ class RolloutRank:
             watchdog=self.watchdog,
             tokenizer_dir=tokenizer_dir(model),
             read_weights=False,
+            return_experts=model.moe_enable_routing_replay,
         )
 
     def serve(self) -> None:

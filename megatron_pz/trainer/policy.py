@@ -21,6 +21,7 @@ from megatron_pz.config.validate_parallel import packed_shape
 from megatron_pz.config.validate_precision import needs_equal_packed_counts, padded_for_fp8
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource
+from megatron_pz.model import routing_replay
 from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.hf_mapping import load_hf_weights
 from megatron_pz.model.hf_stream import stream_hf_weights
@@ -50,6 +51,10 @@ class UpdateResult:
     """False when the gradient was not finite: the step was skipped and the weights are unchanged."""
     statistics: LossStatistics
     """Summed over all packed sequences of all ranks."""
+    replayed_choices: int = 0
+    """(token, layer) pairs of all ranks whose experts were those that the rollout engine chose."""
+    differing_choices: int = 0
+    """Those of them in which the trainer's router would have chosen other experts."""
 
 
 class PolicyModel:
@@ -195,6 +200,7 @@ class Policy(PolicyModel):
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
+        routing_replay.reset(self.chunks)
         set_learning_rate(self.optimizer, learning_rate)
         # Megatron divides a loss by the number of micro-batches and averages gradients over data-parallel ranks; the
         # weights of our tokens already refer to the whole step.
@@ -209,7 +215,7 @@ class Policy(PolicyModel):
         outputs = self._run(batches, frozen or [OldAndReferenceLogProbs()] * len(batches), loss, forward_only=False)
         applied, grad_norm = self._step()
         total = sum((output["statistics"] for output in outputs), LossStatistics.zero(self.device))
-        return UpdateResult(grad_norm, applied, self._over_all_ranks(total))
+        return UpdateResult(grad_norm, applied, self._over_all_ranks(total), *self._routing_counts())
 
     def _step(self) -> tuple[bool, float]:
         """Step the optimizer on all ranks or on none; return (whether it stepped, the gradient's norm).
@@ -239,6 +245,14 @@ class Policy(PolicyModel):
         for chunk in self.chunks:
             chunk.restore_grad_buffers()
         self.optimizer.restore_from_cpu()
+
+    def _routing_counts(self) -> list[int]:
+        """Sum :func:`~megatron_pz.model.routing_replay.counts` over all ranks; empty for a dense model."""
+        if self.architecture.experts is None:
+            return []
+        counts = routing_replay.counts(self.chunks, self.device)
+        dist.all_reduce(counts)
+        return counts.tolist()
 
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
         """Reduce statistics over all ranks; of the ranks that computed the same values, only one is counted."""

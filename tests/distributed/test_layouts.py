@@ -57,6 +57,8 @@ LAYOUTS: dict[int, tuple[Layouts, Layouts, Layouts]] = {
             "tensor+sequence in experts too": SEQUENCE,
             "experts over context ranks": {**CONTEXT, **EXPERT},
             "pipeline": PIPELINE,
+            "data, first layers recomputed": {**RECOMPUTED, "recompute_method": "block", "recompute_num_layers": 2},
+            "pipeline, interleaved, recomputed": {**INTERLEAVED, **RECOMPUTED},
         },
         {
             "tensor+sequence": SEQUENCE,
@@ -178,9 +180,12 @@ def require_same_outcomes(
         assert ranks.codes(timeout=240) == [0] * nproc, ranks.output()
     failures = []
     for name, *_ in cases:
-        differences = compare(Outcome(**torch.load(folder / f"{name}.pt", weights_only=False)), expected(name))
+        outcome = Outcome(**torch.load(folder / f"{name}.pt", weights_only=False))
+        differences = compare(outcome, expected(name))
         print(f"{nproc} ranks, {name:50}", *(f"{what} {value:.0e}" for what, value in differences.items()))
         failures += [f"{name}: {what} {value:.1e}" for what, value in differences.items() if not value <= TOLERANCE]
+        if outcome.routing != expected(name).routing:
+            failures.append(f"{name}: experts replayed {outcome.routing}, expected {expected(name).routing}")
     assert not failures, "\n".join(failures)
 
 
@@ -217,3 +222,4 @@ def test_the_updates_are_not_small(models: tuple[Path, Path, Path], expected: tu
             assert (outcome.weights[name] - before).norm() > 1e2 * TOLERANCE * before.norm(), name
         moved = _greatest(outcome.final_log_probs, outcome.initial_log_probs)
         assert moved > 0.1 and max(outcome.grad_norms) > 0.05
+    assert [outcome.routing[0][0] > outcome.routing[0][1] > 0 for outcome in expected] == [False, True, False]

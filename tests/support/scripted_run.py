@@ -40,6 +40,7 @@ from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
+from tests.conftest import MIXTURE_CHOSEN, MIXTURE_EXPERTS, MIXTURE_LAYERS
 from tests.support.tiny_corpus import PASSAGES
 
 
@@ -64,10 +65,12 @@ class ScriptedEngine:
         watchdog: Watchdog,
         tokenizer_dir: str,
         read_weights: bool,
+        return_experts: bool,
     ) -> None:
         assert colocated and not read_weights
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir or model_dir)
         self.rollout = rollout
+        self.returns_experts = return_experts
         self.weights: dict[str, torch.Tensor] = {}
         self.prompts: list[str] = []
         self.calls: list[str] = []
@@ -127,7 +130,23 @@ class ScriptedEngine:
         else:
             text = f" \\boxed{{{draw.choice([answer(passage), 'nothing'])}}}"
         token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        return Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+        response = Response(token_ids, tuple(-draw.uniform(0.0, 2.0) for _ in token_ids), text, truncated=False)
+        return self._routed(prompt, response) if self.returns_experts else response
+
+    def _routed(self, prompt: str, response: Response) -> Response:
+        """Add expert ids, those of the mixture in ``tests/conftest.py``; a prompt's are the same in all responses."""
+
+        def ids(draw: random.Random, tokens: int) -> bytes:
+            rows = (draw.sample(range(MIXTURE_EXPERTS), MIXTURE_CHOSEN) for _ in range(tokens * MIXTURE_LAYERS))
+            return bytes(expert for row in rows for expert in row)
+
+        prompt_ids = self.tokenizer.encode(prompt, add_special_tokens=False)
+        own = random.Random(f"{prompt} {response.text} {response.log_probs}")
+        return dataclasses.replace(
+            response,
+            prompt_experts=ids(random.Random(prompt), len(prompt_ids)),
+            experts=ids(own, len(response.token_ids) - 1),
+        )
 
     @property
     def context(self) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_pz.config.schema import RolloutConfig
-from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling
+from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling, routed_experts
 from megatron_pz.rollout.cpu.instruction_set import follow_torch
 from megatron_pz.rollout.cpu.tied_head import renew_tied_head
 
@@ -24,6 +24,7 @@ class CpuPlatform:
 
     memory_setting = "rollout_memory_gib"
     sleeps = False
+    expert_arguments: Mapping[str, Any] = {}
 
     def prepare(self) -> None:
         """Set what vLLM reads at its import."""
@@ -50,9 +51,11 @@ class CpuPlatform:
         """Call vLLM's own norm kernels."""
         return {"ir_op_priority": cpu_kernels.register()}
 
-    def started(self, llm: LLM) -> None:
-        """Sample by inverse transform."""
+    def started(self, llm: LLM, *, returns_experts: bool) -> None:
+        """Sample by inverse transform; collect expert ids, which vLLM itself does on GPUs only."""
         llm.collective_rpc(cpu_sampling.install)
+        if returns_experts:
+            routed_experts.install(llm)
 
     def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
         """Give a tied head the weight that the reload has packed."""

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from megatron_pz.checkpoint.sharded_state import ModelState, stage_tensors
 from megatron_pz.config.schema import GrpoConfig, ModelConfig, OptimizerConfig, ParallelConfig, RunConfig
+from megatron_pz.hf.architecture import Experts
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.model import hf_stream
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
@@ -29,6 +30,7 @@ from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 from tests.support.packed_reference import random_groups
+from tests.support.routed_experts import with_random_experts
 
 from megatron.core import parallel_state  # isort: skip
 
@@ -54,10 +56,15 @@ class Outcome:
     final_log_probs: dict[Tokens, torch.Tensor]
     weights: dict[str, torch.Tensor]
     """By Hugging Face name, after the last update."""
+    routing: list[tuple[int, int]]
+    """(replayed, differing) choices of experts in each update; zeros in a dense model."""
 
 
-def experience() -> list[ScoredGroup]:
-    """Groups of both roles; rollout log-probabilities near those of a model that knows nothing."""
+def experience(experts: Experts | None) -> list[ScoredGroup]:
+    """Groups of both roles; rollout log-probabilities near those of a model that knows nothing.
+
+    With experts, the responses of every second group have gone where chance sent them.
+    """
     draw = random.Random(7)
     groups = []
     for number, group in enumerate(random_groups(VOCAB_SIZE, SHAPES, seed=11)):
@@ -65,7 +72,11 @@ def experience() -> list[ScoredGroup]:
             dataclasses.replace(response, log_probs=tuple(-5.8 + draw.gauss(0.0, 0.5) for _ in response.token_ids))
             for response in group.responses
         )
-        groups.append(dataclasses.replace(group, role=("generator", "predictor")[number % 2], responses=responses))
+        group = dataclasses.replace(group, role=("generator", "predictor")[number % 2], responses=responses)
+        if experts is not None and number % 2:
+            layers, per_token = len(experts.in_layer), experts.per_token
+            (group,) = with_random_experts([group], layers=layers, experts=experts.number, per_token=per_token, seed=1)
+        groups.append(group)
     return groups
 
 
@@ -79,7 +90,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology, moe_
     )
     policy = Policy(config.model, config.parallel, config.optimizer, topology)
     _require_exact_export(policy, hf_dir)
-    groups = experience()
+    groups = experience(policy.architecture.experts)
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)
     # Without a clip range a ratio near its edge cannot fall on the one side here and on the other side there.
     loss = partial(policy_loss, grpo=GrpoConfig(grpo_clamp_eps_lower=0.9, grpo_clamp_eps_upper=9.0))
@@ -97,6 +108,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology, moe_
         initial_log_probs=_of_all_ranks(rows, before, topology),
         final_log_probs=_of_all_ranks(rows, policy.log_probs(rows), topology),
         weights={name: tensor.clone() for name, tensor in policy.weights()},
+        routing=[(result.replayed_choices, result.differing_choices) for result in results],
     )
     assert all(result.applied for result in results)
     return outcome

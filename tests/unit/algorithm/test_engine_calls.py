@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron_pz.algorithm.engine_calls import EngineCalls, SampleKey
+from megatron_pz.algorithm.engine_calls import EngineCalls, SampledGroup, SampleKey
 from megatron_pz.algorithm.role_sampler import EngineSampler
 from megatron_pz.algorithm.work_shares import MeanLengths, Prompts, Work
 from megatron_pz.rl.experience import Response, SampleRequest
@@ -149,3 +149,12 @@ def test_an_engine_without_work_has_spent_no_time() -> None:
     ((_, _, calls),) = on_ranks(1, 1, lambda calls: calls.sample(prompts(0), requests_of))
     ((part,),) = calls.parts
     assert (part.seconds, part.nine_tenths) == (0.0, 0.0)
+
+
+def test_a_group_keeps_the_expert_ids_of_its_prompt_once() -> None:
+    """Every request of a sample brings them, and the bytes of a prompt are many."""
+    samples = {n: Response((n,), (0.0,), "", False, prompt_experts=b"prompt", experts=b"own") for n in (2, 0, 1)}
+    responses = SampledGroup((1, 2), samples).responses
+    assert [response.token_ids for response in responses] == [(0,), (1,), (2,)]
+    assert [response.prompt_experts for response in responses] == [b"prompt", b"", b""]
+    assert all(response.experts == b"own" for response in responses)

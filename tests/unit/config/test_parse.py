@@ -252,6 +252,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--invalid-mask-penalty", "0.1"], "must be at most 0"),
         (["--gspo-clamp-eps-lower", "1"], "--gspo-clamp-eps-lower 1.0: must be above 0 and below 1"),
         (["--grpo-dual-clip", "0.9"], "must be above 1, or 0 (off)"),
+        (["--moe-enable-routing-replay", "--rollout-speculative-tokens", "4"], "drafts need its first"),
         (["--grpo-kl-beta", "-0.1"], "must be at least 0"),
         (["--grpo-iterations", "0"], "must be at least 1"),
         (["--generator-lr", "1e-6"], "use --policy-sharing separate"),

@@ -88,6 +88,8 @@ def test_the_mixture_reaches_megatron(tmp_path: Path) -> None:
     assert (balanced.moe_router_load_balancing_type, balanced.moe_aux_loss_coeff) == ("aux_loss", 0.01)
     with pytest.raises(BadInput, match=r"--moe-aux-loss-coeff 0\.1: the model is dense"):
         transformer_config(read(tmp_path, QWEN3), ModelConfig(moe_aux_loss_coeff=0.1), ParallelConfig())
+    with pytest.raises(BadInput, match=r"^--moe-enable-routing-replay: the model is dense, it has no experts$"):
+        transformer_config(read(tmp_path, QWEN3), ModelConfig(moe_enable_routing_replay=True), ParallelConfig())
 
 
 @pytest.mark.parametrize(

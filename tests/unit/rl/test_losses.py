@@ -39,6 +39,8 @@ def batch_of(
         group_index_R=nothing,
         role_R=torch.tensor([0 if each else 1 for each in generator or [False] * tokens]),
         is_stale_R=torch.tensor(stale or [False] * tokens),
+        experts_SE=torch.zeros(tokens, 0, dtype=torch.uint8),
+        has_experts_S=torch.zeros(tokens, dtype=torch.bool),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_pz.rl import packing
+from megatron_pz.rl.data_parallel_packing import pad_to_length
 from megatron_pz.rl.experience import MicroBatch, Response, ScoredGroup
 from megatron_pz.rl.packing import (
     LossWeighting,
@@ -85,6 +86,34 @@ def test_equal_responses_share_their_tokens_and_keep_their_entries() -> None:
     assert batch.advantages_R.tolist() == [1, 1, 2, 3, 3]
     assert batch.response_index_R.tolist() == [0, 0, 1, 2, 2]
     assert batch.loss_weights_R.tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 3, 1 / 6, 1 / 6])
+
+
+def with_experts(group: ScoredGroup, prompt: Sequence[bytes], *responses: Sequence[bytes]) -> ScoredGroup:
+    """Ids by token; the last token of a response has none."""
+    first, *others = (replace(r, experts=b"".join(ids)) for r, ids in zip(group.responses, responses, strict=True))
+    return replace(group, responses=(replace(first, prompt_experts=b"".join(prompt)), *others))
+
+
+def test_expert_ids_lie_beside_their_tokens() -> None:
+    """Two bytes a token. Equal responses share the first one's; a group may have none."""
+    routed = with_experts(
+        make_group([11, 12], [21, 22, 23], [31], [21, 22, 23]), [b"ab", b"cd"], [b"ef", b"gh"], [], [b"ef", b"xx"]
+    )
+    (batch,) = pack([routed, make_group([41], [51])], multiple=5)
+    assert batch.tokens_S.tolist() == [11, 12, 21, 22, 23, 31, 41, 51, 0, 0]
+    rows = [bytes(row) for row in batch.experts_SE.tolist()]
+    assert rows == [b"ab", b"cd", b"ef", b"gh", *[bytes(2)] * 6]
+    assert batch.has_experts_S.tolist() == [row != bytes(2) for row in rows]
+    longer = pad_to_length(batch, 15)
+    assert torch.equal(longer.experts_SE[:10], batch.experts_SE) and not longer.has_experts_S[10:].any()
+    (without,) = pack([make_group([41], [51])])
+    assert without.experts_SE.shape == (2, 0) and not without.has_experts_S.any()
+
+
+def test_expert_ids_of_different_models_are_refused() -> None:
+    two, three = (with_experts(make_group([1], [2, 3]), [bytes(n)], [bytes(n)]) for n in (2, 3))
+    with pytest.raises(BadInput, match=r"take \[2.0, 3.0\] bytes a token"):
+        pack([two, three])
 
 
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 80), st.sampled_from([1, 2, 16]))

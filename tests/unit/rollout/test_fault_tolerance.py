@@ -201,6 +201,7 @@ def engine() -> VllmEngine:
     engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
     engine._broken, engine._closed, engine._colocated = None, False, True
     engine._watchdog, engine._sleeping, engine.platform = None, set(), GpuPlatform()
+    engine.return_experts = False
     return engine
 
 

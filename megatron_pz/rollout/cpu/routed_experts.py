@@ -1,0 +1,98 @@
+"""Return the experts of each token on a CPU, where vLLM has the setting for it but not the means.
+
+vLLM 0.32 collects expert ids in its Model Runner V2 only, which needs Triton. Its routers, its scheduler and its
+requests have the hooks for either runner. :class:`ExpertsBySlot` is the part between them: it keeps the ids as the KV
+cache keeps the keys, by the slot of the token. A prefix that is found in the cache has its ids there, too.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from megatron_pz.runtime.errors import BadInput
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+
+def install(llm: LLM) -> None:
+    """Let an engine whose parts all live in this process return expert ids with its responses."""
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    by_slot = ExpertsBySlot(scheduler, llm.llm_engine.vllm_config)
+    llm.apply_model(by_slot.bind)
+    scheduler.aux_output_connector = by_slot
+
+
+class ExpertsBySlot:
+    """Collect expert ids in the forward passes, and hand them to the requests that the tokens belong to.
+
+    It stands where vLLM's ``AuxOutputSchedulerConnector`` would, whose methods it has.
+    """
+
+    def __init__(self, scheduler: Any, vllm_config: Any) -> None:
+        """Reserve the ids of all slots: layers x experts a token bytes each, twice that for more than 256 experts."""
+        model = vllm_config.model_config
+        layers, per_token = model.get_total_num_hidden_layers(), model.get_num_experts_per_tok()
+        self._blocks = scheduler.kv_cache_manager
+        self._block_size = vllm_config.cache_config.block_size
+        slots = scheduler.kv_cache_config.num_blocks * self._block_size
+        self._ids = np.zeros((slots, layers, per_token), np.uint8 if model.get_num_experts() <= 256 else np.uint16)
+        self._taken: dict[str, int] = {}
+        """Tokens of each request whose ids have been handed out."""
+
+    def bind(self, model: torch.nn.Module) -> None:
+        """Let the routers of vLLM's model tell what they choose.
+
+        Raises:
+            BadInput: a kernel of this model chooses the experts itself, unseen.
+        """
+        from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
+
+        for module in model.modules():
+            router = getattr(module, "router", None)
+            if isinstance(router, BaseRouter):
+                if module._quant_method.is_monolithic:
+                    kernel = type(module._quant_method).__name__
+                    raise BadInput(
+                        f"--moe-enable-routing-replay: vLLM's {kernel} does not tell which experts it chooses"
+                    )
+                router.set_capture_fn(functools.partial(self.capture, module.layer_id))
+
+    def capture(self, layer: int, ids_Tk: torch.Tensor) -> None:
+        """Keep the ids that a layer's router has chosen for the T tokens of a forward pass, k each."""
+        from vllm.forward_context import get_forward_context
+
+        slot_mapping = get_forward_context().slot_mapping
+        assert isinstance(slot_mapping, dict)
+        if slot_mapping:  # not a pass that only measures memory
+            slots_T = next(iter(slot_mapping.values()))
+            self._ids[slots_T.numpy(), layer] = ids_Tk.numpy()
+
+    def take_output(self, request: Any, output: Any) -> np.ndarray | None:
+        """Return the ids [tokens, layers, experts a token] of a request's tokens that are new since the last call.
+
+        Its newest token has been sampled but not computed, and has none.
+        """
+        start, end = self._taken.get(request.request_id, 0), request.num_tokens - 1
+        if start >= end:
+            return None
+        (blocks,) = self._blocks.get_block_ids(request.request_id)
+        size = self._block_size
+        slots = [blocks[token // size] * size + token % size for token in range(start, end)]
+        self._taken[request.request_id] = end
+        return self._ids[slots]
+
+    def build_connector_meta(self, scheduler_output: Any, requests: Any) -> None:
+        """Tell the worker nothing: it is in this process."""
+
+    def request_finished(self, request: Any) -> None:
+        """Forget a request that has ended; vLLM also calls this when it puts one off, to be computed again."""
+        if request.is_finished():
+            self._taken.pop(request.request_id, None)
+
+    def reset(self) -> None:
+        """Do nothing when the prefix cache is emptied: no request is under way, and slots are overwritten."""
