@@ -1,4 +1,4 @@
-"""Other tools' text of the same articles; run by wikitext_consensus.py inside the environment that it makes for them.
+"""Other tools' text of the same articles; run by consensus.py inside the environment that it makes for them.
 
     python wikitext_peers.py ARTICLES.jsonl PEER OUTPUT.jsonl
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -52,6 +53,11 @@ class TextOptions:
         return cls(names_in_order, drop_formulas, keep_incomplete_sentences)  # type: ignore[arg-type]
 
 
+@functools.cache
+def _english_wikipedia() -> Wiki:
+    return Wiki()
+
+
 def wikitext_to_paragraphs(
     wikitext: str,
     title: str = "",
@@ -73,4 +79,4 @@ def wikitext_to_paragraphs(
         The paragraphs in order, none empty. A list is one paragraph, an item a line. Never raises, whatever the input;
         time is linear in its length.
     """
-    return scan_page(wikitext, title, wiki or Wiki(), (options or TextOptions()).kept, dropped)
+    return scan_page(wikitext, title, wiki or _english_wikipedia(), (options or TextOptions()).kept, dropped)

@@ -30,6 +30,7 @@ _REDIRECT = re.compile(r"\s*[#＃]\s*([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
 _TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 
+@functools.cache
 def trailing_sections(language: str) -> frozenset[str]:
     """Casefolded headings of the sections that close an article: references, links, literature."""
     return frozenset(name.casefold() for name in wiki_names.names("closing_sections", language))

@@ -81,8 +81,8 @@ def interlanguage_link(parameters: Parameters) -> str:
     if label := parameters.get("lt") or parameters.get("display"):
         return label
     title = first(parameters)
-    if title in language_codes():  # the order of what follows differs between wikis
-        return UNREAD if parameters.get("3") else unless_empty(second(parameters))
+    if title in language_codes():  # what the third one is differs between wikis; the fourth is the label
+        return parameters.get("4") or (UNREAD if parameters.get("3") else unless_empty(second(parameters)))
     return unless_empty(title)
 
 

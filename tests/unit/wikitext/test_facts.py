@@ -54,6 +54,7 @@ def text_of(wikitext: str, language: str = "en") -> str:
         ("1300|m|sp=us", "1,300 meters"),
         ("1300|m|comma=off", "1300 metres"),
         ("2|e6m3", "2 million cubic metres"),
+        ("160|Tcuft", "160 trillion cubic feet"),
         ("500|PD/sqmi", "500 inhabitants per square mile"),
         ("5|sqmi|km2|abbr=on", "5 sq mi"),
         ("640|acre|ha", "640 acres"),

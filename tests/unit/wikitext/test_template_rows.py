@@ -66,6 +66,7 @@ def test_every_row_is_used(language: str) -> None:
         ("fr", "{{Mme|Durand}} et {{Mlle}} Petit.", "Mme Durand et Mlle Petit."),
         ("en", "In {{nbay|1999}} and {{nbay|1984|start}} he won.", "In 1999–2000 and 1984 he won."),
         ("en", "See {{ill|Blue Lake|de|Blauer See}} and {{ill|de|Red Lake}}.", "See Blue Lake and Red Lake."),
+        ("en", "He left {{ill|de|Ernestinum|Ernestinum Gotha|the Ernestinum}} then.", "He left the Ernestinum then."),
         ("en", "They beat {{fb|ENG}} for {{C$|5}} million.", "They beat England for C$5 million."),
     ],
 )  # fmt: skip
