@@ -58,6 +58,16 @@ def _spanish_unit(parameters: Parameters) -> str:
     return f"{local_number(first(parameters), 'es')} {second(parameters)}{superscript(power)}".strip()
 
 
+_SPANISH_CENTURY: Final = {"": "", "s": "siglo ", "S": "Siglo "}
+_SPANISH_ERA: Final = {"": "", "a": " a. C.", "d": " d. C."}
+
+
+def _spanish_century(parameters: Parameters) -> str:
+    """``{{siglo|XX||s}}`` -> siglo XX, ``{{siglo|V|a|S}}`` -> Siglo V a. C.; the fourth parameter makes a link."""
+    word, era = _SPANISH_CENTURY.get(parameters.get("3", "")), _SPANISH_ERA.get(second(parameters))
+    return UNREAD if not first(parameters) or word is None or era is None else f"{word}{first(parameters)}{era}"
+
+
 def _italian_measure(parameters: Parameters) -> str:
     """``{{M|10|k|m}}`` -> 10 km; ``{{M|1,5|e=6|ul=km}}`` -> 1,5×10⁶ km."""
     known = {"0", "<", "@", "1", "2", "3", "u", "ul", "e"}
@@ -74,5 +84,6 @@ FUNCTIONS: Final[dict[str, Render]] = {
     "german_coordinate": _german_coordinate,
     "german_height": _german_height,
     "spanish_unit": _spanish_unit,
+    "spanish_century": _spanish_century,
     "italian_measure": _italian_measure,
 }

@@ -39,6 +39,8 @@ def test_every_row_is_used(language: str) -> None:
          "Был альфой и Бета из 12 345 людей."),
         ("pt", "O {{PEPB|camião|caminhão}} anda.",
          "O camião (português europeu) ou caminhão (português brasileiro) anda."),
+        ("es", "Es del {{siglo|XX||s}} o del {{Siglo|V|a|s|1}}, no del {{siglo|II|d}} ya.",
+         "Es del siglo XX o del siglo V a. C., no del II d. C. ya."),
         ("es", "Mide {{esd|10 m}} y {{unidad|5|km|2}} o {{unidad|100|km}}.", "Mide 10 m y 5 km² o 100 km."),
         ("de", "Rom ({{laS|Roma}}) und {{enS|Rome}} am {{Datum|3|10|1990}} in {{DEU}}.",
          "Rom (lateinisch Roma) und englisch Rome am 3. Oktober 1990 in Deutschland."),
