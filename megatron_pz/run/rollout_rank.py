@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -56,10 +55,17 @@ def serve_rollouts(config: RunConfig) -> None:
         require_machine(config)
         guest = Guest(store, rank - trainer_ranks(config.rollout.rollout_ranks))
         tell_host(store, guest.rank, this_host())
+        if guest.meeting is None:  # another process of this rank died at the end of the run
+            return
 
         def start_again() -> NoReturn:
             watchdog.stop()
             os._exit(START_AGAIN)  # engines and process group may wait for a rank that is gone
+
+        def wait_for_the_end() -> NoReturn:
+            guest.wait_until_over()
+            watchdog.stop()
+            os._exit(0)
 
         guest.at_the_next_meeting(store, start_again)
         topology = meet_rollout_ranks(config.parallel, guest.store, guest.rank, config.rollout.rollout_ranks)
@@ -75,12 +81,6 @@ def serve_rollouts(config: RunConfig) -> None:
         served.close()
         watchdog.stop()
         topology.close()
-
-
-def wait_for_the_end() -> NoReturn:
-    """Wait until the next meeting begins, which ends this process, or until the launcher ends it."""
-    while True:
-        time.sleep(60)
 
 
 class RolloutRank:

@@ -212,11 +212,11 @@ def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, wor
     return Topology(rank, world_size, 0, 1, 0, 1, rank, world_size, 0, 1, device)
 
 
-def open_job_store(timeout: timedelta) -> dist.TCPStore:
+def open_job_store(timeout: timedelta) -> dist.Store:
     """Open a connection to the store in which all processes of the job meet; without a launcher, BadInput."""
     if missing := [name for name in RENDEZVOUS if name not in os.environ and not name.startswith("LOCAL")]:
         raise BadInput(f"{missing[0]} is not set: start the processes by megatron_pz.launch or torchrun")
-    store: dist.TCPStore = next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
+    store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
     return store
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
@@ -164,8 +164,9 @@ class RolloutCrew:
 
     def close(self) -> None:
         """End the rollout ranks and free the weights."""
-        self._each(lambda channel: channel.connection.send((CLOSE,)))
         for channel in self._channels:
+            with suppress(OSError):  # one that has died since its last answer
+                channel.connection.send((CLOSE,))
             channel.connection.close()
         for weights in self._weights.values():
             weights.close()

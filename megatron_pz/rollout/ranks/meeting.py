@@ -31,6 +31,8 @@ from megatron_pz.rollout.ranks.host_weights import this_node
 Received = TypeVar("Received")
 
 _CONFIG, _ADDRESS, _MEETING = "config", "address", "meeting"
+_OVER = "over"
+"""In place of a meeting's number, once the run has ended."""
 _TOKEN_BYTES = 32
 _POLITE = 10.0
 """Seconds within which a process that connects says who it is."""
@@ -115,7 +117,8 @@ class Host:
         return None
 
     def close(self) -> None:
-        """Listen no more."""
+        """Listen no more, and tell those that wait for another meeting that there is none."""
+        self._place.set(_MEETING, _OVER)
         self._server.close()
 
 
@@ -125,10 +128,10 @@ class Guest:
     def __init__(self, store: dist.Store, rank: int) -> None:
         """Find the present meeting; a rank that has been at it before, as another process, waits for the next."""
         self.rank, self._place = rank, shared_place(store)
-        self.meeting = int(self._place.get(_MEETING))
-        while self._place.add(f"{self.meeting}.{rank}", 1) > 1:
-            wait_for_another(self._place, self.meeting)
-            self.meeting = int(self._place.get(_MEETING))
+        self.meeting = next_meeting(self._place)
+        """Its number; None where the run is over."""
+        while self.meeting is not None and self._place.add(f"{self.meeting}.{rank}", 1) > 1:
+            self.meeting = next_meeting(self._place, self.meeting)
 
     @property
     def store(self) -> dist.Store:
@@ -145,22 +148,31 @@ class Guest:
         connection.send_bytes(json.dumps({"meeting": self.meeting, "rank": self.rank, "node": this_node()}).encode())
         return TrainerConnection(connection, lost)
 
-    def at_the_next_meeting(self, store: dist.TCPStore, act: Callable[[], None]) -> None:
+    def wait_until_over(self) -> None:
+        """Wait until the run is over. A meeting that begins before ends the process (:meth:`at_the_next_meeting`)."""
+        meeting = self.meeting
+        while meeting is not None:
+            meeting = next_meeting(self._place, meeting)
+
+    def at_the_next_meeting(self, store: dist.Store, act: Callable[[], None]) -> None:
         """Act as soon as another meeting begins, in a thread: the main one may be busy with an engine for minutes."""
 
         def wait() -> None:
             with contextlib.suppress(dist.DistError):  # the store ends with the job
-                wait_for_another(own, self.meeting)
-                act()
+                if next_meeting(own, self.meeting) is not None:
+                    act()
 
-        own = shared_place(store.clone())
+        assert self.meeting is not None
+        connection: Any = store  # a TCPStore, whose method its types lack
+        own = shared_place(connection.clone())
         threading.Thread(target=wait, name="next meeting", daemon=True).start()
 
 
-def wait_for_another(place: dist.Store, meeting: int) -> None:
-    """Wait until another meeting has begun."""
-    while int(place.get(_MEETING)) == meeting:
+def next_meeting(place: dist.Store, meeting: int = 0) -> int | None:
+    """Wait until the meeting after this one has begun, and return its number; None where the run is over instead."""
+    while (now := place.get(_MEETING).decode()) == str(meeting):
         time.sleep(_POLL)
+    return None if now == _OVER else int(now)
 
 
 def read_into(connection: Connection, target: memoryview) -> None:

@@ -25,10 +25,10 @@ from megatron_pz.rollout.ranks.meeting import (
     Guest,
     Host,
     TrainerConnection,
+    next_meeting,
     publish_config,
     settled_config,
     shared_place,
-    wait_for_another,
 )
 
 Named = list[tuple[str, torch.Tensor]]
@@ -118,13 +118,16 @@ class FakeRank(threading.Thread):
     def serve(self) -> None:
         def lost() -> NoReturn:
             try:
-                wait_for_another(shared_place(self.store), guest.meeting)
+                if next_meeting(shared_place(self.store), guest.meeting or 0) is None:
+                    raise SystemExit
             except dist.DistError:  # the test is over, and its store gone
                 raise SystemExit from None
             raise Broken
 
         while True:
             guest = Guest(self.store, self.rank)
+            if guest.meeting is None:
+                return
             connection = guest.connect(lost)
             weights = ReceivedWeights(connection)
             with contextlib.suppress(Broken):
@@ -227,13 +230,28 @@ def test_a_rank_that_was_at_a_meeting_before_waits_for_the_next(store: dist.TCPS
     place = shared_place(store)
     place.set("meeting", "1")
     assert Guest(store, 0).meeting == 1
-    found: list[int] = []
+    found: list[int | None] = []
     thread = threading.Thread(target=lambda: found.append(Guest(store.clone(), 0).meeting))
     thread.start()
     assert not found
     place.set("meeting", "2")
     thread.join(10)
     assert found == [2]
+    place.set("meeting", "over")
+    assert Guest(store.clone(), 0).meeting is None
+
+
+def test_the_end_of_a_run_reaches_ranks_whose_connection_broke_after_their_last_answer(store: dist.TCPStore) -> None:
+    """Also the one in the place of a rank that has died; else the job would never end."""
+    ranks = [FakeRank(store, rank, [], set()) for rank in (0, 1)]
+    crew = crew_of(store, 2)
+    crew.load("", iter(some_weights(1)), None)
+    crew._channels[0].connection.close()
+    again = FakeRank(store, 1, [], set())
+    crew.close()
+    for rank in (*ranks, again):
+        rank.join(10)
+        assert not rank.is_alive()
 
 
 def test_rollout_ranks_learn_the_settled_configuration(store: dist.TCPStore) -> None:
