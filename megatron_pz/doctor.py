@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--nodes", action="store_true", help="examine all processes that a launcher has started")
     own, config_flags = parser.parse_known_args()
     if own.nodes:
-        from megatron_pz.run import node_check  # with torch, which the rest does without
+        from megatron_pz.cluster import node_check  # with torch, which the rest does without
 
         node_check.main()
         return

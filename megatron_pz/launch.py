@@ -1,9 +1,9 @@
 """Start the processes of one node: ``python -m megatron_pz.launch [flags] MODULE [flags of the module]``.
 
-``megatron_pz.run.launcher`` describes flags, signals and exit codes.
+``megatron_pz.cluster.launcher`` describes flags, signals and exit codes.
 """
 
-from megatron_pz.run.launcher import main
+from megatron_pz.cluster.launcher import main
 
 if __name__ == "__main__":
     main()

@@ -23,7 +23,7 @@ if [[ ! -f $root/slurm/launch.sh ]]; then
   echo "error: $root is not the checkout: call sbatch from its root, or name it in ROOT" >&2
   exit 2
 fi
-export MODULE=megatron_pz.run.node_check
+export MODULE=megatron_pz.cluster.node_check
 RECIPE_SCRIPT=$(readlink -f "${BASH_SOURCE[0]}")
 export RECIPE_SCRIPT
 exec bash "$root/slurm/launch.sh" "$@"

@@ -41,7 +41,7 @@ main() {
     --on-node) run_node "${@:2}" ;;
     --settings)
       activate
-      exec "$python" -m megatron_pz.run.job_settings "${@:2}"
+      exec "$python" -m megatron_pz.cluster.job_settings "${@:2}"
       ;;
   esac
   local argument mode=run given=()
@@ -57,7 +57,7 @@ main() {
     echo "The flags of megatron_pz.train: ${PYTHON:-python} -m megatron_pz.train --help"
   elif [[ $mode == check ]]; then
     activate
-    exec "$python" -m megatron_pz.run.job_check -- "${given[@]}"
+    exec "$python" -m megatron_pz.cluster.job_check -- "${given[@]}"
   elif [[ $mode == print ]]; then
     print_commands "${given[@]}"
   elif [[ -n ${SLURM_JOB_ID:-} ]]; then
@@ -73,7 +73,7 @@ fail() {
   exit 2
 }
 
-# Set save, port and flags from what the command prints (megatron_pz.run.job_settings).
+# Set save, port and flags from what the command prints (megatron_pz.cluster.job_settings).
 resolve() {
   local file fields code=0
   file=$(mktemp)
@@ -256,7 +256,7 @@ run_node() {
 # Set command: the launcher of this node, up to the module's name; export OMP_NUM_THREADS.
 node_command() {
   local counts processes threads
-  counts=$("$python" -m megatron_pz.run.local_node) || exit
+  counts=$("$python" -m megatron_pz.cluster.local_node) || exit
   read -r processes threads <<<"$counts"
   export OMP_NUM_THREADS=$threads
   command=("$python" -m megatron_pz.launch --nproc-per-node="$processes")

@@ -111,7 +111,7 @@ SCRIPTS = (
         "Examine nodes: all-reduce rate, equal versions, the slowest GPU",
         2,
         "0:10:00",
-        module="megatron_pz.run.node_check",
+        module="megatron_pz.cluster.node_check",
         usage="sbatch --nodes=4 slurm/check_nodes.sh",
     ),
 )

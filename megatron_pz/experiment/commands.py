@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from megatron_pz.cluster.worker import die_with_the_launcher
 from megatron_pz.experiment.design import Cell, Experiment
 from megatron_pz.experiment.progress import CONFIG, START, Evaluations, describe, number_tasks, prepare, training_of
-from megatron_pz.run.worker import die_with_the_launcher
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, ExpectedFailure
 from megatron_pz.runtime.files import claimed_directory
 

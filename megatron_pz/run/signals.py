@@ -17,7 +17,7 @@ class StopRequest:
     (torchrun answers the second Ctrl-C with SIGTERM). After SIGTERM or SIGUSR1, which schedulers may repeat, only
     SIGINT ends the process at once.
 
-    ``megatron_pz.run.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
+    ``megatron_pz.cluster.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
     imports waits until this class unblocks it. The launcher passes signals on once every worker can save, and waits
     for the checkpoint.
 

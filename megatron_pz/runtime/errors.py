@@ -17,7 +17,7 @@ from typing import TypeVar
 Returned = TypeVar("Returned")
 
 LAUNCHER_VARIABLE = "MEGATRON_PZ_LAUNCHER"
-"""Environment variable with the process number of ``megatron_pz.run.launcher``; set in its workers only."""
+"""Environment variable with the process number of ``megatron_pz.cluster.launcher``; set in its workers only."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _INTERRUPTED = 128 + 2

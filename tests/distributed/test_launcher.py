@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.run.job_settings import free_port
+from megatron_pz.cluster.job_settings import free_port
 from tests.support.torchrun import ROOT
 
 WORKERS = "tests.distributed.workers"

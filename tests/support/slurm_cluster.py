@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from megatron_pz.run.worker import die_with_the_launcher
+from megatron_pz.cluster.worker import die_with_the_launcher
 from tests.support.torchrun import shell_environment
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")

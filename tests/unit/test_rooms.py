@@ -38,6 +38,7 @@ FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"evaluation": ("evaluation",)},
     {"reports": ("reports",)},
     {"run": ("run",)},
+    {"cluster": ("cluster",)},
     {"experiment": ("experiment",), "diagnosis": ("diagnosis",)},
     {"commands": ("train", "launch", "cold_start", "baselines", "rlvr", "doctor")},
 )

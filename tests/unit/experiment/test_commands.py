@@ -251,8 +251,8 @@ def test_flags_of_sbatch_are_words_as_in_a_shell() -> None:
 
 def test_an_array_task_trains_its_cell(read: Read, tmp_path: Path) -> None:
     """What slurm/launch.sh resolves for task 4 of such an array."""
+    from megatron_pz.cluster.job_settings import resolve
     from megatron_pz.experiment.progress import number_tasks, prepare
-    from megatron_pz.run.job_settings import resolve
 
     experiment, out = read(), tmp_path / "out"
     for cell in experiment.cells:

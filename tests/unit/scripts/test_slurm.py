@@ -42,9 +42,9 @@ def stop(number, frame):
 first = [True]
 module, words = sys.argv[2], sys.argv[3:]
 note(os.environ.get("SLURM_NODEID", "-") + " python " + repr([module, *words]))
-if module == "megatron_pz.run.local_node":
+if module == "megatron_pz.cluster.local_node":
     print(os.environ.get("NPROC_PER_NODE", "1"), 1)
-elif module == "megatron_pz.run.job_settings":
+elif module == "megatron_pz.cluster.job_settings":
     given = words[words.index("--") + 1 :]
     fields = [os.environ["SAVE"], "21234", "--config", os.environ["CONFIG"], *given]
     sys.stdout.write("".join(field + chr(0) for field in fields))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.run.job_check import requested, seconds_of
+from megatron_pz.cluster.job_check import requested, seconds_of
 from tools import make_slurm_scripts
 from tools.make_slurm_scripts import SCRIPTS, Script
 

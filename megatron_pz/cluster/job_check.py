@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from megatron_pz.cluster.job_settings import PROGRAM, RLVR, TRAINING_MODULES, JobSettings, missing, resolve
+from megatron_pz.cluster.local_node import positive
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.memory import GIB, plan_memory
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
-from megatron_pz.run.job_settings import PROGRAM, RLVR, TRAINING_MODULES, JobSettings, missing, resolve
-from megatron_pz.run.local_node import positive
 from megatron_pz.run.questions import RunQuestions
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 

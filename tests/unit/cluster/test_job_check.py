@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.run.job_check import check_writable, examine
+from megatron_pz.cluster.job_check import check_writable, examine
 from megatron_pz.runtime.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[3]

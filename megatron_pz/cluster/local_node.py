@@ -1,4 +1,4 @@
-"""Say how many processes and threads this node runs: ``python -m megatron_pz.run.local_node`` prints both."""
+"""Say how many processes and threads this node runs: ``python -m megatron_pz.cluster.local_node`` prints both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prepare a process that the launcher started, then run its module: ``python -m megatron_pz.run.worker MODULE …``."""
+"""Prepare a process that the launcher started, then run its module (``-m megatron_pz.cluster.worker MODULE …``)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.run import worker
+from megatron_pz.cluster import worker
 
 
 def test_the_limit_on_open_files_is_the_hard_one() -> None:

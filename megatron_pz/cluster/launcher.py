@@ -10,7 +10,7 @@ event                                 what happens
 ====================================  =================================================================================
 a rollout rank is killed              it is started again (``megatron_pz.runtime.replacement``), with the other ones
 a worker fails                        the others have ``GRACE`` seconds to report (1 after bad input), then are killed
-the launcher dies                     its workers are killed with it (``megatron_pz.run.worker``)
+the launcher dies                     its workers are killed with it (``megatron_pz.cluster.worker``)
 SIGUSR1                               every worker gets it; one that still imports finds it when its loop starts
 SIGTERM, SIGHUP, SIGINT               workers that can save a checkpoint get it; if one cannot yet, all are killed
 a second SIGINT                       all workers are killed
@@ -35,8 +35,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_pz.cluster.node_log import NodeLog
 from megatron_pz.config.command_line import Parser
-from megatron_pz.run.node_log import NodeLog
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, exits_with_one_line
 from megatron_pz.runtime.replacement import START_AGAIN, take_declaration
 
@@ -119,7 +119,9 @@ class Workers:
 
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are read from sigtimedwait
         ranks = range(place.processes)
-        arguments: dict[int, tuple[Any, ...]] = dict.fromkeys(ranks, ("-m", "megatron_pz.run.worker", module, *flags))
+        arguments: dict[int, tuple[Any, ...]] = dict.fromkeys(
+            ranks, ("-m", "megatron_pz.cluster.worker", module, *flags)
+        )
         self._context: Any = start_processes(
             name=module.rpartition(".")[2],
             entrypoint=sys.executable,

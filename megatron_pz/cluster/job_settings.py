@@ -1,6 +1,6 @@
 """Resolve what a job trains, from its environment and flags: once for all nodes, before any process is started.
 
-    CONFIG=FILE python -m megatron_pz.run.job_settings [--dry-run] -- [flags of megatron_pz.train]
+    CONFIG=FILE python -m megatron_pz.cluster.job_settings [--dry-run] -- [flags of megatron_pz.train]
 
 Writes to stdout, each field ended by a NUL byte: the run directory, a free port, and the flags for every process.
 ``slurm/launch.sh`` lists the variables: CONFIG, MODEL, DATA_PATH, SAVE and MASTER_PORT.
@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_pz.cluster.local_node import positive
 from megatron_pz.config.parse import load_yaml, parse_run_config, read_run_config
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.run.local_node import positive
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 PROGRAM = "megatron_pz.train"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.run.node_check import RankReport, problems, summary
+from megatron_pz.cluster.node_check import RankReport, problems, summary
 
 
 def report(rank: int, host: str, teraflops: float = 400.0, **versions: str) -> RankReport:

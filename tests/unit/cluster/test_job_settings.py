@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_pz.run import job_settings
-from megatron_pz.run.job_settings import JobSettings, free_port, set_aside_if_unfinished, split_data_path
-from megatron_pz.run.local_node import count_processes, threads_of_a_process
+from megatron_pz.cluster import job_settings
+from megatron_pz.cluster.job_settings import JobSettings, free_port, set_aside_if_unfinished, split_data_path
+from megatron_pz.cluster.local_node import count_processes, threads_of_a_process
 from megatron_pz.runtime.errors import BadInput
 
 

@@ -1,0 +1,1 @@
+"""Jobs on one or many nodes: their settings, checks before they start, the launcher and its workers."""
