@@ -52,6 +52,7 @@ def install() -> None:
     # Megatron-Core warns under tensor and sequence parallelism where this is not set, whatever the device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     _keep_freed_memory()
+    _bound_kernel_caches()
     _answer_tensor_questions()
     sys.meta_path.insert(0, _AdaptingFinder())
     for module in [m for name, m in sys.modules.items() if _in_scope(name) and isinstance(m, ModuleType)]:
@@ -143,6 +144,17 @@ def _keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, _LARGEST_INT)
         mallopt(M_TRIM_THRESHOLD, _LARGEST_INT)
+
+
+def _bound_kernel_caches() -> None:
+    """Let oneDNN and torch's layer above it keep 128 compiled products each instead of 1024.
+
+    They compile a bfloat16 product for every shape, 0.5 to 1 MB each, and micro-batches differ in their tokens: by
+    default a process grows by up to 100 MB a step. A micro-batch needs about 30. The environment's own settings win.
+    Both libraries read these variables at their first product.
+    """
+    for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(variable, "128")
 
 
 def _answer_tensor_questions() -> None:

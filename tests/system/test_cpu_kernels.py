@@ -3,6 +3,8 @@ transform."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,3 +98,26 @@ def test_vllm_uses_the_instructions_that_torch_uses(engine: VllmEngine) -> None:
     with_bf16 = with_avx512 and torch.cpu._is_avx512_bf16_supported()
     expected = "_C.abi3.so" if with_bf16 else "_C_AVX512.abi3.so" if with_avx512 else "_C_AVX2.abi3.so"
     assert loaded == {expected}
+
+
+MANY_SHAPES = """
+import resource
+import torch
+from megatron_pz.runtime import cpu_backend
+
+cpu_backend.install()
+torch.set_num_threads(1)
+weight = torch.ones(768, 256, dtype=torch.bfloat16, requires_grad=True)
+for tokens in range(16, 366):
+    x = torch.ones(tokens, 256, dtype=torch.bfloat16, requires_grad=True)
+    torch.nn.functional.linear(x, weight).sum().backward()
+    if tokens == 115:  # the caches have reached their limit
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_products_of_many_shapes_take_bounded_memory() -> None:
+    run = subprocess.run([sys.executable, "-c", MANY_SHAPES], capture_output=True, text=True, check=True)
+    grown_kib = int(run.stdout)
+    assert grown_kib < 64 * 1024, "250 shapes more; with the libraries' own limits they took 550 MiB"
