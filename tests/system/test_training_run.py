@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ from safetensors.torch import load_file
 
 from megatron_pz.checkpoint import checkpoint_files
 from tests.support.launched_run import LaunchedRun
-from tests.support.tiny_run import CONFIG, make_corpus, metrics_of, run_tool, train
+from tests.support.tiny_run import CONFIG, PLACES, make_corpus, metrics_of, run_tool, train
 from tests.support.torchrun import ROOT, run_workers
 
 FAILING_RUN = Path(__file__).parent / "workers" / "failing_run.py"
@@ -178,6 +180,50 @@ def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
     assert max(line.get("ahead/staleness_max", 0.0) for line in steps) > 1e-3, "the weights have moved meanwhile"
     assert max(line["health/log_prob_difference_max"] for line in steps) < 1e-4
     first, second = (weights(save, taught_model, tmp_path / f"{save.name}_hf") for save in (whole, killed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def write_questions(folder: Path) -> tuple[Path, Path, Path]:
+    """The predictor's own prompts as questions with known answers: to train on, held out, and their template."""
+    lines = [
+        json.dumps(
+            {
+                "question": f"The old {place} stands near the {other}, and people of the town visit the [mask] every "
+                "summer.",
+                "answer": place,
+            }
+        )
+        for place, other in zip(PLACES, PLACES[1:] + PLACES[:1], strict=True)
+    ]
+    training, held_out, template = (folder / name for name in ("train.jsonl", "held_out.jsonl", "template.txt"))
+    training.write_text("\n".join(lines[:10]))
+    held_out.write_text("\n".join(lines[10:]))
+    template.write_text("Passage: {question}\nMasked words:\n")
+    return training, held_out, template
+
+
+def test_rlvr_learns_from_real_engines_and_resumes_exactly(config: Path, taught_model: Path, tmp_path: Path) -> None:
+    """Four steps, and the last two of them again from the checkpoint in their middle."""
+    training, held_out, template = write_questions(tmp_path)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    flags = ["--config", config, "--hf-model", taught_model, "--question-path", training]
+    flags += ["--valid-question-path", held_out, "--question-template", template, "--grader", "exact"]
+    flags += ["--questions-per-step", 4, "--response-stop", "}", "--train-iters", 4, "--save-interval", 2]
+    flags += ["--eval-interval", 2, "--eval-samples", 4]
+    run_workers("megatron_pz.rlvr", 1, *flags, "--save", whole, timeout=200)
+
+    steps = metrics_of(whole)
+    for half in (steps[:2], steps[2:]):
+        assert sum(step["solver/groups_learned_from"] for step in half) > 0
+    assert max(step["health/log_prob_difference_max"] for step in steps) < 1e-4
+    shutil.copytree(whole, again)
+    shutil.rmtree(checkpoint_files.folder_of(again, 4))
+    (again / checkpoint_files.LATEST).write_text("2\n")
+    run_workers("megatron_pz.rlvr", 1, *flags, "--save", again, "--load", again, timeout=200)
+    assert metrics_of(again) == steps
+    assert (again / "held_out.jsonl").read_text() == (whole / "held_out.jsonl").read_text()
+    assert [json.loads(line)["iteration"] for line in (whole / "held_out.jsonl").read_text().splitlines()] == [0, 2, 4]
+    first, second = (weights(save, taught_model, tmp_path / f"{save.name}_hf") for save in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
