@@ -14,7 +14,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_pz.config.schema import ColdStartConfig, GameConfig, RunConfig
+from megatron_pz.config.schema import GameConfig, RunConfig
+from megatron_pz.config.supervised_schema import ColdStartConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.rl.experience import Role, ScoredGroup
