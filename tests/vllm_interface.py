@@ -45,7 +45,12 @@ ATTRIBUTES = {
     "vllm/v1/worker/gpu_model_runner.py": ("rejection_sampler", "sampler"),
     "vllm/v1/spec_decode/metadata.py": ("draft_token_ids", "num_draft_tokens"),
     "vllm/v1/outputs.py": OF_TOKENS,
-    "vllm/config/speculative.py": ("num_speculative_tokens", "prompt_lookup_min", "prompt_lookup_max"),
+    "vllm/config/speculative.py": (
+        "num_speculative_tokens",
+        "prompt_lookup_min",
+        "prompt_lookup_max",
+        "num_speculative_tokens_per_batch_size",
+    ),
 }
 """Names that ``rollout/`` sets or reads, by the file that defines or imports them."""
 SPELLINGS = {

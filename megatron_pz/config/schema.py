@@ -200,6 +200,9 @@ class RolloutConfig:
     """Maximum number of draft tokens that one forward pass of a response verifies, 0: none [C]. Drafts continue the
     last tokens as they went on earlier in prompt or response (vLLM's n-gram drafts): answers that quote the passage get
     several tokens a pass. Tokens stay those of their seeds, and log-probabilities exact."""
+    rollout_speculative_max_seqs: NonNegativeInt = 0
+    """Draft only while an engine decodes at most this many responses, as in a tail; 0: always [C]. With more responses
+    the computation of drafts costs more than their passes save: with a few on a CPU, with hundreds on a GPU."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True

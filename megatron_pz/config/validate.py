@@ -131,6 +131,11 @@ def _rollout_rules(rollout: RolloutConfig) -> list[tuple[bool, str]]:
             f"--generator-max-response-length {rollout.generator_max_response_length} is above --max-response-length "
             f"{rollout.max_response_length}",
         ),
+        (
+            rollout.rollout_speculative_tokens > 0 or rollout.rollout_speculative_max_seqs == 0,
+            f"--rollout-speculative-max-seqs {rollout.rollout_speculative_max_seqs}: there are no drafts without "
+            "--rollout-speculative-tokens",
+        ),
     ]
 
 

@@ -62,14 +62,17 @@ def speculation_arguments(rollout: RolloutConfig) -> dict[str, Any]:
     if not rollout.rollout_speculative_tokens:
         return {}
     shortest, longest = NGRAM_LENGTHS
-    return {
-        "speculative_config": {
-            "method": "ngram",
-            "num_speculative_tokens": rollout.rollout_speculative_tokens,
-            "prompt_lookup_min": shortest,
-            "prompt_lookup_max": longest,
-        }
+    tokens, most = rollout.rollout_speculative_tokens, rollout.rollout_speculative_max_seqs
+    settings: dict[str, Any] = {
+        "method": "ngram",
+        "num_speculative_tokens": tokens,
+        "prompt_lookup_min": shortest,
+        "prompt_lookup_max": longest,
     }
+    if 0 < most < rollout.rollout_max_num_seqs:
+        # From and to how many responses at once, and the drafts of each.
+        settings["num_speculative_tokens_per_batch_size"] = [(1, most, tokens), (most + 1, most + 1, 0)]
+    return {"speculative_config": settings}
 
 
 def require_speculation() -> None:
@@ -125,9 +128,10 @@ class SampledVerification:
     ) -> SamplerOutput:
         """Do the work of ``RejectionSampler.forward``; the rows R are each request's drafts and one more."""
         assert draft_probs is None, "n-gram drafts are certain"
-        output, accepted = sample_and_match(sampler, drafts_of(metadata), logits_RV, sampling)
-        drafted = sum(metadata.num_draft_tokens)
-        self._counts += DraftCounts(drafted, accepted, len(metadata.num_draft_tokens))
+        drafts = drafts_of(metadata)
+        output, accepted = sample_and_match(sampler, drafts, logits_RV, sampling)
+        drafted = sum(token != NO_TOKEN for draft in drafts for token in draft)
+        self._counts += DraftCounts(drafted, accepted, len(drafts))
         return output
 
 

@@ -11,6 +11,7 @@ import torch
 
 from megatron_pz.rl.experience import Decoding, Response
 from megatron_pz.rollout.engine import VllmEngine
+from megatron_pz.rollout.speculation import speculation_arguments
 from megatron_pz.rollout.weight_sync import load_weights
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.rollout_reference import (
@@ -23,6 +24,7 @@ from tests.support.rollout_reference import (
 
 SPECULATIVE = replace(SETTINGS, rollout_speculative_tokens=4, rollout_max_num_seqs=256)
 SEEDS = range(100, 106)
+DRAWS = 10_000
 
 
 def quoting(count: int, period: int) -> list[list[int]]:
@@ -88,15 +90,65 @@ def test_drafts_change_no_sample(
     assert again == found, "bit for bit"
 
 
-def test_drafts_that_the_scheduler_cuts_change_no_sample(drafting: VllmEngine) -> None:
-    expected = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=[])
-    whole = drafting.take_draft_counts()
+def test_drafts_of_a_tail_alone_change_no_sample(drafting: VllmEngine) -> None:
+    from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
+
+    expected = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=["e", "t"])
+    always = drafting.take_draft_counts()
+    tail = speculation_arguments(replace(SPECULATIVE, rollout_speculative_max_seqs=12))["speculative_config"]
+    schedule, tokens = tail["num_speculative_tokens_per_batch_size"], tail["num_speculative_tokens"]
     scheduler = drafting.llm.llm_engine.engine_core.engine_core.scheduler
-    before = scheduler.max_num_scheduled_tokens
-    scheduler.max_num_scheduled_tokens = 70  # 48 responses, each of which asks for up to five
+    scheduler.dynamic_sd_lookup = build_dynamic_sd_schedule_lookup(schedule, SPECULATIVE.rollout_max_num_seqs, tokens)
     try:
-        found = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=[])
+        found = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=["e", "t"])
     finally:
-        scheduler.max_num_scheduled_tokens = before
+        scheduler.dynamic_sd_lookup = None
     assert parts(found) == parts(expected)
-    assert 0 < drafting.take_draft_counts().drafted < whole.drafted
+    assert 0 < drafting.take_draft_counts().drafted < always.drafted
+
+
+@torch.no_grad()
+def distribution(model: torch.nn.Module, tokens: list[int]) -> torch.Tensor:
+    return model(torch.tensor([tokens])).logits[0, -1].double().softmax(-1)
+
+
+def copying_prompt(model: torch.nn.Module) -> tuple[list[int], list[int]]:
+    """A prompt and a likely continuation that occurs in it after the prompt's last token, so that it is drafted."""
+    best: tuple[float, list[int], list[int]] = (0.0, [], [])
+    for start in random_prompts(60, vocabulary=TINY_VOCAB_SIZE, shortest=3, longest=3, seed=11):
+        likely = [int(distribution(model, start * 3).argmax())]
+        prompt = [*start, likely[0], *start]
+        for _ in range(2):
+            likely.append(int(distribution(model, [*prompt, *likely]).argmax()))
+        prompt = [*start, *likely, *start]
+        chances = [float(distribution(model, [*prompt, *likely[:k]])[token]) for k, token in enumerate(likely)]
+        best = max(best, (chances[0] * min(chances[1], 1 - chances[1]), prompt, likely))
+    return best[1], best[2]
+
+
+def chi_square(drawn: list[int], expected_V: torch.Tensor) -> tuple[float, int]:
+    """Pearson's, with rare tokens in one cell, and its degrees of freedom."""
+    expected_V = len(drawn) * expected_V
+    counts_V = torch.bincount(torch.tensor(drawn), minlength=len(expected_V)).double()
+    frequent_V = expected_V >= 5
+    expected = torch.cat([expected_V[frequent_V], expected_V[~frequent_V].sum()[None]])
+    counts = torch.cat([counts_V[frequent_V], counts_V[~frequent_V].sum()[None]])
+    return float(((counts - expected) ** 2 / expected).sum()), len(expected) - 1
+
+
+def test_ten_thousand_draws_follow_the_exact_probabilities(drafting: VllmEngine, model: torch.nn.Module) -> None:
+    """Of the first token, of the next where it was drafted, and of the one after an accepted draft."""
+    prompt, likely = copying_prompt(model)
+    drafting.take_draft_counts()
+    group = drafting.generate([prompt], DRAWS, seeds=[5], max_tokens=3, stop=[])[0]
+    counts = drafting.take_draft_counts()
+    assert counts.accepted > DRAWS / 20 and counts.drafted - counts.accepted > DRAWS / 20
+    for known in range(3):
+        drawn = [
+            r.token_ids[known]
+            for r in group
+            if list(r.token_ids[:known]) == likely[:known] and known < len(r.token_ids)
+        ]
+        found, freedom = chi_square(drawn, distribution(model, [*prompt, *likely[:known]]))
+        assert freedom > 5 and len(drawn) > DRAWS / 50
+        assert abs(found - freedom) < 4 * (2 * freedom) ** 0.5, f"token {known}"

@@ -282,6 +282,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--train-flops", "-1"], "--train-flops -1.0: must be at least 0"),
         (["--collapse-window", "0"], "--collapse-window 0: must be at least 1"),
         (
+            ["--rollout-speculative-max-seqs", "8"],
+            "--rollout-speculative-max-seqs 8: there are no drafts without --rollout-speculative-tokens",
+        ),
+        (
             ["--max-response-length", "8", "--generator-max-response-length", "9"],
             "--generator-max-response-length 9 is above --max-response-length 8",
         ),

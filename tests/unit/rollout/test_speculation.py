@@ -23,6 +23,7 @@ from megatron_pz.rollout.speculation import (
     SampledVerification,
     require_speculation,
     sample_and_match,
+    speculation_arguments,
 )
 from megatron_pz.rollout.vllm_settings import engine_arguments, set_environment
 from megatron_pz.runtime.errors import BadInput
@@ -205,13 +206,14 @@ def test_an_engine_is_verified_and_counted(vllm: SimpleNamespace) -> None:
     rejection = vllm.RejectionSampler()
     verification = SampledVerification()
     verification.install(SimpleNamespace(model_runner=SimpleNamespace(sampler=sampler, rejection_sampler=rejection)))
-    metadata = SimpleNamespace(draft_token_ids=torch.tensor([1, 2, 3]), num_draft_tokens=[2, 0, 1])
-    logits = CHAIN_VV[[0, 1, 2, 4, 0, 3]]
+    tokens = torch.tensor([1, 2, NO_TOKEN, NO_TOKEN])  # the last two are what vLLM pads a short prompt's row with
+    metadata = SimpleNamespace(draft_token_ids=tokens, num_draft_tokens=[2, 0, 2])
+    logits = CHAIN_VV[[0, 1, 2, 4, 0, 0, 0]]
     output = rejection.forward(metadata, None, logits, Sampling({}, torch.ones(3)))
     sampled = int((output.sampled_token_ids != NO_TOKEN).sum())
-    assert verification.take_counts() == DraftCounts(drafted=3, accepted=sampled - 3, passes=3)
+    assert verification.take_counts() == DraftCounts(drafted=2, accepted=sampled - 3, passes=3)
     assert verification.take_counts() == DraftCounts()
-    assert speculation.drafts_of(metadata) == [[1, 2], [], [3]]
+    assert speculation.drafts_of(metadata) == [[1, 2], [], [NO_TOKEN, NO_TOKEN]]
 
 
 def test_drafts_are_off_by_default_and_asked_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,6 +221,10 @@ def test_drafts_are_off_by_default_and_asked_of_vllm(monkeypatch: pytest.MonkeyP
     asked = engine_arguments(RolloutConfig(rollout_speculative_tokens=6), GpuPlatform(), colocated=True)
     assert asked["speculative_config"]["method"] == "ngram"
     assert asked["speculative_config"]["num_speculative_tokens"] == 6
+    assert "num_speculative_tokens_per_batch_size" not in asked["speculative_config"]
+    tail = RolloutConfig(rollout_speculative_tokens=6, rollout_speculative_max_seqs=8, rollout_max_num_seqs=32)
+    schedule = speculation_arguments(tail)["speculative_config"]["num_speculative_tokens_per_batch_size"]
+    assert schedule == [(1, 8, 6), (9, 9, 0)]
     for before, after in (({}, "0"), ({"VLLM_USE_V2_MODEL_RUNNER": "1"}, "1")):
         environment = dict(before)
         monkeypatch.setattr("os.environ", environment)
