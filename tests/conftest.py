@@ -131,7 +131,7 @@ def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_di
         head_dim=32,
         num_experts=MIXTURE_EXPERTS,
         num_experts_per_tok=MIXTURE_CHOSEN,
-        moe_intermediate_size=48,
+        moe_intermediate_size=64,  # vLLM's CPU build pads other sizes, and then cannot reload them
         norm_topk_prob=True,
         mlp_only_layers=[1],
         max_position_embeddings=2048,

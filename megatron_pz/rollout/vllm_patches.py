@@ -153,7 +153,7 @@ def experts_on_all_ranks() -> Iterator[None]:
     if importlib.util.find_spec("vllm.distributed.aux_output_connector") is None:
         yield
         return
-    worker = importlib.import_module("vllm.distributed.aux_output_connector.worker")
+    worker: Any = importlib.import_module("vllm.distributed.aux_output_connector.worker")
     own_group = worker.get_tp_group
     worker.get_tp_group = lambda: SimpleNamespace(is_first_rank=True)
     try:

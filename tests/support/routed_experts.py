@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -42,6 +42,20 @@ def ids_of(group: ScoredGroup, response: Response, layers: int, dtype: type = np
     """Read the ids of prompt and response back."""
     raw = group.responses[0].prompt_experts + response.experts
     return np.frombuffer(raw, dtype).reshape(len(group.prompt_ids) + len(response.token_ids) - 1, layers, -1)
+
+
+def checkpoint_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield transformers' tensors by the names of a checkpoint, which keeps the experts one by one."""
+    for name, tensor in tensors:
+        folder, _, last = name.rpartition(".")
+        if last not in ("gate_up_proj", "down_proj"):
+            yield name, tensor
+            continue
+        for expert, of_expert in enumerate(tensor):
+            parts = of_expert.chunk(2) if last == "gate_up_proj" else (of_expert,)
+            names = ("gate_proj", "up_proj") if len(parts) == 2 else (last,)
+            for part, of_part in zip(names, parts, strict=True):
+                yield f"{folder}.{expert}.{part}.weight", of_part
 
 
 class ForcedRouters:

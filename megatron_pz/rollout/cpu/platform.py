@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling, routed_experts
 from megatron_pz.rollout.cpu.instruction_set import follow_torch
+from megatron_pz.rollout.cpu.packed_experts import repack_experts
 from megatron_pz.rollout.cpu.tied_head import renew_tied_head
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class CpuPlatform:
             routed_experts.install(llm)
 
     def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
-        """Give a tied head the weight that the reload has packed."""
+        """Give a tied head the weight that the reload has packed; pack the experts of a mixture, which it has not."""
+        llm.apply_model(repack_experts)
         if tied_head:
             llm.apply_model(renew_tied_head)
 

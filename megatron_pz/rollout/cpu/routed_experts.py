@@ -52,15 +52,13 @@ class ExpertsBySlot:
         """
         from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 
-        for module in model.modules():
-            router = getattr(module, "router", None)
-            if isinstance(router, BaseRouter):
-                if module._quant_method.is_monolithic:
-                    kernel = type(module._quant_method).__name__
-                    raise BadInput(
-                        f"--moe-enable-routing-replay: vLLM's {kernel} does not tell which experts it chooses"
-                    )
-                router.set_capture_fn(functools.partial(self.capture, module.layer_id))
+        experts: list[Any] = [each for each in model.modules() if isinstance(getattr(each, "router", None), BaseRouter)]
+        for of_layer in experts:
+            method = of_layer._quant_method
+            if method.is_monolithic:
+                name = type(method).__name__
+                raise BadInput(f"--moe-enable-routing-replay: vLLM's {name} does not tell which experts it chooses")
+            of_layer.router.set_capture_fn(functools.partial(self.capture, of_layer.layer_id))
 
     def capture(self, layer: int, ids_Tk: torch.Tensor) -> None:
         """Keep the ids that a layer's router has chosen for the T tokens of a forward pass, k each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.trainer.policy import Policy, UpdateResult
 from megatron_pz.trainer.topology import Topology
 from tests.support.packed_reference import random_groups
-from tests.support.routed_experts import ForcedRouters, ids_of, with_random_experts
+from tests.support.routed_experts import ForcedRouters, checkpoint_tensors, ids_of, with_random_experts
 
 LAYERS, EXPERTS, CHOSEN = 3, 8, 2
 SHAPES = [(17, [5, 1, 9]), (3, [3, 4]), (23, [2, 2, 3, 8])]
@@ -115,21 +115,8 @@ def expected(mixture: Path) -> tuple[dict[Tokens, torch.Tensor], dict[str, torch
                 differing += int(differs[first:].sum()) * (response.token_ids not in counted)
             counted.add(response.token_ids)
     objective.backward()
-    return log_probs, dict(gradients_of(model)), differing
-
-
-def gradients_of(model: Qwen3MoeForCausalLM) -> Iterator[tuple[str, torch.Tensor]]:
-    """By the names of a checkpoint, which keeps the experts one by one."""
-    for name, weight in model.named_parameters():
-        assert weight.grad is not None
-        folder, _, last = name.rpartition(".")
-        if last not in ("gate_up_proj", "down_proj"):
-            yield name, weight.grad
-            continue
-        for expert, of_expert in enumerate(weight.grad):
-            parts = of_expert.chunk(2) if last == "gate_up_proj" else (of_expert,)
-            for part, gradient in zip(("gate_proj", "up_proj") if len(parts) == 2 else (last,), parts, strict=True):
-                yield f"{folder}.{expert}.{part}.weight", gradient
+    gradients = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    return log_probs, dict(checkpoint_tensors(gradients.items())), differing
 
 
 RECOMPUTED = {"recompute_granularity": "full"}
