@@ -156,13 +156,14 @@ class Guest:
 
     def at_the_next_meeting(self, store: dist.Store, act: Callable[[], None]) -> None:
         """Act as soon as another meeting begins, in a thread: the main one may be busy with an engine for minutes."""
+        assert self.meeting is not None
+        meeting: int = self.meeting
 
         def wait() -> None:
             with contextlib.suppress(dist.DistError):  # the store ends with the job
-                if next_meeting(own, self.meeting) is not None:
+                if next_meeting(own, meeting) is not None:
                     act()
 
-        assert self.meeting is not None
         connection: Any = store  # a TCPStore, whose method its types lack
         own = shared_place(connection.clone())
         threading.Thread(target=wait, name="next meeting", daemon=True).start()
