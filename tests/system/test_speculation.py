@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -88,6 +89,33 @@ def test_drafts_change_no_sample(
         assert largest_difference(model, PROMPTS, found) < 1e-4
     again = drafting.generate(PROMPTS, n, seeds=SEEDS, max_tokens=32, stop=stop, decoding=decoding)
     assert again == found, "bit for bit"
+
+
+def draft_the_last_token(worker: Any) -> None:
+    """Let a vLLM worker draft for every response in every pass; for ``LLM.collective_rpc``."""
+
+    def propose(count: int, sampled: list[list[int]], lengths: Any, tokens: Any, **_: object) -> list[list[int]]:
+        return [[int(tokens[row, lengths[row] - 1])] * count if new else [] for row, new in enumerate(sampled)]
+
+    worker.model_runner.drafter.propose = propose
+
+
+def draft_by_ngrams(worker: Any) -> None:
+    """Undo :func:`draft_the_last_token`."""
+    del worker.model_runner.drafter.propose
+
+
+def test_wrong_drafts_in_every_pass_change_no_sample(drafting: VllmEngine) -> None:
+    expected = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=[])
+    drafting.llm.collective_rpc(draft_the_last_token)
+    drafting.take_draft_counts()
+    try:
+        found = drafting.generate(PROMPTS, 8, seeds=SEEDS, max_tokens=32, stop=[])
+    finally:
+        drafting.llm.collective_rpc(draft_by_ngrams)
+    counts = drafting.take_draft_counts()
+    assert parts(found) == parts(expected)
+    assert counts.drafted > 2 * counts.passes and counts.accepted < counts.drafted / 2
 
 
 def test_drafts_of_a_tail_alone_change_no_sample(drafting: VllmEngine) -> None:
