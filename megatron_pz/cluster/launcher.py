@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_pz.cluster.node_log import NodeLog
+from megatron_pz.cluster.worker import catches
 from megatron_pz.config.command_line import Parser
 from megatron_pz.runtime.errors import LAUNCHER_VARIABLE, BadInput, exits_with_one_line
 from megatron_pz.runtime.replacement import START_AGAIN, take_declaration
@@ -132,6 +133,7 @@ class Workers:
         self._first_rank = place.rank * place.processes
         self._place = place
         self._codes: dict[int, int] = {}
+        self._replaced: set[int] = set()
 
     def poll(self) -> tuple[int, ...]:
         """Return the local ranks that have ended since the last call, those that failed first."""
@@ -146,6 +148,12 @@ class Workers:
         """Process numbers of the workers that have not ended."""
         handlers = self._context.subprocess_handlers
         return [handlers[rank].proc.pid for rank in handlers if rank not in self._codes]
+
+    @property
+    def _signalled(self) -> list[int]:
+        """Those of them that signals are for. A worker that may be replaced has nothing to save, and ends by itself."""
+        handlers = self._context.subprocess_handlers
+        return [handlers[rank].proc.pid for rank in handlers if rank not in self._codes.keys() | self._replaced]
 
     def code(self, local_rank: int) -> int:
         """Return the exit code to report for a worker that has ended: its own, or 1 where a signal killed it."""
@@ -172,6 +180,7 @@ class Workers:
             numa_options=None,
         )
         del self._codes[local_rank]
+        self._replaced.add(local_rank)
         return True
 
     def describe(self, local_rank: int) -> str:
@@ -191,12 +200,12 @@ class Workers:
         return f"error: {who} ended with code {code}; its log has the reason"
 
     def can_stop(self) -> bool:
-        """Return whether every running worker catches SIGUSR1, and so will finish its step and save a checkpoint."""
-        return all(_catches(process, signal.SIGUSR1) for process in self.running)
+        """Return whether each worker to be signalled catches SIGUSR1, and so will end with a checkpoint."""
+        return all(catches(process, signal.SIGUSR1) for process in self._signalled)
 
     def signal(self, number: int) -> None:
-        """Send a signal to every running worker."""
-        for process in self.running:
+        """Send a signal to the running workers, but not to one that was started again and may not handle it yet."""
+        for process in self._signalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
@@ -205,16 +214,6 @@ class Workers:
         for process in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
-
-
-def _catches(process: int, number: signal.Signals) -> bool:
-    """Return whether the process has a handler for the signal (``SigCgt`` of ``/proc/PROCESS/status``)."""
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:  # it has ended
-        return True
-    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught, 16) >> (number - 1) & 1)
 
 
 def _environment(place: Place, store: TCPStore, local_rank: int) -> dict[str, str]:

@@ -55,6 +55,16 @@ def use_job_caches() -> None:
         os.environ.setdefault(variable, str(directory / name))
 
 
+def catches(process: int, number: signal.Signals) -> bool:
+    """Return whether a worker has a handler for the signal (``SigCgt`` of ``/proc/PROCESS/status``)."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:  # it has ended
+        return True
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def main() -> None:
     """Run the module named by the first argument as ``__main__``, with the arguments that follow as its own.
 

@@ -1,0 +1,31 @@
+"""Which workers the launcher signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from megatron_pz.cluster import launcher
+from megatron_pz.cluster.launcher import Workers
+
+
+def test_a_worker_that_was_started_again_neither_gets_a_signal_nor_keeps_it_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may still import, and would die of SIGTERM; the others can save a checkpoint meanwhile."""
+    workers = Workers.__new__(Workers)
+    sent: list[int] = []
+    handlers = {rank: SimpleNamespace(proc=SimpleNamespace(pid=100 + rank)) for rank in range(3)}
+    workers._context = SimpleNamespace(subprocess_handlers=handlers)
+    workers._codes, workers._replaced = {}, {2}
+    monkeypatch.setattr(launcher, "catches", lambda process, number: process != 102)
+    monkeypatch.setattr(os, "kill", lambda process, number: sent.append(process))
+    assert workers.can_stop()
+    workers.signal(signal.SIGTERM)
+    assert sent == [100, 101]
+    monkeypatch.setattr(launcher, "catches", lambda process, number: process != 101)
+    assert not workers.can_stop()
+    assert workers.running == [100, 101, 102]
