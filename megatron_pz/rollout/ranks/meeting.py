@@ -16,6 +16,7 @@ import os
 import pickle
 import secrets
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ import torch.distributed as dist
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rollout.ranks.host_weights import this_node
+from megatron_pz.runtime.errors import ExpectedFailure, one_line
 
 Received = TypeVar("Received")
 
@@ -35,7 +37,7 @@ _OVER = "over"
 """In place of a meeting's number, once the run has ended."""
 _TOKEN_BYTES = 32
 _POLITE = 10.0
-"""Seconds within which a process that connects says who it is."""
+"""Seconds that a process which connects may be silent until it has said who it is."""
 _POLL = 0.5
 """Seconds between two looks into the store."""
 
@@ -85,9 +87,7 @@ class Host:
         self._place, self._ranks = shared_place(store), ranks
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         host = os.environ["MASTER_ADDR"]
-        family, *_, address = socket.getaddrinfo(host, None)[0]
-        only = host if ipaddress.ip_address(address[0]).is_loopback else ""
-        self._server = socket.create_server((only, 0), family=family, backlog=ranks)
+        self._server = _listen(host, ranks)
         self._meeting = 0
         port = self._server.getsockname()[1]
         self._place.set(_ADDRESS, json.dumps([host, port, self._token.hex()]))
@@ -100,8 +100,11 @@ class Host:
         while len(channels) < self._ranks:
             sock, _ = self._server.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(sock.detach())
+            _limit_reads(sock, _POLITE)
+            connection = Connection(os.dup(sock.fileno()))
             hello = self._hello(connection)
+            _limit_reads(sock, 0)
+            sock.close()
             if hello is None or hello["meeting"] != self._meeting:
                 connection.close()
                 continue
@@ -111,7 +114,7 @@ class Host:
     def _hello(self, connection: Connection) -> dict[str, Any] | None:
         """Read who connects; None where it is no process of this job."""
         with contextlib.suppress(EOFError, OSError):
-            if connection.poll(_POLITE) and hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
+            if hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
                 hello: dict[str, Any] = json.loads(connection.recv_bytes())
                 return hello
         return None
@@ -120,6 +123,25 @@ class Host:
         """Listen no more, and tell those that wait for another meeting that there is none."""
         self._place.set(_MEETING, _OVER)
         self._server.close()
+
+
+def _listen(host: str, ranks: int) -> socket.socket:
+    """Listen where all rollout ranks arrive: on all addresses, unless the job has one node and its address is local.
+
+    Many a host has its own name on a loopback address, by which no other host finds it.
+    """
+    family, *_, address = socket.getaddrinfo(host, None)[0]
+    one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    if one_node and ipaddress.ip_address(address[0]).is_loopback:
+        return socket.create_server((host, 0), family=family, backlog=ranks)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=ranks, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=ranks)
+
+
+def _limit_reads(sock: socket.socket, seconds: float) -> None:
+    """Let a read that waits longer fail; 0: none does."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), 0))
 
 
 class Guest:
@@ -141,7 +163,13 @@ class Guest:
     def connect(self, lost: Callable[[], NoReturn]) -> TrainerConnection:
         """Connect to the trainer's rank 0: this rank is ready to work. For ``lost`` see :class:`TrainerConnection`."""
         host, port, token = json.loads(self._place.get(_ADDRESS))
-        sock = socket.create_connection((host, port))
+        try:
+            sock = socket.create_connection((host, port))
+        except OSError as error:
+            raise ExpectedFailure(
+                f"rollout rank {self.rank} on {socket.gethostname()} does not reach the trainer's rank 0 at "
+                f"{host}:{port} ({one_line(error)}): see that nodes reach each other at any port"
+            ) from None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(sock.detach())
         connection.send_bytes(bytes.fromhex(token))

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from megatron_pz.config.schema import RolloutConfig, RunConfig
 from megatron_pz.rollout.fault_tolerance import TooManyEngineFailures
-from megatron_pz.rollout.ranks import host_weights
+from megatron_pz.rollout.ranks import host_weights, meeting
 from megatron_pz.rollout.ranks.crew import CLOSE, GENERATE, WEIGHTS, RolloutCrew
 from megatron_pz.rollout.ranks.host_weights import Bucket, HostWeights, ReceivedWeights
 from megatron_pz.rollout.ranks.meeting import (
@@ -30,6 +30,7 @@ from megatron_pz.rollout.ranks.meeting import (
     settled_config,
     shared_place,
 )
+from megatron_pz.runtime.errors import ExpectedFailure
 
 Named = list[tuple[str, torch.Tensor]]
 
@@ -224,6 +225,47 @@ def test_a_stranger_is_not_let_in(store: dist.TCPStore) -> None:
     thread.join(10)
     assert [channel.rank for channel in met[0]] == [0] and met[0][0].local
     host.close()
+
+
+def test_a_stranger_that_stops_in_the_middle_of_a_word_keeps_nobody_waiting(
+    store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "_POLITE", 1)
+    host = Host(store, 1)
+    thread = threading.Thread(target=host.meet, daemon=True)
+    thread.start()
+    with socket.create_connection(host._server.getsockname()[:2]) as stranger:
+        stranger.sendall(b"GE")
+        Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))
+        thread.join(10)
+        assert not thread.is_alive()
+    host.close()
+
+
+@pytest.mark.parametrize(("of_node", "open_to_all"), [("3", False), ("1", True)])
+def test_a_job_of_several_nodes_is_reached_where_the_host_has_its_name_on_a_loopback_address(
+    of_node: str, open_to_all: bool, store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", of_node)
+    host = Host(store, 1)
+    address = host._server.getsockname()[0]
+    assert address in ("::", "0.0.0.0") if open_to_all else address == "127.0.0.1"
+    thread = threading.Thread(target=host.meet, daemon=True)
+    thread.start()
+    Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))  # also by IPv4
+    thread.join(10)
+    assert not thread.is_alive()
+    host.close()
+
+
+def test_a_trainer_that_cannot_be_reached_is_one_line(store: dist.TCPStore) -> None:
+    host = Host(store, 1)
+    shared_place(store).set("meeting", "1")
+    guest = Guest(store.clone(), 0)
+    host._server.close()
+    with pytest.raises(ExpectedFailure, match=r"rollout rank 0 on .* does not reach the trainer's rank 0 at 127"):
+        guest.connect(lambda: pytest.fail("lost"))
 
 
 def test_a_rank_that_was_at_a_meeting_before_waits_for_the_next(store: dist.TCPStore) -> None:
