@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -62,25 +63,31 @@ def serve_rollouts(config: RunConfig) -> None:
             watchdog.stop()
             os._exit(START_AGAIN)  # engines and process group may wait for a rank that is gone
 
-        def wait_for_the_end() -> NoReturn:
+        def leave_with_the_run() -> NoReturn:
             guest.wait_until_over()
             watchdog.stop()
-            os._exit(0)
+            sys.stdout.flush()
+            os._exit(0)  # without a farewell, for which a rank that is gone would keep the others waiting
+
+        def connect(lost: Callable[[], NoReturn]) -> TrainerConnection:
+            declare_replaceable()  # from now on the death of another rank may end this process
+            return guest.connect(lost)
 
         guest.at_the_next_meeting(store, start_again)
         topology = meet_rollout_ranks(config.parallel, guest.store, guest.rank, config.rollout.rollout_ranks)
-        served = RolloutRank(config, topology, watchdog, guest.connect, wait_for_the_end)
-        declare_replaceable()
-        try:
-            served.serve()
-        except Exception as error:
-            if not is_of_a_collective(error):
-                raise
-            served.connection.close()  # by which the trainer learns of it
-            wait_for_the_end()
+        serve_to_the_end(RolloutRank(config, topology, watchdog, connect, leave_with_the_run), leave_with_the_run)
+
+
+def serve_to_the_end(served: RolloutRank, leave: Callable[[], NoReturn]) -> NoReturn:
+    """Serve, end the engines and leave; also where another rollout rank has died, whose collectives fail."""
+    try:
+        served.serve()
         served.close()
-        watchdog.stop()
-        topology.close()
+    except Exception as error:
+        if not is_of_a_collective(error):
+            raise
+        served.connection.close()  # by which the trainer learns of it
+    leave()
 
 
 class RolloutRank:
