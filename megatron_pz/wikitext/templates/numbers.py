@@ -15,7 +15,6 @@ from megatron_pz.wikitext.templates.parameters import Parameters, Render, positi
 _SIGNS: Final = {"space": (" ", ","), "dot": (".", ","), "comma": (",", ".")}
 _NUMBER: Final = re.compile(r"([-−+]?)(\d+)(?:\.(\d+))?", re.ASCII)
 _ENGLISH_NUMBER: Final = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?", re.ASCII)
-_GROUP_BEGINS: Final = re.compile(r"(?<=\d)(?=(?:\d{3})+$)")
 
 
 @functools.cache
@@ -46,7 +45,8 @@ def local_number(text: str, language: str) -> str:
     group, decimal, together = style
     sign, whole, fraction = number.groups()
     if len(whole) > together:
-        whole = _GROUP_BEGINS.sub(group, whole)
+        first = len(whole) % 3 or 3
+        whole = group.join([whole[:first], *(whole[at : at + 3] for at in range(first, len(whole), 3))])
     return f"{sign}{whole}{decimal}{fraction}" if fraction else sign + whole
 
 

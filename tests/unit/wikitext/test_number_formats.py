@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from megatron_pz.wikitext import wiki_names
@@ -25,6 +27,13 @@ from megatron_pz.wikitext.templates.numbers import _formats, local_number
 def test_formatnum(language: str, shown: str) -> None:
     numbers = " ".join(f"{{{{formatnum:{number}}}}}" for number in ("1234", "12345", "1234567.5", "−5", "12a"))
     assert wikitext_to_paragraphs(numbers, "T", Wiki(language)) == [shown]
+
+
+def test_digits_are_grouped_in_linear_time() -> None:
+    start = time.process_time()
+    shown = local_number("1" * 20_000, "en")
+    assert time.process_time() - start < 0.5  # 3 s where each place looks at all digits behind it
+    assert shown.startswith("11,111,") and shown.count(",") == 6_666
 
 
 def test_every_wiki_has_one_form() -> None:
