@@ -1,4 +1,4 @@
-"""Map weights between Hugging Face's tensors and a Megatron-Core GPTModel's parameters, in both directions.
+"""Map weights between Hugging Face's tensors and a Megatron-Core model's parameters, in both directions.
 
 One table for each family says which Hugging Face tensors a parameter is made of and how they are arranged in its
 shards (:class:`ShardLayout`). Loading, here, and streaming (:mod:`~megatron_pz.model.hf_stream`) read the same table.
@@ -211,7 +211,7 @@ def hf_tensor_names(name: str, model: LanguageModule, arch: Architecture) -> HFT
 
 @torch.no_grad()
 def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTensorSource) -> None:
-    """Fill the parameters of this rank's GPTModel (or DDP around it) from a Hugging Face checkpoint.
+    """Fill the parameters of this rank's model (or DDP around it) from a Hugging Face checkpoint.
 
     Each rank reads only its own part of the files, through the node's page cache: what several ranks of a node need
     comes from the disk once. Values are cast to the parameters' dtype.

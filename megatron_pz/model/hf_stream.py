@@ -39,7 +39,7 @@ def stream_hf_weights(
     times the larger of ``bucket_bytes`` and the largest tensor. Where one rank has the whole model it is zero.
 
     Args:
-        chunks: this rank's GPTModels, bare or wrapped; one, or several under the interleaved schedule.
+        chunks: this rank's model chunks, bare or wrapped; one, or several under the interleaved schedule.
         arch: the whole model's architecture.
         bucket_bytes: upper bound on a bucket, in bytes of whole tensors.
     """

@@ -1,4 +1,4 @@
-"""Specify the layers of a GPTModel: Megatron-Core's, with our core attention and, on a CPU, our norm."""
+"""Specify the layers of the policy: Megatron-Core's, with our core attention and, on a CPU, our norm."""
 
 from __future__ import annotations
 

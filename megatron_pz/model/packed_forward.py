@@ -1,4 +1,4 @@
-"""Run a packed micro-batch through a Megatron-Core ``GPTModel``."""
+"""Run a packed micro-batch through a Megatron-Core language model."""
 
 from __future__ import annotations
 
