@@ -5,8 +5,7 @@
 
 A prompt is a passage of made-up words twice, the second time cut off: the model goes on quoting, for as long as its own
 samples let it. Both engines sample with the same seeds; in float32 their tokens are compared. One thread, CPU-seconds.
-A CPU is bound by computation from a few responses on, so that drafts pay in a tail alone; a GPU is bound by reading
-weights up to batches of hundreds.
+Drafts save passes and cost computation, so that they pay where a pass is bound by reading weights.
 """
 
 from __future__ import annotations

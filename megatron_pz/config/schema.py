@@ -202,7 +202,7 @@ class RolloutConfig:
     several tokens a pass. Tokens stay those of their seeds, and log-probabilities exact."""
     rollout_speculative_max_seqs: NonNegativeInt = 0
     """Draft only while an engine decodes at most this many responses, as in a tail; 0: always [C]. With more responses
-    the computation of drafts costs more than their passes save: with a few on a CPU, with hundreds on a GPU."""
+    drafts can cost more computation than their passes save; ``benchmarks.rollout.drafts`` measures from where on."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
