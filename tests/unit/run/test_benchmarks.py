@@ -24,7 +24,7 @@ Make = Callable[..., TrainingBenchmarks]
 def benchmarks(tiny_llama_dir: Path, tmp_path: Path) -> Make:
     """Makes the benchmarks of a run whose responses are one token."""
     write_gsm8k(tmp_path)
-    alone: Any = SimpleNamespace(rank=0, world_size=1, all_gather_object=lambda each: [each])
+    alone: Any = SimpleNamespace(rank=0, world_size=1, rollout_ranks=0, all_gather_object=lambda each: [each])
 
     def make(max_prompt_length: int, ranks_per_engine: int = 1) -> TrainingBenchmarks:
         config = RunConfig(

@@ -15,8 +15,14 @@ CONTAINERS = ROOT / "containers"
 LOCK = ROOT / "requirements" / "cluster-py312.lock"
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$NOTES"
-if [[ $1 == -m && $2 == venv ]]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+if [[ $* == "-c import ensurepip" && -n ${NO_ENSUREPIP:-} ]]; then exit 1; fi
+if [[ $1 == -m && $2 == venv ]]; then
+  venv=${!#}
+  mkdir -p "$venv/bin" && cp "$0" "$venv/bin/python"
+  [[ $* == *--without-pip* ]] || touch "$venv/bin/pip" && chmod -f +x "$venv/bin/pip"
+fi
 if [[ $3 == download ]]; then touch "$8/one-1-py3-none-any.whl"; fi
+exit 0
 """
 
 
@@ -68,7 +74,8 @@ def test_install_takes_the_lock_and_then_compiles_transformer_engine(wheels: boo
         (wheelhouse / "any-1-py3-none-any.whl").touch()
     done = run("install.sh", tmp_path / "venv", LOCK, wheelhouse)
     assert done.returncode == 0, done.stderr
-    venv, lock, engine, check = notes.read_text().splitlines()
+    ensurepip, venv, lock, engine, check = notes.read_text().splitlines()
+    assert ensurepip == "-c import ensurepip"
     source = f" --no-index --find-links {wheelhouse}" if wheels else ""
     assert venv == f"-m venv {tmp_path}/venv"
     assert lock == f"-m pip install --no-cache-dir --no-deps{source} -r {LOCK}"
@@ -78,9 +85,18 @@ def test_install_takes_the_lock_and_then_compiles_transformer_engine(wheels: boo
     assert check == "-c import transformer_engine.pytorch"
 
 
+def test_install_without_ensurepip_takes_the_interpreters_own_pip(notes: Path, tmp_path: Path) -> None:
+    done = run("install.sh", tmp_path / "venv", LOCK, tmp_path, TRANSFORMER_ENGINE="0", NO_ENSUREPIP="1")
+    assert done.returncode == 0, done.stderr
+    assert notes.read_text().splitlines()[-1] == (
+        f"-m pip --python {tmp_path}/venv/bin/python install --no-cache-dir --no-deps -r {LOCK}"
+    )
+
+
 def test_install_without_the_compiler(notes: Path, tmp_path: Path) -> None:
     assert run("install.sh", tmp_path / "venv", LOCK, tmp_path, TRANSFORMER_ENGINE="0").returncode == 0
-    assert len(notes.read_text().splitlines()) == 2
+    assert "transformer" not in notes.read_text()
+    assert len(notes.read_text().splitlines()) == 3
 
 
 def test_a_wheelhouse_that_lacks_wheels_is_an_error(notes: Path, tmp_path: Path) -> None:
