@@ -12,7 +12,7 @@ a rollout rank is killed              it is started again (``megatron_pz.runtime
 a worker fails                        the others have ``GRACE`` seconds to report (1 after bad input), then are killed
 the launcher dies                     its workers are killed with it (``megatron_pz.cluster.worker``)
 SIGUSR1                               every worker gets it; one that still imports finds it when its loop starts
-SIGTERM, SIGHUP, SIGINT               workers that can save a checkpoint get it; if one cannot yet, all are killed
+SIGTERM, SIGHUP, SIGINT               workers that can save get it, SIGHUP as SIGTERM; if one cannot yet, all are killed
 a second SIGINT                       all workers are killed
 ====================================  =================================================================================
 
@@ -293,7 +293,7 @@ class Launcher:
         if self._interrupts > 1:
             self._end_at_once(INTERRUPTED, "error: interrupted twice: ended without a checkpoint")
         elif number == signal.SIGUSR1 or self._workers.can_stop():
-            self._workers.signal(number)
+            self._workers.signal(signal.SIGTERM if number == signal.SIGHUP else number)
         else:
             code = INTERRUPTED if number == signal.SIGINT else FAILED
             self._end_at_once(
@@ -350,7 +350,8 @@ def launch(place: Place, module: str, flags: list[str], log_file: Path | None = 
 
     Signals that arrive from here on wait until they are read, also while torch is imported.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS | {signal.SIGCHLD})
+    nohup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (_SIGNALS | {signal.SIGCHLD}) - nohup)  # blocked: not ignored any more
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that has gone is a C++ stack trace
     from torch.distributed import PrefixStore
 

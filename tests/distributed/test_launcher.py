@@ -51,14 +51,22 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_all_workers_in_order(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGHUP, "SIGTERM"),
+        (signal.SIGINT, "SIGINT"),
+    ],
+)
+def test_a_signal_ends_all_workers_in_order(tmp_path: Path, number: signal.Signals, told: str) -> None:
     launcher = start(tmp_path, "signalled_worker", launcher=("--nproc-per-node", "2"))
     wait_until(lambda: len(list(tmp_path.glob("ready_*"))) == 2, launcher)
     launcher.send_signal(number)  # to the launcher alone, as a plain kill does
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 0, output
-    assert [(tmp_path / f"stopped_{rank}").read_text() for rank in range(2)] == [number.name, number.name]
+    assert [(tmp_path / f"stopped_{rank}").read_text() for rank in range(2)] == [told, told]
     assert "Traceback" not in output, output
 
 
@@ -71,6 +79,22 @@ def test_a_request_to_stop_waits_for_the_imports(tmp_path: Path) -> None:
     (tmp_path / "imported").touch()
     output, _ = launcher.communicate(timeout=60)
     assert launcher.returncode == 3, output
+
+
+def test_nohup_holds_from_the_start(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited
+    try:
+        launcher = start(tmp_path, "ending_worker", "import", launcher=())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_until(lambda: len(processes(tmp_path)) == 1, launcher)
+    launcher.send_signal(signal.SIGHUP)
+    launcher.send_signal(signal.SIGUSR1)
+    pending = f"/proc/{processes(tmp_path)[0]}/status"
+    wait_until(lambda: "ShdPnd:\t0000000000000200" in Path(pending).read_text(), launcher)
+    (tmp_path / "imported").touch()
+    output, _ = launcher.communicate(timeout=60)
+    assert (launcher.returncode, output.count("error")) == (3, 0), output
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
