@@ -179,8 +179,9 @@ class Guest:
     def wait_until_over(self) -> None:
         """Wait until the run is over. A meeting that begins before ends the process (:meth:`at_the_next_meeting`)."""
         meeting = self.meeting
-        while meeting is not None:
-            meeting = next_meeting(self._place, meeting)
+        with contextlib.suppress(dist.DistError):  # the store ends with the job
+            while meeting is not None:
+                meeting = next_meeting(self._place, meeting)
 
     def at_the_next_meeting(self, store: dist.Store, act: Callable[[], None]) -> None:
         """Act as soon as another meeting begins, in a thread: the main one may be busy with an engine for minutes."""

@@ -296,6 +296,17 @@ def test_the_end_of_a_run_reaches_ranks_whose_connection_broke_after_their_last_
         assert not rank.is_alive()
 
 
+def test_the_end_of_the_store_is_the_end_of_the_run(store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_place(store).set("meeting", "1")
+    guest = Guest(store.clone(), 0)
+
+    def gone(*_: Any) -> NoReturn:
+        raise dist.DistNetworkError("connection reset by peer")
+
+    monkeypatch.setattr(meeting, "next_meeting", gone)
+    guest.wait_until_over()
+
+
 def test_rollout_ranks_learn_the_settled_configuration(store: dist.TCPStore) -> None:
     config = RunConfig(rollout=RolloutConfig(rollout_ranks=3, rollout_dtype="float32"))
     publish_config(store, config)
