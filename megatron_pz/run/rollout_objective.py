@@ -62,13 +62,15 @@ class RolloutObjective(Objective):
         """Wait for the rollout ranks, give them the weights, and return each role's engines there."""
         topology, rollout = self.topology, self.config.rollout
 
-        def limited(phase: str, setting: str) -> AbstractContextManager[None]:
+        def limited(phase: str, setting: str, factor: int) -> AbstractContextManager[None]:
             minutes = getattr(rollout, setting)
-            return self.watchdog.phase(phase, 60 * minutes, f"--{setting.replace('_', '-')} {minutes:g}")
+            limit = f"{f'{factor} times ' if factor > 1 else ''}--{setting.replace('_', '-')} {minutes:g}"
+            return self.watchdog.phase(phase, 60 * minutes * factor, limit)
 
         if topology.rank == 0:
             ranks, first = topology.rollout_ranks, topology.world_size
-            self.crew = RolloutCrew(topology.store, ranks, first, rollout.max_engine_restarts, limited)
+            restarts, policies = rollout.max_engine_restarts, len(self.learners)
+            self.crew = RolloutCrew(topology.store, ranks, first, restarts, limited, policies)
         engines: dict[Role, RemoteEngine] = {}
         for learner in self.learners:
             engines |= dict.fromkeys(learner.roles, RemoteEngine(self.crew, learner, topology, self.config))

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, NoReturn
 
 from megatron_pz.algorithm.overlapped import ExperienceMaker
+from megatron_pz.algorithm.remote_engine import PROBE_RESPONSE
 from megatron_pz.algorithm.rollouts import RolloutWorker
 from megatron_pz.algorithm.work_shares import MeanLengths
 from megatron_pz.config.schema import RunConfig
@@ -162,7 +163,7 @@ class RolloutRank:
                 check=require_log_prob_semantics,
             )
             self.engines |= dict.fromkeys(self.roles[policy], engine)
-        most = min(8, self.config.rollout.max_response_length)
+        most = min(PROBE_RESPONSE, self.config.rollout.max_response_length)
         seeds = [PROBE_SEED + self.topology.rank] * len(prompts)
         sampled = self.engines[first].generate(prompts, 1, seeds=seeds, max_tokens=most, stop=())
         return [response for (response,) in sampled]

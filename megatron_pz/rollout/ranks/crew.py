@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 Send = Callable[[Channel], None]
 """Writes a command to one rollout rank."""
-Limited = Callable[[str, str], AbstractContextManager[None]]
-"""A block that the watchdog ends after the minutes of a setting: (phase, name of the setting)."""
+Limited = Callable[[str, str, int], AbstractContextManager[None]]
+"""A block that the watchdog ends after a multiple of a setting's minutes: (phase, name of the setting, factor)."""
 
 WEIGHTS, EXPERIENCE, GENERATE, CLOSE = "weights", "experience", "generate", "close"
 """Commands; the first element of what is sent. All but the last are answered."""
@@ -35,7 +35,9 @@ class RolloutCrew:
     get the weights that they had and the command that was under way, and give the same answer.
     """
 
-    def __init__(self, store: dist.Store, ranks: int, first_rank: int, max_restarts: int, limited: Limited) -> None:
+    def __init__(
+        self, store: dist.Store, ranks: int, first_rank: int, max_restarts: int, limited: Limited, policies: int = 1
+    ) -> None:
         """Wait for the engines of all rollout ranks.
 
         Args:
@@ -44,9 +46,10 @@ class RolloutCrew:
             first_rank: number of the first one among all ranks, for messages.
             max_restarts: how often they may be started again.
             limited: bounds what is waited for here. Engine calls have the limits of the ranks that make them.
+            policies: engines that each rank starts, one after the other.
         """
         self.ranks, self._first_rank, self._max_restarts, self._limited = ranks, first_rank, max_restarts, limited
-        self.restarts = 0
+        self._policies, self.restarts = policies, 0
         self._weights: dict[str, HostWeights] = {}
         self._loads: dict[str, Send] = {}
         """For each policy what sends the weights again that its engines have."""
@@ -56,7 +59,8 @@ class RolloutCrew:
         self._channels = self._met()
 
     def _met(self) -> list[Channel]:
-        with self._limited("the start of the rollout ranks", "sync_timeout_minutes"):
+        # The rank whose engine takes too long ends the run itself, and names itself; this is for one that never comes.
+        with self._limited("the start of the rollout ranks", "sync_timeout_minutes", self._policies + 1):
             return self._host.meet()
 
     def load(self, policy: str, stream: WeightStream, request: Any) -> list[Any]:
@@ -84,13 +88,13 @@ class RolloutCrew:
                 hand_over(bucket, channel)
             end(channel)
 
-        with self._limited("the weight sync", "sync_timeout_minutes"):
+        with self._limited("the weight sync", "sync_timeout_minutes", 1):
             self._each(begin)
             for bucket in weights.write(stream):
                 self._each(partial(hand_over, bucket))
             self._each(end)
-            self._command = again
-            answers = self.finish()
+        self._command = again
+        answers = self.finish()  # beyond the limit: it may start the ranks again, and their own limits hold
         self._loads[policy] = again
         return answers
 

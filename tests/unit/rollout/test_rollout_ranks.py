@@ -210,6 +210,27 @@ def test_weights_are_read_to_their_end_though_a_rank_is_lost(store: dist.TCPStor
     crew.close()
 
 
+def test_a_start_during_a_weight_sync_has_its_own_limit(store: dist.TCPStore) -> None:
+    FakeRank(store, 0, [], set())
+    entered: list[str] = []
+    open_blocks: list[str] = []
+
+    @contextlib.contextmanager
+    def limited(phase: str, setting: str, factor: int) -> Iterator[None]:
+        entered.append(f"{len(open_blocks)} {phase}: {factor} {setting}")
+        open_blocks.append(phase)
+        yield
+        open_blocks.pop()
+
+    crew = RolloutCrew(store, 1, 2, 1, limited, policies=2)
+    crew._channels[0].connection.close()
+    crew.load("", iter(some_weights(1)), None)
+    assert crew.restarts == 1
+    start = "0 the start of the rollout ranks: 3 sync_timeout_minutes"
+    assert entered == [start, "0 the weight sync: 1 sync_timeout_minutes", start]
+    crew.close()
+
+
 def test_a_stranger_is_not_let_in(store: dist.TCPStore) -> None:
     host = Host(store, 1)
     met: list[Any] = []
