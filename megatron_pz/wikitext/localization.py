@@ -26,7 +26,7 @@ _CANONICAL: Final = {
     "mediawiki": 8, "mediawiki_talk": 9, "template_talk": 11, "help": 12, "help_talk": 13, "category_talk": 15,
 }  # fmt: skip
 """English names of the other namespaces that every wiki has."""
-_REDIRECT = re.compile(r"\s*[#＃]\s*([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
+_REDIRECT = re.compile(r"\s*+[#＃]\s*+([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
 _TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 

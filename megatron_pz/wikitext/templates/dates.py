@@ -6,7 +6,16 @@ import re
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, second, unless_empty
+from megatron_pz.wikitext.templates.parameters import (
+    Parameters,
+    Render,
+    first,
+    knows,
+    positional,
+    second,
+    small_number,
+    unless_empty,
+)
 
 MONTHS: Final = "January February March April May June July August September October November December".split()
 _MONTH_NUMBERS: Final = {
@@ -20,20 +29,21 @@ _STYLE_NAMES = ("df", "mf", "lk", "link", "nowrap", "cat", "nolink", "lc", "abbr
 def _month(text: str) -> int | None:
     """Find the number of a month that is given as a number or by its English name."""
     if text.isascii() and text.isdigit():
-        return int(text) if 1 <= int(text) <= 12 else None
+        number = small_number(text) or 0
+        return number if 1 <= number <= 12 else None
     return _MONTH_NUMBERS.get(text.casefold().rstrip(".")) or _MONTH_NUMBERS.get("sep" if text == "Sept" else "")
 
 
 def _date(year: str, month: str = "", day: str = "", *, day_first: bool = False) -> str | None:
     """Write a date in words; None where a part is not understood."""
-    before_christ = re.fullmatch(r"[-−](\d+)", year)
+    before_christ = re.fullmatch(r"[-−](\d{1,9})", year)
     if before_christ:
         year = f"{int(before_christ[1])} BC"
     elif not re.fullmatch(r"(?:AD )?\d{1,4}(?: ?(?:BC|BCE|AD|CE))?|", year):
         return None
     number = _month(month) if month else None
     day = day.lstrip("0")
-    if (month and number is None) or (day and not (day.isdecimal() and int(day) <= 31 and month)):
+    if (month and number is None) or (day and not ((small_number(day) or 32) <= 31 and month)):
         return None
     name = MONTHS[number - 1] if number else ""
     if day and year:
@@ -83,9 +93,10 @@ def date_of_death(parameters: Parameters) -> str:
 def years_of_death(parameters: Parameters) -> str:
     """``{{death year and age|2000|1950}}`` -> 2000 (aged 49–50)."""
     values = positional(parameters)
-    if len(values) != 2 or not all(map(str.isdecimal, values)):
+    years = [number for value in values if (number := small_number(value)) is not None]
+    if len(values) != 2 or len(years) != 2:
         return UNREAD
-    age = int(values[0]) - int(values[1])
+    age = years[0] - years[1]
     return f"{values[0]} (aged {age - 1}–{age})"
 
 
@@ -97,7 +108,7 @@ def age_between(parameters: Parameters) -> str:
 
 
 def _years_between(start: list[str], end: list[str]) -> int | None:
-    numbers = [(_month(value) if place == 1 else int(value) if value.isdecimal() else None) for date in (start, end)
+    numbers = [(_month(value) if place == 1 else small_number(value)) for date in (start, end)
                for place, value in enumerate(date)]  # fmt: skip
     if None in numbers:
         return None

@@ -14,6 +14,7 @@ from megatron_pz.wikitext.templates.parameters import (
     knows,
     positional,
     second,
+    small_number,
     superscript,
     unless_empty,
 )
@@ -58,8 +59,8 @@ def french_date(parameters: Parameters) -> str:
     if len(fields) == 1 and (written := _WRITTEN_DATE.match(fields[0])):
         fields = list(written.groups())
     day, month, year = ([*fields, "", "", ""])[:3]
-    if month.isdecimal() and 1 <= int(month) <= 12:
-        month = _MONTHS[int(month) - 1]
+    if 1 <= (number := small_number(month) or 0) <= 12:
+        month = _MONTHS[number - 1]
     if "/" in day or (month and month.casefold() not in _MONTHS):
         return UNREAD
     day = "1er" if day in ("1", "01") else day.lstrip("0")

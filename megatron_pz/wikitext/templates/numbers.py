@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, positional
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, in_groups, positional
 
 _SIGNS: Final = {"space": (" ", ","), "dot": (".", ","), "comma": (",", ".")}
 _NUMBER: Final = re.compile(r"([-−+]?)(\d+)(?:\.(\d+))?", re.ASCII)
@@ -45,8 +45,7 @@ def local_number(text: str, language: str) -> str:
     group, decimal, together = style
     sign, whole, fraction = number.groups()
     if len(whole) > together:
-        first = len(whole) % 3 or 3
-        whole = group.join([whole[:first], *(whole[at : at + 3] for at in range(first, len(whole), 3))])
+        whole = in_groups(whole, group)
     return f"{sign}{whole}{decimal}{fraction}" if fraction else sign + whole
 
 

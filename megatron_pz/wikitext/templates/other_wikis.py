@@ -7,7 +7,7 @@ from typing import Final
 
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
 from megatron_pz.wikitext.templates.numbers import local_number
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second, superscript
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second, small_number, superscript
 
 _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
 
@@ -15,9 +15,10 @@ _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August Septemb
 def _german_date(parameters: Parameters) -> str:
     """``{{Datum|3|10|1990}}`` -> 3. Oktober 1990; with the year first, it is the same day."""
     fields = [parameters.get(str(number), "") for number in range(1, 4)]
-    if not all(field.isdecimal() for field in fields):
+    numbers = [number for field in fields if (number := small_number(field)) is not None]
+    if len(numbers) < 3:
         return UNREAD
-    day, month, year = map(int, fields if len(fields[0]) < 3 else fields[::-1])
+    day, month, year = numbers if len(fields[0]) < 3 else numbers[::-1]
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return UNREAD
     return f"{day}. {_GERMAN_MONTHS[month - 1]} {year}"

@@ -28,6 +28,24 @@ _TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
 _LONGEST_SCRIPT = 24
 
 
+def small_number(text: str) -> int | None:
+    """Read decimal digits; None for other text, and for more digits than a date or an age has.
+
+    Python refuses to read more than 4300 digits.
+    """
+    return int(text) if len(text) <= 9 and text.isdecimal() else None
+
+
+def in_groups(digits: str, sign: str = ",") -> str:
+    """Put a sign between groups of three digits.
+
+    >>> in_groups("12345"), in_groups("123", "."), in_groups("123456", ".")
+    ('12,345', '123', '123.456')
+    """
+    first_group = len(digits) % 3 or 3
+    return sign.join([digits[:first_group], *(digits[at : at + 3] for at in range(first_group, len(digits), 3))])
+
+
 def superscript(text: str) -> str:
     """Raise digits and signs; leave other text as it is."""
     return text.translate(_SUPERSCRIPTS) if _RAISABLE.match(text) else text

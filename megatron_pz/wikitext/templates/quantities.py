@@ -11,6 +11,7 @@ from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
     first,
+    in_groups,
     knows,
     lowered,
     positional,
@@ -67,7 +68,7 @@ def value(parameters: Parameters) -> str:
         return UNREAD
     text = number or ""
     if parameters.get("fmt") == "commas":
-        text = re.sub(r"(?<![\d.])\d{4,}", lambda whole: f"{int(whole[0]):,}", text)
+        text = re.sub(r"(?<![\d.])\d{4,}", lambda whole: in_groups(whole[0].lstrip("0") or "0"), text)
     if exponent := parameters.get("e"):
         if not re.fullmatch(r"[+\-−]?\d+", exponent):
             return UNREAD

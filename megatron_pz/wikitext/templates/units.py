@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from megatron_pz.wikitext.marks import FRACTION, UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, knows, positional, superscript
+from megatron_pz.wikitext.templates.parameters import Parameters, in_groups, knows, positional, superscript
 
 _JOINTS: Final = {
     "to": " to ", "-": "–", "–": "–", "and": " and ", "&": " and ", "or": " or ", "x": " × ", "×": " × ", "by": " by ",
@@ -34,6 +34,8 @@ _METRE_OR_LITRE: Final = re.compile(r"(?<=met)re|(?<=lit)re")
 _NUMBER: Final = re.compile(rf"[+\-−–±~]?(?:{_FRACTION}|(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][+\-−]?\d+)?)$")
 _JOINED_NUMBERS: Final = re.compile(r"([\d.,/+]+)\s*([-–x×±])\s*([\d.,/+]+)$")
 _WHOLE_PART: Final = re.compile(r"(?<![\d.,/])\d{4,}(?![\d,/])")
+_LONGEST: Final = 60
+"""Characters of a number that is not all digits, and of a unit's code. Reading takes quadratic time or recurs."""
 _SCALES: Final = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
 _SHORT: Final = ("on", "in", "y", "yes")
 _SPELLED: Final = ("", "off", "out", "none", "no")
@@ -218,6 +220,8 @@ def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | N
 def _is_number(text: str) -> bool:
     if text.isdecimal():
         return True
+    if len(text) > _LONGEST:
+        return False
     if joined := _JOINED_NUMBERS.match(text):
         return bool(_NUMBER.match(text)) or (_is_number(joined[1]) and _is_number(joined[3]))
     return bool(_NUMBER.match(text))
@@ -269,6 +273,8 @@ def unit_of(code: str) -> Unit | None:
     >>> unit_of("kN").one, unit_of("kn").one, unit_of("e6m3").several
     ('kilonewton', 'knot', 'million cubic metres')
     """
+    if len(code) > _LONGEST:
+        return None
     table = _table()
     if sign := table["temperatures"].get(code):
         return Unit(sign, sign, sign, is_temperature=True)
@@ -330,4 +336,6 @@ def _power_unit(code: str) -> Unit | None:
 
 def grouped(number: str, commas: bool) -> str:
     """1300 -> 1,300, as the template shows it."""
-    return _WHOLE_PART.sub(lambda whole: f"{int(whole[0]):,}", number) if commas and number.isascii() else number
+    if not commas or not number.isascii():
+        return number
+    return _WHOLE_PART.sub(lambda whole: in_groups(whole[0].lstrip("0") or "0"), number)
