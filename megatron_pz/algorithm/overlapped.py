@@ -10,7 +10,7 @@ from megatron_pz.algorithm.learner import Learner
 from megatron_pz.algorithm.pretrain_zero import PretrainZero, RolloutBatch
 from megatron_pz.algorithm.remote_engine import RemoteEngine
 from megatron_pz.algorithm.rollouts import RolloutWorker
-from megatron_pz.algorithm.stored_experience import merged
+from megatron_pz.algorithm.stored_experience import StoredExperience, merged
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
@@ -51,6 +51,8 @@ class OverlappedPretrainZero(PretrainZero):
         super().__init__(config, worker, learners, passages, sampler, engines)
         self._crew = crew
         self._drafts = DraftCounts()
+        self._wanted = 0
+        """The step whose experience was last asked for."""
         self._asked: int | None = None
         """The step before whose update the experience under way is sampled."""
 
@@ -87,13 +89,16 @@ class OverlappedPretrainZero(PretrainZero):
         state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict()}
         if self._crew is not None:
             self._crew.start([(EXPERIENCE, wanted, state)] * self._crew.ranks)
-        self._asked = iteration
+        self._wanted, self._asked = wanted, iteration
 
     def _receive(self) -> float:
         """Wait for what was asked for; return the seconds that the rollout ranks took. Collective."""
-        whole = merged(self._crew.finish()) if self._crew is not None else None
-        whole = self.worker.topology.broadcast_object(whole)
-        assert whole is not None
+
+        def finish() -> StoredExperience:
+            assert self._crew is not None
+            return merged(self._crew.finish())
+
+        whole = self.worker.topology.broadcast_when_done(finish, f"experience of {self._wanted}")
         self.sampler.load_state_dict(whole["sampler"])
         self.load_state_dict(whole["rollouts"])
         self.ready = {"iteration": self._asked} | {name: whole[name] for name in ("rounds", "calls", "drafts")}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,6 +26,10 @@ Anything = TypeVar("Anything")
 
 RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which a launcher tells a process its place; a run of one rank sets them itself."""
+
+
+_STORE_WAIT = timedelta(minutes=1)
+"""A wait for a key of the store; it is repeated without end, since the watchdog sees when rank 0 has died."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,23 @@ class Topology:
         holder = [value]
         dist.broadcast_object_list(holder, src=source)
         return holder[0]
+
+    def broadcast_when_done(self, work: Callable[[], Anything], name: str) -> Anything:
+        """Return on every rank what ``work`` returns on rank 0, which may take longer than a collective may wait.
+
+        The other ranks wait at the store until it is done. ``name`` is another one at every call.
+        """
+        store = dist.PrefixStore("done", self.store)
+        value: Any = None
+        if self.rank == 0:
+            value = work()
+            store.set(name, "")
+        else:
+            while True:
+                with suppress(dist.DistStoreError):  # the time is over
+                    store.wait([name], _STORE_WAIT)
+                    break
+        return self.broadcast_object(value)
 
     def any_rank(self, flag: bool) -> bool:
         """Return whether ``flag`` is true on at least one rank."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import torch.distributed as dist
 
 from megatron_pz.config.schema import ParallelConfig
 from megatron_pz.runtime.errors import BadInput
+from megatron_pz.trainer import topology
 from megatron_pz.trainer.topology import Topology
 
 
@@ -30,6 +35,37 @@ def test_without_a_launcher_a_run_has_one_rank(monkeypatch: pytest.MonkeyPatch) 
         topology.close()
     assert not dist.is_initialized()
     assert not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} & set(os.environ), "nothing is left for a child"
+
+
+def test_ranks_wait_for_the_first_outside_of_a_collective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after waits that have run out."""
+    monkeypatch.setattr(topology, "_STORE_WAIT", timedelta(milliseconds=50))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    together, done = threading.Barrier(2), threading.Event()
+    seen: list[bool] = []
+
+    def broadcast(self: Topology, value: str | None) -> str:
+        seen.append(done.is_set())
+        together.wait(10)
+        return value or "of the first"
+
+    def work() -> str:
+        time.sleep(0.3)
+        done.set()
+        return "of the first"
+
+    monkeypatch.setattr(Topology, "broadcast_object", broadcast)
+    device = torch.device("cpu")
+    ranks = [
+        Topology(rank, 2, 0, 1, 0, 1, rank, 2, 0, 1, device, job_store=own)
+        for rank, own in enumerate((store, store.clone()))
+    ]
+    for name in ("one", "two"):
+        done.clear()
+        with ThreadPoolExecutor(2) as pool:
+            got = list(pool.map(Topology.broadcast_when_done, ranks, [work] * 2, [name] * 2))
+        assert got == ["of the first"] * 2
+    assert seen == [True] * 4
 
 
 def test_the_seed_settles_every_generator() -> None:
