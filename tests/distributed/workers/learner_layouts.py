@@ -51,7 +51,7 @@ def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[s
         training=TrainingConfig(micro_batch_tokens=MICRO_BATCH_TOKENS),
     )
     learners = make_learners(config, topology)
-    reports = [learner.learn(experience(), 1) for learner in learners]
+    reports = [learner.learn(experience(experts=None), 1) for learner in learners]
     passages = [Passage(text, (), 0, "", "", "", 0) for text in PASSAGES]
     tokenizer = AutoTokenizer.from_pretrained(hf_dir)
     return {
