@@ -25,6 +25,7 @@ from megatron_pz.run.precision import require_machine, settle_precision
 from megatron_pz.run.run_directory import describe_run
 from megatron_pz.run.signals import StopRequest
 from megatron_pz.run.start_log import StartLog
+from megatron_pz.runtime.cpu_backend import release_freed_memory
 from megatron_pz.runtime.errors import ExpectedFailure
 from megatron_pz.runtime.rank_monitor import detect
 from megatron_pz.runtime.watchdog import Watchdog
@@ -32,6 +33,8 @@ from megatron_pz.trainer.topology import Topology
 
 STOPPED = 3
 """Exit code of a run that a signal stopped after a checkpoint."""
+RELEASE_INTERVAL = 8
+"""Steps between two releases of freed memory on a CPU, each of which costs the next step a few percent."""
 
 
 class Collapsed(ExpectedFailure):
@@ -131,6 +134,8 @@ class Run:
                     self.ended_by, stopping = Collapsed(iteration, signs), True
                 if interval and (stopping or over or iteration % interval == 0):
                     metrics["time/checkpoint"] = self.save(iteration)
+                if iteration % RELEASE_INTERVAL == 0:
+                    release_freed_memory()
                 metrics["time/cpu_seconds"] = sum(self.topology.all_gather_object(time.process_time() - cpu))
                 metrics["time/iteration"] = time.perf_counter() - started
                 self.logger.log(iteration, metrics, show=iteration % self.config.training.log_interval == 0)

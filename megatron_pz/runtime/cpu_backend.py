@@ -146,6 +146,17 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, _LARGEST_INT)
 
 
+def release_freed_memory() -> None:
+    """Return the pages of freed tensors to the system, which :func:`install` keeps for the next ones.
+
+    Blocks of many sizes fragment what is kept, so that a process grows by tens of MB a step. Nothing happens where
+    CUDA is available.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None and not torch.cuda.is_available():
+        trim(0)
+
+
 def _bound_kernel_caches() -> None:
     """Let oneDNN and torch's layer above it keep 128 compiled products each instead of 1024.
 

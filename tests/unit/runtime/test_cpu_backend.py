@@ -81,6 +81,23 @@ def test_large_tensors_come_from_memory_that_is_kept() -> None:
     assert libc.mallinfo2().arena == held
 
 
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_freed_memory_is_kept_until_it_is_released() -> None:
+    if any(name.startswith("MALLOC_") for name in os.environ) or not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the environment sets malloc's thresholds, or the C library is not glibc")
+    large = [torch.ones(2 << 20) for _ in range(24)]  # 8 MiB each
+    small = [torch.ones(1 << 10) for _ in range(24)]
+    held = resident_mib()
+    del large
+    assert held - resident_mib() < 20, "kept for the next tensors"
+    cpu_backend.release_freed_memory()
+    assert held - resident_mib() > 150
+    assert all(bool((each == 1).all()) for each in small)
+
+
 def test_everybody_else_keeps_torch_as_it_is() -> None:
     assert safetensors.torch.torch is torch
     with pytest.raises((AssertionError, RuntimeError)):  # a torch without CUDA says so
