@@ -269,7 +269,7 @@ def test_benchmarks_are_asked_between_steps_and_change_no_step(config: RunConfig
     _, steps = run_to_the_end(asked)
     names = [{name for name in step if name.startswith("benchmark/")} for step in steps]
     whole = {f"benchmark/{name}" for name in ("mmlu_pro", "gsm8k")}
-    whole |= {f"{name}_{count}" for name in whole for count in ("unread", "truncated")}
+    whole |= {f"{name}_{count}" for name in whole for count in ("unread", "truncated", "too_long")}
     assert names == [set(), whole, set(), whole]
     assert [{name: value for name, value in step.items() if name not in whole} for step in steps] == plain
     files = sorted(path.name for path in (tmp_path / "asked/benchmarks").iterdir())
