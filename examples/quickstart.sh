@@ -120,7 +120,8 @@ phase() {
 
 set_up_processes() {
   export PATH="$root/.venv/bin:$PATH"
-  local threads=$(($(nproc) / processes))
+  cores=$(env -u OMP_NUM_THREADS nproc) # nproc prints OMP_NUM_THREADS where that is set
+  local threads=$((cores / processes))
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
   # Threads that wait for each other sleep soon instead of spinning: beside other processes they would spin for one that
   # has no core. docs/development.md has the figures.
@@ -166,7 +167,7 @@ make_passages() {
   if [[ ! -d $made ]]; then
     rm -rf "$made.partial"
     python tools/preprocess_wikipedia.py --input "${dumps[@]}" --tokenizer-model "$model" \
-      --output-prefix "$made.partial/wikipedia" --workers "$(nproc)" "${options[@]}" | grep -v '^--data-path '
+      --output-prefix "$made.partial/wikipedia" --workers "$cores" "${options[@]}" | grep -v '^--data-path '
     mv "$made.partial" "$made"
   fi
   train_data=$made/wikipedia_train_text_passage

@@ -30,6 +30,7 @@ esac
 
 ./examples/setup_environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
+cores=$(env -u OMP_NUM_THREADS nproc) # nproc prints OMP_NUM_THREADS where that is set
 # The machine's cores are shared out by the tests themselves: one thread a process, as conftest.py sets it too.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 unset PYTHONDONTWRITEBYTECODE # some images set it: every process would compile the project, and pytest its tests, again
@@ -87,7 +88,7 @@ for name in "${groups[@]}"; do
   elif ! compgen -G "tests/$name/test_*.py" >/dev/null; then
     echo "skipped: tests/$name: it holds no tests"
   elif [[ $name == unit ]]; then
-    check "pytest tests/unit" run_pytest tests/unit --numprocesses "$(($(nproc) < 4 ? $(nproc) : 4))" --dist worksteal
+    check "pytest tests/unit" run_pytest tests/unit --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal
   else
     folders+=("tests/$name") # these start processes of their own: one test at a time
   fi

@@ -84,6 +84,12 @@ def names(commands: list[str]) -> list[str]:
     return [next(name for name in known if name in command).split("/")[-1].split(".")[-1] for command in commands]
 
 
+def test_the_dump_is_read_on_all_cores_whatever_number_of_threads_was_asked_for(checkout: Path) -> None:
+    _, commands = call(checkout, "--output", "out", OMP_NUM_THREADS="1")
+    (preprocess,) = (command.split() for command in commands if "preprocess_wikipedia" in command)
+    assert preprocess[preprocess.index("--workers") + 1] == str(len(os.sched_getaffinity(0)))
+
+
 def test_the_first_call_does_everything_in_order(checkout: Path) -> None:
     result, commands = call(checkout, "--steps", "4", "--output", "out", "--nproc", "2")
     assert result.returncode == 0, result.stderr
