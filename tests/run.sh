@@ -79,27 +79,33 @@ run_pytest() {
 
 pytest_flags=("$@") as_cpu=(env)
 avx2_slice=(tests/system/test_cpu_kernels.py tests/system/test_slurm_toy.py)
-folders=()
+processes=() # folders whose tests start processes of their own
+on_gpu=false
 for name in "${groups[@]}"; do
-  if [[ $name == gpu ]] && ! nvidia-smi --list-gpus >/dev/null 2>&1; then
-    echo "skipped: tests/gpu: no NVIDIA GPU (nvidia-smi lists none); NCCL, Transformer Engine, FP8 and speed are unchecked"
-  elif [[ $name == avx2 ]]; then
-    : # after the others, in an environment of its own
-  elif ! compgen -G "tests/$name/test_*.py" >/dev/null; then
-    echo "skipped: tests/$name: it holds no tests"
-  elif [[ $name == unit ]]; then
-    check "pytest tests/unit" run_pytest tests/unit --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal
-  else
-    folders+=("tests/$name") # these start processes of their own: one test at a time
-  fi
+  case $name in
+    unit) check "pytest tests/unit" run_pytest tests/unit --numprocesses "$((cores < 4 ? cores : 4))" --dist worksteal ;;
+    distributed | system) processes+=("tests/$name") ;;
+    gpu)
+      if nvidia-smi --list-gpus >/dev/null 2>&1; then
+        on_gpu=true
+      else
+        echo "skipped: tests/gpu: no NVIDIA GPU (nvidia-smi lists none); NCCL, Transformer Engine, FP8 and speed are unchecked"
+      fi
+      ;;
+  esac
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
-if ((${#folders[@]})); then check "pytest ${folders[*]}" run_pytest "${folders[@]}"; fi
+# Two files at a time keep two cores busy; more would take more memory.
+files_at_a_time=(--numprocesses "$((cores < 2 ? 1 : 2))" --dist loadgroup)
+if ((${#processes[@]})); then
+  check "pytest ${processes[*]}" run_pytest "${processes[@]}" "${files_at_a_time[@]}"
+fi
+if $on_gpu; then check "pytest tests/gpu" run_pytest tests/gpu; fi
 
 if [[ " ${groups[*]} " == *" avx2 "* ]]; then
   if grep -q avx512f /proc/cpuinfo; then
     as_cpu=(./tools/without_avx512.sh)
-    check "pytest without AVX-512: ${avx2_slice[*]}" run_pytest "${avx2_slice[@]}"
+    check "pytest without AVX-512: ${avx2_slice[*]}" run_pytest "${avx2_slice[@]}" "${files_at_a_time[@]}"
   else
     echo "skipped: the slice without AVX-512: this CPU has none, so that all tests run that way"
   fi
