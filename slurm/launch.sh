@@ -73,6 +73,11 @@ fail() {
   exit 2
 }
 
+# Split a text at blanks and line breaks into the array of the given name.
+words() {
+  read -rd '' -a "$1" <<<"$2" || true # it ends at the end of the text, never at a delimiter
+}
+
 # Set save, port and flags from what the command prints (megatron_pz.cluster.job_settings).
 resolve() {
   local file fields code=0
@@ -127,20 +132,23 @@ quoted() {
 
 # Slurm, first node: resolve the settings there, start one task on every node, and decide how the job ends.
 run_job() {
-  local nodes prefix=() first
-  [[ ${SIGNAL_LEAD:-0} =~ ^[0-9]+$ ]] || fail "SIGNAL_LEAD=$SIGNAL_LEAD: give a whole number of seconds"
+  local nodes prefix first lead=${SIGNAL_LEAD:-0}
+  [[ $lead =~ ^[0-9]{1,9}$ ]] || fail "SIGNAL_LEAD=$lead: give a whole number of seconds"
+  lead=$((10#$lead)) # 0900 is no octal number
   end=$(end_time)
-  if ((end)) && ((end - $(date +%s) <= ${SIGNAL_LEAD:-0})); then
+  if ((end)) && ((end - $(date +%s) <= lead)); then
     fail "$(((end - $(date +%s) + 59) / 60)) minutes are left to the time limit, and Slurm asks for a checkpoint" \
-      "$SIGNAL_LEAD seconds before it: give a longer --time, or a shorter lead by" \
+      "$lead seconds before it: give a longer --time, or a shorter lead by" \
       "sbatch --signal=B:USR1@SECONDS --export=ALL,SIGNAL_LEAD=SECONDS"
   fi
-  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  read -ra prefix <<<"${NODE_PREFIX:-}"
+  mapfile -t nodes < <(scontrol show hostnames "${SLURM_JOB_NODELIST:-}")
+  # The address that Slurm itself uses: the names of nodes need not be in DNS.
+  MASTER_ADDR=$(scontrol show node --oneliner "${nodes[0]:-}" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p') || true
+  [[ -n $MASTER_ADDR ]] || fail "scontrol does not tell the address of the first node of" \
+    "SLURM_JOB_NODELIST=${SLURM_JOB_NODELIST:-}"
+  words prefix "${NODE_PREFIX:-}"
   resolve srun "${srun_flags[@]}" --nodes=1 --ntasks=1 --relative=0 "${prefix[@]}" \
     bash slurm/launch.sh --settings -- "$@"
-  # The address that Slurm itself uses: the names of nodes need not be in DNS.
-  MASTER_ADDR=$(scontrol show node --oneliner "${nodes[0]}" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
   MASTER_PORT=$port
   NODE_LOGS=${LOGS:-logs}/$SLURM_JOB_NAME-$SLURM_JOB_ID/attempt-${SLURM_RESTART_COUNT:-0}
   export MASTER_ADDR MASTER_PORT NODE_LOGS
@@ -188,9 +196,12 @@ preempted() {
 
 # The time limit in seconds since 1970; 0 where there is none. Slurm before 23.02 does not set the variable.
 end_time() {
-  local at=${SLURM_JOB_END_TIME:-}
-  if [[ -z $at ]]; then at=$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s 2>/dev/null) || at=0; fi
-  echo "${at:-0}"
+  local at=${SLURM_JOB_END_TIME:-} said
+  if [[ -z $at ]]; then
+    said=$(squeue -h -j "$SLURM_JOB_ID" -o %e) || said=''
+    at=$(date -d "${said:-unknown}" +%s 2>/dev/null) || at=0 # date takes no text for midnight
+  fi
+  echo "$at"
 }
 
 # Ask the processes to stop after a checkpoint. srun passes SIGUSR1 on to its tasks; it would answer SIGTERM by killing
@@ -272,6 +283,6 @@ module=${MODULE:-megatron_pz.train}
 # One task starts all of a node's processes: it is not to be bound to the cores of one. The launchers end each other;
 # --wait is for one that cannot.
 srun_flags=(--kill-on-bad-exit=0 --wait=90 --ntasks-per-node=1 --cpu-bind=none)
-read -ra further_srun_flags <<<"${SRUN_FLAGS:-}"
+words further_srun_flags "${SRUN_FLAGS:-}"
 srun_flags+=("${further_srun_flags[@]}")
 main "$@"

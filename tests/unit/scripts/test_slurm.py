@@ -89,13 +89,14 @@ SCONTROL = """
 echo "scontrol $*" >>"$NOTES"
 case "$1 $2" in
   "show hostnames") printf 'n1\\nn2\\n' ;;
-  "show node") echo "NodeName=$3 Arch=x86_64 NodeAddr=10.0.0.7 NodeHostName=n1" ;;
+  "show node") echo "NodeName=$3 Arch=x86_64 ${NODE_ADDR-NodeAddr=10.0.0.7} NodeHostName=n1" ;;
   "show job")
     echo "JobId=4711234 JobName=pz PreemptEligibleTime=2026-11-29T10:00:00 PreemptTime=$PREEMPTED" ;;
 esac
 """
 
 SQUEUE = """
+[ "$ENDS" != unanswered ] || exit 1
 echo "${ENDS:-N/A}"
 """
 
@@ -324,6 +325,41 @@ def test_a_time_limit_shorter_than_the_lead_of_the_signal_is_refused(cluster: Cl
     assert (code, output.count("\n")) == (2, 1), output
     assert "5 minutes are left to the time limit, and Slurm asks for a checkpoint 600 seconds before it" in output
     assert cluster.run("pz_qwen3_4b.sh", ENDS=ends, SIGNAL_LEAD="60")[0] == 0
+
+
+@pytest.mark.parametrize(("lead", "seconds", "code"), [("0900", 900, 2), ("0600", 600, 2), ("0090", 90, 0)])
+def test_a_lead_with_leading_zeros_is_decimal(cluster: Cluster, lead: str, seconds: int, code: int) -> None:
+    """The shell's arithmetic takes 0600 for octal 384, and refuses 0900."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + 500))
+    result, output = cluster.slurm(ENDS=ends).run("pz_qwen3_4b.sh", SIGNAL_LEAD=lead)
+    assert result == code, output
+    assert code == 0 or f"a checkpoint {seconds} seconds before it" in output
+
+
+@pytest.mark.parametrize("lead", ["10m", "-5", "1e3", "99999999999999999999"])
+def test_a_lead_that_is_no_number_of_seconds_is_one_clear_line(cluster: Cluster, lead: str) -> None:
+    expected = f"error: SIGNAL_LEAD={lead}: give a whole number of seconds\n"
+    assert cluster.slurm().run("pz_qwen3_4b.sh", SIGNAL_LEAD=lead) == (2, expected)
+
+
+def test_a_controller_that_does_not_answer_sets_no_time_limit(cluster: Cluster) -> None:
+    """For `date` no text is the midnight that has passed."""
+    code, output = cluster.slurm(ENDS="unanswered").run("pz_qwen3_4b.sh")
+    assert code == 0, output
+
+
+def test_a_head_node_without_an_address_is_one_clear_line(cluster: Cluster) -> None:
+    code, output = cluster.slurm(NODE_ADDR="").run("pz_qwen3_4b.sh")
+    assert (code, output) == (
+        2,
+        "error: scontrol does not tell the address of the first node of SLURM_JOB_NODELIST=n[1-2]\n",
+    )
+
+
+def test_flags_of_srun_on_several_lines_are_all_given(cluster: Cluster) -> None:
+    code, shown = cluster.run("pz_qwen3_4b.sh", "--print", SRUN_FLAGS="--mpi=none\n  --label\n")
+    assert code == 0, shown
+    assert "--mpi=none --label " in shown
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
