@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from megatron_pz.cluster.job_settings import PROGRAM, RLVR, TRAINING_MODULES, JobSettings, missing, resolve
-from megatron_pz.cluster.local_node import positive
+from megatron_pz.cluster.local_node import count_gpus, positive
+from megatron_pz.config.command_line import Parser
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.planning.memory import GIB, plan_memory
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
@@ -22,17 +24,71 @@ from megatron_pz.run.questions import RunQuestions
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 _UNITS = (1, 60, 3600, 86400)
+_OPTIONS = (
+    ("--time", "-t"),
+    ("--nodes", "-N"),
+    ("--ntasks", "-n"),
+    ("--ntasks-per-node",),
+    ("--gpus", "-G"),
+    ("--gpus-per-node",),
+    ("--gpus-per-task",),
+    ("--gres",),
+)
+"""The options of sbatch that the checks read."""
+_NO_LIMIT = ("UNLIMITED", "INFINITE", "0")
 
 
 def requested(script: str) -> dict[str, str]:
-    """Return the ``#SBATCH --name=value`` lines of a script."""
-    return dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script, re.M))
+    """Return what the ``#SBATCH`` lines of a script ask for, by the long names of :data:`_OPTIONS`.
+
+    As sbatch does, it stops at the first command and takes the last of several values.
+
+    Raises:
+        BadInput: an option lacks its value, or a line its closing quote.
+    """
+    parser = Parser("", add_help=False)
+    for names in _OPTIONS:
+        parser.add_argument(*names, dest=names[0].removeprefix("--"))
+    words: list[str] = []
+    for line in script.splitlines():
+        if line.strip() and not line.startswith("#"):
+            break
+        if re.match(r"#SBATCH\s", line):
+            try:
+                words += shlex.split(line.removeprefix("#SBATCH"), comments=True)
+            except ValueError as error:
+                raise BadInput(f"{line}: {error}") from None
+    given, _ = parser.parse_known_args(words)
+    return {name: value for name, value in vars(given).items() if value is not None}
 
 
-def seconds_of(limit: str) -> int:
-    """Return the seconds of a Slurm time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS."""
-    days, _, rest = limit.rpartition("-")
-    parts = [int(part) for part in rest.split(":")]
+def requested_gpus(headers: Mapping[str, str]) -> int:
+    """Return the GPUs of the whole job, at least 1; of a range of nodes, those of the smallest job."""
+    gres = [entry for entry in headers.get("gres", "").split(",") if re.match(r"(gres/)?gpu\b", entry)]
+    nodes, tasks = (
+        positive(f"--{name}", headers.get(name, "1").split("-")[0]) for name in ("nodes", "ntasks-per-node")
+    )
+    counts = [
+        count_gpus("--gpus", headers.get("gpus", "0")),
+        nodes * count_gpus("--gpus-per-node", headers.get("gpus-per-node", "0")),
+        nodes * sum(count_gpus("--gres", entry if ":" in entry else "1") for entry in gres),
+        positive("--ntasks", headers.get("ntasks", f"{nodes * tasks}"))
+        * count_gpus("--gpus-per-task", headers.get("gpus-per-task", "0")),
+    ]
+    return max(counts) or nodes
+
+
+def seconds_of(limit: str) -> int | None:
+    """Return the seconds of a Slurm time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS.
+
+    None stands for no limit: UNLIMITED, INFINITE or 0. Raises BadInput for any other text.
+    """
+    if limit.upper() in _NO_LIMIT:
+        return None
+    days, dash, clock = limit.rpartition("-")
+    if not re.fullmatch("[0-9]{1,9}(:[0-9]{1,9}){0,2}", clock) or not re.fullmatch("[0-9]{1,9}" if dash else "", days):
+        raise BadInput(f"--time={limit}: give minutes, HH:MM:SS, D-HH:MM or UNLIMITED")
+    parts = [int(part) for part in clock.split(":")]
     if days:
         hours, minutes, seconds = (*parts, 0, 0)[:3]
     elif len(parts) == 1:
@@ -57,12 +113,13 @@ def check_writable(path: Path) -> str:
 
 def check_lead(headers: Mapping[str, str], lead: str) -> str:
     """Compare the time limit with the seconds before it at which Slurm asks for a checkpoint."""
-    if "time" not in headers or not lead:
+    limit = seconds_of(headers["time"]) if "time" in headers else None
+    if limit is None or not lead:
         return "no time limit in the script"
-    limit = seconds_of(headers["time"])
-    if limit <= positive("SIGNAL_LEAD", lead):
-        raise BadInput(f"--time={headers['time']} is no longer than the signal's lead of {lead} s")
-    return f"{headers['time']}, of which the last {lead} s are for a step and a checkpoint"
+    seconds = positive("SIGNAL_LEAD", lead)
+    if limit <= seconds:
+        raise BadInput(f"--time={headers['time']} is no longer than the signal's lead of {seconds} s")
+    return f"{headers['time']}, of which the last {seconds} s are for a step and a checkpoint"
 
 
 def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) -> str:
@@ -71,7 +128,7 @@ def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) ->
         gpu_memory = float(gpu or 80)
     except ValueError:
         raise BadInput(f"GPU_MEMORY={gpu}: give a number of GiB") from None
-    gpus = int(headers.get("nodes", "1")) * int(headers.get("gpus-per-node", "1"))
+    gpus = requested_gpus(headers)
     config = settings.config
     plan = plan_memory(Architecture.from_hf(config.model.hf_model), config, gpus, gpu_memory)
     if plan.spare < 0:

@@ -28,7 +28,7 @@ TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", 
 """Modules that take a recipe and write a run directory; all others get their flags as they are given."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""
-_FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
+_FIRST_PORT, _PORTS, _TRIES, _LAST_PORT = 20000, 10000, 100, 65535
 
 
 @dataclass(frozen=True)
@@ -169,14 +169,16 @@ def set_aside_if_unfinished(save: Path, config: RunConfig) -> Path | None:
 def free_port(environment: Mapping[str, str]) -> int:
     """Return a port of this machine on which nothing listens, the same for equal job numbers where it is free.
 
-    Raises BadInput if MASTER_PORT is given and in use.
+    Raises BadInput if MASTER_PORT is given and in use, or a variable is no number.
     """
     if given := environment.get("MASTER_PORT"):
         port = positive("MASTER_PORT", given)
+        if port > _LAST_PORT:
+            raise BadInput(f"MASTER_PORT={port}: give a port of at most {_LAST_PORT}")
         if not _is_free(port):
             raise BadInput(f"MASTER_PORT={port} is in use on {socket.gethostname()}: give another, or leave it out")
         return port
-    first = int(environment.get("SLURM_JOB_ID", "0"))
+    first = positive("SLURM_JOB_ID", job) if (job := environment.get("SLURM_JOB_ID")) else 0
     for step in range(_TRIES):
         if _is_free(port := _FIRST_PORT + (first + step) % _PORTS):
             return port

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_pz.cluster.job_check import check_writable, examine
+from megatron_pz.cluster.job_check import check_lead, check_writable, examine, requested, requested_gpus, seconds_of
 from megatron_pz.runtime.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,3 +70,65 @@ def test_everything_that_is_absent_is_named_at_once(job: dict[str, str]) -> None
 def test_a_tool_has_no_recipe_to_check(job: dict[str, str]) -> None:
     with pytest.raises(BadInput, match=r"jobs that train; tools\.convert_checkpoint checks its flags"):
         examine({"MODULE": "tools.convert_checkpoint"}, [])
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        ("90", 5400),
+        ("08:09", 489),
+        ("1:02:03", 3723),
+        ("2-03", 183600),
+        ("1-12:30", 131400),
+        ("1-12:30:05", 131405),
+        ("UNLIMITED", None),
+        ("infinite", None),
+        ("0", None),
+    ],
+)
+def test_a_time_limit_is_read_as_slurm_does(limit: str, seconds: int | None) -> None:
+    assert seconds_of(limit) == seconds
+
+
+@pytest.mark.parametrize("limit", ["1h", "1-", "-1", "1:2:3:4", "1.5", "", "٩٠"])
+def test_another_time_limit_is_refused(limit: str) -> None:
+    with pytest.raises(BadInput, match=f"--time={limit}: give minutes"):
+        check_lead({"time": limit}, "600")
+
+
+def test_no_time_limit_leaves_time_for_any_lead() -> None:
+    assert check_lead({"time": "UNLIMITED"}, "0900") == "no time limit in the script"
+    assert "the last 900 s" in check_lead({"time": "1:00:00"}, "0900")
+
+
+@pytest.mark.parametrize(
+    ("lines", "gpus"),
+    [
+        ("#SBATCH --nodes=2\n#SBATCH --gpus-per-node=a100:4", 8),
+        ("#SBATCH --nodes=2\n#SBATCH --gres=gpu:8", 16),
+        ("#SBATCH -N 2 --gres=scratch:1,gpu:h100:4 # of each node", 8),
+        ("#SBATCH -N2\n#SBATCH --gres gpu", 2),
+        ("#SBATCH --gpus-per-node=0\n#SBATCH --gres=gpu:8", 8),
+        ("#SBATCH -G 16\n#SBATCH --nodes=4", 16),
+        ("#SBATCH --nodes=2-4\n#SBATCH --gpus-per-node=8", 16),
+        ("#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=4\n#SBATCH --gpus-per-task=1", 8),
+        ("#SBATCH --nodes=3\n##SBATCH --gpus-per-node=8", 3),
+        ("#SBATCH --nodes=3\ncd here\n#SBATCH --gpus-per-node=8", 3),
+    ],
+)
+def test_the_gpus_of_a_script_are_counted_as_slurm_allocates_them(lines: str, gpus: int) -> None:
+    assert requested_gpus(requested(f"#!/bin/bash\n#\n{lines}\n")) == gpus
+
+
+def test_a_time_limit_is_found_however_it_is_written() -> None:
+    for line in ("#SBATCH -t 1:00", "#SBATCH --time 1:00", "#SBATCH\t--time='1:00'", "#SBATCH -A me -t1:00\r"):
+        assert requested(line)["time"] == "1:00", line
+
+
+def test_a_script_that_sbatch_would_not_take_is_refused() -> None:
+    for lines in ("#SBATCH --time", "#SBATCH --comment='a"):
+        with pytest.raises(BadInput):
+            requested(lines)
+    for headers in ({"nodes": "two"}, {"gpus": "all"}, {"gres": "gpu:many"}):
+        with pytest.raises(BadInput, match=next(iter(headers.values()))):
+            requested_gpus(headers)

@@ -153,8 +153,13 @@ def test_a_port_that_is_taken_is_passed_over_and_refused_where_it_was_asked_for(
         assert free_port(job) != first
         with pytest.raises(BadInput, match=f"MASTER_PORT={first} is in use"):
             free_port(job | {"MASTER_PORT": str(first)})
-    with pytest.raises(BadInput, match="MASTER_PORT=two: give a whole number of at least 1"):
-        free_port({"MASTER_PORT": "two"})
+    for given, reason in (("two", "give a whole number of at least 1"), ("70000", "give a port of at most 65535")):
+        with pytest.raises(BadInput, match=f"MASTER_PORT={given}: {reason}"):
+            free_port({"MASTER_PORT": given})
+
+
+def test_a_job_number_that_is_set_to_nothing_is_none() -> None:
+    assert free_port({"SLURM_JOB_ID": ""}) == free_port({})
 
 
 @pytest.mark.parametrize(
@@ -169,6 +174,16 @@ def test_a_port_that_is_taken_is_passed_over_and_refused_where_it_was_asked_for(
         ({"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_GPUS_ON_NODE": "8"}, 2),
         ({"CUDA_VISIBLE_DEVICES": "0,1,2,3", "SLURM_GPUS_ON_NODE": "3"}, 3),
         ({"SLURM_GPUS_ON_NODE": "8"}, 8),
+        ({"SLURM_GPUS_ON_NODE": ""}, 4),
+        ({"SLURM_GPUS_ON_NODE": "gpu:8"}, 8),
+        ({"SLURM_GPUS_ON_NODE": "h100:2(S:0,1)"}, 2),
+        ({"SLURM_GPUS_ON_NODE": "a100:4,v100:2"}, 6),
+        ({"CUDA_VISIBLE_DEVICES": "0, 1 ,2"}, 3),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,NoDevFiles"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_GPUS_ON_NODE": "8"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8f2a,GPU-17c0,3"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-8f2a,MIG-17c0"}, 1),
         ({"CUDA_VISIBLE_DEVICES": "2,3", "NPROC_PER_NODE": "1"}, 1),
     ],
 )
@@ -181,6 +196,23 @@ def test_a_process_for_each_gpu_that_may_be_used(
     assert count_processes(variables) == processes
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_GPUS_ON_NODE": "eight"},
+        {"SLURM_GPUS_ON_NODE": "-1"},
+        {"CUDA_VISIBLE_DEVICES": "0,0"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-8f2a,GPU-8f2a"},
+        {"NPROC_PER_NODE": "٣"},
+        {"NPROC_PER_NODE": "9" * 5000},
+    ],
+)
+def test_a_number_of_gpus_that_cannot_be_read_is_refused(variables: dict[str, str]) -> None:
+    ((name, value),) = variables.items()
+    with pytest.raises(BadInput, match=f"{name}={value}: "):
+        count_processes(variables)
+
+
 def test_a_machine_without_gpus_runs_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert count_processes({}) == 1
@@ -190,6 +222,8 @@ def test_cores_are_divided_among_the_processes() -> None:
     assert threads_of_a_process({"SLURM_CPUS_ON_NODE": "16"}, 3) == 5
     assert threads_of_a_process({"SLURM_CPUS_ON_NODE": "2"}, 8) == 1
     assert threads_of_a_process({"SLURM_CPUS_ON_NODE": "16", "OMP_NUM_THREADS": "7"}, 3) == 7
+    with pytest.raises(BadInput, match=r"SLURM_CPUS_ON_NODE=16\(x2\): give a whole number"):
+        threads_of_a_process({"SLURM_CPUS_ON_NODE": "16(x2)"}, 1)
     for name in ("NPROC_PER_NODE", "OMP_NUM_THREADS"):
         with pytest.raises(BadInput, match=f"{name}=two: give a whole number of at least 1"):
             threads_of_a_process({name: "two"}, count_processes({name: "two"}))
