@@ -13,6 +13,7 @@ import difflib
 import io
 import logging
 import re
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -34,8 +35,13 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 logger = logging.getLogger(__name__)
 
 _SECTIONS = {section.name: section.default_factory for section in dataclasses.fields(RunConfig)}
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother = 2, 120, 120
 _MOVED_KEYS = {("parallel", "moe_aux_loss_coeff"): "model"}
 """The present section of every key that a YAML file of an earlier version has in another section."""
+
+_shown = _SHOWN.repr
+"""Represents a wrong value in a message: the beginning and the outer levels of one that is large."""
 
 
 def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
@@ -109,7 +115,7 @@ def config_of_sections(path: Path, content: Any) -> RunConfig:
         BadInput: an unknown section or key, or a value of the wrong type.
     """
     if not isinstance(content, dict):
-        raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {content!r}")
+        raise BadInput(f"configuration file {path}: expected sections ({', '.join(_SECTIONS)}), got {_shown(content)}")
     sections = {}
     for name, values in _with_moved_keys(path, content).items():
         if name not in _SECTIONS:
@@ -142,7 +148,7 @@ def _validator(kind: type) -> TypeAdapter[Any]:
 def _section(path: Path, name: str, values: Any) -> Any:
     kind: Any = _SECTIONS[name]
     if not isinstance(values, dict):
-        raise BadInput(f"configuration file {path}: section {name!r} must hold key: value lines, got {values!r}")
+        raise BadInput(f"configuration file {path}: section {name!r} must hold key: value lines, got {_shown(values)}")
     types = field_types(kind)
     read = {}
     for key, value in values.items():
@@ -158,7 +164,7 @@ def _section(path: Path, name: str, values: Any) -> Any:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         said = first["msg"].replace("valid tuple", "list")
-        raise BadInput(f"configuration file {path}: {name}.{where} = {first['input']!r}: {said}") from None
+        raise BadInput(f"configuration file {path}: {name}.{where} = {_shown(first['input'])}: {said}") from None
 
 
 def _nearest(word: Any, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from megatron_pz.config.schema import GameConfig, GrpoConfig, RolloutConfig, Run
 from megatron_pz.config.validate_parallel import layout_rules
 from megatron_pz.config.validate_precision import precision_rules
 from megatron_pz.config.validate_questions import asks_questions, has_held_out_questions, question_rules
-from megatron_pz.config.validate_ranges import range_rules
+from megatron_pz.config.validate_ranges import range_rules, text_rules
 from megatron_pz.runtime.errors import BadInput
 
 
@@ -35,6 +35,7 @@ def _rules(c: RunConfig) -> list[tuple[bool, str]]:
     """Return (whether it holds, the complaint where it does not) for every rule, missing values first."""
     model, training = Path(c.model.hf_model), c.training
     return [
+        *(rule for section in dataclasses.fields(c) for rule in text_rules(getattr(c, section.name))),
         (bool(c.model.hf_model), "--hf-model is missing: give the directory of a Hugging Face checkpoint"),
         (
             model.is_dir(),

@@ -37,7 +37,6 @@ def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
             q.grader != "letter" or bool(q.options_field) or not q.question_path,
             "--grader letter needs --options-field, the field with the list of options",
         ),
-        (all(q.response_stop), "--response-stop: an empty string ends no response; leave it out"),
         (
             q.grader != "verifier" or q.verifier_url.startswith(("http://", "https://")),
             f"--verifier-url {q.verifier_url or '(empty)'}: the grader verifier needs an address such as "

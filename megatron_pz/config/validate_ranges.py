@@ -1,9 +1,11 @@
-"""Check the range that each field's annotation in :mod:`megatron_pz.config.schema` states."""
+"""Check the ranges that annotations in :mod:`megatron_pz.config.schema` state, and the characters of texts."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, get_type_hints
@@ -16,6 +18,9 @@ _BOUNDS = {
     Le: ("at most", operator.le),
     Lt: ("below", operator.lt),
 }
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line breaks, and what Python makes of bytes that are not UTF-8."""
+_WITH_LINE_BREAKS = ("response_stop",)
 
 
 def flag(name: str) -> str:
@@ -52,3 +57,19 @@ def range_rules(section: Any) -> Iterator[tuple[bool, str]]:
             holds = all(compare(value, limit) for _, compare, limit in bounds)
             allowed = " and ".join(f"{words} {limit}" for words, _, limit in bounds)
             yield holds, f"{flag(name)} {value}: must be {allowed}"
+
+
+def text_rules(section: Any) -> Iterator[tuple[bool, str]]:
+    """Yield the same for every text and list of texts: a path with a line break would not survive logs and scripts."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        entries = value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ()
+        if isinstance(value, tuple):
+            yield "" not in value, f"{flag(field.name)}: holds an empty string; leave it out"
+        if field.name in _WITH_LINE_BREAKS:
+            continue
+        for entry in entries:
+            complaint = (
+                f"{flag(field.name)} {entry!r}: holds a line break, a control character or bytes that are not UTF-8"
+            )
+            yield not _NO_TEXT.search(entry), complaint

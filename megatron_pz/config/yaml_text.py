@@ -16,6 +16,10 @@ _OTHER_BASE = re.compile(r"[+-]?0[0-9_xXoObB]")
 """The start of 0123, 0o17, 0x1F or 0b11."""
 
 
+class BlockText(str):
+    """The text of a block scalar, which ends in a line break that was written only because YAML asks for one."""
+
+
 class _TextLoader(yaml.SafeLoader):
     """Construct every scalar as text, and refuse a key that is given twice, of which YAML would take the last."""
 
@@ -35,7 +39,8 @@ class _TextLoader(yaml.SafeLoader):
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Return a scalar's text as it was written."""
-        return str(self.construct_scalar(node))
+        text = str(self.construct_scalar(node))
+        return BlockText(text) if node.style in ("|", ">") else text
 
 
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
@@ -50,7 +55,10 @@ def load_text(text: str) -> Any:
     Raises:
         yaml.YAMLError: the text is not YAML, or a key is given twice.
     """
-    return yaml.load(text, _TextLoader)
+    try:
+        return yaml.load(text, _TextLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
 
 
 def field_value(value: Any, kind: Any) -> Any:
@@ -63,12 +71,11 @@ def field_value(value: Any, kind: Any) -> Any:
     Raises:
         ValueError: naming the value and what to write instead.
     """
-    if isinstance(value, str):
-        value = value.rstrip("\n")
     if get_origin(kind) is tuple:
         return _entries(value)
+    value = _without_last_break(value)
     if kind is str:
-        return "" if value is None else _one_line(value)
+        return "" if value is None else value
     if value is None:
         raise ValueError("null: give a value, or leave the line out")
     if kind in (int, float) and isinstance(value, str):
@@ -85,15 +92,15 @@ def _entries(value: Any) -> Any:
     if value is None:
         return []
     if isinstance(value, str):
+        if "\n" in value and not isinstance(value, BlockText):
+            raise ValueError(f"{value!r}: holds a line break; give a list of texts, as in [a, b]")
         return value.split()
     if not isinstance(value, list):
         return value
-    return [_one_line(entry.rstrip("\n") if isinstance(entry, str) else entry) for entry in value]
-
-
-def _one_line(value: Any) -> Any:
-    if value is None:
+    if None in value:
         raise ValueError("null in a list: give text, in quotes if it is meant as text")
-    if isinstance(value, str) and not value.isprintable():
-        raise ValueError(f"{value!r}: holds a line break or another control character")
-    return value
+    return [_without_last_break(entry) for entry in value]
+
+
+def _without_last_break(value: Any) -> Any:
+    return value.rstrip("\n") if isinstance(value, BlockText) else value

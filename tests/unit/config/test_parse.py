@@ -79,6 +79,7 @@ def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> No
         ("game: {train_iters: 3}", "unknown key game.train_iters (it belongs to the section 'training')"),
         ("data: {data_path: {a: 1}}", "data.data_path = {'a': '1'}: Input should be a list"),
         ("data: {data_path: [0.3, ~, 0.7, b]}", "data.data_path = null in a list"),
+        ('questions: {response_stop: "\\n"}', "questions.response_stop = '\\n': holds a line break; give a list"),
         ("data: {data_path: [[a, b]]}", "data.data_path.0 = ['a', 'b']: Input should be a valid string"),
         ("training: {seed: 0123}", "training.seed = 0123: write the number in decimal"),
         ("training: {seed: '0123'}", "training.seed = 0123: write the number in decimal"),
@@ -96,7 +97,7 @@ def test_every_recipe_is_a_possible_run(recipe: Path, required: list[str]) -> No
         ("grpo: {mismatch_correction: false}", "grpo.mismatch_correction = 'false': Input should be 'tis'"),
         ("model: {bf16: 3}", "model.bf16 = '3': Input should be a valid boolean"),
         ("training: {save: [a]}", "training.save = ['a']: Input should be a valid string"),
-        ('training: {save: "a\\nb"}', "training.save = 'a\\nb': holds a line break"),
+        ("[" * 3000, "cannot be read as YAML: it is nested too deeply"),
         ("training: {save: *nowhere}", "cannot be read as YAML"),
         ("training: {seed: 1}\n---\ntraining: {seed: 2}", "cannot be read as YAML"),
         ("training: {log_interval: 0}", "training.log_interval = '0': Input should be greater than or equal to 1"),
@@ -112,11 +113,29 @@ def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> N
     assert str(path) in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"training: {{seed: {'9' * 5000}}}",
+        # Four thousand million entries, by references.
+        "parallel:\n- &l0 [x, x, x, x]\n" + "".join(f"- &l{n + 1} [{', '.join([f'*l{n}'] * 8)}]\n" for n in range(10)),
+    ],
+)
+def test_a_message_shows_the_beginning_of_a_value_that_is_large(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as refusal:
+        load_yaml(path)
+    assert len(str(refusal.value)) < 1000
+
+
 def test_numbers_and_lists_read_as_a_flag_would_give_them(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("optimizer: {lr: 5e-7}\ndata: {data_path: 0.7 a 0.3 b, valid_data_path: v}\ngame:\n")
     config = load_yaml(path)
     assert config.optimizer.lr == 5e-7
+    path.write_text("data:\n  data_path: |\n    0.7 a\n    0.3 b\n  valid_data_path:\n  - >-\n    v\ngame:\n")
+    assert load_yaml(path).data == config.data
     assert (config.data.data_path, config.data.valid_data_path) == (("0.7", "a", "0.3", "b"), ("v",))
     assert config.game == RunConfig().game
 
@@ -310,6 +329,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (["--cold-start-repeated-share", "1.5"], "must be at least 0 and at most 1"),
         (["--save", "~/run"], "~ and $ are not expanded here"),
         (["--save", "/tmp/$USER/run"], "~ and $ are not expanded here"),
+        (["--save", "a\nb"], "--save 'a\\nb': holds a line break"),
+        (["--save", "a\tb"], "--save 'a\\tb': holds a line break, a control character"),
+        (["--save", "caf\udce9"], "bytes that are not UTF-8"),
+        (["--data-path", "0.5", "a\x1b", "0.5", "b"], "--data-path 'a\\x1b': holds a line break, a control character"),
+        (["--data-path", ""], "--data-path: holds an empty string; leave it out"),
         (["--data-path", "corpus_text_passage.bin"], "give the prefix, without .bin"),
         (["--tokenizer-model", "/nowhere/at/all"], "--tokenizer-model /nowhere/at/all: no such directory"),
     ],
@@ -319,6 +343,24 @@ def test_a_wrong_flag_is_refused_in_one_line(flags: list[str], complaint: str, r
         parse_run_config([*required, *flags], "x")
     assert complaint in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_file_may_not_give_what_a_flag_may_not(tmp_path: Path, required: list[str]) -> None:
+    path = tmp_path / "config.yaml"
+    for written in ('training: {wandb_project: "a\\nb"}', "training:\n  wandb_project: |\n    a\n    b\n"):
+        path.write_text(written)
+        with pytest.raises(BadInput, match=r"--wandb-project 'a\\nb': holds a line break"):
+            parse_run_config(["--config", str(path), *required], "x")
+
+
+@pytest.mark.parametrize("save", ["with space", "a\u00a0b", "走行\u3000一", "می\u200cخواهم", "😀 'x' # z"])
+def test_a_name_in_any_script_is_read_back(save: str, tmp_path: Path, required: list[str]) -> None:
+    """A resumed run reads the configuration that its first start wrote."""
+    config = parse_run_config([*required, "--save", save, "--response-stop", "\n", "\n\nQuestion:"], "x")
+    path = tmp_path / "saved.yaml"
+    path.write_text(yaml.safe_dump({name: _plain(value) for name, value in dataclasses.asdict(config).items()}))
+    assert load_yaml(path) == config
+    assert config.questions.response_stop == ("\n", "\n\nQuestion:")
 
 
 def test_every_field_is_a_flag() -> None:

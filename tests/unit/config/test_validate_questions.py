@@ -29,7 +29,7 @@ def test_questions_take_the_place_of_passages(required: list[str]) -> None:
         (["--reasoning-gym-tasks", "gcd"], "both name training questions"),
         (["--grader", "reasoning_gym"], "--grader reasoning_gym scores its own tasks only"),
         (["--grader", "letter"], "--grader letter needs --options-field"),
-        (["--response-stop", ""], "--response-stop: an empty string"),
+        (["--response-stop", ""], "--response-stop: holds an empty string"),
         (["--grader", "verifier"], r"--verifier-url \(empty\)"),
         (["--grader", "verifier", "--verifier-url", "host:8000"], "--verifier-url host:8000: the grader"),
         (["--grader", "verifier", "--verifier-url", "http://host"], "--verifier-model is missing"),
