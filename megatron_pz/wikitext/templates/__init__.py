@@ -23,6 +23,7 @@ from megatron_pz.wikitext.templates import (
     other_wikis,
     patterns,
     quantities,
+    units,
     words,
 )
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
@@ -142,10 +143,9 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     if (function := rows.computed.get(name)) is not None:
         parameters["0"], parameters["<"], parameters["@"] = name, before, language
         is_foreign = language not in ENGLISH
-        if function == "quantity" and (name == "cvt" or is_foreign):
-            parameters.setdefault("abbr", "on")
-        shown = FUNCTIONS[function](parameters) or UNREAD
-        return numbers.localized(shown, language) if is_foreign and function == "quantity" else shown
+        if function == "quantity":
+            return units.local_quantity(parameters, language) if is_foreign else units.quantity(parameters)
+        return FUNCTIONS[function](parameters) or UNREAD
     if name.startswith("lang-"):
         return languages.labelled(name.removeprefix("lang-"), parameters, language)
     if is_infobox(name):

@@ -14,7 +14,7 @@ from megatron_pz.wikitext.extract import wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.marks import DROPPED, SOUND, UNKNOWN
 from megatron_pz.wikitext.templates import patterns
-from megatron_pz.wikitext.templates.units import unit_of
+from megatron_pz.wikitext.templates.unit_codes import unit_of
 
 LANGUAGES = language_data.languages()
 UNITS = tomllib.loads((language_data.DIRECTORY.parent / "units" / "en.toml").read_text(encoding="utf-8"))
@@ -54,7 +54,28 @@ def test_every_row_says_what_its_templates_are(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_can_be_shown(language: str) -> None:
     given = {str(number): f"v{number}" for number in range(1, 5)}
-    given |= dict.fromkeys(["d", "b", "j", "hg", "term", "text", "texte", "content", "lt", "label"], "v0")
+    given |= dict.fromkeys(
+        [
+            "d",
+            "b",
+            "j",
+            "hg",
+            "term",
+            "text",
+            "texte",
+            "content",
+            "lt",
+            "label",
+            "station",
+            "l",
+            "equation",
+            "de",
+            "Text",
+            "Übersetzung",
+            "текст",
+        ],
+        "v0",
+    )
     for pattern in file_of(language).get("text", {}):
         shown = patterns.compiled(pattern)(given)
         if "{" in pattern or not pattern.strip() or pattern == "<br>":
