@@ -37,7 +37,7 @@ _CONTINUES: Final = ",;:)]–—-"
 _SCRIPT_WITHOUT_STOPS: Final = r"[\p{Thai}\p{Lao}]"
 _SPACE_ENDS: Final = rf"|(?<=[{_SCRIPT_WITHOUT_STOPS}{_CLOSE}])(?<![ๆໆฯຯ])\ +(?={_SCRIPT_WITHOUT_STOPS})(?!.{{1,3}}\.)"
 
-_LAST_WORD: Final = regex.compile(r"[\w\p{M}\p{N}.’'-]+$")
+_LAST_WORD: Final = regex.compile(r"[[\w\p{M}\p{N}.’'-]--[\p{Han}\p{Hiragana}\p{Katakana}]]+$", regex.V1)
 _LONGEST_WORD: Final = 16
 _ELIDED: Final = regex.compile(r"^\w+['’](?=\w\w)")
 """An article that is written with its noun: l'ing."""

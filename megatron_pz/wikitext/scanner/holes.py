@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import SOUND
+from megatron_pz.wikitext.marks import SOUND, UNREAD
 
 from .buffer import Buffer
 from .characters import is_closing, is_opening, is_separator
@@ -23,6 +23,7 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
 
     A note or a whole part of a parenthesis that vanished leaves the sentence complete: where it stood directly behind
     a word or the sentence's end, with a space or punctuation after it, or between the separators of a parenthesis.
+    A template that is known to show text is no note: behind a word, it was a part of that word.
 
     Args:
         out: The paragraph so far.
@@ -47,6 +48,8 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
     if is_separator(last) and ends_part and is_in_parenthesis(out, floor):
         return False
     if _is_prefix(out, floor) or (is_attached and last == ":" and _is_ratio(out, floor)):
+        return True
+    if mark == UNREAD and is_attached and last.isalnum():
         return True
     if (
         not is_attached

@@ -95,6 +95,10 @@ def test_what_shows_no_word_costs_no_sentence(wikitext: str) -> None:
     assert dropped == {}
 
 
+def test_arguments_that_are_not_understood_behind_a_word_are_no_note() -> None:
+    assert wikitext_to_paragraphs("One. Let ''x''{{su|what}} be. Two.{{nowrap|}} Three.") == ["One. Two. Three."]
+
+
 @pytest.mark.parametrize(
     ("language", "text"), [("ar", "ولد {} هنا و{{no such}} كذلك."), ("he", "הוא ו{{no such}} כאן.")]
 )

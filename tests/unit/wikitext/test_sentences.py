@@ -151,6 +151,10 @@ def test_every_terminator_of_the_standard_ends_a_sentence(mark: str) -> None:
     assert sentences("".join(expected), "en") == (["".join(expected)] if mark == "၊" else expected)
 
 
+def test_an_abbreviation_may_stand_directly_behind_a_script_without_spaces() -> None:
+    assert sentences("日期c. 1900年和甲。他来了.  然后走。", "zh") == ["日期c. 1900年和甲。", "他来了.  ", "然后走。"]
+
+
 def test_no_boundary_lies_inside_a_grapheme_cluster() -> None:
     for text in ("ကသည်။\u1037က", "है।\u0902 दिल्ली", "终。\ufe0f始", "Aa. \u0301Bb"):
         assert "".join(sentences(text)) == text
