@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second
 
 DIRECTORY: Final = Path(__file__).parents[1] / "data" / "countries"
 PREFIX: Final = "#country:"
@@ -76,7 +76,22 @@ def _named_country(parameters: Parameters) -> str:
 
 def _country_of_team(parameters: Parameters) -> str:
     """``{{fb|ENG}}`` -> England."""
-    return _TEAMS.get(first(parameters)) or _named_country({"1": first(parameters)})
+    return _TEAMS.get(first(parameters)) or _named_country({**parameters, "name": ""})
 
 
-FUNCTIONS: Final[dict[str, Render]] = {"named_country": _named_country, "country_of_team": _country_of_team}
+def _country_of_selection(parameters: Parameters) -> str:
+    """``{{Naz|CA|ITA}}``, with a sport in front of the country -> Italia."""
+    return _named_country({**parameters, "1": second(parameters)})
+
+
+def _flag_with_name(parameters: Parameters) -> str:
+    """``{{bandiera|ITA|nome}}`` -> Italia; without ``nome`` it shows the flag alone."""
+    return _named_country(parameters) if second(parameters) == "nome" else DROPPED
+
+
+FUNCTIONS: Final[dict[str, Render]] = {
+    "named_country": _named_country,
+    "country_of_team": _country_of_team,
+    "country_of_selection": _country_of_selection,
+    "flag_with_name": _flag_with_name,
+}

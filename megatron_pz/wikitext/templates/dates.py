@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
@@ -104,7 +105,38 @@ def age_between(parameters: Parameters) -> str:
     """``{{age|1920|3|4|2000|1|2}}`` -> 79. With one date the age is today's, which nobody can know here."""
     values = positional(parameters)
     years = _years_between(values[:3], values[3:]) if len(values) == 6 else None
-    return UNREAD if years is None or "days" in parameters.get("0", "") or parameters.get("0") == "ayd" else str(years)
+    return UNREAD if years is None else str(years)
+
+
+def _span_of(parameters: Parameters) -> tuple[date, date] | None:
+    """Read two dates, each as year, month and day."""
+    values = positional(parameters)
+    numbers = [_month(value) if place % 3 == 1 else small_number(value) for place, value in enumerate(values)]
+    if len(numbers) != 6 or not knows(parameters, ("0", "format", "sc", "duration", "df")):
+        return None
+    try:
+        start, end = (date(*numbers[at : at + 3]) for at in (0, 3))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return (start, end) if start <= end else None
+
+
+def age_in_years_and_days(parameters: Parameters) -> str:
+    """``{{ayd|1990|1|1|2020|6|1}}`` -> 30 years, 152 days."""
+    span = _span_of(parameters)
+    if span is None or "29" in (parameters.get("3"), parameters.get("6")):  # the 29th of February has no anniversary
+        return UNREAD
+    start, end = span
+    years = end.year - start.year - ((end.month, end.day) < (start.month, start.day))
+    days = (end - start.replace(year=start.year + years)).days
+    counts = ((years, "year"), (days, "day"))
+    return ", ".join(f"{count} {unit}{'s' * (count != 1)}" for count, unit in counts if count) or "0 days"
+
+
+def age_in_days(parameters: Parameters) -> str:
+    """``{{age in days|1990|1|1|1990|1|31}}`` -> 30."""
+    span = _span_of(parameters)
+    return UNREAD if span is None else str((span[1] - span[0]).days)
 
 
 def _years_between(start: list[str], end: list[str]) -> int | None:
@@ -172,6 +204,8 @@ FUNCTIONS: dict[str, Render] = {
     "date_of_death": date_of_death,
     "years_of_death": years_of_death,
     "age_between": age_between,
+    "age_in_years_and_days": age_in_years_and_days,
+    "age_in_days": age_in_days,
     "as_of": as_of,
     "about": _years("c.", repeats=True),
     "flourished": _years("fl."),

@@ -25,7 +25,11 @@ _JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "
 _ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
 _CENTURY_JOINTS: Final = ("et", "ou", "à", "au", "-", "–", "/", ",", "et du", "ou du", "jusqu'au", "et le", "et au")
 _ERA = re.compile(r"(?:av|apr|avant|après)\b")
-_WRITTEN_DATE = re.compile(r"(\d{1,2})\s+(\d{1,2}|[^\W\d]+)\s+(\d{1,4})$")
+_WRITTEN_DATE = re.compile(r"(\d{1,2}|1er)\s+(\d{1,2}|[^\W\d]+)\s+(\d{1,4})$")
+_DAY = re.compile(r"\d{1,2}|1er|")
+_YEAR = re.compile(r"(-?)(\d{1,4})( av\. J\.-C\.)?")
+_WEEKDAYS: Final = ("lundi", "mardi", "mercredi", "jeudi", "vendredi", "samedi", "dimanche")
+_METRES = re.compile(r"(?<![^\W\d_])([kcmdµ]?m)([23])\b")
 _PARENTHESIS = re.compile(r"\s*\([^()]*\)$")
 
 
@@ -49,22 +53,30 @@ def french_quantity(parameters: Parameters) -> str:
         elif unit.isdecimal():
             return UNREAD
         elif unit:
-            text += f" {unit}"
+            text += f" {_METRES.sub(lambda power: power[1] + superscript(power[2]), unit)}"
     return text
 
 
 def french_date(parameters: Parameters) -> str:
     """``{{date|1|janvier|1900}}`` -> 1er janvier 1900; what follows the year names a topic and is not shown."""
     fields = positional(parameters)
-    if len(fields) == 1 and (written := _WRITTEN_DATE.match(fields[0])):
+    weekday = fields.pop(0) if fields and fields[0].casefold() in _WEEKDAYS else ""
+    if fields and (written := _WRITTEN_DATE.match(fields[0])):
         fields = list(written.groups())
+    elif len(fields) == 1:
+        return unless_empty(" ".join(filter(None, [weekday, fields[0]])))
     day, month, year = ([*fields, "", "", ""])[:3]
     if 1 <= (number := small_number(month) or 0) <= 12:
         month = _MONTHS[number - 1]
-    if "/" in day or (month and month.casefold() not in _MONTHS):
+    if not _DAY.fullmatch(day) or (month and month.casefold() not in _MONTHS):
         return UNREAD
+    if year:
+        written_year = _YEAR.fullmatch(year)
+        if written_year is None:
+            return UNREAD
+        year = written_year[2] + (" av. J.-C." if written_year[1] or written_year[3] else "")
     day = "1er" if day in ("1", "01") else day.lstrip("0")
-    return " ".join(filter(None, [day, month, year])) or UNREAD
+    return " ".join(filter(None, [weekday, day, month, year])) or UNREAD
 
 
 def _numbered(numeral: str, end: str) -> str:

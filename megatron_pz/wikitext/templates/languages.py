@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,18 +82,63 @@ def nihongo_by_sound(parameters: Parameters) -> str:
     return nihongo({"1": rōmaji, "2": kanji, "3": english})
 
 
-def _scripts(code: str, *labels: tuple[str, str]) -> Render:
+_CHINESE_LABELS: Final = (
+    ("c", "Chinese: "), ("s", "simplified Chinese: "), ("t", "traditional Chinese: "), ("p", "pinyin: "),
+    ("tp", "Tongyong Pinyin: "), ("w", "Wade–Giles: "), ("j", "Jyutping: "), ("cy", "Cantonese Yale: "),
+    ("sl", "Sidney Lau: "), ("poj", "Pe̍h-ōe-jī: "), ("tl", "Tâi-lô: "), ("zhu", "Zhuyin Fuhao: "), ("l", "lit. "),
+)  # fmt: skip
+_KOREAN_LABELS: Final = (("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: "))
+
+
+def chinese(parameters: Parameters) -> str:
+    """``{{zh|c=漢語|p=Hànyǔ|l=Han language}}`` -> Chinese: 漢語; pinyin: Hànyǔ; lit. ‘Han language’."""
+    words = dict(parameters)
+    if words.get("s") and words.get("s") == words.get("t"):
+        words["c"] = words.pop("s")
+        del words["t"]
+    if words.get("l"):
+        words["l"] = f"‘{words['l'].strip(chr(39))}’"
+    labels = list(_CHINESE_LABELS)
+    if "t" in words.get("first", "")[:1]:
+        labels.insert(1, labels.pop(2))
+    return _spellings("zh", labels, words)
+
+
+def german_chinese(parameters: Parameters) -> str:
+    """``{{zh|t=中國|s=中国|p=Zhōngguó|b=China}}`` -> chinesisch 中國 / 中国, Pinyin Zhōngguó, ‚China‘."""
+    signs = (parameters.get(name, "") for name in ("c", "1", "t", "s"))
+    shown = f"chinesisch {' / '.join(dict.fromkeys(filter(None, signs)))}".rstrip()
+    for label, name, end in (("Pinyin ", "p", ""), ("W.-G. ", "w", ""), ("‚", "b", "‘")):
+        shown += f", {label}{parameters[name]}{end}" if parameters.get(name) else ""
+    return shown
+
+
+_FRENCH_LABELS: Final = (
+    ("c", "chinois : "), ("s", "chinois simplifié : "), ("t", "chinois traditionnel : "), ("p", "pinyin : "),
+    ("w", "Wade : "), ("j", "cantonais Jyutping : "), ("l", "litt. "),
+)  # fmt: skip
+
+
+def french_chinese(parameters: Parameters) -> str:
+    """``{{chinois|c=北京|p=Běijīng}}`` -> chinois : 北京 ; pinyin : Běijīng."""
+    shown = [label + parameters[name] for name, label in _FRENCH_LABELS if parameters.get(name)]
+    return unless_empty(" ; ".join(shown))
+
+
+def korean(parameters: Parameters) -> str:
+    """``{{korean|서울|hanja|Seoul}}`` and ``{{korean|hangul=서울|rr=Seoul}}`` -> Korean: 서울; RR: Seoul."""
+    positions = {name: parameters.get(str(place), "") for place, (name, _) in enumerate(_KOREAN_LABELS, 1)}
+    return _spellings("ko", _KOREAN_LABELS, positions | {name: value for name, value in parameters.items() if value})
+
+
+def _spellings(code: str, labels: Iterable[tuple[str, str]], words: Parameters) -> str:
     """Show labelled spellings of a word: ``Chinese: 漢語; pinyin: Hànyǔ``; or the word behind its language's label."""
-
-    def render(parameters: Parameters) -> str:
-        bare = parameters.get("labels") == "no"
-        shown = "; ".join((not bare) * label + parameters[name] for name, label in labels if parameters.get(name))
-        wiki = parameters.get("@", "")
-        if wiki in ENGLISH:
-            return shown or UNREAD
-        return UNREAD if shown else labelled(code, parameters, wiki)
-
-    return render
+    bare = words.get("labels") == "no"
+    shown = "; ".join((not bare) * label + words[name] for name, label in labels if words.get(name))
+    wiki = words.get("@", "")
+    if wiki in ENGLISH:
+        return shown or UNREAD
+    return UNREAD if shown and first(words) == "" else labelled(code, words, wiki)
 
 
 def nihongo_foot(parameters: Parameters) -> str:
@@ -125,17 +170,10 @@ FUNCTIONS: dict[str, Render] = {
     "nihongo": nihongo,
     "nihongo_foot": nihongo_foot,
     "nihongo_by_sound": nihongo_by_sound,
-    "chinese": _scripts(
-        "zh",
-        ("c", "Chinese: "),
-        ("s", "simplified Chinese: "),
-        ("t", "traditional Chinese: "),
-        ("p", "pinyin: "),
-        ("w", "Wade–Giles: "),
-        ("j", "Jyutping: "),
-        ("l", "lit. "),
-    ),
-    "korean": _scripts("ko", ("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: ")),
+    "chinese": chinese,
+    "korean": korean,
+    "german_chinese": german_chinese,
+    "french_chinese": french_chinese,
     "ruby": ruby,
     "transcription": transcription,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date, timedelta
 from typing import Final
 
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
@@ -59,6 +60,42 @@ def _spanish_unit(parameters: Parameters) -> str:
     return f"{local_number(first(parameters), 'es')} {second(parameters)}{superscript(power)}".strip()
 
 
+_IBERIAN_MONTHS: Final = {
+    "es": "enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split(),
+    "pt": "janeiro fevereiro março abril maio junho julho agosto setembro outubro novembro dezembro".split(),
+}
+
+
+def _iberian_date(parameters: Parameters) -> str:
+    """``{{dtlink|1|1|1950}}`` -> 1 de janeiro de 1950; a day or a year may be missing."""
+    day, month, year = (parameters.get(str(number), "") for number in range(1, 4))
+    months = _IBERIAN_MONTHS[parameters["@"]]
+    number = months.index(month.casefold()) + 1 if month.casefold() in months else small_number(month) or 0
+    if not 1 <= number <= 12 or (day and not 1 <= (small_number(day) or 0) <= 31) or (year and not year.isdecimal()):
+        return UNREAD
+    return " de ".join(filter(None, [day.lstrip("0"), months[number - 1], year]))
+
+
+_RUSSIAN_MONTHS: Final = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
+
+
+def _russian_old_style_date(parameters: Parameters) -> str:
+    """``{{СС3|9|1|1905}}``, a day of the Julian calendar -> 9 (22) января 1905."""
+    day, month, year = (small_number(parameters.get(str(number), "")) or 0 for number in range(1, 4))
+    try:
+        old = date(year, month, day)
+        counted = year - ((month, day) < (3, 1))  # the calendars part at a 29th of February that only one has
+        new = old + timedelta(days=counted // 100 - counted // 400 - 2)
+    except ValueError:
+        return UNREAD
+    names = [_RUSSIAN_MONTHS[which.month - 1] for which in (old, new)]
+    if old.year != new.year:
+        return f"{old.day} {names[0]} {old.year} ({new.day} {names[1]} {new.year})"
+    if old.month != new.month:
+        return f"{old.day} {names[0]} ({new.day} {names[1]}) {old.year}"
+    return f"{old.day} ({new.day}) {names[0]} {old.year}"
+
+
 _SPANISH_CENTURY: Final = {"": "", "s": "siglo ", "S": "Siglo "}
 _SPANISH_ERA: Final = {"": "", "a": " a. C.", "d": " d. C."}
 
@@ -75,6 +112,8 @@ def _italian_measure(parameters: Parameters) -> str:
     power = parameters.get("e", "")
     if not first(parameters) or not known.issuperset(parameters) or (power and not power.lstrip("-−").isdecimal()):
         return UNREAD
+    if any(map(str.isdecimal, second(parameters) + parameters.get("3", ""))) or second(parameters) in ("-", "–"):
+        return UNREAD  # the second number is an error, or the end of a range
     unit = second(parameters) + parameters.get("3", "") or parameters.get("ul", "") or parameters.get("u", "")
     raised = f"×10{superscript(power)}" if power else ""
     return f"{local_number(first(parameters), 'it')}{raised} {unit}".strip()
@@ -86,5 +125,7 @@ FUNCTIONS: Final[dict[str, Render]] = {
     "german_height": _german_height,
     "spanish_unit": _spanish_unit,
     "spanish_century": _spanish_century,
+    "iberian_date": _iberian_date,
+    "russian_old_style_date": _russian_old_style_date,
     "italian_measure": _italian_measure,
 }

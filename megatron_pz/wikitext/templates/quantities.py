@@ -29,6 +29,17 @@ _UNIT_POWER = re.compile(r"(?<=[^\W\d_])([−-]?\d+)(?=$|[./⋅·* ])")
 _UNIT_NAMES: Final = {
     "degC": "°C",
     "degF": "°F",
+    "arcsec": "″",
+    "arcmin": "′",
+    '"': "″",
+    "'": "′",
+    "M_Solar": "M☉",
+    "M_Sun": "M☉",
+    "Solar mass": "M☉",
+    "solar mass": "M☉",
+    "L_Solar": "L☉",
+    "R_Solar": "R☉",
+    "M_Earth": "M⊕",
     "deg": "°",
     "Ohm": "Ω",
     "ohm": "Ω",
@@ -135,6 +146,34 @@ def power(parameters: Parameters) -> str:
         return UNREAD
     above = superscript(exponent)
     return base + above if above != exponent else f"{base}^({exponent})"
+
+
+def _raised_and_lowered(parameters: Parameters) -> str:
+    """``x{{su|p=2|b=1}}`` -> x₁²; ``{{subsup|x|1|2}}`` gives its base, too."""
+    if parameters["0"] == "su":
+        base, below, above = "", parameters.get("b", ""), parameters.get("p", "")
+    else:
+        base, below, above = ([*positional(parameters), "", "", ""])[:3]
+    shown = base + (lowered(base or parameters["<"], below) if below else "")
+    return unless_empty(shown + (raised(base or parameters["<"], above) if above else ""))
+
+
+_INTEGRALS: Final = {"": "∫", "int": "∫", "iint": "∬", "iiint": "∭", "oint": "∮", "oiint": "∯", "oiiint": "∰"}
+
+
+def _integral(parameters: Parameters) -> str:
+    """``{{intmath|int|0|1}}`` -> ∫₀¹."""
+    sign, below, above = ([*positional(parameters), "", "", ""])[:3]
+    if sign not in _INTEGRALS:
+        return UNREAD
+    return _INTEGRALS[sign] + _limit("_", below, subscript(below)) + _limit("^", above, superscript(above))
+
+
+def _limit(sign: str, text: str, script: str) -> str:
+    """Write a limit of an integral in small digits, or behind a sign."""
+    if not text or script != text:
+        return script
+    return f"{sign}{text}" if len(text) == 1 else f"{sign}({text})"
 
 
 def root(parameters: Parameters) -> str:
@@ -322,6 +361,8 @@ FUNCTIONS: dict[str, Render] = {
     "lowered": lambda parameters: lowered(parameters["<"], first(parameters)),
     "power": power,
     "root": root,
+    "raised_and_lowered": _raised_and_lowered,
+    "integral": _integral,
     "formula_of_elements": formula_of_elements,
     "inline_formula": inline_formula,
     "nuclide": nuclide,

@@ -14,8 +14,9 @@ from megatron_pz.wikitext.templates.parameters import (
 )
 from megatron_pz.wikitext.wiki_names import language_codes
 
-_SHIP_PREFIXES = {"hnlms": "HNLMS", "hswms": "HSwMS", "hdms": "HDMS", "hnoms": "HNoMS"}
-_WHOLE_NAME, _HULL, _NAME, _NAME_WITHOUT_HULL = ("", "0"), "1", "2", "6"
+_SHIP_PREFIXES = {"hnlms": "HNLMS", "hswms": "HSwMS", "hdms": "HDMS", "hnoms": "HNoMS",
+                  "smu": "SM", "gs": "German submarine"}  # fmt: skip
+_WHOLE_NAME, _HULL, _NAME, _NAME_AND_HULL, _NAME_WITHOUT_HULL = ("", "0"), "1", "2", "3", "6"
 
 
 def items(parameters: Parameters) -> str:
@@ -25,7 +26,9 @@ def items(parameters: Parameters) -> str:
 
 def verse(parameters: Parameters) -> str:
     """Show a poem, whose line ends stay."""
-    text = parameters.get("1") or parameters.get("text") or parameters.get("content") or ""
+    text = parameters.get("1") or parameters.get("text") or parameters.get("texte") or parameters.get("content") or ""
+    if parameters["0"] == "verse translation" and second(parameters):
+        text = f"{text.strip()}{PARAGRAPH}{second(parameters)}"
     return f"{PARAGRAPH}{text.strip().replace(chr(10), BREAK)}{PARAGRAPH}" if text else UNREAD
 
 
@@ -36,7 +39,13 @@ def _ship_name(prefix: str, name: str, hull: str, form: str) -> str:
     whole = f"{prefix} {name}".strip()
     if form in _WHOLE_NAME:
         return f"{whole} ({hull})" if hull else whole
-    return {_HULL: hull or UNREAD, _NAME: name, _NAME_WITHOUT_HULL: whole}.get(form, UNREAD)
+    forms = {
+        _HULL: hull or UNREAD,
+        _NAME: name,
+        _NAME_AND_HULL: f"{name} ({hull})" if hull else name,
+        _NAME_WITHOUT_HULL: whole,
+    }
+    return forms.get(form, UNREAD)
 
 
 def ship(parameters: Parameters) -> str:
@@ -74,6 +83,37 @@ def _harvard(style: str) -> Render:
         return f"({plain})" if style == "parenthesis" else plain
 
     return render
+
+
+def cited_authors(parameters: Parameters) -> str:
+    """``{{harvs|txt|first=Emmy|last=Noether|year=1921}}`` -> Emmy Noether (1921)."""
+    names = [_author(parameters, number) for number in ("", "2", "3", "4")]
+    authors = [name for name in (names[0] or _author(parameters, "1"), *names[1:]) if name]
+    years = [year for number in ("", "1", "2", "3") if (year := parameters.get(f"year{number}", ""))]
+    if not authors or not years or parameters.get("last5"):
+        return UNREAD
+    named = authors[0] if len(authors) == 1 else f"{', '.join(authors[:-1])} & {authors[-1]}"
+    form = parameters.get("txt") or first(parameters)
+    if form in ("txt", "yes", "y"):
+        return f"{named} ({', '.join(years)})"
+    return f"{named} {', '.join(years)}" if form == "nb" else f"({named} {', '.join(years)})"
+
+
+def _author(parameters: Parameters, number: str) -> str:
+    names = (parameters.get(f"{name}{number}", "") for name in ("first", "last"))
+    return " ".join(name for name in names if name) if parameters.get(f"last{number}") else ""
+
+
+def bible_verse(parameters: Parameters) -> str:
+    """``{{bibleverse|Mark|16:8|KJV}}`` and the older ``{{bibleverse||Mark|16:8|KJV}}`` -> Mark 16:8."""
+    values = [*positional(parameters), "", "", "", "", ""]
+    if values[0] in ("", "1", "2", "3", "4"):
+        number, book, verse, _, label = values[:5]
+    else:
+        number, (book, verse, _, label) = "", values[:4]
+    if not book:
+        return UNREAD
+    return label or " ".join(filter(None, [number, book, verse]))
 
 
 def interlanguage_link(parameters: Parameters) -> str:
@@ -125,5 +165,7 @@ FUNCTIONS: dict[str, Render] = {
     "interlanguage_link": interlanguage_link,
     "as_written": as_written,
     "season": season,
+    "cited_authors": cited_authors,
+    "bible_verse": bible_verse,
     "audio": audio,
 }
