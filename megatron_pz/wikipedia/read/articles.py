@@ -29,6 +29,8 @@ DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
 _TEMPLATE_AT_AN_END = 1 << 12
 """Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
+_NOT_READ = re.compile(r"<!--(?:.*?-->|.*+)|<nowiki>(?:.*?</nowiki>|.*+)", re.DOTALL | re.IGNORECASE)
+"""Comments and text that is no wikitext: a template's name in them calls none."""
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -103,7 +105,10 @@ class ArticleReader:
             text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
         )
         if localization.has_disambiguation_word(text, self._wiki.language) or self._disambiguation.are_in(ends):
-            return "disambiguation"
+            text_read, ends_read = (_NOT_READ.sub("", part) for part in (text, ends))
+            word = localization.has_disambiguation_word(text_read, self._wiki.language)
+            if word or self._disambiguation.are_in(ends_read):
+                return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"
         paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text, self.dropped_sentences)
@@ -127,7 +132,7 @@ def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Itera
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start])
             damage.report(job.path, offset, f"the line at byte {offset} holds half a surrogate pair: {half}")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             ending = " (the file ends here; it may be truncated)" if not line.endswith(b"\n") else ""
             damage.report(
                 job.path,
@@ -153,6 +158,8 @@ def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
 
 def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
     record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
+    if not all(isinstance(record[name], str | int | float) for name in ("id", "title")):
+        raise ValueError("an id or a title is no text")
     page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
     for value in (page_id, title, text, str(record.get("revision_id")), str(record.get("url"))):
         value.encode()  # raises UnicodeEncodeError where JSON spells half a surrogate pair

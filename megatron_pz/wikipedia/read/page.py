@@ -47,7 +47,7 @@ class PageError(Exception):
 
 
 _FIELDS = re.compile(
-    rb"\s*<title>([^<]*)</title>\s*(?:<ns>(-?\d+)</ns>\s*)?<id>(\d+)</id>\s*"
+    rb"\s*<title>([^<]*\S)</title>\s*(?:<ns>(-?\d+)</ns>\s*)?<id>(\d+)</id>\s*"
     rb"(<redirect(?:\s+title=\"([^\"]*)\")?\s*/>)?"
 )
 _MISPLACED = re.compile(rb"<(?:ns|redirect)\b")
@@ -115,7 +115,7 @@ def _parse_any_form(page: bytes) -> Page:
     except ElementTree.ParseError as error:
         raise PageError(f"is not XML in UTF-8 ({error})") from None
     title, page_id = root.findtext("title"), root.findtext("id")
-    if title is None or page_id is None or not page_id.strip().isdecimal():
+    if not (title and title.strip()) or page_id is None or not page_id.strip().isdecimal():
         raise PageError("lacks its title or id")
     newest, newest_time = ElementTree.Element("revision"), ""
     for revision in root.iter("revision"):

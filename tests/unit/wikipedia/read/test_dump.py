@@ -257,6 +257,12 @@ def test_fields_of_all_ages(tmp_path: Path, fields: str, namespace: int | None, 
 FIELDS = "<title>A</title><ns>0</ns><id>1</id>"
 
 
+@pytest.mark.parametrize("title", ["<title></title>", '<title deleted="deleted" />', "<title> </title>"])
+def test_a_page_without_a_title_is_named(tmp_path: Path, title: str) -> None:
+    with pytest.raises(BadInput, match="lacks its title or id"):
+        only_page(tmp_path, f"{title}<ns>0</ns><id>1</id>" + revision("text"))
+
+
 def test_cdata_is_text(tmp_path: Path) -> None:
     assert only_page(tmp_path, FIELDS + revision("<![CDATA[a <b> & c]]> d")).text == "a <b> & c d"
     assert only_page(tmp_path, FIELDS + revision("x <!-- no --> y")).text == "x  y"
