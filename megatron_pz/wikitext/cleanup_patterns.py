@@ -16,6 +16,8 @@ _BEHIND_SOUND_WORD = " :,;/"
 _SOUND_WORDS = re.compile(
     rf"(?:(?<!\w)(?:{'|'.join(map(re.escape, _SOUND_WORD))})[{_BEHIND_SOUND_WORD}]*)+$", re.IGNORECASE
 )
+_SOUND_NOUNS = ("pronunciation", "aussprache", "prononciation")
+_LABEL = re.compile(r"(?<=[(（［【\[,;，；、])\s*[^\W\d_]+(?: [^\W\d_]+){0,2}\s*[:：]?\s*$")
 _REF_TAG = re.compile(r"</?ref(?:\b[^<>\n]{0,300}>)?", re.IGNORECASE)
 _UNCOVERED = re.compile(
     r"\{\{+|\}\}+|\[\[+|\]\]+|''+|\{\||[(（［〔【][ ,;:，、；：・،؛]*[)）］〕】]|(?<=[(（［〔【])[ ,;:，、；：・،؛]+"
@@ -28,10 +30,16 @@ _HOLE = re.compile(f"[{''.join(HOLES)}]")
 
 
 def without_sound_words(text: str) -> str:
-    """Remove the words at the text's end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``."""
-    if not text.rstrip(_BEHIND_SOUND_WORD).casefold().endswith(_SOUND_WORD):
-        return text
-    return _SOUND_WORDS.sub("", text)
+    """Remove the words at the text's end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``.
+
+    A language in front of them goes, too: ``Paris (French: ``, ``Paris (French pronunciation: ``.
+    """
+    kept = text
+    if text.rstrip(_BEHIND_SOUND_WORD).casefold().endswith(_SOUND_WORD):
+        kept = _SOUND_WORDS.sub("", text)
+    if text.rstrip().endswith((":", "：")) or text[len(kept) :].casefold().startswith(_SOUND_NOUNS):
+        kept = _LABEL.sub("", kept)
+    return kept
 
 
 def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int]) -> str:

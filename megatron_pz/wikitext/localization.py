@@ -185,6 +185,20 @@ ab=Abkhaz ug=Uyghur or=Odia as=Assamese sd=Sindhi pi=Pali ceb=Cebuano su=Sundane
 xh=Xhosa st=Sotho tn=Tswana sn=Shona rw=Kinyarwanda so=Somali om=Oromo ti=Tigrinya ha=Hausa wo=Wolof ln=Lingala
 mg=Malagasy ay=Aymara gn=Guarani nah=Nahuatl iu=Inuktitut kl=Greenlandic chr=Cherokee se=Northern_Sámi yue=Cantonese
 got=Gothic tr=Turkish tt=Tatar uk=Ukrainian ur=Urdu uz=Uzbek vi=Vietnamese yi=Yiddish yo=Yoruba zh=Chinese zu=Zulu
+ksh=Kölsch rue=Rusyn bar=Bavarian gsw=Swiss_German hak=Hakka lzh=Literary_Chinese sgs=Samogitian szl=Silesian
+ltg=Latgalian vro=Võro krl=Karelian smn=Inari_Sámi sms=Skolt_Sámi sma=Southern_Sámi udm=Udmurt kv=Komi myv=Erzya
+mdf=Moksha xal=Kalmyk tyv=Tuvan sah=Yakut av=Avar lez=Lezgian kbd=Kabardian ady=Adyghe inh=Ingush krc=Karachay-Balkar
+gag=Gagauz lzz=Laz xmf=Mingrelian ckb=Central_Kurdish kmr=Northern_Kurdish syc=Classical_Syriac syr=Syriac bal=Balochi
+bho=Bhojpuri mai=Maithili kok=Konkani doi=Dogri ks=Kashmiri sat=Santali tcy=Tulu dz=Dzongkha shn=Shan mnw=Mon
+ilo=Ilocano war=Waray hil=Hiligaynon bcl=Central_Bikol pam=Kapampangan ace=Acehnese ban=Balinese min=Minangkabau
+mad=Madurese arn=Mapuche pap=Papiamento pdc=Pennsylvania_Dutch stq=Saterland_Frisian frr=North_Frisian osx=Old_Saxon
+dum=Middle_Dutch enm=Middle_English ofs=Old_Frisian frm=Middle_French pro=Old_Occitan sga=Old_Irish peo=Old_Persian
+pal=Middle_Persian ae=Avestan xcl=Classical_Armenian hyw=Western_Armenian phn=Phoenician uga=Ugaritic hit=Hittite
+arz=Egyptian_Arabic ary=Moroccan_Arabic otk=Old_Turkic chg=Chagatai orv=Old_East_Slavic vep=Veps tpi=Tok_Pisin
+bi=Bislama mh=Marshallese ch=Chamorro lld=Ladin sdc=Sassarese rup=Aromanian wen=Sorbian zza=Zaza kab=Kabyle
+zgh=Standard_Moroccan_Tamazight tet=Tetum bug=Buginese naq=Khoekhoe nso=Northern_Sotho ve=Venda ts=Tsonga ss=Swazi
+nr=Southern_Ndebele nd=Northern_Ndebele lg=Luganda ny=Chewa ki=Kikuyu luo=Luo ak=Akan tw=Twi ee=Ewe ff=Fula bm=Bambara
+dyu=Dyula kr=Kanuri kg=Kongo
 """.split()
     for pair in [pair.replace("_", " ")]
 )

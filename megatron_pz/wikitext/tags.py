@@ -14,11 +14,11 @@ LOSING_TAGS: Final = frozenset(["score", "hiero", "maplink"])
 """Tags that show something which no text can: a sentence around one is not whole without it."""
 MATH_TAGS: Final = frozenset(["math", "chem", "ce"])
 CODE_TAGS: Final = frozenset(["syntaxhighlight", "source", "pre"])
-_PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr section".split()
+_PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr".split()
 _INLINE_TAGS = (
     "b i u s a em strong small big span font tt code kbd samp var cite q abbr del ins strike mark bdi bdo dfn "
     "noinclude onlyinclude ruby rb rt rp rtc wbr nobr table tr td th tbody thead caption time data label langconvert "
-    "noscript img".split()
+    "noscript img section".split()
 )
 
 MAGIC_WORDS: Final = frozenset(

@@ -59,7 +59,7 @@ def _is_day_first(parameters: Parameters) -> bool:
 def year_month_day(parameters: Parameters) -> str:
     """``{{birth date|1879|3|14}}`` -> March 14, 1879; a free text stays."""
     values = positional(parameters)
-    if len(values) == 1 and not values[0].isdecimal():
+    if len(values) == 1 and not values[0].lstrip("-−").isdecimal():
         return unless_empty(values[0])
     if not knows(parameters, _STYLE_NAMES) or any(values[3:]):
         return UNREAD
@@ -78,6 +78,8 @@ def date_in_words(parameters: Parameters) -> str:
     if iso := _ISO_DATE.match(first(parameters)):
         style = second(parameters).casefold() or "dmy"
         return (_date(*iso.groups(), day_first=style == "dmy") if style in ("dmy", "mdy") else None) or UNREAD
+    if second(parameters).casefold() not in ("", "dmy", "mdy", "iso", "ymd"):
+        return UNREAD
     return unless_empty(first(parameters))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from megatron_pz.wikitext.language_data import ENGLISH
 from megatron_pz.wikitext.localization import LANGUAGE_NAMES
 from megatron_pz.wikitext.marks import SOUND, SPOKEN, SPOKEN_END, UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, positional, unless_empty
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, knows, positional, unless_empty
 
 _TRANSLITERATIONS: Final = ("translit", "tr", "r", "transl", "rom")
 _MEANING_SECOND: Final = ("ru", "uk")
@@ -84,14 +84,17 @@ def nihongo_by_sound(parameters: Parameters) -> str:
 
 _CHINESE_LABELS: Final = (
     ("c", "Chinese: "), ("s", "simplified Chinese: "), ("t", "traditional Chinese: "), ("p", "pinyin: "),
-    ("tp", "Tongyong Pinyin: "), ("w", "Wade–Giles: "), ("j", "Jyutping: "), ("cy", "Cantonese Yale: "),
-    ("sl", "Sidney Lau: "), ("poj", "Pe̍h-ōe-jī: "), ("tl", "Tâi-lô: "), ("zhu", "Zhuyin Fuhao: "), ("l", "lit. "),
+    ("hp", "Hanyu Pinyin: "), ("tp", "Tongyong Pinyin: "), ("w", "Wade–Giles: "), ("j", "Jyutping: "),
+    ("cy", "Cantonese Yale: "), ("sl", "Sidney Lau: "), ("poj", "Pe̍h-ōe-jī: "), ("tl", "Tâi-lô: "), ("zhu", "Zhuyin Fuhao: "), ("l", "lit. "),
 )  # fmt: skip
 _KOREAN_LABELS: Final = (("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: "))
 
 
 def chinese(parameters: Parameters) -> str:
     """``{{zh|c=漢語|p=Hànyǔ|l=Han language}}`` -> Chinese: 漢語; pinyin: Hànyǔ; lit. ‘Han language’."""
+    known = ("0", "labels", "links", "first", "scase", "out", "lk", *(name for name, _ in _CHINESE_LABELS))
+    if not knows(parameters, known):
+        return UNREAD
     words = dict(parameters)
     if words.get("s") and words.get("s") == words.get("t"):
         words["c"] = words.pop("s")

@@ -96,6 +96,8 @@ def _is_ending(before: str, text: str) -> bool:
     """Tell the ends of ordinals and abbreviations from exponents, which stand behind digits and variables, too."""
     word = re.search(r"\w*$", before)
     base = word[0] if word else ""
+    if base == "M" and text in ("c", "ac"):  # McDonald
+        return True
     if len(text.rstrip(".")) > 1:
         return text.casefold().rstrip(".") in _ENDINGS or (text.isalpha() and len(base) > 1 and base.isalpha())
     if text in "ms" and _TIME.search(before):

@@ -231,10 +231,14 @@ def inline_formula(parameters: Parameters) -> str:
 
 
 def _one_formula(word: str) -> str | None:
-    shown, start = "", 0
+    shown, start, is_behind_script = "", 0, False
     for token in _FORMULA_TOKEN.finditer(word):
         if token.start() != start:
             return None
+        if token["count"] and is_behind_script:  # 1s^{2}2s^{2}
+            shown, start = shown + token["count"], token.end()
+            continue
+        is_behind_script = bool(token["above"] or token["below"])
         start = token.end()
         if token["charge"] or token["sign"]:
             shown += superscript(token["charge"] or token["sign"])
@@ -284,7 +288,9 @@ def height(parameters: Parameters) -> str:
 def musical_sign(parameters: Parameters) -> str:
     """``{{music|sharp}}`` -> ♯."""
     signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫",
-             "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø"}  # fmt: skip
+             "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø",
+             "quarter": "♩", "eighth": "♪", "common-time": "𝄴", "cut-time": "𝄵", "segno": "𝄋", "coda": "𝄌",
+             "fermata": "𝄐", "treble": "𝄞", "bass": "𝄢", "alto": "𝄡"}  # fmt: skip
     values = positional(parameters)
     if len(values) == 3 and values[0] == "time":
         return f"{values[1]}/{values[2]}"

@@ -31,6 +31,11 @@ CASES = [
     ("el", f"Αθήνα ({LOST}, 1950) είναι πόλη.", "Αθήνα (1950) είναι πόλη."),
     ("hy", f"Երևան ({LOST}, 1950) քաղաք է։", "Երևան (1950) քաղաք է։"),
     ("tr", f"İzmir ({LOST}, {LOST}) bir şehirdir.", "İzmir bir şehirdir."),
+    ("en", f"Paris ({LOST}; French: {LOST}) is.", "Paris is."),
+    ("en", "Paris (French pronunciation: {{IPA-fr|x}}; born 1950) is.", "Paris (born 1950) is."),
+    ("en", f"Rio (Brazilian Portuguese: {LOST}, 1950) is.", "Rio (1950) is."),
+    ("en", f"Łódź (Polish: Łódź, pronounced: {LOST}) is.", "Łódź (Polish: Łódź) is."),
+    ("en", f"Bern (né Ber, Ann pronounced {LOST}) is.", "Bern (né Ber, Ann) is."),
     ("ja", "読点（、）と中黒（・）を使う。", "読点（、）と中黒（・）を使う。"),
     ("zh", "顿号（、）和逗号（，）。", "顿号（、）和逗号（，）。"),
 ]
