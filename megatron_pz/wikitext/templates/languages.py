@@ -85,7 +85,8 @@ def nihongo_by_sound(parameters: Parameters) -> str:
 _CHINESE_LABELS: Final = (
     ("c", "Chinese: "), ("s", "simplified Chinese: "), ("t", "traditional Chinese: "), ("p", "pinyin: "),
     ("hp", "Hanyu Pinyin: "), ("tp", "Tongyong Pinyin: "), ("w", "Wade–Giles: "), ("j", "Jyutping: "),
-    ("cy", "Cantonese Yale: "), ("sl", "Sidney Lau: "), ("poj", "Pe̍h-ōe-jī: "), ("tl", "Tâi-lô: "), ("zhu", "Zhuyin Fuhao: "), ("l", "lit. "),
+    ("cy", "Cantonese Yale: "), ("sl", "Sidney Lau: "), ("poj", "Pe̍h-ōe-jī: "), ("tl", "Tâi-lô: "),
+    ("zhu", "Zhuyin Fuhao: "), ("l", "lit. "),
 )  # fmt: skip
 _KOREAN_LABELS: Final = (("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "RR: "), ("mr", "MR: "))
 
