@@ -6,11 +6,33 @@ import re
 from collections.abc import Mapping
 
 _CITATION = re.compile(
-    r"\b(?:ISBN|ISSN|OCLC|LCCN|PMID|ed\.|eds\.|hrsg\.|vol\. ?\d|pp?\. ?\d|s\. ?\d|стр?\. ?\d)|\bdoi:|https?://|"
-    r"[(（]\d{4}[a-z]?[)）]|[,.:] \d{4}[a-z]?[.,;]|(?:, | )\d{4}\.?$",
+    r"\b(?:ISBN|ISSN|OCLC|LCCN|PMID|ed\.|eds\.|hrsg\.|vol\. ?\d|pp?\. ?\d|s\. ?\d|стр?\. ?\d)|\bdoi:|https?://",
     re.IGNORECASE,
 )
 """Matches what tells a line of a bibliography that is written without a bullet."""
+_YEAR_OF_A_BOOK = re.compile(
+    r"[(（]\d{4}[a-z]?[)）](?!\s*[a-zß-öø-ÿа-яё\u3040-\u9fff])|(?<!\d)[,.:] \d{4}[a-z]?[.,;]"
+    r"|(?:, |\b[^\W\d_a-zß-öø-ÿа-яё][\w.-]*+ )\d{4}\.?$"
+)
+"""Matches a year as a bibliography writes it: behind authors, a place or a publisher. Prose may hold one, too."""
+_WORDS_OF_A_BOOK = 25
+"""A line with more words is a bibliography's only where something else tells it."""
+
+
+_JOINTS = re.compile(
+    r"\s*[,/・、，;&+]\s*|\s+(?:and|und|et|y|e|ed|и|та|i|en|og|och|ja|ve|و|और)\s+|\s+و|[와과]\s+"
+    r"|\s*(?:和|与|與|及び|および|及|と|และ)\s*"
+)
+"""What joins two names in a heading: "Notes and sources"."""
+
+
+def is_closing_heading(heading: str, names: frozenset[str]) -> bool:
+    """Return whether a heading is one of the casefolded names of closing sections, or several of them."""
+    name = heading.casefold().strip(": ")
+    if name in names:
+        return True
+    parts = _JOINTS.split(name)
+    return len(parts) > 1 and names.issuperset(parts)
 
 
 def without_empty_sections(texts: list[str], levels: Mapping[int, int]) -> list[str]:
@@ -36,4 +58,6 @@ def without_empty_sections(texts: list[str], levels: Mapping[int, int]) -> list[
 
 def is_citation(line: str) -> bool:
     """Return whether a line without a bullet looks like one of a bibliography."""
-    return _CITATION.search(line) is not None
+    if _CITATION.search(line):
+        return True
+    return _YEAR_OF_A_BOOK.search(line) is not None and len(line.split()) <= _WORDS_OF_A_BOOK

@@ -194,7 +194,7 @@ def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _
     elided = _ELIDED.sub("", last)
     if elided in rules.abbreviations or ("." in last and not last.replace(".", "").isdigit()):
         return True
-    return last in rules.before_numbers and follows_number
+    return elided in rules.before_numbers and follows_number
 
 
 def _is_ordinal(word: str, follows_number: bool) -> bool:

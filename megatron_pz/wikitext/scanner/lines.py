@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.marks import BREAK, HEADING, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED
+from megatron_pz.wikitext.sections import is_closing_heading
 
 from .closing import begin_closing_section, end_closing_sections, may_hold_prose, section_end
 from .frames import EXTERNAL, GALLERY, LINK, NONE, TABLE, TAG, TEMPLATE, VARIANT, Frame
@@ -186,7 +187,7 @@ def end_heading(scan: Scan) -> None:
     scan.position = scan.heading_next
     scan.end = scan.size
     scan.at_line_start = False
-    if heading.casefold().rstrip(": ") in scan.trailing_sections:
+    if is_closing_heading(heading, scan.trailing_sections):
         end = section_end(scan, level)
         if not may_hold_prose(scan, end):
             scan.position = end

@@ -12,6 +12,8 @@ def text_of(wikitext: str, language: str = "en", keep: str = "") -> str:
     return "\n".join(wikitext_to_paragraphs(wikitext, "T", Wiki(language), TextOptions.keeping(keep)))
 
 
+SINCE_A_YEAR = "The town draws its water from three sources, which lie north of it and have been used since 1900."
+ON_A_DAY = "On March 5, 1990, the treaty (1957) became the only source of law in the whole of the country."
 PROSE = "The richest sources of the vitamin are citrus fruits, peppers and a number of fresh vegetables."
 WEISHENGSU = "维生素C广泛存在于新鲜蔬菜和水果之中，柑橘类水果含量最高。"
 LITERATUR = "Die Literatur des Landes beginnt im 12. Jahrhundert mit einem Epos, das bis heute gelesen wird."
@@ -21,6 +23,19 @@ LITERATUR = "Die Literatur des Landes beginnt im 12. Jahrhundert mit einem Epos,
     ("section", "language", "kept"),
     [
         (f"== Sources ==\n{PROSE}<ref>x</ref>", "en", PROSE),
+        (f"== Sources ==\n{SINCE_A_YEAR}", "en", SINCE_A_YEAR),
+        (f"== Sources ==\n{ON_A_DAY}", "en", ON_A_DAY),
+        ("== Quellen ==\nMüller, Anton: Eine Geschichte der Stadt und ihrer Bürger. Berlin 1990.", "de", ""),
+        ("== 注腳 ==\n* 丙", "zh", ""),
+        ("== Citations, notes & weblinks ==\n* A", "en", ""),
+        ("== Belege und Weblinks ==\n* A", "de", ""),
+        ("== Fuentes y enlaces ==\n* A", "es", ""),
+        ("== 脚注と関連書籍 ==\n* 甲", "ja", ""),
+        ("== 脚注和参考来源 ==\n* 甲", "zh", ""),
+        ("== المراجع والملاحظات ==\n* أ", "ar", ""),
+        ("== 각주와 외부 링크 ==\n* 갑", "ko", ""),
+        ("== อ้างอิงและหมายเหตุ ==\n* ก", "th", ""),
+        ("== Sources and works ==\n* A", "en", "- A"),
         (f"== Notes ==\n'''Notes''' {PROSE}\n{{{{reflist}}}}", "en", f"Notes {PROSE}"),
         (f"=== Literatur ===\n{LITERATUR}\n=== Weblinks ===\n* [http://x y]", "de", LITERATUR),
         (f"== 来源 ==\n{WEISHENGSU}", "zh", WEISHENGSU),

@@ -155,6 +155,10 @@ def test_an_abbreviation_may_stand_directly_behind_a_script_without_spaces() -> 
     assert sentences("日期c. 1900年和甲。他来了.  然后走。", "zh") == ["日期c. 1900年和甲。", "他来了.  ", "然后走。"]
 
 
+def test_an_article_may_be_written_with_its_abbreviation() -> None:
+    assert sentences("L'art. 5 du code. Il vint.", "fr") == ["L'art. 5 du code. ", "Il vint."]
+
+
 def test_no_boundary_lies_inside_a_grapheme_cluster() -> None:
     for text in ("ကသည်။\u1037က", "है।\u0902 दिल्ली", "终。\ufe0f始", "Aa. \u0301Bb"):
         assert "".join(sentences(text)) == text
