@@ -20,6 +20,8 @@ from megatron_pz.runtime.errors import BadInput
 class Family:
     """The traits in which a ``model_type`` differs from a transformer with pre-RMSNorm, RoPE, SwiGLU and GQA."""
 
+    model_class: str
+    """transformers' name, by which vLLM chooses the model that it builds."""
     qk_norm: bool = False
     """RMSNorm over each head of the queries and of the keys, before RoPE."""
     derives_heads: bool = False
@@ -35,10 +37,12 @@ class Family:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(derives_heads=True),
-    "qwen3": Family(qk_norm=True),
-    "qwen3_moe": Family(qk_norm=True, has_experts=True),
-    "smollm3": Family(derives_heads=True, skips_rope=True, rotary_base=2_000_000.0, tied_embeddings=True),
+    "llama": Family("LlamaForCausalLM", derives_heads=True),
+    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", qk_norm=True, has_experts=True),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM", derives_heads=True, skips_rope=True, rotary_base=2_000_000.0, tied_embeddings=True
+    ),
 }
 
 
@@ -103,6 +107,8 @@ class Architecture:
             raise BadInput(f"{path}: model_type {model_type!r} is not supported; supported are {', '.join(FAMILIES)}")
         refuse_variants(raw, path)
         family, read = FAMILIES[model_type], HFConfigReader(raw, path)
+        if (classes := read.entries("architectures")) and classes != [family.model_class]:
+            raise BadInput(f"{path}: architectures {classes} is no {model_type}, which is {family.model_class}")
         heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
         layers = read.size("num_hidden_layers")
         groups = read.size("num_key_value_heads", default=heads if family.derives_heads else None)
@@ -110,6 +116,9 @@ class Architecture:
             raise BadInput(f"{path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
         if heads % groups:
             raise BadInput(f"{path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
+        width = read.size("head_dim", default=hidden // heads if family.derives_heads else None)
+        if width % 2:
+            raise BadInput(f"{path}: the attention heads have {width} channels, and RoPE turns them in pairs")
         return cls(
             model_type=model_type,
             num_layers=layers,
@@ -117,7 +126,7 @@ class Architecture:
             ffn_hidden_size=read.size("intermediate_size"),
             num_attention_heads=heads,
             num_query_groups=groups,
-            kv_channels=read.size("head_dim", default=hidden // heads if family.derives_heads else None),
+            kv_channels=width,
             vocab_size=read.size("vocab_size"),
             max_position_embeddings=read.size("max_position_embeddings"),
             layernorm_epsilon=read.number("rms_norm_eps"),
@@ -176,7 +185,12 @@ def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: i
     """Read Qwen3-MoE's experts, which every ``decoder_sparse_step``-th layer has but those of ``mlp_only_layers``."""
     step, dense = read.size("decoder_sparse_step", default=1), read.entries("mlp_only_layers")
     # "num_local_experts" is what transformers 5 writes.
-    number = read.size("num_experts" if raw.get("num_experts") is not None else "num_local_experts")
+    numbers = {key: read.size(key) for key in ("num_experts", "num_local_experts") if raw.get(key) is not None}
+    number = next(iter(numbers.values())) if numbers else read.size("num_local_experts")
+    if set(numbers.values()) != {number}:
+        raise BadInput(
+            f"{path}: {' and '.join(f'{key} {size}' for key, size in numbers.items())} contradict each other"
+        )
     per_token = read.size("num_experts_per_tok")
     in_layer = tuple((layer + 1) % step == 0 and layer not in dense for layer in range(layers))
     if not any(in_layer):
@@ -198,6 +212,6 @@ def _layers_without_rope(raw: Mapping[str, Any], read: HFConfigReader, path: Pat
     if uses_rope is None:
         interval = read.size("no_rope_layer_interval", default=4)
         uses_rope = [int((layer + 1) % interval != 0) for layer in range(layers)]
-    if not isinstance(uses_rope, list) or len(uses_rope) < layers or not set(uses_rope) <= {0, 1}:
+    if not isinstance(uses_rope, list) or len(uses_rope) < layers or any(each not in (0, 1) for each in uses_rope):
         raise BadInput(f"{path}: no_rope_layers is not a list of 0 and 1 for each of the {layers} layers")
     return tuple(layer for layer in range(layers) if not uses_rope[layer])

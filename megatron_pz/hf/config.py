@@ -22,10 +22,23 @@ _ONLY: Mapping[str, Any] = {
     "is_causal": True,
     "logit_scale": 1.0,
     "dual_chunk_attention_config": None,
+    "attention_chunk_size": None,
+    "rotary_pct": 1.0,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_base": None,
+    "compression_config": None,
+    "shared_expert_intermediate_size": 0,
+    "is_encoder_decoder": False,
+    # Configurations of a text model within, which transformers takes for the whole one.
+    "text_config": None,
+    "decoder": None,
+    "generator": None,
     # A weight file of another name than the usual ones (transformers 5).
     "transformers_weights": None,
 }
 """Keys of the supported families that change the computation in a way that is not built, with the value that is."""
+_PLAIN_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+"""Keys of RoPE of the type "default"."""
 
 
 class HFConfigReader:
@@ -82,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path.parent} has no {path.name}; give the directory of a Hugging Face checkpoint") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise BadInput(f"{path} does not hold a JSON object")
@@ -90,13 +103,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
-    """Raise BadInput where a switch asks for a computation that is not built."""
+    """Raise BadInput where a key asks for a computation that is not built."""
     for key, value in _ONLY.items():
-        if raw.get(key, value) not in (value, None):
+        off = (None,) if not value else ()  # null is another word for what is off, and none for a function or a factor
+        if raw.get(key, value) not in (value, *off):
             raise BadInput(f"{path}: {key} {raw[key]!r} is not supported, only {value!r}")
-    other_layers = {str(kind) for kind in HFConfigReader(raw, path).entries("layer_types")} - {"full_attention"}
-    if other_layers:
+    # transformers reads it where use_sliding_window is true, and vLLM in Llama without that.
+    if raw.get("model_type") == "llama" and raw.get("sliding_window"):
+        raise BadInput(f"{path}: sliding_window {raw['sliding_window']!r} is not supported, only null")
+    kinds = HFConfigReader(raw, path).entries("layer_types")
+    if other_layers := {str(kind) for kind in kinds} - {"full_attention"}:
         raise BadInput(f"{path}: layer_types {', '.join(sorted(other_layers))} not supported, only full_attention")
+    if kinds and len(kinds) != raw.get("num_hidden_layers"):
+        raise BadInput(f"{path}: layer_types has {len(kinds)} entries for {raw.get('num_hidden_layers')} layers")
 
 
 def rotary_base(raw: Mapping[str, Any], path: Path, default: float) -> float:
@@ -117,6 +136,8 @@ def rotary_base(raw: Mapping[str, Any], path: Path, default: float) -> float:
             raise BadInput(f"{path}: {section} of type {names} is not supported, only plain RoPE ('default')")
         if of_kinds := [name for name, value in rope.items() if isinstance(value, dict)]:
             raise BadInput(f"{path}: {section} for each kind of layer ({', '.join(of_kinds)}) is not supported")
+        if others := sorted(name for name in rope.keys() - _PLAIN_ROPE if rope[name] not in (None, 1)):
+            raise BadInput(f"{path}: {section} has {others[0]} {rope[others[0]]!r}, which plain RoPE has not")
         if rope.get("rope_theta") is not None:
             found[f"{section}.rope_theta"] = rope["rope_theta"]
     thetas = [HFConfigReader(found, path).number(key) for key in found] or [default]

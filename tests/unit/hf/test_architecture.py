@@ -123,6 +123,27 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**LLAMA, "mlp_bias": True}, "mlp_bias"),
         ({**LLAMA, "quantization_config": {"bits": 4}}, "quantization_config"),
         ({**QWEN3, "use_sliding_window": True}, "use_sliding_window"),
+        ({**LLAMA, "hidden_act": None}, "hidden_act None is not supported"),
+        ({**LLAMA, "sliding_window": 64, "use_sliding_window": False}, "sliding_window 64"),  # as vLLM reads it
+        ({**LLAMA, "attention_chunk_size": 64}, "attention_chunk_size 64"),
+        ({**LLAMA, "rotary_pct": 0.5}, "rotary_pct 0.5"),
+        ({**LLAMA, "rotary_emb_base": 5e5}, "rotary_emb_base 500000.0"),
+        ({**LLAMA, "rope_scaling": {"factor": 4.0}}, "rope_scaling has factor 4.0, which plain RoPE has not"),
+        (
+            {**LLAMA, "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}},
+            "rope_parameters has mrope_section [1, 1, 2]",
+        ),
+        ({**LLAMA, "compression_config": {"quant_method": "x"}}, "compression_config"),
+        ({**LLAMA, "text_config": {"hidden_size": 48}}, "text_config"),
+        ({**LLAMA, "is_encoder_decoder": True}, "is_encoder_decoder True"),
+        ({**LLAMA, "head_dim": 7}, "the attention heads have 7 channels"),
+        ({**LLAMA, "architectures": ["Qwen3ForCausalLM"]}, "architectures ['Qwen3ForCausalLM'] is no llama"),
+        ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "which is LlamaForCausalLM"),
+        ({**LLAMA, "architectures": "LlamaForCausalLM"}, "architectures is 'LlamaForCausalLM', not a list"),
+        ({**QWEN3, "layer_types": ["full_attention"] * 5}, "layer_types has 5 entries for 6 layers"),
+        ({**MOE, "num_local_experts": 8}, "num_experts 4 and num_local_experts 8 contradict each other"),
+        ({**MOE, "shared_expert_intermediate_size": 24}, "shared_expert_intermediate_size 24"),
+        ({**SMOLLM3, "no_rope_layers": [{}] * 6}, "no_rope_layers is not a list of 0 and 1"),
         (without(MOE, "num_experts"), "num_local_experts is None"),
         (without(MOE, "moe_intermediate_size"), "moe_intermediate_size is None"),
         ({**MOE, "num_experts_per_tok": 5}, "num_experts_per_tok 5 is more than num_experts 4"),
@@ -193,12 +214,30 @@ def test_an_architecture_with_experts_differs_from_one_without(tmp_path: Path) -
     assert first_difference({**dense, "model_type": "qwen3_moe"}, sparse) == ("num_experts", None, 4)
 
 
+def test_what_changes_nothing_is_no_variant(tmp_path: Path) -> None:
+    """transformers ignores a window that is not switched on, and Qwen's published files name one."""
+    plain = read(tmp_path, QWEN3)
+    harmless = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "sliding_window": 4096,
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * 6,
+        "rope_scaling": {"rope_type": "default", "factor": 1.0, "type": None},
+        "attention_bias": None,
+        "rotary_pct": 1,
+    }
+    assert read(tmp_path, {**QWEN3, **harmless}) == plain
+
+
 def test_a_missing_or_damaged_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is not a directory"):
         Architecture.from_hf(tmp_path / "absent")
     with pytest.raises(BadInput, match="has no config"):
         Architecture.from_hf(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "lla')
+    with pytest.raises(BadInput, match="cannot be read"):
+        Architecture.from_hf(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(BadInput, match="cannot be read"):
         Architecture.from_hf(tmp_path)
     (tmp_path / "config.json").write_text("[]")
