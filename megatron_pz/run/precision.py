@@ -116,11 +116,12 @@ def _of_checkpoint(config: RunConfig) -> RunConfig | None:
     A checkpoint that cannot be read is refused where it is loaded, with the reason.
     """
     root = Path(config.training.load)
-    with suppress(BadInput, KeyError, TypeError):
+    with suppress(BadInput, KeyError, TypeError, AttributeError):
         iteration = latest_iteration(root) if config.training.load else None
         if iteration is not None:
             saved = read_header(folder_of(root, iteration))["common"]["config"]
-            model = replace(config.model, precision="custom", bf16=bool(saved["model"]["bf16"]))
+            named = saved["model"].get("precision", "custom")  # checkpoints of earlier versions name none
+            model = replace(config.model, precision=named, bf16=bool(saved["model"]["bf16"]))
             rollout = replace(config.rollout, rollout_dtype=saved["rollout"]["rollout_dtype"])
             return with_bound(replace(config, model=model, rollout=rollout))
     return None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from megatron_pz.config.schema import ModelConfig, OptimizerConfig, RolloutConfig, RunConfig, TrainingConfig
 from megatron_pz.run import precision
+from megatron_pz.run.run_directory import CONFIG_FILE, changed_settings, write_config
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.matrix_speed import MatrixSpeed
 
@@ -52,20 +55,37 @@ def test_a_gpu_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not precision.settle_precision(RunConfig(model=ModelConfig(bf16=False))).model.bf16
 
 
+def checkpoint(run: Path, config: dict[str, Any]) -> None:
+    """Write a checkpoint's header, with the configuration of the run."""
+    folder = run / "iter_0000003"
+    folder.mkdir()
+    (folder / "run_state.json").write_text(json.dumps({"files": {}, "common": {"config": config}}))
+    (run / "latest_checkpointed_iteration.txt").write_text("3")
+
+
 @pytest.mark.parametrize("bf16", [True, False])
 def test_a_resumed_run_keeps_the_precision_of_its_checkpoint(
     bf16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(monkeypatch, AVX2 if bf16 else AMX)
-    folder = tmp_path / "iter_0000003"
-    folder.mkdir()
     saved = {"model": {"bf16": bf16}, "rollout": {"rollout_dtype": "bfloat16" if bf16 else "float32"}}
-    (folder / "run_state.json").write_text(json.dumps({"files": {}, "common": {"config": saved}}))
-    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    checkpoint(tmp_path, saved)
     resumed = RunConfig(model=ModelConfig(precision="auto"), training=TrainingConfig(load=str(tmp_path)))
     settled = precision.settle_precision(resumed)
     assert (settled.model.bf16, settled.rollout.rollout_dtype) == (bf16, saved["rollout"]["rollout_dtype"])
     assert settled.rollout.max_log_prob_difference == (0.3 if bf16 else 0.01)
+
+
+@pytest.mark.parametrize("speed", [AVX2, AMX])
+def test_a_resume_on_the_same_machine_changes_no_setting(
+    speed: MatrixSpeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, speed)
+    first = precision.settle_precision(AUTO)
+    write_config(first, tmp_path / CONFIG_FILE)
+    checkpoint(tmp_path, asdict(first))
+    resumed = precision.settle_precision(replace(AUTO, training=TrainingConfig(load=str(tmp_path))))
+    assert changed_settings(tmp_path / CONFIG_FILE, resumed) == {}
 
 
 @pytest.mark.parametrize(
