@@ -79,13 +79,38 @@ def _iberian_date(parameters: Parameters) -> str:
 _RUSSIAN_MONTHS: Final = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
 
 
+def _gregorian(old: date) -> date:
+    """Convert a day of the Julian calendar. Raises :class:`ValueError` behind the year 9999."""
+    counted = old.year - ((old.month, old.day) < (3, 1))  # they part at a 29th of February that only one has
+    try:
+        return old + timedelta(days=counted // 100 - counted // 400 - 2)
+    except OverflowError:
+        raise ValueError("a day behind the year 9999") from None
+
+
+def _day_of(parameters: Parameters) -> date:
+    """Read a day from day, month and year. Raises :class:`ValueError` where it is none."""
+    day, month, year = (small_number(parameters.get(str(number), "")) or 0 for number in range(1, 4))
+    return date(year, month, day)
+
+
+def _german_julian_date(parameters: Parameters) -> str:
+    """``{{JULGREGDATUM|15|2|1564}}`` -> 15. Februar jul. / 25. Februar 1564 greg."""
+    try:
+        old = _day_of(parameters)
+        new = _gregorian(old)
+    except ValueError:
+        return UNREAD
+    names = [f"{which.day}. {_GERMAN_MONTHS[which.month - 1]}" for which in (old, new)]
+    year = f" {old.year}" if old.year != new.year else ""
+    return f"{names[0]}{year} jul. / {names[1]} {new.year} greg."
+
+
 def _russian_old_style_date(parameters: Parameters) -> str:
     """``{{СС3|9|1|1905}}``, a day of the Julian calendar -> 9 (22) января 1905."""
-    day, month, year = (small_number(parameters.get(str(number), "")) or 0 for number in range(1, 4))
     try:
-        old = date(year, month, day)
-        counted = year - ((month, day) < (3, 1))  # the calendars part at a 29th of February that only one has
-        new = old + timedelta(days=counted // 100 - counted // 400 - 2)
+        old = _day_of(parameters)
+        new = _gregorian(old)
     except ValueError:
         return UNREAD
     names = [_RUSSIAN_MONTHS[which.month - 1] for which in (old, new)]
@@ -126,6 +151,7 @@ FUNCTIONS: Final[dict[str, Render]] = {
     "spanish_unit": _spanish_unit,
     "spanish_century": _spanish_century,
     "iberian_date": _iberian_date,
+    "german_julian_date": _german_julian_date,
     "russian_old_style_date": _russian_old_style_date,
     "italian_measure": _italian_measure,
 }

@@ -73,6 +73,9 @@ def test_every_row_is_used(language: str) -> None:
         ("de", "Tokio ({{jaS|東京|Tōkyō}}; {{enS|x|de=y}}) und {{zh|t=中國|s=中国|p=Zhōngguó}} hier.",
          "Tokio (japanisch 東京, Tōkyō; englisch x ‚y‘) und chinesisch 中國 / 中国, Pinyin Zhōngguó hier."),
         ("de", "Er las {{Bibel|Mt|5|3}}: {{Zitat-en|To be|Übersetzung=Sein}}.", "Er las Mt 5,3: “To be” („Sein“)."),
+        ("de", "Er (* {{JULGREGDATUM|15|2|1564|Link=true}}; {{yiS|x|y}}) las {{Art.|5|gg|juris}} GG.",
+         "Er (* 15. Februar jul. / 25. Februar 1564 greg.; jiddisch x, y) las Art. 5 GG."),
+        ("de", "Er starb {{JULGREGDATUM|25|12|1870}} dort.", "Er starb 25. Dezember 1870 jul. / 6. Januar 1871 greg. dort."),
         ("it", "Gioca la {{Naz|CA|ITA}} con {{bandiera|FRA|nome}} e {{bandiera|FRA}} altri.",
          "Gioca la Italia con Francia e altri."),
         ("it", "Lungo {{M|10|-|15|ul=km}}. Largo {{M|10|k|m}}.", "Largo 10 km."),
@@ -102,6 +105,7 @@ def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
         ("zh", "sclass|Iowa|battleship"), ("es", "zh|s=北京|p=Běijīng"), ("it", "death date and age|2000|1|2|1920|3|4"),
         ("uk", "OldStyleDate|2 February|1905|20 January"), ("zh", "ill|en|甲|Alpha"), ("fr", "unité/2|3|4|m"),
         ("ja", "convert|3|and|5|km"), ("zh", "convert|5|acre"), ("pt", "dtlink|32|1|1950"), ("ru", "сс3|30|2|1900"),
+        ("ru", "сс3|31|12|9999"), ("de", "julgregdatum|15|Februar|1564"),
     ],
 )  # fmt: skip
 def test_no_english_words_on_other_wikis(language: str, template: str) -> None:
