@@ -28,17 +28,19 @@ _MAX_DEPTH: Final = 6
 _MAX_CALLS: Final = 50
 _MAX_REDIRECTS: Final = 5
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
+_SUBSTITUTION = re.compile(r"\{\{\{\|(?:safe)?subst:\}\}\}|(?<=\{\{)(?:safe)?subst:", re.IGNORECASE)
+"""What makes a call inside a template expand when somebody saves a page with it: nothing here."""
 _ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?(?:includeonly|noinclude)\s*/?>", re.IGNORECASE)
 _CALLS_BOX = re.compile(
-    r"\{\{\s*(?:template:)?[^{}|<>]*(?:navbox|infobox|taxobox|sidebar|[atofc]?mbox|asbox|hatnote|rellink|fix(?:-\w+)?)\s*[|}\n]|"
+    r"\{\{\s*(?:template:)?[^{}|<>]*(?:navbox|infobox|taxobox|sidebar|[atofc]?mbox|asbox|hatnote|rellink|fix(?!-span)(?:-\w+)?)\s*[|}\n]|"
     r"class\s*=\s*[\"'][^\"']*\b(?:navbox|infobox|[atofc]?mbox|metadata|noprint|hatnote|dablink|stub|sidebar|navigation)",
     re.IGNORECASE,
 )
 _BLOCK = re.compile(r"\{\||<(?:div|table|center|ul|ol)\b|\{\{\(!\}\}|^[:*#;=]|\n\s*[*#:;=]|\n\s*\n", re.IGNORECASE)
 _POINTER_ABROAD = re.compile(
-    r"<(sup|small)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
+    r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
 )
 """The small "(en)" behind a link helper's label, which leads to the article in another language."""
 _PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
@@ -65,11 +67,12 @@ def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | 
     body = _included(wikitext)
     if has_disambiguation_word(body, language) or _disambiguations(language).are_in(body):
         return _DISAMBIGUATION
+    body = _POINTER_ABROAD.sub("", body)
     if _CALLS_BOX.search(body) or not body:
         return _BOX
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
         return None
-    return f"{_BODY}{_POINTER_ABROAD.sub('', body)}"
+    return f"{_BODY}{body}"
 
 
 @functools.cache
@@ -79,7 +82,7 @@ def _disambiguations(language: str) -> DisambiguationTemplates:
 
 def _included(wikitext: str) -> str:
     """Return the part of a template's page that a page which calls it gets."""
-    text = _COMMENT.sub("", wikitext)
+    text = _SUBSTITUTION.sub("", _COMMENT.sub("", wikitext))
     if only := _ONLY_INCLUDED.findall(text):
         return "".join(only).strip()
     return _INCLUDE_TAGS.sub("", _NOT_INCLUDED.sub("", text)).strip()

@@ -28,6 +28,9 @@ PAGES = {
     "Kinds": "{{Dmbox}}__DISAMBIG__[[Category:Kinds]]",
     "Village kinds": "{{School disambiguation}}<includeonly>[[Category:Kinds]]</includeonly>",
     "Ref": "<ref>{{{1}}}</ref>",
+    "Printed": '[[{{{1}}}]]<span class="noprint">&nbsp;([[:en:{{{1}}}|en]])</span>',
+    "Doubted span": "{{Fix-span|content={{{1|}}}|text=doubtful}}",
+    "Saved": "{{{{{|safesubst:}}}#if:{{{1|}}}|{{SafeSubst:nowrap|{{{1}}}!}}|x}}",
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
 REDIRECTS = {
@@ -59,6 +62,7 @@ def dump_templates(language: str = "en") -> DumpTemplates:
         ("A {{equal|yes}} {{equal|no}} e.", "A Yes! No! e."),
         ("A {{nested|b [[c|d]] {{nowrap|e}}}} f.", "A b d e f."),
         ("A {{nested|text=b}} f.", "A b f."),
+        ("A {{printed|Alpha}} {{doubted span|b}} {{saved|c}} d.", "A Alpha b c! d."),
         ("A {{only|b}} f.", "A b! f."),
         ("From {{land}} he came.", "From Land he came."),
         ("A {{box|b}}, c{{notice|d}} e{{tag}} f{{fact2}} g{{ref|h}}.", "A, c e f g."),
