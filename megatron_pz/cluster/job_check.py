@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
 from megatron_pz.cluster.job_settings import PROGRAM, RLVR, TRAINING_MODULES, JobSettings, missing, resolve
 from megatron_pz.cluster.local_node import count_gpus, positive
 from megatron_pz.config.command_line import Parser
@@ -35,6 +36,13 @@ _OPTIONS = (
     ("--gres",),
 )
 """The options of sbatch that the checks read."""
+OWN_STATE = {
+    PROGRAM: "consumed_passages",
+    RLVR: "consumed_questions",
+    "megatron_pz.cold_start": "examples",
+    "megatron_pz.baselines": "examples",
+}
+"""What only the checkpoints of a module (TRAINING_MODULES) hold: a part of its objective's ``state_dict``."""
 _NO_LIMIT = ("UNLIMITED", "INFINITE", "0")
 
 
@@ -139,6 +147,22 @@ def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) ->
     return f"{gpus} GPUs of {gpu_memory:g} GiB (GPU_MEMORY): {plan.spare / GIB:.1f} GiB to spare on each"
 
 
+def check_checkpoint(settings: JobSettings, module: str) -> str:
+    """Compare the checkpoint that the run resumes with its record of files, and its objective with the module's."""
+    root = settings.config.training.load
+    if not root:
+        return "none to go on from"
+    iteration = latest_iteration(root)
+    if iteration is None:
+        raise BadInput(f"--load {root} has no checkpoint")
+    folder = folder_of(Path(root), iteration)
+    if OWN_STATE[module] not in (read_header(folder).get("common") or {}):
+        raise BadInput(
+            f"{folder} is of another objective than {module}: choose another SAVE, or the script that wrote it"
+        )
+    return f"goes on after iteration {iteration} in {root}"
+
+
 def check_data(settings: JobSettings, module: str) -> str:
     """Compare tokenizer, data and model, and the lengths of prompts with their limit."""
     config = settings.config
@@ -178,6 +202,7 @@ def examine(environment: Mapping[str, str], given: Sequence[str]) -> list[tuple[
     attempt("run directory", lambda: check_writable(Path(settings.save)))
     attempt("logs", lambda: check_writable(Path(environment.get("LOGS") or "logs")))
     attempt("time limit", lambda: check_lead(headers, environment.get("SIGNAL_LEAD", "")))
+    attempt("checkpoint", lambda: check_checkpoint(settings, module))
     attempt("data", lambda: check_data(settings, module))
     attempt("memory", lambda: check_memory(settings, headers, environment.get("GPU_MEMORY", "")))
     return results

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import socket
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from megatron_pz.cluster.local_node import positive
 from megatron_pz.config.parse import load_yaml, parse_run_config, read_run_config
 from megatron_pz.config.schema import RunConfig
-from megatron_pz.runtime.errors import BadInput, exits_with_one_line
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 
 PROGRAM = "megatron_pz.train"
 RLVR = "megatron_pz.rlvr"
@@ -74,6 +75,8 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
     if template is None:
         template = environment.get("SAVE") or chosen.save or f"runs/{Path(recipe).resolve().parent.name}"
     save = _fill(_fill(template, "task", task), "seed", str(seed))
+    if unknown := re.search(r"\{\w*\}", save):
+        raise BadInput(f"SAVE={template}: {unknown[0]} stands for nothing; {{task}} and {{seed}} have values")
     tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "2") if task else "1")
     varies = "{task}" in template or ("{seed}" in template and "{task}" in (value_of("--seed", given) or ""))
     if tasks > 1 and not varies:
@@ -149,9 +152,21 @@ def set_aside_if_unfinished(save: Path, config: RunConfig) -> Path | None:
 
     Such a run starts anew, and its metrics and samples stay under the new name. Nothing happens to a directory that
     has a checkpoint, that is not a run's, that a living run has locked, or where runs write no checkpoints.
+
+    Raises:
+        BadInput: the file system does not allow it.
     """
     if not config.training.save_interval or not (save / "config.yaml").is_file() or (save / TRACKER).exists():
         return None
+    try:
+        return _set_aside(save)
+    except (OSError, ValueError) as error:  # a directory without a name, such as ., is a ValueError
+        raise BadInput(
+            f"SAVE={save} holds a run without a checkpoint and cannot be renamed ({one_line(error)}): choose another"
+        ) from None
+
+
+def _set_aside(save: Path) -> Path | None:
     with (save / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -206,7 +221,7 @@ def _refuse_another_model(save: Path, config: RunConfig) -> None:
     if not (save / "config.yaml").is_file():
         return
     before = load_yaml(save / "config.yaml").model.hf_model
-    if before and before != config.model.hf_model:
+    if before and Path(before).resolve() != Path(config.model.hf_model).resolve():
         raise BadInput(
             f"--save {save} holds a run of {before}, and this one trains {config.model.hf_model}: "
             f"choose another SAVE, or add --load {save} to go on with it"

@@ -20,6 +20,7 @@ LAUNCHER_VARIABLE = "MEGATRON_PZ_LAUNCHER"
 """Environment variable with the process number of ``megatron_pz.cluster.launcher``; set in its workers only."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _INTERRUPTED = 128 + 2
 _NO_READER = 128 + 13
 """Exit codes that a shell gives a program ended by SIGINT or SIGPIPE."""
@@ -51,8 +52,9 @@ def brief(error: BaseException, length: int = 300) -> str:
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 
-    A full disk and Ctrl-C are reported in the same way; a closed pipe (``| head``) ends the command silently. Under
-    torchrun most failures affect all ranks alike, and only the first rank of each node prints.
+    A full disk, a file that may not be read or written, and Ctrl-C are reported in the same way; a closed pipe
+    (``| head``) ends the command silently. Under torchrun most failures affect all ranks alike, and only the first rank
+    of each node prints.
     """
 
     @functools.wraps(main)
@@ -69,6 +71,9 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
             if isinstance(error, BrokenPipeError) and _reader_is_gone():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # buffered output is flushed at exit
                 raise SystemExit(_NO_READER) from None
+            if error.errno in _NO_ACCESS and error.filename:
+                _say(f"{error.filename}: {error.strerror}")
+                raise SystemExit(BadInput.exit_code) from None
             if error.errno not in _NO_ROOM:
                 raise
             where = f" for {error.filename}" if error.filename else ""

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from megatron_pz.cluster.job_check import check_lead, check_writable, examine, requested, requested_gpus, seconds_of
+from megatron_pz.cluster.job_check import (
+    OWN_STATE,
+    check_lead,
+    check_writable,
+    examine,
+    requested,
+    requested_gpus,
+    seconds_of,
+)
+from megatron_pz.cluster.job_settings import PROGRAM, RLVR, TRAINING_MODULES
+from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.rlvr import RlvrObjective
+from megatron_pz.run.supervised import SupervisedObjective
 from megatron_pz.runtime.errors import BadInput
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,6 +80,54 @@ def test_everything_that_is_absent_is_named_at_once(job: dict[str, str]) -> None
     ]
     assert len(found) == 2
     assert found[0].startswith("--hf-model /no/model") and found[1].startswith("--data-path /no/corpus")
+
+
+def checkpoint(run: Path, **common: object) -> Path:
+    """A run directory with the header of a checkpoint of iteration 7."""
+    folder = run / "iter_0000007"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_bytes(b"four")
+    (folder / "run_state.json").write_text(json.dumps({"files": {"weights": 4}, "common": common}))
+    (run / "latest_checkpointed_iteration.txt").write_text("7\n")
+    return folder
+
+
+def test_a_directory_of_another_objective_is_named(job: dict[str, str]) -> None:
+    folder = checkpoint(Path(job["SAVE"]), consumed_passages=5)
+    results = {subject: finding for subject, finding, _ in examine(job, [])}
+    assert results["checkpoint"] == f"goes on after iteration 7 in {job['SAVE']}"
+    for module in ("megatron_pz.rlvr", "megatron_pz.cold_start", "megatron_pz.baselines"):
+        said = failures(job | {"MODULE": module})["checkpoint"]
+        assert said.startswith(f"{folder} is of another objective than {module}: ")
+
+
+def test_the_state_that_tells_an_objective_is_a_part_of_its_checkpoints() -> None:
+    part = SimpleNamespace(state_dict=dict)
+    run = SimpleNamespace(
+        sampler=part, consumed_passages=0, engines=None, examples=part,
+        questions=SimpleNamespace(stream=part), consumed_questions=0,
+    )  # fmt: skip
+    objectives = {PROGRAM: ReinforcementObjective, RLVR: RlvrObjective}
+    states = {
+        module: objectives.get(module, SupervisedObjective).state_dict(run)  # type: ignore[arg-type]
+        for module in TRAINING_MODULES
+    }
+    for module, key in OWN_STATE.items():
+        assert {other for other, state in states.items() if key in state} == {
+            other for other, name in OWN_STATE.items() if name == key
+        }, module
+
+
+def test_a_checkpoint_that_is_cut_short_or_gone_is_named(job: dict[str, str]) -> None:
+    folder = checkpoint(Path(job["SAVE"]), consumed_passages=5)
+    (folder / "weights").write_bytes(b"fo")
+    assert "weights has 2 bytes instead of 4" in failures(job)["checkpoint"]
+    for half_written in ("{", "[]", '{"files": {}, "common": null}'):
+        (folder / "run_state.json").write_text(half_written)
+        assert str(folder) in failures(job)["checkpoint"]
+    shutil.rmtree(folder)
+    assert f"{folder} has no usable run_state.json" in failures(job)["checkpoint"]
+    assert failures(job, "--load", "/no/run")["checkpoint"] == "--load /no/run has no checkpoint"
 
 
 def test_a_tool_has_no_recipe_to_check(job: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 from pathlib import Path
@@ -76,6 +77,8 @@ def test_a_directory_with_another_models_checkpoint_is_refused(recipe: Path, tmp
     with pytest.raises(BadInput, match=r"holds a run of models/other, and this one trains models/m"):
         resolve(recipe, SAVE=str(save))
     assert resolve(recipe, "--load", str(save), SAVE=str(save)).iteration is None
+    for same in ("models/other/", "./models/other", str(tmp_path / "models/other")):
+        assert resolve(recipe, SAVE=str(save), MODEL=same).iteration == 40
 
 
 def test_tasks_of_an_array_have_directories_of_their_own(recipe: Path) -> None:
@@ -90,6 +93,9 @@ def test_tasks_of_an_array_have_directories_of_their_own(recipe: Path) -> None:
     with pytest.raises(BadInput, match="has a value in job arrays only"):
         resolve(recipe, SAVE="runs/{task}")
     assert resolve(recipe, SAVE="runs/{seed}").save == "runs/5"
+    for unknown in ("{job}", "{Seed}", "{}"):
+        with pytest.raises(BadInput, match=rf"SAVE=runs/{{task}}-{unknown}: {unknown} stands for nothing"):
+            resolve(recipe, SAVE=f"runs/{{task}}-{unknown}", **array)
 
 
 def test_a_data_path_is_split_as_a_shell_does(tmp_path: Path) -> None:
@@ -141,6 +147,24 @@ def test_other_directories_stay_where_they_are(recipe: Path, tmp_path: Path, kin
             fcntl.flock(lock, fcntl.LOCK_EX)
         assert set_aside_if_unfinished(save, config) is None
     assert save.is_dir()
+
+
+def test_a_directory_that_cannot_be_renamed_is_one_line(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, save = resolve(recipe).config, tmp_path / "run"
+    save.mkdir()
+    (save / "config.yaml").touch()
+    monkeypatch.chdir(save)
+    with pytest.raises(BadInput, match=r"SAVE=\. holds a run without a checkpoint and cannot be renamed"):
+        set_aside_if_unfinished(Path(), config)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(BadInput, match=rf"SAVE={save} holds a run without .* \(.*Permission denied\): choose another"):
+        set_aside_if_unfinished(save, config)
 
 
 def test_a_port_that_is_taken_is_passed_over_and_refused_where_it_was_asked_for() -> None:

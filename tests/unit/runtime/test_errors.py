@@ -19,6 +19,9 @@ from megatron_pz.runtime.errors import BadInput, brief, exits_with_one_line, one
         (BadInput("two\n  lines"), 2, "error: two lines"),
         (OSError(errno.ENOSPC, "No space left on device", "/data/a.bin"), 1, "no room for /data/a.bin: No space left"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "no room: Disk quota exceeded; make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/a"), 2, "error: /data/a: Permission denied"),
+        (OSError(errno.EROFS, "Read-only file system", "/run/.lock"), 2, "error: /run/.lock: Read-only file system"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 2, "x: File name too long"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
     ],
 )
