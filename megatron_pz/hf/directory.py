@@ -19,6 +19,7 @@ from megatron_pz.runtime.errors import BadInput, one_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 OUTPUT_LAYER = "lm_head.weight"
 
 
@@ -37,6 +38,23 @@ def read_hf_config(model_dir: Path) -> dict[str, Any]:
     return read_json(model_dir / "config.json")
 
 
+def require_end_tokens(model_dir: Path, vocab_size: int) -> None:
+    """Refuse a generation_config.json whose end tokens no engine would find.
+
+    vLLM ignores a file that it cannot read, and an id that is no number, so that responses would never end.
+
+    Raises:
+        BadInput: the file is damaged, or an ``eos_token_id`` is no token of the model.
+    """
+    path = model_dir / "generation_config.json"
+    if not path.exists() and not path.is_symlink():
+        return
+    ids = read_json(path).get("eos_token_id")
+    for each in ids if isinstance(ids, list) else [] if ids is None else [ids]:
+        if type(each) is not int or not 0 <= each < vocab_size:
+            raise BadInput(f"{path}: eos_token_id {each!r} is no token of the model, which has {vocab_size}")
+
+
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a checkpoint by its name.
 
@@ -44,8 +62,14 @@ def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     counts as well, as it does for transformers.
 
     Raises:
-        BadInput: there are no such files, one is missing or damaged, or the index does not describe them.
+        BadInput: there are no such files, one is missing or damaged, the index does not describe them, or an adapter
+            lies beside them, which transformers would apply.
     """
+    if (model_dir / ADAPTER).exists():
+        raise BadInput(
+            f"{model_dir} holds an adapter ({ADAPTER}), which is not read: merge it into the weights (merge_and_unload "
+            "of peft), or remove the file"
+        )
     if (model_dir / SINGLE).is_file():
         return _tensors_of_file(model_dir / SINGLE)
     if not (model_dir / INDEX).is_file():

@@ -11,6 +11,7 @@ from megatron_pz.corpus.manifest import tokenizer_sha256
 from megatron_pz.corpus.passages import PassageBlend, open_blend
 from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.hf.architecture import Architecture
+from megatron_pz.hf.directory import require_end_tokens
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import MASK, SpanRules
 from megatron_pz.runtime.errors import BadInput
@@ -30,15 +31,18 @@ def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """Open the model's tokenizer, which reads control tokens that a passage spells as text.
 
     Raises:
-        BadInput: there is none, or it has tokens that the model has no embedding for.
+        BadInput: there is none, it has tokens that the model has no embedding for, or the model's end tokens cannot be
+            read.
     """
+    vocabulary = vocab_size(model.hf_model)
+    require_end_tokens(Path(model.hf_model), vocabulary)
     directory = tokenizer_dir(model)
     tokenizer_sha256(directory)  # refuses a directory without a tokenizer more clearly than transformers does
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
         raise BadInput(f"no tokenizer in {directory}: {error}") from None
-    require_tokenizer_fits(tokenizer, directory, model.hf_model, vocab_size(model.hf_model))
+    require_tokenizer_fits(tokenizer, directory, model.hf_model, vocabulary)
     return read_plain_text(tokenizer)
 
 

@@ -15,7 +15,7 @@ from megatron_pz.corpus.passages import parse_blend
 from megatron_pz.corpus.plain_text import read_plain_text
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.hf.config import HFConfigReader, read_json
-from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config
+from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, read_hf_config, require_end_tokens
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.run.inputs import require_tokenizer_fits
@@ -59,6 +59,7 @@ class ServedModel:
             raise BadInput(f"no tokenizer in {self.tokenizer_dir}: {one_line(error)}") from None
         vocabulary = HFConfigReader(self.facts["config"], self.directory / "config.json").size("vocab_size")
         require_tokenizer_fits(tokenizer, self.tokenizer_dir, self.directory, vocabulary)
+        require_end_tokens(self.directory, vocabulary)
         return read_plain_text(tokenizer)
 
     @property

@@ -27,6 +27,7 @@ from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.run.inputs import open_passages, open_tokenizer
 from megatron_pz.run.objective import Objective, StepResult
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
 
@@ -111,9 +112,18 @@ class SupervisedObjective(Objective):
 
 
 def target_tokens(response: str, family: PromptFamily, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of a target; they end in the end-of-text token unless a stop string ends the responses."""
-    end = [] if family.stop else [tokenizer.eos_token_id]
-    return [*tokenizer.encode(response, add_special_tokens=False), *end]
+    """Return the tokens of a target; they end in the end-of-text token unless a stop string ends the responses.
+
+    Raises:
+        BadInput: the tokenizer has no such token.
+    """
+    end = tokenizer.eos_token_id
+    if not family.stop and end is None:
+        raise BadInput(
+            f"the tokenizer of {tokenizer.name_or_path} has no eos_token, which ends the answers that are to be "
+            "learned: name it in tokenizer_config.json, or use a --prompt-family with a stop string"
+        )
+    return [*tokenizer.encode(response, add_special_tokens=False), *([] if family.stop else [end])]
 
 
 def loss(

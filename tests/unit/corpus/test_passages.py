@@ -99,9 +99,18 @@ def test_a_blend_that_is_none_is_refused(data_path: list[str], words: str) -> No
         parse_blend(data_path)
 
 
+def change_manifest(prefix: str, **parts: object) -> None:
+    path = Path(f"{prefix}.manifest.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
+        (lambda prefix: change_manifest(prefix, tokenizer=None), r"a.manifest.json: has no tokenizer\.name"),
+        (lambda prefix: change_manifest(prefix, tokenizer={"name": "x"}), r"a.manifest.json: has no tokenizer\.sha256"),
+        (lambda prefix: change_manifest(prefix, options={}), r"a.manifest.json: has no options\.append_eod"),
+        (lambda prefix: change_manifest(prefix, highest_token_id="7"), "highest_token_id is '7'"),
         (lambda prefix: Path(f"{prefix}.idx").unlink(), "a.idx: is missing beside"),
         (lambda prefix: Path(f"{prefix}.parquet").unlink(), "a.parquet: is missing"),
         (

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource
-from megatron_pz.hf.directory import INDEX, SINGLE, checkpoint_shapes, is_read_alike, stored_tensors
+from megatron_pz.hf.directory import INDEX, SINGLE, checkpoint_shapes, is_read_alike, require_end_tokens, stored_tensors
 from megatron_pz.hf.expected_tensors import expected_shapes
 from megatron_pz.runtime.errors import BadInput
 from tests.support.torchrun import ROOT
@@ -183,3 +183,42 @@ def test_the_reader_needs_no_torch(tiny_llama_dir: Path) -> None:
         "assert tensors and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("ids", [None, 0, [0, 330], []])
+def test_end_tokens_are_one_id_or_several_or_none(tmp_path: Path, ids: object) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    require_end_tokens(tmp_path, 331)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"eos_token_id": "2"}', "eos_token_id '2' is no token of the model, which has 331"),
+        ('{"eos_token_id": [0, 331]}', "eos_token_id 331 is no token"),
+        ('{"eos_token_id": [[0]]}', r"eos_token_id \[0\] is no token"),
+        ('{"eos_token_id": -1}', "eos_token_id -1 is no token"),
+        ('{"eos_token_id": true}', "eos_token_id True is no token"),
+        ('{"eos_token', "generation_config.json cannot be read"),
+    ],
+)
+def test_end_tokens_that_no_engine_would_find_are_refused(tmp_path: Path, content: str, reason: str) -> None:
+    """vLLM starts without a word for each of them."""
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(BadInput, match=reason):
+        require_end_tokens(tmp_path, 331)
+
+
+def test_end_tokens_behind_a_link_to_nothing_are_refused(tmp_path: Path) -> None:
+    require_end_tokens(tmp_path, 331)
+    (tmp_path / "generation_config.json").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadInput, match="has no generation_config"):
+        require_end_tokens(tmp_path, 331)
+
+
+def test_an_adapter_beside_the_weights_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    """transformers applies it, vLLM and Megatron do not."""
+    folder = changed(tiny_llama_dir, tmp_path / "m", {})
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"holds an adapter \(adapter_config\.json\)"):
+        require(folder)

@@ -18,6 +18,7 @@ from megatron_pz.config.schema import DataConfig, GameConfig, ModelConfig
 from megatron_pz.roles.prompts import PromptFamily
 from megatron_pz.roles.spans import InvalidMaskReason, SpanRules
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
+from megatron_pz.run.supervised import target_tokens
 from megatron_pz.runtime.errors import BadInput
 from tests.support.tiny_corpus import PASSAGES, write_corpus
 
@@ -82,3 +83,21 @@ def test_a_corpus_with_ids_beyond_the_vocabulary_is_refused(
     model = model_with_vocabulary(highest, tiny_llama_dir, tmp_path / "less")
     with pytest.raises(BadInput, match=rf"a has token ids up to {highest}, and --hf-model .* vocab_size of {highest}:"):
         open_passages(data, model, 1)
+
+
+def test_end_tokens_that_are_none_are_refused_before_a_run(tiny_llama_dir: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "m"))
+    (folder / "generation_config.json").write_text('{"eos_token_id": "2"}')
+    with pytest.raises(BadInput, match="eos_token_id '2' is no token"):
+        open_tokenizer(ModelConfig(hf_model=str(folder)))
+
+
+def test_an_answer_that_nothing_ends_is_not_learned(tiny_tokenizer_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    without_stop, with_stop = PromptFamily.load("qwen3"), PromptFamily.load("quote")
+    assert (without_stop.stop, bool(with_stop.stop)) == ((), True)
+    assert target_tokens("a", without_stop, tokenizer)[-1] == tokenizer.eos_token_id
+    tokenizer.eos_token = None
+    assert target_tokens("a", with_stop, tokenizer) == tokenizer.encode("a")
+    with pytest.raises(BadInput, match="has no eos_token"):
+        target_tokens("a", without_stop, tokenizer)
