@@ -3,11 +3,12 @@ cimport cython
 
 from .state cimport Scan
 
-cdef Py_ssize_t _LONGEST_NAME
+cdef Py_ssize_t _LONGEST_NAME, _LONGEST_SET
 
 
 cdef void open_braces(Scan scan) except *
 cdef Py_ssize_t _name_end(Scan scan) noexcept
+cdef bint _is_nested_set(Scan scan, Py_ssize_t start) noexcept
 cdef bint begins_variant(Scan scan) noexcept
 cdef int open_variant(Scan scan) except -1
 cdef bint _close_variant(Scan scan) except *

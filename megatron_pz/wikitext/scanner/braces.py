@@ -15,6 +15,7 @@ from .tables import table_sign
 from .unclosed import skip_unclosed
 
 _LONGEST_NAME = 255
+_LONGEST_SET = 1000
 
 
 def open_braces(scan: Scan) -> None:
@@ -40,6 +41,10 @@ def open_braces(scan: Scan) -> None:
     braces = 3 if run == 3 else 2
     scan.position += braces
     name_end = _name_end(scan)
+    if run == 2 and name_end >= 0 and _is_nested_set(scan, name_end):
+        scan.single_braces += 2
+        scan.emit(f"{LITERAL}{{{{{LITERAL_END}", 0)
+        return
     name = ""
     if name_end >= 0 and run == 2:
         name, mark = _name_and_mark(scan, scan.source.text(scan.position, name_end))
@@ -68,6 +73,23 @@ def _name_end(scan: Scan) -> int:
             return -1
         index += 1
     return -1
+
+
+def _is_nested_set(scan: Scan, start: int) -> bool:
+    """Return whether the ``{{`` whose name ends at ``start`` is text, as in ``{{1}, {2}}``: no name holds braces."""
+    data = scan.source.data
+    if data[start] != "}" or scan.follows(start, "}", "}") or scan.frames.innermost(TEMPLATE) >= 0:
+        return False
+    last = min(scan.end, start + _LONGEST_SET)
+    index = start
+    depth = 2
+    while index < last and depth > 0 and data[index] != "\n" and not scan.follows(index, "{", "{"):
+        if data[index] == "{":
+            depth += 1
+        elif data[index] == "}":
+            depth -= 1
+        index += 1
+    return depth == 0
 
 
 def begins_variant(scan: Scan) -> bool:

@@ -2,10 +2,11 @@
 from .frames cimport Frame
 from .state cimport Scan
 
-cdef Py_ssize_t _LONGEST_PROTOCOL
+cdef Py_ssize_t _LONGEST_PROTOCOL, _LONGEST_LIST
 
 
 cdef int open_bracket(Scan scan) except -1
+cdef bint _is_nested_list(Scan scan, Py_ssize_t start) except -1
 cdef void _open_external(Scan scan) except *
 cdef void close_bracket(Scan scan) except *
 cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)

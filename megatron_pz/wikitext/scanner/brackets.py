@@ -9,6 +9,7 @@ from .frames import EXTERNAL, LINK, Frame
 from .state import Scan
 
 _LONGEST_PROTOCOL = 12
+_LONGEST_LIST = 1000
 
 
 def open_bracket(scan: Scan) -> None:
@@ -25,9 +26,38 @@ def open_bracket(scan: Scan) -> None:
         _open_external(scan)
     else:
         if run % 2:
+            scan.single_brackets += 1
             scan.emit("[", 1)
-        scan.position += 2
-        frames.push(LINK)
+        if _is_nested_list(scan, scan.position + 2):
+            scan.single_brackets += 2
+            scan.emit(f"{LITERAL}[[{LITERAL_END}", 2)
+        else:
+            scan.position += 2
+            frames.push(LINK)
+
+
+def _is_nested_list(scan: Scan, start: int) -> bool:
+    """Return whether the ``[[`` before ``start`` is text, as in ``[[1, 2], [3, 4]]``: no link's target holds brackets.
+
+    Where they are not balanced, they are a link's that lost one.
+    """
+    data = scan.source.data
+    last = min(scan.end, start + _LONGEST_LIST)
+    index = start
+    while index < last and data[index] not in "[]|\n":
+        index += 1
+    if index == last or data[index] == "|" or data[index] == "\n" or scan.follows(index, "]", "]"):
+        return False
+    if is_external(scan.source.text(start, min(start + _LONGEST_PROTOCOL, last))):
+        return False
+    depth = 2
+    while index < last and depth > 0 and data[index] != "\n":
+        if data[index] == "[":
+            depth += 1
+        elif data[index] == "]":
+            depth -= 1
+        index += 1
+    return depth == 0
 
 
 def _open_external(scan: Scan) -> None:
@@ -66,10 +96,10 @@ def close_bracket(scan: Scan) -> None:
             _close_link(scan)
             used = 2
         else:
-            used = min(run, 2)
+            used = run if run <= scan.single_brackets else min(run, 2)
             if used <= scan.single_brackets:  # x[y[1]]
                 scan.single_brackets -= used
-                scan.out.write(f"{LITERAL}{']' * used}{LITERAL_END}" if used == 2 else "]")
+                scan.out.write(f"{LITERAL}{']' * used}{LITERAL_END}" if used > 1 else "]")
             elif used == 1:
                 scan.out.push("]")
         run -= used

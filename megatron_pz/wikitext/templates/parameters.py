@@ -106,7 +106,7 @@ def _is_ending(before: str, text: str) -> bool:
         return text in _NUMBER_ENDINGS
     if len(base) > 1:
         return text in "eorast" and base.isalpha()
-    return text in _CAPITAL_ENDINGS if base.isupper() else base + text in _SMALL_ENDINGS
+    return text in _CAPITAL_ENDINGS or base + text == "No" if base.isupper() else base + text in _SMALL_ENDINGS
 
 
 def _is_formula(text: str) -> bool:

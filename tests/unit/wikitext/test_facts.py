@@ -133,7 +133,7 @@ def test_arguments_that_are_not_understood_cost_their_sentence(template: str) ->
         ("{{langx|ksh|Kölle}}", "Kölsch: Kölle"),
         ("{{OldStyleDateDY|1 January|1700|21 December 1699}}", "1 January 1700 [O.S. 21 December 1699]"),
         ("{{dts|-200}} and {{vanchor|A|text=C}}", "200 BC and C"),
-        ("M<sup>me</sup>, XIX<sup>e</sup>, n<sup>o</sup>", "Mme, XIXe, no"),
+        ("M<sup>me</sup>, XIX<sup>e</sup>, n<sup>o</sup>, N<sup>o</sup>", "Mme, XIXe, no, No"),
         ("05<sup>h</sup> 35<sup>m</sup> 17<sup>s</sup>", "05h 35m 17s"),
         ("H<sub>2</sub>O, T<sub>max</sub>, x<sub>i</sub>", "H₂O, T_max, x_i"),
         ("Ca<sup>2+</sup>, <sup>14</sup>C", "Ca²⁺, ¹⁴C"),
