@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+from string import hexdigits
+
 from megatron_pz.wikitext.marks import BREAK, ITEM, PARAGRAPH, SOUND, UNREAD
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
@@ -137,6 +141,17 @@ def as_written(parameters: Parameters) -> str:
     return text or UNREAD if hidden else f"{text} [sic]".lstrip()
 
 
+def unicode_character(parameters: Parameters) -> str:
+    """``{{unichar|A9|copyright sign}}`` -> U+00A9 © COPYRIGHT SIGN."""
+    code = first(parameters).removeprefix("U+")
+    if not 2 <= len(code) <= 6 or set(code) - set(hexdigits) or (number := int(code, 16)) > sys.maxunicode:
+        return UNREAD
+    character = chr(number)
+    name = second(parameters).upper() or unicodedata.name(character, "")
+    shown = character if character.isprintable() and not character.isspace() else ""
+    return " ".join(filter(None, [f"U+{number:04X}", shown, name]))
+
+
 def season(parameters: Parameters) -> str:
     """``{{nbay|1990}}`` -> 1990–91; ``start`` and ``end`` choose one of the years."""
     year, form = first(parameters), second(parameters)
@@ -165,6 +180,7 @@ FUNCTIONS: dict[str, Render] = {
     "interlanguage_link": interlanguage_link,
     "as_written": as_written,
     "season": season,
+    "unicode_character": unicode_character,
     "cited_authors": cited_authors,
     "bible_verse": bible_verse,
     "audio": audio,
