@@ -135,7 +135,7 @@ def save_hf(
         BadInput: on every rank, where ``out_dir`` is not empty, ``source_dir`` is of another architecture, or the disk
             refuses.
     """
-    source, out = Path(source_dir), Path(out_dir)
+    source, out = Path(source_dir), Path(out_dir).resolve()  # beside what a link leads to, and with a name
     partial = out.with_name(f"{out.name}.incomplete")
     _raise_on_all_ranks(_failure_on_first_rank(lambda: _prepare(arch, source, out, partial, replace)))
     failure = _failure_on_first_rank(lambda: _write(stream, source, out, partial, max_shard_bytes))

@@ -214,3 +214,33 @@ def test_the_refusal_of_another_architecture_names_the_field_and_both_values(
     (folder / "config.json").write_text(json.dumps({**raw, key: value}))
     with pytest.raises(BadInput, match=rf"another architecture .*: {key} is {value} there and .* in the model"):
         save_hf(stream_of(tiny_llama_dir), Architecture.from_hf(tiny_llama_dir), folder, tmp_path / "hf")
+
+
+def test_a_link_in_a_companion_brings_no_weights_along(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy through a link that leads upwards would hold the weights forty times."""
+    folder, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(tiny_llama_dir, folder)
+    (folder / "chat_templates").mkdir()
+    (folder / "chat_templates/up").symlink_to(folder)
+    (folder / "chat_templates/x.jinja").touch()
+    (folder / "tokenizer_here").symlink_to(".")
+    save_copy(folder, out)
+    assert [path.name for path in (out / "chat_templates").iterdir()] == ["x.jinja"]
+    assert not (out / "tokenizer_here").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "tokenizer_here was not copied" in line and "it leads to the checkpoint itself" in line
+
+
+def test_an_export_goes_where_a_link_leads(
+    tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "storage/hf")
+    save_copy(tiny_llama_dir, tmp_path / "link")
+    assert (tmp_path / "storage/hf/config.json").is_file()
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    save_copy(tiny_llama_dir, Path())
+    assert (tmp_path / "here/config.json").is_file()
