@@ -121,6 +121,32 @@ def _russian_old_style_date(parameters: Parameters) -> str:
     return f"{old.day} ({new.day}) {names[0]} {old.year}"
 
 
+_PARTS_OF_A_DATE: Final = {"ko": ("년", "월", "일", " "), "ja": ("年", "月", "日", ""), "zh": ("年", "月", "日", "")}
+_LIMITS_OF_A_DATE: Final = (9999, 12, 31)
+
+
+def _east_asian_date(parameters: Parameters) -> str:
+    """``{{birth date|1950|1|5}}`` -> 1950年1月5日; the day, or the month too, may be missing."""
+    values = [parameters.get(str(number), "") for number in range(1, 4)]
+    numbers = [small_number(value) or 0 for value in values if value]
+    limits = zip(numbers, _LIMITS_OF_A_DATE, strict=False)
+    if not numbers or not all(values[: len(numbers)]) or not all(1 <= number <= limit for number, limit in limits):
+        return UNREAD
+    *names, between = _PARTS_OF_A_DATE[parameters["@"]]
+    return between.join(f"{number}{name}" for number, name in zip(numbers, names, strict=False))
+
+
+def _japanese_date_of_death(parameters: Parameters) -> str:
+    """``{{死亡年月日と没年齢|1900|1|1|1950|2|2}}``, the birth first -> 1950年2月2日（50歳没）."""
+    numbers = [small_number(parameters.get(str(number), "")) or 0 for number in range(1, 7)]
+    try:
+        birth, death = date(*numbers[:3]), date(*numbers[3:])
+    except ValueError:
+        return UNREAD
+    age = death.year - birth.year - ((death.month, death.day) < (birth.month, birth.day))
+    return f"{death.year}年{death.month}月{death.day}日（{age}歳没）"
+
+
 _SPANISH_CENTURY: Final = {"": "", "s": "siglo ", "S": "Siglo "}
 _SPANISH_ERA: Final = {"": "", "a": " a. C.", "d": " d. C."}
 
@@ -151,6 +177,8 @@ FUNCTIONS: Final[dict[str, Render]] = {
     "spanish_unit": _spanish_unit,
     "spanish_century": _spanish_century,
     "iberian_date": _iberian_date,
+    "east_asian_date": _east_asian_date,
+    "japanese_date_of_death": _japanese_date_of_death,
     "german_julian_date": _german_julian_date,
     "russian_old_style_date": _russian_old_style_date,
     "italian_measure": _italian_measure,

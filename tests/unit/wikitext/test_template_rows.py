@@ -77,6 +77,10 @@ def test_every_row_is_used(language: str) -> None:
          "Er (* 15. Februar jul. / 25. Februar 1564 greg.; jiddisch x, y) las Art. 5 GG."),
         ("de", "Er starb {{JULGREGDATUM|25|12|1870}} dort.",
          "Er starb 25. Dezember 1870 jul. / 6. Januar 1871 greg. dort."),
+        ("ja", "{{生年月日と年齢|1950|01|05}}生、{{死亡年月日と没年齢|1900|3|1|1950|2|2}}。",
+         "1950年1月5日生、1950年2月2日（49歳没）。"),
+        ("ko", "그는 {{출생일과 나이|1950|1|5}}에 갔다.", "그는 1950년 1월 5일에 갔다."),
+        ("zh", "{{start date|1990|5}}至{{end date|1991}}。", "1990年5月至1991年。"),
         ("it", "Gioca la {{Naz|CA|ITA}} con {{bandiera|FRA|nome}} e {{bandiera|FRA}} altri.",
          "Gioca la Italia con Francia e altri."),
         ("it", "Lungo {{M|10|-|15|ul=km}}. Largo {{M|10|k|m}}.", "Largo 10 km."),
@@ -106,7 +110,7 @@ def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
         ("zh", "sclass|Iowa|battleship"), ("es", "zh|s=北京|p=Běijīng"), ("it", "death date and age|2000|1|2|1920|3|4"),
         ("uk", "OldStyleDate|2 February|1905|20 January"), ("zh", "ill|en|甲|Alpha"), ("fr", "unité/2|3|4|m"),
         ("ja", "convert|3|and|5|km"), ("zh", "convert|5|acre"), ("pt", "dtlink|32|1|1950"), ("ru", "сс3|30|2|1900"),
-        ("ru", "сс3|31|12|9999"), ("de", "julgregdatum|15|Februar|1564"),
+        ("ru", "сс3|31|12|9999"), ("ja", "birth date|1950|13|1"), ("zh", "start date|1990||5"), ("de", "julgregdatum|15|Februar|1564"),
     ],
 )  # fmt: skip
 def test_no_english_words_on_other_wikis(language: str, template: str) -> None:
