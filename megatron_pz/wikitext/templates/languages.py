@@ -156,13 +156,20 @@ def ruby(parameters: Parameters) -> str:
     return f"{base}({gloss})" if base and gloss else unless_empty(base)
 
 
+_LOCAL_TRANSCRIPTIONS: Final = ("afi", "api", "мфа", "мфа2")
+"""Names of {{IPA}} in other languages; a file may follow the text."""
+
+
 def transcription(parameters: Parameters) -> str:
     """``{{IPA|/x/}}`` and ``{{IPA|en|x}}``: shown between words, and dropped with what introduces it in parentheses."""
     values = positional(parameters)
-    text = values[0] if len(values) == 1 else values[1] if len(values) > 1 else ""
+    is_local = parameters.get("0") in _LOCAL_TRANSCRIPTIONS
+    text = values[0] if len(values) == 1 or (values and is_local) else values[1] if len(values) > 1 else ""
     if not text:
         return SOUND
-    if parameters.get("0") in ("ipaslink",):
+    if is_local:
+        text = text if text[0] in "/[⟨" else f"[{text}]"
+    elif parameters.get("0") in ("ipaslink",):
         text = f"/{text}/"
     elif parameters.get("0") in ("ipablink",) or (len(values) > 1 and text[:1] not in "/[⟨"):
         text = f"[{text}]"

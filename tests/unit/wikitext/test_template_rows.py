@@ -81,6 +81,9 @@ def test_every_row_is_used(language: str) -> None:
          "1950年1月5日生、1950年2月2日（49歳没）。"),
         ("ko", "그는 {{출생일과 나이|1950|1|5}}에 갔다.", "그는 1950년 1월 5일에 갔다."),
         ("zh", "{{start date|1990|5}}至{{end date|1991}}。", "1990年5月至1991年。"),
+        ("fr", "Le son {{API|[y]}} existe (prononcé {{API|/x/}}) là.", "Le son [y] existe là."),
+        ("ru", "Звук {{МФА|y|Ru-y.ogg}} есть ({{МФА|x}}).", "Звук [y] есть."),
+        ("es", "El sonido {{AFI|/y/}} es {{IPA|[x]}} aquí.", "El sonido /y/ es [x] aquí."),
         ("it", "Gioca la {{Naz|CA|ITA}} con {{bandiera|FRA|nome}} e {{bandiera|FRA}} altri.",
          "Gioca la Italia con Francia e altri."),
         ("it", "Lungo {{M|10|-|15|ul=km}}. Largo {{M|10|k|m}}.", "Largo 10 km."),
@@ -110,7 +113,8 @@ def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
         ("zh", "sclass|Iowa|battleship"), ("es", "zh|s=北京|p=Běijīng"), ("it", "death date and age|2000|1|2|1920|3|4"),
         ("uk", "OldStyleDate|2 February|1905|20 January"), ("zh", "ill|en|甲|Alpha"), ("fr", "unité/2|3|4|m"),
         ("ja", "convert|3|and|5|km"), ("zh", "convert|5|acre"), ("pt", "dtlink|32|1|1950"), ("ru", "сс3|30|2|1900"),
-        ("ru", "сс3|31|12|9999"), ("ja", "birth date|1950|13|1"), ("zh", "start date|1990||5"), ("de", "julgregdatum|15|Februar|1564"),
+        ("ru", "сс3|31|12|9999"),
+        ("ja", "birth date|1950|13|1"), ("zh", "start date|1990||5"), ("de", "julgregdatum|15|Februar|1564"),
     ],
 )  # fmt: skip
 def test_no_english_words_on_other_wikis(language: str, template: str) -> None:
