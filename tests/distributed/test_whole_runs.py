@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from megatron_pz.checkpoint import checkpoint_files
 from megatron_pz.config.schema import (
     DataConfig,
     GameConfig,
@@ -37,6 +35,7 @@ from tests.distributed.test_layouts import (
 )
 from tests.distributed.workers import whole_runs
 from tests.support.forked_ranks import ForkedRanks
+from tests.support.interrupted_run import without_steps
 from tests.support.scripted_run import question_config
 from tests.support.tiny_corpus import PASSAGES, write_corpus
 
@@ -51,7 +50,7 @@ GAMES = {
     ),
     "one step ahead": ({}, {"updates_per_step": 2}),
 }
-OF_THE_MACHINE = ("time/", "memory/")
+OF_THE_MACHINE = ("time/", "memory/", "ahead/overlap")
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +198,22 @@ def test_pending_proposals_go_on_with_other_ranks(configs: dict[str, RunConfig],
     config = dataclasses.replace(configs["one step ahead"], game=game)
     whole = outcome(changed(config, {}, save=str(tmp_path / "alone")), 1, tmp_path / "of_one")
     require_same(whole, outcome(changed(config, {}, save=str(folder)), 3, tmp_path / "of_three"))
-    shutil.rmtree(checkpoint_files.folder_of(folder, 4))
-    (folder / checkpoint_files.LATEST).write_text("2")
+    without_steps(folder, after=2)
     rest = changed(config, PIPELINE, save=str(folder), load=str(folder))
     require_same(whole, outcome(rest, 2, tmp_path / "result"))
+    assert [step.get("ahead/steps", 0.0) for step in whole[2]] == [0.0, 1.0, 1.0, 1.0]
+
+
+def test_rollout_ranks_serve_a_trainer_of_any_ranks(configs: dict[str, RunConfig], tmp_path: Path) -> None:
+    """Two data-parallel ranks and a rollout rank, killed between two checkpoints; then a pipeline and another."""
+    folder = tmp_path / "run"
+    plain = configs["one policy"]
+    config = dataclasses.replace(plain, rollout=dataclasses.replace(plain.rollout, rollout_ranks=1))
+    whole = outcome(changed(config, {}, save=str(tmp_path / "alone")), 2, tmp_path / "of_one")
+    require_same(whole, outcome(changed(config, {}, save=str(folder)), 3, tmp_path / "of_two"))
+    without_steps(folder, after=2)
+    rest = changed(config, PIPELINE, save=str(folder), load=str(folder))
+    require_same(whole, outcome(rest, 3, tmp_path / "result"))
     assert [step.get("ahead/steps", 0.0) for step in whole[2]] == [0.0, 1.0, 1.0, 1.0]
 
 

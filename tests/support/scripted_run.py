@@ -41,6 +41,7 @@ from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 from tests.conftest import MIXTURE_CHOSEN, MIXTURE_EXPERTS, MIXTURE_LAYERS
+from tests.support.interrupted_run import without_steps
 from tests.support.tiny_corpus import PASSAGES
 
 
@@ -243,16 +244,24 @@ def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, **changed)
 
 
+def evaluated(config: RunConfig) -> RunConfig:
+    """The configuration with an evaluation of two passages after each step."""
+    data = {"valid_data_path": config.data.data_path}
+    return with_fields(config, data=data, training={"eval_interval": 1, "eval_passages": 2})
+
+
 @contextmanager
-def started_run(config: RunConfig, objective: MakeObjective = ReinforcementObjective) -> Iterator[Run]:
+def started_run(
+    config: RunConfig, objective: MakeObjective = ReinforcementObjective, *, threads: bool = True
+) -> Iterator[Run]:
     """A run that is closed after the block; what a failure leaves of its process groups is destroyed.
 
-    Rollout ranks, where the configuration has any, are threads of this process.
+    Rollout ranks, where the configuration has any, are threads of this process, or with ``threads=False`` processes.
     """
     ranks = config.rollout.rollout_ranks
     try:
         with ExitStack() as stack:
-            if ranks:
+            if ranks and threads:
                 stack.enter_context(rollout_rank_threads(config))
             watchdog = stack.enter_context(Watchdog(3600.0))
             run = Run(config, Schedule.from_config(config.training), objective, watchdog, ranks)
@@ -348,6 +357,18 @@ def run_to_the_end(
         assert run.train()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
     return run, [without_times(json.loads(line)) for line in lines]
+
+
+def steps_of_a_killed_run(config: RunConfig) -> list[dict[str, Any]]:
+    """The metrics of a run, which one that is killed after its checkpoint of step 2 repeats, as it does the weights."""
+    run, steps = run_to_the_end(config)
+    before = weights_of(run)
+    without_steps(Path(config.training.save), after=2)
+    resumed, again = run_to_the_end(with_fields(config, training={"load": config.training.save}))
+    assert again == steps
+    after = weights_of(resumed)
+    assert all(torch.equal(after[part][name], weight) for part in before for name, weight in before[part].items())
+    return steps
 
 
 def without_times(step: dict[str, Any]) -> dict[str, Any]:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from megatron_pz.algorithm.pending_proposals import PendingProposals
 from megatron_pz.algorithm.rollouts import Draw, Predictions, Proposals, RolloutWorker
-from megatron_pz.checkpoint import checkpoint_files
 from megatron_pz.config.schema import RunConfig
 from tests.support.scripted_run import (
     ScriptedEngine,
+    evaluated,
     played,
     run_config,
     run_to_the_end,
     started_run,
-    weights_of,
+    steps_of_a_killed_run,
     with_fields,
 )
 
@@ -36,14 +34,6 @@ def ahead(config: RunConfig) -> RunConfig:
     return with_fields(config, rollout={"generator_ahead": True})
 
 
-def without_steps(folder: Path, *, after: int) -> None:
-    """Leave what a run that was killed between its checkpoint of this step and the next one leaves."""
-    for iteration in checkpoint_files.iterations(folder):
-        if iteration > after:
-            shutil.rmtree(checkpoint_files.folder_of(folder, iteration))
-    (folder / checkpoint_files.LATEST).write_text(str(after))
-
-
 @pytest.mark.parametrize(
     "game",
     [
@@ -56,20 +46,7 @@ def without_steps(folder: Path, *, after: int) -> None:
 )
 def test_a_killed_run_goes_on_with_its_pending_proposals(game: dict[str, Any], ahead: RunConfig) -> None:
     """Bit for bit. An evaluation lies between the proposals and their predictions."""
-    save = Path(ahead.training.save)
-    evaluated = with_fields(
-        ahead,
-        game=game,
-        data={"valid_data_path": ahead.data.data_path},
-        training={"eval_interval": 1, "eval_passages": 2},
-    )
-    run, steps = run_to_the_end(evaluated)
-    before = weights_of(run)
-    without_steps(save, after=2)
-    resumed, again = run_to_the_end(with_fields(evaluated, training={"load": str(save)}))
-    assert again == steps
-    after = weights_of(resumed)
-    assert all(torch.equal(after[part][name], weight) for part in before for name, weight in before[part].items())
+    steps = steps_of_a_killed_run(with_fields(evaluated(ahead), game=game))
     stale = [step.get("ahead/steps", 0.0) for step in steps]
     assert stale[0] == 0 and (stale[1] > 0) == (game != WARM_UP) and stale[3] > 0
     assert any(step.get("ahead/staleness_mean", 0.0) > 0 for step in steps)
@@ -77,16 +54,8 @@ def test_a_killed_run_goes_on_with_its_pending_proposals(game: dict[str, Any], a
 
 def test_pending_proposals_keep_the_experts_that_they_were_routed_to(ahead: RunConfig, tiny_mixture_dir: Path) -> None:
     """The killed run goes on bit for bit, with the same ids in the step that learns from them."""
-    save = Path(ahead.training.save)
     model = {"hf_model": str(tiny_mixture_dir), "moe_enable_routing_replay": True}
-    mixture = with_fields(ahead, model=model)
-    run, steps = run_to_the_end(mixture)
-    before = weights_of(run)
-    without_steps(save, after=2)
-    resumed, again = run_to_the_end(with_fields(mixture, training={"load": str(save)}))
-    assert again == steps
-    after = weights_of(resumed)
-    assert all(torch.equal(after[part][name], weight) for part in before for name, weight in before[part].items())
+    steps = steps_of_a_killed_run(with_fields(ahead, model=model))
     # Ids by chance are seldom those that the router prefers: two of eight are 1 in 28.
     assert all(0.8 < step["health/routing_difference"] < 1 for step in steps)
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from megatron_pz.checkpoint import checkpoint_files
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rl.experience import ScoredGroup
 from megatron_pz.run.run_directory import write_config
+from tests.support.interrupted_run import without_steps
 from tests.support.launched_run import LaunchedRun
 from tests.support.scripted_run import (
     ScriptedEngine,
+    evaluated,
     played,
     run_config,
     run_to_the_end,
     started_run,
-    weights_of,
+    steps_of_a_killed_run,
     with_fields,
     without_times,
 )
@@ -42,31 +42,10 @@ def apart(config: RunConfig) -> RunConfig:
     return with_fields(config, rollout={"rollout_ranks": 2})
 
 
-def without_steps(folder: Path, *, after: int) -> None:
-    """Leave what a run that was killed between its checkpoint of this step and the next one leaves."""
-    for iteration in checkpoint_files.iterations(folder):
-        if iteration > after:
-            shutil.rmtree(checkpoint_files.folder_of(folder, iteration))
-    (folder / checkpoint_files.LATEST).write_text(str(after))
-
-
 @pytest.mark.parametrize("game", [{}, SEPARATE, DYNAMIC, WARM_UP], ids=["shared", "separate", "dynamic", "warm-up"])
 def test_a_killed_run_goes_on_with_the_experience_that_was_ready(game: dict[str, Any], apart: RunConfig) -> None:
     """Bit for bit, with evaluations by the same rollout ranks between the steps."""
-    save = Path(apart.training.save)
-    evaluated = with_fields(
-        apart,
-        game=game,
-        data={"valid_data_path": apart.data.data_path},
-        training={"eval_interval": 1, "eval_passages": 2},
-    )
-    run, steps = run_to_the_end(evaluated)
-    before = weights_of(run)
-    without_steps(save, after=2)
-    resumed, again = run_to_the_end(with_fields(evaluated, training={"load": str(save)}))
-    assert again == steps
-    after = weights_of(resumed)
-    assert all(torch.equal(after[part][name], weight) for part in before for name, weight in before[part].items())
+    steps = steps_of_a_killed_run(with_fields(evaluated(apart), game=game))
     assert [step.get("ahead/steps", 0.0) for step in steps] == [0.0, 1.0, 1.0, 1.0]
     assert all(step["ahead/staleness_mean"] > 0 for step in steps[1:] if step["train/responses"])
 
