@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from megatron_pz.algorithm.learner import Learner
 from megatron_pz.config.precision import log_prob_difference_bound
@@ -17,6 +18,8 @@ from megatron_pz.rollout.logprob_mismatch import LogProbDifference
 from megatron_pz.rollout.ranks.crew import GENERATE, RolloutCrew
 from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.trainer.topology import Topology
+
+Answered = TypeVar("Answered")
 
 PROBES, PROBE_TOKENS, PROBE_RESPONSE = 4, 12, 8
 """Prompts that every engine answers after a transfer, their tokens, and the most tokens of a response."""
@@ -40,6 +43,7 @@ class RemoteEngine:
         self.name = learner.name
         self.difference = LogProbDifference(0, 0.0, 0.0, 0.0)
         """Between the answers' log-probabilities of engines and trainer after the last transfer."""
+        self._calls = itertools.count()
         self.sync()
 
     def sync(self) -> None:
@@ -49,14 +53,20 @@ class RemoteEngine:
             EngineOutOfSync: they differ by more than ``max_log_prob_difference`` on average.
             TooManyEngineFailures: rollout ranks have died too often.
         """
-        prompts = self._prompts()
-        answers: list[list[Response]] = []
-        if self._crew is not None:
-            answers = self._crew.load(self.name, self._learner.policy.weights(), prompts)
-        else:
-            for _ in self._learner.policy.weights():  # a collective
+        prompts, weights = self._prompts(), self._learner.policy.weights()
+
+        def load() -> list[list[Response]]:
+            assert self._crew is not None
+            return self._crew.load(self.name, weights, prompts)
+
+        if self._crew is None:
+            for _ in weights:  # a collective
                 pass
-        self._compare(prompts, self._topology.broadcast_object(answers))
+        self._compare(prompts, self._when_done(load))
+
+    def _when_done(self, work: Callable[[], Answered]) -> Answered:
+        """Return on every rank what the rollout ranks answer rank 0, which may start them again meanwhile."""
+        return self._topology.broadcast_when_done(work, f"call {next(self._calls)} of the policy {self.name}")
 
     def _prompts(self) -> list[list[int]]:
         """Draw random token ids, the same in every call."""
@@ -101,8 +111,9 @@ class RemoteEngine:
         """Sample as :meth:`megatron_pz.rollout.engine.VllmEngine.generate`; the prompts of all ranks are shared out."""
         shares = self._topology.all_gather_object(list(zip(prompts, seeds, strict=True)))
         together = [prompt for share in shares for prompt in share]
-        sampled: list[list[Response]] = []
-        if self._crew is not None:
+
+        def ask() -> list[list[Response]]:
+            assert self._crew is not None
             ranks = self._crew.ranks
             settings: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "decoding": decoding}
             commands = []
@@ -111,9 +122,10 @@ class RemoteEngine:
                 seeded = settings | {"seeds": [seed for _, seed in own]}
                 commands.append((GENERATE, self.name, [prompt for prompt, _ in own], n, seeded))
             answers = self._crew.ask(commands)
-            sampled = [answers[index % ranks][index // ranks] for index in range(len(together))]
+            return [answers[index % ranks][index // ranks] for index in range(len(together))]
+
         first = sum(len(share) for share in shares[: self._topology.rank])
-        return self._topology.broadcast_object(sampled)[first : first + len(prompts)]
+        return self._when_done(ask)[first : first + len(prompts)]
 
     def take_draft_counts(self) -> DraftCounts:
         """Return nothing: the rollout ranks send their counts with what they sample."""
