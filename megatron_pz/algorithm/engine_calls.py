@@ -125,10 +125,14 @@ class EngineCalls:
 
     def _joined(self, parts: Mapping[Name, SampledGroup]) -> dict[Name, SampledGroup]:
         """Put the parts of groups together that several engines have sampled; each group goes to one rank."""
+        own, ranks = parts if self._place == 0 else {}, self._topology.world_size
+        names = sorted(set(self._from_all_ranks(list(own))))
+        sent = [{name: own[name] for name in names[rank::ranks] if name in own} for rank in range(ranks)]
         groups: dict[Name, SampledGroup] = {}
-        for name, part in self._from_all_ranks(list(parts.items()) if self._place == 0 else []):
-            groups.setdefault(name, SampledGroup(part.prompt_ids)).samples.update(part.samples)
-        return {name: groups[name] for name in sorted(groups)[self._topology.rank :: self._topology.world_size]}
+        for received in self._topology.all_to_all_object(sent):
+            for name, part in received.items():
+                groups.setdefault(name, SampledGroup(part.prompt_ids)).samples.update(part.samples)
+        return groups
 
     def _ask(
         self,

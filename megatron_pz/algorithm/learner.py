@@ -62,8 +62,7 @@ class Learner:
         grpo = self.grpo
         rate = learning_rate(iteration - 1, self.optimizer, self.training.train_iters)
         own = [group for group in groups if group.role in self.roles]
-        shares = [own[first :: grpo.updates_per_step] for first in range(grpo.updates_per_step)]
-        minibatches = [self.micro_batches(share) for share in shares if share]
+        minibatches = [self.micro_batches([groups[index] for index in share]) for share in self.minibatches(groups)]
         start = time.perf_counter()
         several_updates = len(minibatches) * grpo.grpo_iterations > 1
         frozen = [self.frozen_log_probs(batches, policy_moves=several_updates) for batches in minibatches]
@@ -79,6 +78,20 @@ class Learner:
         forward_passes = int(several_updates) + int(self.reference is not None)
         compute = flops.training(own, grpo.grpo_iterations) + flops.scoring(own, forward_passes)
         return LearnerReport(self.roles, rate, tuple(updates), compute, seconds_computing, recorder.by_group())
+
+    def minibatches(self, groups: Sequence[ScoredGroup]) -> list[list[int]]:
+        """Return the indices of the groups of its roles, optimizer step by optimizer step."""
+        own = [index for index, group in enumerate(groups) if group.role in self.roles]
+        shares = (own[first :: self.grpo.updates_per_step] for first in range(self.grpo.updates_per_step))
+        return [share for share in shares if share]
+
+    def packed_here(self, groups: Sequence[ScoredGroup]) -> list[int]:
+        """Return the indices of the groups that this rank packs in :meth:`learn`."""
+        return [
+            share[place]
+            for share in self.minibatches(groups)
+            for place in self.policy.packed_here([groups[index] for index in share])
+        ]
 
     def micro_batches(self, groups: Sequence[ScoredGroup]) -> list[MicroBatch]:
         """Pack this data-parallel rank's share of a minibatch; token weights refer to the whole optimizer step."""

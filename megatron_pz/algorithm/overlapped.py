@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_pz.algorithm.expert_ids import reader_of_first_rank
 from megatron_pz.algorithm.learner import Learner
 from megatron_pz.algorithm.pretrain_zero import PretrainZero, RolloutBatch
 from megatron_pz.algorithm.remote_engine import RemoteEngine
@@ -86,22 +87,35 @@ class OverlappedPretrainZero(PretrainZero):
 
     def _ask(self, wanted: int, iteration: int) -> None:
         """Let the rollout ranks sample the step ``wanted``, in the course of ``iteration``. Collective."""
-        state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict()}
+        state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict(), "expert_ids": self._pending_ids()}
         if self._crew is not None:
             self._crew.start([(EXPERIENCE, wanted, state)] * self._crew.ranks)
         self._wanted, self._asked = wanted, iteration
 
+    def _pending_ids(self) -> dict[str, bytes]:
+        """Gather the expert ids of pending proposals on rank 0. Collective."""
+        if self.pending is None:
+            return {}
+        nothing: list[dict[str, bytes]] = [{}] * (self.worker.topology.world_size - 1)
+        received = self.worker.topology.all_to_all_object([self.expert_ids(), *nothing])
+        return {name: ids for part in received for name, ids in part.items()}
+
     def _receive(self) -> float:
         """Wait for what was asked for; return the seconds that the rollout ranks took. Collective."""
+        ids: dict[str, bytes] = {}
 
         def finish() -> StoredExperience:
             assert self._crew is not None
-            return merged(self._crew.finish())
+            whole = merged(self._crew.finish())
+            ids.update(whole.pop("expert_ids"))
+            return whole
 
         whole = self.worker.topology.broadcast_when_done(finish, f"experience of {self._wanted}")
         self.sampler.load_state_dict(whole["sampler"])
-        self.load_state_dict(whole["rollouts"])
+        read = reader_of_first_rank(ids, self.worker.topology)
+        self.load_state_dict(whole["rollouts"], read)
         self.ready = {"iteration": self._asked} | {name: whole[name] for name in ("rounds", "calls", "drafts")}
+        self.ready_ids = read(self.names_of_share(self.ready))
         self._asked = None
         seconds: float = whole["seconds"]
         return seconds
@@ -121,9 +135,11 @@ class ExperienceMaker:
         """
         start = time.perf_counter()
         self.sampler.load_state_dict(state["sampler"])
-        self.algorithm.load_state_dict(state["rollouts"])
+        pending_ids: dict[str, bytes] = state["expert_ids"]
+        self.algorithm.load_state_dict(state["rollouts"], lambda _: pending_ids)
         self.algorithm.take_draft_counts()  # of evaluations since the last step
         rollouts, _ = self.algorithm.gather_experience(iteration)
         share = self.algorithm.stored_share(rollouts)
+        share["expert_ids"] |= self.algorithm.expert_ids()
         after = {"sampler": self.sampler.state_dict(), "rollouts": self.algorithm.state_dict()}
         return share | after | {"seconds": time.perf_counter() - start}

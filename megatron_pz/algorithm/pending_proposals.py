@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from megatron_pz.algorithm.expert_ids import ReadIds, split_ids, stored_ids
 from megatron_pz.algorithm.rollouts import Draw, Proposals, RolloutWorker
 from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.rl.experience import Response
+from megatron_pz.runtime.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class PendingProposals:
     """The step in which they were sampled, before its update."""
 
     def state_dict(self, worker: RolloutWorker) -> dict[str, Any]:
-        """Return the proposals of all ranks as JSON holds them, and the draw as numbers of passages. Collective."""
+        """Return the proposals of all ranks as JSON holds them, and the draw as numbers of passages. Collective.
+
+        Expert ids are apart (:meth:`expert_ids`).
+        """
         mine = {str(group.passage_index): list(map(stored_response, group.responses)) for group in self.proposals}
         return {
             "iteration": self.iteration,
@@ -34,8 +39,14 @@ class PendingProposals:
             "ranks": worker.from_all_ranks([mine]),
         }
 
+    def expert_ids(self) -> dict[str, bytes]:
+        """Return the expert ids of this rank's proposals, by the names under which :meth:`of_state` reads them."""
+        return {_name(str(group.passage_index)): stored_ids(group.responses) for group in self.proposals}
+
     @classmethod
-    def of_state(cls, state: dict[str, Any], worker: RolloutWorker, passages: PassageBlend) -> PendingProposals:
+    def of_state(
+        cls, state: dict[str, Any], worker: RolloutWorker, passages: PassageBlend, read: ReadIds
+    ) -> PendingProposals:
         """Restore this rank's proposals, or where the number of ranks has changed an equal share of all."""
         draw = Draw([passages[index] for index in state["passages"]], state["rng_key"])
         ranks, topology = state["ranks"], worker.topology
@@ -44,34 +55,48 @@ class PendingProposals:
         else:
             groups = {index: responses for of_rank in ranks for index, responses in of_rank.items()}
             mine = {index: groups[index] for index in sorted(groups, key=int)[topology.rank :: topology.world_size]}
+        ids = read([*map(_name, mine)])
         proposals = [
-            worker.read_again(draw, int(index), list(map(restored_response, responses)))
+            worker.read_again(draw, int(index), restored_responses(responses, ids.get(_name(index), b"")))
             for index, responses in mine.items()
         ]
         return cls(draw, proposals, state["iteration"])
 
 
+def _name(passage: str) -> str:
+    return f"pending {passage}"
+
+
 def stored_response(response: Response) -> dict[str, Any]:
-    """Return a response as JSON holds it, exactly."""
+    """Return a response as JSON holds it, exactly; of its expert ids the lengths in bytes."""
     return {
         "token_ids": _packed(response.token_ids, "<i4"),
         "log_probs": _packed(response.log_probs, "<f8"),
         "text": response.text,
         "truncated": response.truncated,
-        "prompt_experts": base64.b64encode(response.prompt_experts).decode("ascii"),
-        "experts": base64.b64encode(response.experts).decode("ascii"),
+        "expert_bytes": [len(response.prompt_experts), len(response.experts)],
     }
 
 
-def restored_response(stored: dict[str, Any]) -> Response:
-    """Undo :func:`stored_response`."""
-    return Response(
-        tuple(_unpacked(stored["token_ids"], "<i4")),
-        tuple(_unpacked(stored["log_probs"], "<f8")),
-        stored["text"],
-        stored["truncated"],
-        *(base64.b64decode(stored.get(name, "")) for name in ("prompt_experts", "experts")),  # older ones lack them
-    )
+def restored_responses(stored: Sequence[dict[str, Any]], ids: bytes) -> list[Response]:
+    """Undo :func:`stored_response` for a group, whose expert ids :func:`~.expert_ids.stored_ids` has returned.
+
+    Raises:
+        BadInput: an earlier version has stored the expert ids in JSON.
+    """
+    if any(each.get("experts") for each in stored):
+        raise BadInput("the checkpoint has expert ids in its run_state.json: resume it with the version that wrote it")
+    parts = split_ids(ids, [each.get("expert_bytes", (0, 0)) for each in stored])  # earlier versions had no lengths
+    return [
+        Response(
+            tuple(_unpacked(each["token_ids"], "<i4")),
+            tuple(_unpacked(each["log_probs"], "<f8")),
+            each["text"],
+            each["truncated"],
+            *of_response,
+        )
+        for each, of_response in zip(stored, parts, strict=True)
+    ]
 
 
 def _packed(numbers: Sequence[float], dtype: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, Protocol, TypeVar
 
 from megatron_pz.algorithm.colocation import Colocation, SleepingEngine
+from megatron_pz.algorithm.expert_ids import fetch_ids, without_ids
 from megatron_pz.algorithm.learner import Learner, LearnerReport
+from megatron_pz.algorithm.rank_shares import RankShares
 from megatron_pz.algorithm.role_sampler import EngineSampler
 from megatron_pz.config.precision import log_prob_difference_bound
 from megatron_pz.config.schema import RunConfig
@@ -61,11 +64,12 @@ class PolicyStep(ABC, Generic[Round]):
     def __init__(
         self,
         config: RunConfig,
+        shares: RankShares,
         sampler: EngineSampler,
         engines: Mapping[Role, SyncedEngine],
         learners: list[Learner],
     ) -> None:
-        self.config, self.learners = config, learners
+        self.config, self.learners, self._shares = config, learners, shares
         self._sampler, self._engines = sampler, engines
         self.colocation = Colocation(
             [learner.policy for learner in learners],
@@ -76,7 +80,7 @@ class PolicyStep(ABC, Generic[Round]):
 
     @abstractmethod
     def gather_experience(self, iteration: int) -> tuple[list[Round], list[ScoredGroup]]:
-        """Roll out; return this rank's rollouts, and the scored groups of all ranks. Collective over all ranks."""
+        """Roll out; return this rank's rollouts, and the :meth:`gathered` groups. Collective over all ranks."""
 
     def step(self, iteration: int) -> StepReport[Round]:
         """Sample, update the policies, sync the engines' weights. Collective over all ranks.
@@ -87,6 +91,9 @@ class PolicyStep(ABC, Generic[Round]):
         self.take_draft_counts()  # of evaluations since the last step
         with timers("rollout"):
             rollouts, groups = self.gather_experience(iteration)
+            if self.config.model.moe_enable_routing_replay:
+                packed = [index for learner in self.learners for index in learner.packed_here(groups)]
+                groups = fetch_ids(groups, packed, self._shares.topology)
         drafts = self.take_draft_counts()
         with timers("update"), self.colocation.trainer_works():
             learned = [learner.learn(groups, iteration) for learner in self.learners]
@@ -110,6 +117,15 @@ class PolicyStep(ABC, Generic[Round]):
         """Wait for what the engines still do before they get new weights; return metrics of it. Collective."""
         return {}
 
+    def gathered(self, mine: Mapping[Any, ScoredGroup]) -> list[ScoredGroup]:
+        """Return the groups of all ranks that have any advantage, in the order of their keys. Collective.
+
+        Expert ids stay on the rank that has them.
+        """
+        sent = [(key, without_ids(group)) for key, group in mine.items() if any(group.advantages)]
+        everywhere = sorted(self._shares.from_all_ranks(sent), key=itemgetter(0))
+        return [mine.get(key, group) for key, group in everywhere]
+
     def score(
         self,
         role: Role,
@@ -120,4 +136,5 @@ class PolicyStep(ABC, Generic[Round]):
     ) -> ScoredGroup:
         """Make a group with the advantages of its rewards (equation 10)."""
         advantages = group_advantages(rewards, self.config.grpo.advantage_scale)
-        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages), staleness)
+        rank = self._shares.topology.rank
+        return ScoredGroup(role, prompt_ids, responses, tuple(rewards), tuple(advantages), staleness, rank)

@@ -16,9 +16,9 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
+from megatron_pz.algorithm.expert_ids import ReadIds
 from megatron_pz.algorithm.learner import Learner
 from megatron_pz.algorithm.pending_proposals import PendingProposals
 from megatron_pz.algorithm.policy_step import PolicyStep, SyncedEngine
@@ -26,6 +26,8 @@ from megatron_pz.algorithm.rollouts import Draw, Mask, Predictions, Proposals, R
 from megatron_pz.algorithm.stored_experience import (
     StoredExperience,
     StoredRound,
+    expert_ids,
+    names_of_ids,
     restored_calls,
     share,
     stored_calls,
@@ -72,12 +74,14 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         engines: Mapping[Role, SyncedEngine] | None = None,
     ) -> None:
         """Keep the parts of the run; ``engines`` get the weights, those of the worker by default."""
-        super().__init__(config, worker.sampler, worker.engines if engines is None else engines, learners)
+        super().__init__(config, worker, worker.sampler, worker.engines if engines is None else engines, learners)
         self.worker, self.passages, self.sampler = worker, passages, sampler
         self.pending: PendingProposals | None = None
         """Proposals of the next draw with active masks, where an earlier call has sampled them."""
         self.ready: StoredExperience | None = None
         """The next step's rollouts, where they have been sampled during the step before."""
+        self.ready_ids: Mapping[str, bytes] = {}
+        """The expert ids of this rank's share of them."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Roll out once, or with dynamic sampling until there are enough groups to learn from.
@@ -138,32 +142,42 @@ class PretrainZero(PolicyStep[RolloutBatch]):
             for batch in rollouts
         ]
         drafts = list(dataclasses.astuple(self.take_draft_counts()))
-        return {"rounds": rounds, "calls": stored_calls(self.worker.calls.parts), "drafts": drafts}
+        ids: dict[str, bytes] = {}
+        for number, batch in enumerate(rollouts):
+            ids |= expert_ids(number, batch.proposals, batch.predictions)
+        return {
+            "rounds": rounds,
+            "calls": stored_calls(self.worker.calls.parts),
+            "drafts": drafts,
+            "expert_ids": ids,
+        }
 
     def experience_of(self, stored: StoredExperience, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Learn in this step from stored rollouts: each rank takes an equal share of them. Collective."""
         calls = restored_calls(stored["calls"])
         self.worker.calls.parts[:] = calls
         self.worker.sampler.seconds_generating += sum(max(part.seconds for part in call) for call in calls)
-        self.ready = None
-        rollouts = [self.restored(each, iteration - stored["iteration"]) for each in stored["rounds"]]
+        rollouts = [
+            self.restored(each, number, iteration - stored["iteration"]) for number, each in enumerate(stored["rounds"])
+        ]
+        self.ready, self.ready_ids = None, {}
         groups = [group for batch in rollouts for group in self.experience(batch)]
         return rollouts, self.limit_predictor_groups(groups, iteration)
 
-    def restored(self, stored: StoredRound, age: int) -> RolloutBatch:
-        """Read and score this rank's share of a stored round. Collective."""
-        rank, ranks = self.worker.topology.rank, self.worker.topology.world_size
+    def restored(self, stored: StoredRound, number: int, age: int) -> RolloutBatch:
+        """Read and score this rank's share of the stored round of this number. Collective."""
+        place = self.ready_ids, self.worker.topology.rank, self.worker.topology.world_size
         strategy: MaskStrategy = stored["strategy"]
         draw = Draw([self.passages[index] for index in stored["passages"]], stored["rng_key"])
         proposals = [
             self.worker.read_again(draw, index, responses)
-            for (index,), responses in share(stored["proposals"], rank, ranks).items()
+            for (index,), responses in share(stored, number, "proposals", *place).items()
         ]
         if strategy == "active":
             masks = self.worker.masks_of(proposals, draw.rng_key)
         else:
             masks = self.passive_masks(draw, strategy)
-        responses = share(stored["predictions"], rank, ranks)
+        responses = share(stored, number, "predictions", *place)
         predictions = [self.worker.score_again(mask, responses[mask.key]) for mask in masks if mask.key in responses]
         accuracy = self.worker.accuracies(predictions)
         rewards = [self.worker.generator_rewards(group, accuracy) for group in proposals]
@@ -190,17 +204,31 @@ class PretrainZero(PolicyStep[RolloutBatch]):
     def state_dict(self) -> dict[str, Any]:
         """Return what the rollouts of the next step depend on beside weights and the position in the corpus.
 
-        The result can be written as JSON. Collective.
+        The result can be written as JSON. Expert ids are apart (:meth:`expert_ids`). Collective.
         """
         pending = self.pending.state_dict(self.worker) if self.pending else None
         return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending, "ready": self.ready}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state. What is pending is learned from also where the run samples ahead no more."""
+    def expert_ids(self) -> dict[str, bytes]:
+        """Return the expert ids of this rank's part of the state, by name."""
+        ids = {**(self.pending.expert_ids() if self.pending else {}), **self.ready_ids}
+        return {name: each for name, each in ids.items() if each}
+
+    def load_state_dict(self, state: dict[str, Any], read: ReadIds) -> None:
+        """Go on from a saved state. What is pending is learned from also where the run samples ahead no more.
+
+        Args:
+            read: returns what :meth:`expert_ids` returned on any rank.
+        """
         self.worker.calls.lengths.load_state_dict(state["mean_lengths"])
         pending = state["pending"]
-        self.pending = PendingProposals.of_state(pending, self.worker, self.passages) if pending else None
+        self.pending = PendingProposals.of_state(pending, self.worker, self.passages, read) if pending else None
         self.ready = state.get("ready")  # checkpoints of earlier versions have none
+        self.ready_ids = read(self.names_of_share(self.ready)) if self.ready else {}
+
+    def names_of_share(self, stored: StoredExperience) -> list[str]:
+        """Return the names of the expert ids of this rank's share of stored rollouts."""
+        return names_of_ids(stored["rounds"], self.worker.topology.rank, self.worker.topology.world_size)
 
     def passive_masks(self, draw: Draw, strategy: PassiveStrategy) -> list[Mask]:
         """Draw the masks of a step without a generator, where need be by the entropies of the present policy."""
@@ -227,8 +255,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
             )
             for group in batch.predictions
         }
-        scored = self.worker.from_all_ranks([item for item in mine.items() if any(item[1].advantages)])
-        return [group for _, group in sorted(scored, key=itemgetter(0))]
+        return self.gathered(mine)
 
     def limit_predictor_groups(self, groups: list[ScoredGroup], iteration: int) -> list[ScoredGroup]:
         """Keep all generator groups and a random draw of at most ``max_predictor_groups`` predictor groups."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from megatron_pz.algorithm.learner import Learner
 from megatron_pz.algorithm.policy_step import PolicyStep
@@ -53,7 +52,7 @@ class QuestionAnswering(PolicyStep[AnswerRound]):
             learners: the one policy.
             draw: returns the next so many questions, the same on every rank.
         """
-        super().__init__(config, worker.sampler, {SOLVER: engine}, learners)
+        super().__init__(config, worker, worker.sampler, {SOLVER: engine}, learners)
         self.worker, self.draw = worker, draw
 
     def gather_experience(self, iteration: int) -> tuple[list[AnswerRound], list[ScoredGroup]]:
@@ -72,6 +71,6 @@ class QuestionAnswering(PolicyStep[AnswerRound]):
 
     def experience(self, answers: Sequence[Answers]) -> list[ScoredGroup]:
         """Return the groups of all ranks whose rewards differ, in the order of their questions. Collective."""
-        mine = [(each.index, self.score(SOLVER, each.prompt_ids, each.responses, each.rewards)) for each in answers]
-        scored = self.worker.from_all_ranks([item for item in mine if any(item[1].advantages)])
-        return [group for _, group in sorted(scored, key=itemgetter(0))]
+        return self.gathered(
+            {each.index: self.score(SOLVER, each.prompt_ids, each.responses, each.rewards) for each in answers}
+        )

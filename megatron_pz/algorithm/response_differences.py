@@ -80,9 +80,14 @@ class ResponseDifferences:
     ) -> Sequence[float] | Sequence[None]:
         """Return the difference of each response; Nones where the step did not learn from the group."""
         for group, differences in self._of_prompt.get((role, prompt_ids), ()):
-            if group.responses == responses and len(differences) == len(responses):
+            if _sampled(group.responses) == _sampled(responses) and len(differences) == len(responses):
                 return differences
         return (None,) * len(responses)
+
+
+def _sampled(responses: Sequence[Response]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    """Return what tells responses apart; only some ranks have their expert ids."""
+    return [(response.token_ids, response.log_probs) for response in responses]
 
 
 def differences_of_step(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from megatron_pz.algorithm.expert_ids import without_ids
 from megatron_pz.algorithm.policy_step import StepReport
 from megatron_pz.algorithm.pretrain_zero import RolloutBatch
 from megatron_pz.algorithm.response_differences import ResponseDifferences, differences_of_step
@@ -32,7 +33,7 @@ def step_samples(
     because the responses of a step are many.
     """
     first, differences = rollouts[0], differences or ResponseDifferences()
-    predictions = [group for group in first.predictions if group.mask.key[0] < most]
+    predictions = [without_ids(group) for group in first.predictions if group.mask.key[0] < most]
     everywhere = {group.mask.key: group for group in worker.from_all_ranks(predictions)}
     if first.strategy != "active":
         return [
@@ -40,7 +41,7 @@ def step_samples(
             for key in sorted(everywhere)
         ]
     proposals = zip(first.proposals, first.generator_rewards, strict=True)
-    mine = [(group, rewards) for group, rewards in proposals if group.passage_index < most]
+    mine = [(without_ids(group), rewards) for group, rewards in proposals if group.passage_index < most]
     found = sorted(worker.from_all_ranks(mine), key=lambda pair: pair[0].passage_index)
     share = worker.game.share_equal_masks
     return [sample for group, rewards in found for sample in _active(group, rewards, everywhere, share, differences)]

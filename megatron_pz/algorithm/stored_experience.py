@@ -1,24 +1,28 @@
 """Hold the rollouts of a step as JSON, for a checkpoint and for the way from the rollout ranks to the trainer.
 
 Only what was sampled is stored: passages by their numbers, and responses. Prompts, masks and rewards follow from them.
+Expert ids are apart, as bytes by the names of their groups.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from megatron_pz.algorithm.engine_calls import EngineCall
-from megatron_pz.algorithm.pending_proposals import restored_response, stored_response
-from megatron_pz.algorithm.rollouts import MaskKey, Predictions, Proposals
+from megatron_pz.algorithm.expert_ids import stored_ids
+from megatron_pz.algorithm.pending_proposals import restored_responses, stored_response
+from megatron_pz.algorithm.rollouts import Predictions, Proposals
+from megatron_pz.rl.experience import Response
 
 StoredRound = dict[str, Any]
 """One round of rollouts: ``strategy``, ``rng_key``, ``passages``, ``staleness``; ``proposals`` and ``predictions``, the
 responses by the number of the passage and by the key of the mask."""
 StoredExperience = dict[str, Any]
 """``rounds``; ``calls`` of the engines; ``drafts``, counts of the first rank; ``iteration``, the step before whose
-update the engines sampled."""
+update the engines sampled; on the way from the rollout ranks also ``expert_ids``."""
+PARTS = ("proposals", "predictions")
 
 
 def stored_groups(proposals: Sequence[Proposals], predictions: Sequence[Predictions]) -> StoredRound:
@@ -29,22 +33,55 @@ def stored_groups(proposals: Sequence[Proposals], predictions: Sequence[Predicti
     }
 
 
+def expert_ids(number: int, proposals: Sequence[Proposals], predictions: Sequence[Predictions]) -> dict[str, bytes]:
+    """Return the expert ids of one rank's responses in a round of this number."""
+    of_proposals = {_id_name(number, "proposals", (each.passage_index,)): each.responses for each in proposals}
+    of_predictions = {_id_name(number, "predictions", each.mask.key): each.responses for each in predictions}
+    return {name: stored_ids(responses) for name, responses in (of_proposals | of_predictions).items()}
+
+
+def names_of_ids(rounds: Sequence[StoredRound], rank: int, ranks: int) -> list[str]:
+    """Return the names of the expert ids that belong to the :func:`share` of a rank."""
+    return [
+        _id_name(number, part, key)
+        for number, whole in enumerate(rounds)
+        for part in PARTS
+        for key in _keys(whole[part], rank, ranks)
+    ]
+
+
+def _id_name(number: int, part: str, key: tuple[int, ...]) -> str:
+    return f"ready {number} {part} {_name(key)}"
+
+
 def merged(shares: Sequence[StoredExperience]) -> StoredExperience:
-    """Put the shares of all rollout ranks together, which differ in their responses only."""
+    """Put the shares of all rollout ranks together, which differ in their responses and expert ids only."""
     rounds = [dict(each) for each in shares[0]["rounds"]]
     for number, whole in enumerate(rounds):
-        for part in ("proposals", "predictions"):
+        for part in PARTS:
             whole[part] = {name: each for share in shares for name, each in share["rounds"][number][part].items()}
-    return shares[0] | {"rounds": rounds}
+    ids = {name: each for share in shares for name, each in share["expert_ids"].items()}
+    return shares[0] | {"rounds": rounds, "expert_ids": ids}
 
 
-def share(names: Mapping[str, Any], rank: int, ranks: int) -> dict[tuple[int, ...], Any]:
-    """Return every ``ranks``-th group, in the order of their keys."""
-    keys = {tuple(map(int, name.split("."))): group for name, group in names.items()}
-    return {key: [*map(restored_response, keys[key])] for key in sorted(keys)[rank::ranks]}
+def share(
+    stored: StoredRound, number: int, part: str, ids: Mapping[str, bytes], rank: int, ranks: int
+) -> dict[tuple[int, ...], list[Response]]:
+    """Return every ``ranks``-th group of a part of the round of this number, in the order of their keys.
+
+    ``ids``: at least those of :func:`names_of_ids`, where there are any.
+    """
+    return {
+        key: restored_responses(stored[part][_name(key)], ids.get(_id_name(number, part, key), b""))
+        for key in _keys(stored[part], rank, ranks)
+    }
 
 
-def _name(key: MaskKey) -> str:
+def _keys(names: Iterable[str], rank: int, ranks: int) -> list[tuple[int, ...]]:
+    return sorted(tuple(map(int, name.split("."))) for name in names)[rank::ranks]
+
+
+def _name(key: tuple[int, ...]) -> str:
     return ".".join(map(str, key))
 
 

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 LATEST = "latest_checkpointed_iteration.txt"
 RUN_STATE = "run_state.json"
+BINARY_FILES = "binary_*.pt"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def partial_folder(root: Path, iteration: int) -> Path:
 def rank_file(rank: int) -> str:
     """Return the name of the file with a rank's own state."""
     return f"rank_{rank:05d}.pt"
+
+
+def binary_file(rank: int) -> str:
+    """Return the name of the file with a rank's part of the binary state."""
+    return f"binary_{rank:05d}.pt"
 
 
 def iterations(root: Path) -> Iterator[int]:

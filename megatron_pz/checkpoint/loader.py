@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,23 @@ class LoadedState:
                 f"{self.folder} is not of a run of this kind (it has no {missing[0]}): resume with the command that "
                 "wrote it, or start from its weights (tools/convert_checkpoint.py megatron-to-hf, then --hf-model)"
             )
+
+    def binary(self, names: Collection[str]) -> dict[str, bytes]:
+        """Read parts of the binary state by name, whichever rank has written them; leave out those that none has.
+
+        Raises:
+            BadInput: a file is damaged.
+        """
+        found: dict[str, bytes] = {}
+        own = self.folder / files.binary_file(dist.get_rank())
+        others = sorted(set(self.folder.glob(files.BINARY_FILES)) - {own})
+        for path in [own, *others]:
+            if len(found) == len(names) or not path.exists():
+                continue
+            with reading(self.folder):
+                stored = torch.load(path, mmap=True, weights_only=True)
+                found |= {name: stored[name].numpy().tobytes() for name in names if name in stored}
+        return found
 
 
 def load_checkpoint(directory: str | Path, parts: ModelStates, iteration: int | None = None) -> LoadedState:

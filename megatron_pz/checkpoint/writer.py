@@ -6,6 +6,7 @@ A run's directory holds::
         .metadata, *.distcp, ...      weights and optimizer, Megatron-Core's torch_dist format
         run_state.json                the run's own state, the layout, and the size of every file
         rank_00000.pt                 what only that rank has: its random number generators
+        binary_00000.pt               state that JSON would hold badly, by name, as uint8 tensors; not of every rank
     latest_checkpointed_iteration.txt "100": the newest complete checkpoint, as Megatron-LM names it
 
 A checkpoint is written under a hidden name, flushed to disk and renamed by rank 0; then the text file is replaced. If
@@ -21,11 +22,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -111,7 +113,14 @@ class CheckpointWriter:
             on_disk=lambda: watchdog.phase("writing a checkpoint", 60 * minutes, setting),
         )
 
-    def save(self, iteration: int, *, common: dict[str, Any], per_rank: dict[str, Any]) -> Path:
+    def save(
+        self,
+        iteration: int,
+        *,
+        common: dict[str, Any],
+        per_rank: dict[str, Any],
+        binary: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> Path:
         """Write ``<directory>/iter_<iteration>`` and make it the latest, now or while training continues.
 
         The state of an optimizer that has not stepped yet is not stored.
@@ -120,6 +129,7 @@ class CheckpointWriter:
             common: the run's state, the same on all ranks, as JSON stores it (string keys, lists for tuples).
             per_rank: this rank's own state, of numbers, strings, tensors and containers of them
                 (:func:`collect_rng_state`).
+            binary: this rank's part of state that any rank may read; no other rank uses the same names.
 
         Returns:
             the checkpoint's directory, which an asynchronous save creates later.
@@ -137,7 +147,7 @@ class CheckpointWriter:
         }
         header = json.loads(json.dumps(header))  # a copy, which also raises early for what JSON cannot hold
         with self._failing_together(iteration):
-            self._pending = self._start(iteration, header, stored, per_rank)
+            self._pending = self._start(iteration, header, stored, per_rank, binary)
         if not self.asynchronous:
             self.wait()
         return files.folder_of(self.root, iteration)
@@ -152,7 +162,14 @@ class CheckpointWriter:
         if self._pending is not None:
             self._finish(self._pending)
 
-    def _start(self, iteration: int, header: dict[str, Any], parts: ModelStates, per_rank: dict[str, Any]) -> _Pending:
+    def _start(
+        self,
+        iteration: int,
+        header: dict[str, Any],
+        parts: ModelStates,
+        per_rank: dict[str, Any],
+        binary: Mapping[str, bytes],
+    ) -> _Pending:
         partial = files.partial_folder(self.root, iteration)
         own_state = io.BytesIO()
         run_on_all_ranks_or_raise(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
@@ -167,6 +184,12 @@ class CheckpointWriter:
             path = partial / files.rank_file(dist.get_rank())
             path.write_bytes(own_state.getbuffer())
             files.flush(path)  # rank 0 of another node cannot do it for this one
+            if binary:
+                path = partial / files.binary_file(dist.get_rank())
+                torch.save(
+                    {name: torch.frombuffer(bytearray(each), dtype=torch.uint8) for name, each in binary.items()}, path
+                )
+                files.flush(path)
 
         written = _done(lambda: self._waiting(write)) if self._thread is None else self._thread.submit(write)
         return _Pending(iteration, header, tensors, written)

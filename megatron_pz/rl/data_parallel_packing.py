@@ -45,7 +45,7 @@ def pack_for_rank(
         shape: requirements of the parallel layout.
         hidden_size: the model's, for the cost of attention.
     """
-    shares = balance_groups([group_cost(group, hidden_size=hidden_size) for group in groups], n_ranks)
+    shares = shares_of_ranks(groups, n_ranks, hidden_size)
     micro_batches = pack_groups(
         groups,
         micro_batch_tokens=micro_batch_tokens,
@@ -60,6 +60,11 @@ def pack_for_rank(
     count = -(-count // shape.count_multiple) * shape.count_multiple
     micro_batches += [empty_micro_batch(shape.length_multiple)] * (count - len(micro_batches))
     return match_packed_shape(micro_batches, shape)
+
+
+def shares_of_ranks(groups: Sequence[ScoredGroup], n_ranks: int, hidden_size: int) -> list[list[int]]:
+    """Return the indices of the groups that each data-parallel rank packs."""
+    return balance_groups([group_cost(group, hidden_size=hidden_size) for group in groups], n_ranks)
 
 
 def match_packed_shape(micro_batches: Sequence[MicroBatch], shape: PackedShape) -> list[MicroBatch]:

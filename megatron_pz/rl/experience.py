@@ -7,7 +7,7 @@ bytes of a token's expert ids.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -70,6 +70,8 @@ class ScoredGroup:
     advantages: tuple[float, ...]
     staleness: int = 0
     """Steps whose updates the weights that sampled the responses lack."""
+    rank: int = field(default=0, compare=False)
+    """Rank that has the expert ids of the responses."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +68,8 @@ class Objective(ABC):
 
     is_stopping: Callable[[], bool] = staticmethod(lambda: False)
     """Tells whether a signal has asked this rank to stop; the loop sets it."""
+    read_binary: Callable[[Collection[str]], Mapping[str, bytes]] = staticmethod(lambda names: {})
+    """Reads :meth:`binary_state` of all ranks from the checkpoint that the run goes on from; the loop sets it."""
     starts = "everything"
     """Name of the parts that :meth:`start` starts, for the line that says they are ready."""
 
@@ -87,6 +89,10 @@ class Objective(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs for an exact resume beside :attr:`models`, as JSON can hold it."""
+
+    def binary_state(self) -> Mapping[str, bytes]:
+        """Return this rank's part of the state that JSON would hold badly, by names that no other rank uses."""
+        return {}
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

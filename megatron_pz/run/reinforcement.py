@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from megatron_pz.algorithm.overlapped import OverlappedPretrainZero
@@ -45,6 +46,10 @@ class ReinforcementObjective(RolloutObjective):
         state = {"sampler": self.sampler.state_dict(), "consumed_passages": self.consumed_passages}
         return state | ({"rollouts": self.algorithm.state_dict()} if self.engines else {})
 
+    def binary_state(self) -> Mapping[str, bytes]:
+        """Return the expert ids of rollouts that no step has learned from yet."""
+        return self.algorithm.expert_ids() if self.engines else {}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on at the saved position in the corpus."""
         self.sampler.load_state_dict(state["sampler"])
@@ -69,7 +74,7 @@ class ReinforcementObjective(RolloutObjective):
         else:
             self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)
         if self.saved_rollouts is not None:
-            self.algorithm.load_state_dict(self.saved_rollouts)
+            self.algorithm.load_state_dict(self.saved_rollouts, self.read_binary)
 
     def step(self, iteration: int) -> StepResult:
         """Play, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out passages."""

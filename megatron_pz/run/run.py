@@ -98,6 +98,7 @@ class Run:
         """Load the newest checkpoint of ``--load`` and return the iteration to go on with."""
         state = loader.load_checkpoint(self.config.training.load, self.objective.models)
         state.require(*self.objective.state_dict(), "work")
+        self.objective.read_binary = state.binary
         self.objective.load_state_dict(state.common)
         self.compute = ComputeUsed(**state.common["work"])
         if state.per_rank is not None:
@@ -187,6 +188,7 @@ class Run:
                 common=self.objective.state_dict()
                 | {"work": dataclasses.asdict(self.compute), "config": dataclasses.asdict(self.config)},
                 per_rank=collect_rng_state(),
+                binary=self.objective.binary_state(),
             )
         return time.perf_counter() - start
 

@@ -28,7 +28,7 @@ from megatron_pz.model.hf_stream import stream_hf_weights
 from megatron_pz.model.packed_forward import packed_forward
 from megatron_pz.model.precision import require_precision, this_machine
 from megatron_pz.model.transformer_config import transformer_config
-from megatron_pz.rl.data_parallel_packing import pack_for_rank
+from megatron_pz.rl.data_parallel_packing import pack_for_rank, shares_of_ranks
 from megatron_pz.rl.experience import MicroBatch, OldAndReferenceLogProbs, ScoredGroup
 from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rl.statistics import LossStatistics
@@ -104,6 +104,11 @@ class PolicyModel:
             shape=self.packed_shape,
             hidden_size=self.architecture.hidden_size,
         )
+
+    def packed_here(self, groups: Sequence[ScoredGroup]) -> list[int]:
+        """Return the indices of the groups that :meth:`micro_batches` packs on this rank."""
+        shares = shares_of_ranks(groups, self.topology.data_parallel_size, self.architecture.hidden_size)
+        return shares[self.topology.data_parallel_rank]
 
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """Return log p of every response token under the current weights: a float32 [R] for each packed sequence.

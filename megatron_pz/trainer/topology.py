@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -119,6 +120,20 @@ class Topology:
         values: list = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def all_to_all_object(self, values: Sequence[Anything]) -> list[Anything]:
+        """Send ``values[r]`` (anything that pickles) to each rank r; return what each rank has sent to this one."""
+        if self.world_size == 1:
+            return list(values)
+        pickled = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values]
+        sizes = torch.tensor([len(part) for part in pickled], device=self.device)
+        their_sizes = torch.empty_like(sizes)
+        dist.all_to_all_single(their_sizes, sizes)
+        counts = their_sizes.tolist()
+        outgoing = torch.frombuffer(bytearray().join(pickled), dtype=torch.uint8).to(self.device)
+        incoming = outgoing.new_empty(sum(counts))
+        dist.all_to_all_single(incoming, outgoing, counts, sizes.tolist())
+        return [pickle.loads(part.numpy()) for part in incoming.cpu().split(counts)]
 
     def broadcast_object(self, value: Anything, source: int = 0) -> Anything:
         """Return the ``value`` of rank ``source`` on every rank."""

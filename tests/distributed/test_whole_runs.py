@@ -217,6 +217,29 @@ def test_rollout_ranks_serve_a_trainer_of_any_ranks(configs: dict[str, RunConfig
     assert [step.get("ahead/steps", 0.0) for step in whole[2]] == [0.0, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("rollout_ranks", [0, 1], ids=["one step ahead", "rollout ranks"])
+def test_expert_ids_follow_their_responses(
+    rollout_ranks: int, configs: dict[str, RunConfig], tiny_mixture_dir: Path, tmp_path: Path
+) -> None:
+    """From two ranks that sample, or from a rollout rank, to those that learn; and through a checkpoint to one."""
+    plain, folder = configs["one step ahead"], tmp_path / "run"
+    rollout = {"rollout_ranks": rollout_ranks, "generator_ahead": not rollout_ranks}
+    config = dataclasses.replace(
+        plain,
+        model=dataclasses.replace(plain.model, hf_model=str(tiny_mixture_dir), moe_enable_routing_replay=True),
+        rollout=dataclasses.replace(plain.rollout, **rollout),
+    )
+    alone = changed(config, {}, save=str(tmp_path / "alone"))
+    whole = outcome(alone, 1 + rollout_ranks, tmp_path / "of_one")
+    begun = changed(config, EXPERT, save=str(folder))
+    require_same(whole, outcome(begun, 2 + rollout_ranks, tmp_path / "of_two"))
+    without_steps(folder, after=2)
+    rest = changed(config, {}, save=str(folder), load=str(folder))
+    require_same(whole, outcome(rest, 1 + rollout_ranks, tmp_path / "result"))
+    # Ids by chance are seldom those that the router prefers: two of eight are 1 in 28.
+    assert all(0.8 < step["health/routing_difference"] < 1 for step in whole[2])
+
+
 def test_a_mixture_goes_on_without_sharing_its_experts(configs: dict[str, RunConfig], tmp_path: Path) -> None:
     """Each of its two policies has one optimizer in place of two then, and its first stage a layer of no experts."""
     from transformers import Qwen3MoeConfig

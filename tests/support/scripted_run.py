@@ -297,6 +297,9 @@ class ThreadTopology(Topology):
         self.barrier_of_threads.wait(60)
         return values
 
+    def all_to_all_object(self, values: Sequence[Any]) -> list[Any]:
+        return [sent[self.rank] for sent in self.all_gather_object(values)]
+
     def close(self) -> None:
         """Leave the process group to the run."""
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from megatron_pz.algorithm.pending_proposals import PendingProposals
 from megatron_pz.algorithm.rollouts import Draw, Predictions, Proposals, RolloutWorker
+from megatron_pz.checkpoint import checkpoint_files
 from megatron_pz.config.schema import RunConfig
 from tests.support.scripted_run import (
     ScriptedEngine,
@@ -56,6 +59,9 @@ def test_pending_proposals_keep_the_experts_that_they_were_routed_to(ahead: RunC
     """The killed run goes on bit for bit, with the same ids in the step that learns from them."""
     model = {"hf_model": str(tiny_mixture_dir), "moe_enable_routing_replay": True}
     steps = steps_of_a_killed_run(with_fields(ahead, model=model))
+    checkpoint = checkpoint_files.folder_of(Path(ahead.training.save), 2)
+    ids = torch.load(checkpoint / checkpoint_files.binary_file(0))
+    assert ids.keys() == {"pending 0", "pending 1"} and all(each.dtype == torch.uint8 for each in ids.values())
     # Ids by chance are seldom those that the router prefers: two of eight are 1 in 28.
     assert all(0.8 < step["health/routing_difference"] < 1 for step in steps)
 
@@ -143,7 +149,11 @@ def test_stored_proposals_go_to_another_number_of_ranks(ahead: RunConfig) -> Non
         draw = Draw(algorithm.draw_passages(), "1.0 ahead")
         pending = PendingProposals(draw, algorithm.worker.propose(draw), 1)
         state = pending.state_dict(algorithm.worker)
-        assert PendingProposals.of_state(state, algorithm.worker, algorithm.passages) == pending
+
+        def no_ids(names: Collection[str]) -> dict[str, bytes]:
+            return {}
+
+        assert PendingProposals.of_state(state, algorithm.worker, algorithm.passages, no_ids) == pending
         (groups,) = state["ranks"]
         state["ranks"] = [{name: groups[name] for name in "20"}, {}, {"1": groups["1"]}]
-        assert PendingProposals.of_state(state, algorithm.worker, algorithm.passages) == pending
+        assert PendingProposals.of_state(state, algorithm.worker, algorithm.passages, no_ids) == pending

@@ -47,7 +47,7 @@ def test_acceptance_and_tokens_a_pass(drafts: int, engines: int, monkeypatch: py
     config = replace(config, rollout=replace(config.rollout, rollout_speculative_tokens=drafts))
     made = [Engine() for _ in range(engines)]
     by_role: Any = {"generator": made[0], "predictor": made[-1]}
-    step = Step(config, SimpleNamespace(seconds_generating=0.0), by_role, [learner])  # type: ignore[arg-type,list-item]
+    step = Step(config, None, SimpleNamespace(seconds_generating=0.0), by_role, [learner])  # type: ignore[arg-type,list-item]
     metrics = learning_metrics(step.step(1), ("generator", "predictor"))
     assert metrics.get("drafts/acceptance") == (0.25 if drafts else None)
     assert metrics.get("drafts/tokens_per_pass") == (1.5 if drafts else None)

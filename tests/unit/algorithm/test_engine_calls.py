@@ -64,15 +64,21 @@ def on_ranks(
     results: list[Any] = [None] * world_size
 
     def rank(number: int) -> None:
-        def from_all_ranks(mine: list[Any]) -> list[Any]:
+        def gather(mine: list[Any]) -> list[list[Any]]:
             said[number] = mine
             meeting.wait(10)
-            everything = [item for part in said for item in part]
+            everything = list(said)
             meeting.wait(10)
             return everything
 
+        def from_all_ranks(mine: list[Any]) -> list[Any]:
+            return [item for part in gather(mine) for item in part]
+
+        def all_to_all_object(values: list[Any]) -> list[Any]:
+            return [sent[number] for sent in gather(values)]
+
         engine = make()
-        topology = SimpleNamespace(rank=number, world_size=world_size)
+        topology = SimpleNamespace(rank=number, world_size=world_size, all_to_all_object=all_to_all_object)
         engines = dict.fromkeys(N, engine)
         sampler = EngineSampler(None, engines, {})
         calls = EngineCalls(engines, sampler, ranks_of_engine, topology, from_all_ranks, MeanLengths(), ())
