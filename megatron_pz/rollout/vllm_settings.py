@@ -60,6 +60,8 @@ def set_environment(*, colocated: bool, speculative: bool) -> None:
         os.environ.setdefault(name, value)
     if speculative:  # rollout.speculation replaces a part of the first model runner
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        # numba looks n-grams up. Its OpenMP layer gives the whole process, the trainer too, as many threads as cores.
+        os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
     if colocated:  # the launcher's variables, for launchers that set none of them
         os.environ.setdefault("RANK", str(dist.get_rank()))
         os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if torch.cuda.is_available() else 0))

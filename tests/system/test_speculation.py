@@ -58,10 +58,23 @@ def plain(tiny_qwen3_dir: Path, model: torch.nn.Module, one_rank_process_group: 
 
 
 @pytest.fixture(scope="module")
-def drafting(tiny_qwen3_dir: Path, model: torch.nn.Module, one_rank_process_group: None) -> Iterator[VllmEngine]:
+def threads() -> int:
+    return torch.get_num_threads()
+
+
+@pytest.fixture(scope="module")
+def drafting(
+    tiny_qwen3_dir: Path, model: torch.nn.Module, one_rank_process_group: None, threads: int
+) -> Iterator[VllmEngine]:
     with VllmEngine(tiny_qwen3_dir, SPECULATIVE, seed=0, colocated=True, read_weights=False) as engine:
         load_weights(engine, weight_stream(model))
         yield engine
+
+
+def test_the_trainer_keeps_its_number_of_threads(drafting: VllmEngine, threads: int) -> None:
+    """With more of them, a repeated run may round otherwise. numba starts with the first drafts."""
+    drafting.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[])
+    assert torch.get_num_threads() == threads
 
 
 def parts(groups: list[list[Response]]) -> list[list[tuple]]:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_pz.checkpoint import checkpoint_files
+from tests.support.interrupted_run import without_steps
 from tests.support.launched_run import LaunchedRun
 from tests.support.tiny_run import CONFIG, PLACES, make_corpus, metrics_of, run_tool, train
 from tests.support.torchrun import ROOT, run_workers
@@ -182,6 +183,25 @@ def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_run_with_drafts_resumes_exactly(config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
+    """Four steps, and the last two of them again from the checkpoint in their middle, by a new process."""
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    flags = ("--train-iters", 4, "--save-interval", 2, "--rollout-speculative-tokens", 4)
+    train(config, taught_model, corpus, whole, 1, *flags)
+    steps = metrics_of(whole)
+    for half in (steps[:2], steps[2:]):
+        for role in ("generator", "predictor"):
+            assert sum(step[f"{role}/groups_learned_from"] for step in half) > 0
+        assert all(0 < step["drafts/acceptance"] < 1 < step["drafts/tokens_per_pass"] for step in half)
+    assert max(step["health/log_prob_difference_max"] for step in steps) < 1e-4
+    shutil.copytree(whole, again)
+    without_steps(again, after=2)
+    train(config, taught_model, corpus, again, 1, *flags, "--load", again)
+    assert metrics_of(again) == steps
+    first, second = (weights(save, taught_model, tmp_path / f"{save.name}_hf") for save in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def write_questions(folder: Path) -> tuple[Path, Path, Path]:
     """The predictor's own prompts as questions with known answers: to train on, held out, and their template."""
     lines = [
@@ -216,8 +236,7 @@ def test_rlvr_learns_from_real_engines_and_resumes_exactly(config: Path, taught_
         assert sum(step["solver/groups_learned_from"] for step in half) > 0
     assert max(step["health/log_prob_difference_max"] for step in steps) < 1e-4
     shutil.copytree(whole, again)
-    shutil.rmtree(checkpoint_files.folder_of(again, 4))
-    (again / checkpoint_files.LATEST).write_text("2\n")
+    without_steps(again, after=2)
     run_workers("megatron_pz.rlvr", 1, *flags, "--save", again, "--load", again, timeout=200)
     assert metrics_of(again) == steps
     assert (again / "held_out.jsonl").read_text() == (whole / "held_out.jsonl").read_text()
