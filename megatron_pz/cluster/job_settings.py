@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_pz.cluster.local_node import positive
+from megatron_pz.cluster.local_node import LAST_PORT, positive
 from megatron_pz.config.parse import load_yaml, parse_run_config, read_run_config
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
@@ -29,7 +29,7 @@ TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", 
 """Modules that take a recipe and write a run directory; all others get their flags as they are given."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""
-_FIRST_PORT, _PORTS, _TRIES, _LAST_PORT = 20000, 10000, 100, 65535
+_FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ def free_port(environment: Mapping[str, str]) -> int:
     """
     if given := environment.get("MASTER_PORT"):
         port = positive("MASTER_PORT", given)
-        if port > _LAST_PORT:
-            raise BadInput(f"MASTER_PORT={port}: give a port of at most {_LAST_PORT}")
+        if port > LAST_PORT:
+            raise BadInput(f"MASTER_PORT={port}: give a port of at most {LAST_PORT}")
         if not _is_free(port):
             raise BadInput(f"MASTER_PORT={port} is in use on {socket.gethostname()}: give another, or leave it out")
         return port

@@ -24,6 +24,7 @@ Ctrl-C before the first step or twice. No traceback is printed for these.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_pz.cluster.local_node import LAST_PORT
 from megatron_pz.cluster.node_log import NodeLog
 from megatron_pz.cluster.worker import catches
 from megatron_pz.config.command_line import Parser
@@ -385,10 +387,21 @@ def main(argv: list[str] | None = None) -> None:
         raise BadInput(f"--node-rank {flags.node_rank}: give a number from 0 to {flags.nnodes - 1}")
     if flags.nnodes > 1 and not flags.master_port:
         raise BadInput("--nnodes above 1 needs --master-addr and --master-port")
+    if not 0 <= flags.master_port <= LAST_PORT:
+        raise BadInput(f"--master-port {flags.master_port}: give a port of at most {LAST_PORT}")
+    if not _is_module(flags.module):
+        raise BadInput(f"{flags.module}: no such module; give one such as megatron_pz.train")
     place = Place(flags.nnodes, flags.node_rank, flags.nproc_per_node, flags.master_addr, flags.master_port)
     if place.nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     raise SystemExit(launch(place, flags.module, given, flags.log))
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # of the package that would hold it
+        return False
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

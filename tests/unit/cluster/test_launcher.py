@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -29,3 +30,25 @@ def test_a_worker_that_was_started_again_neither_gets_a_signal_nor_keeps_it_from
     monkeypatch.setattr(launcher, "catches", lambda process, number: process != 101)
     assert not workers.can_stop()
     assert workers.running == [100, 101, 102]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["megatron_pz.nothing"], "megatron_pz.nothing: no such module"),
+        (["nothing.at.all"], "nothing.at.all: no such module"),
+        (["examples/toy/config.yaml"], "examples/toy/config.yaml: no such module"),
+        ([".train"], r"\.train: no such module"),
+        (["--master-port", "65536", "megatron_pz.train"], "--master-port 65536: give a port of at most 65535"),
+        (["--master-port=-1", "megatron_pz.train"], "--master-port -1: give a port"),
+        (["--nproc-per-node", "two", "megatron_pz.train"], "invalid int value: 'two'"),
+    ],
+)
+def test_no_process_is_started_for_a_command_that_cannot_run(
+    words: list[str], reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launcher, "launch", lambda *_: 0)
+    with pytest.raises(SystemExit) as stop:
+        launcher.main(words)
+    assert stop.value.code == 2
+    assert re.search(reason, capsys.readouterr().err)
