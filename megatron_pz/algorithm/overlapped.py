@@ -83,7 +83,8 @@ class OverlappedPretrainZero(PretrainZero):
             seconds_sampling = self._receive()
             waited = time.perf_counter() - start
         shorter = min(seconds_sampling, timers["update"])
-        return {"ahead/overlap": max(0.0, seconds_sampling - waited) / shorter} if shorter else {}
+        together = min(max(0.0, seconds_sampling - waited), shorter)
+        return {"ahead/overlap": together / shorter} if shorter else {}
 
     def _ask(self, wanted: int, iteration: int) -> None:
         """Let the rollout ranks sample the step ``wanted``, in the course of ``iteration``. Collective."""

@@ -83,9 +83,8 @@ class ReinforcementObjective(RolloutObjective):
         report = self.algorithm.step(iteration)
         metrics = step_metrics(report, self.worker)
         compute = step_compute(report, self.worker, self.flop_counter)
-        for engine in self.engines.values():
-            if isinstance(engine, RemoteEngine):
-                metrics["ahead/sync_difference"] = engine.difference.mean
+        if remote := [engine for engine in self.engines.values() if isinstance(engine, RemoteEngine)]:
+            metrics["ahead/sync_difference"] = max(engine.difference.mean for engine in remote)
         differences = response_differences(report, self.worker)
         kept = self.config.training.sampled_passages
         samples = step_samples(report.rollouts, self.worker, kept, differences) if kept else None

@@ -85,6 +85,15 @@ def test_each_step_is_sampled_with_the_weights_before_the_update_of_the_step_bef
     assert all(engine.closed for engine in ScriptedEngine.started)
 
 
+def test_the_sync_difference_is_that_of_the_policy_which_is_furthest_off(apart: RunConfig) -> None:
+    with started_run(with_fields(apart, game=SEPARATE)) as run:
+        engines = played(run).engines
+        for iteration in (1, 2, 3):
+            metrics = played(run).step(iteration).metrics
+            means = [engines[role].difference.mean for role in ("generator", "predictor")]
+            assert metrics["ahead/sync_difference"] == max(means)
+
+
 def test_a_killed_rollout_rank_is_started_again_and_nothing_changes(apart: RunConfig, tmp_path: Path) -> None:
     """Nor does the other rollout rank need help: it starts again by itself."""
     whole = with_fields(apart, training={"train_iters": 24, "save": str(tmp_path / "whole")})
