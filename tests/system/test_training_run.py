@@ -158,7 +158,7 @@ def kill_after_step(step: int, config: Path, model: Path, data: str, save: Path,
         launcher.wait(60)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
     config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
@@ -286,7 +286,7 @@ def test_a_run_in_any_layout_is_the_run_of_one_process(
         assert step["health/log_prob_difference_max"] < 1e-4
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_dead_engine_changes_nothing_and_a_stalled_one_ends_the_run(
     config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
