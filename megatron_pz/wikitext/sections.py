@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 
@@ -26,6 +27,7 @@ _JOINTS = re.compile(
 """What joins two names in a heading: "Notes and sources"."""
 
 
+@functools.lru_cache(maxsize=4096)
 def is_closing_heading(heading: str, names: frozenset[str]) -> bool:
     """Return whether a heading is one of the casefolded names of closing sections, or several of them."""
     name = heading.casefold().strip(": ")
