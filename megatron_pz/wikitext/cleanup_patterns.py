@@ -10,7 +10,9 @@ from megatron_pz.wikitext.sentences import sentences
 _SOUND_WORD = (
     "pronounced", "pronunciation", "pronounce", "pron.", "ipa", "us", "uk", "or", "also", "locally", "english",
     "in english", "listen", "as", "english pronunciation", "british", "american", "aussprache", "prononcé",
-    "prononciation",
+    "prononciation", "pronunciado", "pronunciada", "pronunciación", "se pronuncia", "pronuncia", "pronunciato",
+    "pronunciata", "pronúncia", "pronuncia-se", "произносится", "произношение", "gesprochen", "ausgesprochen",
+    "uitspraak", "uttal", "uttalas", "發音", "发音", "発音",
 )  # fmt: skip
 _BEHIND_SOUND_WORD = " :,;/"
 _SOUND_WORDS = re.compile(

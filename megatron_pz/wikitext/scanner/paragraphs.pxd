@@ -29,6 +29,7 @@ cdef class Paragraphs:
     cdef void _end(self) except *
     cdef int _add_code(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef int _add(self, Py_ssize_t start, Py_ssize_t end) except -1
+    cdef Py_ssize_t _drop_transcription(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef int _add_mark(self, Py_UCS4 mark) except -1
     cdef void _settle_hole(self, Py_UCS4 following) except *

@@ -225,8 +225,7 @@ class Paragraphs:
                 self.has_literal = True
             elif character == SPOKEN:
                 if is_in_parenthesis(self.out, self.floor):
-                    self._add_mark(SOUND)
-                    index = self.marked.find(SPOKEN_END, index, end)
+                    index = self._drop_transcription(index, end)
             elif character < " ":
                 self._add_mark(character)
             else:
@@ -234,6 +233,18 @@ class Paragraphs:
                     self.may_compose = True
                 self.has_angle = self.has_angle or character == "<"
                 self._push(character)
+
+    def _drop_transcription(self, start: int, end: int) -> int:
+        """Drop a pronunciation that begins at ``start``, and the brackets or strokes around it; where it ends."""
+        opening = self._last()
+        is_enclosed = (opening == "[" or opening == "/") and not self.pending & (WHITE | NEWLINE)
+        if is_enclosed:
+            self._take_back()
+        self._add_mark(SOUND)
+        index = min(self.marked.find(SPOKEN_END, start, end) + 1, end)
+        if is_enclosed and index < end and self.marked.data[index] == ("]" if opening == "[" else "/"):
+            index += 1
+        return index
 
     def _run_end(self, start: int, end: int) -> int:
         """Where a run of prose ends that begins with a letter or digit and can be copied as it is."""

@@ -173,7 +173,7 @@ def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
     """Put a label before one date or two: ``{{fl.|1200|1230}}`` -> fl. 1200–1230; or alone, where none is given."""
 
     def render(parameters: Parameters) -> str:
-        dates = positional(parameters)
+        dates = positional(parameters) or [parameters.get("single", "")]
         if len(dates) > 2 or not knows(parameters, ("lk", "cr", "era", "link", "show", "single", "sortable")):
             return UNREAD
         start, end = ([*dates, "", ""])[:2]

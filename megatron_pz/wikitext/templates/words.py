@@ -6,7 +6,7 @@ import sys
 import unicodedata
 from string import hexdigits
 
-from megatron_pz.wikitext.marks import BREAK, ITEM, PARAGRAPH, SOUND, UNREAD
+from megatron_pz.wikitext.marks import BREAK, DROPPED, ITEM, PARAGRAPH, SOUND, UNREAD
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
@@ -162,10 +162,16 @@ def season(parameters: Parameters) -> str:
     return {"": f"{year}–{short}", "start": year, "end": following}.get(form, UNREAD)
 
 
+_INVITATIONS = ("", "listen", "pronunciation", "play", "pronounced", "anhören", "aussprache", "ton", "hör", "écouter")
+
+
 def audio(parameters: Parameters) -> str:
-    """``{{audio|a.ogg|Berlin}}`` -> Berlin; a label that only invites to listen is a sound."""
+    """``{{audio|a.ogg|Berlin}}`` -> Berlin; a label that only invites to listen shows no word."""
     label = second(parameters)
-    return SOUND if label.casefold().strip("() ") in ("", "listen", "pronunciation", "play", "pronounced") else label
+    if label.casefold().strip("() ?/i") not in _INVITATIONS:
+        return label
+    before = parameters.get("<", "").casefold().rstrip(" :")
+    return SOUND if before.endswith(("pronounced", "pronunciation", "aussprache")) else DROPPED
 
 
 FUNCTIONS: dict[str, Render] = {

@@ -36,6 +36,15 @@ CASES = [
     ("en", f"Rio (Brazilian Portuguese: {LOST}, 1950) is.", "Rio (1950) is."),
     ("en", f"Łódź (Polish: Łódź, pronounced: {LOST}) is.", "Łódź (Polish: Łódź) is."),
     ("en", f"Bern (né Ber, Ann pronounced {LOST}) is.", "Bern (né Ber, Ann) is."),
+    (
+        "de",
+        f"Köln ([{LOST}]; kölsch Kölle) und [{LOST}] {{{{Audio|x.ogg|Anhören}}}} hier.",
+        "Köln (kölsch Kölle) und [x] hier.",
+    ),
+    ("de", f"Köln ([{LOST}] {{{{Audio|x.ogg|Aussprache}}}}, [{LOST}], 1950) hier.", "Köln (1950) hier."),
+    ("en", f"Foo (/{LOST}/ or /{LOST}/; a/b) is {LOST}/y.", "Foo (a/b) is x/y."),
+    ("es", f"Lima (pronunciado {LOST}; 1950) es.", "Lima (1950) es."),
+    ("ru", f"Омск (произносится {LOST}, 1950) — город.", "Омск (1950) — город."),
     ("ja", "読点（、）と中黒（・）を使う。", "読点（、）と中黒（・）を使う。"),
     ("zh", "顿号（、）和逗号（，）。", "顿号（、）和逗号（，）。"),
 ]
