@@ -49,6 +49,7 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 _FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
+_PARENTHESES: Final = ("()", "（）")
 _MAX_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
 """Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
@@ -139,7 +140,8 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     rows = template_rows(language)
     if (pattern := rows.text.get(name)) is not None:
         shown = patterns.compiled(pattern)(parameters)
-        return shown[1:-1] if shown[:1] == "(" == before[-1:] and shown[-1] == ")" else shown
+        is_twice = shown[:1] == before[-1:] and shown[:1] + shown[-1:] in _PARENTHESES
+        return shown[1:-1] if is_twice else shown
     if (function := rows.computed.get(name)) is not None:
         parameters["0"], parameters["<"], parameters["@"] = name, before, language
         is_foreign = language not in ENGLISH

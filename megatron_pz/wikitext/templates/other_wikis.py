@@ -69,6 +69,8 @@ _IBERIAN_MONTHS: Final = {
 def _iberian_date(parameters: Parameters) -> str:
     """``{{dtlink|1|1|1950}}`` -> 1 de janeiro de 1950; a day or a year may be missing."""
     day, month, year = (parameters.get(str(number), "") for number in range(1, 4))
+    if not (day or month):
+        return year if year.isdecimal() else UNREAD
     months = _IBERIAN_MONTHS[parameters["@"]]
     number = months.index(month.casefold()) + 1 if month.casefold() in months else small_number(month) or 0
     if not 1 <= number <= 12 or (day and not 1 <= (small_number(day) or 0) <= 31) or (year and not year.isdecimal()):
