@@ -49,6 +49,11 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 }
 _FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
+_ANY_WIKI: Final = ""
+"""The rows that count on every wiki are those of one without a file."""
+_SHIP: Final = "ship"
+_SHIP_PREFIX: Final = "#ship:"
+"""Precedes the name of a ship's prefix, which is written in capitals."""
 _PARENTHESES: Final = ("()", "（）")
 _MAX_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
@@ -100,6 +105,10 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
         name = template_name(text)
         if country := countries.of_template(text, language):
             known = countries.PREFIX + country, ""
+        elif (
+            language not in ENGLISH and text.strip().isupper() and template_rows(_ANY_WIKI).computed.get(name) == _SHIP
+        ):
+            known = _SHIP_PREFIX + name, ""  # {{RMS|Titanic}} in German, where {{rmS|Cuira}} is a language
         elif is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
             known = name, ""
         else:
@@ -137,6 +146,8 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     """
     if name.startswith(countries.PREFIX):
         return countries.render(name, parameters)
+    if name.startswith(_SHIP_PREFIX):
+        return words.ship({**parameters, "0": name.removeprefix(_SHIP_PREFIX)})
     rows = template_rows(language)
     if (pattern := rows.text.get(name)) is not None:
         shown = patterns.compiled(pattern)(parameters)

@@ -86,6 +86,8 @@ def test_every_row_is_used(language: str) -> None:
         ("es", "El sonido {{AFI|/y/}} es {{IPA|[x]}} aquí.", "El sonido /y/ es [x] aquí."),
         ("zh", "孔子（{{bd|前551年||前479年}}）是人。", "孔子（前551年—前479年）是人。"),
         ("pt", "Pelé ({{dni|23|10|1940|si}}) em {{dtlink|||2021}} foi.", "Pelé (23 de outubro de 1940) em 2021 foi."),
+        ("de", "Die {{RMS|Titanic}}, {{CSS|Virginia}} ({{csS|x}}) und {{rmS|Cuira}}.",
+         "Die RMS Titanic, CSS Virginia (tschechisch x) und rätoromanisch Cuira."),
         ("it", "Gioca la {{Naz|CA|ITA}} con {{bandiera|FRA|nome}} e {{bandiera|FRA}} altri.",
          "Gioca la Italia con Francia e altri."),
         ("it", "Lungo {{M|10|-|15|ul=km}}. Largo {{M|10|k|m}}.", "Largo 10 km."),
