@@ -40,6 +40,9 @@ _UNIT_NAMES: Final = {
     "L_Solar": "L☉",
     "R_Solar": "R☉",
     "M_Earth": "M⊕",
+    "Solar radius": "R☉",
+    "solar radius": "R☉",
+    "R_Sun": "R☉",
     "deg": "°",
     "Ohm": "Ω",
     "ohm": "Ω",
@@ -210,7 +213,7 @@ def formula_of_elements(parameters: Parameters) -> str:
 
 _ARROWS = {"->": "→", "<-": "←", "<->": "⇌", "<=>": "⇌", "<==>": "⇌", "=>": "⇒"}
 _FORMULA_TOKEN = re.compile(
-    r"(?P<above>\^\{?(?P<raised>[0-9n+\-−]+)\}?)|(?P<below>_\{?(?P<lowered>[0-9n+\-−]+)\}?)"
+    r"(?P<above>\^(?:\{(?P<raised>[^{}]+)\}|[0-9n+\-−]+))|(?P<below>_(?:\{(?P<lowered>[^{}]+)\}|[0-9n+\-−]+))"
     r"|\((?P<charge>\d*[+\-−])\)|(?P<bond>\\[sdt])|(?P<dot>\*)|(?P<count>(?<=[A-Za-z)\]}])\d+(?:\.\d+)?)"
     r"|(?P<sign>[+\-−])(?=$|\()|(?P<text>[A-Za-z]+|[()\[\]{}\d.,'=≡–·→⇌←−:/-]|[^\x00-\x7f])"
 )
@@ -243,9 +246,9 @@ def _one_formula(word: str) -> str | None:
         if token["charge"] or token["sign"]:
             shown += superscript(token["charge"] or token["sign"])
         elif token["above"]:
-            shown += superscript(token["raised"])
+            shown += raised("X", token["raised"] or token["above"][1:])
         elif token["below"] or token["count"]:
-            shown += subscript(token["lowered"] or token["count"])
+            shown += lowered("X", token["count"] or token["lowered"] or token["below"][1:])
         elif token["bond"]:
             shown += {"s": "–", "d": "=", "t": "≡"}[token["bond"][1]]
         else:
@@ -277,6 +280,18 @@ def money_in_currency(parameters: Parameters) -> str:
     return sign + grouped(amount, True)
 
 
+_INDIAN_SCALES: Final = {"": "", "k": " thousand", "l": " lakh", "c": " crore", "lc": " lakh crore", "m": " million",
+                         "b": " billion", "t": " trillion"}  # fmt: skip
+
+
+def _indian_rupees(parameters: Parameters) -> str:
+    """``{{INRConvert|700|c}}`` -> ₹700 crore, without the conversion."""
+    amount, scale = first(parameters), _INDIAN_SCALES.get(second(parameters))
+    if scale is None or not _NUMBER.match(amount):
+        return UNREAD
+    return f"₹{grouped(amount, True)}{scale}"
+
+
 def height(parameters: Parameters) -> str:
     """``{{height|ft=5|in=11}}`` -> 5 ft 11 in."""
     order = ("ft", "in", "m", "cm")
@@ -302,7 +317,7 @@ def musical_sign(parameters: Parameters) -> str:
 def rail_gauge(parameters: Parameters) -> str:
     """``{{track gauge|1435mm}}`` -> 1,435 mm; ``{{track gauge|3ft6in}}`` -> 3 ft 6 in."""
     code = first(parameters).casefold().replace(" ", "")
-    if code in ("sg", "std", "standard", "ussg"):
+    if code in ("sg", "std", "standard", "ussg", "uksg"):
         return "standard gauge" if "first" in parameters else "4 ft 8 1/2 in"
     if metric := re.fullmatch(r"([\d,.]+)mm", code):
         return f"{grouped(metric[1], True)} mm"
@@ -374,6 +389,7 @@ FUNCTIONS: dict[str, Render] = {
     "nuclide": nuclide,
     "money": money,
     "money_in_currency": money_in_currency,
+    "indian_rupees": _indian_rupees,
     "height": height,
     "musical_sign": musical_sign,
     "rail_gauge": rail_gauge,
