@@ -185,7 +185,7 @@ ab=Abkhaz ug=Uyghur or=Odia as=Assamese sd=Sindhi pi=Pali ceb=Cebuano su=Sundane
 xh=Xhosa st=Sotho tn=Tswana sn=Shona rw=Kinyarwanda so=Somali om=Oromo ti=Tigrinya ha=Hausa wo=Wolof ln=Lingala
 mg=Malagasy ay=Aymara gn=Guarani nah=Nahuatl iu=Inuktitut kl=Greenlandic chr=Cherokee se=Northern_Sámi yue=Cantonese
 got=Gothic tr=Turkish tt=Tatar uk=Ukrainian ur=Urdu uz=Uzbek vi=Vietnamese yi=Yiddish yo=Yoruba zh=Chinese zu=Zulu
-ksh=Kölsch rue=Rusyn bar=Bavarian gsw=Swiss_German hak=Hakka lzh=Literary_Chinese sgs=Samogitian szl=Silesian
+ksh=Kölsch gez=Geʽez rue=Rusyn bar=Bavarian gsw=Swiss_German hak=Hakka lzh=Literary_Chinese sgs=Samogitian szl=Silesian
 ltg=Latgalian vro=Võro krl=Karelian smn=Inari_Sámi sms=Skolt_Sámi sma=Southern_Sámi udm=Udmurt kv=Komi myv=Erzya
 mdf=Moksha xal=Kalmyk tyv=Tuvan sah=Yakut av=Avar lez=Lezgian kbd=Kabardian ady=Adyghe inh=Ingush krc=Karachay-Balkar
 gag=Gagauz lzz=Laz xmf=Mingrelian ckb=Central_Kurdish kmr=Northern_Kurdish syc=Classical_Syriac syr=Syriac bal=Balochi

@@ -88,6 +88,8 @@ def test_every_row_is_used(language: str) -> None:
         ("pt", "Pelé ({{dni|23|10|1940|si}}) em {{dtlink|||2021}} foi.", "Pelé (23 de outubro de 1940) em 2021 foi."),
         ("de", "Die {{RMS|Titanic}}, {{CSS|Virginia}} ({{csS|x}}) und {{rmS|Cuira}}.",
          "Die RMS Titanic, CSS Virginia (tschechisch x) und rätoromanisch Cuira."),
+        ("fr", "Du {{grec ancien|ἄτομος|átomos|indivisible}} ici.", "Du ἄτομος / átomos, « indivisible » ici."),
+        ("ja", "語源は{{ラテン翻字|grc|átomos}}である。", "語源はátomosである。"),
         ("it", "Gioca la {{Naz|CA|ITA}} con {{bandiera|FRA|nome}} e {{bandiera|FRA}} altri.",
          "Gioca la Italia con Francia e altri."),
         ("it", "Lungo {{M|10|-|15|ul=km}}. Largo {{M|10|k|m}}.", "Largo 10 km."),
