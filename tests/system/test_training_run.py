@@ -183,6 +183,7 @@ def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.timeout(600)
 def test_a_run_with_drafts_resumes_exactly(config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
     """Four steps, and the last two of them again from the checkpoint in their middle, by a new process."""
     whole, again = tmp_path / "whole", tmp_path / "again"

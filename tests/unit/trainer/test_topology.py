@@ -29,6 +29,7 @@ def test_without_a_launcher_a_run_has_one_rank(monkeypatch: pytest.MonkeyPatch) 
         assert topology.is_first_stage
         assert topology.is_last_stage
         assert topology.all_gather_object({"a": 1}) == [{"a": 1}]
+        assert topology.all_to_all_object(["c"]) == ["c"]
         assert topology.broadcast_object("b") == "b"
         assert [topology.any_rank(flag) for flag in (True, False)] == [True, False]
     finally:
