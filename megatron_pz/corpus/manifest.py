@@ -85,9 +85,9 @@ def read_manifest(prefix: str) -> dict[str, Any]:
         raise BadInput(f"{path}: cannot be read ({error}); preprocess the corpus again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BadInput(f"{path}: is not a manifest of layout {FORMAT}; preprocess the corpus again")
-    parts = {part: manifest.get(part) for part in ("tokenizer", "options")}
     for part, key in _REQUIRED:
-        if not isinstance(parts[part], dict) or key not in parts[part]:
+        values = manifest.get(part)
+        if not isinstance(values, dict) or key not in values:
             raise BadInput(f"{path}: has no {part}.{key}; preprocess the corpus again")
     if not isinstance(manifest.get("highest_token_id", 0), int):
         raise BadInput(f"{path}: highest_token_id is {manifest['highest_token_id']!r}; preprocess the corpus again")

@@ -97,7 +97,7 @@ def _named_unit(code: str) -> Unit | None:
         unit = unit_of(found) if found != code else None
     if unit is None or british == code:
         return unit
-    return Unit(unit.sign, *(METRE_OR_LITRE.sub("er", shown) for shown in (unit.one, unit.several)))
+    return Unit(unit.sign, METRE_OR_LITRE.sub("er", unit.one), METRE_OR_LITRE.sub("er", unit.several))
 
 
 def _metric_unit(code: str) -> Unit | None:
