@@ -283,6 +283,7 @@ module=${MODULE:-megatron_pz.train}
 # One task starts all of a node's processes: it is not to be bound to the cores of one. The launchers end each other;
 # --wait is for one that cannot.
 srun_flags=(--kill-on-bad-exit=0 --wait=90 --ntasks-per-node=1 --cpu-bind=none)
-words further_srun_flags "${SRUN_FLAGS:-}"
-srun_flags+=("${further_srun_flags[@]}")
+further=()
+words further "${SRUN_FLAGS:-}"
+srun_flags+=("${further[@]}")
 main "$@"
