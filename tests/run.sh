@@ -2,7 +2,7 @@
 # Run the tests that this machine can run; what is skipped is named with the reason.
 #
 #   ./tests/run.sh               everything: linters, types, unit, distributed, system, and gpu where there is one
-#   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, two to three minutes on two cores
+#   ./tests/run.sh unit          linters, types and the unit tests: the everyday check, under two minutes on two cores
 #   ./tests/run.sh distributed   only the tests under torchrun on gloo
 #   ./tests/run.sh system        only those with vLLM and whole runs
 #   ./tests/run.sh avx2          a slice of the system tests as a CPU without AVX-512 runs them (tools/without_avx512.sh)
