@@ -68,14 +68,6 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
             sys.modules["torch"].set_num_threads(1)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, which starts its engine once, and those of Slurm beside no other's."""
-    if config.getoption("dist", "no") == "loadgroup":
-        for item in items:
-            name = "slurm" if item.path.name.startswith("test_slurm") else item.path.name
-            item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(scope="session")
 def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a byte-level BPE tokenizer with 331 tokens: any text round-trips, ``<|endoftext|>`` ends it."""

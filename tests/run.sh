@@ -96,7 +96,7 @@ for name in "${groups[@]}"; do
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
 # Two files at a time keep two cores busy; more would take more memory.
-files_at_a_time=(--numprocesses "$((cores < 2 ? 1 : 2))" --dist loadgroup)
+files_at_a_time=(--numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile)
 if ((${#processes[@]})); then
   check "pytest ${processes[*]}" run_pytest "${processes[@]}" "${files_at_a_time[@]}"
 fi

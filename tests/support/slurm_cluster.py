@@ -29,6 +29,7 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CredType=cred/munge
 SlurmctldPort={port}
+FirstJobId={first_job}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmdSpoolDir={folder}/spool-%n
@@ -131,7 +132,7 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        text = CONFIGURATION.format(host=host, folder=self.folder, port=_free_port())
+        text = CONFIGURATION.format(host=host, folder=self.folder, port=_free_port(), first_job=_first_job())
         text += "".join(f"{line}\n" for line in self.settings)
         gres = []
         for node in self.nodes:
@@ -253,6 +254,12 @@ class Job:
         """Tell all that is known of the job, for the message of a failed assertion."""
         shown = self.cluster.ask("scontrol", "show", "job", "--oneliner", str(self.number))
         return f"{shown}\n{self.output}"
+
+
+def _first_job() -> int:
+    """Return a job number that is far from those of the clusters beside: a job's rendezvous port follows from it."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return 1 + 1000 * int(worker.removeprefix("gw"))
 
 
 def _free_port() -> int:
