@@ -86,9 +86,15 @@ class Agreement:
         self._left = False
 
     def failed_first(self, code: int) -> tuple[int, bool]:
-        """Report this node's failure; the code of the first failure of all nodes, and whether it was this one."""
+        """Report this node's failure; the code of the first failure of all nodes, and whether it was this one.
+
+        Without the first node's launcher there is no store, and nobody else to report to.
+        """
         own = f"{self._place.rank} {code}"
-        first = self._store.compare_set("failure", "", own).decode()
+        try:
+            first = self._store.compare_set("failure", "", own).decode()
+        except RuntimeError:  # DistError is one
+            return code, True
         return int(first.split()[1]), first == own
 
     def failure(self) -> int | None:
