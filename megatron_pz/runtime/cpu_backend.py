@@ -19,8 +19,10 @@ import importlib.machinery
 import logging
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -53,10 +55,25 @@ def install() -> None:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     _keep_freed_memory()
     _bound_kernel_caches()
+    separate_compiled_code()
     _answer_tensor_questions()
     sys.meta_path.insert(0, _AdaptingFinder())
     for module in [m for name, m in sys.modules.items() if _in_scope(name) and isinstance(m, ModuleType)]:
         _adapt(module)
+
+
+def separate_compiled_code() -> None:
+    """Keep what torch.compile makes for this instruction set in a folder of its own.
+
+    The cache of torch 2.13 gives a process with AVX2 the loops that were made for the vectors of AVX-512, and the
+    other way round: they compute wrong numbers, or write past the end. vLLM compiles the lookup of a divided
+    vocabulary. It happens where a cache outlives a change of the processor, as in an image or a shared home folder.
+    """
+    instructions = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "_")
+    default = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default)
+    if folder.name != instructions:  # a parent process may have set it
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / instructions)
 
 
 def _in_scope(module_name: str) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.torchrun import ROOT
 
@@ -14,8 +17,20 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compi
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_steps_equal_the_eager_ones_for_any_number_of_rows(dtype: str) -> None:
-    """In a process of its own: the compiler forks, and what it loads into a process stays there."""
+def test_compiled_steps_equal_the_eager_ones_for_any_number_of_rows(dtype: str, tmp_path: Path) -> None:
+    compare(dtype, TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="one instruction set, not two")
+def test_what_was_compiled_for_other_vectors_is_not_used(tmp_path: Path) -> None:
+    compare("float32", TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+    compare("float32", TORCHINDUCTOR_CACHE_DIR=str(tmp_path), ATEN_CPU_CAPABILITY="avx2")
+
+
+def compare(dtype: str, **variables: str) -> None:
+    """Run the comparison in a process of its own: the compiler forks, and what it loads into a process stays there."""
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.system.workers.compiled_logit_chunk", dtype]
-    compared = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    compared = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
     assert compared.returncode == 0, compared.stderr

@@ -11,6 +11,7 @@ from megatron_pz.rollout.cpu import cpu_kernels, cpu_sampling, routed_experts
 from megatron_pz.rollout.cpu.instruction_set import follow_torch
 from megatron_pz.rollout.cpu.packed_experts import repack_experts
 from megatron_pz.rollout.cpu.tied_head import renew_tied_head
+from megatron_pz.runtime.cpu_backend import separate_compiled_code
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -32,6 +33,7 @@ class CpuPlatform:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS counts, and ranks do not share one core
         os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over rollout_memory_gib
         follow_torch()
+        separate_compiled_code()
 
     def head_sizes(self) -> Sequence[int]:
         """Return the sizes that vLLM's CPU attention is compiled for."""

@@ -46,6 +46,15 @@ def test_installing_again_changes_nothing() -> None:
     assert torch.Tensor.type is type_method
 
 
+def test_compiled_code_is_kept_by_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/home/me/compiled")
+    for capability, folder in (("AVX2", "/home/me/compiled/avx2"), ("AVX512", "/home/me/compiled/avx2/avx512")):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda answer=capability: answer)
+        for _ in range(2):  # a child process inherits the variable
+            cpu_backend.separate_compiled_code()
+            assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == folder
+
+
 @pytest.mark.parametrize("category", [FutureWarning, DeprecationWarning])
 def test_deprecations_inside_megatron_are_silenced_on_a_gpu_too(
     category: type[Warning], monkeypatch: pytest.MonkeyPatch
