@@ -263,7 +263,7 @@ def test_time_for_one_unbroken_word_is_linear(cluster: str, tiny_tokenizer_dir: 
         return spent
 
     short = min(seconds(1000) for _ in range(3))
-    assert seconds(16_000) < 60 * short
+    assert min(seconds(16_000) for _ in range(2)) < 80 * short
 
 
 def test_a_cluster_beyond_the_budget_is_cut_all_the_same() -> None:
