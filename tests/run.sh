@@ -95,17 +95,13 @@ for name in "${groups[@]}"; do
   esac
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
-# Two files at a time keep two cores busy; more would take more memory.
-files_at_a_time=(--numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile)
-if ((${#processes[@]})); then
-  check "pytest ${processes[*]}" run_pytest "${processes[@]}" "${files_at_a_time[@]}"
-fi
+if ((${#processes[@]})); then check "pytest ${processes[*]}" run_pytest "${processes[@]}"; fi # one test at a time
 if $on_gpu; then check "pytest tests/gpu" run_pytest tests/gpu; fi
 
 if [[ " ${groups[*]} " == *" avx2 "* ]]; then
   if grep -q avx512f /proc/cpuinfo; then
     as_cpu=(./tools/without_avx512.sh)
-    check "pytest without AVX-512: ${avx2_slice[*]}" run_pytest "${avx2_slice[@]}" "${files_at_a_time[@]}"
+    check "pytest without AVX-512: ${avx2_slice[*]}" run_pytest "${avx2_slice[@]}"
   else
     echo "skipped: the slice without AVX-512: this CPU has none, so that all tests run that way"
   fi
