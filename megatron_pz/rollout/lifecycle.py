@@ -20,7 +20,7 @@ from megatron_pz.config.schema import RolloutConfig
 from megatron_pz.hf.checkpoint import HFTensorSource
 from megatron_pz.hf.directory import checkpoint_shapes, has_tied_head, is_read_alike, read_hf_config
 from megatron_pz.rollout.platform import this_platform
-from megatron_pz.rollout.speculation import DraftCounts, SampledVerification, require_speculation
+from megatron_pz.rollout.speculation import DraftCounts, SampledVerification, answer_module_scan, require_speculation
 from megatron_pz.rollout.vllm_patches import (
     collection_paused,
     default_process_group_kept,
@@ -133,6 +133,7 @@ class EngineLifecycle:
         speculative = self.rollout.rollout_speculative_tokens > 0
         set_environment(colocated=self._colocated, speculative=speculative)
         self.platform.prepare()
+        answer_module_scan()
         with (
             preserved_rng(),
             preserved_environment("LD_PRELOAD", "LOCAL_WORLD_SIZE"),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,18 @@ def speculation_arguments(rollout: RolloutConfig) -> dict[str, Any]:
         # From and to how many responses at once, and the drafts of each.
         settings["num_speculative_tokens_per_batch_size"] = [(1, most, tokens), (most + 1, most + 1, 0)]
     return {"speculative_config": settings}
+
+
+def answer_module_scan() -> None:
+    """Let vLLM look through llvmlite, which numba imports with the first drafts; call it before an engine starts.
+
+    At its start an engine reads ``vars`` of all that modules hold (``vllm.triton_utils.dispatcher``). llvmlite's
+    library takes the name ``__dict__`` for a function of its own, so that the next engine of the process would not
+    start.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab["__dict__"] = {}
 
 
 def require_speculation() -> None:

@@ -232,3 +232,9 @@ def test_drafts_are_off_by_default_and_asked_of_vllm(monkeypatch: pytest.MonkeyP
         assert environment.get("VLLM_USE_V2_MODEL_RUNNER") == before.get("VLLM_USE_V2_MODEL_RUNNER")
         set_environment(colocated=False, speculative=True)
         assert environment["VLLM_USE_V2_MODEL_RUNNER"] == after
+
+
+def test_an_engine_may_look_through_llvmlite() -> None:
+    ffi = pytest.importorskip("llvmlite.binding.ffi")
+    speculation.answer_module_scan()
+    assert vars(ffi.lib).get("kernel") is None
