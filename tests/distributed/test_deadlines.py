@@ -50,7 +50,7 @@ CASES = {
         "stall_with_the_lock",
         None,
         1,
-        r"{culprit} has given no heartbeat for \d s .* it was last in .*iteration 3",
+        r"{culprit} has given no heartbeat for \d s .* it was last in .*iteration [23]",  # the last heartbeat's
     ),
     "fails": ("raise_an_error", None, 1, r".*{culprit} failed in iteration 3: KeyError: 'a mistake in the code'"),
     "refuses": ("refuse", None, 2, r".*{culprit} failed in iteration 3: BadInput: this node has no such file"),
