@@ -65,9 +65,9 @@ def install() -> None:
 def separate_compiled_code() -> None:
     """Keep what torch.compile makes for this instruction set in a folder of its own.
 
-    The cache of torch 2.13 gives a process with AVX2 the loops that were made for the vectors of AVX-512, and the
-    other way round: they compute wrong numbers, or write past the end. vLLM compiles the lookup of a divided
-    vocabulary. It happens where a cache outlives a change of the processor, as in an image or a shared home folder.
+    The cache of torch 2.13 gives a process with AVX2 the graphs that were made for the vectors of AVX-512, which then
+    compute wrong numbers. vLLM compiles the lookup of a vocabulary that is divided among ranks. It happens where a
+    cache outlives a change of the processor, as in an image or a shared home folder.
     """
     instructions = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "_")
     default = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"

@@ -1,4 +1,4 @@
-"""Which workers the launcher signals."""
+"""Which workers the launcher signals, and whose failure is the first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from torch.distributed import DistNetworkError, HashStore
 
 from megatron_pz.cluster import launcher
-from megatron_pz.cluster.launcher import Workers
+from megatron_pz.cluster.launcher import FAILED, Agreement, Place, Workers
+
+PLACE = Place(nodes=2, rank=1, processes=1, address="head", port=1)
 
 
 def test_a_worker_that_was_started_again_neither_gets_a_signal_nor_keeps_it_from_the_others(
@@ -52,3 +55,20 @@ def test_no_process_is_started_for_a_command_that_cannot_run(
         launcher.main(words)
     assert stop.value.code == 2
     assert re.search(reason, capsys.readouterr().err)
+
+
+class LostStore:
+    """The store of a first node whose launcher has ended."""
+
+    def compare_set(self, *_: str) -> bytes:
+        raise DistNetworkError("failed to recv, got 0 bytes")
+
+
+def test_the_first_failure_counts() -> None:
+    store, other = HashStore(), Place(nodes=2, rank=0, processes=1, address="head", port=1)
+    assert Agreement(store, PLACE).failed_first(2) == (2, True)
+    assert Agreement(store, other).failed_first(FAILED) == (2, False)
+
+
+def test_a_failure_after_the_first_nodes_launcher_is_this_nodes() -> None:
+    assert Agreement(LostStore(), PLACE).failed_first(2) == (2, True)
