@@ -95,7 +95,9 @@ for name in "${groups[@]}"; do
   esac
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
-if ((${#processes[@]})); then check "pytest ${processes[*]}" run_pytest "${processes[@]}"; fi # one test at a time
+if ((${#processes[@]})); then # two files at a time: their processes wait for each other, and for engines that load
+  check "pytest ${processes[*]}" run_pytest "${processes[@]}" --numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile
+fi
 if $on_gpu; then check "pytest tests/gpu" run_pytest tests/gpu; fi
 
 if [[ " ${groups[*]} " == *" avx2 "* ]]; then
