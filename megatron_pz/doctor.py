@@ -23,7 +23,7 @@ _SIGNS: dict[Mark, str] = {"ok": "+", "absent": "-", "note": "!", "problem": "X"
 
 
 def diagnose(config_flags: Sequence[str] = ()) -> Diagnosis:
-    """Run all probes. ``config_flags`` are those of ``megatron_pz.train``; empty: no configuration is checked."""
+    """Run all probes. ``config_flags`` are flags of ``megatron_pz.train``; if empty, no configuration is checked."""
     findings = [finding for probe in PROBES for finding in probe()]
     marks = {finding.subject: finding.mark for finding in findings}
     has_device = marks.get("CUDA devices") == "ok"
@@ -35,7 +35,7 @@ def diagnose(config_flags: Sequence[str] = ()) -> Diagnosis:
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """Format the table, and the verdict below it."""
+    """Format the findings as a table with the verdict below it."""
     rows = [(_SIGNS[f.mark], f.subject, f.found, f.remark) for f in diagnosis.findings]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
@@ -50,7 +50,7 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def as_json(diagnosis: Diagnosis) -> str:
-    """Format one object: path, problems, findings."""
+    """Format the findings as one JSON object with path, problems and findings."""
     findings = [dataclasses.asdict(finding) for finding in diagnosis.findings]
     content = {"path": diagnosis.path, "problems": diagnosis.problems, "findings": findings}
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -58,7 +58,7 @@ def as_json(diagnosis: Diagnosis) -> str:
 
 @exits_with_one_line
 def main() -> None:
-    """Exit code 0 where the CPU or the GPU path is usable and nothing is a problem, else 1."""
+    """Exit with code 0 if the CPU or the GPU path is usable and there is no problem, otherwise with 1."""
     parser = Parser((__doc__ or "").split("\n\n")[0])
     parser.prog = "megatron_pz.doctor"
     parser.epilog = "Further flags are those of megatron_pz.train; the configuration that they make is checked too."
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--nodes", action="store_true", help="examine all processes that a launcher has started")
     own, config_flags = parser.parse_known_args()
     if own.nodes:
-        from megatron_pz.cluster import node_check  # with torch, which the rest does without
+        from megatron_pz.cluster import node_check  # imports torch, which the other probes do not need
 
         node_check.main()
         return

@@ -20,7 +20,7 @@ from megatron_pz.runtime.errors import exits_with_one_line
 
 @exits_with_one_line
 def main() -> None:
-    """Train; exit codes are those of ``megatron_pz.train``."""
+    """Train. Exit codes are those of ``megatron_pz.train``."""
     config = parse_run_config(sys.argv[1:], "megatron_pz.rlvr")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run(config, Schedule.from_config(config.training), RlvrObjective)

@@ -4,9 +4,9 @@
     torchrun --nproc-per-node N -m megatron_pz.train --config FILE [--flags]         N processes
 
 There is one process for each device. Each holds its shard of the Megatron policy and a vLLM engine of its own, or one
-that it shares with its neighbours (``rollout_tensor_parallel_size``); with ``rollout_ranks`` the last processes hold
-engines only, and the others the trainer. The run's directory (``--save``) receives the
-resolved configuration, checkpoints, metrics and samples; ``--load`` with the same directory resumes the run.
+that it shares with neighbouring ranks (``rollout_tensor_parallel_size``). With ``rollout_ranks`` the last processes
+hold only engines, and the others hold the trainer. The run directory (``--save``) receives the resolved configuration,
+checkpoints, metrics and samples; ``--load`` with the same directory resumes the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from megatron_pz.runtime.errors import exits_with_one_line
 
 @exits_with_one_line
 def main() -> None:
-    """Train; exit with 0 when all steps are done, with 3 or 4 when a signal or a collapse stopped the run."""
+    """Train. Exit with 0 when all steps are done, with 3 after a signal and with 4 after a collapse."""
     config = parse_run_config(sys.argv[1:], "megatron_pz.train")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     ranks = config.rollout.rollout_ranks

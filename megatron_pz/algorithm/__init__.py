@@ -1,1 +1,1 @@
-"""PretrainZero itself: rollouts of both roles, rewards, advantages, one update a step."""
+"""The PretrainZero algorithm: rollouts of both roles, rewards, advantages and the policy update of each step."""

@@ -3,16 +3,16 @@
 GPU memory during a step:
 
 ==================  ==============  =================  ======================  ==========================
-while               engine weights  engine's KV cache  weights of the trainer  optimizer, gradients
+while               engine weights  engine's KV cache  trainer's weights       optimizer, gradients
 ==================  ==============  =================  ======================  ==========================
-the engines sample  there           there              there                   offloaded (option)
-the trainer works   offloaded       offloaded          there                   there
-weights travel      there           offloaded          there                   offloaded (option)
+the engines sample  resident        resident           resident                offloaded (option)
+the trainer works   offloaded       offloaded          resident                resident
+weights travel      resident        offloaded          resident                offloaded (option)
 ==================  ==============  =================  ======================  ==========================
 
 This order has the lowest peak: the KV cache, by far the largest part, returns last, after the trainer has finished. On
-a CPU, engines do not sleep and an offloaded optimizer stays in place; the order of calls is the same. It has not been
-run on a GPU yet.
+a CPU, engines do not sleep and an offloaded optimizer stays in place; the order of calls is the same. This module has
+not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ class Colocation:
 
     @contextmanager
     def trainer_works(self) -> Iterator[None]:
-        """Hold the trainer's memory for an update. The engines stay asleep until :meth:`weights_travel`."""
+        """Put the engines to sleep and load the optimizer for an update.
+
+        The engines stay asleep until :meth:`weights_travel`.
+        """
         for engine in self._engines:
             engine.sleep()
         for trainer in self._trainers:
@@ -71,7 +74,7 @@ class Colocation:
 
     @contextmanager
     def optimizer_needed(self) -> Iterator[None]:
-        """Hold the optimizer for a checkpoint between two steps. A no-op where no optimizer is offloaded."""
+        """Load the optimizer for a checkpoint between two steps. This is a no-op if no optimizer is offloaded."""
         if not self._trainers:
             yield
             return

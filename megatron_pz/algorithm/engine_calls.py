@@ -1,4 +1,4 @@
-"""Call all engines at once, each with its share of the prompts, and put the groups of responses together."""
+"""Call all engines at once, each with its share of the prompts, and assemble the groups of responses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class SampledGroup:
 
     @property
     def responses(self) -> tuple[Response, ...]:
-        """Return the responses in the order of their numbers. Only the first keeps the expert ids of the prompt."""
+        """Return the responses ordered by sample number. Only the first keeps the expert ids of the prompt."""
         first, *others = (response for _, response in sorted(self.samples.items()))
         return (first, *(replace(response, prompt_experts=b"") for response in others))
 
@@ -100,12 +100,12 @@ class EngineCalls:
         requests: Callable[[Work], Sequence[SampleRequest]],
         then: FollowUp = no_follow_up,
     ) -> dict[Name, SampledGroup]:
-        """Sample all prompts, and those that ``then`` adds, and return this rank's groups, sorted.
+        """Sample all prompts and the requests that ``then`` adds, and return this rank's groups, sorted.
 
         Args:
-            prompts: those of all ranks; the same on every rank.
-            requests: makes the requests of this engine's work, with a :class:`SampleKey` each.
-            then: adds requests for whole groups of another role. They stay in the engine that has caused them.
+            prompts: the prompts of all ranks; the same on every rank.
+            requests: makes the requests of this engine's work, each named by a :class:`SampleKey`.
+            then: adds requests for whole groups of another role. The engine that caused them serves them.
 
         Returns:
             Each group on exactly one rank. Groups of a prompt that engines shared are exchanged.
@@ -124,7 +124,7 @@ class EngineCalls:
         return dict(sorted(mine.items()))
 
     def _joined(self, parts: Mapping[Name, SampledGroup]) -> dict[Name, SampledGroup]:
-        """Put the parts of groups together that several engines have sampled; each group goes to one rank."""
+        """Merge the parts of groups that several engines have sampled. Each group goes to one rank."""
         own, ranks = parts if self._place == 0 else {}, self._topology.world_size
         names = sorted(set(self._from_all_ranks(list(own))))
         sent = [{name: own[name] for name in names[rank::ranks] if name in own} for rank in range(ranks)]
@@ -141,7 +141,10 @@ class EngineCalls:
         then: FollowUp,
         parts: dict[Name, SampledGroup],
     ) -> None:
-        """Ask this rank's engine while the other ranks ask theirs; add the samples to ``parts``, note the times."""
+        """Sample from this rank's engine while the other ranks use theirs.
+
+        Add the samples to ``parts`` and record the times.
+        """
         start, ends = time.perf_counter(), [0.0]
         asked = list(requests)
 

@@ -1,8 +1,9 @@
 """Keep the expert ids of routing replay on the ranks that need them, and out of JSON.
 
-A token has one byte for each expert that it went to in each layer: 384 in Qwen3-30B-A3B, beside 12 for its number and
-its log-probability. So responses travel, and are stored, without their ids. Those of a scored group go from the rank
-that sampled it to the ranks that pack it. Those of stored responses are bytes of their own, by the name of the group.
+A token needs one byte for each expert that it is routed to in each layer: 384 bytes in Qwen3-30B-A3B, against 12 for
+its token id and its log-probability. Responses are therefore exchanged and stored without expert ids. The expert ids
+of a scored group go from the rank that sampled it to the ranks that pack it. The expert ids of stored responses are
+kept as separate bytes under the name of the group.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ def with_ids(group: Group, ids: Sequence[tuple[bytes, bytes]]) -> Group:
 
 
 def ids_of(responses: Sequence[Response]) -> list[tuple[bytes, bytes]]:
-    """Return each response's ids of its prompt and its own."""
+    """Return, for each response, the expert ids of its prompt and those of its own tokens."""
     return [(response.prompt_experts, response.experts) for response in responses]
 
 
 def stored_ids(responses: Sequence[Response]) -> bytes:
-    """Return the ids of a group, one after the other."""
+    """Return the expert ids of a group, concatenated."""
     return b"".join(part for pair in ids_of(responses) for part in pair)
 
 
@@ -64,7 +65,7 @@ def split_ids(stored: bytes, lengths: Sequence[tuple[int, int]]) -> list[tuple[b
 
 
 def fetch_ids(groups: Sequence[ScoredGroup], wanted: Sequence[int], topology: Topology) -> list[ScoredGroup]:
-    """Bring the ids of some groups to this rank. Collective.
+    """Fetch the expert ids of some groups to this rank. Collective.
 
     Args:
         groups: the same on all ranks, with ids on the rank that each names.
@@ -82,7 +83,7 @@ def fetch_ids(groups: Sequence[ScoredGroup], wanted: Sequence[int], topology: To
 
 
 def reader_of_first_rank(ids: Mapping[str, bytes], topology: Topology) -> ReadIds:
-    """Return a reader of what rank 0 has. Its calls are collectives; on the other ranks ``ids`` is not used."""
+    """Return a reader of the expert ids on rank 0. Its calls are collectives; other ranks do not use ``ids``."""
 
     def read(names: Collection[str]) -> Mapping[str, bytes]:
         nothing: list[Any] = [[]] * (topology.world_size - 1)

@@ -54,7 +54,7 @@ class Learner:
     """The role where each has a policy of its own; empty where there is one policy."""
 
     def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> LearnerReport:
-        """Run ``grpo_iterations`` epochs of ``updates_per_step`` optimizer steps on the groups of its roles.
+        """Run ``grpo_iterations`` epochs of ``updates_per_step`` optimizer steps on the groups of the policy's roles.
 
         Every epoch has the same minibatches in the same order. Old and reference log-probabilities are computed before
         the first optimizer step. ``iteration`` counts from 1. Collective over all ranks, which pass the same groups.
@@ -80,7 +80,7 @@ class Learner:
         return LearnerReport(self.roles, rate, tuple(updates), compute, seconds_computing, recorder.by_group())
 
     def minibatches(self, groups: Sequence[ScoredGroup]) -> list[list[int]]:
-        """Return the indices of the groups of its roles, optimizer step by optimizer step."""
+        """Return the indices of the groups of the policy's roles for each optimizer step."""
         own = [index for index, group in enumerate(groups) if group.role in self.roles]
         shares = (own[first :: self.grpo.updates_per_step] for first in range(self.grpo.updates_per_step))
         return [share for share in shares if share]
@@ -99,9 +99,9 @@ class Learner:
         return self.policy.micro_batches(groups, weighting, self.training.micro_batch_tokens)
 
     def frozen_log_probs(self, batches: Sequence[MicroBatch], *, policy_moves: bool) -> list[OldAndReferenceLogProbs]:
-        """Compute the log-probabilities that the losses refer to: the old ones only where several updates are made.
+        """Compute the old and reference log-probabilities; the old ones are needed only for more than one update.
 
-        Only the last stage of a pipeline has log-probabilities, and only that stage computes a loss.
+        Only the last pipeline stage has log-probabilities, and only that stage computes a loss.
         """
         old = self.policy.log_probs(batches) if policy_moves else []
         reference = self.reference.log_probs(batches) if self.reference else []
@@ -112,14 +112,14 @@ class Learner:
 
 
 def _place(number: int, first: int, stride: int) -> int:
-    """Return the number in the step of a minibatch's group; minibatch ``first`` has every ``stride``-th group."""
+    """Return the step-wide number of a group of minibatch ``first``, which has every ``stride``-th group."""
     return first + number * stride
 
 
 def make_learners(config: RunConfig, topology: Topology, roles: tuple[Role, ...] = GAME_ROLES) -> list[Learner]:
     """Build the run's policies with their initial weights: one for all roles, or one for each role of the game.
 
-    Raises BadInput as the readers of ``config.model.hf_model`` do. Collective over all ranks.
+    Raises BadInput if ``config.model.hf_model`` cannot be used. Collective over all ranks.
     """
     reference = ReferencePolicy(config.model, config.parallel, topology) if config.grpo.grpo_kl_beta else None
     optimizer = config.optimizer

@@ -1,4 +1,4 @@
-"""Turn what the learners of a step report into metrics, named as in :mod:`megatron_pz.monitoring.metrics`."""
+"""Turn the learners' reports of a step into metrics, named as in :mod:`megatron_pz.monitoring.metrics`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class MetricAccumulator:
             self.counts[name] += 1
 
     def add_shares(self, prefix: str, choices: Iterable[str], values: Iterable[str]) -> None:
-        """Add, for each choice, the share of the values that equal it, under ``prefix_choice``."""
+        """Add the share of the values that equal each choice, under ``prefix_choice``."""
         values = list(values)
         for choice in choices:
             self.add(f"{prefix}_{choice}", (float(value == choice) for value in values))
@@ -73,9 +73,9 @@ def learning_metrics(report: StepReport[Any], roles: tuple[Role, ...]) -> dict[s
 
 
 def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
-    """Return the learning rates, and with a policy for each role the gradient norm of each.
+    """Return the learning rates and, if each role has a policy of its own, the gradient norm of each.
 
-    ``train/lr`` is then the predictor's.
+    With two policies, ``train/lr`` is the predictor's.
     """
     metrics = {"train/lr": learners[-1].learning_rate}
     if len(learners) > 1:
@@ -87,7 +87,7 @@ def _learner_metrics(learners: list[LearnerReport]) -> dict[str, float]:
 
 
 def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
-    """Return gradient, clipping and mismatch figures over all updates of the step; NaN where there was none."""
+    """Return gradient, clipping and mismatch figures over all updates of the step, or NaN if there was no update."""
     if not updates:
         return dict.fromkeys(["train/grad_norm", *(f"health/{name}" for name in HEALTH)], math.nan)
     statistics = updates[0].statistics
@@ -109,6 +109,6 @@ def _update_metrics(updates: list[UpdateResult]) -> dict[str, float]:
     if stale.stale_tokens:
         metrics |= {f"ahead/{name}": getattr(stale, name) for name in AHEAD}
     both = dataclasses.asdict(pooled)
-    metrics["train/loss"] = both["loss"] / len(updates)  # a sum over the tokens of each
+    metrics["train/loss"] = both["loss"] / len(updates)  # the loss of an update is a sum over its tokens
     sections = {"loss": LOSS, "health": HEALTH}
     return metrics | {f"{section}/{name}": both[name] for section, names in sections.items() for name in names}

@@ -1,4 +1,4 @@
-"""PretrainZero with engines on rollout ranks: a step is sampled there while the step before is learned here."""
+"""PretrainZero with engines on rollout ranks, which sample the next step while the trainer learns from this one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from megatron_pz.rollout.speculation import DraftCounts
 
 
 class OverlappedPretrainZero(PretrainZero):
-    """The trainer's half of the algorithm. The rollout ranks have the other (:class:`ExperienceMaker`).
+    """The trainer's half of the algorithm. The rollout ranks run the other half (:class:`ExperienceMaker`).
 
-    Step t, with weights W after t - 1 updates in trainer and engines, and the experience of t at hand: ask for the
-    experience of t + 1; learn; wait for the answer; send the new weights. So samples are at most one update old. A
-    checkpoint follows, which holds the answer. The first step asks for its own experience before that.
+    At the start of step t, trainer and engines hold the weights after t - 1 updates, and the trainer has the experience
+    of step t. The trainer requests the experience of step t + 1, learns from that of step t, waits for the answer and
+    sends the new weights. Samples are therefore at most one update old. The checkpoint that follows holds the answer.
+    The first step requests its own experience beforehand.
 
-    The rollout ranks keep nothing from one request to the next: with it they get the position in the corpus and the
-    mean lengths, and return both as they are afterwards. So they may be started again at any time.
+    The rollout ranks keep no state between requests: a request carries the position in the corpus and the mean lengths,
+    and the answer returns both updated. They can therefore be restarted at any time.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class OverlappedPretrainZero(PretrainZero):
         """Keep the parts of the run.
 
         Args:
-            worker: reads and scores what was sampled; it has no engines.
-            engines: get the weights.
+            worker: reads and scores the samples; it has no engines.
+            engines: receive the weights.
             crew: the rollout ranks; None on all ranks but the first.
         """
         super().__init__(config, worker, learners, passages, sampler, engines)
@@ -58,7 +59,7 @@ class OverlappedPretrainZero(PretrainZero):
         """The step before whose update the experience under way is sampled."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
-        """Take the experience that was sampled during the step before, and ask for the next step's."""
+        """Return the experience that was sampled during the previous step, and request that of the next step."""
         if self.ready is None:
             self._ask(iteration, iteration)
             self._receive()
@@ -70,12 +71,12 @@ class OverlappedPretrainZero(PretrainZero):
         return gathered
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return what drafts have saved on the first rollout rank, in the experience that was last taken."""
+        """Return the draft counts of the first rollout rank for the experience that was taken last."""
         counts, self._drafts = self._drafts, DraftCounts()
         return counts
 
     def after_update(self, timers: Timers) -> dict[str, float]:
-        """Wait for the experience that was asked for before the update."""
+        """Wait for the experience that was requested before the update."""
         if self._asked is None:
             return {}
         with timers("rollout"):
@@ -87,7 +88,7 @@ class OverlappedPretrainZero(PretrainZero):
         return {"ahead/overlap": together / shorter} if shorter else {}
 
     def _ask(self, wanted: int, iteration: int) -> None:
-        """Let the rollout ranks sample the step ``wanted``, in the course of ``iteration``. Collective."""
+        """Request the samples of step ``wanted`` from the rollout ranks during ``iteration``. Collective."""
         state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict(), "expert_ids": self._pending_ids()}
         if self._crew is not None:
             self._crew.start([(EXPERIENCE, wanted, state)] * self._crew.ranks)
@@ -102,7 +103,7 @@ class OverlappedPretrainZero(PretrainZero):
         return {name: ids for part in received for name, ids in part.items()}
 
     def _receive(self) -> float:
-        """Wait for what was asked for; return the seconds that the rollout ranks took. Collective."""
+        """Wait for the requested experience, and return the seconds that the rollout ranks took. Collective."""
         ids: dict[str, bytes] = {}
 
         def finish() -> StoredExperience:
@@ -138,7 +139,7 @@ class ExperienceMaker:
         self.sampler.load_state_dict(state["sampler"])
         pending_ids: dict[str, bytes] = state["expert_ids"]
         self.algorithm.load_state_dict(state["rollouts"], lambda _: pending_ids)
-        self.algorithm.take_draft_counts()  # of evaluations since the last step
+        self.algorithm.take_draft_counts()  # discard the counts of evaluations since the last step
         rollouts, _ = self.algorithm.gather_experience(iteration)
         share = self.algorithm.stored_share(rollouts)
         share["expert_ids"] |= self.algorithm.expert_ids()

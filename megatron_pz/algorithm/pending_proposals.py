@@ -1,4 +1,4 @@
-"""Keep proposals that an earlier step's call has sampled (``--generator-ahead``) until a step learns from them."""
+"""Keep proposals that were sampled in an earlier step (``--generator-ahead``) until a step learns from them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class PendingProposals:
     """The step in which they were sampled, before its update."""
 
     def state_dict(self, worker: RolloutWorker) -> dict[str, Any]:
-        """Return the proposals of all ranks as JSON holds them, and the draw as numbers of passages. Collective.
+        """Return the proposals of all ranks as JSON values, and the draw as passage numbers. Collective.
 
-        Expert ids are apart (:meth:`expert_ids`).
+        Expert ids are returned separately (:meth:`expert_ids`).
         """
         mine = {str(group.passage_index): list(map(stored_response, group.responses)) for group in self.proposals}
         return {
@@ -47,7 +47,7 @@ class PendingProposals:
     def of_state(
         cls, state: dict[str, Any], worker: RolloutWorker, passages: PassageBlend, read: ReadIds
     ) -> PendingProposals:
-        """Restore this rank's proposals, or where the number of ranks has changed an equal share of all."""
+        """Restore this rank's proposals, or an equal share of all if the number of ranks has changed."""
         draw = Draw([passages[index] for index in state["passages"]], state["rng_key"])
         ranks, topology = state["ranks"], worker.topology
         if len(ranks) == topology.world_size:
@@ -68,7 +68,7 @@ def _name(passage: str) -> str:
 
 
 def stored_response(response: Response) -> dict[str, Any]:
-    """Return a response as JSON holds it, exactly; of its expert ids the lengths in bytes."""
+    """Return a response as exact JSON values, with the lengths of its expert ids in bytes instead of the ids."""
     return {
         "token_ids": _packed(response.token_ids, "<i4"),
         "log_probs": _packed(response.log_probs, "<f8"),
@@ -79,7 +79,7 @@ def stored_response(response: Response) -> dict[str, Any]:
 
 
 def restored_responses(stored: Sequence[dict[str, Any]], ids: bytes) -> list[Response]:
-    """Undo :func:`stored_response` for a group, whose expert ids :func:`~.expert_ids.stored_ids` has returned.
+    """Restore a group from the results of :func:`stored_response` and :func:`~.expert_ids.stored_ids`.
 
     Raises:
         BadInput: an earlier version has stored the expert ids in JSON.
@@ -100,7 +100,7 @@ def restored_responses(stored: Sequence[dict[str, Any]], ids: bytes) -> list[Res
 
 
 def _packed(numbers: Sequence[float], dtype: str) -> str:
-    """Encode numbers exactly; a thousand tokens as decimal text would take three times the space."""
+    """Encode numbers exactly as compact text; decimal text would take three times the space."""
     return base64.b64encode(np.asarray(numbers, dtype).tobytes()).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""The step that all objectives with rollouts have: sample and score, update the policies, sync the engines."""
+"""The step that all objectives with rollouts share: sample and score, update the policies, sync the engines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PolicyStep(ABC, Generic[Round]):
         ``iteration`` counts from 1.
         """
         timers, generated_before = Timers(), self._sampler.seconds_generating
-        self.take_draft_counts()  # of evaluations since the last step
+        self.take_draft_counts()  # discard the counts of evaluations since the last step
         with timers("rollout"):
             rollouts, groups = self.gather_experience(iteration)
             if self.config.model.moe_enable_routing_replay:
@@ -108,19 +108,19 @@ class PolicyStep(ABC, Generic[Round]):
         return report
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return what drafts have saved in this rank's engines since the last call."""
+        """Return the draft counts of this rank's engines since the last call."""
         if not self.config.rollout.rollout_speculative_tokens:
             return DraftCounts()
         return sum((engine.take_draft_counts() for engine in set(self._engines.values())), DraftCounts())
 
     def after_update(self, timers: Timers) -> dict[str, float]:
-        """Wait for what the engines still do before they get new weights; return metrics of it. Collective."""
+        """Wait until the engines are ready for new weights, and return metrics of the wait. Collective."""
         return {}
 
     def gathered(self, mine: Mapping[Any, ScoredGroup]) -> list[ScoredGroup]:
-        """Return the groups of all ranks that have any advantage, in the order of their keys. Collective.
+        """Return the groups of all ranks with a nonzero advantage, in the order of their keys. Collective.
 
-        Expert ids stay on the rank that has them.
+        Expert ids stay on the rank that sampled them.
         """
         sent = [(key, without_ids(group)) for key, group in mine.items() if any(group.advantages)]
         everywhere = sorted(self._shares.from_all_ranks(sent), key=itemgetter(0))

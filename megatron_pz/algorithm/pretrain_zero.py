@@ -73,7 +73,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         sampler: PassageSampler,
         engines: Mapping[Role, SyncedEngine] | None = None,
     ) -> None:
-        """Keep the parts of the run; ``engines`` get the weights, those of the worker by default."""
+        """Keep the parts of the run; ``engines`` receive the weights and default to the worker's."""
         super().__init__(config, worker, worker.sampler, worker.engines if engines is None else engines, learners)
         self.worker, self.passages, self.sampler = worker, passages, sampler
         self.pending: PendingProposals | None = None
@@ -86,8 +86,8 @@ class PretrainZero(PolicyStep[RolloutBatch]):
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Roll out once, or with dynamic sampling until there are enough groups to learn from.
 
-        What was sampled during the step before is taken instead, also where it was by other ranks of a run that has
-        been resumed without them.
+        Rollouts that were sampled during the previous step are used instead. They may come from rollout ranks that a
+        resumed run no longer has.
         """
         if self.ready is not None:
             return self.experience_of(self.ready, iteration)
@@ -105,7 +105,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         """Sample both roles (equations 6 and 7) and reward them (equations 8 and 9).
 
         ``number`` counts the draws of the step. The call that samples the predictions may also sample the proposals of
-        the next draw (:meth:`draw_ahead`), and then those of this draw come from an earlier one.
+        the next draw (:meth:`draw_ahead`); the proposals of this draw then come from an earlier call.
         """
         strategy, pending = mask_strategy(iteration, self.config.game), None
         if strategy == "active":
@@ -130,7 +130,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return RolloutBatch(strategy, draw.passages, staleness, proposals, rewards, predictions, draw.rng_key)
 
     def stored_share(self, rollouts: Sequence[RolloutBatch]) -> StoredExperience:
-        """Return this rank's share of rollouts, and what the other ranks have of it as well."""
+        """Return this rank's share of the rollouts as JSON values, with the parts that are equal on all ranks."""
         rounds = [
             {
                 "strategy": batch.strategy,
@@ -153,7 +153,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         }
 
     def experience_of(self, stored: StoredExperience, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
-        """Learn in this step from stored rollouts: each rank takes an equal share of them. Collective."""
+        """Return the step's experience from stored rollouts, of which each rank takes an equal share. Collective."""
         calls = restored_calls(stored["calls"])
         self.worker.calls.parts[:] = calls
         self.worker.sampler.seconds_generating += sum(max(part.seconds for part in call) for call in calls)
@@ -165,7 +165,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return rollouts, self.limit_predictor_groups(groups, iteration)
 
     def restored(self, stored: StoredRound, number: int, age: int) -> RolloutBatch:
-        """Read and score this rank's share of the stored round of this number. Collective."""
+        """Read and score this rank's share of the stored round ``number``. Collective."""
         place = self.ready_ids, self.worker.topology.rank, self.worker.topology.world_size
         strategy: MaskStrategy = stored["strategy"]
         draw = Draw([self.passages[index] for index in stored["passages"]], stored["rng_key"])
@@ -186,10 +186,10 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         )
 
     def draw_ahead(self, iteration: int, number: int) -> Draw | None:
-        """Draw the passages of which this call also samples proposals, one draw ahead: none in the last step.
+        """Draw the passages whose proposals this call samples one draw ahead; return none in the last step.
 
-        With dynamic sampling the step itself may need them, and they are as new as its others; else the next step has
-        them. The passive warm-up ends with such a draw, and needs none before.
+        With dynamic sampling the same step may use these proposals, which then are as recent as its others. Otherwise
+        the next step uses them. The passive warm-up needs such a draw only in its last step.
         """
         training, game = self.config.training, self.config.game
         if (
@@ -202,9 +202,9 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return Draw(self.draw_passages(), f"{iteration}.{number} ahead")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the rollouts of the next step depend on beside weights and the position in the corpus.
+        """Return the state that the next step's rollouts depend on, besides weights and the position in the corpus.
 
-        The result can be written as JSON. Expert ids are apart (:meth:`expert_ids`). Collective.
+        The result can be written as JSON. Expert ids are returned separately (:meth:`expert_ids`). Collective.
         """
         pending = self.pending.state_dict(self.worker) if self.pending else None
         return {"mean_lengths": self.worker.calls.lengths.state_dict(), "pending": pending, "ready": self.ready}
@@ -215,10 +215,10 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return {name: each for name, each in ids.items() if each}
 
     def load_state_dict(self, state: dict[str, Any], read: ReadIds) -> None:
-        """Go on from a saved state. What is pending is learned from also where the run samples ahead no more.
+        """Restore a saved state. Pending proposals are learned from even if the run no longer samples ahead.
 
         Args:
-            read: returns what :meth:`expert_ids` returned on any rank.
+            read: returns the expert ids of a name that :meth:`expert_ids` returned on any rank.
         """
         self.worker.calls.lengths.load_state_dict(state["mean_lengths"])
         pending = state["pending"]
@@ -231,7 +231,7 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return names_of_ids(stored["rounds"], self.worker.topology.rank, self.worker.topology.world_size)
 
     def passive_masks(self, draw: Draw, strategy: PassiveStrategy) -> list[Mask]:
-        """Draw the masks of a step without a generator, where need be by the entropies of the present policy."""
+        """Draw the masks of a step without a generator; entropy strategies use the current policy."""
         entropies = None
         if strategy == "entropy_next_token":
             limit = self.config.training.micro_batch_tokens
@@ -239,10 +239,10 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return self.worker.passive_masks(draw, strategy, entropies)
 
     def experience(self, batch: RolloutBatch) -> list[ScoredGroup]:
-        """Compute the group-relative advantages (equation 10) of both roles and drop groups without any.
+        """Compute the group-relative advantages (equation 10) of both roles and drop groups whose advantages are all 0.
 
-        Returns the groups of all ranks in the order of their passages and masks, for any number of ranks, because
-        minibatches and random draws depend on that order.
+        Return the groups of all ranks in the order of their passages and masks. This order does not depend on the
+        number of ranks, because minibatches and random draws depend on it.
         """
         mine = {
             ("generator", group.passage_index, 0): self.score(
@@ -266,6 +266,6 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         return [group for group in groups if group.role == "generator"] + predictor
 
     def draw_passages(self) -> list[Passage]:
-        """Draw the next passages, the same on every rank; passages with a literal [mask] are skipped."""
+        """Draw the next passages, the same on every rank. Skip passages that contain a literal [mask]."""
         wanted, spans = self.config.game.passages_per_step, self.worker.sampler.spans
         return self.sampler.draw_fitting(wanted, self.passages, lambda passage: spans.is_maskable(passage.text))

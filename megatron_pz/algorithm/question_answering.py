@@ -3,7 +3,7 @@
 Departures from General-Reasoner (arXiv 2505.14652), whose recipe the paper follows after pretraining:
 
 - No entropy bonus (there 0.001): the trainer computes the entropy of its tokens without a gradient.
-- The standard deviation of a group is the population's; a truncated response counts as one without an answer.
+- A group's standard deviation is that of a population (divided by n); a truncated response counts as unanswered.
 - Token weights correct for the mismatch between rollout and trainer probabilities (truncated importance sampling),
   as in the game; ``mismatch_correction: off`` leaves it out.
 """
@@ -46,11 +46,11 @@ class QuestionAnswering(PolicyStep[AnswerRound]):
         Keep the parts of the run.
 
         Args:
-            config: the run's.
+            config: the configuration of the run.
             worker: asks and grades.
-            engine: the policy's.
-            learners: the one policy.
-            draw: returns the next so many questions, the same on every rank.
+            engine: the engine of the policy.
+            learners: the learner of the policy, as the only entry.
+            draw: returns the given number of next questions, the same on every rank.
         """
         super().__init__(config, worker, worker.sampler, {SOLVER: engine}, learners)
         self.worker, self.draw = worker, draw

@@ -1,4 +1,4 @@
-"""Turn a step of question answering into metrics and into samples to read."""
+"""Turn a step of question answering into metrics and readable samples."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def question_metrics(report: StepReport[AnswerRound], worker: QuestionWorker) ->
 
 
 def answer_metrics(answers: Iterable[Answers], section: str, worker: QuestionWorker) -> dict[str, float]:
-    """Average over the answers of all ranks; names begin with ``section``. Collective.
+    """Average over the answers of all ranks; metric names begin with ``section``. Collective.
 
-    Where questions come from several sets, each has its own accuracy as well.
+    If questions come from several sets, each set also has its own accuracy.
     """
     mine = MetricAccumulator()
     for each in answers:
@@ -52,7 +52,7 @@ def question_compute(report: StepReport[AnswerRound], worker: QuestionWorker, fl
 
 
 def question_samples(answers: Sequence[Answers]) -> list[QuestionSample]:
-    """Return the questions with their answers, to read."""
+    """Return readable samples of the questions with their answers."""
     return [
         QuestionSample(
             id=each.question.id,

@@ -41,18 +41,18 @@ class Answers:
 
     @property
     def accuracy(self) -> float:
-        """Share of right responses."""
+        """Return the share of correct responses."""
         return sum(grade.right for grade in self.grades) / len(self.grades)
 
 
 class QuestionPrompts:
-    """Encodes the prompts of questions, whose own text is read as text throughout."""
+    """Encodes the prompts of questions. A question's text is never read as control tokens."""
 
     def __init__(self, config: QuestionConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """Prepare the text around a question.
 
         Raises:
-            BadInput: a chat template is asked for, and the tokenizer has none that shows the user's text, or it fails.
+            BadInput: a chat template is requested, but the tokenizer has none that shows the user's text, or it fails.
         """
         self.tokenizer = tokenizer
         self.template = QuestionTemplate.load(config.question_template)
@@ -77,7 +77,7 @@ class QuestionPrompts:
         return self._with_control_tokens(before), self._with_control_tokens(after)
 
     def _with_control_tokens(self, text: str) -> list[int]:
-        """Encode a part of the chat template, whose control tokens the run's tokenizer would read as text."""
+        """Encode a part of the chat template, including control tokens that the run's tokenizer reads as text."""
         known = {token.content: number for number, token in self.tokenizer.added_tokens_decoder.items()}
         longest_first = sorted(known, key=len, reverse=True)
         parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if known else [text]
@@ -108,8 +108,8 @@ class QuestionWorker(RankShares):
 
         Args:
             questions: all questions of the round, the same on every rank.
-            n: answers to each.
-            rng_key: name of the round, which the seeds depend on.
+            n: number of answers to each question.
+            rng_key: name of the round; the seeds depend on it.
 
         Raises:
             ExpectedFailure: the grader of any rank failed.

@@ -26,10 +26,10 @@ class RankShares:
         return range(self.topology.rank, items, self.topology.world_size)
 
     def seed_of(self, *identity: object) -> int:
-        """Return 31 bits that depend on the run's seed and on ``identity``."""
+        """Return a 31-bit seed that depends on the run's seed and on ``identity``."""
         text = " ".join(map(str, (self.seed, *identity)))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
     def random(self, *identity: object) -> random.Random:
-        """Return a generator with the seed of ``identity``."""
+        """Return a random generator with the seed of ``identity``."""
         return random.Random(self.seed_of(*identity))

@@ -28,9 +28,9 @@ PROBES, PROBE_TOKENS, PROBE_RESPONSE = 4, 12, 8
 class RemoteEngine:
     """The engines of one policy, all of them on rollout ranks. Every method is a collective of the trainer's ranks.
 
-    The trainer cannot compare its log-probabilities with those of samples that are one update old, as it does where
-    engines share its processes. So every engine answers some random prompts as soon as it has the weights, and the
-    trainer, whose weights are the same then, scores the answers.
+    Samples are one update old, so the trainer cannot compare its log-probabilities with theirs, as it does with engines
+    in its own processes. Instead, every engine answers some random prompts as soon as it has new weights. The trainer,
+    which holds the same weights at that moment, scores the answers.
     """
 
     def __init__(self, crew: RolloutCrew | None, learner: Learner, topology: Topology, config: RunConfig) -> None:
@@ -50,7 +50,7 @@ class RemoteEngine:
         """Give the trainer's current weights to the engines, and compare log-probabilities.
 
         Raises:
-            EngineOutOfSync: they differ by more than ``max_log_prob_difference`` on average.
+            EngineOutOfSync: the log-probabilities differ by more than ``max_log_prob_difference`` on average.
             TooManyEngineFailures: rollout ranks have died too often.
         """
         prompts, weights = self._prompts(), self._learner.policy.weights()
@@ -65,18 +65,18 @@ class RemoteEngine:
         self._compare(prompts, self._when_done(load))
 
     def _when_done(self, work: Callable[[], Answered]) -> Answered:
-        """Return on every rank what the rollout ranks answer rank 0, which may start them again meanwhile."""
+        """Return on every rank the rollout ranks' answer to rank 0, which may restart them meanwhile."""
         return self._topology.broadcast_when_done(work, f"call {next(self._calls)} of the policy {self.name}")
 
     def _prompts(self) -> list[list[int]]:
-        """Draw random token ids, the same in every call."""
+        """Draw random token ids, which are the same in every call."""
         rollout, draw = self._config.rollout, random.Random(0)
         vocabulary = self._learner.policy.architecture.vocab_size
         length = min(PROBE_TOKENS, rollout.max_prompt_length)
         return [[draw.randrange(vocabulary) for _ in range(length)] for _ in range(PROBES)]
 
     def _compare(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[Response]]) -> None:
-        """Score what each engine answered to the prompts."""
+        """Score each engine's answers to the prompts."""
         role = self._learner.roles[0]
         groups = [
             ScoredGroup(role, tuple(prompt), (response,), (0.0,), (0.0,))
@@ -95,7 +95,7 @@ class RemoteEngine:
 
     @property
     def context(self) -> int:
-        """Maximum number of tokens of a prompt and its response together."""
+        """Return the maximum number of tokens of a prompt and its response together."""
         return self._config.rollout.max_prompt_length + self._config.rollout.max_response_length
 
     def generate(
@@ -108,7 +108,7 @@ class RemoteEngine:
         stop: Sequence[str],
         decoding: Decoding | None = None,
     ) -> list[list[Response]]:
-        """Sample as :meth:`megatron_pz.rollout.engine.VllmEngine.generate`; the prompts of all ranks are shared out."""
+        """Sample as :meth:`megatron_pz.rollout.engine.VllmEngine.generate`, from the prompts of all ranks together."""
         shares = self._topology.all_gather_object(list(zip(prompts, seeds, strict=True)))
         together = [prompt for share in shares for prompt in share]
 
@@ -128,17 +128,17 @@ class RemoteEngine:
         return self._when_done(ask)[first : first + len(prompts)]
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return nothing: the rollout ranks send their counts with what they sample."""
+        """Return no counts: the rollout ranks send theirs with their samples."""
         return DraftCounts()
 
     def sleep(self) -> None:
         """Do nothing: the engines do not share the trainer's memory."""
 
     def wake(self, *parts: Part) -> None:
-        """Do nothing, as :meth:`sleep`."""
+        """Do nothing: the engines never sleep."""
 
     def close(self) -> None:
-        """Do nothing: the rollout ranks end together."""
+        """Do nothing: the rollout ranks shut down together."""
 
 
 PolicyEngine = RestartingEngine | RemoteEngine

@@ -40,7 +40,7 @@ class DifferenceRecorder:
         return recorded
 
     def by_group(self) -> dict[int, tuple[float, ...]]:
-        """Return the means by the group's number in the step, one for each response. This rank's groups only."""
+        """Return the mean of each response in this rank's groups, by the group's number in the step."""
         found: dict[int, list[float]] = defaultdict(list)
         for place, means_3R in self._recorded:
             for group, mean, tokens in means_3R.T.tolist():
@@ -69,7 +69,7 @@ class ResponseDifferences:
     """The differences of a step's responses, by the group that they belong to."""
 
     def __init__(self, groups: Iterable[tuple[ScoredGroup, Sequence[float]]] = ()) -> None:
-        """Take every group that the step learned from, with one difference for each response."""
+        """Index the groups that the step learned from, each with one difference for each response."""
         self._of_prompt: dict[tuple[Role, tuple[int, ...]], list[tuple[ScoredGroup, Sequence[float]]]]
         self._of_prompt = defaultdict(list)
         for group, differences in groups:
@@ -78,7 +78,7 @@ class ResponseDifferences:
     def of(
         self, role: Role, prompt_ids: tuple[int, ...], responses: tuple[Response, ...]
     ) -> Sequence[float] | Sequence[None]:
-        """Return the difference of each response; Nones where the step did not learn from the group."""
+        """Return the difference of each response, None for each if the step did not learn from the group."""
         for group, differences in self._of_prompt.get((role, prompt_ids), ()):
             if _sampled(group.responses) == _sampled(responses) and len(differences) == len(responses):
                 return differences
@@ -86,7 +86,7 @@ class ResponseDifferences:
 
 
 def _sampled(responses: Sequence[Response]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    """Return what tells responses apart; only some ranks have their expert ids."""
+    """Return a key that identifies responses without their expert ids, which only some ranks have."""
     return [(response.token_ids, response.log_probs) for response in responses]
 
 
@@ -97,8 +97,8 @@ def differences_of_step(
 
     Args:
         groups: the groups of all ranks that the step learned from.
-        learned: for every policy its roles, and what each rank's recorder returned. A number counts the groups of the
-            policy's roles, in the order of ``groups``.
+        learned: for every policy its roles and the results of each rank's recorder. Group numbers count the groups of
+            the policy's roles, in the order of ``groups``.
     """
     found = []
     for roles, parts in learned:

@@ -47,12 +47,12 @@ class PredictedMask:
 
     @property
     def accuracy(self) -> float:
-        """Mean reward of the responses."""
+        """Return the mean reward of the responses."""
         return sum(self.rewards) / len(self.rewards)
 
 
 class EngineSampler:
-    """Encodes prompts, samples them from this rank's engines, and keeps the time that this takes."""
+    """Encodes prompts, samples responses from this rank's engines, and accumulates the sampling time."""
 
     def __init__(
         self, tokenizer: Tokenizer, engines: Mapping[Role, Engine], max_response_length: Mapping[Role, int]
@@ -62,7 +62,7 @@ class EngineSampler:
 
         Args:
             tokenizer: encodes the prompts, as plain completion prompts without special tokens.
-            engines: the engine of each role; the same one where one policy plays several.
+            engines: the engine of each role; the same one if one policy plays several roles.
             max_response_length: maximum number of tokens of a response of each role.
         """
         self.tokenizer, self.engines, self.max_response_length = tokenizer, engines, max_response_length

@@ -49,7 +49,7 @@ class Proposals(ProposedMasks):
     passage: Passage
 
     def keys(self, share_equal: bool) -> list[MaskKey | None]:
-        """Return the key of each response's mask, None where it has none.
+        """Return the key of each response's mask, or None for a response without a valid mask.
 
         With ``share_equal``, responses that propose the same span share the first one's key.
         """
@@ -109,7 +109,7 @@ class RolloutWorker(RankShares):
     def predict(
         self, masks: Sequence[Mask], rng_key: str, ahead: Draw | None = None
     ) -> tuple[list[Predictions], list[Proposals]]:
-        """Sample the predictor on masks, x ~ psi(. | m, s), and the generator on another draw in the same call."""
+        """Sample the predictor on masks, x ~ psi(. | m, s), and the generator on ``ahead`` in the same call."""
         prompts = [Prompts("predictor", masks, self.game.grpo_group_size, self.calls.lengths.of("predictor"))]
         prompts += [self._passages(ahead)] if ahead else []
 
@@ -124,10 +124,10 @@ class RolloutWorker(RankShares):
     def play(self, draw: Draw) -> tuple[list[Proposals], list[Predictions]]:
         """Sample the generator on a draw and the predictor on the masks that it proposes.
 
-        An engine that serves both roles predicts a mask as soon as it has read it. With ``share_equal_masks`` it waits
-        for the passage's earlier samples, since equal masks go by the first of them. All predictions wait for all
-        proposals where each role has an engine of its own, which could not put them into one batch, and where equal
-        masks may have come from different engines.
+        An engine that serves both roles starts to predict a mask as soon as the mask is read. With
+        ``share_equal_masks`` the prediction waits for the passage's earlier samples, because equal masks share the key
+        of the first. All predictions wait for all proposals in two cases: each role has an engine of its own, so that
+        one batch cannot hold both, or equal masks may come from different engines.
         """
         one_engine = self.engines["generator"] is self.engines["predictor"]
         if not one_engine or (self.game.share_equal_masks and len(draw.passages) < self.calls.count):
@@ -149,7 +149,7 @@ class RolloutWorker(RankShares):
         return Prompts("generator", indices, self.game.masks_per_passage, self.calls.lengths.of("generator"))
 
     def _to_mask(self, draw: Draw, work: Work) -> list[SampleRequest]:
-        """Request samples of masks one by one, so that each can be read when it ends."""
+        """Request samples of masks one by one, so that each can be read as soon as it is complete."""
         prompt = tuple(self.sampler.generator_prompt(draw.passages[work.item].text))
         seed, limit = self.seed_of(draw.rng_key, "generator", work.item), self.limits["generator"]
         return [
@@ -165,7 +165,10 @@ class RolloutWorker(RankShares):
         return SampleRequest(key, prompt, seed, samples, self.limits["predictor"])
 
     def _newly_proposed(self, draw: Draw, key: SampleKey, answers: Answers) -> list[Mask]:
-        """Read the masks that a sample of the generator completes: its own, or with shared masks all that waited."""
+        """Read the masks that a finished generator sample makes available.
+
+        These are the sample's own mask or, with shared masks, all that waited for it.
+        """
         passage = draw.passages[key.item].text
         names = [SampleKey("generator", key.item, sample) for sample in range(self.game.masks_per_passage)]
         first, end = key.sample, key.sample + 1
@@ -189,7 +192,7 @@ class RolloutWorker(RankShares):
         return Mask(key, self.sampler.spans.apply(span, passage, self.random(rng_key, "place", *key)))
 
     def _proposals(self, draw: Draw, groups: Mapping[Name, SampledGroup]) -> list[Proposals]:
-        """Read this rank's groups of the generator."""
+        """Read the masks in this rank's generator groups."""
         return [
             self.read(draw, index, group.prompt_ids, group.responses)
             for (role, index), group in groups.items()
@@ -202,16 +205,16 @@ class RolloutWorker(RankShares):
         return Proposals(read.prompt_ids, read.responses, read.masks, index, draw.passages[index])
 
     def read_again(self, draw: Draw, index: int, responses: Sequence[Response]) -> Proposals:
-        """Read the masks of stored responses, whose prompt follows from the passage."""
+        """Read the masks of stored responses; the prompt is rebuilt from the passage."""
         return self.read(draw, index, self.sampler.generator_prompt(draw.passages[index].text), responses)
 
     def score_again(self, mask: Mask, responses: Sequence[Response]) -> Predictions:
-        """Score stored responses to a mask."""
+        """Score the stored responses to a mask."""
         scored = self.sampler.score(mask.masked, self.sampler.predictor_prompt(mask.masked), responses)
         return Predictions(scored.prompt_ids, scored.responses, scored.rewards, mask)
 
     def _predictions(self, masks: Iterable[Mask], groups: Mapping[Name, SampledGroup]) -> list[Predictions]:
-        """Score this rank's groups of the predictor."""
+        """Score this rank's predictor groups."""
         by_key = {mask.key: mask for mask in masks}
         predictions = []
         for (role, key), group in groups.items():
@@ -240,7 +243,7 @@ class RolloutWorker(RankShares):
         strategy: PassiveStrategy,
         entropies: Sequence[Sequence[float]] | None = None,
     ) -> list[Mask]:
-        """Draw as many masks by a passive strategy, one of the paper's baselines, the same on every rank.
+        """Draw masks by a passive strategy, one of the paper's baselines, the same on every rank.
 
         ``entropies``: for ``entropy_next_token``, per passage, as
         :func:`~megatron_pz.algorithm.word_entropy.word_entropies` returns them.

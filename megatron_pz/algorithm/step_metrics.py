@@ -38,7 +38,7 @@ def step_metrics(report: StepReport[RolloutBatch], worker: RolloutWorker) -> dic
 
 
 def _engine_metrics(calls: list[list[EngineCall]]) -> dict[str, float]:
-    """Measure how well the engines' work was spread over them and over time, and each role's rate."""
+    """Return the load balance of the engines, the share of time in which they worked, and each role's token rate."""
     spans = [max(part.seconds for part in call) for call in calls]
     busy = sum(part.seconds for call in calls for part in call)
     if not busy:  # no passage had a mask, and there was no generator to ask

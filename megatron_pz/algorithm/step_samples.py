@@ -1,4 +1,4 @@
-"""Collect samples of a step to read: passages, proposed masks and predictions, with what is known of each response."""
+"""Collect readable samples of a step: passages, proposed masks and predictions, with the figures of each response."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def step_samples(
     most: int,
     differences: ResponseDifferences | None = None,
 ) -> list[MaskSample]:
-    """Collect the masks of a step's first ``most`` passages, with the predictions of any rank. Collective.
+    """Collect the masks of a step's first ``most`` passages, with the predictions of all ranks. Collective.
 
-    Only the first round of rollouts counts, because the masks of the next one have the same keys; only these passages,
-    because the responses of a step are many.
+    Only the first round of rollouts is used, because the masks of the next round have the same keys. The number of
+    passages is limited because a step has many responses.
     """
     first, differences = rollouts[0], differences or ResponseDifferences()
     predictions = [without_ids(group) for group in first.predictions if group.mask.key[0] < most]

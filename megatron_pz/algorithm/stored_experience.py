@@ -1,7 +1,7 @@
-"""Hold the rollouts of a step as JSON, for a checkpoint and for the way from the rollout ranks to the trainer.
+"""Serialize the rollouts of a step as JSON, for checkpoints and for the transfer from rollout ranks to the trainer.
 
-Only what was sampled is stored: passages by their numbers, and responses. Prompts, masks and rewards follow from them.
-Expert ids are apart, as bytes by the names of their groups.
+Only passage numbers and responses are stored. Prompts, masks and rewards are recomputed from them. Expert ids are
+stored separately, as bytes under the names of their groups.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = ("proposals", "predictions")
 
 
 def stored_groups(proposals: Sequence[Proposals], predictions: Sequence[Predictions]) -> StoredRound:
-    """Return one rank's responses."""
+    """Return one rank's responses as JSON values."""
     return {
         "proposals": {str(group.passage_index): [*map(stored_response, group.responses)] for group in proposals},
         "predictions": {_name(group.mask.key): [*map(stored_response, group.responses)] for group in predictions},
@@ -34,7 +34,7 @@ def stored_groups(proposals: Sequence[Proposals], predictions: Sequence[Predicti
 
 
 def expert_ids(number: int, proposals: Sequence[Proposals], predictions: Sequence[Predictions]) -> dict[str, bytes]:
-    """Return the expert ids of one rank's responses in a round of this number."""
+    """Return the expert ids of one rank's responses in round ``number``, by name."""
     of_proposals = {_id_name(number, "proposals", (each.passage_index,)): each.responses for each in proposals}
     of_predictions = {_id_name(number, "predictions", each.mask.key): each.responses for each in predictions}
     return {name: stored_ids(responses) for name, responses in (of_proposals | of_predictions).items()}
@@ -55,7 +55,7 @@ def _id_name(number: int, part: str, key: tuple[int, ...]) -> str:
 
 
 def merged(shares: Sequence[StoredExperience]) -> StoredExperience:
-    """Put the shares of all rollout ranks together, which differ in their responses and expert ids only."""
+    """Merge the shares of all rollout ranks, which differ only in their responses and expert ids."""
     rounds = [dict(each) for each in shares[0]["rounds"]]
     for number, whole in enumerate(rounds):
         for part in PARTS:
@@ -67,9 +67,9 @@ def merged(shares: Sequence[StoredExperience]) -> StoredExperience:
 def share(
     stored: StoredRound, number: int, part: str, ids: Mapping[str, bytes], rank: int, ranks: int
 ) -> dict[tuple[int, ...], list[Response]]:
-    """Return every ``ranks``-th group of a part of the round of this number, in the order of their keys.
+    """Return every ``ranks``-th group of a part of round ``number``, in the order of their keys.
 
-    ``ids``: at least those of :func:`names_of_ids`, where there are any.
+    ``ids`` holds at least the names of :func:`names_of_ids`, unless the responses have no expert ids.
     """
     return {
         key: restored_responses(stored[part][_name(key)], ids.get(_id_name(number, part, key), b""))
@@ -86,7 +86,7 @@ def _name(key: tuple[int, ...]) -> str:
 
 
 def stored_calls(calls: Sequence[Sequence[EngineCall]]) -> list[list[dict[str, Any]]]:
-    """Return the figures of the engines' calls."""
+    """Return the figures of the engines' calls as JSON values."""
     return [
         [
             {

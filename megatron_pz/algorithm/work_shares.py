@@ -1,4 +1,4 @@
-"""Share a call's prompts out to the engines by the work that is expected of them."""
+"""Distribute a call's prompts over the engines by their expected number of tokens."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ class MeanLengths:
     """Empty before the first responses; a role that has not sampled yet counts as long as the other one."""
 
     def update(self, role: Role, tokens: int, responses: int) -> None:
-        """Take in one call's responses, those of all ranks together."""
+        """Update the means with the responses of all ranks in one call."""
         if responses:
             newest = tokens / responses
             before = self.means.get(role, newest)
             self.means[role] = before + NEWEST_SHARE * (newest - before)
 
     def of(self, role: Role) -> float:
-        """Return the tokens that a response of the role is expected to have."""
+        """Return the expected number of tokens of a response of the role."""
         return self.means.get(role) or max(self.means.values(), default=1.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs, as numbers by text."""
+        """Return the means as numbers by name, for :meth:`load_state_dict`."""
         return {str(role): mean for role, mean in self.means.items()}
 
     def load_state_dict(self, state: Mapping[Role, float]) -> None:
-        """Go on from saved means."""
+        """Restore saved means."""
         self.means = dict(state)
 
 
 @dataclass(frozen=True)
 class Work:
-    """Samples of one prompt that one engine makes."""
+    """The samples of one prompt that one engine draws."""
 
     role: Role
     item: Any
@@ -63,14 +63,14 @@ class Prompts:
 
 
 def share_out(prompts: Sequence[Prompts], engines: int) -> list[list[Work]]:
-    """Assign the samples of all prompts to engines by the tokens that are expected of them.
+    """Assign the samples of all prompts to engines by their expected number of tokens.
 
-    The samples of a prompt stay together, since they share its prefill, and each prompt goes to the engine that has
-    the fewest tokens so far, most expensive prompts first. Where there are more engines than prompts, each engine gets
-    an equal part of the tokens instead, and prompts are split.
+    The samples of a prompt stay together because they share its prefill. Prompts are assigned greedily, most expensive
+    first, each to the engine with the fewest tokens so far. If there are more engines than prompts, prompts are split
+    so that each engine gets an equal part of the tokens.
 
     Returns:
-        Each engine's work: longer responses first, because they end last, and otherwise in the order of the prompts.
+        Each engine's work. Longer responses come first, because they end last; ties keep the order of the prompts.
 
     >>> works = share_out([Prompts("generator", ["a", "b"], 3, 10.0)], 3)
     >>> [[(work.item, list(work.samples)) for work in share] for share in works]

@@ -1,4 +1,4 @@
-"""Let local work that fails on one rank fail on all, so that no rank waits in a collective for one that is gone."""
+"""Make local work that fails on one rank fail on all ranks, so that no rank waits in a collective for a failed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class AgreedProblem(Exception):
 
 
 def agree(problem: str | None) -> None:
-    """Raise AgreedProblem on every rank if any rank brings a problem. A collective."""
+    """Raise AgreedProblem on every rank if any rank reports a problem. A collective."""
     problems: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, problem)
     for rank, found in enumerate(problems):

@@ -52,7 +52,7 @@ def folder_of(root: Path, iteration: int) -> Path:
 
 
 def partial_folder(root: Path, iteration: int) -> Path:
-    """Return its hidden directory while the checkpoint is written or deleted."""
+    """Return the hidden directory of an iteration's checkpoint while it is written or deleted."""
     return root / f".{folder_of(root, iteration).name}.tmp"
 
 
@@ -75,7 +75,7 @@ def iterations(root: Path) -> Iterator[int]:
 
 
 def latest_iteration(directory: str | Path) -> int | None:
-    """Return the newest complete checkpoint's iteration, None without any. BadInput if the record is broken."""
+    """Return the iteration of the newest complete checkpoint, or None. Raise BadInput if the record is broken."""
     record = Path(directory) / LATEST
     try:
         text = record.read_text().strip()
@@ -89,7 +89,7 @@ def latest_iteration(directory: str | Path) -> int | None:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """Return run_state.json after checking the size of every file that it lists. BadInput if one differs."""
+    """Return run_state.json after checking the size of every file that it lists. Raise BadInput if one differs."""
     record = folder / RUN_STATE
     try:
         header = json.loads(record.read_text())
@@ -122,7 +122,7 @@ def _size(path: Path) -> int:
 
 
 def make_partial(partial: Path) -> None:
-    """Make an empty directory to write into, and remove what killed runs left beside it."""
+    """Create an empty directory to write into, and remove the partial directories of killed runs."""
     root = partial.parent
     root.mkdir(parents=True, exist_ok=True)
     put_back_replaced(root)
@@ -132,7 +132,7 @@ def make_partial(partial: Path) -> None:
 
 
 def put_back_replaced(root: Path) -> None:
-    """Undo an interrupted replacement (see :func:`complete`), or finish one that only left the old directory."""
+    """Undo an interrupted replacement (see :func:`complete`), or finish one that lacks only the final deletion."""
     for replaced in root.glob(".iter_*.old"):
         final = root / replaced.name.removeprefix(".").removesuffix(".old")
         if final.exists():
@@ -151,9 +151,9 @@ def complete(partial: Path, final: Path, header: dict[str, Any]) -> None:
     record = _record_in_waiting(final.parent)
     record.write_text(f"{header['iteration']}\n")
     flush(record)
-    # From here on nothing needs space.
+    # The remaining steps need no disk space.
     replaced = final.with_name(f".{final.name}.old")
-    if final.exists():  # the same iteration, done again after resuming from an earlier one
+    if final.exists():  # the same iteration, repeated after resuming from an earlier one
         os.replace(final, replaced)
     os.replace(partial, final)
     flush(final.parent)

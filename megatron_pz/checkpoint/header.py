@@ -1,4 +1,4 @@
-"""Describe model, layout and optimizers in a checkpoint's header; refuse to load what does not match them."""
+"""Describe model, layout and optimizers in a checkpoint's header, and refuse checkpoints that do not match the run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def architecture_of(chunks: Sequence[torch.nn.Module]) -> dict[str, Any] | None:
-    """Return the architecture that a model was built for, as JSON keeps it; None for a model that has none."""
+    """Return the architecture of a model as JSON values, or None for a model that does not record one."""
     config = getattr(unwrap_model(chunks[0]), "config", None)
     arch = getattr(config, "architecture", None)
     return None if arch is None else plain_architecture(arch)
 
 
 def require_same_architecture(header: Mapping[str, Any], chunks: Sequence[torch.nn.Module], folder: Path) -> None:
-    """Raise BadInput where a checkpoint's model is of another architecture than the one that it is to fill.
+    """Raise BadInput if a checkpoint's architecture differs from that of the model to be loaded.
 
-    The shapes of the weights do not tell: RoPE's theta and the norms' epsilon have none, and a vocabulary is padded.
+    Weight shapes cannot show this: RoPE's theta and the norms' epsilon have none, and the vocabulary is padded.
     """
     own, stored = architecture_of(chunks), header.get("architecture")
     if own is None:
@@ -50,14 +50,14 @@ def require_same_architecture(header: Mapping[str, Any], chunks: Sequence[torch.
 
 
 def optimizer_kinds(header: dict[str, Any], folder: Path) -> dict[str, str | None]:
-    """Return each part's kind of optimizer, None where it had none or the optimizer had not stepped."""
+    """Return the optimizer kind of each part, or None for a part whose optimizer is missing or has not stepped."""
     if "parts" not in header:
         raise BadInput(f"{folder} was written by an earlier version of this program: resume it with that one")
     return header["parts"]
 
 
 def require_same_optimizer(saved: str | None, own: str, folder: Path) -> None:
-    """Refuse another kind of optimizer. Experts that ranks share have one of their own, of the same class (``A+A``)."""
+    """Refuse another kind of optimizer. With expert parallelism, experts have their own of the same class (``A+A``)."""
     if saved is not None and set(saved.split("+")) != set(own.split("+")):
         raise BadInput(
             f"{folder} was written with the optimizer {saved}, this run has {own}: resume with the same "

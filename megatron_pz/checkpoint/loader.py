@@ -31,7 +31,7 @@ from megatron_pz.runtime.first_rank import on_first_rank
 
 @dataclass(frozen=True)
 class LoadedState:
-    """State of a checkpoint beside weights and optimizer, which are loaded in place."""
+    """The state of a checkpoint except weights and optimizer, which are loaded in place."""
 
     folder: Path
     iteration: int
@@ -40,7 +40,7 @@ class LoadedState:
     """None when the checkpoint was written in another layout: there is no such rank then, so reseed."""
 
     def require(self, *names: str) -> None:
-        """Raise BadInput unless ``common`` has these entries: another command may have written the checkpoint."""
+        """Raise BadInput unless ``common`` has these entries; another command may have written the checkpoint."""
         missing = [name for name in names if name not in self.common]
         if missing:
             raise BadInput(
@@ -49,7 +49,7 @@ class LoadedState:
             )
 
     def binary(self, names: Collection[str]) -> dict[str, bytes]:
-        """Read parts of the binary state by name, whichever rank has written them; leave out those that none has.
+        """Read parts of the binary state by name, from any rank's file. Names that no file contains are omitted.
 
         Raises:
             BadInput: a file is damaged.
@@ -103,10 +103,11 @@ def load_model_weights(
 ) -> dict[str, Any]:
     """Load the weights of one part only, in any parallel layout, from the latest checkpoint or that of ``iteration``.
 
-    Call it before :func:`megatron_pz.trainer.optimizer.wrap`: master weights that exist already are not touched.
+    Call it before :func:`megatron_pz.trainer.optimizer.wrap`: existing master weights are not updated. Raises BadInput
+    as :func:`load_checkpoint` does.
 
     Returns:
-        the checkpoint's ``common`` state. Raises BadInput as :func:`load_checkpoint` does.
+        the checkpoint's ``common`` state.
     """
     folder, header = _opened(Path(directory), iteration)
     saved_kinds = optimizer_kinds(header, folder)
@@ -125,8 +126,8 @@ def _names_of(parts: Iterable[str]) -> str:
 def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
     """Return the directory and the header of an iteration, or of the latest. A collective.
 
-    Rank 0 looks for all ranks: the check asks the file system for the size of every file, at least one for each rank
-    that wrote, and the nodes of a network file system may disagree on the latest for a while.
+    Rank 0 looks it up for all ranks. The check queries the size of every file, at least one for each rank that wrote,
+    and clients of a network file system may briefly disagree on the latest checkpoint.
     """
 
     def opened() -> tuple[Path, dict[str, Any]]:
@@ -154,12 +155,12 @@ def _find(root: Path, iteration: int | None) -> Path:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Turn any error while files are read into a BadInput of one line; a damaged pickle can raise any exception."""
+    """Convert any error while files are read into a one-line BadInput; a damaged pickle can raise any exception."""
     try:
         yield
     except BadInput:
         raise
-    except TorchCheckpointException as failed:  # not an Exception
+    except TorchCheckpointException as failed:  # not a subclass of Exception
         rank, (error, _) = next(iter(failed.failures.items()))
         raise BadInput(f"the checkpoint {folder} cannot be loaded (rank {rank}: {brief(error)})") from error
     except Exception as error:

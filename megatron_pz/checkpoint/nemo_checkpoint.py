@@ -57,7 +57,7 @@ _METADATA = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True
 
 
 def refuse_family(arch: Architecture) -> None:
-    """Raise BadInput where NeMo has no model of this kind, or its form has not been built here."""
+    """Raise BadInput if NeMo has no model of this family, or its export is not implemented."""
     if arch.model_type not in FAMILIES:
         raise BadInput(
             f"{arch.model_type} is not converted to or from NeMo 2; that is built for {' and '.join(FAMILIES)}: "
@@ -66,7 +66,7 @@ def refuse_family(arch: Architecture) -> None:
 
 
 def weights_folder(checkpoint: Path) -> Path:
-    """Return the torch_dist checkpoint inside a NeMo 2 checkpoint. BadInput if there is none."""
+    """Return the torch_dist checkpoint inside a NeMo 2 checkpoint. Raise BadInput if there is none."""
     folder = checkpoint / "weights"
     if not (folder / ".metadata").is_file():
         raise BadInput(f"{checkpoint} is not a NeMo 2 checkpoint: it has no weights/.metadata")
@@ -79,8 +79,8 @@ def weights_folder(checkpoint: Path) -> Path:
 def load_nemo_weights(checkpoint: Path, model: LanguageModule, arch: Architecture) -> None:
     """Fill this rank's part of a model from a NeMo 2 checkpoint, in any parallel layout. A collective.
 
-    Optimizer state and FP8 scaling state stay behind, and so does ``common.pt``, whose pickles need NeMo's classes.
-    Rows that pad the vocabulary become zero. Raises BadInput if the checkpoint is damaged or of another model.
+    Optimizer state and FP8 scaling state are not loaded, nor is ``common.pt``, whose pickles need NeMo's classes. Rows
+    that pad the vocabulary become zero. Raises BadInput if the checkpoint is damaged or of another model.
     """
     folder = weights_folder(checkpoint)
     state = {name: entry for name, entry in _state(model).items() if not isinstance(entry, ShardedObject)}
@@ -124,7 +124,7 @@ def _refuse_another_model(
 
 
 def _is_whole_model() -> bool:
-    """Return whether this rank has every layer, and so can tell which tensors do not belong to the model."""
+    """Return whether this rank has every layer, so that it can detect tensors that do not belong to the model."""
     return parallel_state.get_pipeline_model_parallel_world_size() == 1
 
 
@@ -165,11 +165,11 @@ def save_nemo(checkpoint: Path, model: LanguageModule, arch: Architecture, hf_mo
 
 
 def require_nemo() -> None:
-    """Raise BadInput where NeMo's part that builds and describes language models cannot be imported."""
+    """Raise BadInput if NeMo's modules for language models cannot be imported."""
     try:
         import nemo.collections.llm.gpt.model
         import nemo.lightning.io.pl  # noqa: F401
-    except Exception as error:  # ImportError if it is absent; its dependencies fail in ways of their own
+    except Exception as error:  # ImportError if NeMo is absent; its dependencies may raise other exceptions
         raise BadInput(
             f"a NeMo 2 checkpoint is written with NeMo, which cannot be imported here ({brief(error)}); "
             "use an environment of its own with nemo-toolkit[llm]==2.7.3 (the extra nemo)"
@@ -177,7 +177,7 @@ def require_nemo() -> None:
 
 
 def _prepare(partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted save has left
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted save
     (partial / "weights").mkdir(parents=True)
 
 
@@ -192,9 +192,9 @@ def _state(model: LanguageModule) -> ShardedStateDict:
 
 
 def _state_for_nemo(model: LanguageModule) -> ShardedStateDict:
-    """Return the model's state with the empty scaling states that NeMo's Transformer Engine layers ask for.
+    """Return the model's state with the empty scaling states that NeMo's Transformer Engine layers expect.
 
-    Megatron-Core's local linear layers have them too, for that reason; its norms and its attention have not.
+    Megatron-Core's local linear layers already provide them; its norms and its attention do not.
     """
     state = _state(model)
     objects = {name: entry for name, entry in state.items() if isinstance(entry, ShardedObject)}
@@ -238,7 +238,8 @@ def _nemo_model(arch: Architecture, dtype: torch.dtype, hf_model: Path) -> Calla
     classes = {"llama": (LlamaConfig, LlamaModel), "qwen3": (Qwen3Config, Qwen3Model)}
     config_class, model_class = classes[arch.model_type]
     settings = nemo_settings(arch, dtype, read_json(hf_model / "config.json").get("initializer_range", 0.02))
-    if arch.model_type == "llama" and transformer_engine_version() is None:  # it cannot be described with its kernels
+    # Without Transformer Engine, NeMo cannot serialize a configuration that refers to its kernels.
+    if arch.model_type == "llama" and transformer_engine_version() is None:
         settings["apply_rope_fusion"] = False
         logger.warning(
             "Transformer Engine is not installed: model.config in the context has apply_rope_fusion off; turn it on "

@@ -14,7 +14,7 @@ _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:
-    """Return the names of Megatron-Core's optimizer classes, which must match to load an optimizer's state."""
+    """Return the class names of Megatron-Core's optimizers, which must match when a state is loaded."""
     return "+".join(type(part).__name__ for part in _parts(optimizer))
 
 
@@ -24,18 +24,18 @@ def has_stepped(optimizer: MegatronOptimizer) -> bool:
 
 
 def restart(optimizer: MegatronOptimizer) -> None:
-    """Reset to the start of a run: no moments, and master weights equal to the model's."""
+    """Reset the optimizer to the start of a run: no moments, and master weights equal to the model's."""
     for part in _parts(optimizer):
         part.optimizer.state.clear()
         for group in part.optimizer.param_groups:
-            group.pop("step", None)  # where Transformer Engine's Adam counts
+            group.pop("step", None)  # Transformer Engine's Adam counts its steps here
     optimizer.reload_model_params()
 
 
 def fitted(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> dict[Any, Any]:
-    """Convert a loaded state to the optimizer's own form, which may differ from the saved form.
+    """Convert a loaded state to the form of the present optimizer, which may differ from the saved form.
 
-    Where ranks share experts, Megatron-Core gives the experts an optimizer of their own and numbers the two states;
+    With expert parallelism, Megatron-Core gives the experts an optimizer of their own and numbers the two states;
     otherwise one optimizer has all parameters. The tensors are the same; only the place of the other values differs.
     """
     numbered = {key: value for key, value in loaded.items() if isinstance(key, int)}
@@ -61,12 +61,12 @@ def _saved_settings(part: MegatronOptimizer, saved: dict[str, Any]) -> dict[str,
 
 
 def _groups(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the parameter groups in an optimizer's state, wherever its class keeps them."""
+    """Return the parameter groups in an optimizer's state; their place depends on its class."""
     return state.get("optimizer", state).get("param_groups", [])
 
 
 def _are_saved(groups: list[dict[str, Any]]) -> bool:
-    """Return whether the groups carry their settings, which are saved, and not only parameter numbers."""
+    """Return whether the groups have saved settings, and not only parameter numbers."""
     return bool(groups) and _GROUP_OF[0] in groups[0]
 
 

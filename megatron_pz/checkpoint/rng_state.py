@@ -24,7 +24,7 @@ def collect_rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Set every generator to what :func:`collect_rng_state` saw."""
+    """Set every generator to the state that :func:`collect_rng_state` returned."""
     random.setstate(state["python"])
     of_numpy = state["numpy"]
     key = of_numpy["state"]["key"].numpy().astype(np.uint32)

@@ -5,8 +5,8 @@ forks a process for every file and spawns a manager that imports the main module
 with a vLLM engine and its threads.
 
 Ranks that hold the same tensors share the work, as with Megatron-LM's ``--ckpt-fully-parallel-save`` and ``-load``:
-each writes and reads a part, and the ranks exchange what they have read. The file system delivers every byte of a
-checkpoint once, however many ranks resume from it.
+each rank writes and reads a part, and the ranks exchange the parts that they have read. Every byte of a checkpoint is
+read once from the file system, regardless of the number of ranks.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _NO_WEIGHTS = ("optimizer.", _COMMON_STATE, _NUMBERED)
 
 @dataclass(frozen=True)
 class ModelState:
-    """A model with its optimizer: what a checkpoint holds one of, or several by name."""
+    """A model with its optimizer. A checkpoint holds one, or several by name."""
 
     chunks: Sequence[MegatronModule]
     """As built or as wrapped."""
@@ -87,7 +87,7 @@ class SaveAgreement:
     """The plan that the ranks agreed on at the first save of a state, reused at every later save of the same state.
 
     Otherwise each save would gather the description of every shard from all ranks twice more: to check that the shards
-    make whole tensors, and to choose the writer of each replicated one.
+    form whole tensors, and to choose the writer of each replicated tensor.
     """
 
     settled: bool = False
@@ -96,7 +96,7 @@ class SaveAgreement:
 
 
 class StagedTensors:
-    """This rank's part of a checkpoint: what goes into which file is settled among the ranks, nothing is written yet.
+    """This rank's part of a planned checkpoint: the ranks agree on each file's content, and nothing is written yet.
 
     :meth:`write` is local work and may run in a thread beside the training; :meth:`seal` ends it on all ranks together.
     """
@@ -106,11 +106,11 @@ class StagedTensors:
         self._results: list[WriteResult] = []
 
     def write(self) -> None:
-        """Write and flush this rank's file. Raises whatever the disk does."""
+        """Write and flush this rank's file. I/O errors propagate."""
         self._results = self._strategy.write()
 
     def seal(self) -> None:
-        """Write the index of all ranks' files, after every rank has written. A collective; AgreedProblem on failure."""
+        """Write the index of all files after every rank has written. A collective; raises AgreedProblem on failure."""
         problem = None
         try:
             self._strategy.write_index(self._results)
@@ -124,17 +124,17 @@ class StagedTensors:
 def stage_tensors(
     parts: ModelStates, folder: Path, *, copy: bool, agreement: SaveAgreement | None = None
 ) -> StagedTensors:
-    """Plan how the models, and their optimizers' states if there are any, go into an existing directory. A collective.
+    """Plan how to save the models, and their optimizers if any, in an existing directory. A collective.
 
     Args:
-        copy: hold copies of all tensors in host memory, so that training may go on before they are written; otherwise
-            they are read when they are written, and must not change until then.
+        copy: copy all tensors to host memory, so that training can continue before they are written; otherwise they
+            are read when they are written and must not change until then.
         agreement: that of an earlier save of the same parts, with optimizers or without; a new one is filled in.
 
     Raises AgreedProblem on all ranks if one failed.
 
-    Megatron-Core lets rank 0 alone write two small files, before and after the tensors. When the first one fails,
-    rank 0 joins the collective in which the others already wait for it.
+    In Megatron-Core, rank 0 alone writes two small files, before and after the tensors. If it fails to write the first
+    one, it joins the collective in which the other ranks are already waiting.
     """
     for part in parts.values():
         gather_weights(part.chunks)
@@ -149,7 +149,7 @@ def stage_state(
     metadata: Mapping[str, Any],
     agreement: SaveAgreement | None = None,
 ) -> StagedTensors:
-    """:func:`stage_tensors` for a sharded state dict as it is; ``metadata`` is stored with it."""
+    """Plan the save of a given sharded state dict as :func:`stage_tensors` does; store ``metadata`` with it."""
     agreement = agreement or SaveAgreement()
     strategy = _StagedSave(copy, agreement)
     try:
@@ -172,7 +172,7 @@ def load_tensors(folder: Path, parts: ModelStates) -> None:
     """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
 
     Optimizers keep their own settings (weight decay, betas, epsilon), not those that the checkpoint was written with.
-    Raises BadInput if the checkpoint is of another model; for files that cannot be read, whatever the readers raise.
+    Raises BadInput if the checkpoint is of another model. Errors of the readers for unreadable files propagate.
     """
     states = _sharded_states(parts, is_loading=True)
     strategy = FullyParallelLoadStrategyWrapper(get_default_load_sharded_strategy(str(folder)), _ranks_with_the_same())
@@ -232,10 +232,10 @@ class _StagedSave(TorchDistSaveShardedStrategy):
     ) -> AsyncRequest:
         """Plan the save for ``dist_checkpointing.save``, which adds its own last step to the returned request.
 
-        ``async_strategy``, which megatron-core passes since 0.17, chooses among its own writers; this is another one.
+        ``async_strategy``, which Megatron-Core passes since 0.17, chooses among its own writers and is not used here.
         """
         self.entered = True
-        # Also the counterpart of stage_state's agree, should rank 0 have failed on its way here.
+        # This also matches the collective in stage_state that rank 0 joins if it fails before this point.
         run_on_all_ranks_or_raise(lambda: _write_common_state(sharded_state_dict, Path(checkpoint_dir)), only_rank=0)
         _share_out(sharded_state_dict, self.agreement)
         flat, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
@@ -269,20 +269,20 @@ class _StagedSave(TorchDistSaveShardedStrategy):
 
 
 def _write_common_state(sharded_state: dict[str, Any], folder: Path) -> None:
-    """Write ``common.pt``, which megatron-core up to 0.18 reads, where 0.19 keeps its content among the tensors."""
+    """Write ``common.pt``, which Megatron-Core up to 0.18 reads; 0.19 stores its content among the tensors."""
     stored = sharded_state.get(_COMMON_STATE)
     if isinstance(stored, ShardedObject):
         torch.save(stored.data, folder / COMMON_STATE_FNAME)
 
 
 class _Copies:
-    """Give torch's writer, in the planner's place, copies of the tensors taken at construction."""
+    """Stands in for the planner and gives torch's writer copies of the tensors, made at construction."""
 
     def __init__(self, plan: SavePlan, planner: MCoreSavePlanner) -> None:
         self._copies = {}
         for item in plan.items:
             content = planner.resolve_data(item)
-            if isinstance(content, torch.Tensor):  # anything else has been pickled into bytes already
+            if isinstance(content, torch.Tensor):  # all other values are already pickled into bytes
                 content = content.detach().to("cpu", copy=True)
             self._copies[item.index] = content
 
@@ -292,7 +292,7 @@ class _Copies:
 
 @contextmanager
 def _agreed() -> Iterator[None]:
-    """Turn an exception that torch raises on all ranks together into an AgreedProblem."""
+    """Convert an exception that torch raises on all ranks together into an AgreedProblem."""
     try:
         yield
     except TorchCheckpointException as failed:
@@ -311,7 +311,7 @@ def _prefix(name: str) -> str:
 
 
 def _sharded_states(parts: ModelStates, is_loading: bool = False) -> dict[str, Any]:
-    """Return the states of all parts: one without a name at the top, as megatron.training does, others by name."""
+    """Return the states of all parts: an unnamed part at the top level, as in megatron.training, others by name."""
     states: dict[str, Any] = {}
     for name, part in parts.items():
         state = _sharded_state(part, is_loading)

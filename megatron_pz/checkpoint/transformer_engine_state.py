@@ -1,4 +1,4 @@
-"""Handle what Transformer Engine adds to a checkpoint: extra states beside the weights, and FP8 weights."""
+"""Handle Transformer Engine's additions to a checkpoint: extra states beside the weights, and FP8 weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 
 
 def without_extra_states(names: Iterable[str]) -> list[str]:
-    """Return the names of tensors without those that only one of the two kinds of layers has."""
+    """Return the names of tensors without the extra states, which Transformer Engine and local layers do not share."""
     return [name for name in names if not name.endswith(_EXTRA_STATE)]
 
 
@@ -35,10 +35,10 @@ def fill(model: torch.nn.Module, state: dict[str, Any]) -> None:
 
 @contextmanager
 def _scales_of_fp8() -> Iterator[None]:
-    """Let Transformer Engine load the history of delayed scaling, which it keeps as a pickle.
+    """Allow Transformer Engine to load the history of delayed scaling, which it stores as a pickle.
 
-    Later versions do so only where this variable says that the file is trusted. Ours is: torch's reader has already
-    unpickled the entry that contains it.
+    Later versions load it only if an environment variable marks the file as trusted. Trust adds no risk here: torch's
+    reader has already unpickled the entry that contains it.
     """
     before = os.environ.get(_TRUSTED)
     os.environ[_TRUSTED] = "1"
@@ -52,10 +52,10 @@ def _scales_of_fp8() -> Iterator[None]:
 
 
 class PlainTensors(MCoreSavePlanner):
-    """Write FP8 weights as the bfloat16 values that they represent, one tensor at a time.
+    """Writes FP8 weights as the bfloat16 values that they represent, one tensor at a time.
 
-    Megatron-Core asks for bfloat16 when it loads, and quantising these values again gives the same FP8. Otherwise the
-    file would hold pickled objects of one version of Transformer Engine.
+    Megatron-Core expects bfloat16 when it loads, and quantizing these values again gives the same FP8 values.
+    Otherwise the file would hold pickled objects of one version of Transformer Engine.
     """
 
     def transform_object(self, write_item: WriteItem, object: Any) -> Any:

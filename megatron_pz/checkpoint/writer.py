@@ -5,8 +5,8 @@ A run's directory holds::
     iter_0000100/                     one complete checkpoint
         .metadata, *.distcp, ...      weights and optimizer, Megatron-Core's torch_dist format
         run_state.json                the run's own state, the layout, and the size of every file
-        rank_00000.pt                 what only that rank has: its random number generators
-        binary_00000.pt               state that JSON would hold badly, by name, as uint8 tensors; not of every rank
+        rank_00000.pt                 state of that rank alone: its random number generators
+        binary_00000.pt               state unsuited to JSON, by name, as uint8 tensors; only some ranks write it
     latest_checkpointed_iteration.txt "100": the newest complete checkpoint, as Megatron-LM names it
 
 A checkpoint is written under a hidden name, flushed to disk and renamed by rank 0; then the text file is replaced. If
@@ -53,7 +53,7 @@ from megatron_pz.runtime.watchdog import Watchdog
 
 
 class CheckpointWriteFailed(ExpectedFailure):
-    """A checkpoint could not be written. The one before it is untouched."""
+    """A checkpoint could not be written. The previous one is intact."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _Pending:
 
 
 class CheckpointWriter:
-    """Write a run's checkpoints into one directory, one after the other. Every method is a collective of all ranks.
+    """Writes a run's checkpoints into one directory, one at a time. Every method is a collective of all ranks.
 
     With ``asynchronous``, :meth:`save` returns when the state has been copied, and a thread writes it. The first
     :meth:`poll`, :meth:`wait` or :meth:`save` after all ranks have written gives the checkpoint its name. One write is
@@ -102,7 +102,7 @@ class CheckpointWriter:
     def of_run(
         cls, training: TrainingConfig, parallel: ParallelConfig, parts: ModelStates, watchdog: Watchdog
     ) -> CheckpointWriter:
-        """Make a writer from a run's settings; a disk may hang as long as other ranks wait in a collective."""
+        """Make a writer from a run's settings. The deadline of disk I/O is the timeout of collectives."""
         minutes = parallel.distributed_timeout_minutes
         setting = f"--distributed-timeout-minutes {minutes:g}"
         return cls(
@@ -145,7 +145,7 @@ class CheckpointWriter:
             },
             "common": common,
         }
-        header = json.loads(json.dumps(header))  # a copy, which also raises early for what JSON cannot hold
+        header = json.loads(json.dumps(header))  # a copy; values that JSON cannot represent raise here
         with self._failing_together(iteration):
             self._pending = self._start(iteration, header, stored, per_rank, binary)
         if not self.asynchronous:
@@ -175,7 +175,7 @@ class CheckpointWriter:
         run_on_all_ranks_or_raise(lambda: self._waiting(lambda: files.make_partial(partial)), only_rank=0)
         run_on_all_ranks_or_raise(lambda: _require_shared(partial))
         run_on_all_ranks_or_raise(lambda: torch.save(per_rank, own_state))
-        # An optimizer joins the state after its first step; apart from that every save is of the same state.
+        # An optimizer is part of the state after its first step; otherwise every save has the same state.
         agreement = self._agreements.setdefault(json.dumps(header["parts"]), SaveAgreement())
         tensors = stage_tensors(parts, partial, copy=self.asynchronous, agreement=agreement)
 
@@ -183,7 +183,7 @@ class CheckpointWriter:
             tensors.write()
             path = partial / files.rank_file(dist.get_rank())
             path.write_bytes(own_state.getbuffer())
-            files.flush(path)  # rank 0 of another node cannot do it for this one
+            files.flush(path)  # rank 0 cannot flush another node's files
             if binary:
                 path = partial / files.binary_file(dist.get_rank())
                 torch.save(
@@ -223,7 +223,7 @@ class CheckpointWriter:
         except AgreedProblem as problem:
             if dist.get_rank() == 0:
                 files.clean_up(files.partial_folder(self.root, iteration))
-            dist.barrier()  # the first rank to exit takes the others with it, so not before the directory is gone
+            dist.barrier()  # the first rank to exit ends the others, so wait until the directory is deleted
             last_good = files.latest_iteration(self.root)
             kept = "no earlier one exists" if last_good is None else f"the one of iteration {last_good} is untouched"
             raise CheckpointWriteFailed(
@@ -241,7 +241,7 @@ def save_checkpoint(
     common: dict[str, Any],
     per_rank: dict[str, Any],
 ) -> Path:
-    """Write one checkpoint of one model synchronously, without a writer of one's own."""
+    """Write one checkpoint of one model synchronously."""
     parts = {"": ModelState(chunks, optimizer)}
     return CheckpointWriter(directory, parts).save(iteration, common=common, per_rank=per_rank)
 
@@ -256,7 +256,7 @@ def _require_shared(partial: Path) -> None:
 
 
 def _thread_on_this_device() -> ThreadPoolExecutor:
-    """Make a thread that uses this process's GPU: torch's writer would otherwise open a context on the first GPU."""
+    """Make a thread that uses this process's GPU; torch's writer would otherwise open a context on GPU 0."""
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
     use_device = None if device is None else lambda: torch.cuda.set_device(device)
     return ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=use_device)

@@ -1,7 +1,7 @@
-"""Examine on a login node what a job would stumble on: ``slurm/pz_qwen3_4b.sh --check [flags]``.
+"""Check on a login node whether a job can run: ``slurm/pz_qwen3_4b.sh --check [flags]``.
 
 Prints a line for every check and exits with code 2 if one fails. ``RECIPE_SCRIPT`` names the script whose ``#SBATCH``
-lines tell the GPUs and the time asked for; ``GPU_MEMORY`` is the memory of one GPU in GiB, 80 by default.
+lines request GPUs and time; ``GPU_MEMORY`` is the memory of one GPU in GiB, 80 by default.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _NO_LIMIT = ("UNLIMITED", "INFINITE", "0")
 
 
 def requested(script: str) -> dict[str, str]:
-    """Return what the ``#SBATCH`` lines of a script ask for, by the long names of :data:`_OPTIONS`.
+    """Return the options in the ``#SBATCH`` lines of a script, by the long names of :data:`_OPTIONS`.
 
     As sbatch does, it stops at the first command and takes the last of several values.
 
@@ -71,7 +71,7 @@ def requested(script: str) -> dict[str, str]:
 
 
 def requested_gpus(headers: Mapping[str, str]) -> int:
-    """Return the GPUs of the whole job, at least 1; of a range of nodes, those of the smallest job."""
+    """Return the number of GPUs of the whole job, at least 1. A range of nodes counts as its smallest value."""
     gres = [entry for entry in headers.get("gres", "").split(",") if re.match(r"(gres/)?gpu\b", entry)]
     nodes, tasks = (
         positive(f"--{name}", headers.get(name, "1").split("-")[0]) for name in ("nodes", "ntasks-per-node")
@@ -107,7 +107,7 @@ def seconds_of(limit: str) -> int | None:
 
 
 def check_writable(path: Path) -> str:
-    """Return a sentence if files can be written under ``path``, which need not exist yet; raise BadInput otherwise."""
+    """Return a confirmation if files can be written under ``path``, which need not exist; else raise BadInput."""
     existing = path
     while not existing.exists():
         existing = existing.parent
@@ -120,7 +120,7 @@ def check_writable(path: Path) -> str:
 
 
 def check_lead(headers: Mapping[str, str], lead: str) -> str:
-    """Compare the time limit with the seconds before it at which Slurm asks for a checkpoint."""
+    """Compare the time limit with the lead time, in seconds, at which Slurm requests a checkpoint."""
     limit = seconds_of(headers["time"]) if "time" in headers else None
     if limit is None or not lead:
         return "no time limit in the script"
@@ -131,7 +131,7 @@ def check_lead(headers: Mapping[str, str], lead: str) -> str:
 
 
 def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) -> str:
-    """Plan the memory of the GPUs that the script asks for, of ``gpu`` GiB each (empty: 80)."""
+    """Plan the memory of the requested GPUs, of ``gpu`` GiB each (80 if empty)."""
     try:
         gpu_memory = float(gpu or 80)
     except ValueError:
@@ -148,7 +148,7 @@ def check_memory(settings: JobSettings, headers: Mapping[str, str], gpu: str) ->
 
 
 def check_checkpoint(settings: JobSettings, module: str) -> str:
-    """Compare the checkpoint that the run resumes with its record of files, and its objective with the module's."""
+    """Compare the checkpoint to resume with its record of files, and its objective with that of the module."""
     root = settings.config.training.load
     if not root:
         return "none to go on from"
@@ -210,7 +210,7 @@ def examine(environment: Mapping[str, str], given: Sequence[str]) -> list[tuple[
 
 @exits_with_one_line
 def main() -> None:
-    """Print every check's finding; fail with the first that does not pass."""
+    """Print the finding of every check; exit with code 2 if one fails."""
     words = sys.argv[1:]
     results = examine(os.environ, words[words.index("--") + 1 :])
     print(f"environment    {os.environ.get('VIRTUAL_ENV') or sys.prefix}, Python {sys.version.split()[0]}")

@@ -1,4 +1,4 @@
-"""Resolve what a job trains, from its environment and flags: once for all nodes, before any process is started.
+"""Resolve the settings of a job from its environment and flags, once for all nodes and before any process starts.
 
     CONFIG=FILE python -m megatron_pz.cluster.job_settings [--dry-run] -- [flags of megatron_pz.train]
 
@@ -34,7 +34,7 @@ _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
 
 @dataclass(frozen=True)
 class JobSettings:
-    """Everything that all nodes of a job must agree on."""
+    """The settings that all nodes of a job must agree on."""
 
     save: str
     """The run directory."""
@@ -50,7 +50,7 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
     """Combine the variables of a job with the flags given to its script; the flags take precedence.
 
     ``{task}`` in SAVE and in a flag stands for the task's number in a job array, ``{seed}`` for the run's seed.
-    Without ``check`` the combination of all settings is not checked, nor that the files they name exist.
+    Without ``check``, neither the combination of all settings nor the existence of the files is checked.
 
     Raises:
         BadInput: a variable or flag is refused, tasks of an array would share a run directory, or the directory holds
@@ -97,7 +97,7 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
 
 
 def missing(settings: JobSettings) -> list[str]:
-    """Return a line for everything that a run of these settings would be refused for, as far as files tell."""
+    """Return a line for each reason, among those visible in files, to refuse a run with these settings."""
     found = []
     try:
         parse_run_config(settings.flags, PROGRAM)
@@ -117,7 +117,7 @@ def _is_dataset(prefix: str) -> bool:
 
 
 def split_data_path(value: str) -> list[str]:
-    """Split DATA_PATH as a shell would, so that quotes keep spaces; a prefix that exists as it stands is one word."""
+    """Split DATA_PATH as a shell would, so that quotes keep spaces. An existing prefix with spaces is one word."""
     if Path(f"{value}.idx").is_file():
         return [value]
     try:
@@ -150,11 +150,11 @@ def newest_iteration(save: Path) -> int | None:
 def set_aside_if_unfinished(save: Path, config: RunConfig) -> Path | None:
     """Rename the directory of a run that ended before its first checkpoint, and return its new name.
 
-    Such a run starts anew, and its metrics and samples stay under the new name. Nothing happens to a directory that
-    has a checkpoint, that is not a run's, that a living run has locked, or where runs write no checkpoints.
+    Such a run starts from the beginning, and its metrics and samples stay under the new name. A directory is left as
+    it is if it has a checkpoint, does not belong to a run, is locked by a live run, or if the run saves no checkpoints.
 
     Raises:
-        BadInput: the file system does not allow it.
+        BadInput: the file system refuses.
     """
     if not config.training.save_interval or not (save / "config.yaml").is_file() or (save / TRACKER).exists():
         return None
@@ -171,7 +171,7 @@ def _set_aside(save: Path) -> Path | None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return None  # the run itself refuses, and names the holder
+            return None  # the run itself refuses, and names the process that holds the lock
         except OSError:  # a file system without locks
             pass
         number = 0
@@ -182,7 +182,7 @@ def _set_aside(save: Path) -> Path | None:
 
 
 def free_port(environment: Mapping[str, str]) -> int:
-    """Return a port of this machine on which nothing listens, the same for equal job numbers where it is free.
+    """Return a free port of this machine, the same for equal job numbers if it is free.
 
     Raises BadInput if MASTER_PORT is given and in use, or a variable is no number.
     """

@@ -1,17 +1,17 @@
-"""Start one node's workers, pass signals on to them, and end with the exit code that tells how the run ended.
+"""Start one node's workers, forward signals to them, and exit with the code of the run.
 
     python -m megatron_pz.launch --nproc-per-node 8 megatron_pz.train --config FILE
 
-It takes the place of ``python -m torch.distributed.run`` without restarts and speaks the same protocol to its workers:
-torch's elastic API starts them, and the first node keeps the store of their rendezvous. What differs:
+The launcher replaces ``python -m torch.distributed.run`` without restarts. Its workers see the same protocol: torch's
+elastic API starts them, and the first node holds the store of their rendezvous. The differences are:
 
 ====================================  =================================================================================
 event                                 what happens
 ====================================  =================================================================================
-a rollout rank is killed              it is started again (``megatron_pz.runtime.replacement``), with the other ones
+a rollout rank is killed              all rollout ranks are restarted (``megatron_pz.runtime.replacement``)
 a worker fails                        the others have ``GRACE`` seconds to report (1 after bad input), then are killed
 the launcher dies                     its workers are killed with it (``megatron_pz.cluster.worker``)
-SIGUSR1                               every worker gets it; one that still imports finds it when its loop starts
+SIGUSR1                               every worker gets it; it stays pending in a worker that is still importing
 SIGTERM, SIGHUP, SIGINT               workers that can save get it, SIGHUP as SIGTERM; if one cannot yet, all are killed
 a second SIGINT                       all workers are killed
 ====================================  =================================================================================
@@ -74,7 +74,7 @@ class Place:
 
     @property
     def world_size(self) -> int:
-        """Workers on all nodes."""
+        """Return the number of workers on all nodes."""
         return self.nodes * self.processes
 
 
@@ -86,9 +86,9 @@ class Agreement:
         self._left = False
 
     def failed_first(self, code: int) -> tuple[int, bool]:
-        """Report this node's failure; the code of the first failure of all nodes, and whether it was this one.
+        """Report this node's failure; return the code of the first failure of all nodes and whether it was this one.
 
-        Without the first node's launcher there is no store, and nobody else to report to.
+        If the store of the first node's launcher is gone, this failure counts as the first.
         """
         own = f"{self._place.rank} {code}"
         try:
@@ -104,9 +104,9 @@ class Agreement:
         return int(self._store.get("failure").split()[1])
 
     def everybody_left(self) -> bool:
-        """Announce that this node's workers have ended; whether the launcher may go.
+        """Announce that this node's workers have ended; return whether the launcher may exit.
 
-        The first node keeps the store and goes when the others no longer need it.
+        The first node holds the store and exits when the other nodes no longer need it.
         """
         if not self._left:
             self._left = True
@@ -123,7 +123,7 @@ class Workers:
     """The processes of this node, started by torch's elastic API."""
 
     def __init__(self, place: Place, store: TCPStore, module: str, flags: list[str], scratch: Path) -> None:
-        """Start them. ``scratch`` is a directory for the files in which they leave what ended them."""
+        """Start the workers. ``scratch`` is a directory for their error files."""
         from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are read from sigtimedwait
@@ -144,7 +144,7 @@ class Workers:
         self._replaced: set[int] = set()
 
     def poll(self) -> tuple[int, ...]:
-        """Return the local ranks that have ended since the last call, those that failed first."""
+        """Return the local ranks that have ended since the last call, failed ones first."""
         handlers = self._context.subprocess_handlers
         found = {rank: handlers[rank].proc.poll() for rank in handlers if rank not in self._codes}
         ended = {rank: code for rank, code in found.items() if code is not None}
@@ -153,27 +153,30 @@ class Workers:
 
     @property
     def running(self) -> list[int]:
-        """Process numbers of the workers that have not ended."""
+        """Return the process ids of the workers that have not ended."""
         handlers = self._context.subprocess_handlers
         return [handlers[rank].proc.pid for rank in handlers if rank not in self._codes]
 
     @property
     def _signalled(self) -> list[int]:
-        """Those of them that signals are for. A worker that may be replaced has nothing to save, and ends by itself."""
+        """Return the running workers that receive signals.
+
+        A restarted worker receives none: it has nothing to save and ends by itself.
+        """
         handlers = self._context.subprocess_handlers
         return [handlers[rank].proc.pid for rank in handlers if rank not in self._codes.keys() | self._replaced]
 
     def code(self, local_rank: int) -> int:
-        """Return the exit code to report for a worker that has ended: its own, or 1 where a signal killed it."""
+        """Return the exit code to report for a worker that has ended: its own, or 1 if a signal killed it."""
         return self._codes[local_rank] if self._codes[local_rank] >= 0 else FAILED
 
     @property
     def stopped(self) -> bool:
-        """Return whether a worker has left after the checkpoint that a signal asked for."""
+        """Return whether a worker has exited after the checkpoint that a signal requested."""
         return STOPPED in self._codes.values()
 
     def replace(self, local_rank: int) -> bool:
-        """Start another process in the place of a worker that may be replaced; return whether this one may."""
+        """Restart a worker if it is replaceable; return whether it is."""
         code = self._codes[local_rank]
         if not (take_declaration(self._context.error_files[local_rank]) and (code < 0 or code == START_AGAIN)):
             return False
@@ -192,7 +195,7 @@ class Workers:
         return True
 
     def describe(self, local_rank: int) -> str:
-        """Say in one line how a worker failed; its own message where it left one."""
+        """Describe in one line how a worker failed, by its own message if it left one."""
         code = self._codes[local_rank]
         message = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -208,24 +211,24 @@ class Workers:
         return f"error: {who} ended with code {code}; its log has the reason"
 
     def can_stop(self) -> bool:
-        """Return whether each worker to be signalled catches SIGUSR1, and so will end with a checkpoint."""
+        """Return whether each worker to be signalled catches SIGUSR1 and therefore will save a checkpoint."""
         return all(catches(process, signal.SIGUSR1) for process in self._signalled)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the running workers, but not to one that was started again and may not handle it yet."""
+        """Send a signal to the running workers except restarted ones, which may not have a handler yet."""
         for process in self._signalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
 
     def kill(self) -> None:
-        """Kill every running worker with what it has started."""
+        """Kill every running worker and its child processes."""
         for process in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
 
 
 def _environment(place: Place, store: TCPStore, local_rank: int) -> dict[str, str]:
-    """Return the variables that torchrun sets for a worker, and the launcher's process number."""
+    """Return the environment variables that torchrun sets for a worker, and the launcher's process id."""
     rank = place.rank * place.processes + local_rank
     return {
         LAUNCHER_VARIABLE: str(os.getpid()),
@@ -245,7 +248,7 @@ def _environment(place: Place, store: TCPStore, local_rank: int) -> dict[str, st
 
 
 def _open_store(place: Place) -> TCPStore:
-    """Return the store of the rendezvous: kept by the first node's launcher, reached by the others.
+    """Return the rendezvous store, which the first node's launcher serves and the others connect to.
 
     Raises BadInput if the first node cannot listen on its port, or another node cannot reach it in time.
     """
@@ -281,7 +284,7 @@ class Launcher:
         self._interrupts = 0
 
     def run(self) -> int:
-        """Wait for the workers, handling signals on the way; the exit code."""
+        """Wait for the workers, handle signals meanwhile, and return the exit code."""
         while self._workers.running:
             found = signal.sigtimedwait(_SIGNALS | {signal.SIGCHLD}, 0.5)
             if found is not None and found.si_signo in _SIGNALS:
@@ -332,7 +335,7 @@ class Launcher:
         self._kill_at = time.monotonic() + (GRACE_OF_BAD_INPUT if self._code == REFUSED else GRACE)
 
     def _hear_of_failures(self) -> None:
-        """End this node's workers, too, where a worker of another node has failed."""
+        """Stop this node's workers if a worker of another node has failed."""
         if self._code is not None:
             return
         try:
@@ -344,9 +347,9 @@ class Launcher:
             self._give_the_others_time()
 
     def _leave(self) -> None:
-        """Wait for the launchers of the other nodes: they need the store, and their failure is the job's."""
+        """Wait for the launchers of the other nodes, which need the store and whose failure fails the job."""
         until = time.monotonic() + (FAREWELL if self._code is None else 2 * GRACE)
-        with contextlib.suppress(RuntimeError):  # the first node's launcher has left
+        with contextlib.suppress(RuntimeError):  # the first node's launcher has exited
             while not self._agreement.everybody_left() and time.monotonic() < until:
                 if self._code is None and (failure := self._agreement.failure()) is not None:
                     self._code, until = failure, time.monotonic() + 2 * GRACE
@@ -356,11 +359,11 @@ class Launcher:
 def launch(place: Place, module: str, flags: list[str], log_file: Path | None = None) -> int:
     """Run ``module`` in this node's workers and return the exit code; see the module's docstring.
 
-    Signals that arrive from here on wait until they are read, also while torch is imported.
+    Signals that arrive from here on stay pending until they are read, also during the import of torch.
     """
     nohup = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
     signal.pthread_sigmask(signal.SIG_BLOCK, (_SIGNALS | {signal.SIGCHLD}) - nohup)  # blocked: not ignored any more
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a store that has gone is a C++ stack trace
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise a lost store prints a C++ stack trace
     from torch.distributed import PrefixStore
 
     log = NodeLog.open(log_file, to_console=place.rank == 0)
@@ -411,7 +414,7 @@ def _is_module(name: str) -> bool:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:
-    """Cut the command line behind the module's name: (launcher's, module's)."""
+    """Split the command line after the module's name into the launcher's and the module's arguments."""
     position = 0
     while position < len(words) and words[position].startswith("-"):
         position += 1 if "=" in words[position] or words[position] in ("-h", "--help") else 2

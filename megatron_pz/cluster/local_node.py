@@ -1,4 +1,4 @@
-"""Say how many processes and threads this node runs: ``python -m megatron_pz.cluster.local_node`` prints both."""
+"""Determine how many processes and threads this node runs: ``python -m megatron_pz.cluster.local_node`` prints both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def count_processes(environment: Mapping[str, str]) -> int:
     """Return NPROC_PER_NODE if it is set, else the number of GPUs that a process may use, at least 1.
 
     The smallest count applies: GPUs that Slurm allocated (SLURM_GPUS_ON_NODE), devices that CUDA takes from
-    CUDA_VISIBLE_DEVICES, and without both what nvidia-smi lists.
+    CUDA_VISIBLE_DEVICES, and, if both are unset, the GPUs that nvidia-smi lists.
 
     Raises:
         BadInput: a variable cannot be read as a number of GPUs.
@@ -37,7 +37,7 @@ def count_processes(environment: Mapping[str, str]) -> int:
 
 
 def count_gpus(name: str, value: str) -> int:
-    """Return the GPUs of a list such as ``a100:4,v100:2``; raises BadInput for any other text."""
+    """Return the number of GPUs in a list such as ``a100:4,v100:2``; raise BadInput for any other text."""
     counts = [_ALLOCATED.fullmatch(entry) for entry in re.split(r",(?![^(]*\))", value)]
     if not all(counts):
         raise BadInput(f"{name}={value}: give a number of GPUs, such as 8 or a100:8")
@@ -45,9 +45,9 @@ def count_gpus(name: str, value: str) -> int:
 
 
 def _visible(devices: str) -> int:
-    """Count the devices that CUDA takes from its variable: it stops at the first that is not one.
+    """Count the devices that CUDA takes from its variable: it stops at the first invalid entry.
 
-    Of several MIG instances a process can use one only.
+    A process can use only one MIG instance.
     """
     kind = re.match(r"\s*(GPU-|MIG-|)", devices)[1]  # type: ignore[index] # every text matches
     names = []
@@ -78,7 +78,7 @@ def threads_of_a_process(environment: Mapping[str, str], processes: int) -> int:
 
 
 def positive(name: str, value: str) -> int:
-    """Return a variable's value as a number; raises BadInput unless it is a whole number of at least 1."""
+    """Return a variable's value as a number; raise BadInput unless it is a whole number of at least 1."""
     if not re.fullmatch("[0-9]{1,18}", value) or int(value) < 1:
         raise BadInput(f"{name}={value}: give a whole number of at least 1")
     return int(value)
@@ -86,7 +86,7 @@ def positive(name: str, value: str) -> int:
 
 @exits_with_one_line
 def main() -> None:
-    """Print processes and threads of a process."""
+    """Print the number of processes and the number of threads of each."""
     processes = count_processes(os.environ)
     print(processes, threads_of_a_process(os.environ, processes))
 

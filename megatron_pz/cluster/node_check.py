@@ -2,8 +2,8 @@
 
     sbatch --nodes=2 slurm/check_nodes.sh
 
-Rank 0 prints the rate of an all-reduce over all ranks, where versions differ, and the slowest device by a matrix
-product. Exit code 1 if a sum is wrong, versions differ, or a device is much slower than the median.
+Rank 0 prints the rate of an all-reduce over all ranks, differences between versions, and the slowest device in a matrix
+product. The exit code is 1 if a sum is wrong, versions differ, or a device is much slower than the median.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RankReport:
 
 
 def problems(reports: Sequence[RankReport]) -> list[str]:
-    """Return one line for every difference between the ranks that a run would suffer from."""
+    """Return one line for every difference between the ranks that would affect a run."""
     found = []
     for name in sorted({name for report in reports for name in report.versions}):
         hosts: dict[str, list[str]] = {}
@@ -65,8 +65,8 @@ def summary(reports: Sequence[RankReport], mebibytes: float, seconds: float) -> 
     """Return the lines that describe all ranks.
 
     Args:
-        reports: of every rank.
-        mebibytes: size of the tensor that was reduced.
+        reports: reports of all ranks.
+        mebibytes: size of the reduced tensor.
         seconds: duration of one all-reduce.
     """
     ranks = len(reports)
@@ -108,7 +108,7 @@ def _matrix_rate(device: torch.device) -> float:
 
 
 def _reduce(device: torch.device, mebibytes: int) -> tuple[float, bool]:
-    """Return the seconds of an all-reduce, and whether its sum is right."""
+    """Return the duration of an all-reduce in seconds, and whether its sum is correct."""
     ranks, rank = dist.get_world_size(), dist.get_rank()
     times, right = [], True
     for _ in range(1 + _REPEATS):

@@ -1,4 +1,4 @@
-"""Keep what a node's workers print in one file, and show on the job's output what belongs there."""
+"""Collect the output of a node's workers in one file, and copy that of the first node to the job's output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class NodeLog:
-    """While it is open, file descriptors 1 and 2 lead into the node's file, and on the first node to the console too.
+    """Redirects file descriptors 1 and 2 to the node's file while it is open, on the first node also to the console.
 
     Workers that are started meanwhile inherit the descriptors. Without a file nothing is redirected.
     """
@@ -64,7 +64,7 @@ class NodeLog:
         os.close(self._console)
 
     def say(self, line: str) -> None:
-        """Write one line of the launcher's own: to the console, and to the node's file."""
+        """Write a line from the launcher itself to the console and to the node's file."""
         data = f"{line}\n".encode()
         os.write(self._console, data)
         self._write(data)
@@ -78,7 +78,7 @@ class NodeLog:
                         os.write(self._outputs[0], data)
 
     def _write(self, data: bytes) -> None:
-        """Append to the file. A full disk must not stop workers that may still free some of it."""
+        """Append to the file. A full disk must not stop the workers, which may still free space."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.write(data)

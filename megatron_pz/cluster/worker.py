@@ -27,7 +27,7 @@ def die_with_the_launcher(launcher: int) -> None:
     """Ask the kernel to kill this process when its parent dies, and exit if the parent is gone already.
 
     Args:
-        launcher: the parent's process number. A worker whose launcher died before this call has another parent.
+        launcher: the parent's process id. A worker whose launcher died before this call has another parent.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
@@ -45,7 +45,7 @@ def use_job_caches() -> None:
     """Under Slurm, keep compiled kernels in a directory of the job on the node's own disk.
 
     A home directory on a network file system has a quota, and thousands of ranks would lock and read its files at once.
-    A variable that is set already stays.
+    Variables that are already set keep their values.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
@@ -59,7 +59,7 @@ def catches(process: int, number: signal.Signals) -> bool:
     """Return whether a worker has a handler for the signal (``SigCgt`` of ``/proc/PROCESS/status``)."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
-    except OSError:  # it has ended
+    except OSError:  # the worker has ended
         return True
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -68,8 +68,8 @@ def catches(process: int, number: signal.Signals) -> bool:
 def main() -> None:
     """Run the module named by the first argument as ``__main__``, with the arguments that follow as its own.
 
-    SIGUSR1 stays blocked, so that a request to stop which arrives during the imports is pending and not lost;
-    ``StopRequest`` unblocks it. A run without checkpoints never does and ignores the request.
+    SIGUSR1 stays blocked, so that a stop request which arrives during the imports stays pending; ``StopRequest``
+    unblocks it. A run without checkpoints never unblocks it and ignores the request.
     """
     die_with_the_launcher(int(os.environ[LAUNCHER_VARIABLE]))
     raise_open_files()

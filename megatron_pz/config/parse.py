@@ -1,4 +1,4 @@
-"""Build a checked ``RunConfig`` from a YAML file and flags; anything wrong is refused in one clear line.
+"""Build a checked ``RunConfig`` from a YAML file and flags, and refuse bad input in one clear line.
 
 ``python -m megatron_pz.config.parse --config FILE [--flags]`` checks a configuration in about a second, without torch.
 Launchers call it before they start processes, so that a mistyped flag is reported once and not by every rank.
@@ -56,7 +56,9 @@ def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:
 
 
 def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
-    """Do the same without the checks across fields, for tools that need a part of the configuration."""
+    """Read the configuration as :func:`parse_run_config` does, but without the checks across fields.
+
+    Tools that need only a part of the configuration use this."""
     own = Parser("", add_help=False)
     own.add_argument("--config", type=Path)
     known, flags = own.parse_known_args(list(argv))
@@ -68,7 +70,7 @@ def read_run_config(argv: Sequence[str], program: str) -> RunConfig:
 
 
 def _named_precision(config: RunConfig, flags: Sequence[str]) -> RunConfig:
-    """Let flags that name a dtype win over the file's ``precision``, and fill in what a named precision means.
+    """Expand a named precision into its dtypes. Flags that name a dtype override the file's ``precision``.
 
     Raises:
         BadInput: the flags name both.
@@ -109,7 +111,7 @@ def read_yaml_text(path: Path) -> Any:
 
 
 def config_of_sections(path: Path, content: Any) -> RunConfig:
-    """Build a :class:`RunConfig` from what :func:`read_yaml_text` returns for a file; ``path`` names it in errors.
+    """Build a :class:`RunConfig` from the result of :func:`read_yaml_text`; errors name the file by ``path``.
 
     Raises:
         BadInput: an unknown section or key, or a value of the wrong type.
@@ -125,7 +127,7 @@ def config_of_sections(path: Path, content: Any) -> RunConfig:
 
 
 def _with_moved_keys(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections with keys of earlier versions where they belong now; a warning names each."""
+    """Return the sections with keys of earlier versions moved to their present place; warn about each."""
     sections = {name: dict(values) if isinstance(values, dict) else values for name, values in content.items()}
     for (section, key), home in _MOVED_KEYS.items():
         values = sections.get(section)
@@ -168,7 +170,7 @@ def _section(path: Path, name: str, values: Any) -> Any:
 
 
 def _nearest(word: Any, known: Iterable[str]) -> str:
-    """Suggest what an unknown ``word`` may mean: a key of another section, or one of the ``known``."""
+    """Suggest the meaning of an unknown ``word``: a key of another section, or one of the ``known`` words."""
     for section, kind in _SECTIONS.items():
         if word in (field.name for field in dataclasses.fields(cast(Any, kind))):
             return f" (it belongs to the section {section!r})"
@@ -200,7 +202,7 @@ def _parse_flags(flags: list[str], program: str, default: RunConfig) -> RunConfi
 
 
 def _named_fields(flags: Sequence[str], default: RunConfig) -> list[tuple[str, Any, Any]]:
-    """Return (name, type, present value) of each field that ``flags`` name: building a parser of all takes 50 ms."""
+    """Return (name, type, present value) of each field in ``flags``; a parser for all fields takes 50 ms to build."""
     words = {word.partition("=")[0].replace("_", "-") for word in flags}
     found = []
     for name, kind in _SECTIONS.items():
@@ -213,7 +215,7 @@ def _named_fields(flags: Sequence[str], default: RunConfig) -> list[tuple[str, A
 
 
 def _meant(complaint: str) -> str:
-    """Suggest what to do about the first word that tyro does not know; empty for other complaints."""
+    """Suggest a replacement for the first word that tyro does not know; return an empty string for other errors."""
     found = re.match(r"Unrecognized options: ([^, ]+)", complaint)
     word = found[1] if found else ""
     if word.endswith((".yaml", ".yml")):
@@ -228,7 +230,7 @@ def _meant(complaint: str) -> str:
 
 
 def _first_paragraph(boxed: str) -> str:
-    """Extract tyro's message from its title, its frame and the help below."""
+    """Extract tyro's message, without its title, its frame and the help below."""
     lines: list[str] = []
     for line in boxed.splitlines()[1:]:
         text = line.strip("│╰╯|+ ")
@@ -240,7 +242,7 @@ def _first_paragraph(boxed: str) -> str:
 
 
 def field_text(config: RunConfig, name: str) -> str:
-    """Return the value of ``section.field`` as a flag would give it; the entries of a list are separated by spaces.
+    """Return the value of ``section.field`` in the form of a flag; the entries of a list are separated by spaces.
 
     Raises:
         BadInput: there is no such section or field.
@@ -259,7 +261,7 @@ def field_text(config: RunConfig, name: str) -> str:
 
 @exits_with_one_line
 def main() -> None:
-    """Check the configuration that the same flags would start a run with, or print one field of it."""
+    """Check the configuration that a run with the same flags would use, or print one field of it."""
     own = Parser("", add_help=False)
     own.add_argument("--get")
     known, flags = own.parse_known_args(sys.argv[1:])

@@ -13,9 +13,9 @@ BOUNDS = {"fp32": 0.01, "other": 0.3}
 
 
 def with_precision(config: RunConfig, precision: Literal["bf16", "fp32"]) -> RunConfig:
-    """Return the configuration with ``precision`` in the trainer and in the rollouts, and the bound that follows.
+    """Return the configuration with ``precision`` in trainer and rollouts, and with the matching bound.
 
-    A ``max_log_prob_difference`` that was given stays.
+    An explicit ``max_log_prob_difference`` is kept.
     """
     bf16 = precision == "bf16"
     model = replace(config.model, precision=precision, bf16=bf16)
@@ -24,12 +24,12 @@ def with_precision(config: RunConfig, precision: Literal["bf16", "fp32"]) -> Run
 
 
 def with_bound(config: RunConfig) -> RunConfig:
-    """Return the configuration with ``max_log_prob_difference`` as a number: the one given, or the precision's."""
+    """Return the configuration with a numeric ``max_log_prob_difference``: the given one, or that of the precision."""
     return replace(config, rollout=replace(config.rollout, max_log_prob_difference=log_prob_difference_bound(config)))
 
 
 def log_prob_difference_bound(config: RunConfig) -> float:
-    """Return the mean difference, in nats a token, above which rollout and trainer no longer hold the same weights."""
+    """Return the mean difference, in nats per token, above which rollout and trainer cannot have the same weights."""
     rollout = config.rollout
     exact = not config.model.bf16 and rollout.rollout_dtype == "float32" and rollout.rollout_quantization == "none"
     return rollout.max_log_prob_difference or BOUNDS["fp32" if exact else "other"]

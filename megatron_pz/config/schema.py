@@ -361,7 +361,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class CollapseConfig:
-    """Signs that training has collapsed (:mod:`megatron_pz.monitoring.collapse`), which every step is examined for."""
+    """Signs of collapsed training, which are checked after every step (:mod:`megatron_pz.monitoring.collapse`)."""
 
     stop_on_collapse: bool = False
     """End the run after a checkpoint, with exit code 4; false only prints a warning [C]."""

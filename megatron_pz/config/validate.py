@@ -21,10 +21,10 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def check(config: RunConfig) -> None:
-    """Refuse what cannot work, with the reason, before anything is started.
+    """Refuse configurations that cannot work, before anything is started.
 
     Raises:
-        BadInput: naming the field, its value and what to do.
+        BadInput: the message names the field, its value and what to do.
     """
     for holds, complaint in _rules(config):
         if not holds:
@@ -32,7 +32,7 @@ def check(config: RunConfig) -> None:
 
 
 def _rules(c: RunConfig) -> list[tuple[bool, str]]:
-    """Return (whether it holds, the complaint where it does not) for every rule, missing values first."""
+    """Return (whether it holds, the error message if not) for every rule, missing values first."""
     model, training = Path(c.model.hf_model), c.training
     return [
         *(rule for section in dataclasses.fields(c) for rule in text_rules(getattr(c, section.name))),
@@ -210,7 +210,7 @@ def _optimizer_rules(c: RunConfig) -> list[tuple[bool, str]]:
 
 
 def _path_rules(c: RunConfig) -> Iterator[tuple[bool, str]]:
-    """Refuse ~ and variables, which nothing expands in a YAML file, and prefixes that are files."""
+    """Refuse ``~`` and variables, which are not expanded in a YAML file, and prefixes that are files."""
     for name, path in (("--save", c.training.save), ("--load", c.training.load)):
         yield not re.match(r"~|.*\$", path), f"{name} {path}: ~ and $ are not expanded here; write the path out"
     for name, prefixes in (("--data-path", c.data.data_path), ("--valid-data-path", c.data.valid_data_path)):

@@ -14,7 +14,7 @@ from megatron_pz.config.validate_ranges import flag, range_rules
 
 
 def expert_tensor_parallel_size(parallel: ParallelConfig) -> int:
-    """Return the size that the field means: 0 is the size of the other layers, as in Megatron-LM."""
+    """Return the effective size: 0 stands for the size of the other layers, as in Megatron-LM."""
     return parallel.expert_tensor_parallel_size or parallel.tensor_model_parallel_size
 
 
@@ -33,7 +33,7 @@ class PackedShape:
 
 
 def packed_length_multiple(parallel: ParallelConfig) -> int:
-    """Return the number that the length of a packed sequence, in tokens, must be a multiple of.
+    """Return the number of which the length of a packed sequence, in tokens, must be a multiple.
 
     Context parallelism cuts a sequence into two pieces per rank, so that causal attention is balanced. Sequence
     parallelism divides a rank's tokens into equal parts. The number of tokens in each rank's matrices is a multiple of
@@ -65,7 +65,7 @@ def packed_shape(parallel: ParallelConfig) -> PackedShape:
 
 
 def layout_rules(parallel: ParallelConfig) -> list[tuple[bool, str]]:
-    """Return (whether it holds, the complaint where it does not) for every rule."""
+    """Return (whether it holds, the error message if not) for every rule."""
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     uneven = {
         name: getattr(parallel, name)

@@ -56,17 +56,17 @@ def uses_fp8(model: ModelConfig) -> bool:
 
 
 def gemm_multiple(model: ModelConfig) -> int:
-    """Return the number that matrix sizes must be multiples of: Megatron-Core's ``get_fp8_align_size``."""
+    """Return the number of which matrix sizes must be multiples: Megatron-Core's ``get_fp8_align_size``."""
     if not uses_fp8(model):
         return 1
     return 32 if model.fp8_recipe == "mxfp8" else 16
 
 
 def padded_for_fp8(model: ModelConfig, parallel: ParallelConfig) -> ParallelConfig:
-    """Return the layout with a ``packed_length_multiple`` that suits FP8 on every rank's part of a packed sequence.
+    """Return the layout with a ``packed_length_multiple`` that satisfies FP8 on every rank's part of a packed sequence.
 
-    A sequence that sequence parallelism divides needs that multiple on each rank, and blocks of 128 where it is
-    gathered in blockwise quantisation: Transformer Engine gathers other lengths in bfloat16.
+    A sequence that sequence parallelism divides needs that multiple on each rank. Blockwise quantization needs blocks
+    of 128 for the gather: Transformer Engine gathers other lengths in bfloat16.
     """
     if not uses_fp8(model):
         return parallel
@@ -85,7 +85,7 @@ def needs_equal_packed_counts(model: ModelConfig) -> bool:
 
 
 def precision_rules(config: RunConfig) -> list[tuple[bool, str]]:
-    """Return (whether it holds, the complaint where it does not) for every rule that holds on all machines."""
+    """Return (whether it holds, the error message if not) for every rule that is independent of the machine."""
     model, rollout, parallel = config.model, config.rollout, config.parallel
     fp8, recipe = uses_fp8(model), model.fp8_recipe
     return [
@@ -142,9 +142,9 @@ def _rollout_rules(config: RunConfig, rollout: RolloutConfig) -> list[tuple[bool
 
 
 def machine_refusals(config: RunConfig, machine: Machine) -> list[str]:
-    """Return why this configuration cannot run on that machine, one line for each reason; empty where it can.
+    """Return the reasons why this configuration cannot run on that machine, one line each; empty if it can.
 
-    ``config`` has passed :func:`precision_rules`.
+    ``config`` must have passed :func:`precision_rules`.
     """
     reasons = [*model_refusals(config.model, machine), *_engine_refusals(config.game, config.rollout, machine)]
     if config.rollout.rollout_quantization != "none":
@@ -153,7 +153,7 @@ def machine_refusals(config: RunConfig, machine: Machine) -> list[str]:
 
 
 def model_refusals(model: ModelConfig, machine: Machine) -> list[str]:
-    """Return why the trainer cannot compute in this precision on that machine; as :func:`machine_refusals`."""
+    """Return the reasons why the trainer cannot compute in this precision, as :func:`machine_refusals` does."""
     return [*_device_refusals(model, machine), *(_fp8_refusals(model, machine) if uses_fp8(model) else [])]
 
 

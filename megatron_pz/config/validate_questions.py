@@ -19,7 +19,7 @@ def has_held_out_questions(questions: QuestionConfig) -> bool:
 
 
 def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
-    """Return (whether it holds, the complaint where it does not) for every rule."""
+    """Return (whether it holds, the error message if not) for every rule."""
     return [
         (
             not (q.question_path and q.reasoning_gym_tasks),

@@ -1,4 +1,4 @@
-"""Check the ranges that annotations in :mod:`megatron_pz.config.schema` state, and the characters of texts."""
+"""Check the ranges in the annotations of :mod:`megatron_pz.config.schema`, and the characters of text fields."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WITH_LINE_BREAKS = ("response_stop",)
 
 
 def flag(name: str) -> str:
-    """Return the command line's name of a field."""
+    """Return the command-line flag of a field."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -35,15 +35,15 @@ def field_types(section: Any, *, include_extras: bool = False) -> dict[str, Any]
 
 @cache
 def _resolved_types(section: Any, include_extras: bool) -> dict[str, Any]:
-    return get_type_hints(section, include_extras=include_extras)  # takes a millisecond, and planners ask 8,000 times
+    return get_type_hints(section, include_extras=include_extras)  # a call takes 1 ms, and planners make 8,000
 
 
 def range_rules(section: Any) -> Iterator[tuple[bool, str]]:
-    """Yield (whether it holds, the complaint where it does not) for every bounded or floating-point field.
+    """Yield (whether it holds, the error message if not) for every bounded or floating-point field.
 
     Args:
-        section: a section of the configuration. pydantic checks the same annotations as it reads a YAML file; flags
-            and sections that a program builds are checked only here.
+        section: a section of the configuration. pydantic checks the same annotations when it reads a YAML file; flags
+            and sections built by a program are checked only here.
     """
     for name, hint in field_types(type(section), include_extras=True).items():
         value = getattr(section, name)
@@ -60,7 +60,7 @@ def range_rules(section: Any) -> Iterator[tuple[bool, str]]:
 
 
 def text_rules(section: Any) -> Iterator[tuple[bool, str]]:
-    """Yield the same for every text and list of texts: a path with a line break would not survive logs and scripts."""
+    """Yield the same for every text field and list of texts: a line break in a path would break logs and scripts."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         entries = value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ()

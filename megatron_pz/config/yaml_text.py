@@ -1,7 +1,7 @@
-"""Read a YAML file without YAML 1.1's guesses: a value stays the text that was written until its field's type is known.
+"""Read a YAML file without YAML 1.1's type guesses: a value stays text until the type of its field is known.
 
 YAML 1.1, which PyYAML implements, takes ``off`` and ``no`` for booleans, ``0123`` for octal 83, ``12:30:45`` for a
-number in base 60 and ``2026-11-29`` for a date, whatever the field that they are written for.
+number in base 60 and ``2026-11-29`` for a date, regardless of the field's type.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _OTHER_BASE = re.compile(r"[+-]?0[0-9_xXoObB]")
 
 
 class BlockText(str):
-    """The text of a block scalar, which ends in a line break that was written only because YAML asks for one."""
+    """The text of a block scalar. It ends in a line break that YAML requires and that is not part of the value."""
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Construct every scalar as text, and refuse a key that is given twice, of which YAML would take the last."""
+    """Constructs every scalar as text and refuses duplicate keys, of which YAML would take the last."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own attribute)
 
@@ -45,7 +45,7 @@ class _TextLoader(yaml.SafeLoader):
 
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _TextLoader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
-for _kind in ("str", "bool", "int", "float", "timestamp"):  # all but str only where a tag asks for it, as in !!int 7
+for _kind in ("str", "bool", "int", "float", "timestamp"):  # types other than str occur only with a tag, as in !!int 7
     _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_text)
 
 
@@ -62,14 +62,14 @@ def load_text(text: str) -> Any:
 
 
 def field_value(value: Any, kind: Any) -> Any:
-    """Return what ``value``, as :func:`load_text` gives it, means for a field of the type ``kind``.
+    """Convert ``value``, a result of :func:`load_text`, for a field of the type ``kind``.
 
-    A text field takes the text as it was written. A list may be one line of text, as a flag gives it. ``null`` is the
-    empty text or the empty list. Numbers are decimal; what is no number is left for the field's type to refuse. The
-    line break that ends a block scalar belongs to no value.
+    A text field takes the text as it was written. A list may be one line of text, in the form of a flag. ``null`` is
+    the empty text or the empty list. Numbers are decimal; the field's type refuses text that is not a number. The line
+    break at the end of a block scalar is not part of the value.
 
     Raises:
-        ValueError: naming the value and what to write instead.
+        ValueError: the message names the value and what to write instead.
     """
     if get_origin(kind) is tuple:
         return _entries(value)
