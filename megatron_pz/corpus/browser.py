@@ -71,7 +71,7 @@ class CorpusBrowser:
         prefix: Path without ``.bin``.
 
     Raises:
-        BadInput: A file is missing or damaged, or they do not belong together.
+        BadInput: A file is missing or damaged, or the files do not belong together.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -89,7 +89,7 @@ class CorpusBrowser:
 
     @property
     def unit(self) -> str:
-        """Kind of a sequence: ``passage`` or ``article``."""
+        """Return the kind of a sequence: ``passage`` or ``article``."""
         return "article" if self.manifest["options"]["level"] == "document" else "passage"
 
     def passage(self, index: int) -> StoredPassage:

@@ -28,7 +28,7 @@ _COPY_BYTES = 1 << 24
 
 
 def token_dtype(id_range: int) -> np.dtype:
-    """Choose uint16 where all token ids fit, int32 otherwise, with the bound that Megatron has.
+    """Choose uint16 if all token ids fit, otherwise int32, with Megatron's bound.
 
     Args:
         id_range: One more than the highest id. A vocabulary with gaps has fewer entries.
@@ -67,14 +67,14 @@ def write_tokens(file: BinaryIO, dtype: np.dtype, sequences: Sequence[np.ndarray
 
 
 def append_file(source: Path, file: BinaryIO) -> None:
-    """Append a shard's ``.bin`` to an open one; token data of two files is joined by concatenation."""
+    """Append a shard's ``.bin`` to an open file; concatenation joins the token data of two files."""
     with source.open("rb") as shard:
         while block := shard.read(_COPY_BYTES):
             file.write(block)
 
 
 def highest_token_id(tokens: np.ndarray) -> int:
-    """Return the highest of the token ids, -1 where there are none; a mapped file is read block by block."""
+    """Return the highest token id, or -1 if there are none. A mapped file is read block by block."""
     blocks = range(0, len(tokens), _COPY_BYTES)
     return max((int(tokens[first : first + _COPY_BYTES].max()) for first in blocks), default=-1)
 
@@ -110,12 +110,12 @@ class IndexedTokens:
         return self._tokens[start : start + int(self.lengths[sequence])]
 
     def highest_id(self) -> int:
-        """Return the highest token id; every token is read."""
+        """Return the highest token id, which requires reading every token."""
         return highest_token_id(self._tokens)
 
 
 def _way_to_a_corpus(prefix: str) -> str:
-    """Suggest what to do about a prefix without files; most often its end is missing."""
+    """Suggest a remedy for a prefix without files; most often the end of the prefix is missing."""
     begins = Path(prefix.removesuffix(".bin").removesuffix(".idx"))
     there = sorted(str(path.with_suffix("")) for path in begins.parent.glob(f"{glob.escape(begins.name)}*.idx"))
     if there:

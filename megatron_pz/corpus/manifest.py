@@ -1,6 +1,7 @@
-"""Read and write the files beside a corpus that say how it was made and which article every document is.
+"""Read and write the files beside a corpus that record its provenance.
 
-``<prefix>.manifest.json`` says how the corpus was made; ``<prefix>.parquet`` has a row for every document.
+``<prefix>.manifest.json`` records how the corpus was made; ``<prefix>.parquet`` has a row for the article of every
+document.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Article:
 class Articles:
     """The articles of a corpus by the number of their document.
 
-    Rows are read and decompressed on access, and only the latest few row groups are kept. The titles of the English
+    Rows are read and decompressed on access, and only the most recent row groups are cached. The titles of the English
     Wikipedia alone are 0.7 GiB, which every training process would otherwise hold.
     """
 

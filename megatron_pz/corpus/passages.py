@@ -89,7 +89,7 @@ class PassageDataset:
         return int(self.tokens.lengths[self._chosen].max())
 
     def highest_token_id(self) -> int:
-        """Return the corpus's highest token id; a corpus whose manifest does not have it is read for it."""
+        """Return the highest token id of the corpus. If the manifest lacks it, read the whole corpus."""
         stored = self.manifest.get("highest_token_id")
         return self.tokens.highest_id() if stored is None else int(stored)
 
@@ -182,7 +182,7 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
     Raises:
         BadInput: A corpus is missing, damaged, made with another tokenizer, or has no passage within the bounds.
     """
-    from transformers import AutoTokenizer  # seconds to import
+    from transformers import AutoTokenizer  # takes seconds to import
 
     prefixes, weights = parse_blend(data_path)
     here = tokenizer_sha256(tokenizer_dir)
@@ -204,7 +204,7 @@ def open_blend(data_path: Sequence[str], tokenizer_dir: str, min_words: int = 0,
 
 
 def _check_round_trips(dataset: PassageDataset, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Require that some passages encode to the stored ids, or the run would train on other tokens than it shows."""
+    """Require that some passages encode to the stored ids; otherwise a run trains on other tokens than it shows."""
     for index in range(0, len(dataset), max(len(dataset) // _ROUND_TRIPS_CHECKED, 1)):
         passage = dataset[index]
         if tuple(tokenizer(passage.text, add_special_tokens=False)["input_ids"]) != passage.token_ids:

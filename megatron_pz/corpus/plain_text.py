@@ -1,7 +1,7 @@
-"""Tokenizers that read every text as text: ``<|endoftext|>`` or ``<think>`` in a page never becomes a control token.
+"""Make tokenizers that never read text as control tokens, such as ``<|endoftext|>`` or ``<think>`` in a page.
 
 A page that spells a control token would otherwise look like two documents, or like the start of a chat turn. Its
-characters are encoded as other text is, so that decoding gives the page back.
+characters are encoded as ordinary text, so that decoding restores the page.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _UNREACHABLE: Final = -1e6
 def read_plain_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Make a Hugging Face tokenizer read every text as text, and return it.
 
-    Its vocabulary, control ids and decoding stay, but ``decode(skip_special_tokens=True)`` then skips added tokens that
-    are not special, too, such as Qwen's ``<think>``. A tokenizer without ``tokenizer.json`` keeps those as they are.
+    Vocabulary, control ids and decoding stay the same, except that ``decode(skip_special_tokens=True)`` then also skips
+    added tokens that are not special, such as Qwen's ``<think>``. A tokenizer without ``tokenizer.json`` is unaffected.
 
     Raises:
         BadInput: The model puts a control token together from its characters.
@@ -70,12 +70,12 @@ def plain_text_tokenizer(tokenizer: Tokenizer, definition: str) -> tuple[Tokeniz
 
 
 def _is_white_space(content: str) -> bool:
-    """Return whether an added token is white space, which a SentencePiece model spells ``▁``: runs of it are text."""
+    """Return whether an added token is white space (``▁`` in SentencePiece), which counts as text."""
     return not content.strip(_WHITE_SPACE)
 
 
 def _make_special(tokenizer: Tokenizer) -> None:
-    """Let all added tokens but those of white space be special, and special tokens be read as text."""
+    """Mark all added tokens except white space as special, and read special tokens in text as text."""
     for token in tokenizer.get_added_tokens_decoder().values():
         if not token.special and not _is_white_space(token.content):
             flags = {flag: getattr(token, flag) for flag in ("single_word", "lstrip", "rstrip", "normalized")}
@@ -84,7 +84,7 @@ def _make_special(tokenizer: Tokenizer) -> None:
 
 
 def _confused_by(tokenizer: Tokenizer) -> str:
-    """Return a control or byte token's spelling that is encoded as that token; empty where there is none."""
+    """Return the spelling of a control or byte token that is encoded as that token, or an empty string."""
     model = tokenizer.model
     unknown = getattr(model, "unk_token", None)
     for number, token in tokenizer.get_added_tokens_decoder().items():
@@ -92,7 +92,7 @@ def _confused_by(tokenizer: Tokenizer) -> str:
         if not is_text and number in tokenizer.encode(token.content, add_special_tokens=False).ids:
             return token.content
     for name in (f"<0x{byte:02X}>" for byte in range(256) if getattr(model, "byte_fallback", False)):
-        # The token itself is legitimate where the vocabulary lacks one of these characters; the decoded text tells.
+        # The token itself is legitimate if the vocabulary lacks one of these characters; decoding shows this.
         ids = tokenizer.encode(name, add_special_tokens=False).ids
         if tokenizer.token_to_id(name) in ids and name not in tokenizer.decode(ids, skip_special_tokens=False):
             return name
@@ -109,7 +109,7 @@ def _without_added_tokens(definition: str) -> str:
 
 
 def _without_spellings(definition: str) -> str:
-    """Make the model unable to put a control or a byte token together from its characters."""
+    """Prevent the model from merging characters into a control or byte token."""
     rules: dict[str, Any] = json.loads(definition)
     model = rules["model"]
     spelled = {token["content"] for token in rules["added_tokens"] if not _is_white_space(token["content"])}

@@ -50,7 +50,7 @@ class PassageSampler:
 
     @property
     def epoch(self) -> float:
-        """Passes over the pool that has been read most often."""
+        """Return the number of passes over the pool that has been read most often."""
         return max(int(drawn) / size for drawn, size in zip(self._drawn, self._pools, strict=True))
 
     def draw(self, count: int) -> list[int]:
@@ -61,7 +61,7 @@ class PassageSampler:
         """Draw the next ``count`` passages that fit, and skip the others.
 
         Raises:
-            BadInput: none of a whole epoch of passages fits.
+            BadInput: no passage of a whole epoch fits.
         """
         found: list[Item] = []
         misses = 0
@@ -79,7 +79,7 @@ class PassageSampler:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs, as numbers and lists."""
+        """Return the state for :meth:`load_state_dict`, as numbers and lists."""
         return {
             "seed": self._seed,
             "pools": list(self._pools),
@@ -88,7 +88,7 @@ class PassageSampler:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another sampler stopped.
+        """Continue from the state of another sampler.
 
         Raises:
             BadInput: that sampler read other corpora, or had other weights or another seed.

@@ -24,7 +24,7 @@ from megatron_pz.runtime.versions import installed_version, version_numbers
 _PROBE_SECONDS = 120
 _GIB = 2**30
 
-# Run in a process of its own: it may end in an exception, or take the interpreter with it.
+# Run in a separate process: it may raise, or crash the interpreter.
 _TRANSFORMER_ENGINE_PROBE = """
 import json, warnings
 warnings.simplefilter("ignore")
@@ -119,7 +119,7 @@ def _transformer_engine() -> Iterator[Finding]:
 
 
 def _apex() -> Iterator[Finding]:
-    """Find NVIDIA's Apex. Megatron-Core takes any module named apex for it."""
+    """Probe for NVIDIA's Apex; Megatron-Core mistakes any module named apex for it."""
     installed, kernels = importlib.util.find_spec("apex"), importlib.util.find_spec("amp_C")
     if installed is None:
         yield Finding("Apex", "absent", "not installed", "optional: Transformer Engine and torch do its work")
@@ -160,7 +160,7 @@ def _vllm() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    """torch.compile and Triton build the launcher of every kernel on the machine that runs it."""
+    """Probe for a C compiler, with which torch.compile and Triton build the launcher of every kernel."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_path("include"), "Python.h")
     missing = [what for what, there in {"gcc": compiler, str(headers): headers.is_file()}.items() if not there]
@@ -214,7 +214,7 @@ PROBES: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def _probe(code: str) -> tuple[str, str]:
-    """Run Python code in a process of its own; return (what went wrong or nothing, its last printed line)."""
+    """Run Python code in a separate process; return (its error or an empty string, its last printed line)."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False
@@ -237,7 +237,7 @@ def _has_device() -> bool:
 
 
 def _memory_bytes() -> tuple[int, int]:
-    """(all, available): the machine's, or the control group's where that is less."""
+    """Return (total, available) memory in bytes: of the machine, or of the control group if that is less."""
     pages = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * pages, os.sysconf("SC_AVPHYS_PAGES") * pages
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():

@@ -29,5 +29,5 @@ class Diagnosis:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """One line each."""
+        """Return one line for each problem."""
         return tuple(f"{f.subject}: {f.found}; {f.remark}" for f in self.findings if f.mark == "problem")

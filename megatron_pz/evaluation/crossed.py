@@ -1,8 +1,8 @@
 """Estimate a mean over training seeds and passages together, and correct p-values for their number.
 
 Every seed is evaluated on the same passages, so that the values form a table of seeds by passages whose rows and
-columns both vary at random. An interval over passages alone says nothing of another seed, and one over seeds alone
-nothing of other passages.
+columns both vary at random. An interval over passages alone does not generalize to other seeds, and an interval over
+seeds alone does not generalize to other passages.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _estimate(mean: float, variance: float, degrees: float, seeds: int, passages
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust the p-values of a family of comparisons by Holm's step-down method (1979), in the given order.
 
-    Rejecting what is below 0.05 then has a chance of at most 0.05 of any false rejection. NaN, for a comparison that
-    could not be made, stays NaN and does not count.
+    Rejecting at 0.05 then has a probability of at most 0.05 of any false rejection. NaN stands for a comparison that
+    could not be made; it stays NaN and does not count.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]

@@ -52,12 +52,12 @@ def evaluate(
 
     Args:
         name: name of the model in tables.
-        engine: the engine of the policy; with one policy per role, of the predictor's.
+        engine: the engine of the policy; with one policy per role, that of the predictor.
         tokenizer: the policy's tokenizer.
-        passages: this rank's passages; there may be none, and the engines are called all the same.
+        passages: this rank's passages. The engines are called even if there are none.
         game: span rules, prompts and the form of the reward.
         settings: sample counts and length limits.
-        generator: the generator's engine, where it has a policy of its own.
+        generator: the generator's engine, if the generator has a policy of its own.
 
     Raises:
         BadInput: a generator prompt is longer than ``settings.max_prompt_length``;
@@ -145,13 +145,13 @@ class _Evaluator:
         return {key: _summary(each.span, predicted.get(key)) for key, each in masked.items()}
 
     def _seed(self, purpose: str, text: str) -> int:
-        """Return a seed (64 bits) for one purpose and text, the same on every rank."""
+        """Return a 64-bit seed for one purpose and text, the same on every rank."""
         digest = hashlib.sha256(f"{self.settings.seed} {purpose}\n{text}".encode()).digest()
         return int.from_bytes(digest[:8])
 
 
 def _summary(span: str, predicted: PredictedMask | None) -> MaskPredictions:
-    """Summarize the predictions of one mask; all zeros where the mask was not asked."""
+    """Summarize the predictions of one mask; return zeros if the predictor was not asked."""
     if predicted is None:
         return MaskPredictions(span, accuracy=0.0, readable=0.0, length=0.0)
     responses = predicted.responses

@@ -1,4 +1,4 @@
-"""Choose the held-out passages of an evaluation: always the same ones, and as many articles as possible."""
+"""Choose the held-out passages of an evaluation deterministically, from as many articles as possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_CANDIDATES = 50_000
 
 
 class HeldOutPassage(Protocol):
-    """The attributes of a corpus passage that a choice depends on."""
+    """The attributes of a corpus passage that the choice depends on."""
 
     @property
     def text(self) -> str: ...
@@ -35,9 +35,9 @@ Item = TypeVar("Item", bound=HeldOutPassage)
 
 
 def candidates(corpus: PassageBlend, limit: int = MAX_CANDIDATES) -> Iterator[Passage]:
-    """Iterate over the passages that :func:`choose` chooses from: all, or every k-th of a larger corpus.
+    """Iterate over the candidates of :func:`choose`: all passages, or every k-th of a larger corpus.
 
-    Their token ids are left out. All candidates are held until the choice is made, and the ids would take most of their
+    Candidates have no token ids. All of them are held until the choice is made, and the ids would take most of the
     memory.
     """
     return (replace(corpus[index], token_ids=()) for index in range(0, len(corpus), -(-len(corpus) // limit)))
@@ -52,12 +52,12 @@ def choose(
     max_prompt_length: int,
     seed: int = 11,
 ) -> list[Item]:
-    """Choose ``count`` passages, or all usable ones where there are fewer.
+    """Choose ``count`` passages, or all usable ones if there are fewer.
 
     Confidence intervals over passages assume that they are independent, but passages of one article are alike. A second
     passage of an article is therefore chosen only after every article has given one. The choice depends on the texts
-    and the seed, not on the order of the corpus. Passages are skipped that lie outside the configured word bounds, hold
-    a literal ``[mask]``, or whose generator prompt or fixed questions exceed ``max_prompt_length`` tokens.
+    and the seed, not on the order of the corpus. A passage is skipped if it lies outside the configured word bounds or
+    contains a literal ``[mask]``, or if its generator prompt or fixed questions exceed ``max_prompt_length`` tokens.
 
     Raises:
         BadInput: ``count`` is below 1, or no passage is usable.
@@ -98,7 +98,7 @@ def _rank(item: HeldOutPassage, seed: int) -> str:
 
 
 def _longest(text: str, tokenizer: Tokenizer, family: PromptFamily) -> int:
-    """Return the tokens of the longest prompt that is certain to be made from this passage."""
+    """Return the number of tokens of the longest prompt that this passage is certain to produce."""
     masked = [mask.masked.text for kind in ("repeated", "once") for mask in held_out_masks([text], kind)]
     prompts = [family.generator_prompt(text), *map(family.predictor_prompt, masked)]
     return max(len(tokenizer.encode(prompt, add_special_tokens=False)) for prompt in prompts)

@@ -103,10 +103,10 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> Evaluation:
-        """Read what :meth:`save` wrote.
+        """Read the file of :meth:`save`.
 
         Raises:
-            BadInput: the file is missing or holds something else.
+            BadInput: the file is missing or has another content.
         """
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
@@ -118,7 +118,7 @@ class Evaluation:
 
 
 def rules_of(game: GameConfig) -> str:
-    """Return in one line the fields of a configuration that decide which masks are valid and what they earn."""
+    """Return in one line the configuration fields that determine the validity and the reward of masks."""
     names = (
         "span_policy",
         "max_span_occurrences",

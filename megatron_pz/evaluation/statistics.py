@@ -21,7 +21,7 @@ class Estimate:
     units: int
 
     def excludes_zero(self) -> bool:
-        """Return whether zero lies outside the interval; False where there is no interval."""
+        """Return whether zero lies outside the interval; False if there is no interval."""
         return abs(self.mean) > self.half_width
 
 

@@ -96,12 +96,12 @@ class Comparison:
 
     @property
     def beyond_interval(self) -> bool:
-        """The 95 % interval of the paired difference excludes zero."""
+        """Return whether the 95 % interval of the paired difference excludes zero."""
         return self.difference.excludes_zero()
 
 
 def require_comparable(before: Evaluation, after: Evaluation) -> None:
-    """Raise ValueError where the passages, settings or rules of two evaluations differ."""
+    """Raise ValueError if the passages, settings or rules of two evaluations differ."""
     if before.rules and after.rules and before.rules != after.rules:
         raise ValueError(f"the rules of the game differ: {before.rules}; and {after.rules}")
     if before.settings != after.settings:
@@ -127,9 +127,9 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
 def rows(evaluations: Sequence[Evaluation], measures: Iterable[str] = tuple(MEASURES)) -> list[list[str]]:
     """Build the rows of a table: a measure's label, then a cell for each evaluation of the same passages.
 
-    From the second evaluation on, ``▲`` and ``▼`` mark a value that is higher or lower than that of the cell to the
-    left, where the 95 % interval of the paired difference excludes zero. Causes of invalid masks that never occurred
-    and measures without any value have no row.
+    From the second evaluation on, ``▲`` and ``▼`` mark a value that is higher or lower than the cell to the left if the
+    95 % interval of the paired difference excludes zero. Causes of invalid masks that never occurred and measures
+    without any value have no row.
     """
     steps = [compare(left, right) for left, right in pairwise(evaluations)]
     summaries = [summarize(evaluation) for evaluation in evaluations]

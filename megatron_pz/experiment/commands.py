@@ -1,7 +1,7 @@
 """Run an experiment's cells on this machine one after another, or submit them to Slurm as an array.
 
-Every part is a command of its own, as a user would type it: ``slurm/launch.sh`` for the training, which resumes a run
-by itself, ``tools/convert_checkpoint.py`` and ``tools/evaluate.py``.
+Every part is a separate command, as a user would type it: ``slurm/launch.sh`` for the training, which resumes a run
+automatically, ``tools/convert_checkpoint.py`` and ``tools/evaluate.py``.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ COMMAND_MARK = "\n$ "
 
 
 class Interrupted(ExpectedFailure):
-    """A signal ended the experiment; the same command goes on."""
+    """A signal ended the experiment; running the same command again continues it."""
 
     exit_code = STOPPED
 
 
 class Children:
-    """Runs commands one at a time, with what they print in a log. A signal reaches the command, which may save first.
+    """Runs commands one at a time, with their output in a log. Signals are forwarded, so that a command can save first.
 
     The kernel kills the running command when this process dies.
     """
@@ -64,14 +64,14 @@ class Children:
         """Run a command in the checkout's root and return its exit code.
 
         Raises:
-            Interrupted: a signal has come, before the command or while it ran.
+            Interrupted: a signal arrived before the command started or while it ran.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             file.write(f"{COMMAND_MARK}{shlex.join(command)}\n".encode())
             file.flush()
             if not self.signalled:
-                # A session of its own: Ctrl-C reaches this process, which passes it on, and not both.
+                # In its own session, the command does not get Ctrl-C directly; this process forwards it.
                 self._child = subprocess.Popen(
                     command,
                     cwd=ROOT,
@@ -93,19 +93,19 @@ class Children:
             os.killpg(self._child.pid, signal.SIGKILL) if again else self._tell(self._child)
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int:
-        if self.signalled:  # the signal came while the command was being started
+        if self.signalled:  # the signal arrived while the command was being started
             self._tell(child)
         return child.wait()
 
     def _tell(self, child: subprocess.Popen[bytes]) -> None:
-        """Ask the command to end, once."""
+        """Ask the command to end, at most once."""
         told, self._told = self._told, True
         if not told:
             child.send_signal(signal.SIGTERM)
 
 
 def environment() -> dict[str, str]:
-    """Return the variables of a command on this machine alone, whatever job or launcher this process belongs to."""
+    """Return the environment of a command on this machine alone, without the variables of a job or launcher."""
     dropped = OF_A_JOB + (OF_ONE_PROCESS if LAUNCHER_VARIABLE in os.environ else ())
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(OF_A_LAUNCH) and name not in dropped
@@ -114,13 +114,13 @@ def environment() -> dict[str, str]:
 
 
 def run_cells(experiment: Experiment, output: Path, *, train: bool = True) -> list[str]:
-    """Train and evaluate what is not done yet, seed by seed; return a line for each command that failed.
+    """Train and evaluate the unfinished cells, seed by seed; return a line for each command that failed.
 
-    Without ``train``, only what is trained already is evaluated.
+    Without ``train``, only cells that are already trained are evaluated.
 
     Raises:
         BadInput: a cell was begun with other settings, its command refuses its input, or benchmarks cannot be read.
-        Interrupted: by a signal.
+        Interrupted: a signal arrived.
     """
     evaluations, failures = Evaluations(experiment, output), list[str]()
     evaluations.require_questions()
@@ -155,7 +155,7 @@ def _train(children: Children, experiment: Experiment, cell: Cell) -> list[str]:
 
 
 def _evaluate(children: Children, experiment: Experiment, cells: Sequence[Cell], evaluations: Evaluations) -> list[str]:
-    """Export and evaluate the cells that are trained, in one engine, and the starting model with the first of them."""
+    """Export the trained cells and evaluate them in one engine; include the starting model in the first call."""
     hf_model, failures = experiment.common.model.hf_model, list[str]()
     names, models, files, exported = list[str](), list[str](), list[Path](), list[Path]()
     if not evaluations.start.is_file():
@@ -196,10 +196,10 @@ def _evaluate(children: Children, experiment: Experiment, cells: Sequence[Cell],
 
 
 def _failure(what: str, code: int, log: Path) -> str:
-    """Return the line of a failed command, the last one in its log, with the last error that it printed.
+    """Return the line for a failed command, with the last error in its log.
 
     Raises:
-        BadInput: the command refused its input, as every other cell's would.
+        BadInput: the command refused its input, so that every other cell's command would fail too.
     """
     printed = log.read_text(errors="replace").rpartition(COMMAND_MARK)[2]
     errors = [line for line in printed.splitlines() if line.startswith("error: ")]
@@ -218,15 +218,15 @@ def _say(line: str) -> None:
 def submit(
     experiment: Experiment, output: Path, script: str, sbatch_flags: Sequence[str], again: Sequence[str]
 ) -> None:
-    """Submit the cells that are not trained as a job array, and behind it a job that evaluates and compares them all.
+    """Submit the untrained cells as a job array, and a dependent job that evaluates and compares all cells.
 
     Args:
         script: the recipe's script for sbatch, such as slurm/pz_qwen3_4b.sh.
-        sbatch_flags: of the array's jobs.
-        again: the flags by which ``slurm/experiment.sh`` is to call this program for the comparison.
+        sbatch_flags: flags of sbatch for the array.
+        again: the flags with which ``slurm/experiment.sh`` calls this program for the comparison.
 
     Raises:
-        BadInput: there is no sbatch or no such script, it refuses, benchmarks cannot be read, or the folder cannot be
+        BadInput: sbatch or the script is missing, sbatch refuses, benchmarks cannot be read, or the folder cannot be
             written or is in use.
     """
     if not (ROOT / script).is_file():
@@ -259,6 +259,6 @@ def _sbatch(flags: Sequence[str]) -> str:
 
 
 def left_to_do(experiment: Experiment, evaluations: Evaluations) -> dict[Cell, str]:
-    """Return what is left to do for every cell that is not done."""
+    """Describe the remaining work of every unfinished cell."""
     found = {cell: describe(cell, training_of(cell), evaluations.of(cell)) for cell in experiment.cells}
     return {cell: words for cell, words in found.items() if words}

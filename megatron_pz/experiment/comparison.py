@@ -30,7 +30,7 @@ class Measured:
     """What the answers to each benchmark depend on (:func:`megatron_pz.evaluation.benchmarks.store.read_facts`)."""
 
     def values(self, measure: str) -> list[float]:
-        """Return a measure on each passage, NaN where it has none; or a benchmark's accuracy on each question."""
+        """Return a measure on each passage, NaN where it is undefined, or a benchmark's accuracy on each question."""
         if measure in self.benchmarks:
             return list(self.benchmarks[measure])
         return [math.nan if value is None else value for value in values(self.evaluation, measure)]
@@ -57,7 +57,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What can be said of the difference, in words."""
+        """Return the verdict on the difference as a phrase."""
         if self.estimate is None:
             return "no common values"
         if math.isnan(self.adjusted_p):
@@ -88,15 +88,15 @@ def table_of_values(models: Iterable[Measured], measure: str) -> np.ndarray:
 
 
 def mean(models: Sequence[Measured], measure: str) -> CrossedEstimate | None:
-    """Estimate a measure over seeds and passages; None where there is no value.
+    """Estimate a measure over seeds and passages; return None if there is no value.
 
-    Passages that lack a value with one of the seeds are left out.
+    Passages that lack a value for one of the seeds are left out.
     """
     return _of_complete_passages(table_of_values(models, measure)) if models else None
 
 
 def differences_of_arms(results: Results, reference: str, measures: Sequence[str]) -> list[Difference]:
-    """Compare every other arm with the reference over their common seeds; one family of tests."""
+    """Compare every other arm with the reference over their common seeds, as one family of tests."""
     found = []
     for measure in measures:
         for arm, of_arm in results.items():
@@ -110,7 +110,7 @@ def differences_of_arms(results: Results, reference: str, measures: Sequence[str
 
 
 def differences_to_start(results: Results, start: Measured, measures: Sequence[str]) -> list[Difference]:
-    """Compare every arm with the model that its runs start from; one family of tests."""
+    """Compare every arm with the model that its runs start from, as one family of tests."""
     found = []
     for measure in measures:
         before = table_of_values([start], measure)
@@ -128,7 +128,7 @@ def _of_complete_passages(values_SP: np.ndarray) -> CrossedEstimate | None:
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
-    """Return the differences with p-values that account for their number."""
+    """Return the differences with p-values adjusted for their number."""
     p_values = [
         each.estimate.p_value if each.estimate and each.estimate.seeds > 1 else math.nan for each in differences
     ]
@@ -139,7 +139,7 @@ def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
 
 
 def conclusion(differences: Sequence[Difference]) -> list[str]:
-    """Say in plain sentences what a family of differences shows and what it does not."""
+    """Describe in sentences which effects a family of differences shows and which it does not."""
     tested = [each for each in differences if not math.isnan(each.adjusted_p)]
     if not tested:
         return ["Nothing was tested: a comparison of methods needs at least two seeds of both."]
@@ -171,7 +171,7 @@ def conclusion(differences: Sequence[Difference]) -> list[str]:
 
 
 def label(measure: str) -> str:
-    """Return the name of a measure or a benchmark for a reader."""
+    """Return the display name of a measure or a benchmark."""
     return MEASURES[measure][0] if measure in MEASURES else f"benchmark {measure}"
 
 

@@ -52,7 +52,7 @@ ENDLESS = 1_000_000
 
 @dataclass(frozen=True)
 class EvaluationCounts:
-    """What every run is asked after its last step: the flags of tools/evaluate.py of the same names."""
+    """Counts of the evaluation after a run's last step, named as the flags of tools/evaluate.py."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -65,7 +65,7 @@ class EvaluationCounts:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Benchmarks that every run is asked as well: the flags of tools/evaluate.py of the same names."""
+    """Benchmarks that every run is also evaluated on, named as the flags of tools/evaluate.py."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -101,7 +101,7 @@ class Design:
 
     @property
     def tested(self) -> tuple[str, ...]:
-        """Names of all measures and benchmarks whose differences are tested."""
+        """Return the names of all measures and benchmarks whose differences are tested."""
         return self.measures + (self.benchmarks.names if self.benchmarks else ())
 
 
@@ -117,7 +117,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the run in messages."""
+        """Return the name of the run in messages."""
         return f"{self.arm}, seed {self.seed}"
 
 
@@ -135,12 +135,12 @@ class Experiment:
 
     @property
     def arms(self) -> list[str]:
-        """Names of the arms in the order of the file."""
+        """Return the names of the arms in the order of the file."""
         return list(dict.fromkeys(cell.arm for cell in self.cells))
 
     @property
     def reference(self) -> str:
-        """Name of the arm that all others are compared with."""
+        """Return the name of the arm that all others are compared with."""
         return self.design.reference or self.arms[0]
 
 
@@ -153,7 +153,7 @@ def read_experiment(
         inputs: settings of this machine in place of the file's, such as ``hf_model`` and ``data_path``.
 
     Raises:
-        BadInput: in one line, for whatever the file has wrong.
+        BadInput: the file is invalid; the message names the fault in one line.
     """
     design = _read_design(path)
     recipe = path.parent / design.config
@@ -215,7 +215,7 @@ def _nearest(word: str, known: Mapping[str, Any]) -> str:
 
 def _sections(recipe: Path) -> dict[str, Any]:
     sections = read_yaml_text(recipe)
-    config_of_sections(recipe, sections)  # its own faults are told as the recipe's
+    config_of_sections(recipe, sections)  # errors in the recipe itself are reported as such
     return sections
 
 
@@ -226,7 +226,7 @@ def _budget(path: Path, design: Design) -> dict[str, Any]:
 
 
 def _crossed(path: Path, design: Design) -> dict[str, dict[str, Any]]:
-    """Return the settings of every arm, crossed with the grid, whose values stand in the arm's name."""
+    """Return the settings of every arm crossed with the grid; arm names contain the grid values."""
     crossed = {}
     for arm, own in design.arms.items():
         for values in itertools.product(*design.grid.values()):

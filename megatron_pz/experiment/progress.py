@@ -1,17 +1,17 @@
-"""Keep the progress of an experiment on disk: what its cells have done, and what of an earlier call is still valid.
+"""Store the progress of an experiment on disk, and determine which earlier results are still valid.
 
     OUTPUT/start/evaluation-KEY.json        the model that all runs start from
     OUTPUT/benchmarks-KEY/NAME/             answers of each model to the benchmarks, if the experiment has any
-    OUTPUT/common.yaml                      settings that all runs share, by which all are evaluated
+    OUTPUT/common.yaml                      settings that all runs share, used for every evaluation
     OUTPUT/cells/ARM/seed-N/config.yaml     resolved settings of the run
                             run/            its --save directory
                             trained.json    written from its last checkpoint, once the run has ended
                             model/          its weights for the evaluation, deleted after it
                             evaluation-KEY.json
-                            log.txt         what all of these commands printed
+                            log.txt         output of all of these commands
     OUTPUT/tasks/N                          the same folder by its number in a Slurm array
 
-KEY stands for the evaluation's settings and data: other ones evaluate every run again.
+KEY is a hash of the evaluation's settings and data. After a change of either, every run is evaluated again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ START = "start"
 
 @dataclass(frozen=True)
 class Training:
-    """How far a run has come, by its newest checkpoint."""
+    """The progress of a run at its newest checkpoint."""
 
     iteration: int
     compute: ComputeUsed
@@ -59,7 +59,7 @@ class Training:
     """Signs of the first collapse, with their evidence; empty where there was none."""
 
     def save(self, path: Path) -> None:
-        """Write the record of a run that has ended. Raises BadInput where that is not possible."""
+        """Write the record of a run that has ended. Raise BadInput if that fails."""
         try:
             write_text_whole(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         except OSError as error:
@@ -67,7 +67,7 @@ class Training:
 
     @classmethod
     def load(cls, path: Path) -> Training:
-        """Read what :meth:`save` wrote. Raises BadInput for anything else."""
+        """Read the file of :meth:`save`. Raise BadInput for any other content."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(**content | {"compute": ComputeUsed(**content["compute"])})
@@ -76,9 +76,9 @@ class Training:
 
 
 def prepare(cell: Cell) -> None:
-    """Write the cell's settings, or require that they are those of its first step.
+    """Write the cell's settings, or require that they equal those of its first step.
 
-    A run that ended before a step, such as one that refused its input, may be started again with other settings.
+    A run that ended before its first step, for example by refusing its input, may restart with other settings.
 
     Raises:
         BadInput: the cell was begun with other settings, which the message names, or its folder cannot be written.
@@ -103,16 +103,16 @@ def prepare(cell: Cell) -> None:
 
 
 def has_begun(cell: Cell) -> bool:
-    """Tell whether the cell's run has made a step, or a checkpoint."""
+    """Return whether the cell's run has completed a step or saved a checkpoint."""
     run = cell.folder / "run"
     return (run / METRICS_FILE).is_file() or (cell.folder / TRAINED).is_file() or latest_iteration(run) is not None
 
 
 def training_of(cell: Cell) -> Training | None:
-    """Return how far the cell's run has come; None without a checkpoint.
+    """Return the progress of the cell's run; None without a checkpoint.
 
-    The first call after a run's end keeps the answer in ``trained.json``, so that its checkpoint may be deleted once it
-    is evaluated.
+    The first call after the end of a run stores the answer in ``trained.json``, so that the checkpoint may be deleted
+    after the evaluation.
 
     Raises:
         BadInput: the checkpoint or the metrics are damaged.
@@ -139,7 +139,7 @@ def training_of(cell: Cell) -> Training | None:
 
 
 def describe(cell: Cell, training: Training | None, evaluation: Path) -> str:
-    """Return in a few words what is left to do for a cell; empty where it is done."""
+    """Return a short description of a cell's remaining work; empty if it is done."""
     if training is None:
         return "begun, without a checkpoint" if has_begun(cell) else "not begun"
     if not training.ended:
@@ -148,7 +148,7 @@ def describe(cell: Cell, training: Training | None, evaluation: Path) -> str:
 
 
 class Evaluations:
-    """The evaluation that all runs of an experiment get, and the files of its results."""
+    """The evaluation of all runs of an experiment, and the files of its results."""
 
     def __init__(self, experiment: Experiment, output: Path) -> None:
         self.counts, self.output, self.common = experiment.design.evaluation, output.absolute(), experiment.common
@@ -170,7 +170,7 @@ class Evaluations:
         self.key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:8]
 
     def require_questions(self) -> None:
-        """Read the benchmarks' questions, so that their faults are told before hours of training.
+        """Read the benchmarks' questions, so that errors in them are reported before hours of training.
 
         Raises:
             BadInput: an unknown benchmark or recipe, or files that cannot be used.
@@ -182,11 +182,11 @@ class Evaluations:
 
     @property
     def start(self) -> Path:
-        """File of the result of the model that all runs start from."""
+        """Return the result file of the model that all runs start from."""
         return self.output / "start" / f"evaluation-{self.key}.json"
 
     def of(self, cell: Cell) -> Path:
-        """Return the file of a run's result."""
+        """Return the result file of a run."""
         return cell.folder / f"evaluation-{self.key}.json"
 
     def measured(self, file: Path, name: str) -> Measured:
@@ -219,7 +219,7 @@ class Evaluations:
 def number_tasks(experiment: Experiment, output: Path) -> dict[int, Cell]:
     """Link ``output/tasks/N`` to the folder of each cell and return the cells by N.
 
-    A cell that has a number keeps it, since jobs that wait in a queue may refer to it.
+    A cell keeps its number, because queued jobs may refer to it.
     """
     tasks = output.absolute() / "tasks"
     tasks.mkdir(parents=True, exist_ok=True)

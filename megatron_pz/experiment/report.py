@@ -42,7 +42,7 @@ items only."""
 
 @dataclass(frozen=True)
 class Found:
-    """Everything that an experiment has on disk by now."""
+    """The results of an experiment that are on disk."""
 
     trainings: dict[Cell, Training | None]
     results: dict[str, dict[int, Measured]]
@@ -54,10 +54,10 @@ class Found:
 
 
 def find(experiment: Experiment, output: Path) -> Found:
-    """Read what the experiment has by now.
+    """Read the results of the experiment so far.
 
     Raises:
-        BadInput: a file is damaged, or evaluations differ in what they ask.
+        BadInput: a file is damaged, or evaluations asked different questions.
     """
     files = Evaluations(experiment, output)
     trainings = {cell: training_of(cell) for cell in experiment.cells}
@@ -77,7 +77,7 @@ def _has_metrics(cell: Cell) -> bool:
 
 
 def write_comparison(experiment: Experiment, output: Path, title: str) -> str:
-    """Write the comparison of what is there by now into ``output`` and return its text.
+    """Write the comparison of the results so far into ``output`` and return its text.
 
     Raises:
         BadInput: no run has begun yet, or as :func:`find`.
@@ -146,7 +146,7 @@ def _family(title: str, differences: Sequence[Difference]) -> list[str]:
 
 
 def _commits(found: Found) -> list[str]:
-    """Name the commits of the code, where it was the same for all runs or not."""
+    """Name the commits of the code, and whether all runs used the same one."""
     places = {cell: cell.folder / "run" for cell in found.steps if (cell.folder / "run" / LAUNCHES_FILE).is_file()}
     commits = {launch.commit for place in places.values() for launch in read_launches(place) if launch.commit}
     if len(commits) > 1:
@@ -213,7 +213,7 @@ def _runs(found: Found) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold, with null for NaN."""
+    """Return the value in a form that JSON can represent, with null for NaN."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, dict):

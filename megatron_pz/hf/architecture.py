@@ -62,7 +62,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The sizes of a causal language model, in Megatron-Core's terms where the two worlds differ."""
+    """The sizes of a causal language model, in Megatron-Core's terms where these differ from transformers'."""
 
     model_type: str
     num_layers: int
@@ -91,14 +91,14 @@ class Architecture:
 
     @property
     def all_layers_are_sparse(self) -> bool:
-        """No layer has an MLP of ``ffn_hidden_size``."""
+        """Return whether no layer has an MLP of ``ffn_hidden_size``."""
         return self.experts is not None and all(self.experts.in_layer)
 
     @classmethod
     def from_hf(cls, directory: str | Path) -> Architecture:
         """Read ``directory/config.json``.
 
-        Raises BadInput where the file is missing or damaged, or the model is of another family or variant.
+        Raises BadInput if the file is missing or damaged, or if the model's family or variant is not supported.
         """
         path = Path(directory) / "config.json"
         raw = read_json(path)
@@ -156,7 +156,7 @@ _HF_KEYS: Mapping[str, str] = {
 
 
 def plain_architecture(arch: Architecture) -> dict[str, Any]:
-    """Return the architecture as JSON keeps it, for a checkpoint to store."""
+    """Return the architecture as JSON values, for storage in a checkpoint."""
     return json.loads(json.dumps(dataclasses.asdict(arch)))
 
 
@@ -182,7 +182,7 @@ def _flat(arch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _experts(raw: Mapping[str, Any], read: HFConfigReader, path: Path, layers: int) -> Experts:
-    """Read Qwen3-MoE's experts, which every ``decoder_sparse_step``-th layer has but those of ``mlp_only_layers``."""
+    """Read Qwen3-MoE's experts: in every ``decoder_sparse_step``-th layer except those in ``mlp_only_layers``."""
     step, dense = read.size("decoder_sparse_step", default=1), read.entries("mlp_only_layers")
     # "num_local_experts" is what transformers 5 writes.
     numbers = {key: read.size(key) for key in ("num_experts", "num_local_experts") if raw.get(key) is not None}

@@ -37,7 +37,7 @@ class Sliceable(Protocol):
 class HFTensorSource:
     """The tensors of a checkpoint's safetensors, one file or many; only what is sliced is read.
 
-    Raises BadInput on construction where the weights are missing, incomplete or truncated.
+    Raises BadInput on construction if the weights are missing, incomplete or truncated.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -51,7 +51,7 @@ class HFTensorSource:
         return tuple(self.stored)
 
     def slices(self, name: str) -> Any:
-        """Return the tensor ``name``, unread: index it with slices of its leading axes."""
+        """Return the tensor ``name`` without reading it; index it with slices of its leading axes."""
         if name not in self.stored:
             raise BadInput(f"{self.directory}: the weights lack {name}; fetch the checkpoint again")
         file = self.stored[name].file
@@ -64,7 +64,7 @@ class HFTensorSource:
         return tuple(self.slices(name).get_shape())
 
     def stream(self, *, tied_head: bool) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield name and values of every tensor but buffers and, of a tied model, the copy of its embedding."""
+        """Yield name and values of every tensor except buffers and a tied model's copy of the embedding."""
         for name in self.stored:
             if not is_harmless(name) and not (tied_head and name == OUTPUT_LAYER):
                 yield name, self.slices(name)[:]
@@ -82,7 +82,7 @@ class HFTensorSource:
         self._checked.add(arch)
 
     def require_tied_head(self) -> None:
-        """Raise BadInput where the checkpoint has an output layer of other values than its embedding's."""
+        """Raise BadInput if the checkpoint has an output layer whose values differ from its embedding."""
         if OUTPUT_LAYER not in self.stored:
             return
         embedding, head = self.slices(EMBEDDING), self.slices(OUTPUT_LAYER)
@@ -98,7 +98,7 @@ class HFTensorSource:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of most elements of the weight matrices: bfloat16, float16 or float32.
+        """Return the dtype of most elements of the weight matrices: bfloat16, float16 or float32.
 
         Norms and stray buffers of another dtype do not widen it.
         """
@@ -129,17 +129,18 @@ def save_hf(
     """Write a Hugging Face checkpoint: weights from ``stream``, configuration and tokenizer from ``source_dir``.
 
     Collective over all ranks, as the stream is; rank 0 writes. The directory appears under its name only when it is
-    complete. With ``replace`` an earlier one of that name stays until then; else ``out_dir`` must be free.
+    complete. With ``replace``, an existing directory of that name stays until then; otherwise ``out_dir`` must be free.
 
     Raises:
-        BadInput: on every rank, where ``out_dir`` is not empty, ``source_dir`` is of another architecture, or the disk
+        BadInput: on every rank, if ``out_dir`` is not empty, ``source_dir`` has another architecture, or the disk
             refuses.
     """
-    source, out = Path(source_dir), Path(out_dir).resolve()  # beside what a link leads to, and with a name
+    # Resolved, because the partial directory goes beside a link's target and needs a name such as "." lacks.
+    source, out = Path(source_dir), Path(out_dir).resolve()
     partial = out.with_name(f"{out.name}.incomplete")
     _raise_on_all_ranks(_failure_on_first_rank(lambda: _prepare(arch, source, out, partial, replace)))
     failure = _failure_on_first_rank(lambda: _write(stream, source, out, partial, max_shard_bytes))
-    # The other ranks' part in the stream's collectives, and what is left of rank 0's where writing failed.
+    # Other ranks take part in the stream's collectives here; rank 0 finishes its own if writing failed.
     deque(stream, maxlen=0)
     _raise_on_all_ranks(failure)
 
@@ -154,7 +155,7 @@ def _prepare(arch: Architecture, source: Path, out: Path, partial: Path, replace
         )
     if not replace:
         refuse_existing(out)
-    shutil.rmtree(partial, ignore_errors=True)  # what an interrupted save has left
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted save
     partial.mkdir(parents=True)
 
 
@@ -163,7 +164,7 @@ def _write(
 ) -> None:
     former = out.with_name(f"{out.name}.former")
     try:
-        copy_companions(source, partial)  # before the weights: no finished weights are lost to a companion
+        copy_companions(source, partial)  # before the weights, so that a failing companion does not waste them
         dtype = _write_weights(stream, partial, max_shard_bytes)
         _write_config(source, partial, dtype)
         if out.exists():
@@ -179,10 +180,10 @@ def _write(
 
 
 def _write_weights(stream: Iterator[tuple[str, torch.Tensor]], directory: Path, max_shard_bytes: int) -> torch.dtype:
-    """Write the stream as it comes, in files of at most ``max_shard_bytes``; at most one file's tensors are held.
+    """Write the stream to files of at most ``max_shard_bytes`` while holding the tensors of at most one file.
 
     Returns:
-        The dtype of most of the elements.
+        The dtype of most elements.
     """
     shards: list[list[str]] = []
     total = held_bytes = 0
@@ -208,7 +209,7 @@ def _write_weights(stream: Iterator[tuple[str, torch.Tensor]], directory: Path, 
 
 
 def _name_shards(directory: Path, shards: list[list[str]], total_bytes: int) -> None:
-    """Give the files the names that transformers looks for, which contain the number of files, known only now."""
+    """Rename the files as transformers expects, now that the number of files, which the names contain, is known."""
     if len(shards) == 1:
         (directory / "1.part").rename(directory / SINGLE)
         return
@@ -221,7 +222,7 @@ def _name_shards(directory: Path, shards: list[list[str]], total_bytes: int) -> 
 
 
 def _write_config(source: Path, directory: Path, dtype: torch.dtype) -> None:
-    """Write config.json with the dtype that the weights now have: a reader casts to what it says."""
+    """Write config.json with the actual dtype of the weights, because readers cast to the dtype in it."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     # transformers 5 reads both keys, transformers 4 only the second.
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
@@ -233,7 +234,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _failure_on_first_rank(action: Callable[[], None]) -> str | None:
-    """Run ``action`` on rank 0 only; return what went wrong there, None on the other ranks."""
+    """Run ``action`` on rank 0 only; return its error there, None on the other ranks."""
     if dist.is_initialized() and dist.get_rank() != 0:
         return None
     try:
@@ -244,7 +245,7 @@ def _failure_on_first_rank(action: Callable[[], None]) -> str | None:
 
 
 def _raise_on_all_ranks(failure_on_first_rank: str | None) -> None:
-    """Raise BadInput on every rank where rank 0 has failed, so that none goes on alone. Collective."""
+    """Raise BadInput on every rank if rank 0 has failed. Collective."""
     message = [failure_on_first_rank]
     if dist.is_initialized():
         dist.broadcast_object_list(message, src=0)

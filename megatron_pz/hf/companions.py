@@ -1,4 +1,4 @@
-"""Copy what a checkpoint holds beside config.json and weights: tokenizer, generation, licence, custom code."""
+"""Copy the files of a checkpoint other than config.json and weights: tokenizer, generation, licence, custom code."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 def copy_companions(source: Path, directory: Path) -> None:
     """Copy the companions of a checkpoint, files and whole directories, into an existing directory.
 
-    One that cannot be read (a link to nothing, a file without permission) is reported on stderr and left out, as is a
-    link to a directory that contains the checkpoint. Links to directories within a companion are not followed.
+    An unreadable companion (a broken link, a file without permission) is reported on stderr and left out, as is a link
+    to a directory that contains the checkpoint. Links to directories within a companion are not followed.
 
     Raises:
         OSError: the disk is full.

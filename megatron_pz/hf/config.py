@@ -1,4 +1,4 @@
-"""Read a Hugging Face config.json; what is missing, damaged or not built is refused in one clear line."""
+"""Read a Hugging Face config.json, and refuse missing, damaged or unsupported values in one clear line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ONLY: Mapping[str, Any] = {
     "mlp_bias": False,
     "use_sliding_window": False,
     "quantization_config": None,
-    # What vLLM reads from the configurations of these families beside what transformers does.
+    # Keys that vLLM, but not transformers, reads from the configurations of these families.
     "bias": False,
     "qkv_bias": False,
     "is_causal": True,
@@ -29,11 +29,11 @@ _ONLY: Mapping[str, Any] = {
     "compression_config": None,
     "shared_expert_intermediate_size": 0,
     "is_encoder_decoder": False,
-    # Configurations of a text model within, which transformers takes for the whole one.
+    # Nested configurations of a text model, which transformers takes for the whole configuration.
     "text_config": None,
     "decoder": None,
     "generator": None,
-    # A weight file of another name than the usual ones (transformers 5).
+    # A weight file with an unusual name (transformers 5).
     "transformers_weights": None,
 }
 """Keys of the supported families that change the computation in a way that is not built, with the value that is."""
@@ -55,7 +55,7 @@ class HFConfigReader:
         return value
 
     def size(self, key: str, default: int | None = None) -> int:
-        """Return a positive whole number; ``default`` where the key is absent or null."""
+        """Return a positive whole number, or ``default`` if the key is absent or null."""
         if self._raw.get(key) is None and default is not None:
             return default
         value = self.number(key)
@@ -64,7 +64,7 @@ class HFConfigReader:
         return value
 
     def switch(self, key: str, default: bool) -> bool:
-        """Return true or false; ``default`` where the key is absent or null."""
+        """Return true or false, or ``default`` if the key is absent or null."""
         value = self._raw.get(key)
         if value is None:
             return default
@@ -73,14 +73,14 @@ class HFConfigReader:
         return value
 
     def entries(self, key: str) -> list[Any]:
-        """Return a list; empty where the key is absent or null."""
+        """Return a list, which is empty if the key is absent or null."""
         value = [] if self._raw.get(key) is None else self._raw[key]
         if not isinstance(value, list):
             raise BadInput(f"{self._path}: {key} is {value!r}, not a list")
         return value
 
     def section(self, key: str) -> dict[str, Any]:
-        """Return an object; empty where the key is absent or null."""
+        """Return an object, which is empty if the key is absent or null."""
         value = {} if self._raw.get(key) is None else self._raw[key]
         if not isinstance(value, dict):
             raise BadInput(f"{self._path}: {key} is {value!r}, not an object")
@@ -88,7 +88,7 @@ class HFConfigReader:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the JSON object of a file of a checkpoint. Raises BadInput where there is none."""
+    """Read the JSON object in a file of a checkpoint. Raise BadInput if there is none."""
     if not path.parent.is_dir():
         raise BadInput(f"{path.parent} is not a directory; give the directory of a Hugging Face checkpoint")
     try:
@@ -103,12 +103,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
-    """Raise BadInput where a key asks for a computation that is not built."""
+    """Raise BadInput if a key requests a computation that is not implemented."""
     for key, value in _ONLY.items():
-        off = (None,) if not value else ()  # null is another word for what is off, and none for a function or a factor
+        off = (None,) if not value else ()  # null turns a feature off, but is no valid function or factor
         if raw.get(key, value) not in (value, *off):
             raise BadInput(f"{path}: {key} {raw[key]!r} is not supported, only {value!r}")
-    # transformers reads it where use_sliding_window is true, and vLLM in Llama without that.
+    # transformers reads it only if use_sliding_window is true; for Llama, vLLM always reads it.
     if raw.get("model_type") == "llama" and raw.get("sliding_window"):
         raise BadInput(f"{path}: sliding_window {raw['sliding_window']!r} is not supported, only null")
     kinds = HFConfigReader(raw, path).entries("layer_types")
@@ -119,9 +119,9 @@ def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
 
 
 def rotary_base(raw: Mapping[str, Any], path: Path, default: float) -> float:
-    """Return RoPE's theta: in ``rope_parameters`` since transformers 5, a key beside ``rope_scaling`` before.
+    """Return RoPE's theta, from ``rope_parameters`` since transformers 5 and from its own key before.
 
-    Raises BadInput where it is given twice with different values, or RoPE is of another kind than the plain one.
+    Raises BadInput if it is given twice with different values, or if RoPE is not of the default kind.
     """
     read = HFConfigReader(raw, path)
     found = {"rope_theta": raw["rope_theta"]} if raw.get("rope_theta") is not None else {}

@@ -1,7 +1,7 @@
 """Find the tensors of a Hugging Face directory, from the headers of its safetensors files and without torch.
 
-The files that count are those that transformers takes: ``model.safetensors`` where it exists, whatever lies beside it;
-else the shards that ``model.safetensors.index.json`` names.
+The files are chosen as transformers chooses them: ``model.safetensors`` if it exists, otherwise the shards that
+``model.safetensors.index.json`` names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OUTPUT_LAYER = "lm_head.weight"
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor as the header of its file describes it."""
+    """The description of a tensor in the header of its file."""
 
     file: Path
     dtype: str
@@ -34,17 +34,17 @@ class StoredTensor:
 
 
 def read_hf_config(model_dir: Path) -> dict[str, Any]:
-    """Read the directory's config.json. Raises BadInput where there is none."""
+    """Read the directory's config.json. Raise BadInput if there is none."""
     return read_json(model_dir / "config.json")
 
 
 def require_end_tokens(model_dir: Path, vocab_size: int) -> None:
-    """Refuse a generation_config.json whose end tokens no engine would find.
+    """Refuse a generation_config.json whose end tokens an engine would not find.
 
-    vLLM ignores a file that it cannot read, and an id that is no number, so that responses would never end.
+    vLLM ignores an unreadable file and an id that is not a number, so that responses would never end.
 
     Raises:
-        BadInput: the file is damaged, or an ``eos_token_id`` is no token of the model.
+        BadInput: the file is damaged, or an ``eos_token_id`` is not a token of the model.
     """
     path = model_dir / "generation_config.json"
     if not path.exists() and not path.is_symlink():
@@ -58,8 +58,8 @@ def require_end_tokens(model_dir: Path, vocab_size: int) -> None:
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a checkpoint by its name.
 
-    Where two shards hold a tensor of one name, the index says which of them counts. A tensor that the index leaves out
-    counts as well, as it does for transformers.
+    If two shards hold a tensor of the same name, the index decides between them. A tensor that is missing from the
+    index is included, as in transformers.
 
     Raises:
         BadInput: there are no such files, one is missing or damaged, the index does not describe them, or an adapter
@@ -114,8 +114,8 @@ def is_read_alike(model_dir: Path, tensors: Mapping[str, StoredTensor]) -> bool:
 def has_tied_head(model_dir: Path, hf_config: Mapping[str, Any]) -> bool:
     """Return whether the output layer is the embedding.
 
-    config.json decides, and where it is silent, whether the checkpoint has an output layer: transformers 4 left
-    ``tie_word_embeddings`` out of SmolLM3's config.json, where the default is true.
+    config.json decides. If it has no ``tie_word_embeddings``, the model is tied unless the checkpoint has an output
+    layer: transformers 4 left the key out of SmolLM3's config.json, where the default is true.
 
     Raises:
         BadInput: as :func:`stored_tensors`.
@@ -126,7 +126,7 @@ def has_tied_head(model_dir: Path, hf_config: Mapping[str, Any]) -> bool:
 
 
 def checkpoint_shapes(model_dir: Path, *, tied_head: bool) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of every tensor of a complete weight stream: no tied head, no buffers.
+    """Return name and shape of every tensor of a complete weight stream, without a tied head and buffers.
 
     Raises:
         BadInput: as :func:`stored_tensors`.

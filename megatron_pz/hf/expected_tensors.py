@@ -1,4 +1,4 @@
-"""Compare the tensors of a checkpoint with those that its config.json describes, before anything is computed."""
+"""Compare the tensors of a checkpoint with those that its config.json describes."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 def require_expected_tensors(model_dir: Path, tensors: Mapping[str, StoredTensor], arch: Architecture) -> None:
     """Refuse a checkpoint that does not hold exactly the model of ``arch``.
 
-    RoPE's frequencies may lie beside it, and a copy of the embedding as the output layer of a tied model, whose values
-    :class:`~megatron_pz.hf.checkpoint.HFTensorSource` compares.
+    Two additions are allowed: RoPE's frequencies, and a tied model's copy of the embedding as output layer, which
+    :class:`~megatron_pz.hf.checkpoint.HFTensorSource` compares with the embedding.
 
     Raises:
-        BadInput: a tensor is missing, is of another shape, is not of a floating dtype, or belongs to no part of the
-            model, which would then compute something else than the checkpoint was trained to.
+        BadInput: a tensor is missing, has another shape, is not of a floating dtype, or belongs to no part of the
+            model, which would then compute something else than it was trained to.
     """
     expected = expected_shapes(arch)
     if arch.tied_embeddings and OUTPUT_LAYER in tensors:

@@ -1,7 +1,7 @@
 """Core attention for packed sequences: exact shared-prompt attention on torch's scaled-dot-product kernels.
 
-It replaces Megatron-Core's ``DotProductAttention``, which refuses packed sequences, in a layer specification. The same
-code runs on CPU and GPU.
+This core attention replaces Megatron-Core's ``DotProductAttention``, which refuses packed sequences, in a layer
+specification. The same code runs on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ and all layers need the same schedule. Recomputed layers pass other tensors over
 
 
 class SharedPromptAttention(MegatronModule):
-    """Compute softmax(Q K^T / sqrt(d)) V, causal, or within the segments of a packed sequence.
+    """Computes softmax(Q K^T / sqrt(d)) V, causal, or within the segments of a packed sequence.
 
     A prompt attends causally to itself; a response attends to its prompt and causally to itself. Each has its own
-    kernel call over exactly the keys that it may attend to. The cost of a group is P^2/2 + sum of r (P + r/2), no mask
-    of the sequence's size exists, and the flash kernel applies on a GPU, where short responses to one prompt share a
-    call. Compared with one call for each group and a boolean mask, this takes 0.75 of the CPU time with prompts of 200
-    and 8 responses of 24 tokens, and 0.27 with 512 and 8 of 256 (float32).
+    kernel call over exactly the keys that it may attend to. The cost of a group is P^2/2 + sum of r (P + r/2). No mask
+    of the sequence's size is needed, so that the flash kernel applies on a GPU, where short responses to one prompt
+    share a call. Compared with one call for each group and a boolean mask, this takes 0.75 of the CPU time for prompts
+    of 200 tokens with 8 responses of 24, and 0.27 for prompts of 512 with 8 responses of 256 (float32).
 
     Context parallel ranks gather all keys and values and compute the queries of their own tokens.
 
     The constructor's arguments are those that Megatron-Core passes to a core attention.
 
     Raises:
-        BadInput: attention dropout is asked for.
+        BadInput: attention dropout is requested.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ class SharedPromptAttention(MegatronModule):
         Args:
             query: [s, b, heads of this rank, d]; s = S / context parallel ranks tokens of this rank.
             key, value: [s, b, key-value heads of this rank, d].
-            attention_mask: None for plain causal attention; else the ``segments_2S`` of a
-                :class:`~megatron_pz.rl.experience.MicroBatch`, all of it, as int32 [1, 1, 2, S], with b = 1. It is an
-                argument and not a state, so recomputed layers and pipelined micro-batches each have their own.
+            attention_mask: None for plain causal attention; otherwise the whole ``segments_2S`` of a
+                :class:`~megatron_pz.rl.experience.MicroBatch`, as int32 [1, 1, 2, S], with b = 1. It is an argument
+                and not module state, so that recomputed layers and pipelined micro-batches each have their own.
             attn_mask_type, attention_bias, packed_seq_params: part of Megatron-Core's signature; not used.
 
         Returns:
@@ -122,7 +122,7 @@ class SharedPromptAttention(MegatronModule):
                 )
             else:
                 schedule = _schedule(attention_mask, key.size(0), self.cp_group, key.device)
-                # torch's CPU kernels convert bfloat16 repeatedly. float32 is 1.1 times as fast for runs of hundreds
+                # torch's CPU kernels convert bfloat16 repeatedly; float32 is 1.1 times as fast for runs of hundreds
                 # of tokens and twice as fast for runs of ten, casts included.
                 q, k, v = (tensor.float() if tensor.is_cpu else tensor for tensor in (q, k, v))
                 attended = attend(q, k, v, schedule, self.softmax_scale)
@@ -130,10 +130,10 @@ class SharedPromptAttention(MegatronModule):
 
 
 def kernels_of(device_type: str) -> AbstractContextManager[None]:
-    """Select flash attention on a GPU, with plain products for float32, which flash does not take; any kernel on a CPU.
+    """Select flash attention on a GPU, plain products for float32, which flash does not support; any kernel on a CPU.
 
-    On Hopper torch 2.13 prefers cuDNN, which builds a graph (23 to 37 ms on the host) for each new prompt length,
-    forward and backward, and almost every packed sequence has a new one. Where the memory-efficient kernel accepts
+    On Hopper, torch 2.13 prefers cuDNN, which builds a graph (23 to 37 ms on the host) for each new prompt length,
+    forward and backward, and almost every packed sequence has a new length. With a memory-efficient kernel that accepts
     grouped queries (torch 2.14), ``causal_lower_right`` calls it without repeating the keys.
     """
     if device_type == "cpu":
@@ -144,7 +144,7 @@ def kernels_of(device_type: str) -> AbstractContextManager[None]:
 def attend(q: Tensor, k: Tensor, v: Tensor, schedule: Schedule, scale: float | None) -> Tensor:
     """Attend from queries [1, heads, s, d] to keys and values [1, heads, S, d]; return [1, heads, s, d]."""
     plan, gather = schedule.plan, schedule.gather
-    # A split has one backward pass, a concatenation. A slice for each run would write a full-size gradient each time.
+    # A split has one backward pass, a concatenation; slices would write a full-size gradient for each run.
     queries = dict(zip(plan.pieces, q.split([piece.length for piece in plan.pieces], 2), strict=True))
     keys, values = k.split(plan.run_lengths, 2), v.split(plan.run_lengths, 2)
     if gather is None:

@@ -40,7 +40,7 @@ class Call:
 
     @property
     def longest(self) -> int:
-        """Number of tokens of the longest piece."""
+        """Return the number of tokens of the longest piece."""
         return max(piece.length for piece in self.pieces)
 
 

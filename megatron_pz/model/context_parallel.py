@@ -1,7 +1,7 @@
 """Divide the tokens of one packed sequence among context parallel ranks.
 
 For n ranks a sequence is cut into 2n pieces of equal length, and rank r holds pieces r and 2n-1-r, as in Megatron-Core
-(``get_batch_on_this_cp_rank``). Late pieces attend to the most keys, so each rank holds one early and one late piece.
+(``get_batch_on_this_cp_rank``). Late pieces attend to the most keys; one early and one late piece balance the load.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def own_ranges(length: int, rank: int, ranks: int) -> tuple[range, ...]:
 
 
 def own_tokens(row_S: Tensor, group: ProcessGroup) -> Tensor:
-    """Return this rank's tokens (or positions) [S / ranks] of a packed sequence; tensor parallel peers agree."""
+    """Return this rank's tokens (or positions) [S / ranks] of a packed sequence, the same on tensor parallel peers."""
     if group.size() == 1:
         return row_S
     return torch.cat(
@@ -53,7 +53,7 @@ def gather_tokens(part: Tensor, group: ProcessGroup) -> Tensor:
 
 
 def own_rows(logit_index_R: Tensor, length: int, group: ProcessGroup) -> tuple[Tensor, Tensor]:
-    """Select the entries of ``logit_index_R`` that this rank holds, of a packed sequence of ``length`` tokens.
+    """Select this rank's entries of ``logit_index_R`` for a packed sequence of ``length`` tokens.
 
     Returns:
         (int64 [r] indices into R, ascending; int64 [r] indices into the rank's own tokens); r may be 0.

@@ -1,8 +1,8 @@
 """Build the policy's network, a Megatron-Core language model of a Hugging Face architecture.
 
-Megatron-Core 0.19 deprecates its GPTModel in favour of HybridModel, which exists since 0.18 and is built where it
-exists. Both hold the same embedding, the same TransformerBlock and the same output layer, give the same values and
-read each other's checkpoints (``tests/unit/model/test_gpt.py``). No other module names the two classes: they take a
+Megatron-Core 0.19 deprecates its GPTModel in favour of HybridModel, which is available since 0.18 and is used if
+available. Both have the same embedding, TransformerBlock and output layer, compute the same values and read each
+other's checkpoints (``tests/unit/model/test_gpt.py``). No other module names the two classes; they use
 ``LanguageModule``.
 """
 
@@ -39,10 +39,11 @@ HAS_HYBRID_MODEL = find_spec("megatron.core.models.hybrid") is not None
 
 
 class WholeLayers(TransformerBlock):
-    """The decoder of a HybridModel: a TransformerBlock, whose layers have attention and feed-forward in one.
+    """The decoder of a HybridModel: a TransformerBlock, whose layers combine attention and feed-forward.
 
-    HybridModel's own HybridStack makes two layers of each. It would double the layer numbers of checkpoints, of
-    recomputation and of ``no_rope_freq``, and its final norm is Transformer Engine's, which no CPU can construct.
+    HybridModel's own HybridStack splits each into two layers. This would double the layer numbers of checkpoints, of
+    recomputation and of ``no_rope_freq``, and its final norm is Transformer Engine's, which cannot be constructed on a
+    CPU.
     """
 
     def __init__(
@@ -57,12 +58,12 @@ class WholeLayers(TransformerBlock):
         name: str = "decoder",
         **of_block: Any,
     ) -> None:
-        """Take HybridModel's arguments; its layers and their offset follow from the configuration ``of`` instead."""
+        """Build the block from HybridModel's arguments; layers and offset follow from the configuration ``of``."""
         super().__init__(of, submodules, **of_block)
 
 
 def build_chunks(arch: Architecture, config: PolicyTransformerConfig) -> list[LanguageModule]:
-    """Build this rank's model on its device: one chunk, or those that the interleaved schedule runs on a stage."""
+    """Build this rank's model on its device: one chunk, or the stage's chunks of the interleaved schedule."""
     stages = config.virtual_pipeline_model_parallel_size
     chunks = [build_model(arch, config, vp_stage=stage) for stage in (range(stages) if stages else (None,))]
     if torch.cuda.is_available():  # Megatron-Core leaves the routers of experts on the CPU
@@ -78,10 +79,10 @@ def build_model(
     post_process: bool | None = None,
     vp_stage: int | None = None,
 ) -> LanguageModule:
-    """Build this rank's part of the model, with uninitialised weights; ``hf_mapping.load_hf_weights`` fills them.
+    """Build this rank's part of the model with uninitialised weights, for ``hf_mapping.load_hf_weights`` to fill.
 
     ``pre_process`` (has the embedding) and ``post_process`` (has the output layer) follow from the rank's pipeline
-    stage when they are None. Parameters have the dtype that ``config`` gives.
+    stage if they are None. Parameters have the dtype in ``config``.
 
     ``model(input_ids_BS, position_ids_BS, attention_mask=None)`` returns logits [B, S, V / tensor parallel size] under
     plain causal attention. Packed sequences go through :mod:`megatron_pz.model.packed_forward`.
@@ -116,7 +117,7 @@ def _hybrid_model(
     """Build a HybridModel around the layers of GPTModel, with GPTModel's arguments."""
     from megatron.core.models.hybrid.hybrid_model import HybridModel  # not in 0.16 and 0.17
 
-    # The pattern says how many layers a stage has, and HybridModel refuses a configuration that says it again.
+    # The pattern gives the number of layers of a stage, and HybridModel refuses a configuration that repeats it.
     by_pattern = copy.copy(config)
     by_pattern.num_layers_in_first_pipeline_stage = by_pattern.num_layers_in_last_pipeline_stage = None
     model = HybridModel(
@@ -131,7 +132,7 @@ def _hybrid_model(
 
 
 def _layer_pattern(config: PolicyTransformerConfig) -> str:
-    """Return HybridModel's form of the layers: a star for each, a bar after each pipeline stage's chunk."""
+    """Return HybridModel's layer pattern: a star for each layer, a bar after each pipeline stage's chunk."""
     chunks, stages = config.virtual_pipeline_model_parallel_size, config.pipeline_model_parallel_size
     counts = (
         get_num_layers_to_build(config, vp_stage=chunk, pp_rank=stage)
@@ -144,8 +145,8 @@ def _layer_pattern(config: PolicyTransformerConfig) -> str:
 def _mark_tensor_parallel_weights(model: LanguageModule) -> None:
     """Mark sharded weights, so that Megatron-Core's gradient norm counts every rank's shard and not only rank 0's.
 
-    Megatron-Core sets the attribute while it initialises a weight (Transformer Engine always does), and our weights are
-    left uninitialised because they come from a checkpoint.
+    Megatron-Core sets the attribute when it initialises a weight (Transformer Engine always sets it). The weights here
+    are left uninitialised because they come from a checkpoint.
     """
     for module in model.modules():
         if isinstance(module, (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding)):

@@ -1,8 +1,8 @@
 """Map weights between Hugging Face's tensors and a Megatron-Core model's parameters, in both directions.
 
-One table for each family says which Hugging Face tensors a parameter is made of and how they are arranged in its
-shards (:class:`ShardLayout`). Loading, here, and streaming (:mod:`~megatron_pz.model.hf_stream`) read the same table.
-Loading holds at most one tensor beside the model.
+One table for each family defines which Hugging Face tensors a parameter consists of and how they are arranged in its
+shards (:class:`ShardLayout`). Loading (this module) and streaming (:mod:`~megatron_pz.model.hf_stream`) use the same
+table. Loading holds at most one tensor in addition to the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ShardLayout(ABC):
 
     @abstractmethod
     def cut(self, sources: Sequence[Sliceable], shard: Shape, rank: int, arch: Architecture) -> torch.Tensor:
-        """Return the shard of tensor parallel rank ``rank``, of shape ``shard``; only its part is read."""
+        """Return the shard of tensor parallel rank ``rank``, of shape ``shard``; read only that part."""
 
     @abstractmethod
     def join(self, shards: Sequence[torch.Tensor], arch: Architecture) -> tuple[torch.Tensor, ...]:
@@ -125,7 +125,7 @@ class GroupedQKV(ShardLayout):
 
 @dataclass(frozen=True)
 class Rule:
-    """The Hugging Face tensors that one parameter is made of, and their arrangement."""
+    """The Hugging Face tensors of one parameter, and their arrangement."""
 
     hf_names: tuple[str, ...]
     layout: ShardLayout
@@ -178,7 +178,7 @@ _OUTSIDE_LAYERS: Mapping[str, Rule] = {
 
 @dataclass(frozen=True)
 class HFTensorNames:
-    """The Hugging Face tensors that a parameter of this rank is made of, on each expert parallel rank."""
+    """The Hugging Face tensors of a parameter of this rank, on each expert parallel rank."""
 
     hf_names: tuple[tuple[str, ...], ...]
     """Complete names: one entry for a parameter outside the experts, else one for each expert parallel rank."""
@@ -213,8 +213,8 @@ def hf_tensor_names(name: str, model: LanguageModule, arch: Architecture) -> HFT
 def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTensorSource) -> None:
     """Fill the parameters of this rank's model (or DDP around it) from a Hugging Face checkpoint.
 
-    Each rank reads only its own part of the files, through the node's page cache: what several ranks of a node need
-    comes from the disk once. Values are cast to the parameters' dtype.
+    Each rank reads only its own part of the files. The ranks of a node share its page cache, so that common parts are
+    read from the disk once. Values are cast to the parameters' dtype.
 
     Raises:
         BadInput: the checkpoint's tensors are not exactly those of ``arch`` (:meth:`HFTensorSource.require`).

@@ -1,8 +1,9 @@
 """Stream the whole model as Hugging Face tensors, from any parallel layout and in bounded memory.
 
-The rollout engines after every update and the export read this stream. Nothing is rounded: tensors keep the dtype of
+The stream feeds the rollout engines after every update, and the export. Nothing is rounded: tensors keep the dtype of
 the trainer's weights, and FP8 weights are dequantised to bfloat16. Parameters are exchanged in buckets, so that a
-mixture of thousands of small matrices costs about a hundred collectives instead of one or two for each matrix.
+mixture of experts with thousands of small matrices needs about a hundred collectives instead of one or two for each
+matrix.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def stream_hf_weights(
     all tensors, on its device and in the dtype of the weights. Padding of the vocabulary is cut off, and a tied output
     layer is left out. A tensor may share memory with the model: copy it if it must outlive the next optimizer step.
 
-    The memory needed beside the model is a bucket's shards, the gathered bucket and one joined tensor: at most three
-    times the larger of ``bucket_bytes`` and the largest tensor. Where one rank has the whole model it is zero.
+    The memory needed in addition to the model is a bucket's shards, the gathered bucket and one joined tensor: at most
+    three times the larger of ``bucket_bytes`` and the largest tensor. It is zero if one rank has the whole model.
 
     Args:
         chunks: this rank's model chunks, bare or wrapped; one, or several under the interleaved schedule.
@@ -54,7 +55,7 @@ def stream_hf_weights(
 
 @dataclass(frozen=True)
 class _Entry:
-    """The facts that another rank needs to receive a parameter."""
+    """The metadata with which another rank receives a parameter."""
 
     source: HFTensorNames
     shape: Shape
@@ -88,7 +89,7 @@ def _of_all_stages(own: list[_Entry]) -> list[list[_Entry]]:
 
 def _sharing_group(entry: _Entry) -> ProcessGroup:
     """Return the group of ranks that hold the parameter's tensors together."""
-    if entry.source.of_expert:  # expert parallel rank by rank, the tensor parallel ranks of an expert in each
+    if entry.source.of_expert:  # ordered by expert parallel rank, then by the tensor parallel ranks of an expert
         return parallel_state.get_expert_tensor_and_model_parallel_group()
     return parallel_state.get_tensor_model_parallel_group()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
-    """Raise BadInput, with the reason in one line, where the model does not fit the layout."""
+    """Raise BadInput, with the reason in one line, if the model does not fit the layout."""
     for holds, complaint in layout_rules(parallel):
         if not holds:
             raise BadInput(complaint)
@@ -27,7 +27,7 @@ def refuse_layout(arch: Architecture, parallel: ParallelConfig) -> None:
 
 
 def layers_of_stages(num_layers: int, parallel: ParallelConfig) -> list[int]:
-    """Count the layers of each pipeline stage, over all its chunks. Raises BadInput where they cannot be divided."""
+    """Count the layers of each pipeline stage over all its chunks. Raise BadInput if they cannot be divided."""
     stages, chunks = parallel.pipeline_model_parallel_size, parallel.virtual_pipeline_model_parallel_size
     first, last = parallel.decoder_first_pipeline_num_layers, parallel.decoder_last_pipeline_num_layers
     middle_layers, middle_stages = num_layers - first - last, stages - bool(first) - bool(last)
@@ -60,7 +60,7 @@ def layers_of_stages(num_layers: int, parallel: ParallelConfig) -> list[int]:
 
 
 def sparse_layers_of_stages(arch: Architecture, parallel: ParallelConfig) -> list[int]:
-    """Count the layers with experts of each pipeline stage. Raises BadInput as :func:`layers_of_stages` does."""
+    """Count the layers with experts of each pipeline stage. Raise BadInput as :func:`layers_of_stages` does."""
     layers = layers_of_stages(arch.num_layers, parallel)
     sparse = [0] * len(layers)
     if arch.experts is None:
@@ -73,7 +73,7 @@ def sparse_layers_of_stages(arch: Architecture, parallel: ParallelConfig) -> lis
 
 
 def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
-    """Return the layout's settings of a TransformerConfig."""
+    """Return the settings of a TransformerConfig that follow from the layout."""
     chunks = parallel.virtual_pipeline_model_parallel_size
     interleaved = chunks > 1
     recompute: dict[str, Any] = {}
@@ -94,7 +94,7 @@ def layout_settings(parallel: ParallelConfig) -> dict[str, Any]:
         "sequence_parallel": parallel.sequence_parallel,
         # Pipeline stages receive packed sequences of any length; interleaved stages need one length (``packed_shape``).
         "variable_seq_lengths": not interleaved,
-        # With two interleaved stages both neighbours of a stage are the same process, and megatron-core 0.16 confuses
+        # With two interleaved stages both neighbours of a stage are the same process, and Megatron-Core 0.16 confuses
         # the two directions of one batched call: no error, but wrong gradients.
         "overlap_p2p_comm": interleaved,
         "batch_p2p_comm": not interleaved,
@@ -150,7 +150,7 @@ def _refuse_experts(arch: Architecture, parallel: ParallelConfig) -> None:
 
 
 def _refuse_stages_without_experts(arch: Architecture, parallel: ParallelConfig) -> None:
-    """Refuse stages without experts: shared experts have their own optimizer, whose checkpoint fails when empty."""
+    """Refuse stages without experts: sharded experts have their own optimizer, whose checkpoint fails if empty."""
     if arch.experts is None or parallel.expert_model_parallel_size == 1:
         return
     sparse = sparse_layers_of_stages(arch, parallel)

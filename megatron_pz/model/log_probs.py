@@ -1,12 +1,13 @@
 """Compute log-probabilities and entropies of chosen tokens directly from hidden states.
 
-The logits of R tokens are R x vocabulary numbers: for 4096 tokens of Qwen3 2.5 GB in float32, and as much again for
-their gradient. Here only a chunk of them exists at a time, in the forward pass and, recomputed, in the backward pass.
+The logits of R tokens are R x vocabulary numbers: 2.5 GB in float32 for 4096 tokens of Qwen3, and the same again for
+their gradient. This module holds only a chunk of them at a time, in the forward pass and, recomputed, in the backward
+pass.
 
 The operations on a chunk between the matrix products are in :mod:`~megatron_pz.model.logit_chunk`.
 
 Letters at the end of a tensor's name are its axes: R response tokens, H hidden, V the vocabulary rows of this
-tensor-parallel rank (those of the true vocabulary only), C the rows of one chunk.
+tensor-parallel rank without padding, C the rows of one chunk.
 """
 
 from __future__ import annotations
@@ -127,9 +128,9 @@ def _gradients_by_vocabulary(
 ) -> tuple[Tensor, Tensor]:
     """Compute the same gradients in chunks of the vocabulary, with all tokens at once.
 
-    Each weight's gradient is then one product. In chunks of tokens it would be a float32 sum of twice the size of the
-    bfloat16 output matrix, read and written once for each chunk. Here the sum is that of the hidden states' gradients,
-    which are far fewer.
+    The gradient of each weight is then a single product. Chunks of tokens would accumulate it in a float32 buffer of
+    twice the size of the bfloat16 output matrix, read and written once for each chunk. Chunks of the vocabulary
+    accumulate only the gradients of the hidden states, which are far fewer.
     """
     log_normalizer_R, local_R, grad_R, on_label_R = of_tokens
     gradient = logit_chunk.on_device(logit_chunk.gradient, hidden_RH.device.type)
@@ -149,7 +150,7 @@ def _gradients_by_vocabulary(
 
 
 def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (rows, their logits [C, V]) with C x V bounded; nothing on a rank whose vocabulary is all padding."""
+    """Yield (rows, their logits [C, V]) with C x V bounded; yield nothing if this rank's vocabulary is all padding."""
     if real_VH.size(0) == 0:
         return
     chunk = max(1, logits_per_chunk // real_VH.size(0))
@@ -159,7 +160,7 @@ def _logit_chunks(hidden_RH: Tensor, real_VH: Tensor, logits_per_chunk: int) -> 
 
 
 def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rescale the ranks' sums to a common maximum and add them: (sum e^l, sum l e^l, label's logit, maximum)."""
+    """Rescale the ranks' sums to a common maximum and add them; return (sum e^l, sum l e^l, label's logit, maximum)."""
     if group is not None and group.size() > 1:
         own_maximum_R = maximum_R
         maximum_R = own_maximum_R.clone()
@@ -172,7 +173,7 @@ def _combine(maximum_R: Tensor, sums_3R: Tensor, group: ProcessGroup | None) -> 
 
 
 def _add_product(total_VH: Tensor, left_VC: Tensor, right_CH: Tensor) -> None:
-    """Add left @ right to ``total_VH``, which is float32 whatever dtype the factors have."""
+    """Add left @ right to ``total_VH``, which is float32 for factors of any dtype."""
     if left_VC.dtype == torch.float32:
         total_VH.addmm_(left_VC, right_CH)
     elif left_VC.is_cuda:  # only torch's CUDA product accumulates into float32 without a temporary

@@ -18,12 +18,12 @@ from torch import Tensor
 
 @cache
 def on_device(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
-    """Return the function itself on a CPU; elsewhere compile it for any number of rows."""
+    """Return the function itself on a CPU; on other devices, compile it for any number of rows."""
     return function if device_type == "cpu" else torch.compile(function, dynamic=True, fullgraph=True)
 
 
 def row_sums(logits_CV: Tensor, local_C: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute for each row, in float32, maximum m, sum e^(l - m), sum (l - m) e^(l - m), and the logit at ``local_C``.
+    """Return for each row, in float32, the maximum m, sum e^(l - m), sum (l - m) e^(l - m), and the label's logit.
 
     The logits' memory may be overwritten.
     """
@@ -46,10 +46,10 @@ def gradient(
     Args:
         logits_CV: any floating dtype.
         log_normalizer_C: log of the sum of e^l over the whole vocabulary, float32.
-        local_C: the label's column in the chunk. It is arbitrary where the label belongs to another rank. Only the
-            fused form accepts columns outside the chunk.
+        local_C: the label's column in the chunk; arbitrary if the label belongs to another rank. Only the fused form
+            accepts columns outside the chunk.
         grad_C: float32.
-        on_label_C: ``grad_C`` where the label belongs to this rank, else 0.
+        on_label_C: ``grad_C`` if the label belongs to this rank, otherwise 0.
         fused: use the form that compiles to one kernel; a scatter would need a second one over float32 in memory.
     """
     dtype = logits_CV.dtype

@@ -15,14 +15,14 @@ from megatron_pz.rl.experience import MicroBatch
 
 
 def attach(model: LanguageModule, vocab_size: int) -> None:
-    """Prepare a model chunk for :func:`packed_forward`; plain forward calls stay what they were.
+    """Prepare a model chunk for :func:`packed_forward`; plain forward calls are unaffected.
 
     The model's layers must have been built with :class:`~megatron_pz.model.attention.SharedPromptAttention`.
 
     Args:
         model: the bare chunk of this pipeline stage, before it is wrapped for mixed precision or data parallelism.
-        vocab_size: the true vocabulary. Megatron-Core's is padded to suit the ranks, and normalising over the padding
-            would give other probabilities than transformers and vLLM compute.
+        vocab_size: size of the true vocabulary. Megatron-Core pads it for the ranks; a softmax over the padding would
+            give other probabilities than transformers and vLLM.
     """
     use_position_ids(model)
     routing_replay.attach(model)
@@ -37,15 +37,15 @@ def packed_forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
 
     Args:
         model: an attached chunk, bare or wrapped (``Float16Module``, ``DistributedDataParallel``).
-        batch: on the model's device. All context parallel ranks pass the same whole packed sequence, which is divided
-            among them here.
+        batch: on the model's device. All context parallel ranks pass the same whole packed sequence, which this
+            function divides among them.
 
     Returns:
         In the last stage, float32 [R, 2]: natural log-probability and entropy (nats, without gradient) of every
         response token, the same on all ranks. In other stages, the hidden states [s, 1, hidden] of its s tokens.
 
     Raises:
-        BadInput: the sequence's length does not divide by twice the number of context parallel ranks.
+        BadInput: the sequence's length is not divisible by twice the number of context parallel ranks.
     """
     chunk = unwrap_model(model)
     group = chunk.pg_collection.cp

@@ -40,7 +40,7 @@ class PositionRotaryEmbedding(RotaryEmbedding):
 
 
 def use_position_ids(model: LanguageModule) -> None:
-    """Make the model's rotary embedding follow ``position_ids``; its frequencies stay, scaled ones included."""
+    """Make the model's rotary embedding follow ``position_ids``; its frequencies, also scaled ones, are unchanged."""
     rotary = model.rotary_pos_emb
     rotary.__class__ = PositionRotaryEmbedding
 

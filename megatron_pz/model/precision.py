@@ -1,4 +1,4 @@
-"""Translate precision into Megatron-Core's settings, and refuse what a model's sizes or this machine do not allow.
+"""Translate precision into Megatron-Core's settings, and refuse precisions that the model or machine cannot use.
 
 FP8 has not been run on a GPU: the rules are tested against Megatron-Core's own checks, not on hardware.
 """
@@ -21,9 +21,10 @@ _TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-torch")
 
 
 def precision_settings(model: ModelConfig) -> dict[str, Any]:
-    """Return the precision settings of a TransformerConfig; impossible combinations have been refused before.
+    """Return the precision settings of a TransformerConfig; impossible combinations have already been refused.
 
-    The data parallel wrapper and the optimizer read theirs from the same TransformerConfig (``trainer.optimizer``).
+    The data parallel wrapper and the optimizer read their settings from the same TransformerConfig
+    (``trainer.optimizer``).
     """
     dtype = torch.bfloat16 if model.bf16 else torch.float32
     settings = {"params_dtype": dtype, "pipeline_dtype": dtype, "bf16": model.bf16}
@@ -45,7 +46,7 @@ def precision_settings(model: ModelConfig) -> dict[str, Any]:
 
 
 def refuse_precision(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> None:
-    """Raise BadInput, with the reason in one line, where FP8 cannot multiply the model's matrices in this layout."""
+    """Raise BadInput, with the reason in one line, if FP8 cannot multiply the model's matrices in this layout."""
     if not uses_fp8(model):
         return
     multiple = gemm_multiple(model)
@@ -83,7 +84,7 @@ def _matrix_sizes(arch: Architecture, parallel: ParallelConfig) -> dict[str, int
 
 
 def this_machine() -> Machine:
-    """Describe the hardware of this process. Transformer Engine is not imported, which fails without CUDA."""
+    """Describe the hardware of this process without importing Transformer Engine, which fails without CUDA."""
     return Machine(
         compute_capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
         cuda=version_numbers(torch.version.cuda),
@@ -92,14 +93,14 @@ def this_machine() -> Machine:
 
 
 def require_precision(model: ModelConfig, machine: Machine) -> None:
-    """Raise BadInput, with all reasons in one line, where that machine cannot compute in the model's precision."""
+    """Raise BadInput, with all reasons in one line, if the machine cannot compute in the model's precision."""
     reasons = model_refusals(model, machine)
     if reasons:
         raise BadInput("; ".join(reasons))
 
 
 def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor itself, or a quantised one dequantised to its nominal dtype (bfloat16).
+    """Return the tensor itself, or a quantised tensor dequantised to its nominal dtype (bfloat16).
 
     Transformer Engine's quantised tensors are subclasses with their own ``dequantize``. Collectives would send their
     bytes without the scales, and safetensors cannot write them.
@@ -109,17 +110,17 @@ def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def keep_unrounded(parameter: torch.Tensor, values: torch.Tensor) -> None:
-    """Let the optimizer start from the unrounded ``values`` that an FP8 ``parameter`` has been filled with.
+    """Make the optimizer start from the unrounded ``values`` that an FP8 ``parameter`` has been filled with.
 
     Transformer Engine keeps the initial values of an FP8 parameter on the host (``_high_precision_init_val``), and
-    Megatron-Core's distributed optimizer makes its float32 weights from them. Without this they would be the
-    constructor's.
+    Megatron-Core's distributed optimizer makes its float32 weights from them. Otherwise these would be the values of
+    the constructor.
     """
     if hasattr(parameter, "get_high_precision_init_val"):
         parameter._high_precision_init_val = values.detach().cpu().clone()  # type: ignore[attr-defined]
 
 
 def transformer_engine_version() -> Version | None:
-    """Return the installed distribution's version, from its metadata; None where there is none."""
+    """Return the version in the metadata of the installed distribution, or None if there is none."""
     versions = installed_versions(_TRANSFORMER_ENGINE).values()
     return version_numbers(next(iter(versions), None))

@@ -60,7 +60,7 @@ class ResponseHead(ColumnParallelLinear):
         return reduce_from_tensor_model_parallel_region(answer_R2, group=self.cp_group)[:, None], None
 
     def sharded_state_dict(self, prefix: str = "", *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Store the weight alone, as GPTModel does; HybridModel would store the layer's empty extra state, too."""
+        """Store the weight alone, as GPTModel does; HybridModel would also store the layer's empty extra state."""
         state = super().sharded_state_dict(prefix, *args, **kwargs)
         state.pop(f"{prefix}_extra_state", None)
         return state

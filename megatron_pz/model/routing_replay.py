@@ -1,12 +1,13 @@
 """Replay the experts that the rollout engine chose (rollout routing replay, R3, arXiv 2510.11370).
 
-Engine and trainer round differently, so now and then a router prefers other experts here than there, and the
-log-probability of a token jumps. With replay the trainer sends each token to the experts that the engine sent it to.
-Their weights still come from the trainer's own router logits, and the gradient reaches the router through them. A
-load-balancing loss goes on counting the experts that the trainer's router prefers.
+Engine and trainer round differently. Occasionally the trainer's router therefore prefers other experts than the
+engine's, and the log-probability of a token jumps. With replay the trainer routes each token to the experts that the
+engine chose. Their weights still come from the trainer's own router logits, and the gradient reaches the router through
+them. A load-balancing loss still counts the experts that the trainer's router prefers.
 
-Megatron-Core's routers have a hook for this, ``router_replay``. Its own object for the hook keeps all routers of the
-process in one list, policies and reference alike, and needs ids for every token; :class:`RouterReplay` does not.
+Megatron-Core's routers have a hook for this, ``router_replay``. Megatron-Core's own class for the hook keeps all
+routers of the process in one list, those of policies and reference alike, and needs ids for every token;
+:class:`RouterReplay` does neither.
 """
 
 from __future__ import annotations
@@ -47,14 +48,15 @@ class ReplayedTokens:
 
 
 class RouterReplay:
-    """Choose the experts in the router of one layer, in place of Megatron-Core's object of that name.
+    """Chooses the experts in the router of one layer; it replaces Megatron-Core's class of the same name.
 
-    A layer whose activations are recomputed asks twice for each packed sequence. It asks first without gradients in a
-    forward pass that has them. Its second question comes from the backward pass, in the order of the first ones.
+    With activation recomputation, a layer calls this twice for each packed sequence. The first call runs without
+    gradients within a forward pass that has them. The second call runs in the backward pass, in the order of the first
+    calls.
     """
 
     def __init__(self, layer: int, layers: int) -> None:
-        """Prepare for a layer, counted from 0, of a model with so many ``layers``."""
+        """Prepare for one layer, counted from 0, of a model with ``layers`` layers."""
         self._layer, self._layers = layer, layers
         self._is_forward = self._has_gradients = False
         self._tokens: ReplayedTokens | None = None
@@ -62,7 +64,7 @@ class RouterReplay:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the counts, and what a failed pass has left to recompute."""
+        """Clear the counts and the pending recomputations of a failed pass."""
         self._to_recompute.clear()
         self.replayed: Tensor | int = 0
         """Tokens that were replayed in forward passes with gradients."""
@@ -70,7 +72,7 @@ class RouterReplay:
         """Those of them for which this router would have chosen other experts."""
 
     def begin(self, tokens: ReplayedTokens | None) -> None:
-        """Start a forward pass that replays these tokens; None: the router chooses."""
+        """Start a forward pass that replays these tokens; with None, the router chooses."""
         self._is_forward, self._has_gradients, self._tokens = True, torch.is_grad_enabled(), tokens
 
     def end(self) -> None:
@@ -107,7 +109,7 @@ class RouterReplay:
 
 
 def attach(model: LanguageModule) -> None:
-    """Let the routers of a model chunk replay. They choose by themselves where a packed sequence has no expert ids.
+    """Enable replay in the routers of a model chunk. They choose by themselves for sequences without expert ids.
 
     Raises:
         BadInput: this release of Megatron-Core has no hook in its routers.
@@ -123,7 +125,7 @@ def attach(model: LanguageModule) -> None:
 
 @contextmanager
 def replaying(chunk: LanguageModule, batch: MicroBatch) -> Iterator[None]:
-    """Replay a packed sequence in the chunk's forward pass within the block, and later in its recomputation."""
+    """Replay a packed sequence in the chunk's forward pass within the block and in its later recomputation."""
     tokens = None
     if chunk.router_replays and batch.experts_SE.size(1):
         tokens = ReplayedTokens(_own(batch.experts_SE, chunk), _own(batch.has_experts_S, chunk))
@@ -137,7 +139,7 @@ def replaying(chunk: LanguageModule, batch: MicroBatch) -> Iterator[None]:
 
 
 def reset(chunks: Iterable[torch.nn.Module]) -> None:
-    """Forget what :func:`counts` counts; call it before an update."""
+    """Reset :func:`counts`; call this before an update."""
     for replay in _replays(chunks):
         replay.reset()
 
@@ -146,8 +148,9 @@ def counts(chunks: Iterable[torch.nn.Module], device: torch.device) -> Tensor:
     """Count the (token, layer) pairs that this rank's forward passes with gradients have replayed.
 
     Returns:
-        int64 [2]: all of them, and those in which the trainer's router would have chosen other experts. Each pair is
-        on one rank: tensor parallel ranks of a mixture divide the tokens (sequence parallelism).
+        int64 [2]: the number of pairs, and the number of those for which the trainer's router would have chosen other
+        experts. Each pair is on one rank, because tensor parallel ranks of a mixture divide the tokens (sequence
+        parallelism).
     """
     total = torch.zeros(2, dtype=torch.int64, device=device)
     for replay in _replays(chunks):

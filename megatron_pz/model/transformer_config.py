@@ -18,7 +18,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @dataclass
 class PolicyTransformerConfig(TransformerConfig):
-    """Extend Megatron-Core's TransformerConfig by what else the model is built from."""
+    """Megatron-Core's TransformerConfig with the further settings that the model is built from."""
 
     padded_vocab_size: int = 0
     """Rows of the embedding and the output layer over all tensor parallel ranks."""
@@ -35,7 +35,7 @@ def padded_vocab_size(vocab_size: int, divisible_by: int, tensor_parallel: int) 
 def transformer_config(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> PolicyTransformerConfig:
     """Build Megatron-Core's configuration of ``arch`` in a layout.
 
-    Weights are left uninitialised: every model here is filled from a checkpoint.
+    Weights are left uninitialised, because every model is filled from a checkpoint.
 
     Raises:
         BadInput: the layout or the precision does not fit the architecture.
@@ -67,28 +67,28 @@ def transformer_config(arch: Architecture, model: ModelConfig, parallel: Paralle
         hidden_dropout=0.0,
         attention_dropout=0.0,
         no_rope_freq=_no_rope_pattern(arch),
-        moe_token_dispatcher_type="alltoall",  # asked for by variable_seq_lengths, experts or not
+        moe_token_dispatcher_type="alltoall",  # variable_seq_lengths requires it, with or without experts
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
         bias_activation_fusion=on_gpu,
         bias_dropout_fusion=on_gpu,
-        # The fused kernel counts positions itself; packed sequences bring their own.
+        # The fused kernel counts positions itself, but packed sequences have their own.
         apply_rope_fusion=False,
-        # Needs Apex's kernel, or weights that are all Transformer Engine's (the output layer is not).
+        # Needs Apex's kernel, or Transformer Engine for all weights (the output layer does not use it).
         gradient_accumulation_fusion=False,
         **precision_settings(model),
         **layout_settings(parallel),
         **_expert_settings(arch.experts, model),
     )
     if arch.experts is not None and arch.experts.normalized:
-        # A softmax over the chosen experts only is one over all, divided by the sum of the chosen. Set here, because
+        # A softmax over the chosen experts equals one over all, divided by the sum of the chosen. Set here, because
         # the constructor refuses it for a single chosen expert, whose weight is then 1 as in transformers.
         config.moe_router_pre_softmax = False
     return config
 
 
 def _no_rope_pattern(arch: Architecture) -> list[int] | None:
-    """Return Megatron-Core's form: 1 for a layer without RoPE."""
+    """Return Megatron-Core's pattern, which has a 1 for each layer without RoPE."""
     if not arch.layers_without_rope:
         return None
     return [int(layer in arch.layers_without_rope) for layer in range(arch.num_layers)]

@@ -1,8 +1,8 @@
-"""Find the signs of a collapsed training in the metrics of its steps, each with its evidence.
+"""Find signs of collapsed training in the metrics of its steps, each with its evidence.
 
-A sign must show in all of the last ``collapse_window`` steps. What runs away or falls is compared with the run's own
-earlier steps, so these signs need twice as many. :class:`megatron_pz.config.schema.CollapseConfig` has the bounds and
-their sources.
+A sign must show in all of the last ``collapse_window`` steps. Signs of growth or decline are relative to the run's own
+earlier steps and therefore need twice as many steps. :class:`megatron_pz.config.schema.CollapseConfig` has the bounds
+and their sources.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CollapseSign:
 def signs_of_collapse(steps: Sequence[StepMetrics], config: CollapseConfig) -> list[CollapseSign]:
     """Return the signs that the last steps of a run show; ``steps`` are all of its steps so far, in order.
 
-    A step without a value of a metric, such as the accuracy of a step without valid masks, shows no sign by it.
+    A step that lacks a metric, such as the accuracy of a step without valid masks, shows no sign by that metric.
 
     >>> idle = [StepMetrics(step, {"predictor/groups_mixed": 0.0}) for step in (1, 2, 3, 4, 5)]
     >>> print(*signs_of_collapse(idle, CollapseConfig()))
@@ -61,12 +61,12 @@ class _History:
         self._steps, self._window = steps, window
 
     def last(self, metric: str) -> tuple[float, ...]:
-        """Return the values of the last steps; empty where there are fewer steps, or one of them has no value."""
+        """Return the values of the last steps; empty if there are fewer steps or one of them has no value."""
         found = tuple(step.values.get(metric, math.nan) for step in self._steps[-self._window :])
         return found if len(found) == self._window and not any(map(math.isnan, found)) else ()
 
     def before(self, metric: str) -> list[float]:
-        """Return the means over each window of values before the last steps, the earliest first."""
+        """Return the means over each window of values before the last steps, earliest first."""
         values = [step.values.get(metric, math.nan) for step in self._steps[: -self._window]]
         known = [value for value in values if not math.isnan(value)]
         if len(known) < self._window:
@@ -74,7 +74,7 @@ class _History:
         return list(np.convolve(known, np.full(self._window, 1 / self._window), mode="valid"))
 
     def passed(self, sign: str, metric: str, bound: float, *, above: bool, what: str = "") -> Iterator[CollapseSign]:
-        """Yield the sign if all of the last values lie at the bound or beyond it."""
+        """Yield the sign if all of the last values are at or beyond the bound."""
         last, beyond = self.last(metric), operator.ge if above else operator.le
         if last and all(beyond(value, bound) for value in last):
             steps = tuple(step.iteration for step in self._steps[-self._window :])
@@ -116,7 +116,7 @@ def _signs(history: _History, config: CollapseConfig) -> Iterator[CollapseSign]:
 
 
 def _alike(history: _History) -> str:
-    """Say how the predictor's groups are alike."""
+    """Describe how the predictor's groups are alike."""
     for outcome, words in (("groups_all_zero", "all 0"), ("groups_all_one", "all 1")):
         if (last := history.last(f"predictor/{outcome}")) and min(last) > 0.5:
             return words
@@ -132,13 +132,13 @@ class CollapseWatch:
 
     @classmethod
     def resumed(cls, config: CollapseConfig, load: str, iteration: int) -> CollapseWatch:
-        """Go on after ``iteration`` steps of the run in ``load``, whose metrics are the history if they are there."""
+        """Continue after ``iteration`` steps of the run in ``load``, with its metrics, if any, as history."""
         if not load or not (Path(load) / METRICS_FILE).is_file():
             return cls(config)
         return cls(config, [step for step in read_metrics(Path(load)) if step.iteration <= iteration])
 
     def examine(self, step: StepMetrics) -> tuple[list[CollapseSign], list[CollapseSign]]:
-        """Add a step; return all signs that show now, and those of them that the step before did not show."""
+        """Add a step; return all present signs, and those that the previous step did not show."""
         self._steps.append(step)
         signs = signs_of_collapse(self._steps, self._config)
         new = [sign for sign in signs if sign.sign not in self._known]
@@ -147,6 +147,6 @@ class CollapseWatch:
 
 
 def first_collapse(steps: Sequence[StepMetrics], config: CollapseConfig) -> list[CollapseSign]:
-    """Return the signs of the first step that ``health/collapse_signs`` counts any in; empty where there is none."""
+    """Return the signs of the first step whose ``health/collapse_signs`` is not 0; empty if there is none."""
     marked = (end for end, step in enumerate(steps, 1) if step.values.get(COUNT, 0.0) > 0)
     return signs_of_collapse(steps[: next(marked, 0)], config)

@@ -61,7 +61,7 @@ class FlopCounter:
         return ComputeUsed(prefilled_tokens=prompt_tokens, sampled_tokens=sum(lengths), flops=flops)
 
     def _packed(self, groups: Iterable[ScoredGroup]) -> tuple[int, float]:
-        """Count the tokens of packed groups, with equal responses once, and the operations of a forward pass."""
+        """Count the tokens of packed groups, equal responses once, and the operations of a forward pass."""
         tokens, flops = 0, 0.0
         for group in groups:
             lengths = [len(ids) for ids in {response.token_ids for response in group.responses}]
@@ -80,7 +80,7 @@ def forward_flops(arch: Architecture, tokens: int, predicted: int, pairs: float)
     Args:
         arch: the model.
         tokens: tokens in the pass.
-        predicted: those of them that need logits.
+        predicted: number of tokens that need logits.
         pairs: pairs of tokens that attend, as :func:`token_pairs` counts them.
     """
     attention = arch.num_layers * arch.num_attention_heads * arch.kv_channels * pairs

@@ -81,5 +81,5 @@ class Console:
         self._bar.update(iteration - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Close the bar and leave it in its last state."""
         self._bar.close()

@@ -1,6 +1,6 @@
 """Record every start of a run in ``<save>/launches.jsonl``, one JSON object per line.
 
-A run may be resumed with other code, on other machines or in another layout, which its configuration does not tell.
+A run may be resumed with other code, on other machines or in another layout, which its configuration does not record.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Launch:
 
     @property
     def processes(self) -> int:
-        """Number of processes on all hosts."""
+        """Return the number of processes on all hosts."""
         return sum(self.hosts.values())
 
     @classmethod
@@ -74,7 +74,7 @@ class Launch:
 
 
 def record_launch(save_dir: Path, launch: Launch) -> None:
-    """Add a start to the run's file, and drop starts after its iteration, whose steps are repeated.
+    """Add a start to the run's file, and drop starts at later iterations, whose steps are repeated.
 
     Raises:
         BadInput: the file cannot be written.
@@ -88,7 +88,7 @@ def read_launches(save_dir: Path) -> list[Launch]:
     """Read all starts of a run, the earliest first.
 
     Raises:
-        BadInput: there is no such file, or it holds something else.
+        BadInput: there is no such file, or it has another content.
     """
     path = save_dir / LAUNCHES_FILE
     try:

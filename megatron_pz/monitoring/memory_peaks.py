@@ -14,8 +14,8 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def start() -> None:
     """Reset the peak.
 
-    On a CPU the peak is that of the process's resident memory (VmHWM on Linux). Where the system does not let a process
-    reset it, it covers the whole life of the process.
+    On a CPU the peak is that of the process's resident memory (VmHWM on Linux). If the system does not allow a reset,
+    the peak covers the lifetime of the process.
     """
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -27,7 +27,7 @@ def start() -> None:
 def peak_gib() -> float:
     """Return the peak since :func:`start` in GiB: of torch's allocator on a GPU, of resident memory on a CPU.
 
-    vLLM's weights and KV cache are allocated through torch and are included, also while the engine sleeps.
+    vLLM's weights and KV cache are allocated through torch and are included, even while the engine sleeps.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / GIB

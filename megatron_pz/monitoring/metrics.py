@@ -12,7 +12,7 @@ Names are ``section/quantity``. The sections and the quantities that the console
                (shares of the valid masks), ``groups_equal`` (share of groups whose rewards are all equal)
 ``predictor``  ``accuracy``, ``format`` (share of responses with a readable answer), ``groups_all_zero``,
                ``groups_mixed``, ``groups_all_one`` (shares of the masks)
-``solver``     of question answering: ``accuracy`` (share of right answers), ``accuracy_<set>`` where there are several,
+``solver``     for question answering: ``accuracy`` (share of right answers), ``accuracy_<set>`` if there are several,
                ``reward``, ``format``, ``grader_errors`` (answers that the grader could not judge), ``groups_all_zero``,
                ``groups_all_equal``, ``groups_mixed``, ``groups_all_one``
 all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` (nats a token), ``gradient_share``
@@ -22,21 +22,22 @@ all roles      ``response_length`` (tokens), ``truncated`` (share), ``entropy`` 
                ``effective_sample_size`` (share), ``importance_max`` (of the weights against the mismatch, as cut off),
                ``collapse_signs`` (number of them, see :mod:`megatron_pz.monitoring.collapse`), ``routing_difference``
                (with routing replay: share of tokens which the trainer would send to other experts, mean over layers)
-``ahead``      of the tokens that an earlier step has sampled, the generator's or with rollout ranks both roles':
+``ahead``      for tokens sampled in an earlier step (the generator's, with rollout ranks both roles'):
                ``steps`` (their age), ``staleness_mean``, ``staleness_max`` (|log p - log p of the weights that sampled
                them|, nats), ``staleness_kl``, ``ratio_min``, ``ratio_max``, ``effective_sample_size``,
-               ``importance_max``; with rollout ranks also ``overlap`` (share of the shorter one of update and
-               sampling in which the other was at work, too) and ``sync_difference`` (nats, mean of |log p(engine) -
-               log p(trainer)| right after the weights have travelled)
+               ``importance_max``; with rollout ranks also ``overlap`` (share of the shorter of update and sampling
+               during which the other also ran) and ``sync_difference`` (nats, mean of |log p(engine) -
+               log p(trainer)| directly after the weight sync)
 ``drafts``     with --rollout-speculative-tokens, of rank 0's engines: ``acceptance`` (share of the draft tokens that
-               were sampled), ``tokens_per_pass`` (sampled in a forward pass of a response; 1 without drafts)
-``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …; of the
-               rollout those in vLLM, ``rollout_engines``; of the update those in forward passes, backward passes and
-               optimizer steps, ``update_passes``; of all ranks but rollout ranks ``cpu_seconds``; ``engine_tail`` (from
-               nine tenths of an engine's requests to the end of the slowest engine, mean over engines). Not seconds:
+               were accepted), ``tokens_per_pass`` (sampled per forward pass of a response; 1 without drafts)
+``time``       seconds: ``iteration`` and its parts ``rollout``, ``update``, ``sync``, ``checkpoint``, …;
+               ``rollout_engines`` (part of the rollout spent in vLLM); ``update_passes`` (part of the update spent in
+               forward passes, backward passes and optimizer steps); ``cpu_seconds`` (all ranks except rollout ranks);
+               ``engine_tail`` (from the end of nine tenths of an engine's requests to the end of the slowest engine,
+               mean over engines). Not seconds:
                ``engine_idle_share``, ``<role>_tokens_per_engine_second``
 ``memory``     GiB on rank 0: ``peak_rollout``, ``peak_update``, ``peak_sync`` (torch's allocator on a GPU, resident on
-               a CPU), on a GPU also ``device_used_…``, all that is in use when the part ends
+               a CPU), on a GPU also ``device_used_…`` (memory in use on the device at the end of the part)
 ``compute``    so far, over all ranks: ``trained_tokens``, ``scored_tokens``, ``prefilled_tokens``, ``sampled_tokens``,
                ``flops`` (:class:`megatron_pz.monitoring.compute.ComputeUsed`)
 ``held_out``   an evaluation during the run
@@ -107,7 +108,7 @@ class IterationLog:
 
     @staticmethod
     def _cut(path: Path, resume_iteration: int) -> None:
-        """Cut the file in place and line by line, since the samples of a long run are gigabytes."""
+        """Truncate the file in place and line by line, because the samples of a long run are gigabytes."""
         kept = 0
         try:
             with path.open("rb") as file:
@@ -125,11 +126,11 @@ class IterationLog:
         self._file.flush()
 
     def size(self) -> int:
-        """Return the bytes of the file."""
+        """Return the size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def keep(self, iterations: Collection[int]) -> None:
-        """Remove the lines of all other iterations. The file is replaced in one step, so that a crash loses nothing."""
+        """Remove the lines of all other iterations. The file is replaced atomically, so that a crash loses nothing."""
         with self._path.open("rb") as whole, written_whole(self._path) as kept:
             kept.writelines(line for line in whole if json.loads(line)["iteration"] in iterations)
         self._file.close()

@@ -18,8 +18,8 @@ class RunLogger:
     ========================  ==================================
     ``metrics.jsonl``         every metric of every step
     ``tensorboard/``          the same for TensorBoard
-    ``samples.jsonl``         what some steps sampled
-    ``samples/iter_*.md``     the same as pages to read
+    ``samples.jsonl``         samples of some steps
+    ``samples/iter_*.md``     the same samples as readable pages
     ========================  ==================================
 
     Samples take at most ``samples_budget_mib`` (:mod:`megatron_pz.monitoring.sample_files`; 0: no limit). Lines and
@@ -61,7 +61,7 @@ class RunLogger:
             self._console.show(iteration, metrics)
 
     def samples(self, iteration: int, samples: Sequence[Sample]) -> None:
-        """Keep some of what a step sampled."""
+        """Record some samples of a step."""
         if self._writes:
             self._samples.write(iteration, samples)
 

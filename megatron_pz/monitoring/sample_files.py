@@ -1,4 +1,4 @@
-"""Keep the samples of a run within a budget: the newest step, and older steps the more thinly the longer the run."""
+"""Keep the samples of a run within a size budget: the newest step, and ever fewer older steps as the run grows."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ MIB = 2**20
 
 
 class SampleFiles:
-    """``samples.jsonl`` and one page a step under ``samples/``, of at most ``budget_mib`` together.
+    """``samples.jsonl`` and one page per step under ``samples/``, of at most ``budget_mib`` together.
 
-    Where a step's samples exceed the budget, the odd iterations go, then the odd multiples of 2, of 4 and so on, until
-    half of the budget is free. What stays is spread evenly over the run. The rule looks at the files alone, so that a
-    resumed run goes on with what it finds. The newest page always stays, whatever its size.
+    If a step's samples exceed the budget, the odd iterations are removed, then the odd multiples of 2, of 4 and so on,
+    until half of the budget is free. The remaining samples are spread evenly over the run. The rule depends only on the
+    files, so that a resumed run can continue with them. The newest page always stays, even if it is too large.
     """
 
     def __init__(self, save_dir: Path, resume_iteration: int, *, budget_mib: float) -> None:
@@ -47,7 +47,7 @@ class SampleFiles:
         self._lines = IterationLog(save_dir / SAMPLES_FILE, resume_iteration)
 
     def write(self, iteration: int, samples: Sequence[Sample]) -> None:
-        """Write the samples of a step; remove older ones where the budget is exceeded."""
+        """Write the samples of a step, and remove older ones if the budget is exceeded."""
         for sample in samples:
             self._lines.append(sample.to_json(iteration))
         page = self._page(iteration)

@@ -1,4 +1,4 @@
-"""Write samples of masks and predictions for people to read, as JSONL and as Markdown pages, and read them again."""
+"""Write samples of masks and predictions as JSONL and as readable Markdown pages, and read them back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 class Sample(Protocol):
-    """Something to read of what a step sampled."""
+    """A readable sample of a step."""
 
     def to_json(self, iteration: int) -> str:
         """Return one line of JSON."""
@@ -77,7 +77,7 @@ class MaskSample:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> MaskSample:
-        """Make a sample from a parsed line of :meth:`to_json`; fields that other versions write are ignored.
+        """Make a sample from a parsed line of :meth:`to_json`. Unknown fields of other versions are ignored.
 
         Raises:
             KeyError: a field without a default is missing.

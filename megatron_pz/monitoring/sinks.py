@@ -44,7 +44,7 @@ class TensorBoardSink:
 class WandbSink:
     """A Weights & Biases run, named after the run's directory, which a resumed run continues.
 
-    Its id is drawn at the first start and kept in ``<save>/wandb_id``: two people's directories may have equal names.
+    Its id is drawn at the first start and stored in ``<save>/wandb_id``, because directory names are not unique.
     """
 
     def __init__(self, project: str, save_dir: Path, resume_iteration: int) -> None:
@@ -74,7 +74,7 @@ def _run_id(save_dir: Path, resume_iteration: int) -> str:
     path = save_dir / "wandb_id"
     if path.is_file():
         return path.read_text(encoding="utf-8").strip()
-    # Runs that began before the file was kept have their directory's name.
+    # Runs that began before this file existed use the name of their directory.
     run_id = save_dir.resolve().name if resume_iteration else secrets.token_hex(8)
     write_text_whole(path, f"{run_id}\n")
     return run_id

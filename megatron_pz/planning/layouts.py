@@ -1,8 +1,9 @@
-"""Judge every parallel layout of a model on a cluster: which fit, in which order to try them, and why others do not.
+"""Judge every parallel layout of a model on a cluster: which ones fit, in which order to try them, and why others fail.
 
-Only memory and divisibility are judged. The order is a rule of thumb and no measurement: fewer GPUs to a copy of the
-model first, because each copy more is data parallelism, which communicates once a step; at equal numbers tensor
-parallelism within a node before context parallelism, and that before pipeline stages, which wait for each other.
+Only memory and divisibility are judged. The order is a rule of thumb, not a measurement. Layouts with fewer GPUs per
+copy of the model come first, because more copies mean more data parallelism, which communicates once a step. At equal
+numbers, tensor parallelism within a node comes before context parallelism, and that before pipeline stages, which wait
+for each other.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ buffers, vLLM's own activations and what the allocator cannot use."""
 
 @dataclass(frozen=True)
 class Layout:
-    """A parallel layout and what was found about it."""
+    """A parallel layout and its evaluation."""
 
     parallel: ParallelConfig
     plan: MemoryPlan | None
@@ -33,13 +34,13 @@ class Layout:
 
     @property
     def gpus_of_a_copy(self) -> int:
-        """GPUs that hold one copy of the model together, its experts' ranks aside."""
+        """Return the number of GPUs that hold one copy of the model, apart from expert parallelism."""
         sizes = self.parallel
         return sizes.tensor_model_parallel_size * sizes.pipeline_model_parallel_size * sizes.context_parallel_size
 
     @property
     def name(self) -> str:
-        """The sizes above 1, in words."""
+        """Return a description of the sizes above 1."""
         above = [
             f"{word} {getattr(self.parallel, size)}"
             for size, word in _SIZES.items()
@@ -49,7 +50,7 @@ class Layout:
 
     @property
     def flags(self) -> str:
-        """The flags of ``megatron_pz.train`` that choose this layout, whatever the recipe says."""
+        """Return the flags of ``megatron_pz.train`` that select this layout and override any recipe."""
         sizes = [*_SIZES, "virtual_pipeline_model_parallel_size", "expert_tensor_parallel_size"]
         chosen = [f"{flag(size)} {getattr(self.parallel, size)}" for size in sizes]
         return " ".join(
@@ -68,12 +69,12 @@ _SIZES = {
 def judge_layouts(
     arch: Architecture, config: RunConfig, gpus: int, card_gib: float, gpus_per_node: int = 8
 ) -> list[Layout]:
-    """Return every layout with sizes that are powers of two: those that fit first, by preference, then the others.
+    """Return every layout whose sizes are powers of two: first those that fit, by preference, then the others.
 
-    Everything but the sizes is the configuration's own; sequence parallelism goes with tensor parallelism.
+    All settings except the sizes come from the configuration; sequence parallelism is on with tensor parallelism.
 
     Args:
-        gpus: GPUs of all nodes together.
+        gpus: number of GPUs of all nodes together.
         card_gib: memory of one GPU, in GiB.
         gpus_per_node: tensor parallel ranks must share a node.
     """
@@ -124,7 +125,7 @@ def _judged(
 
 
 def _preference(layout: Layout) -> tuple[bool, int, int, int, int]:
-    """Order layouts as the module's first lines say. Fewer ranks to share experts communicate less, too."""
+    """Return the sort key of a layout (see the module's docstring). Fewer expert ranks also communicate less."""
     sizes = layout.parallel
     return (
         bool(layout.refusal),

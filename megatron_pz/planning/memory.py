@@ -1,11 +1,11 @@
-"""Compute a GPU's memory by pipeline stage and phase of a step. Arithmetic: no GPU has confirmed it yet.
+"""Compute a GPU's memory by pipeline stage and phase of a step, by arithmetic that no GPU has confirmed yet.
 
-Weights, gradients, optimizer and KV cache are exact counts of numbers. Activations are what Transformer Engine's layers
-and the packed attention keep for the backward pass, term by term as in "Reducing Activation Recomputation in Large
-Transformer Models" (Korthikanti et al., 2022, section 4), for grouped queries, gated MLPs, RMSNorm and no dropout.
-Not counted: the copies of a prompt's keys and values that its responses attend to (a seventh more activations at 8
-responses of 48 tokens to 300, a fifteenth at 8 of 896 to 1024, for Qwen3-4B), the CUDA context, NCCL's buffers, vLLM's
-own activations, and memory that the allocator cannot use.
+Weights, gradients, optimizer and KV cache are exact counts of numbers. Activations are those that Transformer Engine's
+layers and the packed attention keep for the backward pass, term by term as in "Reducing Activation Recomputation in
+Large Transformer Models" (Korthikanti et al., 2022, section 4), for grouped queries, gated MLPs, RMSNorm and no
+dropout. Not counted are the copies of a prompt's keys and values that its responses attend to (for Qwen3-4B, a seventh
+more activations with a prompt of 300 tokens and 8 responses of 48, a fifteenth with 1024 and 8 of 896), the CUDA
+context, NCCL's buffers, vLLM's own activations, and fragmented memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BF16, FP32 = 2, 4
 
 @dataclass(frozen=True)
 class StageMemory:
-    """Bytes on a GPU of one pipeline stage. The engines' are in :class:`EngineMemory`, the same on every stage."""
+    """Bytes on a GPU of one pipeline stage, without those of the engines, which are the same on every stage."""
 
     weights: float
     """Weights of every policy that learns and of the frozen reference."""
@@ -61,7 +61,7 @@ class EngineMemory:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Everything that a GPU must hold."""
+    """The memory that a GPU needs."""
 
     stages: tuple[StageMemory, ...]
     engine: EngineMemory
@@ -86,12 +86,12 @@ class MemoryPlan:
 
     @property
     def spare(self) -> float:
-        """Bytes of a GPU that nothing here needs; negative where it does not fit."""
+        """Return the bytes of a GPU that the plan does not use; negative if the plan does not fit."""
         return self.gpu_memory - max(self.updating(), self.sampling())
 
 
 def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: float) -> MemoryPlan:
-    """Plan the memory of a run. BadInput where model or GPUs do not fit the layout, or an engine its share."""
+    """Plan the memory of a run. Raise BadInput if model or GPUs do not fit the layout, or an engine its share."""
     parallel = config.parallel
     sizes = shard_sizes(arch, config.model, parallel)
     dense_ranks, expert_ranks = data_parallel_sizes(parallel, trainer_gpus(config, gpus))
@@ -128,7 +128,7 @@ def plan_memory(arch: Architecture, config: RunConfig, gpus: int, card_gib: floa
 def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
     """Return the bytes of a distributed optimizer that Megatron-Core gathers in every process for a checkpoint.
 
-    They are master weights and both moments of the whole shard, and two copies of a bucket, which is small where
+    These are the master weights and both moments of the whole shard, and two copies of a bucket. Buckets are small if
     gradients are reduced in buckets.
     """
     numbers = 3 if parallel.overlap_grad_reduce else 5
@@ -136,7 +136,7 @@ def _checkpoint_host(sizes: list[ShardSize], parallel: ParallelConfig) -> float:
 
 
 def trainer_gpus(config: RunConfig, gpus: int) -> int:
-    """Return the GPUs that hold the trainer: all but those of the rollout ranks. BadInput where none is left."""
+    """Return the number of GPUs of the trainer: all except the rollout ranks. Raise BadInput if none is left."""
     ranks = config.rollout.rollout_ranks
     if gpus <= ranks:
         raise BadInput(f"--gpus {gpus}: --rollout-ranks {ranks} leave none for the trainer")
@@ -144,7 +144,7 @@ def trainer_gpus(config: RunConfig, gpus: int) -> int:
 
 
 def data_parallel_sizes(parallel: ParallelConfig, gpus: int) -> tuple[int, int]:
-    """Return the ranks that share the optimizer of dense layers and of experts, context ranks included."""
+    """Return the number of ranks that share the optimizer of dense layers and of experts, with context ranks."""
     tensor, stages = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     dense = tensor * stages * parallel.context_parallel_size
     experts = expert_tensor_parallel_size(parallel) * parallel.expert_model_parallel_size * stages
@@ -170,7 +170,7 @@ def stage_activations(arch: Architecture, config: RunConfig) -> list[float]:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Bytes a token."""
+    """Bytes per token."""
 
     kept: float
     """From the forward to the backward pass."""
@@ -192,15 +192,15 @@ def _kept_layers(arch: Architecture, parallel: ParallelConfig, layers: int, spar
 
 
 def layer_activations(arch: Architecture, parallel: ParallelConfig, *, sparse: bool) -> float:
-    """Return the bytes of a token that a layer keeps for its backward pass, in bfloat16, not fully recomputed."""
+    """Return the bytes per token that a layer keeps for its backward pass, in bfloat16 without full recomputation."""
     tensor, hidden, width = parallel.tensor_model_parallel_size, arch.hidden_size, arch.kv_channels
     heads, groups = arch.num_attention_heads, arch.num_query_groups
     norms = 4 * hidden / _sequence_ranks(parallel)  # input and output of both
-    attention = (heads + 2 * groups) * width  # of the product that makes queries, keys and values
+    attention = (heads + 2 * groups) * width  # input of the product that makes queries, keys and values
     attention += (heads + groups) * width  # queries and keys with their positions
     attention += heads * width  # the input of the output product
     if parallel.recompute_granularity != "selective":
-        attention += heads * width  # the kernels' own outputs, run by run
+        attention += heads * width  # the kernels' own outputs for each run
     if sparse and arch.experts is not None:
         experts, own = arch.experts, expert_tensor_parallel_size(parallel)
         # each choice: its copy of the token, gate and up, their product, and the output before it is weighted
@@ -235,7 +235,7 @@ def _engine(arch: Architecture, config: RunConfig, gpu_memory: float, engines: i
             f"--gpu-memory-utilization {rollout.gpu_memory_utilization}: the engines' share of {share / GIB:.1f} GiB "
             f"does not hold their weights of {weights / GIB:.1f} GiB; raise it, or --rollout-tensor-parallel-size"
         )
-    groups = max(1.0, arch.num_query_groups / tensor)  # with more ranks than groups, several hold the same
+    groups = max(1.0, arch.num_query_groups / tensor)  # with more ranks than groups, several ranks hold the same group
     of_token = 2 * _bytes_of(rollout.rollout_dtype) * arch.num_layers * groups * arch.kv_channels
     cache = share - weights
     return EngineMemory(weights, cache, int(cache / engines / of_token))

@@ -25,9 +25,9 @@ class ShardSize:
 
 
 def shard_sizes(arch: Architecture, model: ModelConfig, parallel: ParallelConfig) -> list[ShardSize]:
-    """Return the sizes for each pipeline stage as Megatron-Core builds it: padded vocabulary, a tied head's copy.
+    """Return the sizes of each pipeline stage as Megatron-Core builds it, with padded vocabulary and tied head's copy.
 
-    Raises BadInput where the model cannot be laid out like this.
+    Raises BadInput if the model cannot be divided in this layout.
     """
     refuse_layout(arch, parallel)
     tensor = parallel.tensor_model_parallel_size
@@ -52,13 +52,13 @@ def shard_sizes(arch: Architecture, model: ModelConfig, parallel: ParallelConfig
 
 @cache
 def model_size(arch: Architecture) -> int:
-    """Parameters of the whole model, each once and without padding."""
+    """Return the number of parameters of the whole model, each counted once and without padding."""
     (whole,) = shard_sizes(arch, ModelConfig(make_vocab_size_divisible_by=1), ParallelConfig())
     return whole.total
 
 
 def _attention(arch: Architecture, tensor: int) -> int:
-    """One layer's attention with both norms of the layer."""
+    """Return the number of parameters of one layer's attention and both norms of the layer."""
     hidden, width = arch.hidden_size, arch.kv_channels
     matrices = hidden * width * (2 * arch.num_attention_heads + 2 * arch.num_query_groups) // tensor
     return matrices + 2 * hidden + (2 * width if arch.family.qk_norm else 0)

@@ -1,8 +1,8 @@
 """Ask prepared benchmarks in parts, and grade the answers.
 
-A part is a fixed list of questions that one engine answers in one call. Seeds come from the questions, and a call's
-result depends on nothing but its prompts, seeds and settings (:mod:`megatron_pz.rollout.engine`). So the answers are
-the same however many ranks share the parts, and whichever parts an earlier, interrupted run has answered.
+A part is a fixed list of questions that one engine answers in one call. Seeds are derived from the questions, and the
+result of a call depends only on its prompts, seeds and settings (:mod:`megatron_pz.rollout.engine`). The answers are
+therefore independent of the number of ranks and of the parts that an interrupted run has already answered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ANSWERS_SCHEMA = pa.schema(
         ("guessed", pa.bool_()),  # the verdict is that of a random guess
         ("correct", pa.bool_()),
         ("graders", pa.map_(pa.string(), pa.bool_())),  # every grader's verdict
-        ("error", pa.string()),  # of a grader that failed
+        ("error", pa.string()),  # error of a grader that failed
     ]
 )
 """One row for every sample of every question."""
@@ -79,13 +79,13 @@ def answer_parts(
 ) -> Iterator[tuple[Part, pa.Table]]:
     """Answer this rank's share of the parts, and yield each with its rows.
 
-    The engines take turns at the parts. All ranks call their engines equally often, since a call may be a collective;
-    of the ranks that share an engine, the first asks and yields.
+    Parts are dealt to the engines in turn. All ranks call their engines equally often, since a call may be a
+    collective. Among the ranks that share an engine, only the first asks and yields.
 
     Args:
-        benchmarks: by name, those of all parts.
+        benchmarks: the benchmarks of all parts, by name.
         parts: the same on all ranks.
-        seed: decides samples and guesses.
+        seed: determines samples and guesses.
     """
     engines = world_size // ranks_per_engine
     own, place = divmod(rank, ranks_per_engine)
@@ -100,7 +100,7 @@ def answer_parts(
 def _answer(
     engine: DecodingEngine, benchmark: PreparedBenchmark, part: Part | None, seed: int
 ) -> list[dict[str, object]]:
-    """Ask one part, or nothing where it is None: the engine is called all the same."""
+    """Ask one part. With None, call the engine without prompts."""
     indices = range(part.start, part.stop) if part else range(0)
     protocol = benchmark.protocol
     fitting = [index for index in indices if len(benchmark.prompts[index].token_ids) < engine.context]

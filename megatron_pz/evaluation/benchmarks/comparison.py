@@ -61,7 +61,7 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Return whether the difference stands after the correction for the number of comparisons."""
+        """Return whether the difference is significant after correction for the number of comparisons."""
         return self.corrected_p < SIGNIFICANT
 
 
@@ -81,7 +81,7 @@ def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_
     """Compare two models on the sets that both have.
 
     Raises:
-        BadInput: no set is in both, or a set was asked of the two by other recipes, settings or data.
+        BadInput: no set is in both, or the two models were asked a set with different recipes, settings or data.
     """
     scored = {each.benchmark: each for each in before.benchmarks}
     both = [each for each in after.benchmarks if each.benchmark in scored]
@@ -133,7 +133,7 @@ def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
 def require_alike(
     benchmark: str, before: str, former: Mapping[str, Any], after: str, latter: Mapping[str, Any]
 ) -> None:
-    """Raise BadInput where the facts of two models' answers to a set differ in one of :data:`COMPARABLE`."""
+    """Raise BadInput if the conditions of two models' answers to a set differ in one of :data:`COMPARABLE`."""
     different = [name for name in COMPARABLE if former.get(name) != latter.get(name)]
     if different:
         raise BadInput(
@@ -143,7 +143,7 @@ def require_alike(
 
 
 def _tested(statistic: str, pairs: Mapping[Key, Pair]) -> list[tuple[Key, Pair, tuple[float, float]]]:
-    """Return each pair with the p-value of its change, and that corrected for all pairs."""
+    """Return each pair with the p-value of its change and the p-value corrected for all pairs."""
     p_values = [exchange_test(STATISTICS[statistic], *pair) for pair in pairs.values()]
     return [
         (key, pair, both)

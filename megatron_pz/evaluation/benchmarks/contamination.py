@@ -1,8 +1,8 @@
-"""Find the benchmark questions that stand in a training corpus.
+"""Find the benchmark questions that occur in a training corpus.
 
-A question counts as contaminated where a passage has 13 of its words in a row, whatever their case and punctuation
-(GPT-3, arXiv 2005.14165, appendix C), as in preprocessing (:mod:`megatron_pz.wikipedia.filters.decontamination`). A
-question of 8 to 12 words counts where it stands whole; shorter ones cannot be looked for. Options are not looked at.
+A question is contaminated if a passage contains 13 consecutive words of it, ignoring case and punctuation (GPT-3,
+arXiv 2005.14165, appendix C), as in preprocessing (:mod:`megatron_pz.wikipedia.filters.decontamination`). A question
+of 8 to 12 words is contaminated if it occurs as a whole; shorter questions are not searched for. Options are ignored.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Contamination:
 
 
 class QuestionIndex:
-    """Remembers which of a list of texts share an n-gram with the passages that it has read."""
+    """Records which of a list of texts share an n-gram with the passages read so far."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._length: list[int] = []
@@ -54,11 +54,11 @@ class QuestionIndex:
         self._seen: set[int] = set()
 
     def too_short(self) -> list[bool]:
-        """Return for each text whether it is too short to be looked for."""
+        """Return for each text whether it is too short to be searched for."""
         return [length == 0 for length in self._length]
 
     def read(self, passages: Iterable[str]) -> None:
-        """Look for the texts in passages."""
+        """Search passages for the texts."""
         lengths = list(self._known)
         for passage in passages:
             for known, hashes in zip(

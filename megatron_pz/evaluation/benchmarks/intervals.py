@@ -42,12 +42,12 @@ class Interval:
 
 
 def micro(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Weigh every question alike."""
+    """Weight every question equally."""
     return means @ (sizes / sizes.sum())
 
 
 def macro(means: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Weigh every subject alike."""
+    """Weight every subject equally."""
     return means.mean(-1)
 
 
@@ -75,8 +75,8 @@ def resampled_means(strata: Strata, seed: int = 0, resamples: int = RESAMPLES) -
 def interval(statistic: Statistic, strata: Strata, resampled: np.ndarray) -> Interval:
     """Estimate a score from the questions' accuracies and their :func:`resampled_means`.
 
-    Where all answers are wrong, or all right, resamples do not vary. The interval is then that of Clopper and Pearson
-    (Biometrika 26, 1934) for as many questions.
+    If all answers are wrong or all are right, resamples do not vary. The interval is then that of Clopper and Pearson
+    (Biometrika 26, 1934) for this number of questions.
     """
     values = np.concatenate(list(strata.values()))
     observed = _score(statistic, strata)
@@ -98,8 +98,8 @@ def difference(statistic: Statistic, before: Strata, after: Strata, seed: int = 
 def exchange_test(statistic: Statistic, before: Strata, after: Strata, seed: int = 0) -> float:
     """Return the two-sided p-value of a score's change between two models, against "the models are alike".
 
-    If they are, the accuracies of each question are as likely to be exchanged between the models (Fisher's permutation
-    test). Questions on which both agree say nothing either way.
+    Under this null hypothesis, exchanging a question's accuracies between the models is equally likely (Fisher's
+    permutation test). Questions on which both agree carry no information.
     """
     sizes, observed = _sizes(before), abs(_score(statistic, after) - _score(statistic, before))
     if sum(int((after[subject] != before[subject]).sum()) for subject in before) < 2:

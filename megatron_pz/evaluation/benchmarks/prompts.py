@@ -57,7 +57,7 @@ class LoadedBenchmark:
 
 @dataclass(frozen=True)
 class PreparedBenchmark:
-    """The questions of one benchmark as one model is asked them."""
+    """The questions of one benchmark, with their prompts for one model."""
 
     protocol: Protocol
     questions: tuple[Question, ...]
@@ -75,7 +75,7 @@ class PreparedBenchmark:
         return self.protocol.benchmark
 
     def longest(self) -> int:
-        """Return the tokens of the longest prompt and the longest response after it."""
+        """Return the number of tokens of the longest prompt plus the longest response."""
         return max(len(prompt.token_ids) for prompt in self.prompts) + self.max_tokens
 
 
@@ -83,7 +83,7 @@ class BenchmarkTokenizer:
     """A model's tokenizer as benchmarks use it: control tokens in a prompt are control tokens."""
 
     def __init__(self, directory: str | Path) -> None:
-        """Open the tokenizer. Raises :class:`BadInput` where transformers cannot."""
+        """Open the tokenizer. Raise :class:`BadInput` if transformers cannot."""
         self.directory = directory
         try:
             self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory)
@@ -94,7 +94,7 @@ class BenchmarkTokenizer:
         """Write and encode the prompt of a question. A plain completion begins as the tokenizer begins any text.
 
         Raises:
-            BadInput: a chat is asked for, and the tokenizer has no chat template or one that refuses it.
+            BadInput: a chat is requested, but the tokenizer has no chat template or one that refuses it.
         """
         if not chat:
             text = protocol.completion(question, self._tokens)
@@ -116,9 +116,9 @@ class BenchmarkTokenizer:
 
 
 def load_questions(names: Sequence[str], directory: Path, settings: BenchmarkSettings) -> list[LoadedBenchmark]:
-    """Read benchmarks, whole or a slice of each.
+    """Read benchmarks as a whole, or a slice of each.
 
-    A slice is drawn by hashes of the questions' identifiers and the seed, and keeps the order of the file.
+    A slice is chosen by hashes of the questions' identifiers and the seed, and keeps the order of the file.
 
     Raises:
         BadInput: an unknown recipe or benchmark, a name given twice, or files that cannot be used.

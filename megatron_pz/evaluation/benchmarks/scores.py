@@ -34,7 +34,7 @@ STATISTICS: Mapping[str, Statistic] = {"micro": micro, "macro": macro, "harmonic
 
 @dataclass(frozen=True)
 class Counts:
-    """Responses that need a look before a score is believed."""
+    """Counts of responses that may invalidate a score."""
 
     responses: int
     unread: int
@@ -79,7 +79,7 @@ class ModelScores:
     benchmarks: tuple[BenchmarkScore, ...]
 
     def save(self, folder: Path) -> None:
-        """Write :data:`RESULTS_FILE` into the model's folder. Raises :class:`BadInput` where that is not possible."""
+        """Write :data:`RESULTS_FILE` into the model's folder. Raise :class:`BadInput` if that fails."""
         path = folder / RESULTS_FILE
         content = TypeAdapter(ModelScores).dump_json(self, indent=1) + b"\n"
         try:
@@ -129,7 +129,7 @@ def strata(answers: pa.Table, grader: str | None = None) -> dict[str, np.ndarray
 
     Args:
         answers: rows of :data:`.asking.ANSWERS_SCHEMA`.
-        grader: whose verdicts count; None: the recipe's first.
+        grader: the grader whose verdicts count; None stands for the first of the recipe.
     """
     if grader is None:
         correct: Sequence[bool] = answers["correct"].to_pylist()
@@ -165,7 +165,7 @@ def _counts(answers: pa.Table) -> Counts:
 
 
 def _clean(answers: pa.Table, contamination: Contamination | None) -> Interval | None:
-    """Return the micro score of the questions that do not stand in the corpus; None without any."""
+    """Return the micro score of the questions that are not in the corpus; None if there are none."""
     if contamination is None:
         return None
     found = pa.array(contamination.questions, pa.string())

@@ -1,7 +1,8 @@
-"""Keep the answers of one model in a folder: parts while they are asked, one Parquet file a benchmark in the end.
+"""Store the answers of one model in a folder: one file for each part, finally one Parquet file for each benchmark.
 
-``<benchmark>.json`` holds what the answers depend on: settings, data and model. A folder whose file says otherwise is
-refused, so that no answers of two kinds are mixed. Every file appears whole or not at all, so a killed run goes on.
+``<benchmark>.json`` records the settings, data and model that the answers depend on. A folder with another record is
+refused, so that answers of different settings are never mixed. Files are written atomically, so that a killed run can
+continue.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class AnswerStore:
         self.folder = folder
 
     def claim(self, benchmark: str, facts: Mapping[str, Any]) -> None:
-        """Begin a benchmark, or go on with it.
+        """Begin a benchmark, or continue it.
 
         Raises:
-            BadInput: the folder cannot be written, or has answers that depend on other facts.
+            BadInput: the folder cannot be written, or has answers for other settings, data or another model.
         """
         path = self.folder / f"{benchmark}.json"
         if path.is_file():
@@ -48,7 +49,7 @@ class AnswerStore:
             raise BadInput(f"--results {self.folder}: cannot be written ({error.strerror})") from None
 
     def holds(self, benchmark: str, facts: Mapping[str, Any]) -> bool:
-        """Return whether all answers to a benchmark are there, and depend on these facts."""
+        """Return whether the folder has all answers to a benchmark, recorded with these facts."""
         return self._whole(benchmark).is_file() and read_facts(self.folder, benchmark) == facts
 
     def missing(self, parts: Sequence[Part]) -> list[Part]:
@@ -62,7 +63,7 @@ class AnswerStore:
         write_table(path, rows)
 
     def join(self, benchmark: str, parts: Sequence[Part]) -> None:
-        """Join the parts of a benchmark, all of which must be there, into one file, and remove them."""
+        """Join the parts of a benchmark, which must be complete, into one file, and remove them."""
         if not self._whole(benchmark).is_file():
             table = pa.concat_tables(pq.read_table(self._part(part), schema=ANSWERS_SCHEMA) for part in parts)
             table = table.combine_chunks()
@@ -70,7 +71,7 @@ class AnswerStore:
         shutil.rmtree(self._parts(benchmark), ignore_errors=True)
 
     def read(self, benchmark: str) -> pa.Table:
-        """Read all answers of a benchmark. Raises :class:`BadInput` where they are incomplete or damaged."""
+        """Read all answers of a benchmark. Raise :class:`BadInput` if they are incomplete or damaged."""
         path = self._whole(benchmark)
         try:
             return pq.read_table(path, schema=ANSWERS_SCHEMA)
@@ -90,15 +91,15 @@ class AnswerStore:
 
 
 def write_table(path: Path, rows: pa.Table) -> None:
-    """Write answers as a Parquet file that is whole or not there."""
+    """Write answers as a Parquet file, atomically."""
     write_whole(path, lambda partial: pq.write_table(rows, partial, compression="zstd"))
 
 
 def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
-    """Read what a benchmark's answers depend on.
+    """Read the record of settings, data and model of a benchmark's answers.
 
     Raises:
-        BadInput: the file is missing or no JSON object.
+        BadInput: the file is missing or not a JSON object.
     """
     path = folder / f"{benchmark}.json"
     try:
@@ -113,7 +114,7 @@ def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Name the facts that differ, with both values where they are short."""
+    """Name the facts that differ, with both values if they are short."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return [
         f"{name.replace('_', ' ')}"

@@ -11,7 +11,7 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Device:
-    """What one device can do at most. Rates of links are for one direction."""
+    """The peak rates of one device. Rates of links are for one direction."""
 
     name: str
     flops: float
@@ -67,10 +67,10 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """Return the device of this name, in any case.
+    """Return the device of this name, ignoring case.
 
     Raises:
-        BadInput: the table does not have it.
+        BadInput: the device is not in the table.
     """
     for device in DEVICES.values():
         if device.name.casefold() == name.casefold():

@@ -1,4 +1,4 @@
-"""Simulate a rollout engine's continuous batch, event by event: a response ends, or the cache is full.
+"""Simulate a rollout engine's continuous batch by events: a response ends, or the cache is full.
 
 Between two events the batch is constant, so the time of any number of token steps has a closed form.
 """
@@ -44,7 +44,7 @@ class EngineCost:
     _fixed: dict[int, float] = field(default_factory=dict, compare=False)
 
     def token_step(self, sequences: int) -> float:
-        """Return the seconds of a token step of so many sequences, without reading keys and values."""
+        """Return the seconds of a token step of this many sequences, without reading keys and values."""
         if sequences not in self._fixed:
             rates, arch = self.rates, self.arch
             read = self.weight_bytes * self._weights_read(sequences) / self.tensor
@@ -61,7 +61,7 @@ class EngineCost:
         return self._fixed[sequences]
 
     def _weights_read(self, sequences: int) -> float:
-        """Count the weights that a token step reads: of a mixture, the experts that any of the sequences chose."""
+        """Count the weights that a token step reads; in a mixture, only experts that some sequence chose count."""
         arch = self.arch
         if arch.experts is None:
             return model_size(arch)
@@ -86,7 +86,7 @@ class EngineCost:
 def engine_cost(
     arch: Architecture, rollout: RolloutConfig, device: Device, rates: Rates, cache_tokens: int
 ) -> EngineCost:
-    """Describe an engine of this configuration; ``cache_tokens`` as the memory plan has them."""
+    """Return the cost of an engine of this configuration; ``cache_tokens`` comes from the memory plan."""
     wide = 4.0 if rollout.rollout_dtype == "float32" else 2.0
     return EngineCost(
         arch,
@@ -101,10 +101,10 @@ def engine_cost(
 
 
 def serve(responses: Iterable[Response], cost: EngineCost) -> NDArray[np.float64]:
-    """Return the seconds after which each response ends, ascending, with those that follow others.
+    """Return the seconds after which each response ends, ascending, including responses that follow others.
 
-    Responses are admitted in order. One that does not fit when the cache is full is preempted, the youngest first, and
-    computes its keys and values again, as vLLM does.
+    Responses are admitted in order. When the cache is full, the youngest responses are preempted and later recompute
+    their keys and values, as in vLLM.
     """
     waiting = deque((response, 0) for response in responses)
     running: list[tuple[int, int, Response]] = []

@@ -1,4 +1,4 @@
-"""Estimate the steps of a configuration from what is known of it: flags, the lengths of a run, the times of a run."""
+"""Estimate the step time of a configuration from flags, and from the lengths and times of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULT_MEAN = 1000
 
 @dataclass(frozen=True)
 class KnownWork:
-    """What the caller knows of a step's work; None where the assumptions of this module stand."""
+    """The caller's knowledge of a step's work; None selects the assumption of this module."""
 
     mean_response: float | None = None
     """Tokens, of both roles."""
@@ -43,7 +43,7 @@ class KnownWork:
 
     @classmethod
     def of_flags(cls, flags: argparse.Namespace) -> KnownWork:
-        """Take the values of :func:`add_work_flags`. Raises BadInput for one that cannot be."""
+        """Read the values of :func:`add_work_flags`. Raise BadInput for an impossible value."""
         for name in ("mean_response", "mean_proposal", "mean_prompt"):
             if (value := getattr(flags, name)) is not None and not value > 0:
                 raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be above 0")
@@ -70,7 +70,7 @@ def add_work_flags(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Everything that the time of a configuration's steps follows from."""
+    """All inputs from which the step time of a configuration is computed."""
 
     arch: Architecture
     config: RunConfig
@@ -87,7 +87,7 @@ class Estimate:
         return simulate_step(self.arch, parallel_of, plan, self.cluster, self.work, schedule, rollout_gpus=ranks)
 
     def of_layouts(self, layouts: Iterable[Layout], schedule: Schedule) -> dict[str, StepTime]:
-        """Return the times of the layouts that fit, by name; of those without rollout ranks to part, none."""
+        """Return the step times of the layouts that fit, by name, without those that cannot have rollout ranks."""
         times = {}
         for layout in layouts:
             if layout.plan is None or layout.refusal:
@@ -100,9 +100,9 @@ class Estimate:
         return times
 
     def of_schedules(self, config: RunConfig, plan: MemoryPlan) -> list[StepTime]:
-        """Return the times of every schedule that this number of devices permits, the fastest first.
+        """Return the times of every schedule that this number of devices permits, fastest first.
 
-        With rollout ranks there is one, since the memory plan is for them.
+        With rollout ranks there is only one, because the memory plan is made for them.
         """
         times = []
         for schedule in SCHEDULES:
@@ -124,7 +124,7 @@ def estimate(
     """Gather work and rates.
 
     Raises:
-        BadInput: a mean above its limit; a run that cannot be read or was done by another kind of device.
+        BadInput: a mean is above its limit, or a run cannot be read or used another kind of device.
     """
     rates, measured = default_rates(device.name, is_mixture=arch.experts is not None), None
     fitted: tuple[str, ...] = ()

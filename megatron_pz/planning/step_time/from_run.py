@@ -1,4 +1,4 @@
-"""Read the work of a step from a run, and correct the simulation's rates by the times that the run measured."""
+"""Read the work of a step from a run, and calibrate the simulation's rates by the run's measured times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FEW_SAMPLES = 20
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A run's settings and the steps of it that count."""
+    """A run's settings and its counted steps."""
 
     folder: Path
     config: RunConfig
@@ -45,7 +45,7 @@ class MeasuredRun:
     """Each with the one before it."""
 
     def work(self) -> Workload:
-        """Return the work of a mean step, from the metrics, and the spread of lengths, from the samples' texts.
+        """Return the work of a mean step from the metrics, with the spread of lengths from the samples' texts.
 
         Raises:
             BadInput: the metrics lack what is needed.
@@ -98,11 +98,11 @@ class MeasuredRun:
         return self._growth("sampled_tokens") / self.seconds()["step"]
 
     def cluster(self, rates: Rates) -> Cluster:
-        """Return the devices that the run had."""
+        """Return the devices of the run."""
         return Cluster(self.device, rates, self.processes, self.processes_per_node)
 
     def part(self, first: int, last: int) -> MeasuredRun:
-        """Return the run with the steps from iteration ``first`` to ``last`` alone."""
+        """Return the run with only the steps from iteration ``first`` to ``last``."""
         return replace(self, steps=tuple(pair for pair in self.steps if first <= pair[1].iteration <= last))
 
     def simulate(self, rates: Rates, draws: int = 8) -> StepTime:
@@ -115,7 +115,7 @@ class MeasuredRun:
 
     @property
     def schedule(self) -> Schedule:
-        """Return the schedule that the run followed; runs of version 0.1 had no queue, and did not time engines."""
+        """Return the schedule of the run; runs of version 0.1 had no queue and did not time engines."""
         timed = any("time/engine_tail" in step.values for _, step in self.steps)
         return schedule_of(self.config) if timed else "barrier"
 
@@ -128,16 +128,16 @@ class MeasuredRun:
         return fmean(values)
 
     def _growth(self, name: str) -> float:
-        """Return the mean growth of a sum over the run."""
+        """Return the mean growth per step of a cumulative metric over the run."""
         key = f"compute/{name}"
         return fmean(step.values.get(key, 0.0) - before.values.get(key, 0.0) for before, step in self.steps)
 
 
 def read_run(folder: Path, steps: int = 0, warm_up: int = 1) -> MeasuredRun:
-    """Read the steps of a run that count: ``steps`` of them, or all, after ``warm_up`` at each start.
+    """Read the counted steps of a run: ``steps`` of them, or all, after ``warm_up`` steps at each start.
 
     Raises:
-        BadInput: no such run, or without times, or too short, or on several kinds of layouts or unknown devices.
+        BadInput: the run does not exist, has no times, is too short, or used several layouts or unknown devices.
     """
     launches, metrics = read_launches(folder), read_metrics(folder)
     config = load_yaml(folder / "config.yaml")
@@ -158,7 +158,7 @@ def read_run(folder: Path, steps: int = 0, warm_up: int = 1) -> MeasuredRun:
 
 
 def _device_of(name: str) -> Device:
-    """Find the device by a name as CUDA reports it, such as ``NVIDIA H100 80GB HBM3``."""
+    """Find the device by the name that CUDA reports, such as ``NVIDIA H100 80GB HBM3``."""
     words = name.replace("-", " ").split()
     if "A100" in name and "40GB" in name:
         return find_device("A100-40GB")
@@ -166,7 +166,7 @@ def _device_of(name: str) -> Device:
 
 
 def plan_for(arch: Architecture, config: RunConfig, device: Device, gpus: int) -> MemoryPlan:
-    """Return the memory plan; on a CPU, whose host memory is not planned, with the cache that the settings name.
+    """Return the memory plan. On a CPU, host memory is not planned, and the cache size comes from the settings.
 
     Raises:
         BadInput: the layout or the engines' share of the memory is impossible.
@@ -186,7 +186,7 @@ def plan_for(arch: Architecture, config: RunConfig, device: Device, gpus: int) -
 
 
 def _spread(path: Path) -> tuple[float, float]:
-    """Return the standard deviations of the logarithms of both roles' lengths, from the texts that a run keeps.
+    """Return the standard deviations of the logarithms of both roles' lengths, from the stored samples of a run.
 
     Lengths are counted in characters, whose ratio to tokens cancels.
     """
@@ -209,7 +209,7 @@ def _spread(path: Path) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Rates with which the simulation repeats the times of a run."""
+    """Rates with which the simulation reproduces the times of a run."""
 
     rates: Rates
     lines: tuple[str, ...]
@@ -219,12 +219,12 @@ class Calibration:
 def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:
     """Fit the engines' speed, the update's, the sync's and the rest to the run's mean step.
 
-    Three factors and one sum are fitted. The engines' factor slows all of an engine's work alike, since one mean cannot
-    tell bandwidth from overhead.
+    Three factors and one sum are fitted. The engines' factor applies to all of an engine's work, because a single mean
+    cannot separate bandwidth from overhead.
 
     Raises:
-        BadInput: the run had rollout ranks, whose work is hidden behind the update's, so that the two cannot be told
-            apart in its times.
+        BadInput: the run had rollout ranks. Their work overlaps with the update, so that its times do not separate the
+            two.
     """
     if run.config.rollout.rollout_ranks:
         raise BadInput(f"--calibrate {run.folder}: that run had rollout ranks; give one without")
@@ -233,7 +233,7 @@ def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:
     fitted, new = [], old
     for part, slower in _SLOWER.items():
         now = before = getattr(run.simulate(new), part)
-        for _ in range(4):  # communication and latencies do not slow with the factor
+        for _ in range(4):  # the factor does not apply to communication and latencies
             if min(now, measured[part]) <= 0 or abs(measured[part] / now - 1) < 1e-3:
                 break
             new = slower(new, measured[part] / now)

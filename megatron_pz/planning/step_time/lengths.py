@@ -1,4 +1,4 @@
-"""Distributions of response lengths: lognormal, cut at the limit, with the mean that a run reports."""
+"""Distributions of response lengths: lognormal, truncated at the limit, with the mean that a run reports."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Lengths:
     cap: int
 
     def __post_init__(self) -> None:
-        """Check the numbers.
+        """Check the values.
 
         Raises:
-            BadInput: a mean above the cap or below 1, or a negative sigma.
+            BadInput: the mean is above the cap or below 1, or sigma is negative.
         """
         if not 1 <= self.mean <= self.cap:
             raise BadInput(f"mean response of {self.mean:g} tokens: must be between 1 and the limit, {self.cap}")
@@ -45,7 +45,7 @@ class Lengths:
         return np.clip(lengths, 1, self.cap).astype(np.int64)
 
     def _mu(self) -> float:
-        """Return the mean of the logarithm that gives :attr:`mean` after the cut, by bisection."""
+        """Find by bisection the mean of the logarithm that yields :attr:`mean` after the truncation."""
         low, high = -10.0, math.log(self.cap) + 10 * self.sigma
         while high - low > 1e-6:
             middle = (low + high) / 2

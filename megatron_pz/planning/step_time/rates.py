@@ -1,4 +1,4 @@
-"""Shares of a device's peak that real code reaches, and times that no peak explains."""
+"""Rates of the simulation: the shares of a device's peaks that real code reaches, and fixed overheads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 class Rates:
     """Constants of the simulation. The defaults are assumptions for a GPU that no run of this project has confirmed.
 
-    With them the simulated steps of NeMo-RL's public table for Llama-3.1-8B on H100s lie within 25 % of the published
-    ones (``tests/unit/planning/test_step_time_checks.py``).
+    With the defaults, the simulated steps of NeMo-RL's public table for Llama-3.1-8B on H100s are within 25 % of the
+    published ones (``tests/unit/planning/test_step_time_checks.py``).
     """
 
     bandwidth_share: float = 0.7

@@ -47,12 +47,12 @@ class RolloutTime:
 
 
 def simulate_rollout(step: DrawnStep, schedule: Schedule, engines: int, cost: EngineCost) -> RolloutTime:
-    """Sample a drawn step on so many engines.
+    """Simulate the sampling of a drawn step on a number of engines.
 
-    Prompt ``i`` goes to engine ``i`` modulo the engines, while a run shares prompts out by their expected tokens
-    (:mod:`megatron_pz.algorithm.work_shares`). A prompt's samples stay together with ``barrier``; the other schedules
-    part those of a passage where there are more engines than passages, as a run does. Steps of the same draw follow
-    each other with ``generator-ahead``.
+    Prompt ``i`` goes to engine ``i`` modulo the number of engines, whereas a run distributes prompts by their expected
+    tokens (:mod:`megatron_pz.algorithm.work_shares`). With ``barrier``, a prompt's samples stay together; the other
+    schedules split those of a passage if there are more engines than passages, as a run does. With
+    ``generator-ahead``, the next step's proposals have the lengths of the same draw.
     """
     if schedule == "barrier":
         phases = [step.proposals, step.predictions]
@@ -73,7 +73,7 @@ def simulate_rollout(step: DrawnStep, schedule: Schedule, engines: int, cost: En
     sorted_ends = np.sort(np.concatenate(ends)) if ends else np.zeros(0)
     if not len(sorted_ends):
         return RolloutTime(0.0, 0.0, 0.0)
-    # each call pays its own tail
+    # each call has its own tail
     tail = sum(float(of_call.max() - np.quantile(of_call, TAIL_SHARE)) for of_call in ends if len(of_call))
     return RolloutTime(start, busy, tail)
 
@@ -83,12 +83,12 @@ def _without_followers(groups: Sequence[Sequence[Response]]) -> list[list[Respon
 
 
 def _parted(groups: Sequence[Sequence[Response]], engines: int) -> list[list[Response]]:
-    """Return groups that engines can share: every response by itself where there are more engines than groups."""
+    """Return the groups, split into single responses if there are more engines than groups."""
     if engines <= len(groups):
         return [list(group) for group in groups]
     return [[response] for group in groups for response in group]
 
 
 def _shares(groups: Sequence[Sequence[Response]], engines: int) -> list[list[Response]]:
-    """Return the responses of each engine: group ``i`` goes to engine ``i`` modulo the engines."""
+    """Return the responses of each engine; group ``i`` goes to engine ``i`` modulo the number of engines."""
     return [[each for group in groups[engine::engines] for each in group] for engine in range(engines)]

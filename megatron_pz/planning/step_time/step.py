@@ -28,7 +28,7 @@ _OWN_MEMORY = 0.85
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step, and what follows from them."""
+    """Seconds of one step, and derived figures."""
 
     schedule: Schedule
     gpus: int
@@ -49,7 +49,7 @@ class StepTime:
 
     @property
     def tokens_per_gpu(self) -> float:
-        """Sampled tokens per second and device."""
+        """Return the sampled tokens per second and device."""
         return self.sampled / self.seconds / self.gpus
 
 
@@ -73,17 +73,17 @@ def simulate_step(
     draws: int = 3,
     rollout_gpus: int = 0,
 ) -> StepTime:
-    """Return the mean over several draws of the lengths.
+    """Simulate a step, and return the mean over several draws of the lengths.
 
     Args:
         arch: the model.
         config: its settings; the layout is ``config.parallel``.
-        plan: the memory plan, which tells the size of the engines' cache.
+        plan: the memory plan, which gives the size of the engines' cache.
         cluster: devices and rates.
         work: the work of a step.
-        schedule: what the engines do when.
-        draws: lengths are drawn from the seeds 0, 1, …
-        rollout_gpus: devices that only sample with ``rollout-ranks``; 0: the number that takes least time.
+        schedule: the order of the engines' work.
+        draws: number of draws; lengths are drawn with the seeds 0, 1, …
+        rollout_gpus: number of devices that only sample, with ``rollout-ranks``; 0 selects the fastest number.
 
     Raises:
         BadInput: the rollouts' tensor parallel size does not divide the devices, or no split has rollout ranks.
@@ -107,7 +107,7 @@ class _Simulation:
     work: Workload
 
     def colocated(self, seed: int, schedule: Schedule) -> StepTime:
-        """Return the time of a step in which every device samples, then learns."""
+        """Return the time of a step in which every device first samples and then learns."""
         gpus, rates = self.cluster.gpus, self.cluster.rates
         engines, rest = divmod(gpus, self.config.rollout.rollout_tensor_parallel_size)
         if rest:
@@ -164,7 +164,7 @@ class _Simulation:
         )
 
     def splits(self) -> list[int]:
-        """Return numbers of rollout ranks that leave the trainer whole copies of the model."""
+        """Return the numbers of rollout ranks that leave the trainer whole copies of the model."""
         sizes, gpus = self.config.parallel, self.cluster.gpus
         dense = sizes.tensor_model_parallel_size * sizes.pipeline_model_parallel_size * sizes.context_parallel_size
         unit = max(dense, sizes.expert_model_parallel_size * sizes.pipeline_model_parallel_size)
@@ -183,7 +183,7 @@ class _Simulation:
         return (2.0 if self.config.model.bf16 else 4.0) * model_size(self.arch)
 
     def _host_moves(self) -> float:
-        """Return the seconds in which engines' weights and the optimizer's state go to host memory and back."""
+        """Return the seconds to move the engines' weights and the optimizer state to host memory and back."""
         moved = self.plan.engine.weights if self.plan.sleeps else 0.0
         moved += max(stage.optimizer for stage in self.plan.stages) if self.plan.offloads else 0.0
         return 2 * moved / (self.cluster.device.host_link * self.cluster.rates.link_share)
@@ -196,7 +196,7 @@ def _drawn(work: Workload, seed: int) -> DrawnStep:
 
 @lru_cache(maxsize=256)
 def _rollout(work: Workload, seed: int, schedule: Schedule, engines: int, cost: EngineCost) -> RolloutTime:
-    """Simulate a draw's rollouts once for all layouts of the trainer, which do not change them."""
+    """Simulate a draw's rollouts once; they do not depend on the trainer's layout."""
     return simulate_rollout(_drawn(work, seed), schedule, engines, cost)
 
 

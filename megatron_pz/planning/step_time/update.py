@@ -42,7 +42,7 @@ class UpdateCost:
 
     @property
     def copies(self) -> int:
-        """Data-parallel ranks that have micro-batches of their own."""
+        """Return the number of data-parallel ranks, each of which has its own micro-batches."""
         sizes = self.config.parallel
         of_copy = sizes.tensor_model_parallel_size * sizes.pipeline_model_parallel_size * sizes.context_parallel_size
         return max(1, self.gpus // of_copy)
@@ -64,11 +64,11 @@ class UpdateCost:
 
     @property
     def _passes_per_forward(self) -> int:
-        """Forward and backward passes in units of a forward pass; full recomputation repeats one."""
+        """Return the cost of forward and backward in units of a forward pass; full recomputation adds one."""
         return 4 if self.config.parallel.recompute_granularity == "full" else 3
 
     def _passes(self, groups: Sequence[Group]) -> tuple[float, float, int]:
-        """Return the seconds of forward and backward passes of the slowest copy, of the mean, and its micro-batches."""
+        """Return the forward and backward seconds of the slowest copy, their mean, and its number of micro-batches."""
         sizes, copies = self.config.parallel, self.copies
         flops = [
             forward_flops(self.arch, prompt + sum(lengths), sum(lengths), token_pairs(prompt, lengths))
@@ -95,7 +95,7 @@ class UpdateCost:
         return slowest, total / copies, most
 
     def _communication(self, tokens: int) -> float:
-        """Return the seconds in which the ranks of a copy exchange the activations of so many tokens."""
+        """Return the seconds to exchange the activations of a number of tokens between the ranks of a copy."""
         arch, sizes = self.arch, self.config.parallel
         tensor, context, experts = (
             sizes.tensor_model_parallel_size,
@@ -104,7 +104,7 @@ class UpdateCost:
         )
         layers = arch.num_layers / sizes.pipeline_model_parallel_size
         own = tokens / context
-        # of a layer two all-reduces forward and two backward, each 2 (t - 1) / t of the activations
+        # a layer has two all-reduces forward and two backward, each of 2 (t - 1) / t of the activations
         tensor_bytes = 8 * (tensor - 1) / tensor * _BF16 * arch.hidden_size * own * layers
         # keys and values are gathered forward, gathered again and scattered backward
         width = 2 * arch.num_query_groups * arch.kv_channels / tensor
@@ -119,14 +119,14 @@ class UpdateCost:
         return seconds
 
     def _optimizer(self) -> float:
-        """Return the seconds of an optimizer step, which is bound by the memory's bandwidth."""
+        """Return the seconds of an optimizer step, which is bound by memory bandwidth."""
         sizes = self.config.parallel
         parameters = max(size.total for size in shard_sizes(self.arch, self.config.model, sizes))
         ranks = self.copies * sizes.context_parallel_size if sizes.use_distributed_optimizer else 1
         return _ADAM_BYTES * parameters / ranks / (self.device.bandwidth * self.rates.link_share)
 
     def _exposed_reduction(self, slowest: float, batches: int) -> float:
-        """Return the seconds in which gradients and weights travel between the copies and nothing else happens."""
+        """Return the seconds of communication of gradients and weights that no computation hides."""
         sizes = self.config.parallel
         ranks = self.copies * sizes.context_parallel_size
         if ranks == 1:
@@ -141,12 +141,12 @@ class UpdateCost:
         return reduced + self._over(share * weight * parameters, spread)
 
     def _hidden(self, seconds: float, slowest: float, batches: int) -> float:
-        """Return what is left of a reduction that may run during the last micro-batch's backward pass."""
+        """Return the remainder of a reduction that may overlap with the last micro-batch's backward pass."""
         if not self.config.parallel.overlap_grad_reduce:
             return seconds
         return max(0.0, seconds - slowest / batches * 2 / 3)
 
     def _over(self, moved: float, spread: int) -> float:
-        """Return the seconds in which a device sends so many bytes to ranks that lie within ``spread`` devices."""
+        """Return the seconds in which a device sends a number of bytes to ranks within ``spread`` devices."""
         link = self.device.peer_link if spread <= self.gpus_per_node else self.device.node_link
         return moved / (link * self.rates.link_share)

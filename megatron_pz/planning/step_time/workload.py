@@ -1,4 +1,4 @@
-"""The work of a step: how many prompts of which lengths, and how much of it the update learns from."""
+"""The work of a step: the number and lengths of prompts and responses, and the share that the update learns from."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Workload:
     """A group is packed as one sequence in which its responses share their prompt; False: every response by itself."""
 
     def as_measured(self, run: Workload) -> Workload:
-        """Return this work with the lengths and shares of another, under this one's limits.
+        """Return this work with the lengths and shares of another, within the limits of this one.
 
         Raises:
-            BadInput: a mean of the other is above the limit.
+            BadInput: a mean of the other work is above the limit.
         """
         proposals = self.proposals
         if proposals is not None and run.proposals is not None:
@@ -81,23 +81,23 @@ class DrawnStep:
 
     @property
     def sampled_tokens(self) -> int:
-        """Tokens that the engines sample."""
+        """Return the number of tokens that the engines sample."""
         groups = (*self.proposals, *self.predictions)
         return sum(response.length for group in groups for response in group)
 
     @property
     def responses(self) -> int:
-        """Responses that the engines sample."""
+        """Return the number of responses that the engines sample."""
         return sum(map(len, (*self.proposals, *self.predictions)))
 
 
 def workload_of(
     config: RunConfig, proposal_mean: float, prediction_mean: float, sigma: float, prompt_mean: float
 ) -> Workload:
-    """Describe a step of this configuration in which everything is valid, distinct and learned from: an upper bound.
+    """Describe an upper bound: a step of this configuration in which all masks are valid, distinct and learned from.
 
     Raises:
-        BadInput: a mean above the role's limit.
+        BadInput: a mean is above the role's limit.
     """
     game, rollout, questions = config.game, config.rollout, config.questions
     asks = bool(questions.question_path or questions.reasoning_gym_tasks)  # a recipe of megatron_pz.rlvr
@@ -114,7 +114,7 @@ def workload_of(
 
 
 def draw_step(work: Workload, seed: int) -> DrawnStep:
-    """Draw the lengths of a step, which groups are predicted, and which are learned from."""
+    """Draw the lengths of a step, the groups that are predicted, and the groups that are learned from."""
     rng = np.random.default_rng(seed)
     masks = work.passages * work.masks_per_passage
     predicted = set(_chosen(rng, masks, work.predicted_share))
@@ -148,6 +148,6 @@ def draw_step(work: Workload, seed: int) -> DrawnStep:
 
 
 def _chosen(rng: np.random.Generator, count: int, share: float) -> list[int]:
-    """Return ``share`` of the numbers below ``count``, drawn at random, in ascending order; exact on average."""
+    """Draw a ``share`` of the numbers below ``count``, which is exact on average; return them in ascending order."""
     taken = min(count, int(share * count + rng.random()))
     return sorted(int(number) for number in rng.choice(count, taken, replace=False)) if count else []
