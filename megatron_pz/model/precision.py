@@ -38,8 +38,8 @@ def precision_settings(model: ModelConfig) -> dict[str, Any]:
         "first_last_layers_bf16": model.first_last_layers_bf16,
         "num_layers_at_start_in_bf16": model.num_layers_at_start_in_bf16,
         "num_layers_at_end_in_bf16": model.num_layers_at_end_in_bf16,
-        # Transformer Engine's own defaults for delayed scaling, read by no other recipe; Megatron-Core's, the last
-        # step's maximum alone, forget an outlier at once.
+        # Transformer Engine's defaults for delayed scaling; other recipes do not read them. Megatron-Core's default
+        # uses only the maximum of the last step.
         "fp8_amax_history_len": 1024,
         "fp8_amax_compute_algo": "max",
     }

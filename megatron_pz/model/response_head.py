@@ -51,8 +51,8 @@ class ResponseHead(ColumnParallelLinear):
         head = self.weight if weight is None else weight
         if self.cp_group.size() == 1:
             return self._answer(input_, head, self.targets)[:, None], None
-        # Each context parallel rank computes its own tokens, and the sum over ranks assembles all of them. The loss
-        # that follows is the same on these ranks, so the sum's backward (the identity) counts each rank's part once.
+        # Each context parallel rank computes its own tokens, and the sum over ranks assembles all of them. The loss is
+        # the same on these ranks, so that the backward of the sum (the identity) counts each rank's part once.
         length = input_.size(0) * self.cp_group.size() * (self.tp_group.size() if self.sequence_parallel else 1)
         own_r, rows_r = own_rows(self.targets.logit_index_R, length, self.cp_group)
         answer_r2 = self._answer(input_, head, ResponseTargets(rows_r, self.targets.labels_R[own_r]))

@@ -1,9 +1,9 @@
-"""Ask and grade each benchmark as its own authors do; mathematics as Qwen2.5-Math's evaluation does.
+"""Ask and grade each benchmark as its own authors do, and mathematics as Qwen2.5-Math's evaluation does.
 
-The sources stand in the protocols. Departures: where MMLU-Pro's worked examples leave no room even without any of them,
-the question is asked alone (the authors' loop goes on with other examples); BIG-Bench Extra Hard names no limit on a
-response, which is 8192 tokens here; AIME 2024 and AMC 2023 are sampled 32 times, at the temperature and top-p that
-Qwen2.5-Math names for its samples.
+The protocols name their sources. Departures: an MMLU-Pro question that leaves no room for any worked example is asked
+alone (the authors' loop continues with other examples); BIG-Bench Extra Hard states no limit on a response, which is
+8192 tokens here; AIME 2024 and AMC 2023 are sampled 32 times, at the temperature and top-p that Qwen2.5-Math states for
+its samples.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def protocol(benchmark: str, directory: Path | None) -> Protocol:
             write=lambda question, tokens: bbeh.write(question),
             extract=lambda question, response: bbeh.extract(response) or None,
             graders={"bbeh": lambda question, answer: bbeh.matches(answer, question.answer)},
-            # The authors give the mini set's micro average alone: its items do not name their tasks.
+            # For the mini set the authors report only the micro average, because its items do not name their tasks.
             headline="harmonic" if benchmark == "bbeh" else "micro",
         )
     sampled = benchmark in ("aime24", "amc23")

@@ -28,9 +28,9 @@ def write(question: Question) -> str:
 
 
 def extract(response: str) -> str:
-    r"""Return the answer of a response in the form that is compared: lower case, one line, no full stop at its end.
+    r"""Return the answer of a response in the form for comparison: lower case, one line, no full stop at the end.
 
-    The text after the last occurrence of each prefix is kept in turn; a response without any is its own answer.
+    For each prefix in turn, the text after its last occurrence is kept. A response without a prefix is its own answer.
 
     >>> extract("So, The answer is: **(A)**.\nHere is why.")
     '(a)'

@@ -19,12 +19,12 @@ BBEH_TASKS: Final = 23
 def load_benchmark(name: str, directory: Path) -> list[Question]:
     """Read a benchmark's questions from ``directory/name/``, in the order of its files.
 
-    A set lies in one file whose name begins with ``test`` (or with the name of its public file), or in shards that sort
-    by name, as ``.parquet``, ``.jsonl`` or ``.json``; ``bbeh`` in one file per task.
+    A set is one file whose name begins with ``test`` (or with the name of its public file), or shards that sort by
+    name, in ``.parquet``, ``.jsonl`` or ``.json`` format. ``bbeh`` has one file per task.
 
     Raises:
-        BadInput: The name is unknown, no file is there, a file is empty, or a record lacks a field, has one of another
-            kind, or repeats an identifier. The line names the file, the line or row, and the field.
+        BadInput: The name is unknown, no file is found, a file is empty, or a record lacks a field, has a field of
+            another type, or repeats an identifier. The message names the file, the line or row, and the field.
     """
     if name not in BENCHMARKS:
         raise BadInput(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
@@ -33,7 +33,7 @@ def load_benchmark(name: str, directory: Path) -> list[Question]:
     seen: dict[str, str] = {}
     for path in benchmark_files(name, directory):
         for record in read_records(path):
-            # Sets without identifiers are counted through all shards; the tasks of BBEH each by itself.
+            # Sets without identifiers are numbered through all shards; each task of BBEH is numbered separately.
             number = record.number if name == "bbeh" else len(questions)
             question = read(replace(record, number=number), name, path)
             if (before := seen.get(question.id)) is not None:
@@ -44,7 +44,7 @@ def load_benchmark(name: str, directory: Path) -> list[Question]:
 
 
 def shortfall(name: str, subjects: Collection[str]) -> str | None:
-    """Return how much of a set, whose different subjects are given, its published score is made of; None for all.
+    """Return the part of the published set that these subjects cover, such as "3 of 23 tasks"; None for all.
 
     >>> shortfall("bbeh", [])
     '0 of 23 tasks'
@@ -56,7 +56,7 @@ def load_examples(directory: Path) -> list[Question]:
     """Read MMLU-Pro's validation set, whose ``cot_content`` holds the worked solutions for few-shot prompts.
 
     Raises:
-        BadInput: As :func:`load_benchmark`, or where a solution is empty.
+        BadInput: As in :func:`load_benchmark`, or a solution is empty.
     """
     folder = directory / "mmlu_pro"
     questions = []
@@ -95,7 +95,7 @@ def benchmark_files(name: str, directory: Path) -> list[Path]:
 
 
 def _shards(folder: Path, stems: tuple[str, ...]) -> list[Path]:
-    """Return the files of the first stem and suffix that has any; sets in two formats are not read twice."""
+    """Return the files of the first stem and suffix that has any, so that a set in two formats is read once."""
     for stem in stems:
         for suffix in SUFFIXES:
             for pattern in (
@@ -119,7 +119,7 @@ def _question(
 def _mmlu_pro(record: Record, benchmark: str, path: Path) -> Question:
     """Read ``question_id, question, options, answer, answer_index, cot_content, category, src``."""
     identifier = record.number_or_text("question_id")
-    # The authors' preprocessing: padding of the option list is not an option.
+    # As in the authors' preprocessing, padding of the option list is not an option.
     options = tuple(option for option in record.texts("options", fewest=2) if option != "N/A")
     return _letter_question(record, benchmark, identifier, options, "answer", record.text("category"))
 
@@ -188,7 +188,7 @@ def _olympiadbench(record: Record, benchmark: str, path: Path) -> Question:
     answers = record.texts("final_answer")
     if len(answers) > 1:
         raise BadInput(f"{record.place}: field 'final_answer' has {len(answers)} entries; one is read")
-    # The answer stands between dollar signs, or, where there are several, each of them does.
+    # The answer is enclosed in dollar signs; if there are several, each of them is.
     return _question(
         record,
         benchmark,

@@ -13,13 +13,15 @@ _BOX: Final = re.compile(r"\\boxed\{")
 def boxes(text: str, deepest: int | None = None) -> Iterator[str]:
     r"""Iterate over the contents of boxes from left to right, without those inside another box.
 
-    A box counts where its brace is closed and its content nests at most ``deepest`` levels of braces (None: any
-    number). A brace counts whether or not a backslash precedes it.
+    A box counts if its brace is closed and its content nests at most ``deepest`` levels of braces (None: any number).
+    A brace counts with or without a preceding backslash.
 
     >>> list(boxes(r"\boxed{1} and \boxed{\frac{1}{2}} and \boxed{3"))
     ['1', '\\frac{1}{2}']
     """
-    closing: dict[int, tuple[int, int]] = {}  # offset of an opening brace: that of its partner, and the levels inside
+    closing: dict[
+        int, tuple[int, int]
+    ] = {}  # offset of an opening brace: offset of the closing brace, and levels inside
     opened: list[int] = []
     levels: list[int] = [0]
     for brace in _BRACE.finditer(text):

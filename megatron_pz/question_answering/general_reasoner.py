@@ -1,4 +1,4 @@
-r"""Ask and grade as General-Reasoner does, whose settings the PretrainZero paper follows.
+r"""Ask and grade as General-Reasoner does; the PretrainZero paper follows its settings.
 
 Zero-shot, greedy, up to 8192 tokens; the answer is read from the last ``\boxed{}``, then from "Final Answer:" or "The
 answer is:". Source: ``evaluation/`` of https://github.com/TIGER-AI-Lab/General-Reasoner. Departures: mathematics is
@@ -54,13 +54,13 @@ def extract(response: str, nesting: int | None = _NESTING) -> str | None:
 
 
 def extract_letter(response: str) -> str | None:
-    """Return the first letter of the alphabet, A to J, that occurs in the answer; None where there is none."""
+    """Return the first letter from A to J, in the order of the alphabet, that occurs in the answer, or None."""
     answer = extract(response)
     return None if answer is None else next((letter for letter in LETTERS if letter in answer), None)
 
 
 def _answer_part(response: str) -> str:
-    """Return the response without what base models write around it: chat markup, turns, control tokens."""
+    """Return the response without the chat markup, turns and control tokens that base models write around it."""
     if "<|im_start|>user" in response:
         _, assistant, rest = response.partition("<|im_start|>assistant")
         text = assistant + rest if assistant else response
@@ -83,7 +83,7 @@ def _last_line_after(phrase: str, text: str) -> str | None:
         position = match.end()
         if text[position : position + 1] == "\n":
             last = text[begin:position]
-        # A phrase inside a part that no line break ends is not ended by one either: reading goes on behind it.
+        # A phrase in a part without a final line break cannot end in one either, so skip it.
         position += 1
     return last
 

@@ -1,6 +1,7 @@
 """Grade responses to training questions, by a grader's name, and turn a grade into a reward.
 
-A grader that fails on an answer counts it as wrong and says why; only a verifier that cannot be reached ends the run.
+If a grader fails on an answer, the answer counts as wrong and the failure is reported. Only an unreachable verifier
+ends the run.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Grade:
-    """What was read from a response, and how right it is."""
+    """The answer read from a response, and its score."""
 
     answer: str | None
     """None where nothing was read, or the response was truncated."""
@@ -75,12 +76,12 @@ class AnswerGrader:
             return Grade(None)
         try:
             return Grade(answer, self.score(answered.question, answer))
-        except Exception as failure:  # a strange answer must not end a run of days
+        except Exception as failure:  # an unusual answer must not end a long run
             return Grade(answer, error=f"{type(failure).__name__}: {brief(failure)}")
 
 
 def free_answer(response: str) -> str | None:
-    r"""Return the answer that is no option's letter; a box may hold any number of braces, as LaTeX does.
+    r"""Return the answer to a question without options; a box may nest braces to any depth.
 
     >>> free_answer(r"\boxed{\frac{\sqrt{a^{2}}}{b}}")
     '\\frac{\\sqrt{a^{2}}}{b}'
@@ -89,13 +90,13 @@ def free_answer(response: str) -> str | None:
 
 
 def read_answer(answered: Answered, read: Callable[[str], str | None] = free_answer) -> str | None:
-    """Return the answer that a response gives without outer white space; None where it is truncated or has none."""
+    """Return the answer of a response without outer white space; None if it is truncated or has no answer."""
     answer = None if answered.truncated else read(answered.response)
     return answer.strip() or None if answer else None
 
 
 def exact(question: Question, answer: str) -> float:
-    """Compare texts after Unicode NFC; outer white space does not count."""
+    """Compare texts after Unicode NFC normalization, ignoring outer white space."""
     return float(_composed(answer) == _composed(question.answer))
 
 
@@ -116,7 +117,7 @@ def letter(question: Question, answer: str) -> float:
 
 
 def number_in(text: str) -> Fraction | None:
-    """Return the value of the only number in a text; None where there is none, or more than one.
+    """Return the value of the only number in a text; None if there is none or more than one.
 
     >>> number_in("$1,200.50"), number_in("x = -3/4"), number_in("2 or 3"), number_in("1/0")
     (Fraction(2401, 2), Fraction(-3, 4), None, None)
@@ -148,11 +149,11 @@ def make_grader(config: QuestionConfig, gym_score: Score | None = None) -> Grade
     """Return the configured grader.
 
     Args:
-        config: its grader, and the endpoint of a verifier.
+        config: names the grader and the endpoint of a verifier.
         gym_score: scores the answers to generated tasks, for the grader ``reasoning_gym``.
 
     Raises:
-        BadInput: the prompt of the verifier cannot be used.
+        BadInput: the verifier's prompt cannot be used.
     """
     if config.grader == "verifier":
         from megatron_pz.question_answering.verifier import ModelVerifier
@@ -168,11 +169,11 @@ def reward(grade: Grade, length_difference: int, config: QuestionConfig) -> floa
     """Return the reward of a grade.
 
     Args:
-        grade: of a response.
-        length_difference: tokens of the answer minus those of the reference.
-        config: the reward without an answer, and the price of a differing length.
+        grade: the grade of a response.
+        length_difference: number of tokens of the answer minus that of the reference.
+        config: sets the reward without an answer and the penalty for a length difference.
 
-    General-Reasoner's settings, a right answer three tokens too long, and none at all:
+    With General-Reasoner's settings, for a right answer that is three tokens too long and for a missing answer:
 
     >>> settings = QuestionConfig(no_answer_reward=-0.5, answer_length_penalty=0.05)
     >>> reward(Grade("12", 1.0), 3, settings), reward(Grade(None), 0, settings)

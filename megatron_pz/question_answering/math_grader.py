@@ -1,7 +1,7 @@
 """Ask a worker process whether two mathematical answers are equal.
 
-math-verify limits its time with signals, which work in a main thread only and would replace the caller's handlers. A
-process of its own can also be ended when it hangs in C code or takes too much memory.
+math-verify limits its time with signals, which work only in a main thread and would replace the caller's handlers. A
+separate process can also be killed when it hangs in C code or uses too much memory.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ class GraderFailure(Exception):
 
 
 class MathGrader:
-    """A worker process that is started at the first comparison and replaced when it fails; safe between threads."""
+    """A worker process that is started at the first comparison and replaced when it fails; thread-safe."""
 
     def __init__(self, cpu_seconds: float = CPU_SECONDS) -> None:
-        """Start nothing yet; a comparison may take ``cpu_seconds`` of the worker's CPU time."""
+        """Set the limit of a comparison, in seconds of the worker's CPU time; start nothing yet."""
         self._cpu_seconds = cpu_seconds
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0
 
     def equal(self, grader: str, gold: str, answer: str) -> bool:
-        """Return whether ``grader`` (``math_verify`` or ``qwen``) holds the two answers to be equal.
+        """Return whether ``grader`` (``math_verify`` or ``qwen``) judges the two answers equal.
 
         Equal texts are equal without a comparison.
 
@@ -57,14 +57,14 @@ class MathGrader:
         return bool(reply["equal"])
 
     def close(self) -> None:
-        """End the worker; the next comparison starts another."""
+        """End the worker. The next comparison starts a new one."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
             process.communicate()
 
     def _ask(self, request: dict[str, str]) -> dict[str, object]:
-        for _ in range(2):  # a worker may have been ended from outside
+        for _ in range(2):  # the worker may have been killed from outside
             worker = self._worker()
             assert worker.stdin is not None
             try:
@@ -97,7 +97,7 @@ class MathGrader:
         return self._process
 
     def _line(self, worker: subprocess.Popen[str]) -> str:
-        """Return the worker's next line: empty where it has ended, ``?`` where none came in time."""
+        """Return the worker's next line, an empty string if it has ended, or ``?`` after the time limit."""
         assert worker.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(worker.stdout, selectors.EVENT_READ)

@@ -1,8 +1,8 @@
-"""Compare mathematical answers in a process of its own.
+"""Compare mathematical answers in a separate process.
 
 ``python -m megatron_pz.question_answering.math_worker SECONDS`` reads a request from every line of standard input and
-writes the reply to a line of standard output, both JSON. A comparison is ended after so many seconds of the process's
-own CPU time, so that a crowded machine does not change a verdict.
+writes the reply to a line of standard output, both JSON. A comparison is aborted after SECONDS of the process's CPU
+time, so that the load of the machine does not change a verdict.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MEMORY_BYTES: Final = 4 << 30
 
 
 class OutOfTime(BaseException):
-    """A comparison exceeded its CPU time; no ``except Exception`` on the way may swallow it."""
+    """A comparison exceeded its CPU time. Not an Exception, so that no ``except Exception`` swallows it."""
 
 
 def math_verify_equal(gold: str, answer: str) -> bool:
-    """Return whether math-verify holds the answer to be equal to the reference.
+    """Return whether math-verify judges the answer equal to the reference.
 
-    Both are LaTeX without a box. Where the answer is a phrase and not LaTeX, the expression in it is taken.
+    Both are LaTeX without a box. If the answer is a phrase and not LaTeX, the expression in it is used.
     """
     latex = LatexExtractionConfig()
     targets = (ExprExtractionConfig(), latex)
@@ -46,9 +46,9 @@ def math_verify_equal(gold: str, answer: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Return LaTeX without dollar signs, ``1.5e3`` as a power of ten, and a number without the words behind it.
+    """Return LaTeX without dollar signs, with ``1.5e3`` as a power of ten, and numbers without following words.
 
-    math-verify reads ``1.5e3`` as a product and multiplies the letters of a unit that it does not know.
+    math-verify reads ``1.5e3`` as a product and multiplies the letters of an unknown unit.
     """
     text = text.replace("\\$", "").replace("$", "").strip()
     if whole := _TEXT.fullmatch(text):
@@ -70,7 +70,7 @@ def main() -> None:
     """Answer requests ``{"grader", "gold", "answer"}`` with ``{"equal"}`` or ``{"error"}`` until the input ends."""
     logging.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends this process
     signal.signal(signal.SIGPROF, _out_of_time)
     sys.setrecursionlimit(10_000)
     replies, sys.stdout = sys.stdout, sys.stderr
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def reply(request: dict[str, str], cpu_seconds: float) -> dict[str, object]:
-    """Return the reply to one request; whatever the comparison raises is reported in it."""
+    """Return the reply to one request, which reports any exception of the comparison."""
     try:
         with _limited(cpu_seconds):
             return {"equal": GRADERS[request["grader"]](request["gold"], request["answer"])}
@@ -92,7 +92,7 @@ def reply(request: dict[str, str], cpu_seconds: float) -> dict[str, object]:
 
 @contextlib.contextmanager
 def _limited(cpu_seconds: float) -> Iterator[None]:
-    # The alarm repeats, because code below may swallow the first one.
+    # The alarm repeats, because the code below may swallow the first one.
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds, 0.5)
     try:
         yield

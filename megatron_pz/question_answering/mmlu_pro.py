@@ -1,8 +1,7 @@
 """Ask MMLU-Pro with worked examples and read the answers as its authors do.
 
-Source: ``evaluate_from_local.py`` and ``compute_accuracy.py`` of https://github.com/TIGER-AI-Lab/MMLU-Pro. Their
-patterns are matched here in time linear in the response: as they stand, the second and the third take minutes on a long
-one.
+Source: ``evaluate_from_local.py`` and ``compute_accuracy.py`` of https://github.com/TIGER-AI-Lab/MMLU-Pro. This module
+matches their patterns in time linear in the response; the authors' second and third take minutes on a long response.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ def read_sentence(response: str) -> str | None:
 def read(response: str) -> str | None:
     """Return the letter that the authors' later version reads, or None.
 
-    After :func:`read_sentence` it looks for the last "Answer: X" of the first line that has one, then for the last
-    letter from A to J that stands by itself.
+    If :func:`read_sentence` finds nothing, read the last "Answer: X" of the first line that has one, otherwise the last
+    isolated letter from A to J.
 
     >>> read("Answer: A or Answer: B"), read("It is B, not C."), read("Five")
     ('B', 'C', None)
@@ -61,7 +60,7 @@ def _last_letter(response: str) -> str | None:
 
 
 def write(question: Question, examples: Sequence[Question]) -> str:
-    """Return the text of a plain completion: the instruction, worked examples, and the question."""
+    """Return the prompt of a plain completion: the instruction, worked examples, and the question."""
     parts = [_INSTRUCTION.format(subject=question.subject), "\n\n\n\n"]
     for example in examples:
         solution = str(example.extras["cot_content"]).replace("A: Let's think step by step.", _COT_BEGIN)

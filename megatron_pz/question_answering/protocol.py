@@ -1,4 +1,4 @@
-"""Describe how one benchmark is asked and graded under one recipe."""
+"""Define how one benchmark is asked and graded under one recipe."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Protocol:
 
         Args:
             question: One of the benchmark's questions.
-            tokens: Counts a text's tokens. Where it is given, worked examples are left out, the last first, until the
-                text has fewer than :attr:`max_prompt_tokens`.
+            tokens: Counts a text's tokens. If given, worked examples are dropped from the end until the text has fewer
+                than :attr:`max_prompt_tokens` tokens.
         """
         return self.write(question, tokens)
 
@@ -68,19 +68,20 @@ class Protocol:
         return [*system, {"role": "user", "content": self.prompt(question, tokens)}]
 
     def completion(self, question: Question, tokens: Tokens | None = None) -> str:
-        """Return the text of a plain completion: the user's text, behind the instruction where the system holds it."""
+        """Return the prompt of a plain completion: the system message if it has instructions, then the user's text."""
         user = self.prompt(question, tokens)
         return f"{self.system}\n\n{user}\n" if self.system_in_completion else user
 
     def grade(self, question: Question, response: str, seed: int) -> Verdict:
         """Read and grade one response.
 
-        The verdict depends on nothing but the arguments. A grader that fails counts as wrong and is reported.
+        The verdict depends only on the arguments. If the grader fails, the response counts as wrong and the failure is
+        reported.
 
         Args:
             question: The question that was asked.
             response: The model's text, without the prompt.
-            seed: Decides the guess where the recipe guesses; give each sample of a question a seed of its own.
+            seed: Determines the guess if the recipe guesses. Each sample of a question needs a different seed.
         """
         extracted = self.extract(question, response)
         if extracted is None:
@@ -94,13 +95,13 @@ class Protocol:
             except GraderFailure as failure:
                 verdicts[name] = False
                 errors.append(brief(failure))
-            except Exception as failure:  # a strange answer must not end an evaluation of hours
+            except Exception as failure:  # an unusual answer must not end a long evaluation
                 verdicts[name] = False
                 errors.append(f"{name}: {type(failure).__name__}: {brief(failure)}")
         return self._verdict(extracted, verdicts, error="; ".join(errors) or None)
 
     def aggregate(self, questions: Sequence[Question], scores: Sequence[float]) -> Scores:
-        """Aggregate the questions' scores, each the mean over the question's samples."""
+        """Aggregate the scores of questions, each of which is the mean over the question's samples."""
         return aggregate([question.subject for question in questions], scores)
 
     def _guess(self, question: Question, seed: int) -> str | None:

@@ -1,4 +1,4 @@
-"""Describe one benchmark question and the verdict on one response to it."""
+"""Define one benchmark question and the verdict on one response to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was read in a response, and whether it is right."""
+    """The answer read from a response, and whether it is right."""
 
     extracted: str | None
     """The answer as read from the response; None where nothing was read. A guess is never put here."""

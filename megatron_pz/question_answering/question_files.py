@@ -12,11 +12,11 @@ from megatron_pz.question_answering.records import Record, read_records
 
 
 def read_questions(paths: Iterable[str], config: QuestionConfig) -> list[Question]:
-    """Read the questions of JSON Lines, JSON or Parquet files, in their order.
+    """Read the questions of JSON Lines, JSON or Parquet files, in order.
 
     Raises:
-        BadInput: a file cannot be read or is empty, or a record lacks a field, or holds what the grader cannot use. The
-            line names the file, its line or row, and the field.
+        BadInput: a file cannot be read or is empty, or a record lacks a field or has a value that the grader cannot
+            use. The message names the file, its line or row, and the field.
     """
     found = [Path(path) for path in paths]
     names = _names({*found})
@@ -24,12 +24,12 @@ def read_questions(paths: Iterable[str], config: QuestionConfig) -> list[Questio
 
 
 def _names(paths: Collection[Path]) -> dict[Path, str]:
-    """Return names that differ: stems, or as many last parts of the paths as tell all of them apart."""
+    """Return distinct names of the files: stems, or the shortest ends of the paths that are distinct."""
     for parts in range(1, max((len(path.parts) for path in paths), default=0) + 1):
         names = {path: Path(*path.parts[-parts:]).with_suffix("").as_posix() for path in paths}
         if len({*names.values()}) == len(paths):
             return names
-    return {path: str(path) for path in paths}  # one folder has a.json and a.jsonl
+    return {path: str(path) for path in paths}  # the same folder has both a.json and a.jsonl
 
 
 def _question(record: Record, file: str, config: QuestionConfig) -> Question:

@@ -1,4 +1,4 @@
-"""Write the prompts of training questions by a template, a file that holds ``{question}`` once."""
+"""Write the prompts of training questions with a template, a file that contains ``{question}`` once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class QuestionTemplate:
 
     @classmethod
     def load(cls, name_or_path: str) -> QuestionTemplate:
-        """Read a template of ``templates/``, or another file. Raises BadInput where it cannot be used."""
+        """Read a template of ``templates/``, or another file. Raise BadInput if it cannot be used."""
         known = sorted(path.stem for path in TEMPLATES.glob("*.txt"))
         path = TEMPLATES / f"{name_or_path}.txt" if name_or_path in known else Path(name_or_path)
         try:
@@ -37,6 +37,6 @@ class QuestionTemplate:
         return cls(before, after)
 
     def write(self, question: Question) -> str:
-        """Return the prompt; a question's options follow its text, one a line."""
+        """Return the prompt; the options follow the question's text, one per line."""
         options = "".join(f"\n({letter}) {text}" for letter, text in zip(LETTERS, question.options, strict=False))
         return f"{self.before}{question.text}{options}{self.after}"

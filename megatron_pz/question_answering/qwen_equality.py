@@ -1,8 +1,8 @@
 r"""Compare two normalized mathematical answers by the rules of Qwen2.5-Math's grader.
 
-Source: ``evaluation/grader.py`` of https://github.com/QwenLM/Qwen2.5-Math. Numbers are equal within a relative 1e-4,
-also where one of them is a percentage of the other; tuples and matrices entry by entry; everything else as an
-expression. LaTeX is read by latex2sympy2-extended.
+Source: ``evaluation/grader.py`` of https://github.com/QwenLM/Qwen2.5-Math. Numbers are equal within a relative
+difference of 1e-4, also if one of them is a percentage of the other. Tuples and matrices are compared entry by entry,
+everything else as expressions. latex2sympy2-extended parses LaTeX.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _symbolic(gold: str, answer: str) -> bool:
 def _expression(text: str) -> Any:
     try:
         return latex2sympy(text)
-    except Exception:  # the parser raises whatever it meets
+    except Exception:  # the parser may raise any exception
         return None
 
 

@@ -1,8 +1,8 @@
 r"""Ask mathematics and read and normalize the answers by the rules of Qwen2.5-Math's evaluation.
 
 Source: ``evaluation/parser.py`` of https://github.com/QwenLM/Qwen2.5-Math (prompt ``qwen25-math-cot``). Departures:
-of the words that its list of units removes, only those are removed that are units; number words are not converted; the
-word "and" and what ``\mbox`` holds are kept.
+only those words of its list of units are removed that are units; number words are not converted; the word "and" and the
+content of ``\mbox`` are kept.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def write(question: Question) -> str:
 
 
 def read(response: str) -> str | None:
-    r"""Return the answer of a response, not normalized; None where there is none.
+    r"""Return the answer of a response without normalization; None if there is none.
 
-    It is what stands after "final answer is $", in the last box (to the response's end where the box is not closed),
-    after the last "he answer is" or else "final answer is", in the paragraph after the first Chinese "the answer is"
-    or, failing those, the last number.
+    The answer is the first of these that exists: the text after "final answer is $"; the last box (up to the end of the
+    response if it is not closed); the text after the last "he answer is", otherwise "final answer is"; the paragraph
+    after the first Chinese "the answer is"; the last number.
 
     >>> read("So \\boxed{\\frac12}."), read("The final answer is (1, 2)."), read("I get 1,234 ducks")
     ('\\frac12', '(1, 2)', '1234')
@@ -84,7 +84,7 @@ def read(response: str) -> str | None:
 
 
 def _boxed(rest: str) -> str:
-    """Return the content of a box whose name has just been read."""
+    """Return the content of a box, given the text after its name."""
     if not rest.startswith("{"):
         return rest.partition("$")[0].strip()
     level = 0
@@ -103,11 +103,11 @@ def _last_number(text: str) -> str:
 
 
 def normalize(answer: str, keep_units: bool = False) -> str:
-    r"""Return an answer in the form in which two are compared.
+    r"""Return an answer in the form for comparison.
 
     Args:
-        answer: LaTeX or text of at most :data:`LONGEST_ANSWER` characters; a longer one is returned as it is.
-        keep_units: Leave the names of units, as for Minerva's answers.
+        answer: LaTeX or text of at most :data:`LONGEST_ANSWER` characters; a longer one is returned unchanged.
+        keep_units: Keep the names of units, as for Minerva's answers.
 
     >>> normalize("x = \\dfrac{1}2 \\text{ cm}"), normalize("90^\\circ"), normalize("3.0"), normalize("-1/2")
     ('\\frac{1}{2}', '90', '3', '-\\frac{1}{2}')

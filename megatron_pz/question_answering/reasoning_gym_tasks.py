@@ -20,7 +20,7 @@ SIZE = 2**31 - 1
 
 
 class ReasoningGym:
-    """An endless list of questions: item i is item ``i // n`` of task ``i % n``, whatever was asked before."""
+    """An endless list of questions: item i is item ``i // n`` of task ``i % n``, independent of earlier accesses."""
 
     def __init__(self, tasks: Sequence[str], seed: int, split: str) -> None:
         """
@@ -29,10 +29,10 @@ class ReasoningGym:
         Args:
             tasks: ``NAME`` or ``NAME:SETTING=VALUE,…``, values as in YAML.
             seed: the run's seed.
-            split: a word that gives other questions for the same seed, such as ``held-out``.
+            split: a word that selects different questions for the same seed, such as ``held-out``.
 
         Raises:
-            BadInput: the package is missing, or it refuses a task or a setting.
+            BadInput: the package is missing or refuses a task or a setting.
         """
         self.tasks = tuple(tasks)
         self._datasets = [_dataset(task, seed, split) for task in tasks]
@@ -72,12 +72,12 @@ def _dataset(task: str, seed: int, split: str) -> ProceduralDataset:
             "pip install 'megatron-pz[questions]'"
         ) from None
     name, _, settings = task.partition(":")
-    # Tasks add an item's index to their seed, so that neighbouring seeds would share items.
+    # Tasks add an item's index to their seed, so neighbouring seeds would share items.
     digest = hashlib.sha256(f"{seed} {split} {name}".encode()).digest()
     own_seed = int.from_bytes(digest[:4]) >> 1
     try:
         return reasoning_gym.create_dataset(name, seed=own_seed, size=SIZE, **_settings(settings))
-    except Exception as error:  # whatever a task's own checks raise, AssertionError and TypeError among them
+    except Exception as error:  # a task's own checks may raise any exception, such as AssertionError and TypeError
         raise BadInput(f"--reasoning-gym-tasks {task}: {brief(error)}") from None
 
 

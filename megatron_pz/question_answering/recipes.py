@@ -36,7 +36,7 @@ class Recipe:
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by its name; an unknown one is BadInput."""
+    """Return a recipe by its name. Raise BadInput for an unknown name."""
     if name not in RECIPES:
         raise BadInput(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]

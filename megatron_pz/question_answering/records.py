@@ -1,4 +1,4 @@
-"""Read records from JSON Lines, JSON and Parquet files, and their fields with errors that name the place."""
+"""Read records and their fields from JSON Lines, JSON and Parquet files, with errors that name the location."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Record:
     """Position in the file, from 0."""
 
     def get(self, name: str) -> Any:
-        """Return a field's value, or raise BadInput where the record lacks it."""
+        """Return a field's value. Raise BadInput if the record lacks it."""
         if name not in self.fields:
             raise BadInput(f"{self.place}: no field {name!r}; it has {', '.join(map(repr, self.fields)) or 'none'}")
         return self.fields[name]
@@ -63,7 +63,7 @@ class Record:
         return tuple(value)
 
     def wrong(self, name: str, value: object, wanted: str) -> BadInput:
-        """Return the error for a field whose value is not of the wanted kind."""
+        """Return the error for a field whose value is not of the expected kind."""
         shown = repr(value)
         return BadInput(f"{self.place}: field {name!r} is not {wanted}: {shown[:80]}{'…' if len(shown) > 80 else ''}")
 

@@ -22,7 +22,7 @@ class Scores:
 
 
 def aggregate(subjects: Sequence[str], scores: Sequence[float]) -> Scores:
-    """Aggregate scores of questions, each from 0 to 1 (mean@k where there are k samples).
+    """Aggregate scores of questions, each from 0 to 1 (mean@k for k samples).
 
     Args:
         subjects: Each question's subject.
@@ -49,7 +49,7 @@ def aggregate(subjects: Sequence[str], scores: Sequence[float]) -> Scores:
 
 
 def adjusted_harmonic_mean(accuracies: Sequence[float]) -> float:
-    """Return the harmonic mean of accuracies from 0 to 1, to each of which one percentage point is added.
+    """Return the harmonic mean of accuracies from 0 to 1 after adding one percentage point to each.
 
     A task without a right answer would otherwise make the mean zero (BIG-Bench Extra Hard, arXiv:2502.19187).
 

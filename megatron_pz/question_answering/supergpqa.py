@@ -1,9 +1,9 @@
 r"""Ask SuperGPQA and read the answers as its authors do in their zero-shot setting.
 
 Source: ``config/prompt/zero-shot.yaml`` and ``eval/eval.py`` of https://github.com/SuperGPQA/SuperGPQA. An answer is
-looked for in the response's last line, then in all of it: a letter by three patterns, then an option's text by three
-more. The authors' patterns nest repetitions and are given up after five seconds; these match the same texts in time
-linear in the response.
+searched in the response's last line, then in the whole response: a letter by three patterns, then an option's text by
+three more. The authors' patterns nest repetitions and are aborted after five seconds; this module matches the same
+texts in time linear in the response.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def write(question: Question) -> str:
 
 
 def read(response: str, options: Sequence[str]) -> str | None:
-    r"""Return the letter that a response gives or whose option it spells out; None where there is neither.
+    r"""Return the letter that a response gives or whose option it spells out, or None.
 
-    A letter may be lower case and is then no right answer, as with the authors.
+    A lower-case letter is returned as it is and therefore counts as wrong, as in the authors' code.
 
     >>> read("So the correct answer is **(B)**.", ["x", "y"]), read("Answer: $\\boxed{J}$", ["x", "y"])
     ('B', 'J')
@@ -79,17 +79,17 @@ class _OptionReader:
     """Looks for an option's text where an answer would stand."""
 
     def __init__(self, text: str, options: Sequence[str]) -> None:
-        """Keep the text and the options; nothing is read yet."""
+        """Keep the text and the options, without reading yet."""
         self.text = text
         self.options = options
         self.run = (
             0,
             -1,
             False,
-        )  # markup last looked at: where it begins and ends, and whether an answer may precede it
+        )  # start and end of the last examined markup, and whether an answer may precede it
 
     def read(self) -> str | None:
-        """Return the option that a sentence gives, or with which the text begins."""
+        """Return the option that a sentence states or with which the text begins."""
         for sentence in _SENTENCES:
             for found in sentence.finditer(self.text):
                 if (option := self.after_markup(found.end())) is not None:
@@ -97,7 +97,7 @@ class _OptionReader:
         return self.leading()
 
     def after_markup(self, position: int) -> str | None:
-        """Return the option at a position, or behind as little opening markup as leads to one."""
+        """Return the option at a position, or after the shortest opening markup that is followed by one."""
         while True:
             if (option := self.behind_space(position)) is not None:
                 return option
@@ -106,13 +106,13 @@ class _OptionReader:
             position = markup.end()
 
     def leading(self) -> str | None:
-        """Return the option that follows the punctuation at the text's begin, of which it may take back a part."""
+        """Return the option after the text's leading punctuation; the option may begin within the punctuation."""
         begin = _LEADING.match(self.text)
         assert begin is not None
         if (option := self.behind_space(begin.end())) is not None:
             return option
         for position in range(begin.end() - 1, -1, -1):
-            # A backslash before a command is both punctuation and the begin of markup.
+            # A backslash before a command is both punctuation and the beginning of markup.
             command = self.text[position] == "\\" and _COMMAND_NAME.match(self.text, position + 1)
             if command and (option := self.after_markup(command.end())) is not None:
                 return option
@@ -121,27 +121,27 @@ class _OptionReader:
         return None
 
     def behind_space(self, position: int) -> str | None:
-        """Return the option behind the white space, if any, at a position."""
+        """Return the option at a position after optional white space."""
         space = _SPACE.match(self.text, position)
         assert space is not None
         return self.at(space.end())
 
     def at(self, position: int) -> str | None:
-        """Return the first option that stands at a position and ends as an answer does."""
+        """Return the first option that occurs at a position and ends as an answer does."""
         for option in self.options:
             if self.text.startswith(option, position) and self.ends(position + len(option)):
                 return option
         return None
 
     def ends(self, position: int) -> bool:
-        """Return whether closing markup, if any, and then an end, white space or punctuation follows."""
+        """Return whether optional closing markup and then the end, white space or punctuation follows."""
         begin, end, followed = self.run
         if not begin <= position <= end:
             found = _END.match(self.text, position)
             assert found is not None
             begin, end = found.span(1)
             while begin < end and begin > 0 and self.text[begin - 1] in _CLOSING_CHARACTERS:
-                begin -= 1  # all of the run has the same end: look at it once
+                begin -= 1  # the whole run has the same end, so examine it once
             followed = found.end() > end or end == len(self.text)
             self.run = begin, end, followed
         return followed

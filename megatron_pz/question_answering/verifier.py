@@ -1,9 +1,9 @@
 """Let a model behind an OpenAI-compatible API decide whether an answer equals the reference.
 
-The protocol is General-Reasoner's (arXiv 2505.14652): greedy decoding, and an answer is right where the verdict holds
-"Final Decision: Yes". Departures: the whole response is read for its answer, not its last 1024 tokens, and a box may
-nest braces at will, not two levels; the prompt is ours unless ``verifier_prompt`` names a file; the policy's tokenizer
-counts the tokens of the length term.
+The protocol is General-Reasoner's (arXiv 2505.14652): decoding is greedy, and an answer is right if the verdict
+contains "Final Decision: Yes". Departures: the answer is read from the whole response, not its last 1024 tokens, and a
+box may nest braces to any depth, not two levels; the prompt is ours unless ``verifier_prompt`` names a file; the
+policy's tokenizer counts the tokens of the length term.
 """
 
 from __future__ import annotations
@@ -49,29 +49,29 @@ LOOK_SECONDS = 1.0
 
 
 class VerifierFailed(ExpectedFailure):
-    """The verifier gave no usable reply, however often it was asked."""
+    """The verifier gave no usable reply in any attempt."""
 
 
 class _Unusable(Exception):
-    """A reply that another try may mend."""
+    """An unusable reply; another attempt may succeed."""
 
 
 class _NotThere(Exception):
-    """No connection, or a server that is not ready; time may mend it."""
+    """There is no connection, or the server is not ready; waiting may help."""
 
 
 class _GivenUp(Exception):
-    """Another request has failed for good."""
+    """Another request has failed permanently."""
 
 
 class ModelVerifier:
     """Grades answers by a model. Responses without an answer are not sent."""
 
     def __init__(self, config: QuestionConfig) -> None:
-        """Read the prompt; nothing is sent yet.
+        """Read the prompt without sending anything yet.
 
         Raises:
-            BadInput: the prompt cannot be read, or does not hold each of :data:`SLOTS` once.
+            BadInput: the prompt cannot be read or does not contain each of :data:`SLOTS` once.
         """
         self.config = config
         self.is_stopping: Callable[[], bool] = lambda: False
@@ -98,8 +98,8 @@ class ModelVerifier:
         """Return the grade of each response, in order. Equal questions with equal answers are asked once.
 
         Raises:
-            VerifierFailed: a request failed ``verifier_attempts`` times or was refused for good, or the server was not
-                there for ``verifier_wait_minutes`` or when the run was to stop.
+            VerifierFailed: a request failed ``verifier_attempts`` times or was refused permanently, or the server was
+                unreachable for ``verifier_wait_minutes`` or when the run had to stop.
         """
         answers = [read_answer(each) for each in answered]
         prompts = [
@@ -120,13 +120,13 @@ class ModelVerifier:
         ]
 
     def write(self, answered: Answered, answer: str) -> str:
-        """Return the prompt for one answer; nothing inside question, reference or answer is interpreted."""
+        """Return the prompt for one answer. The texts of question, reference and answer are not interpreted."""
         question = answered.question
         values = dict(zip(SLOTS, (question.text, question.answer, answer), strict=True))
         return "".join(values.get(part, part) for part in self.prompt)
 
     def _ask(self, prompt: str) -> str:
-        """Return the model's verdict, after as many tries as it takes."""
+        """Return the model's verdict, retrying as necessary."""
         try:
             return self._verdict(prompt)
         except _GivenUp:
@@ -159,17 +159,17 @@ class ModelVerifier:
         raise _GivenUp
 
     def _pause(self, seconds: float) -> None:
-        """Wait before another try; not for long where the run is to stop or another request has failed."""
+        """Wait before another attempt; wait only briefly if the run has to stop or another request has failed."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self.is_stopping():
             if self._failed.wait(min(left, LOOK_SECONDS)):
                 break
 
     def _missed(self, cause: str) -> None:
-        """Note that there is no server; the first request to find none says so.
+        """Record that the server is unreachable; the first request to find this prints a message.
 
         Raises:
-            VerifierFailed: it was waited for long enough, or the run is to stop.
+            VerifierFailed: the waiting time is over, or the run has to stop.
         """
         config, now = self.config, time.monotonic()
         with self._lock:
@@ -187,14 +187,14 @@ class ModelVerifier:
         )
 
     def _found(self) -> None:
-        """Note that the server has answered."""
+        """Record that the server has answered."""
         with self._lock:
             since, self._missed_since = self._missed_since, None
         if since is not None:
             self._say_once("there", f"there after {time.monotonic() - since:.0f} s")
 
     def _require_time(self, cause: str) -> None:
-        """Raise VerifierFailed where the run is to stop, so that a failed request is not tried again."""
+        """Raise VerifierFailed if the run has to stop, so that a failed request is not retried."""
         if self.is_stopping():
             raise VerifierFailed(f"--verifier-url {self.config.verifier_url}: {cause}, and the run is to stop")
 
@@ -209,10 +209,10 @@ class ModelVerifier:
         """Send one request.
 
         Raises:
-            _Unusable: the server is busy, failed, or sent something else than a completion.
+            _Unusable: the server is busy, failed, or did not send a completion.
             _NotThere: the server is not ready.
             httpx.HTTPError: the connection failed or timed out.
-            VerifierFailed: the server refuses the request, and would again.
+            VerifierFailed: the server refuses the request permanently.
         """
         config = self.config
         body = {
@@ -241,7 +241,7 @@ class ModelVerifier:
         return text
 
     def _read(self, reply: httpx.Response) -> bytes:
-        """Read a reply; the client's own timeout would let a server send a byte now and then for ever."""
+        """Read a reply within a total deadline; the client's timeout restarts with every received byte."""
         deadline = time.monotonic() + self.config.verifier_timeout_seconds
         content = b""
         for chunk in reply.iter_bytes():
@@ -264,7 +264,7 @@ def _grade(answer: str | None, verdict: str) -> Grade:
 
 
 def _read_prompt(path: str) -> list[str]:
-    """Return the prompt cut at its slots, which are entries of their own."""
+    """Return the prompt split at its slots; each slot is a separate entry."""
     try:
         text = Path(path).read_text(encoding="utf-8").removesuffix("\n") if path else PROMPT
     except (OSError, UnicodeDecodeError) as error:

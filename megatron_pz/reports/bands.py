@@ -50,11 +50,11 @@ Runs = Mapping[str, Sequence[Sequence[StepMetrics]]]
 def draw_bands(runs: Runs, path: Path, title: str, *, by_compute: bool) -> None:
     """Write a PNG with a panel for every metric that some run has.
 
-    Lines are the mean over the seeds of a moving mean over a tenth of each run. Bands reach from the lowest to the
-    highest seed. Both end where the shortest of a method's runs does.
+    Lines are the mean over the seeds of a moving mean over a tenth of each run. Bands span the range of the seeds. Both
+    end where the shortest run of a method ends.
 
     Args:
-        by_compute: the horizontal axis counts operations, and steps otherwise.
+        by_compute: put operations on the horizontal axis instead of steps.
     """
     panels = [
         each for each in PANELS if any(_has(run, each.metric) for of_method in runs.values() for run in of_method)

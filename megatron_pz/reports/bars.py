@@ -1,4 +1,4 @@
-"""Evaluations side by side: bars with their intervals."""
+"""Draw evaluations side by side as bars with intervals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = ("#BBBBBB", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")
 
 
 def draw_bars(path: Path, title: str, labels: Sequence[str], bars: Mapping[str, Sequence[tuple[float, float]]]) -> None:
-    """Write a PNG with a group of bars for each label, and in it one bar a model.
+    """Write a PNG with a group of bars for each label, which has one bar for each model.
 
     ``bars`` gives each model's (mean, half-width) along ``labels``; a NaN mean has no bar, a NaN half-width no whisker.
     """

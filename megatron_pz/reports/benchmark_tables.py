@@ -1,4 +1,4 @@
-"""Turn saved benchmark results into what a report's page shows of them: tables with intervals, and items to read."""
+"""Turn saved benchmark results into tables with intervals and readable items for a report's page."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def benchmark_tables(models: Sequence[ModelScores], folders: Sequence[Path]) -> 
     """Summarize the benchmark results of models and compare each with the one before it.
 
     Args:
-        models: what ``ModelScores.load`` returned for each of the folders.
+        models: the result of ``ModelScores.load`` for each of the folders.
         folders: folders that ``tools/evaluate.py --benchmarks`` wrote.
 
     Returns:
-        As :func:`.evaluation_tables.evaluation_tables`. An item's result also has the answer that was read and the
-        response. Where the items are too long, an even share of them is kept, ``"all_items"`` being the number of all.
+        The structure of :func:`.evaluation_tables.evaluation_tables`. An item's result also has the extracted answer
+        and the response. If the items are too long, an evenly spaced subset is kept; ``"all_items"`` counts all.
 
     Raises:
-        BadInput: answers are missing, or two models were asked by other recipes, settings or data.
+        BadInput: answers are missing, or two models were asked with different recipes, settings or data.
     """
     if not models:
         return {"tables": [], "items": [], "all_items": 0}
@@ -151,7 +151,7 @@ def _items(
 
 
 def _add_answers(by_question: dict[str, dict[str, Any]], answers: pa.Table, model: str) -> None:
-    """Add a model's answers to each question: the share of right samples, and the first sample to read."""
+    """Add a model's answers to each question: the share of right samples, and the text of the first sample."""
     columns = ("question", "subject", "prompt", "reference", "extracted", "correct", "response", "benchmark")
     mine: dict[str, list[dict[str, Any]]] = {}
     for row in answers.select(columns).to_pylist():
@@ -175,6 +175,6 @@ def _add_answers(by_question: dict[str, dict[str, Any]], answers: pa.Table, mode
 
 
 def _even_share(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep every n-th item, with the smallest n for which the texts are short enough."""
+    """Return every n-th item, with the smallest n for which the texts are short enough."""
     length = sum(len(item["text"]) + sum(len(result["text"]) for result in item["results"]) for item in items)
     return list(items[:: -(-length // MAX_CHARACTERS) or 1])

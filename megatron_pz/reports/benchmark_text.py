@@ -14,7 +14,7 @@ SIGNIFICANT_MARK = "*"
 
 
 def results_text(models: Sequence[ModelScores], comparisons: Sequence[Comparison] = ()) -> str:
-    """Write a table of all scores, how they were asked, what needs a look, and the comparisons. No final newline."""
+    """Return a table of all scores, the settings, warnings, and the comparisons, without a final newline."""
     names = list(_first_scores(models))
     title = "accuracy [95 % bootstrap interval over questions]"
     rows = [row for name in names for row in _rows(name, models, _scores)]
@@ -28,7 +28,7 @@ def results_text(models: Sequence[ModelScores], comparisons: Sequence[Comparison
 
 
 def _first_scores(models: Sequence[ModelScores]) -> dict[str, BenchmarkScore]:
-    """Return for each set that any model was asked the score of the first such model."""
+    """Return, for each set, the score of the first model that was asked it."""
     found: dict[str, BenchmarkScore] = {}
     for model in models:
         for score in model.benchmarks:
@@ -39,7 +39,7 @@ def _first_scores(models: Sequence[ModelScores]) -> dict[str, BenchmarkScore]:
 def _rows(
     benchmark: str, models: Sequence[ModelScores], part: Callable[[BenchmarkScore], Mapping[str, str]]
 ) -> list[list[str]]:
-    """Return a row for each label that a part of any model's result has; its cells are the models'."""
+    """Return a row for each label in a part of any model's result, with one cell for each model."""
     found = [
         next((part(each) for each in model.benchmarks if each.benchmark == benchmark), dict[str, str]())
         for model in models
@@ -64,7 +64,7 @@ def _scores(score: BenchmarkScore) -> dict[str, str]:
 
 
 def _subjects(score: BenchmarkScore) -> dict[str, str]:
-    """Return the scores of the subjects, where there are several."""
+    """Return the scores of the subjects if there are several."""
     cells = {f" {subject}": _cell(value) for subject, value in score.subjects.items()}
     return cells if len(cells) > 1 else {}
 
@@ -91,7 +91,7 @@ _COUNTED: Mapping[str, Callable[[BenchmarkScore], str]] = {
 
 
 def _how_asked(models: Sequence[ModelScores]) -> list[str]:
-    """Describe each set's settings with the first model that was asked it."""
+    """Describe each set's settings, taken from the first model that was asked it."""
     lines = []
     for score in _first_scores(models).values():
         facts = score.facts
@@ -147,7 +147,7 @@ def _difference_row(change: Difference) -> list[str]:
 
 
 def _verdicts(comparison: Comparison) -> list[str]:
-    """Say in plain sentences what is and what is not significant."""
+    """Return sentences that state which differences are significant and which are not."""
     sets = {each.benchmark: each for each in reversed(comparison.sets)}
     changed = [each for each in reversed(sets.values()) if each.significant]
     lines = [

@@ -1,4 +1,4 @@
-"""A corpus as one HTML page that needs nothing beside it: its picture, what became of the pages, passages to read."""
+"""Write a self-contained HTML page about a corpus: its picture, the outcomes of the pages, and passages to read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ a { color: #0072b2; }
 
 @dataclass(frozen=True)
 class ShownPassage:
-    """A passage to read."""
+    """A passage that the page shows."""
 
     index: int
     title: str
@@ -45,7 +45,7 @@ class ShownPassage:
 
 
 def write_page(corpus: CorpusBrowser, passages: Sequence[ShownPassage], path: Path) -> None:
-    """Write the page. What a corpus holds is shown as text, never read as HTML."""
+    """Write the page. Content of the corpus is shown as text and never interpreted as HTML."""
     picture = io.StringIO()
     corpus_figure(corpus).savefig(picture, format="svg")
     svg = picture.getvalue()

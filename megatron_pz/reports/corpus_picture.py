@@ -1,4 +1,4 @@
-"""A corpus in one picture: how long its passages and articles are, and what became of the pages it was made from."""
+"""Draw a corpus in one picture: the lengths of its passages and articles, and the outcomes of its source pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPAN_OF_LOGARITHM = 100
 
 
 def headline(corpus: CorpusBrowser) -> str:
-    """Size of a corpus in one line."""
+    """Return the size of a corpus in one line."""
     counts = corpus.manifest["counts"]
     parts = [f"{counts['documents']:,} articles"]
     if corpus.unit == "passage":
@@ -34,7 +34,7 @@ def headline(corpus: CorpusBrowser) -> str:
 
 
 def origin(corpus: CorpusBrowser) -> str:
-    """Where a corpus comes from, in one line."""
+    """Return the source of a corpus in one line."""
     return f"{', '.join(source['name'] for source in corpus.manifest['inputs'])}; {corpus.manifest['license']}"
 
 
@@ -47,33 +47,33 @@ def short(number: float) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """Format a share with one decimal; a share above 0 is never shown as 0."""
+    """Format a share with one decimal; never show a share above 0 as 0."""
     share = part / max(whole, 1)
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
 def outcomes(pages: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """List the outcomes of the pages: articles, then the reasons for drops, the most frequent first."""
+    """List the outcomes of the pages: articles, then the reasons for drops, most frequent first."""
     dropped = sorted(pages["dropped"].items(), key=lambda item: -item[1])
     reasons = [(f"dropped: {reason.replace('_', ' ')}", count) for reason, count in dropped if count]
     return [("articles", pages["articles"]), *reasons]
 
 
 def pages_title(corpus: CorpusBrowser) -> str:
-    """Heading of what became of the pages, which are those of all splits."""
+    """Return the heading of the outcomes of the pages, which cover all splits."""
     pages = corpus.manifest["all_splits"]
     of_all = ", for all splits together" if pages["articles"] != corpus.manifest["counts"]["documents"] else ""
     return f"What became of {pages['pages']:,} pages{of_all}"
 
 
 def even_edges(shortest: int, longest: int, bins: int) -> np.ndarray:
-    """Edges of at most so many bins that each hold the same number of lengths: others would differ for no reason."""
+    """Return the edges of at most ``bins`` bins of equally many integer lengths, so that bars are comparable."""
     width = -(-(longest + 1 - shortest) // bins)
     return np.arange(shortest, longest + 1 + width, width)
 
 
 def corpus_figure(corpus: CorpusBrowser) -> Figure:
-    """Four panels with the corpus' name and size above them and its origin below."""
+    """Draw four panels, with the corpus's name and size above them and its origin below."""
     figure = Figure(figsize=(12.5, 8.2), layout="constrained", facecolor="white")
     panels = figure.subplots(2, 2)
     unit = corpus.unit
@@ -98,7 +98,7 @@ def an(unit: str) -> str:
 
 
 def histogram(axes: Axes, lengths: Lengths, title: str, x_label: str, y_label: str) -> None:
-    """Bars over lengths, with the median marked; a logarithmic axis where lengths differ by orders of magnitude."""
+    """Draw bars over lengths and mark the median; use a logarithmic axis for lengths of different magnitudes."""
     shortest, longest = max(lengths.shortest, 1), max(lengths.longest, 1)
     is_logarithmic = longest >= _SPAN_OF_LOGARITHM * max(lengths.quantile(0.02), 1)
     edges = (

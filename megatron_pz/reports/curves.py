@@ -1,6 +1,6 @@
-"""The curves of a run as one picture, a panel for each group of figures to watch.
+"""Draw the curves of a run as one picture, with a panel for each group of metrics.
 
-Run it as ``python -m megatron_pz.reports.curves RUN [--output FILE.png]``, also on a run that still goes on.
+Run it as ``python -m megatron_pz.reports.curves RUN [--output FILE.png]``, also during a run.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True)
 class LinePanel:
-    """Curves over iterations: the raw values pale, their moving mean in full colour."""
+    """Curves over iterations: raw values in a pale colour, their moving mean in full colour."""
 
     title: str
     unit: str
@@ -172,14 +172,17 @@ COLUMNS = 3
 
 
 def moving_mean(values: np.ndarray) -> np.ndarray:
-    """Centred moving mean over a tenth of the run (at least 3 steps), NaN left out; windows shrink at the ends."""
+    """Compute a centred moving mean over a tenth of the run (at least 3 steps).
+
+    NaN values are left out, and windows shrink at the ends.
+    """
     half = max(1, round(len(values) / 20))
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return np.array([np.nan if np.isnan(window).all() else np.nanmean(window) for window in windows])
 
 
 def draw_curves(steps: Sequence[StepMetrics], path: Path, title: str = "") -> None:
-    """Write the picture of a run to ``path`` (PNG). Raises :class:`BadInput` when there are no steps."""
+    """Write the picture of a run to ``path`` (PNG). Raise :class:`BadInput` if there are no steps."""
     if not steps:
         raise BadInput("the run has no iterations to draw yet")
     iterations = np.array([step.iteration for step in steps])
@@ -196,7 +199,9 @@ def draw_curves(steps: Sequence[StepMetrics], path: Path, title: str = "") -> No
             panel.draw(axes, iterations, series, names)
         else:
             panel.draw(axes, iterations, series)
-        axes.set_xlim(iterations[0] - 0.5, iterations[-1] + 0.5)  # the same in all panels, to read them down a column
+        axes.set_xlim(
+            iterations[0] - 0.5, iterations[-1] + 0.5
+        )  # the same in all panels, so that columns can be compared
         _finish(axes, panel.title, panel.unit)
     if title:
         figure.suptitle(title, fontsize=14)
@@ -218,7 +223,7 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Draw the curves of the run named on the command line."""
     parser = Parser("Draw the curves of a run.")
     parser.add_argument("run", type=Path, help="the run's --save folder, or its metrics.jsonl")
     parser.add_argument("--output", type=Path, help="the picture; curves.png in the run's folder when left out")

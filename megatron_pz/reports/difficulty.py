@@ -1,4 +1,4 @@
-"""Follow over the training how hard masks are, by the kind of the hidden words and by the topic of the passage."""
+"""Track the difficulty of masks during training, by the kind of the hidden words and by the topic of the passage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def difficulty(passages: Sequence[KeptPassage], topics: Sequence[int], topic_lab
 
     Args:
         passages: kept passages of one run; may be empty.
-        topics: number of the topic of each, -1: none.
+        topics: the topic number of each passage, -1 for none.
         topic_labels: labels of all topics.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Turn evaluations into what a report's page shows of them: tables with intervals, and items to read."""
+"""Turn evaluations into tables with intervals and readable items for a report's page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OWN_SET = "mask of the model's own"
 
 
 def evaluation_tables(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Summarize evaluations of the same passages; without any, the tables are empty.
+    """Summarize evaluations of the same passages. Without evaluations, the tables are empty.
 
     Returns:
         ``{"tables": [{"title", "note", "names", "rows": [{"label", "cells": [{"mean", "low", "high", "n", "mark"}]}]}],

@@ -39,8 +39,8 @@ class KeptPassage:
 class KeptSamples:
     """The passages in a run's ``samples.jsonl``, in the order of the file; an incomplete last line is left out.
 
-    The file stays open: a run that goes on replaces the file when it thins its samples out, and the index then refers
-    to the one that was opened.
+    The file stays open. A running run replaces the file when it removes samples, and the index then still refers to the
+    opened file.
 
     Raises:
         BadInput: the run directory has no such file, or a line was not written by this program.
@@ -97,7 +97,7 @@ class KeptSamples:
 
 
 def sample_of(record: dict[str, Any]) -> MaskSample:
-    """Read a line of samples; a question with its answers becomes a passage with the reference as its only mask."""
+    """Read a line of samples. A question with answers becomes a passage whose only mask is the reference."""
     if "question" not in record:
         return MaskSample.from_record(record)
     answers = record["answers"]
@@ -115,7 +115,7 @@ def sample_of(record: dict[str, Any]) -> MaskSample:
 
 @dataclass(frozen=True)
 class PlacedMasks:
-    """A passage and the places of its masks, in the form in which the masks were looked up."""
+    """A passage in the form in which its masks were looked up, and the places of the masks."""
 
     text: str
     starts: tuple[tuple[int, ...], ...]
@@ -125,10 +125,10 @@ class PlacedMasks:
 
 
 def place_masks(samples: list[MaskSample]) -> PlacedMasks:
-    """Find where samples of one passage, at least one, hide their spans.
+    """Find the positions of the spans that one or more samples of the same passage hide.
 
-    Spans are looked up in NFC by default (:class:`~megatron_pz.roles.spans.SpanRules`), so that the text that is
-    returned may be the passage's NFC.
+    Spans are looked up in NFC by default (:class:`~megatron_pz.roles.spans.SpanRules`), so that the returned text may
+    be the NFC form of the passage.
     """
     masks = [sample for sample in samples if sample.span is not None and sample.masked_passage]
     hidden = {sample: sample.masked_passage.replace(MASK, sample.span or "") for sample in masks}

@@ -30,7 +30,7 @@ class Shown:
 def choose(samples: KeptSamples, budget: int, entry: int) -> Shown:
     """Take passages, evenly spread over the steps, until texts and ``entry`` bytes for each fill ``budget`` bytes.
 
-    The first passage of every step comes before the second one of any: as many steps as possible can be read.
+    The first passage of every step comes before the second of any, so that as many steps as possible are shown.
     """
     chosen: dict[int, str] = {}
     left = budget
@@ -50,14 +50,15 @@ def pack(record: Any) -> str:
 
 
 def to_json(record: Any) -> str:
-    """Return compact JSON; raises ValueError for numbers that JSON does not have."""
+    """Return compact JSON; raise ValueError for numbers that JSON cannot represent."""
     return json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def spread_order(steps: Sequence[int]) -> Iterator[int]:
-    """Order passages, given the step of each, so that every beginning of the order is spread over the steps.
+    """Order passages, given the step of each, so that every prefix of the order is spread over the steps.
 
-    Steps come as last, first, middle, quarters and so on. The first passages of all steps come before all second ones.
+    The order of steps is last, first, middle, quarters and so on. The first passages of all steps precede all second
+    ones.
 
     >>> list(spread_order([1, 1, 2, 3]))
     [3, 0, 2, 1]
@@ -71,14 +72,14 @@ def spread_order(steps: Sequence[int]) -> Iterator[int]:
 
 
 def _bisected(steps: Sequence[int]) -> Iterator[int]:
-    """Yield the last, the first, and then the middle of every gap, the widest gaps first."""
+    """Yield the last, the first, and then the middle of every gap, widest gaps first."""
     if not steps:
         return
     yield steps[-1]
     if len(steps) > 1:
         yield steps[0]
     gaps = [(0, len(steps) - 1)]
-    for low, high in gaps:  # grows while it is read
+    for low, high in gaps:  # the list grows during the iteration
         middle = (low + high) // 2
         if low < middle < high:
             yield steps[middle]
@@ -86,7 +87,7 @@ def _bisected(steps: Sequence[int]) -> Iterator[int]:
 
 
 def passage_record(samples: list[MaskSample]) -> dict[str, Any]:
-    """Gather what the page shows of a passage: its text, its masks in place, and all responses of both roles.
+    """Gather the content of the page for a passage: its text, its masks in place, and all responses of both roles.
 
     Responses that name the same mask and share its predictions appear together.
     """
@@ -126,7 +127,7 @@ def _figures(sample: MaskSample | PredictionSample) -> dict[str, Any]:
 
 
 def _links(sample: MaskSample) -> tuple[str, str]:
-    """Return the addresses of the article and of its revision; empty where they are not known, or no web address."""
+    """Return the URLs of the article and of its revision; empty if unknown or not a web address."""
     parts = urlsplit(sample.url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         return "", ""

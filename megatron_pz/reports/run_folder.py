@@ -1,4 +1,4 @@
-"""Read what a report shows of a run from the run's folder."""
+"""Read the data of a run that a report shows from the run's folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RunFolder:
         """Read the metrics and the configuration of a run, and index its samples.
 
         Raises:
-            BadInput: there is no such folder, it has no metrics, or a file was not written by this program.
+            BadInput: the folder is missing or has no metrics, or a file was not written by this program.
         """
         steps = tuple(read_metrics(folder))
         samples = KeptSamples(folder) if (folder / SAMPLES_FILE).exists() else None
@@ -43,26 +43,26 @@ class RunFolder:
 
     @property
     def planned(self) -> int | None:
-        """Number of steps that the run was asked for; None where it is not known."""
+        """Return the configured number of steps, or None if it is unknown."""
         found = self.settings.get("training.train_iters")
         return found if isinstance(found, int) else None
 
     @property
     def corpus(self) -> tuple[str, ...] | None:
-        """Names of the corpora, with weights where they have any; None where they are not known."""
+        """Return the names of the corpora, with weights if there are any; None if they are unknown."""
         found = self.settings.get("data.data_path")
         return tuple(Path(str(part)).name for part in found) if isinstance(found, list) and found else None
 
     def columns(self) -> dict[str, list[float | None]]:
-        """Return the values of every metric, one for each step, in five digits; None where it was not measured."""
+        """Return the values of every metric, one for each step, with five digits; None for missing values."""
         names = sorted({name for step in self.steps for name in step.values})
         return {name: [_number(step.values.get(name, math.nan)) for step in self.steps] for name in names}
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
-    """Return a name for every folder: its last parts, as many as tell all of them apart.
+    """Return a name for every folder: the shortest end of its path that is distinct.
 
-    A folder called ``run`` goes by its parent's name too.
+    For a folder called ``run``, the name also includes the parent.
 
     Raises:
         BadInput: a folder is named twice.
@@ -78,10 +78,10 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def require_one_corpus(runs: Sequence[RunFolder]) -> None:
-    """Refuse to compare runs of different corpora; a run whose configuration is missing passes.
+    """Refuse to compare runs of different corpora. A run without a configuration is accepted.
 
     Raises:
-        BadInput: naming two runs and their corpora.
+        BadInput: the corpora differ; the message names two runs and their corpora.
     """
     known = [run for run in runs if run.corpus is not None]
     for run in known[1:]:

@@ -1,7 +1,7 @@
 """Write one self-contained HTML page about runs: curves, masks to browse, difficulty, evaluations.
 
-The page's HTML, style and scripts are files under ``page/``. Data travel as deflated JSON in base64, so that no text of
-a sample is ever parsed as HTML, and a content security policy forbids every request and every other script.
+The page's HTML, style and scripts are files under ``page/``. Data are embedded as deflated JSON in base64, so that the
+text of a sample is never parsed as HTML, and a content security policy forbids every request and every other script.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def write_run_page(
     title: str,
     max_mib: float = MAX_MIB,
 ) -> None:
-    """Write the page and replace the file in one step, so that a browser never reads half a page.
+    """Write the page and replace the file atomically, so that a browser never reads a partial page.
 
     Args:
         path: the file to write.
         runs: one run, or several on the same axes.
         evaluations: ``{"tables": […], "items": […]}`` (:func:`.evaluation_tables.evaluation_tables`).
         title: heading of the page.
-        max_mib: maximum size of the page, MiB. What exceeds it is left out: texts of passages, evenly over the steps.
+        max_mib: maximum size of the page, MiB. Texts of passages are left out, evenly over the steps, to respect it.
 
     Raises:
         BadInput: the file cannot be written, or the page without any passage is larger than ``max_mib``.
@@ -68,7 +68,7 @@ def write_run_page(
             f"--max-mib {max_mib:g}: the curves and evaluations alone take {len(bare) / MIB:.1f} MiB; give more"
         )
     shown = []
-    for place, run in enumerate(runs):  # what one run leaves free goes to the next
+    for place, run in enumerate(runs):  # space that one run does not use is left to the next
         own = choose(run.samples, int(left / (len(runs) - place)), _INDEX_ENTRY) if run.samples else Shown((), ())
         shown.append(own)
         left -= sum(len(text) + _INDEX_ENTRY for text in own.texts)
@@ -164,7 +164,7 @@ def _outcomes(passage: KeptPassage) -> list[float | str]:
 
 
 def _other_panels(sections: Sequence[dict[str, Any]], runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """Make panels of the metrics that no panel names: held-out evaluations during the run, and everything else."""
+    """Make panels of the remaining metrics: held-out evaluations during the run, and all others."""
     panels = [panel for section in sections for row in section["rows"] for panel in row]
     named = {line["metric"] for panel in panels for line in panel["lines"]}
     named |= {name for panel in panels for name in panel.get("exclude", ())}

@@ -1,7 +1,7 @@
-"""Compare the speed of runs of one recipe on different numbers of processes, from the metrics that they logged.
+"""Compare the speed of runs of one recipe on different numbers of processes, from their metrics.
 
-Strong scaling gives the same work to more processes; weak scaling grows the work with them. Both are read from the
-tokens per second of the whole step. Steps differ in their tokens, since responses do, and a rate of tokens does not.
+Strong scaling gives the same work to more processes; weak scaling grows the work with them. Both are computed from the
+tokens per second of the whole step, because the number of tokens varies between steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ScalingPoint:
 
     @property
     def rest(self) -> float:
-        """Seconds of a step in none of its parts."""
+        """Return the seconds of a step outside its parts."""
         return max(0.0, self.seconds - sum(self.parts))
 
 
@@ -67,10 +67,10 @@ def read_point(run: Path, warm_up: int = 1) -> ScalingPoint:
 
     Args:
         run: the directory.
-        warm_up: steps after each start that do not count: they compile, allocate and fill caches.
+        warm_up: steps after each start that are excluded, because they compile, allocate and fill caches.
 
     Raises:
-        BadInput: no such run, too few steps, or steps by different numbers of processes.
+        BadInput: the run does not exist, has too few steps, or changed its number of processes.
     """
     launches, steps = read_launches(run), read_metrics(run)
     sizes = {(launch.processes, len(launch.hosts), launch.device) for launch in launches}
@@ -127,21 +127,21 @@ def _recipe(run: Path) -> str:
 
 
 def speed_ups(points: Sequence[ScalingPoint]) -> list[float]:
-    """Return each run's sampled tokens per second over those of the smallest run."""
+    """Return each run's sampled tokens per second divided by those of the smallest run."""
     return [point.sampled / points[0].sampled for point in points]
 
 
 def efficiencies(points: Sequence[ScalingPoint]) -> list[float]:
-    """Return each run's speed-up over its growth in processes; 1 is ideal."""
+    """Return each run's speed-up divided by its growth in processes; 1 is ideal."""
     grown = [point.processes / points[0].processes for point in points]
     return [speed_up / growth for speed_up, growth in zip(speed_ups(points), grown, strict=True)]
 
 
 def in_order(points: Sequence[ScalingPoint]) -> list[ScalingPoint]:
-    """Sort runs by their processes.
+    """Sort runs by their number of processes.
 
     Raises:
-        BadInput: two runs of one size, or runs on different devices.
+        BadInput: two runs have the same size, or runs used different devices.
     """
     ordered = sorted(points, key=lambda point: point.processes)
     if len({point.processes for point in points}) < len(points):
@@ -158,7 +158,7 @@ def _repeated(ordered: Sequence[ScalingPoint]) -> int:
 
 
 def scaling_table(points: Sequence[ScalingPoint]) -> str:
-    """Return a table with a row for every run; ``points`` as :func:`in_order` returns them."""
+    """Return a table with a row for every run; ``points`` are in the order of :func:`in_order`."""
     rows = []
     for point, speed_up, efficiency in zip(points, speed_ups(points), efficiencies(points), strict=True):
         times = (*point.parts, point.rest)
@@ -181,7 +181,7 @@ def scaling_table(points: Sequence[ScalingPoint]) -> str:
 
 
 def title(points: Sequence[ScalingPoint]) -> str:
-    """Say what ran: device, and the recipe of the smallest run; a note where others have another."""
+    """Describe device and recipe of the smallest run, with a note if other runs have another recipe."""
     recipes = {point.recipe for point in points}
     differ = "; the work grows with the processes" if len(recipes) > 1 else ""
     return f"{points[0].device}, {points[0].recipe}{differ}" if points[0].recipe else points[0].device

@@ -1,4 +1,4 @@
-"""Show how simulated steps scale over nodes, by schedule: a table and a picture that say what was simulated."""
+"""Show the scaling of simulated steps over nodes, by schedule, as a table and a picture that state the assumptions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKERS = "os^D"
 
 @dataclass(frozen=True)
 class SimulatedPoint:
-    """A simulated step on so many nodes."""
+    """A simulated step on a number of nodes."""
 
     kind: str
     """:data:`STRONG` or :data:`WEAK`."""
@@ -38,7 +38,7 @@ class SimulatedPoint:
 
 @dataclass(frozen=True)
 class MeasuredPoint:
-    """The run whose times the simulation's rates were fitted to."""
+    """The run to whose times the simulation's rates were fitted."""
 
     nodes: float
     """Its devices over those of a node of the study."""
@@ -48,7 +48,7 @@ class MeasuredPoint:
 
 
 def efficiency(point: SimulatedPoint, points: Sequence[SimulatedPoint]) -> float:
-    """Return the tokens per second and device over those of the same curve on the fewest nodes; 1 is ideal."""
+    """Return tokens per second and device, divided by those of the same curve on the fewest nodes; 1 is ideal."""
     first = min((other for other in points if _curve(other) == _curve(point)), key=lambda other: other.nodes)
     return point.sampled / point.devices / (first.sampled / first.devices)
 
@@ -88,9 +88,9 @@ def draw_study(
     Args:
         points: the simulated steps.
         measured: drawn as a star, apart from the simulated ones.
-        title: what was simulated: model, device, work.
-        notes: what is simulated and what was measured, in words, below the axes.
-        path: the picture.
+        title: the simulated model, device and work.
+        notes: text below the axes that states what is simulated and what was measured.
+        path: file of the picture.
     """
     kinds = list(dict.fromkeys(point.kind for point in points))
     schedules = list(dict.fromkeys(point.schedule for point in points))
@@ -115,7 +115,7 @@ def draw_study(
 
 
 def _ideal(axes: Axes, points: Sequence[SimulatedPoint]) -> None:
-    """Draw the first curve's speed on the fewest nodes, multiplied by the nodes."""
+    """Draw ideal scaling: the first curve's speed on the fewest nodes, in proportion to the nodes."""
     first = min((point for point in points if point.schedule == points[0].schedule), key=lambda point: point.nodes)
     last = max(point.nodes for point in points)
     ends = [first.nodes, last]

@@ -1,4 +1,4 @@
-"""Tables in plain text, for a terminal and for a log file alike."""
+"""Format tables as plain text, for terminals and log files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH = 200
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows of text under a header, the first column to the left, the others to the right. No final newline."""
+    """Format rows under a header, the first column left-aligned, the others right-aligned, without a final newline."""
     grid = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", header_style="")
     for index, name in enumerate(header):
         grid.add_column(Text(name), justify="left" if index == 0 else "right", no_wrap=True)

@@ -35,8 +35,7 @@ class Topics:
 def find_topics(passages: Sequence[str]) -> Topics:
     """Cluster passages by spherical k-means over tf-idf of their content words (Dhillon and Modha, 2001).
 
-    The result depends on the passages alone. Returns no topics for fewer than two times ``PASSAGES_A_TOPIC`` distinct
-    passages.
+    The result depends only on the passages. Fewer than two times ``PASSAGES_A_TOPIC`` distinct passages give no topics.
     """
     distinct = list(dict.fromkeys(passages))
     count = min(MAX_TOPICS, len(distinct) // PASSAGES_A_TOPIC)
@@ -69,7 +68,7 @@ def _word_counts(text: str) -> Counter[str]:
 
 
 def _unit_rows(counts: Sequence[Counter[str]], column: dict[str, int], weight_V: np.ndarray) -> np.ndarray:
-    """Return a float32 [N, V] of tf-idf rows of length 1; a passage without a common word has a row of zeros."""
+    """Return tf-idf rows of length 1, float32 [N, V]; a passage without a common word has a row of zeros."""
     rows_NV = np.zeros((len(counts), len(column)), dtype=np.float32)
     for row, own in enumerate(counts):
         for word, number in own.items():
@@ -88,7 +87,7 @@ def _best_centres(rows_NV: np.ndarray, count: int) -> np.ndarray:
 
 def _centres(rows_NV: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     chosen = [int(rng.integers(len(rows_NV)))]
-    while len(chosen) < count:  # as k-means++: far from what is chosen already
+    while len(chosen) < count:  # as in k-means++: far from the centres chosen so far
         distance_N = 1.0 - (rows_NV @ rows_NV[chosen].T).max(1)
         distance_N = np.maximum(distance_N, 1e-6).astype(np.float64)
         chosen.append(int(rng.choice(len(rows_NV), p=distance_N / distance_N.sum())))

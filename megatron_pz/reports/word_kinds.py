@@ -27,11 +27,11 @@ _SENTENCE_END = re.compile(r"(?:^|[.!?:\n][\"”’)]*\s*)$")
 
 @lru_cache(maxsize=65536)
 def kind_of_span(span: str, passage: str) -> str:
-    """Return the kind of a masked span, one of :data:`KINDS`; the first that applies.
+    """Return the kind of a masked span, the first of :data:`KINDS` that applies.
 
-    ``part`` an occurrence lies inside a longer word; ``number`` it has a digit; ``function`` it is an English word such
-    as ``the``; ``name`` all of its words but function words begin with a capital, and not only because a sentence
-    begins there; ``phrase`` several words; ``word`` one word. Scripts without capitals have no names.
+    ``part``: an occurrence lies inside a longer word. ``number``: the span has a digit. ``function``: it is an English
+    word such as ``the``. ``name``: all of its words except function words begin with a capital, and not only because a
+    sentence begins there. ``phrase``: several words. ``word``: one word. Scripts without capitals have no names.
 
     >>> kind_of_span("Danube", "Vienna lies on the Danube.")
     'name'
@@ -52,7 +52,7 @@ def kind_of_span(span: str, passage: str) -> str:
 
 
 def _only_begins_a_sentence(words: list[str], span: str, passage: str) -> bool:
-    """Return whether a single capitalised word has its capital from the beginning of a sentence wherever it stands."""
+    """Return whether every occurrence of a single capitalised word begins a sentence."""
     if len(words) > 1:
         return False
     places = [match.start() for match in re.finditer(re.escape(span), passage)]

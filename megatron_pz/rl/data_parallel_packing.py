@@ -33,8 +33,8 @@ def pack_for_rank(
 ) -> list[MicroBatch]:
     """Pack this data-parallel rank's share of the step's groups, balanced by cost (:func:`balance_groups`).
 
-    A rank without groups gets one :func:`empty_micro_batch`, since collectives need every rank. Empty micro-batches
-    also fill up the count where ``shape`` requires more packed sequences than the groups fill.
+    A rank without groups gets one :func:`empty_micro_batch`, because collectives need every rank. Empty micro-batches
+    are also added if ``shape`` requires more packed sequences than the groups fill.
 
     Args:
         groups: the groups of the whole optimizer step, the same on every rank.
@@ -43,7 +43,7 @@ def pack_for_rank(
         rank: this rank among the ``n_ranks`` data-parallel ranks, from 0.
         n_ranks: the data-parallel size.
         shape: requirements of the parallel layout.
-        hidden_size: the model's, for the cost of attention.
+        hidden_size: hidden size of the model, for the cost of attention.
     """
     shares = shares_of_ranks(groups, n_ranks, hidden_size)
     micro_batches = pack_groups(
@@ -74,7 +74,7 @@ def match_packed_shape(micro_batches: Sequence[MicroBatch], shape: PackedShape) 
 
 
 def pad_to_length(batch: MicroBatch, length: int) -> MicroBatch:
-    """Pad a packed sequence to ``length`` tokens. The padding is a group of its own that nothing attends to."""
+    """Pad a packed sequence to ``length`` tokens. The padding is a separate group to which no other token attends."""
     missing = length - batch.tokens_S.numel()
     if missing == 0:
         return batch

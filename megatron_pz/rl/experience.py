@@ -46,7 +46,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Samples of one prompt that a rollout engine is asked for."""
+    """A request to a rollout engine for samples of one prompt."""
 
     key: Hashable
     """Name of the request; no other request of the same call has it."""
@@ -79,8 +79,8 @@ class MicroBatch:
     """One packed sequence (shared-prompt packing): whole groups, each as one prompt followed by its responses.
 
     A prompt token attends to the prompt's earlier tokens; a response token attends to its prompt and to the earlier
-    tokens of its own response. Positions restart after the prompt for every response, so each response sees exactly
-    what it would see alone. Equal responses of a group share one copy, which several entries of R then point at.
+    tokens of its own response. Positions restart after the prompt for every response, so that each response has exactly
+    the context that it would have alone. Equal responses of a group share one copy; several entries of R refer to it.
     """
 
     tokens_S: torch.Tensor

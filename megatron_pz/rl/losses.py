@@ -26,7 +26,7 @@ infinite ratio times an advantage of zero would be NaN. A token beyond the bound
 def policy_loss(
     log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: OldAndReferenceLogProbs, grpo: GrpoConfig
 ) -> tuple[Tensor, LossStatistics]:
-    """Compute PPO-clip with clip-higher and a correction for the rollout engine's own probabilities (equation 11).
+    """Compute PPO-clip with clip-higher and a correction for the rollout engine's probabilities (equation 11).
 
     loss = sum over tokens of  w * (beta * kl - c * gain)
     gain = min(q A, clip(q, 1 - eps_lower, 1 + eps_upper) A), and for A < 0 no less than grpo_dual_clip A
@@ -42,15 +42,15 @@ def policy_loss(
         log_probs_R: float32 log-probabilities of the response tokens under the weights being trained.
         entropy_R: float32 entropies of the distributions that the tokens belong to, for the statistics only.
         batch: the micro-batch they belong to.
-        frozen: the same tokens' log-probabilities under the weights that made the rollout, and under the reference
-            policy if ``grpo_kl_beta`` is not 0. Without the former the rollout's weights are the present ones (the
-            first, or only, update of a step): then q is 1 and its gradient that of log p.
+        frozen: log-probabilities of the same tokens under the weights of the rollout, and under the reference policy if
+            ``grpo_kl_beta`` is not 0. If the former are missing, the rollout's weights are the present ones (the first,
+            or only, update of a step); then q is 1 and its gradient is that of log p.
         grpo: the form of the loss.
 
     Returns:
         The micro-batch's share of the loss (scalar) and its statistics, detached.
 
-    A token with probability 0.6 that was 0.4, advantage 1: the ratio 1.5 is clipped to 1.28.
+    For a token whose probability rose from 0.4 to 0.6, with advantage 1, the ratio 1.5 is clipped to 1.28.
     """
     old_R = log_probs_R.detach() if frozen.old_log_probs_R is None else frozen.old_log_probs_R
     old_R = torch.where(batch.is_stale_R, batch.rollout_log_probs_R, old_R)
@@ -96,24 +96,24 @@ def policy_loss(
 
 
 def clip_range(grpo: GrpoConfig) -> tuple[float, float]:
-    """Return the lowest and highest ratio that still has a gradient; a response's ratio has its own range."""
+    """Return the lowest and highest ratio that has a gradient; ratios of whole responses have a separate range."""
     if grpo.importance_sampling_level == "sequence":
         return 1.0 - grpo.gspo_clamp_eps_lower, 1.0 + grpo.gspo_clamp_eps_upper
     return 1.0 - grpo.grpo_clamp_eps_lower, 1.0 + grpo.grpo_clamp_eps_upper
 
 
 def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grpo: GrpoConfig) -> Tensor:
-    """Compute log q of every response token: its log p - log p_old, or at level ``sequence`` its response's mean.
+    """Compute log q of every response token: its log p - log p_old, or at level ``sequence`` the response's mean.
 
-    The sequence's ratio is (P / P_old)^(1 / length), GSPO (arXiv 2507.18071, section 4.1). It is written in the form
-    GSPO-token (section 4.3): the response's value, and each token's own gradient. Summed over a response with equal
-    weights the gradient is that of GSPO, q A times the mean of the tokens' gradients; a mismatch weight then still
-    weighs its own token only.
+    The ratio of a sequence is (P / P_old)^(1 / length), GSPO (arXiv 2507.18071, section 4.1), in the form GSPO-token
+    (section 4.3): it has the value of the response and the gradient of the token. Summed over a response with equal
+    weights, the gradient is that of GSPO, q A times the mean of the tokens' gradients. A mismatch weight still applies
+    only to its own token.
     """
     log_ratio_R = log_probs_R - old_R
     if grpo.importance_sampling_level == "token":
         return log_ratio_R
-    # There are at most R responses, so the exact number need not be read from the device.
+    # There are at most R responses; reading the exact number would synchronize with the device.
     sums_R = torch.zeros_like(old_R).index_add(0, response_index_R, log_ratio_R.detach())
     lengths_R = torch.zeros_like(old_R).index_add(0, response_index_R, torch.ones_like(old_R))
     mean_R = (sums_R / lengths_R.clamp(min=1.0))[response_index_R]
@@ -121,12 +121,12 @@ def log_ratios(log_probs_R: Tensor, old_R: Tensor, response_index_R: Tensor, grp
 
 
 def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConfig) -> Tensor:
-    """Estimate KL(p || p_ref) on each token that p sampled; zeros where ``grpo_kl_beta`` is 0.
+    """Estimate KL(p || p_ref) on each token that p sampled; return zeros if ``grpo_kl_beta`` is 0.
 
-    Schulman's estimators ("Approximating KL divergence", 2020), with d = log p - log p_ref: ``k1`` d, ``k2`` d^2 / 2,
-    ``k3`` e^-d - 1 + d (the one of GRPO, arXiv 2402.03300, equation 4). k2 and k3 are differentiated as they stand,
-    where k3 bounds d below by -:data:`MAX_LOG_RATIO`. The derivative of k1 averages to zero and would not hold the
-    policy back (arXiv 2506.09477), so k1 is given that of the expectation of d over p: d times the gradient of log p.
+    The estimators are Schulman's ("Approximating KL divergence", 2020), with d = log p - log p_ref: ``k1`` is d, ``k2``
+    is d^2 / 2, and ``k3`` is e^-d - 1 + d (used by GRPO, arXiv 2402.03300, equation 4). k2 and k3 are differentiated
+    directly; k3 bounds d below by -:data:`MAX_LOG_RATIO`. The derivative of k1 averages to zero and would not restrain
+    the policy (arXiv 2506.09477), so k1 gets the gradient of the expectation of d over p: d times that of log p.
 
     Raises:
         ValueError: ``grpo_kl_beta`` is not 0 and the reference's log-probabilities are missing.
@@ -144,12 +144,13 @@ def reference_kl(log_probs_R: Tensor, reference_R: Tensor | None, grpo: GrpoConf
 
 
 def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
-    """Weigh each token by how trainer and rollout engine disagree about its probability.
+    """Compute each token's importance weight between trainer and rollout engine.
 
     Args:
         mismatch_R: log p_trainer - log p_rollout at the weights of the rollout.
-        grpo: ``tis`` min(p_trainer / p_rollout, tis_cap), token-level truncated importance sampling; ``icepop`` the
-            ratio where it lies strictly between its bounds and 0 elsewhere; ``off`` 1.
+        grpo: ``mismatch_correction`` selects the weight. ``tis``: min(p_trainer / p_rollout, tis_cap), token-level
+            truncated importance sampling. ``icepop``: the ratio if it lies strictly between its bounds, otherwise 0.
+            ``off``: 1.
 
     Returns:
         float32, without a gradient.
@@ -164,14 +165,14 @@ def mismatch_weights(mismatch_R: Tensor, grpo: GrpoConfig) -> Tensor:
 
 
 def kept_of_ratio(staleness_R: Tensor, grpo: GrpoConfig) -> Tensor:
-    """Compute the share of a stale token's ratio that the mismatch correction leaves.
+    """Compute the share of a stale token's ratio that the mismatch correction keeps.
 
-    The ratio of a token that earlier weights sampled contains everything that has changed since, the engine's rounding
-    included. Times this share it is what :func:`mismatch_weights` makes of it: with ``tis`` at most ``tis_cap``.
+    The ratio of a token that earlier weights sampled contains all changes since, including the engine's rounding. The
+    ratio times this share equals the weight of :func:`mismatch_weights`: with ``tis`` at most ``tis_cap``.
 
     Args:
-        staleness_R: log p - log p_rollout, p_rollout at the weights that sampled the token.
-        grpo: its ``mismatch_correction``.
+        staleness_R: log p - log p_rollout, with p_rollout at the weights that sampled the token.
+        grpo: ``mismatch_correction`` selects the correction.
 
     Returns:
         float32 in [0, 1], without a gradient.
@@ -185,6 +186,6 @@ def kept_of_ratio(staleness_R: Tensor, grpo: GrpoConfig) -> Tensor:
 def supervised_loss(log_probs_R: Tensor, batch: MicroBatch) -> Tensor:
     """Compute the weighted negative log-likelihood of the response tokens, - sum w log p, a scalar (cold start).
 
-    The batch's advantages and rollout log-probabilities are not read.
+    The batch's advantages and rollout log-probabilities are not used.
     """
     return -(batch.loss_weights_R * log_probs_R).sum()

@@ -1,4 +1,4 @@
-"""Shared-prompt packing: the responses of one prompt share one copy of it in a packed sequence.
+"""Pack sequences with shared prompts: the responses of one prompt share one copy of it in a packed sequence.
 
 A group with a prompt of P tokens and n responses of r tokens costs P + n*r tokens instead of n*(P + r). Responses that
 are equal token by token, as short ones often are, are stored once; each keeps its own response entries, with its own
@@ -24,7 +24,7 @@ LossAggregation = Literal["sequence_mean", "token_mean", "token_sum_constant"]
 
 @dataclass(frozen=True)
 class LossWeighting:
-    """Weigh each token in the loss of an optimizer step. The totals cover all data-parallel ranks."""
+    """The token weights in the loss of an optimizer step. The totals cover all data-parallel ranks."""
 
     aggregation: LossAggregation
     total_responses: int
@@ -34,15 +34,15 @@ class LossWeighting:
 
     @classmethod
     def of(cls, groups: Sequence[ScoredGroup], aggregation: LossAggregation, max_response_length: int) -> LossWeighting:
-        """Build the weighting of a step that learns from exactly these groups (those of all ranks)."""
+        """Build the weighting of a step that learns from exactly these groups of all ranks."""
         responses, tokens = count_responses_and_tokens(groups)
         return cls(aggregation, responses, tokens, max_response_length)
 
     def token_weight(self, response_length: int) -> float:
         """Return the weight of each token of a response of ``response_length`` tokens.
 
-        ``sequence_mean`` 1/(N |o|) (equation 11), ``token_mean`` 1/T (DAPO), ``token_sum_constant`` 1/(N L) (Dr. GRPO)
-        for N responses, T tokens and the length limit L.
+        For N responses, T tokens and the length limit L, the weight is 1/(N |o|) with ``sequence_mean`` (equation 11),
+        1/T with ``token_mean`` (DAPO) and 1/(N L) with ``token_sum_constant`` (Dr. GRPO).
         """
         if self.aggregation == "sequence_mean":
             return 1.0 / (self.total_responses * response_length)
@@ -69,8 +69,8 @@ def _distinct_responses(group: ScoredGroup) -> set[tuple[int, ...]]:
 def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
     """Estimate the compute of a group's forward and backward pass, in units of one token's linear layers.
 
-    A layer's linear part takes about 24 h^2 operations a token and its attention 4 h a pair of tokens that see each
-    other (h the hidden size, MLP 4 h wide or its gated equal), so a pair costs 1/(6 h) of a token.
+    A layer's linear part takes about 24 h^2 operations per token and its attention 4 h per pair of attending tokens (h
+    is the hidden size; the MLP is 4 h wide, or a gated equivalent), so a pair costs 1/(6 h) of a token.
     """
     prompt = len(group.prompt_ids)
     pairs = prompt * (prompt + 1) / 2
@@ -82,11 +82,11 @@ def group_cost(group: ScoredGroup, *, hidden_size: int = 2048) -> float:
 def balance_groups(costs: Sequence[float], n_ranks: int) -> list[list[int]]:
     """Assign groups to data-parallel ranks greedily, most expensive first.
 
-    Each group goes to the rank with the lowest total cost so far. Ties go to the lower index and the lower rank, so
+    Each group goes to the rank with the lowest total cost so far. Ties go to the lower index and the lower rank, and
     every rank computes the same assignment. The most expensive rank costs at most 4/3 of the optimum (Graham 1969).
 
     Returns:
-        For every rank the ascending indices of its groups; a rank may have none.
+        The ascending indices of each rank's groups; a rank may have none.
 
     >>> balance_groups([5.0, 4.0, 3.0, 3.0, 3.0], 2)
     [[0, 3], [1, 2, 4]]
@@ -120,7 +120,7 @@ def pack_groups(
         share: indices of the groups to pack; None packs all of them.
 
     Returns:
-        The micro-batches; none for no groups (see :func:`empty_micro_batch`).
+        The micro-batches; an empty list without groups (see :func:`empty_micro_batch`).
 
     Raises:
         BadInput: a group has an empty prompt, no responses, or an empty response.
@@ -140,12 +140,12 @@ def pack_groups(
 
 
 def first_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Pack items into bins: each item, longest first, goes into the first bin that still has room.
+    """Pack items into bins: each item, longest first, goes into the first bin that has room.
 
     An item longer than ``capacity`` gets a bin of its own.
 
     Returns:
-        For every bin the indices of its items.
+        The indices of each bin's items.
 
     >>> first_fit_decreasing([3, 6, 2, 9], 8)
     [[3], [1, 2], [0]]
@@ -202,7 +202,7 @@ def supervised_groups(examples: Sequence[tuple[Role, Sequence[int], Sequence[Seq
 
 
 class _PackedSequence:
-    """Collect groups into the tensors of a micro-batch."""
+    """Collects groups into the tensors of a micro-batch."""
 
     def __init__(self) -> None:
         self.tokens: list[int] = []
@@ -241,9 +241,9 @@ class _PackedSequence:
         self.response_numbers += [response_number] * length
 
     def add_group(self, group: ScoredGroup, token_weights: Sequence[float], group_index: int) -> None:
-        """Append a group. ``token_weights``: one per response, applied to each of its tokens."""
+        """Append a group. ``token_weights`` has one weight per response, which applies to each of its tokens."""
         prompt_length = len(group.prompt_ids)
-        # The samples of a prompt share its prefill, so that any response's ids of the prompt are those of all.
+        # The samples of a prompt share its prefill, so all responses have the same expert ids for the prompt.
         prompt_experts = next(filter(None, (response.prompt_experts for response in group.responses)), b"")
         self._add_tokens(group.prompt_ids, 0, 0, prompt_experts)
         last_prompt_token = len(self.tokens) - 1

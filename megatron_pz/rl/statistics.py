@@ -83,7 +83,7 @@ class RoleTokens:
 
 @dataclass(frozen=True)
 class LossMetrics:
-    """Metrics of a step's loss. Means are over response tokens; all are 0 where there were none."""
+    """Metrics of a step's loss. Means are over response tokens; all are 0 if there were none."""
 
     tokens: int
     loss: float
@@ -149,7 +149,7 @@ class LossStatistics:
     def of_tokens(cls, tokens: RoleTokens) -> LossStatistics:
         """Sum over one micro-batch without synchronizing with its device."""
         difference_R = tokens.mismatch_R.abs()
-        # d is 1e-5 where both sides compute in float32, and k3 is about d^2 / 2: only float64 has the digits for it.
+        # In float32 computation d is about 1e-5, and k3 is about d^2 / 2, which needs the precision of float64.
         d_R, staleness_R = tokens.mismatch_R.double(), tokens.staleness_R.double()
         summed = {
             "tokens": torch.ones_like(tokens.log_prob_R),
@@ -219,7 +219,7 @@ def _metrics(sums: Sequence[float], maxima: Sequence[float], weighted_advantage_
         clip_dual=total["clipped_dual"] / n,
         ratio_mean=total["ratio"] / n,
         ratio_min=math.exp(-peak["log_ratio_down"]),
-        ratio_max=math.exp(min(peak["log_ratio_up"], 700.0)),  # e^710 is beyond a float
+        ratio_max=math.exp(min(peak["log_ratio_up"], 700.0)),  # e^710 overflows a float
         log_prob_difference_mean=total["difference"] / fresh,
         log_prob_difference_max=peak["difference"],
         k3_kl=total["k3"] / fresh,

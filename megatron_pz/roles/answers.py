@@ -17,12 +17,12 @@ def _braces(command: Command) -> re.Pattern[str]:
 
 
 def last_command(text: str, command: Command) -> str | None:
-    r"""Return the content of the last ``\command{…}`` with balanced braces, verbatim; None when there is none.
+    r"""Return the content of the last ``\command{…}`` with balanced braces, verbatim; None if there is none.
 
     Braces may nest. A command that is never closed is skipped, and ``\{`` and ``\}`` are text, as in LaTeX. Of two
-    nested commands the inner one is the last. The time is linear in the length of the text.
+    nested commands, the inner one counts as the last. The time is linear in the length of the text.
     """
-    open_braces: list[tuple[bool, int]] = []  # (is it the command's, where its content begins)
+    open_braces: list[tuple[bool, int]] = []  # (whether the brace belongs to the command, start of its content)
     found: tuple[int, int] | None = None
     for match in _braces(command).finditer(text):
         token = match.group()
@@ -38,9 +38,9 @@ def last_command(text: str, command: Command) -> str | None:
 
 
 def normalize_answer(text: str, normalization: AnswerNormalization) -> str:
-    """Return the form in which answers and targets are compared.
+    """Return the normal form of an answer or target for comparison.
 
-    ``strip_nfc`` strips outer white space and composes characters (Unicode NFC). ``casefold`` ignores case as well.
+    ``strip_nfc`` strips outer white space and composes characters (Unicode NFC). ``casefold`` also ignores case.
     ``none`` compares code points. White space inside an answer always counts.
     """
     if normalization == "none":

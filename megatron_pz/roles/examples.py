@@ -1,8 +1,8 @@
-r"""Examples for the supervised cold start: both answer formats, on masks made from passages.
+r"""Make examples for the supervised cold start: both answer formats, on masks made from passages.
 
 An answer first quotes the words before the span, `` seat of the \boxed{government}``: a very short chain of thought
-that a small model can imitate, and that makes it copy from the right place. ``PromptFamily.quote_words`` says how many.
-Where a family has no stop string, the caller ends the response with the tokenizer's end-of-text token.
+that a small model can imitate and that directs it to the right place. ``PromptFamily.quote_words`` is the number of
+quoted words. If a family has no stop string, the caller ends the response with the tokenizer's end-of-text token.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ NAME_SHARE = 0.25
 def teaching_span(passage: str, rules: SpanRules, rng: random.Random, repeated_share: float) -> str | None:
     """Draw a span that the rules allow: a repeated word, a capitalised name or any content word.
 
-    Repeated words are tried first with probability ``repeated_share`` (the answer stands elsewhere in the passage, so
-    the predictor can learn to find it), names with NAME_SHARE; a kind without an allowed span gives way to content
-    words. None when the passage has no allowed content word.
+    Repeated words are tried first with probability ``repeated_share`` (their answer occurs elsewhere in the passage, so
+    that the predictor can learn to find it), names with NAME_SHARE. If a kind has no allowed span, a content word is
+    drawn. Return None if the passage has no allowed content word.
     """
     passage = rules.normal_passage(passage)
     draw = rng.random()

@@ -1,7 +1,7 @@
-"""Fixed held-out masks: the same questions for every model, run and span policy.
+"""Make fixed held-out masks: the same questions for every model, run and span policy.
 
-Each passage gives at most one mask of each kind. The choice depends on the passage's text and the seed alone, by
-SHA-256, so that a passage keeps its masks whatever other passages are evaluated, on every platform and Python release.
+Each passage gives at most one mask of each kind. The choice depends only on the passage's text and the seed, by
+SHA-256. A passage therefore keeps its masks regardless of the other passages, the platform and the Python release.
 """
 
 from __future__ import annotations

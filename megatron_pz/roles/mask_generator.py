@@ -27,8 +27,8 @@ class MaskProposal:
 def generator_reward(accuracy: float, form: GeneratorReward) -> float:
     """Return the reward of a valid mask from the mean accuracy of its predictions.
 
-    ``one_minus_accuracy`` is equation 9: 1 - accuracy, but 0 where no prediction was right, since an unpredictable mask
-    is noise. One right in eight earns 7/8. With p the accuracy, ``variance`` is p(1-p) and ``gaussian`` is
+    ``one_minus_accuracy`` is equation 9: 1 - accuracy, but 0 if no prediction was right, because an unpredictable mask
+    is noise. One right prediction in eight earns 7/8. With accuracy p, ``variance`` is p(1-p) and ``gaussian`` is
     exp(-(p(1-p) - 0.25)^2 / 0.02), both from SPICE; the latter is 0.044, not 0, for p = 0 and p = 1.
     Raises ValueError for an accuracy outside [0, 1].
     """
@@ -54,7 +54,7 @@ class MaskGenerator:
     def read(self, response_text: str, truncated: bool, passage: str) -> MaskProposal:
         r"""Read the proposal of a response: its last balanced ``\mask{}``, checked against the span rules.
 
-        A truncated response proposes nothing, whatever it contains. No text raises.
+        A truncated response proposes no mask, even if it contains one. No response text raises an error.
         """
         if truncated:
             return MaskProposal(None, InvalidMaskReason.TRUNCATED)
@@ -63,10 +63,11 @@ class MaskGenerator:
     def rewards(
         self, proposals: Sequence[MaskProposal], accuracies: Sequence[float | None], game: GameConfig
     ) -> list[float]:
-        """Return one reward per proposal: by its accuracy when valid, ``invalid_mask_penalty`` otherwise.
+        """Return one reward per proposal: by its accuracy if it is valid, otherwise ``invalid_mask_penalty``.
 
-        ``accuracies`` is aligned with ``proposals``, with None exactly where there is no valid mask. Raises ValueError
-        for a valid mask without an accuracy or the reverse, because an unscored mask must not count as unsolved.
+        ``accuracies`` is aligned with ``proposals``, with None exactly for proposals without a valid mask. Raises
+        ValueError for a valid mask without an accuracy or the reverse, because an unscored mask must not count as
+        unsolved.
         """
         rewards = []
         for proposal, accuracy in zip(proposals, accuracies, strict=True):

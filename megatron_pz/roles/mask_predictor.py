@@ -21,9 +21,9 @@ class MaskPredictor:
         return self.family.predictor_prompt(masked.text)
 
     def reward(self, response_text: str, truncated: bool, target: str) -> float:
-        r"""Return 1.0 when the last balanced ``\boxed{}`` equals the target after normalization of both, else 0.0.
+        r"""Return 1.0 if the last balanced ``\boxed{}`` equals the target after normalization of both, else 0.0.
 
-        A truncated response earns 0.0, whatever it contains.
+        A truncated response earns 0.0, even if it contains the answer.
         """
         answer = None if truncated else last_command(response_text, "boxed")
         if answer is None:

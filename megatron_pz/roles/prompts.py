@@ -1,8 +1,8 @@
-"""Prompts are data: one directory of template files for each model family.
+"""Load the prompts of both roles from one directory of template files for each model family.
 
 A directory holds ``generator.txt``, ``predictor.txt`` and ``family.yaml``. A template contains ``{passage}`` or
-``{masked_passage}`` exactly once. Every other brace is text, and nothing inside a passage is interpreted. The newline
-that ends a template file is not part of the prompt. Prompts are plain completion prompts without a chat template.
+``{masked_passage}`` exactly once. Every other brace is text, and braces in a passage are not interpreted. The newline
+at the end of a template file is not part of the prompt. Prompts are plain completion prompts without a chat template.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PromptFamily:
 
     @classmethod
     def load(cls, name_or_path: str) -> PromptFamily:
-        """Read a family of ``templates/``, or a directory of that layout. BadInput if something is missing or wrong."""
+        """Read a family of ``templates/``, or another directory. Raise BadInput if a file is missing or invalid."""
         folder = TEMPLATES / name_or_path
         if name_or_path not in available_families():
             folder = Path(name_or_path)
@@ -59,12 +59,12 @@ class PromptFamily:
         )
 
     def generator_prompt(self, passage: str) -> str:
-        """Ask for a mask of the passage."""
+        """Return the prompt that asks for a mask of the passage."""
         before, after = self.generator_template
         return before + passage + after
 
     def predictor_prompt(self, masked_text: str) -> str:
-        """Ask for the words behind ``[mask]``."""
+        """Return the prompt that asks for the words behind ``[mask]``."""
         before, after = self.predictor_template
         return before + masked_text + after
 
@@ -93,7 +93,7 @@ def _read_template(path: Path, slot: str) -> tuple[str, str]:
 
 
 def _read_settings(path: Path) -> tuple[tuple[str, ...], int]:
-    """``stop`` and ``quote_words`` of a family.yaml."""
+    """Return ``stop`` and ``quote_words`` of a family.yaml."""
     try:
         settings = load_text(_read(path))
     except yaml.YAMLError as error:

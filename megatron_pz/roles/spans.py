@@ -1,9 +1,9 @@
 """Rules for spans: which may be masked, and how masking changes the passage (paper, section 4.4).
 
-A span is matched **exactly as it stands in the passage**: case, punctuation and white space inside it count. A span
-that runs over a line break must therefore be written with that line break; with a space in its place it is absent. The
-one exception is Unicode composition: spans and passages are compared, and passages masked, in NFC, which is the form in
-which MediaWiki stores text (``answer_normalization: none`` turns it off).
+A span is matched **exactly as it occurs in the passage**: case, punctuation and white space inside it count. A span
+across a line break must therefore contain that line break; with a space instead, it does not match. The one exception
+is Unicode composition: spans and passages are compared, and passages masked, in NFC, the form in which MediaWiki stores
+text (``answer_normalization: none`` turns it off).
 
 A passage that contains a literal ``[mask]`` cannot be masked, because the predictor could not tell which mask is meant.
 ``SpanRules.is_maskable`` lets the caller draw another one; ``check`` refuses every span of such a passage.
@@ -28,7 +28,7 @@ MASK = "[mask]"
 
 
 class InvalidMaskReason(StrEnum):
-    """The reason why a response names no valid mask. The values name metrics."""
+    """The reason why a response proposes no valid mask. The values name metrics."""
 
     OK = "ok"
     """The mask is valid."""
@@ -67,7 +67,7 @@ class MaskedPassage:
 
 
 def replace_span(passage: str, span: str, starts: Sequence[int], occurrences: int) -> MaskedPassage:
-    """Hide the span at the given ascending offsets of the passage; ``occurrences`` is its count in the passage."""
+    """Hide the span at the given ascending offsets; ``occurrences`` is its number of occurrences in the passage."""
     pieces, end = [], 0
     for start in starts:
         pieces += [passage[end:start], MASK]
@@ -94,7 +94,7 @@ class SpanRules:
 
     @classmethod
     def from_config(cls, game: GameConfig) -> SpanRules:
-        """Build the rules of a configuration. Raises BadInput on bounds that no span can meet."""
+        """Build the rules of a configuration. Raise BadInput for bounds that no span can satisfy."""
         if game.max_span_occurrences < 2:
             raise BadInput(
                 f"max_span_occurrences is {game.max_span_occurrences}: every span occurs at least once in "
@@ -137,7 +137,7 @@ class SpanRules:
         return starts
 
     def check(self, span: str | None, passage: str) -> tuple[str | None, InvalidMaskReason]:
-        r"""Judge the content of a ``\mask{}`` (None: there was none).
+        r"""Check the content of a ``\mask{}`` (None if there was none).
 
         Return the normal form of the span and OK, or None and the first :class:`InvalidMaskReason` that applies.
         """
@@ -166,7 +166,7 @@ class SpanRules:
     def apply(self, span: str, passage: str, rng: random.Random) -> MaskedPassage:
         """Hide a span that ``check`` passed: all its occurrences, or under ``one_mask`` one drawn from ``rng``.
 
-        The text is that of ``normal_passage(passage)``. Raises ValueError when the span does not occur.
+        The text is that of ``normal_passage(passage)``. Raises ValueError if the span does not occur.
         """
         span, passage = self.normal_span(span), self.normal_passage(passage)
         starts = self.occurrences(span, passage)
@@ -184,12 +184,12 @@ def is_subword(span: str, passage: str) -> bool:
 
 
 def _on_word_edges(passage: str, start: int, end: int) -> bool:
-    """Return whether passage[start:end] cuts no word at either end."""
+    """Return whether passage[start:end] begins and ends at word boundaries."""
     return is_word_boundary(passage, start) and is_word_boundary(passage, end)
 
 
 def _survives(span: str, masked_text: str) -> bool:
-    """Return whether the span's words, each in any case or inflection, stand in a row in the text around the masks."""
+    """Return whether the span's words, in any case or inflection, occur consecutively in the text around the masks."""
     wanted = [match.group() for match in WORD.finditer(span)]
     for piece in masked_text.split(MASK):
         left = [match.group() for match in WORD.finditer(piece)]

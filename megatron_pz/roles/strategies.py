@@ -1,4 +1,4 @@
-"""Passive masks, the paper's baselines: chosen by chance instead of by the generator."""
+"""Draw passive masks, the paper's baselines: masks chosen at random instead of by the generator."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LENGTH_WEIGHTS = [(1.0 - SPAN_LENGTH_P) ** (length - 1) for length in _LENGTHS]
 
 
 def random_span(passage: str, rules: SpanRules, rng: random.Random) -> MaskedPassage | None:
-    """Mask a random run of whole words that the rules allow, within one line; None when they allow none.
+    """Mask a random run of whole words within one line that the rules allow; return None if they allow none.
 
-    The length is drawn first, as SpanBERT's, and the place uniformly after it. A length for which no place is allowed
-    (a short passage, ``max_words``) is drawn again without it, so None means that there is no such run of up to ten
-    words.
+    The length is drawn first, as in SpanBERT, and then the place, uniformly. If no place is allowed for a length (a
+    short passage, ``max_words``), another length is drawn. None therefore means that the rules allow no run of up to
+    ten words.
     """
     passage = rules.normal_passage(passage)
     words = [match.span() for match in WORD.finditer(passage)]
@@ -41,12 +41,12 @@ def random_span(passage: str, rules: SpanRules, rng: random.Random) -> MaskedPas
 
 
 def words_after_the_first(passage: str) -> list[Match[str]]:
-    """List the words that a next-token mask can hide: all but the first, which nothing precedes."""
+    """List the words that a next-token mask can hide: all except the first, which has no context."""
     return list(WORD.finditer(passage))[1:]
 
 
 def random_next_token(passage: str, rng: random.Random) -> MaskedPassage | None:
-    """Cut the passage after a random word other than its first and mask that word; None with fewer than two words.
+    """Truncate the passage after a random word except the first and mask that word; None with fewer than two words.
 
     The predictor sees what precedes the word, then ``[mask]``, and nothing of what follows.
     """
@@ -59,11 +59,11 @@ def random_next_token(passage: str, rng: random.Random) -> MaskedPassage | None:
 def entropy_next_token(
     passage: str, entropies: Sequence[float], top_share: float, rng: random.Random
 ) -> MaskedPassage | None:
-    """As :func:`random_next_token`, with the word drawn from those at which the policy is the least certain (RPT).
+    """Mask a word as :func:`random_next_token` does, drawn from those at which the policy is least certain (RPT).
 
     Args:
-        entropies: at each of :func:`words_after_the_first`, under the current rules.
-        top_share: the word is one of this share of them, those of highest entropy; at least one.
+        entropies: entropy at each of :func:`words_after_the_first`, under the current rules.
+        top_share: the word is drawn from this share of the words with the highest entropy, at least one.
     """
     words = words_after_the_first(passage)
     if not words or MASK in passage:
@@ -81,9 +81,9 @@ def passive_mask(
     entropies: Sequence[float] = (),
     top_share: float = 1.0,
 ) -> MaskedPassage | None:
-    """Draw one mask by the named strategy, or None when the passage offers nothing.
+    """Draw one mask by the named strategy, or return None if the passage allows none.
 
-    ``entropies`` and ``top_share`` are those of :func:`entropy_next_token`, which alone reads them.
+    ``entropies`` and ``top_share`` are used only by :func:`entropy_next_token`.
     """
     if strategy == "random_span":
         return random_span(passage, rules, rng)
@@ -95,7 +95,7 @@ def passive_mask(
 
 
 def mask_strategy(iteration: int, game: GameConfig) -> MaskStrategy:
-    """Return the strategy of a step, counted from 1: the passive warm-up has one of its own."""
+    """Return the strategy of a step, counted from 1; the passive warm-up has a separate strategy."""
     return game.warmup_mask_strategy if iteration <= game.passive_warmup_iters else game.mask_strategy
 
 

@@ -1,4 +1,4 @@
-"""Words of a passage that carry content, proper names, and forms of one word; see ``wikitext.words`` for words."""
+"""Find content words, proper names and forms of one word in a passage; ``wikitext.words`` defines words."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _RUN = regex.compile(rf"{SPACED_WORD}|\p{{Katakana}}[\p{{Katakana}}ー]*+|\p{{Ha
 def content_words(passage: str) -> list[str]:
     """List the passage's words in order, repeats included, without function words and words of one or two characters.
 
-    In scripts without spaces, runs of ideographs are cut in pairs, the commonest length of a word, and runs of
-    orthographic clusters in threes; hiragana, which mostly writes particles and endings, is left out.
+    In scripts without spaces, runs of ideographs are split into pairs, the most common word length, and runs of
+    orthographic clusters into threes. Hiragana, which mostly writes particles and endings, is left out.
     """
     return [word for word in _candidates(passage) if word.casefold() not in FUNCTION_WORDS]
 
@@ -61,7 +61,7 @@ def repeated_words(passage: str) -> list[str]:
 
 
 def names(passage: str) -> list[str]:
-    """List the runs of one to three capitalised words after a lower-case word or a comma: proper names, mostly."""
+    """List the runs of one to three capitalised words after a lower-case word or a comma, mostly proper names."""
     return [match.group() for match in _NAME.finditer(passage)]
 
 
@@ -83,9 +83,10 @@ def _possible_stems(word: str) -> set[str]:
 
 
 def same_word(first: str, second: str) -> bool:
-    """Return whether two words may be one word in another case or another regular English inflection.
+    """Return whether two words may be one word in different case or regular English inflection.
 
-    ``City``/``cities`` and ``elevate``/``Elevating`` are; ``elevate``/``elevation`` is a derivation and is not.
-    Irregular forms (``went``) are missed, and a look-alike such as ``news``/``new`` is taken for an inflection.
+    This is true of ``City``/``cities`` and ``elevate``/``Elevating``, but not of the derivation
+    ``elevate``/``elevation``. Irregular forms (``went``) are missed, and look-alikes such as ``news``/``new`` are
+    mistaken for inflections.
     """
     return not _possible_stems(first).isdisjoint(_possible_stems(second))

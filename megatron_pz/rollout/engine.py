@@ -1,16 +1,17 @@
 """Sample rollouts with vLLM in the trainer's own process.
 
-Each rank has an engine, or shares one with its neighbours (``rollout_tensor_parallel_size``).
+Each rank has an engine, or shares one with neighbouring ranks (``rollout_tensor_parallel_size``).
 
 **Reproducible sampling.** The same prompts, seeds and settings give the same tokens and the same log-probabilities, bit
-for bit, in any process with the same number of threads and whatever the engine did before. Three settings make it so:
+for bit, in any process with the same number of threads, independent of the engine's earlier calls. Three settings
+ensure this:
 
-- every sample draws from a generator of its own (:mod:`.sampling`), so neither torch's global generator nor the
-  other requests of a batch enter;
-- chunked prefill is off. vLLM rewinds the generator of a prompt that was prefilled only in part by moving its offset,
-  which a CPU generator does not have (``CPU Generator does not use offset``);
+- every sample has its own random generator (:mod:`.sampling`), so that neither torch's global generator nor the
+  other requests of a batch affect it;
+- chunked prefill is off. vLLM rewinds the generator of a partially prefilled prompt by moving its offset, which a CPU
+  generator does not have (``CPU Generator does not use offset``);
 - the prefix cache is emptied before every call, because a hit changes the shape of the matrix products, and with it
-  the last bits of the log-probabilities. The samples of one prompt, and prompts of one call with a common beginning,
+  the last bits of the log-probabilities. The samples of one prompt, and prompts of one call with a common prefix,
   still share their prefill.
 """
 
@@ -41,15 +42,15 @@ if TYPE_CHECKING:
 
 
 class VllmEngine(EngineLifecycle):
-    """Sample n responses a prompt, with the log-probability of every sampled token.
+    """Samples n responses per prompt, with the log-probability of every sampled token.
 
-    Where ranks hold an engine together, its start, :meth:`generate`, :meth:`run` and weight updates are collectives of
-    theirs. vLLM then runs on all of them in step; one that fails leaves the others waiting, for the watchdog to end.
+    If ranks share an engine, its start, :meth:`generate`, :meth:`run` and weight updates are collectives of these
+    ranks. vLLM then runs on all of them in lockstep; if one fails, the others wait until the watchdog ends the run.
     """
 
     @property
     def context(self) -> int:
-        """Maximum number of tokens of a prompt and its response together."""
+        """Return the maximum number of tokens of a prompt and its response together."""
         return self.rollout.max_prompt_length + self.rollout.max_response_length
 
     def generate(
@@ -62,16 +63,16 @@ class VllmEngine(EngineLifecycle):
         stop: Sequence[str],
         decoding: Decoding | None = None,
     ) -> list[list[Response]]:
-        """Sample n responses to each prompt at temperature 1, or as ``decoding`` says.
+        """Sample n responses to each prompt, at temperature 1 or by ``decoding``.
 
         Args:
-            prompts: this rank's; token ids, at most ``max_prompt_length`` of them.
-            n: samples of a prompt, and ``max_tokens`` and ``stop``: the same on all ranks of an engine.
-            seeds: one a prompt, e.g. a function of step and global prompt number; equal seeds give equal noise.
-            max_tokens: a response that reaches it is truncated; at most ``max_response_length``.
+            prompts: this rank's prompts, as at most ``max_prompt_length`` token ids each.
+            n: number of samples per prompt. ``n``, ``max_tokens`` and ``stop`` are the same on all ranks of an engine.
+            seeds: one per prompt, e.g. a function of step and global prompt number; equal seeds give equal noise.
+            max_tokens: length at which a response is truncated; at most ``max_response_length``.
             stop: a response ends with the first token that completes one of these strings. Its text ends with the
                 string, its token ids with that whole token.
-            decoding: for an evaluation: temperature and top-p in place of the run's. Prompt and response then share
+            decoding: temperature and top-p of an evaluation instead of the run's. Prompt and response then share
                 :attr:`context`, which a response may reach before ``max_tokens``, and a text ends before its stop
                 string.
 
@@ -79,8 +80,8 @@ class VllmEngine(EngineLifecycle):
             For each prompt, in order, its n responses. A response that the model ended has its end token among its ids
             but not in its text.
         Raises:
-            BadInput: a prompt or a limit outside the configured budget; several samples of greedy decoding.
-            EngineBroken: now or earlier, the engine failed.
+            BadInput: a prompt or a limit is outside the configured budget, or greedy decoding has several samples.
+            EngineBroken: the engine has failed, now or earlier.
         """
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, not {len(seeds)}")
@@ -107,18 +108,18 @@ class VllmEngine(EngineLifecycle):
     def answer(
         self, requests: Sequence[SampleRequest], *, stop: Sequence[str], then: FollowUp = no_follow_up
     ) -> dict[Hashable, list[Response]]:
-        """Answer requests in one continuous batch, together with those that ``then`` adds whenever one has ended.
+        """Answer requests in one continuous batch, including the requests that ``then`` adds when one has ended.
 
-        The tokens of a sample depend on its prompt, seed and number, and the last bits of its log-probabilities also on
-        the batches that it was computed in. Those follow from ``requests`` and ``then``, so that a repeated call gives
-        the same bits. In float32 the tokens are those of :meth:`generate`; in bfloat16 another batch may round two
-        nearly equal probabilities otherwise.
+        The tokens of a sample depend on its prompt, seed and number. The last bits of its log-probabilities also depend
+        on the batches in which it was computed. The batches follow from ``requests`` and ``then``, so that a repeated
+        call gives the same bits. In float32 the tokens are those of :meth:`generate`; in bfloat16 a different batch may
+        round two nearly equal probabilities differently.
 
         Args:
             requests: the same on all ranks of an engine. They start in this order, as far as memory and
-                ``rollout_max_num_seqs`` allow; later ones start when they are added, after all that wait.
+                ``rollout_max_num_seqs`` allow. Added requests start after all waiting ones.
             stop: as in :meth:`generate`.
-            then: called in the order in which requests end.
+            then: called for each request that has ended, in the order in which they end.
 
         Returns:
             The responses of all requests by their keys, in the order in which they ended.
@@ -168,7 +169,7 @@ class VllmEngine(EngineLifecycle):
         return sampling
 
     def sampling(self, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any) -> SamplingParams:
-        """Return vLLM's parameters for one prompt; ``more`` passes further ones through, or others."""
+        """Return vLLM's parameters for one prompt; ``more`` adds or overrides parameters."""
         return sampling_parameters(self.rollout, seed, n=n, max_tokens=max_tokens, stop=stop, **more)
 
     def run(
@@ -177,10 +178,10 @@ class VllmEngine(EngineLifecycle):
         sampling: Sequence[SamplingParams],
         then: Continuation = lambda *_: (),
     ) -> list[RequestOutput]:
-        """Run vLLM's own requests to their end, one for each prompt, in order; torch's and Python's RNGs stay put.
+        """Run vLLM's own requests, one for each prompt, to their end in order; preserve torch's and Python's RNGs.
 
         ``then`` is called with the number and the output of each request that ends, and returns further prompts with
-        their parameters, whose requests are numbered on.
+        their parameters. The numbering of requests continues with them.
         """
         self.require_usable()
         if not self._has_weights:
@@ -193,17 +194,17 @@ class VllmEngine(EngineLifecycle):
                 self.reset_prefix_cache()
                 return run_to_the_end(self._llm, prompts, sampling, then)
         except BaseException as error:
-            # Requests that were under way stay in vLLM's queues and would come out among those of the next call.
+            # Unfinished requests stay in vLLM's queues and would be returned by the next call.
             self.mark_broken(f"generation was cut short by {type(error).__name__}: {one_line(error)}")
             raise
 
     def reset_prefix_cache(self) -> None:
-        """Forget all cached prefixes, which belong to the weights, and the call, that made them."""
+        """Empty the prefix cache, which is valid only for the weights and the call that filled it."""
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM did not empty its prefix cache: requests still hold blocks of it")
 
     def _limits_in_context(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> list[int]:
-        """Return the most tokens of each prompt's responses: ``max_tokens``, or what its context leaves."""
+        """Return each prompt's limit on response tokens: ``max_tokens``, or the remaining context if that is less."""
         for number, prompt in enumerate(prompts):
             if not 1 <= len(prompt) < self.context:
                 raise BadInput(f"prompt {number} has {len(prompt)} tokens, and the engine's context {self.context}")

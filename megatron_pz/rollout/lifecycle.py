@@ -1,9 +1,9 @@
 """Start vLLM in the trainer's process, share its memory with the trainer, and end it.
 
-Order in a rank's life, which :class:`EngineLifecycle` checks where it can: process group, trainer, engine, training,
-:meth:`EngineLifecycle.close`, ``destroy_process_group``. An engine made before the process group would make a one-rank
-group of its own, in which training goes on silently alone; a group destroyed under a living engine makes the process
-exit with code 1.
+A rank must follow this order, which :class:`EngineLifecycle` checks as far as possible: process group, trainer, engine,
+training, :meth:`EngineLifecycle.close`, ``destroy_process_group``. An engine that starts before the process group would
+create a group of one rank, in which the rank would silently train alone. If the group is destroyed before the engine is
+closed, the process exits with code 1.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class EngineBroken(ExpectedFailure):
 
 
 class EngineLifecycle:
-    """Own a vLLM engine of this process from its start to its end. :class:`.engine.VllmEngine` adds the sampling.
+    """Owns a vLLM engine of this process from its start to its end. :class:`.engine.VllmEngine` adds the sampling.
 
     Weights are those of ``model_dir`` until :func:`megatron_pz.rollout.weight_sync.load_weights` replaces them. An
-    engine with ``read_weights=False`` has none until then, and refuses to generate.
-    Usable as a context manager, which closes it. Several engines of one process share vLLM's process groups.
+    engine with ``read_weights=False`` has none until then and refuses to generate. As a context manager, the object
+    closes the engine on exit. Several engines of one process share vLLM's process groups.
     """
 
     _living = 0
@@ -78,25 +78,26 @@ class EngineLifecycle:
         read_weights: bool = True,
         return_experts: bool = False,
     ) -> None:
-        """Start vLLM; 4 to 20 seconds on CPU. All ranks of the process group must do so together when ``colocated``.
+        """Start vLLM, which takes 4 to 20 seconds on CPU. With ``colocated``, all ranks must start it together.
 
         Args:
             model_dir: Hugging Face directory (config.json, *.safetensors, tokenizer.json).
             rollout: sampling and memory settings.
-            seed: vLLM's own seed. It does not enter samples, whose requests all carry theirs.
-            colocated: the process already has the trainer's process group, which the engine joins and leaves in place.
-                False: the engine is alone in the process and makes a group for itself.
-            watchdog: ends the process when a call of the engine takes longer than ``rollout_timeout_minutes``, and its
-                start, a weight update, sleep, waking or its end longer than ``sync_timeout_minutes``.
-            tokenizer_dir: directory of the tokenizer that decodes responses and finds stop strings; None: model_dir.
-            read_weights: False where the trainer's weights follow at once: the directory's are not read.
-            return_experts: responses carry the ids of the experts that their tokens went to; for a mixture of experts.
+            seed: vLLM's own seed. It does not affect samples, because every request has its own seed.
+            colocated: the process already has the trainer's process group, which the engine joins and leaves intact. If
+                False, the engine is alone in the process and creates its own group.
+            watchdog: ends the process if a call of the engine takes longer than ``rollout_timeout_minutes``, or if its
+                start, a weight update, sleep, waking or its end takes longer than ``sync_timeout_minutes``.
+            tokenizer_dir: directory of the tokenizer that decodes responses and finds stop strings; ``model_dir`` if
+                None.
+            read_weights: False if the trainer's weights follow immediately; the weights of the directory are not read.
+            return_experts: whether responses carry the expert ids of their tokens; for a mixture of experts.
 
         Raises:
-            BadInput: settings that would bias the probability ratio, a directory or lengths that vLLM cannot serve,
-                an output layer that differs from the embedding that config.json ties it to (where the weights are
-                read), a number of processes that cannot be divided among the engines.
-            RuntimeError: the process group is missing (colocated) or in the way (not colocated).
+            BadInput: settings would bias the probability ratio, vLLM cannot serve the directory or the lengths, the
+                output layer differs from the embedding that config.json ties it to (if the weights are read), or the
+                number of processes cannot be divided among the engines.
+            RuntimeError: the process group is missing (colocated) or present (not colocated).
         """
         self.model_dir = Path(model_dir)
         self.rollout = rollout
@@ -154,7 +155,7 @@ class EngineLifecycle:
             try:
                 with experts_on_all_ranks():
                     llm = llm_class(str(self.model_dir), seed=seed, **arguments)
-            except ValueError as error:  # pydantic's ValidationError is one, too
+            except ValueError as error:  # pydantic's ValidationError is a subclass
                 memory = self.platform.memory_setting
                 raise BadInput(
                     f"vLLM cannot serve {self.model_dir} with max_prompt_length + max_response_length = "
@@ -169,7 +170,7 @@ class EngineLifecycle:
         return llm
 
     def close(self) -> None:
-        """Free vLLM's memory and its own process groups; the trainer's groups stay. Call it before destroying them.
+        """Free vLLM's memory and its own process groups, but not the trainer's. Call this before destroying those.
 
         A second call does nothing.
         """
@@ -184,13 +185,13 @@ class EngineLifecycle:
                 engine_groups_kept(keep=EngineLifecycle._living > 0),
             ):
                 try:
-                    if self._sleeping:  # vLLM's allocator would give memory back a second time
+                    if self._sleeping:  # vLLM's allocator would free memory a second time
                         self._wake_up(set(self._sleeping))
                     self._llm.apply_model(forget_model)
-                finally:  # a broken engine may fail at both
+                finally:  # both may fail for a broken engine
                     self._llm.llm_engine.engine_core.shutdown()
         finally:
-            del self._llm  # also after a failed shutdown: a successor needs the memory
+            del self._llm  # also after a failed shutdown, because a successor needs the memory
             self.platform.closed(last=EngineLifecycle._living == 0)
 
     def __enter__(self) -> Self:
@@ -206,15 +207,15 @@ class EngineLifecycle:
         return not self._closed and self._broken is None
 
     def mark_broken(self, reason: str) -> None:
-        """Refuse all further work; the first reason is kept and told to whoever asks next."""
+        """Refuse all further work. The first reason is kept and reported by later calls."""
         self._broken = self._broken or reason
 
     def weights_loaded(self) -> None:
-        """Note that all weights have been replaced: the engine can generate."""
+        """Record that all weights have been replaced, so that the engine can generate."""
         self._has_weights = True
 
     def sleep(self) -> None:
-        """Give the GPU's memory to the trainer: weights go to host memory, the KV cache is dropped (vLLM's level 1).
+        """Free GPU memory for the trainer: move the weights to host memory and drop the KV cache (vLLM's level 1).
 
         On a CPU this does nothing: vLLM has no sleep mode there, and weights and trainer share the host memory.
         """
@@ -227,8 +228,8 @@ class EngineLifecycle:
     def wake(self, *parts: Part) -> None:
         """Undo :meth:`sleep`, for both parts unless one is named.
 
-        The lowest peak of memory around a weight update: wake ``weights``, update, free the trainer's copies, wake
-        ``kv_cache``. On CPU nothing happens, as in :meth:`sleep`.
+        This order has the lowest memory peak around a weight update: wake ``weights``, update, free the trainer's
+        copies, wake ``kv_cache``. On a CPU this does nothing, as :meth:`sleep`.
         """
         self.require_usable()
         woken = self._sleeping & set(parts or ("weights", "kv_cache"))
@@ -237,12 +238,13 @@ class EngineLifecycle:
                 self._wake_up(woken)
 
     def _wake_up(self, parts: set[Part]) -> None:
-        torch.cuda.empty_cache()  # vLLM asks the driver, past torch's allocator, which keeps what the trainer has freed
+        # vLLM allocates from the driver, but torch's allocator caches the memory that the trainer has freed.
+        torch.cuda.empty_cache()
         self._llm.wake_up(tags=sorted(parts))
         self._sleeping -= parts
 
     def require_awake(self, *parts: Part) -> None:
-        """Raise RuntimeError when one of these parts sleeps."""
+        """Raise RuntimeError if one of these parts sleeps."""
         asleep = self._sleeping & set(parts)
         if asleep:
             raise RuntimeError(f"the rollout engine's {' and '.join(sorted(asleep))} sleep: wake them first")
@@ -255,18 +257,18 @@ class EngineLifecycle:
             raise RuntimeError("the rollout engine is closed")
 
     def limited(self, phase: str, setting: str) -> AbstractContextManager[None]:
-        """Return a block that the watchdog, if there is one, ends after the minutes of this setting."""
+        """Return a context manager in which the watchdog, if any, enforces the minutes of this setting."""
         if self._watchdog is None:
             return nullcontext()
         minutes = getattr(self.rollout, setting)
         return self._watchdog.phase(phase, 60 * minutes, f"--{setting.replace('_', '-')} {minutes:g}")
 
     def take_draft_counts(self) -> DraftCounts:
-        """Return what drafts have saved since the last call."""
+        """Return the draft counts since the last call."""
         return self._verification.take_counts()
 
     @property
     def llm(self) -> LLM:
-        """Return vLLM's own object, for the other modules of this room."""
+        """Return vLLM's own object, for the other modules of this package."""
         self.require_usable()
         return self._llm

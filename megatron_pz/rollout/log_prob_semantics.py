@@ -30,24 +30,25 @@ class LogProbSemanticsError(ExpectedFailure):
 
 
 def require_log_prob_semantics(engine: VllmEngine) -> None:
-    """Sample a few responses to random prompts and check what their log-probabilities mean; below two seconds on CPU.
+    """Sample a few responses to random prompts and check their log-probabilities; this takes below 2 s on a CPU.
 
-    - Over the whole vocabulary they are natural logarithms that sum up to 1, and no token is cut off (top-p, top-k).
-    - They equal what the same engine gives the same tokens as part of a prompt, which vLLM always scores at
-      temperature 1 and untruncated.
+    - Over the whole vocabulary they are natural logarithms of probabilities that sum to 1, without truncation (top-p,
+      top-k).
+    - They equal the engine's log-probabilities of the same tokens as part of a prompt, which vLLM always scores at
+      temperature 1 and without truncation.
 
     Raises:
-        LogProbSemanticsError: one of the two does not hold; the message says which.
+        LogProbSemanticsError: one of these conditions is violated; the message says which.
     """
     _require_whole_distribution(engine)
     _require_temperature_one(engine)
 
 
 def _require_whole_distribution(engine: VllmEngine) -> None:
-    # Without text: spelling out a whole vocabulary takes seconds.
+    # No text, because detokenizing a whole vocabulary takes seconds.
     once = engine.sampling(0, n=1, max_tokens=1, stop=(), logprobs=-1, detokenize=False)
     output = engine.run(_prompts(engine)[:1], [once])[0]
-    # The sampled token comes first and a second time in its rank.
+    # The sampled token is listed first, and again at its rank.
     log_probs_V = torch.tensor(output.outputs[0].logprobs.logprobs[1:], dtype=torch.float64)
     cut = int(torch.isinf(log_probs_V).sum())
     if cut:
@@ -77,7 +78,7 @@ def _require_temperature_one(engine: VllmEngine) -> None:
 
 
 def _prompts(engine: VllmEngine) -> list[list[int]]:
-    """Draw random token ids, the same in every call.
+    """Draw random token ids, which are the same in every call.
 
     One token of the budget stays free, so that prompt and response together fit as a prompt.
     """
@@ -92,5 +93,5 @@ def _score(engine: VllmEngine, prompts: list[list[int]], responses: list[Respons
     whole = [prompt + list(response.token_ids) for prompt, response in zip(prompts, responses, strict=True)]
     once = engine.sampling(0, n=1, max_tokens=1, stop=(), prompt_logprobs=0, logprobs=None)
     outputs = engine.run(whole, [once] * len(whole))
-    # vLLM's first position, which nothing predicts, is empty.
+    # vLLM's first position is empty, because nothing predicts it.
     return [output.prompt_logprobs.logprobs[len(prompt) - 1 :] for output, prompt in zip(outputs, prompts, strict=True)]

@@ -1,4 +1,4 @@
-"""Compare trainer and rollout log-probabilities of the same tokens, which reveals an engine with other weights."""
+"""Compare trainer and rollout log-probabilities of the same tokens to detect an engine with other weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EngineOutOfSync(ExpectedFailure):
 
 
 class Update(Protocol):
-    """The part of the trainer's report on an optimizer step that is read here."""
+    """The part of the trainer's report on an optimizer step that this module reads."""
 
     @property
     def statistics(self) -> LossStatistics: ...
@@ -58,7 +58,7 @@ class LogProbDifference:
         return cls(len(distance_T), float(distance_T.mean()), float(distance_T.max()), float(k3_T.mean()))
 
     def require_below(self, max_log_prob_difference: float, where: str = "") -> None:
-        """Stop when the mean says that the engine does not hold the trainer's weights.
+        """Stop if the mean shows that the engine does not hold the trainer's weights.
 
         Raises:
             EngineOutOfSync: the mean is above the bound, or not a number.
@@ -72,15 +72,16 @@ class LogProbDifference:
 
 
 def require_in_sync(updates: Iterable[Update], max_log_prob_difference: float, iteration: int) -> None:
-    """Stop a run in the step in which rollouts and trainer have come apart.
+    """Stop a run in the step in which rollouts and trainer have diverged.
 
     Args:
-        updates: the step's optimizer steps. Their statistics cover all ranks, so all ranks stop alike.
+        updates: the step's optimizer steps. Their statistics cover all ranks, so that all ranks stop together.
         max_log_prob_difference: bound on the mean over the step's tokens, nats.
+
     Raises:
-        EngineOutOfSync: naming the iteration.
+        EngineOutOfSync: the bound is exceeded; the message names the iteration.
     """
-    statistics = [update.statistics for update in updates]  # on the trainer's device: a sum must not begin elsewhere
+    statistics = [update.statistics for update in updates]  # on the trainer's device, because the sum must start there
     if not statistics:
         return
     figures = functools.reduce(operator.add, statistics).pooled()

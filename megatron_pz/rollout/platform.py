@@ -1,4 +1,4 @@
-"""Choose once, for a whole engine, what differs between vLLM on a GPU and vLLM on a CPU."""
+"""Encapsulate the differences between vLLM on a GPU and on a CPU."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Platform(Protocol):
         """Set up the process before vLLM is imported."""
 
     def head_sizes(self) -> Sequence[int]:
-        """Return the sizes of attention heads that vLLM serves, empty for any; vLLM is imported."""
+        """Return the attention head sizes that vLLM supports, empty for any; import vLLM."""
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
-        """Return the device's part of vLLM's arguments."""
+        """Return the device-dependent part of vLLM's arguments."""
 
     def kernels(self) -> dict[str, Any]:
-        """Return the arguments that choose vLLM's kernels; imports vLLM."""
+        """Return the arguments that select vLLM's kernels; import vLLM."""
 
     def started(self, llm: LLM, *, returns_experts: bool) -> None:
         """Adapt an engine that has just started."""
@@ -44,7 +44,7 @@ class Platform(Protocol):
         """Finish a weight update."""
 
     def closed(self, *, last: bool) -> None:
-        """Free what a closed engine leaves behind; ``last``: no engine of the process is left."""
+        """Free the remaining resources of a closed engine; ``last``: no engine of the process is left."""
 
 
 class GpuPlatform:
@@ -58,11 +58,11 @@ class GpuPlatform:
         """Do nothing."""
 
     def head_sizes(self) -> Sequence[int]:
-        """Name none: vLLM chooses a kernel for the model."""
+        """Return no sizes: vLLM chooses a kernel for the model."""
         return ()
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
-        """Bound the memory, and prepare sleep where it is asked for.
+        """Return arguments that bound the memory and, if configured, enable sleep.
 
         At most one engine of a process can sleep: vLLM's allocator refuses the weights of a second one.
         """
@@ -73,7 +73,7 @@ class GpuPlatform:
         }
 
     def kernels(self) -> dict[str, Any]:
-        """Leave the choice to vLLM."""
+        """Return no arguments: vLLM chooses its kernels."""
         return {}
 
     def started(self, llm: LLM, *, returns_experts: bool) -> None:
@@ -83,10 +83,10 @@ class GpuPlatform:
         """Do nothing."""
 
     def closed(self, *, last: bool) -> None:
-        """Give the engine's memory back to the driver."""
+        """Return the engine's memory to the driver."""
         release_device_memory(last=last)
 
 
 def this_platform() -> Platform:
-    """Return the platform of this machine: a GPU where torch sees one."""
+    """Return the platform of this machine, which is the GPU if torch finds one."""
     return GpuPlatform() if torch.cuda.is_available() else CpuPlatform()

@@ -1,4 +1,4 @@
-"""What the algorithm and the evaluation ask of an engine, whichever library generates."""
+"""Define the interface that the algorithm and the evaluation need of an engine, independent of the library."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ class DecodingEngine(Engine, Protocol):
 
     @property
     def context(self) -> int:
-        """Maximum number of tokens of a prompt and its response together."""
+        """Return the maximum number of tokens of a prompt and its response together."""

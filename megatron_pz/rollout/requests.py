@@ -28,7 +28,7 @@ It depends on nothing else, because an engine that replaces a failed one starts 
 
 
 def no_follow_up(key: Hashable, answers: Answers) -> Sequence[SampleRequest]:
-    """Ask for nothing further."""
+    """Return no further requests."""
     return ()
 
 
@@ -38,7 +38,7 @@ def run_to_the_end(
     """Let vLLM answer prompts, and those that ``then`` adds when one has ended, in one continuous batch.
 
     Returns:
-        The outputs by the numbers of their requests, which count on through the added ones.
+        The outputs by the numbers of their requests. The numbering continues with the added requests.
     """
     from vllm import TokensPrompt
 
@@ -48,7 +48,7 @@ def run_to_the_end(
     def enqueue(prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams]) -> None:
         requests = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         for name in llm.enqueue(requests, list(sampling), use_tqdm=False):
-            # vLLM counts its requests, and outputs carry the count; inside the engine a random part follows it.
+            # vLLM numbers its requests, and outputs carry the number; inside the engine a random suffix follows it.
             numbers[int(name.partition("-")[0])] = len(numbers)
 
     enqueue(prompts, sampling)
@@ -63,17 +63,17 @@ def run_to_the_end(
 
 
 def responses_of(output: RequestOutput, with_experts: bool = False) -> list[Response]:
-    """Convert the samples of a request of vLLM's that has ended.
+    """Convert the samples of a finished vLLM request.
 
     Raises:
-        EngineBroken: vLLM gave one up, or returned no expert ids though ``with_experts`` asks for them.
+        EngineBroken: vLLM aborted a sample, or returned no expert ids although ``with_experts`` requests them.
     """
     prompt = len(output.prompt_token_ids or ()) if with_experts else 0
     return [_response(completion, prompt) for completion in output.outputs]
 
 
 def _response(completion: Any, prompt: int) -> Response:
-    """Convert one sample; ``prompt``: length of the prompt of a sample with expert ids, else 0."""
+    """Convert one sample; ``prompt`` is the length of the prompt of a sample with expert ids, otherwise 0."""
     if completion.finish_reason not in ("stop", "length"):
         raise EngineBroken(f"a response ended for the reason {completion.finish_reason!r}, not by a stop or its length")
     return Response(
@@ -86,7 +86,7 @@ def _response(completion: Any, prompt: int) -> Response:
 
 
 def _expert_ids(completion: Any, prompt: int) -> dict[str, bytes]:
-    """Return the ids of the prompt's tokens and of the response's, as :class:`Response` has them."""
+    """Return the expert ids of the prompt's and of the response's tokens, in the form of :class:`Response`."""
     ids, computed = completion.routed_experts, prompt + len(completion.token_ids) - 1
     if ids is None or ids.ndim != 3 or len(ids) != computed:
         shape = None if ids is None else ids.shape
@@ -97,7 +97,7 @@ def _expert_ids(completion: Any, prompt: int) -> dict[str, bytes]:
 
 
 def require_budget(prompts: Sequence[Sequence[int]], max_tokens: int, rollout: RolloutConfig) -> None:
-    """Raise BadInput for a prompt or a limit of the response outside the configured lengths."""
+    """Raise BadInput if a prompt or a response limit is outside the configured lengths."""
     longest = rollout.max_prompt_length
     for number, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= longest:

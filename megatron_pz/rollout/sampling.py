@@ -1,4 +1,4 @@
-"""Translate what a prompt is to be sampled by into vLLM's request."""
+"""Translate the sampling settings of a prompt into vLLM's parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def sampling_parameters(
     rollout: RolloutConfig, seed: int, *, n: int, max_tokens: int, stop: Sequence[str], **more: Any
 ) -> SamplingParams:
-    """Return vLLM's parameters for one prompt; ``more`` passes further ones through, or others in their place."""
+    """Return vLLM's parameters for one prompt; ``more`` adds or overrides parameters."""
     from vllm import SamplingParams
 
     settings: dict[str, Any] = {
@@ -29,16 +29,16 @@ def sampling_parameters(
         "stop": list(stop),
         "include_stop_str_in_output": True,
         "flat_logprobs": True,
-        "logprobs": 0,  # of the sampled token alone
+        "logprobs": 0,  # only of the sampled token
     }
     return SamplingParams(**settings | more)
 
 
 def decoding_parameters(decoding: Decoding, n: int) -> dict[str, Any]:
-    """Return the parameters of an evaluation that replace training's.
+    """Return the parameters of an evaluation that replace those of training.
 
     Raises:
-        BadInput: several samples of greedy decoding.
+        BadInput: greedy decoding has several samples.
     """
     if n > 1 and decoding.temperature == 0:
         raise BadInput(f"{n} samples of a prompt at temperature 0 would all be the same: ask for 1")
@@ -46,10 +46,10 @@ def decoding_parameters(decoding: Decoding, n: int) -> dict[str, Any]:
 
 
 def sample_seed(seed: int) -> int:
-    """Return the seed of a prompt's first sample (63 bits); vLLM gives the k-th sample this plus k.
+    """Return the seed of a prompt's first sample (63 bits); vLLM uses this plus k for the k-th sample.
 
-    SplitMix64's output function spreads the callers' seeds: with neighbouring prompts given neighbouring seeds, sample
-    k + 1 of one prompt would otherwise draw the same noise as sample k of the next.
+    SplitMix64's output function spreads the callers' seeds. Otherwise, if neighbouring prompts have neighbouring seeds,
+    sample k + 1 of one prompt would draw the same noise as sample k of the next.
     """
     mask = 2**64 - 1
     mixed = (seed + 0x9E3779B97F4A7C15) & mask

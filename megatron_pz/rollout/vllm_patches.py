@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Give Python's, NumPy's, torch's and every CUDA device's generator the state they had before the block.
+    """Restore the state of Python's, NumPy's, torch's and every CUDA device's generator after the block.
 
-    Starting an engine seeds all of them, and its sampler draws from torch's even for requests with their own seeds.
+    Starting an engine seeds all of them, and its sampler draws from torch's generator even for requests with seeds.
     """
     python_state = random.getstate()
     numpy_state = np.random.get_state()
@@ -44,7 +44,7 @@ def preserved_rng() -> Iterator[None]:
 
 @contextmanager
 def preserved_environment(*names: str) -> Iterator[None]:
-    """Give these environment variables the values that they had before the block.
+    """Restore the values of these environment variables after the block.
 
     vLLM's CPU platform preloads libraries into all later child processes (``LD_PRELOAD``) and overwrites the launcher's
     ``LOCAL_WORLD_SIZE`` with the engine's.
@@ -62,7 +62,7 @@ def preserved_environment(*names: str) -> Iterator[None]:
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """Pause automatic garbage collection, whose passes over a million living objects take a quarter of a start."""
+    """Pause automatic garbage collection, whose passes over a million live objects take a quarter of a start."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -74,9 +74,10 @@ def collection_paused() -> Iterator[None]:
 
 @functools.cache
 def import_vllm() -> type[LLM]:
-    """Import vLLM and return ``LLM``. The import's objects live as long as the process, so no collection scans them.
+    """Import vLLM, exclude the objects of the import from garbage collection, and return ``LLM``.
 
-    Only the first call freezes: what a dead engine leaves behind must stay collectable.
+    These objects live as long as the process. Only the first call freezes objects, because the remains of a closed
+    engine must stay collectable.
     """
     gc.collect()
     from vllm import LLM
@@ -106,9 +107,9 @@ def _nothing(record: logging.LogRecord) -> bool:
 def default_process_group_kept(*, keep: bool) -> Iterator[None]:
     """Make ``destroy_process_group()`` without a group a no-op within the block, if ``keep``.
 
-    vLLM's shutdown ends with that call, for an engine that is alone in its process, and has no setting against it; in
-    the trainer's process it would destroy the trainer's groups. The groups that vLLM made itself are named in its calls
-    and are destroyed as they should be.
+    vLLM's shutdown ends with that call and has no setting to prevent it. It suits an engine that is alone in its
+    process; in the trainer's process it would destroy the trainer's groups. vLLM names its own groups in its calls, and
+    these are destroyed as intended.
     """
     destroy = dist.destroy_process_group
 
@@ -126,10 +127,10 @@ def default_process_group_kept(*, keep: bool) -> Iterator[None]:
 
 @contextmanager
 def engine_groups_kept(*, keep: bool) -> Iterator[None]:
-    """Let an engine's shutdown leave vLLM's own process groups in place within the block, if ``keep``.
+    """Prevent an engine's shutdown within the block from destroying vLLM's own process groups, if ``keep``.
 
-    They are globals of the process, which a second engine joins; the shutdown of the first destroys them, has no
-    setting against it, and leaves the second with "pipeline model parallel group is not initialized".
+    These groups are globals of the process, which a second engine joins. The shutdown of the first engine destroys
+    them, without a setting to prevent it, and the second fails with "pipeline model parallel group is not initialized".
     """
     from vllm.v1.engine import core
 
@@ -144,11 +145,11 @@ def engine_groups_kept(*, keep: bool) -> Iterator[None]:
 
 @contextmanager
 def experts_on_all_ranks() -> Iterator[None]:
-    """Let each rank of an engine that starts within the block collect the expert ids of its requests.
+    """Make each rank of an engine that starts within the block collect the expert ids of its requests.
 
-    vLLM 0.32 lets the first tensor parallel rank do so, because its own scheduler reads no other rank's output. An
-    external launcher gives every rank a scheduler, which then misses the ids ("auxiliary output worker output is
-    missing"). Does nothing in releases that collect ids elsewhere, such as 0.24.
+    vLLM 0.32 collects them only on the first tensor parallel rank, because its own scheduler reads no other rank's
+    output. With an external launcher every rank has a scheduler, which then lacks the ids ("auxiliary output worker
+    output is missing"). This does nothing in releases that collect ids elsewhere, such as 0.24.
     """
     if importlib.util.find_spec("vllm.distributed.aux_output_connector") is None:
         yield
@@ -163,7 +164,7 @@ def experts_on_all_ranks() -> Iterator[None]:
 
 
 def forget_model(model: torch.nn.Module) -> None:
-    """Drop every reference to a vLLM model, so that its memory ends with its engine; for ``LLM.apply_model``."""
+    """Drop every reference to a vLLM model, so that its memory is freed with its engine; for ``LLM.apply_model``."""
     forget_compiled(model)
     forget_reloads(model)
 
@@ -171,7 +172,7 @@ def forget_model(model: torch.nn.Module) -> None:
 def forget_reloads(model: torch.nn.Module) -> None:
     """Drop vLLM's records of how the model's layers are reloaded.
 
-    They are kept by layer, for as long as the layer lives; since the first reload they hold the layer themselves.
+    The records are kept as long as the layer lives; after the first reload they hold a reference to the layer.
     """
     from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
 
@@ -182,8 +183,8 @@ def forget_reloads(model: torch.nn.Module) -> None:
 def forget_compiled(model: torch.nn.Module) -> None:
     """Remove the hooks of a compiled vLLM model from torch's compiler.
 
-    vLLM itself takes hooks out when the LLMEngine is deleted, after the shutdown, which then finds the memory taken;
-    and of two hooks only one, where a compiled class inherits from another one (its Qwen3 from its Qwen2).
+    vLLM removes hooks only when the LLMEngine is deleted, after the shutdown, which then finds the memory in use. If a
+    compiled class inherits from another one (Qwen3 from Qwen2), vLLM removes only one of the two hooks.
     """
     from torch._dynamo import convert_frame
 
@@ -194,11 +195,11 @@ def forget_compiled(model: torch.nn.Module) -> None:
 
 
 def release_device_memory(*, last: bool) -> None:
-    """Return a dead engine's GPU memory to the driver: its successor takes a share of what is free at its start.
+    """Return a closed engine's GPU memory to the driver, because its successor takes a share of the free memory.
 
     Args:
-        last: no engine of the process is left. The next one then gets another memory pool for its CUDA graphs: torch
-            refuses a pool whose graphs are all gone ("use_count > 0 INTERNAL ASSERT FAILED").
+        last: no engine of the process is left. The next engine then gets a new memory pool for its CUDA graphs, because
+            torch refuses a pool whose graphs are all deleted ("use_count > 0 INTERNAL ASSERT FAILED").
     """
     from vllm.device_allocator.cumem import CuMemAllocator
     from vllm.platforms import current_platform
@@ -212,10 +213,10 @@ def release_device_memory(*, last: bool) -> None:
 
 
 def release_pools(by_tag: dict[str, Any]) -> None:
-    """End the memory pools of vLLM's sleep mode, and then the allocators, by which the pools give their memory back.
+    """Delete the memory pools of vLLM's sleep mode, and then the allocators, through which the pools free memory.
 
-    vLLM 0.32 does so in an engine's shutdown. 0.24 keeps the pools, so that no other engine can start, until the
-    process ends, and then the allocators may go first, which ends in an abort.
+    vLLM 0.32 does this in an engine's shutdown. vLLM 0.24 keeps the pools until the process ends, so that no other
+    engine can start; the allocators may then be deleted first, which aborts the process.
 
     Args:
         by_tag: (pool, allocator), or a list of such pairs; empty afterwards.

@@ -1,4 +1,4 @@
-"""Translate the run's configuration into vLLM's arguments and environment, and refuse what would bias training."""
+"""Translate the run's configuration into vLLM's arguments and environment, and refuse settings that bias training."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ QUANTIZATION = {"fp8": "fp8_per_tensor"}
 
 
 def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: bool) -> dict[str, Any]:
-    """Return the keyword arguments of ``vllm.LLM`` beside the model and the seed."""
+    """Return the keyword arguments of ``vllm.LLM`` except the model and the seed."""
     max_model_len = rollout.max_prompt_length + rollout.max_response_length
     arguments: dict[str, Any] = {
         "dtype": rollout.rollout_dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": rollout.rollout_max_num_seqs,
         "tensor_parallel_size": rollout.rollout_tensor_parallel_size,
-        "enable_chunked_prefill": False,  # seeded requests break or lose their place otherwise, see rollout.engine
+        "enable_chunked_prefill": False,  # chunked prefill breaks seeded requests, see rollout.engine
         "enable_prefix_caching": True,
-        # Of the distribution that is sampled from: log_prob_semantics sees when it is truncated or tempered.
+        # Of the sampling distribution, so that log_prob_semantics detects truncation and temperature.
         "logprobs_mode": "processed_logprobs",
-        "max_logprobs": -1,  # as many as asked for
+        "max_logprobs": -1,  # no limit on the requested number
         "use_tqdm_on_load": False,
-        "generation_config": "vllm",  # no sampling defaults of generation_config.json; its end tokens still count
+        "generation_config": "vllm",  # ignore sampling defaults of generation_config.json; its end tokens still apply
         **platform.arguments(rollout),
         **speculation_arguments(rollout),
     }
-    # Tokens in one forward pass; one sequence of full length must fit.
+    # Tokens in one forward pass, which must hold one sequence of full length.
     arguments["max_num_batched_tokens"] = max(max_model_len, arguments["max_num_batched_tokens"])
     if rollout.rollout_quantization != "none":
         arguments["quantization"] = QUANTIZATION[rollout.rollout_quantization]  # of weights as they are (re)loaded
@@ -47,28 +47,28 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
 
 
 def set_environment(*, colocated: bool, speculative: bool) -> None:
-    """Set what vLLM reads from the environment; call it before vLLM is imported."""
+    """Set the environment variables that vLLM reads; call this before vLLM is imported."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     for name, value in {
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
-        # FlashInfer serves top-k and top-p only. Where it is on, an engine on a GPU does not start without it.
+        # FlashInfer is used only for top-k and top-p. If enabled but not installed, an engine on a GPU fails to start.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
     }.items():
         os.environ.setdefault(name, value)
-    if speculative:  # rollout.speculation replaces a part of the first model runner
+    if speculative:  # rollout.speculation patches the first model runner
         os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-        # numba looks n-grams up. Its OpenMP layer gives the whole process, the trainer too, as many threads as cores.
+        # numba looks up n-grams. Its OpenMP layer would give the whole process, with the trainer, a thread per core.
         os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
-    if colocated:  # the launcher's variables, for launchers that set none of them
+    if colocated:  # the launcher's variables, for launchers that do not set them
         os.environ.setdefault("RANK", str(dist.get_rank()))
         os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if torch.cuda.is_available() else 0))
 
 
 def require_unbiased_sampling(rollout: RolloutConfig) -> None:
-    """Refuse settings under which tokens are not sampled from the model's own distribution, with BadInput."""
+    """Raise BadInput for settings under which tokens are not sampled from the model's own distribution."""
     reason = "the update's probability ratio assumes sampling from the model's full distribution; set it to"
     if rollout.temperature != 1.0:
         raise BadInput(f"temperature is {rollout.temperature}: {reason} 1.0")
@@ -79,7 +79,7 @@ def require_unbiased_sampling(rollout: RolloutConfig) -> None:
 
 
 def require_head_size(hf_config: Mapping[str, Any], model_dir: Path, sizes: Sequence[int]) -> None:
-    """Refuse attention heads of another size than ``sizes`` with BadInput; empty: any size is served."""
+    """Raise BadInput if the size of attention heads is not in ``sizes``; if empty, any size is supported."""
     if not sizes:
         return
     head = hf_config.get("head_dim")
@@ -93,7 +93,7 @@ def require_head_size(hf_config: Mapping[str, Any], model_dir: Path, sizes: Sequ
 
 
 def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None:
-    """Refuse a prompt and a response that together outnumber the model's positions, with BadInput."""
+    """Raise BadInput if a prompt and a response together exceed the model's positions."""
     max_model_len = rollout.max_prompt_length + rollout.max_response_length
     limit = hf_config.get("max_position_embeddings")
     rope = hf_config.get("rope_scaling") or hf_config.get("rope_parameters")
@@ -106,7 +106,7 @@ def require_positions(hf_config: dict[str, Any], rollout: RolloutConfig) -> None
 
 
 def require_ranks(world_size: int, tensor_parallel_size: int) -> None:
-    """Refuse a number of processes that engines of this size cannot divide, with BadInput."""
+    """Raise BadInput if engines of this size do not divide the number of processes."""
     if tensor_parallel_size < 1 or world_size % tensor_parallel_size:
         raise BadInput(
             f"--rollout-tensor-parallel-size {tensor_parallel_size}: {world_size} processes cannot be divided among "

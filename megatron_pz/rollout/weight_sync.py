@@ -19,12 +19,13 @@ def load_weights(engine: EngineLifecycle, stream: WeightStream) -> None:
     Args:
         engine: its weights must be awake.
         stream: (Hugging Face name, full tensor), every tensor of the checkpoint once, in any order; tensors of one
-            layer should follow each other, since vLLM holds them until it can fuse them. A tied model has no
-            ``lm_head.weight``. Any floating dtype; any device. A tensor must keep its value until the stream ends.
-            Collectives of a sharded trainer may run inside the iterator: all ranks then consume it together.
+            layer should be consecutive, because vLLM holds them until it can fuse them. A tied model has no
+            ``lm_head.weight``. Dtype (floating) and device are arbitrary. A tensor must keep its value until the stream
+            ends. Collectives of a sharded trainer may run inside the iterator; all ranks then consume it together.
+
     Raises:
-        EngineBroken: the stream raised, or lacks a tensor, or has one of a wrong name or shape. vLLM takes its layers
-            apart before the first tensor and cannot go back, so the engine is unusable from then on.
+        EngineBroken: the stream raised, lacks a tensor, or has one with a wrong name or shape. vLLM dismantles its
+            layers before the first tensor and cannot restore them, so the engine is unusable afterwards.
     """
     llm = engine.llm
     engine.require_awake("weights")
@@ -45,16 +46,16 @@ def load_weights(engine: EngineLifecycle, stream: WeightStream) -> None:
 
 
 def _drain(tensors: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """Read a stream to its end, since other ranks wait in its collectives. A stream that raised has ended."""
+    """Read a stream to its end, because other ranks wait in its collectives. A stream that raised has ended."""
     with suppress(Exception):
         for _ in tensors:
             pass
 
 
 def complete_stream(stream: WeightStream, shapes: dict[str, tuple[int, ...]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Pass the stream on; raise ValueError at a tensor that does not belong and at an end that comes too early.
+    """Yield the stream; raise ValueError for an unexpected tensor or a missing one at the end.
 
-    vLLM itself only logs a warning for tensors that never came, and goes on with their old values.
+    vLLM itself only logs a warning for missing tensors, and keeps their old values.
     """
     missing = dict(shapes)
     for name, tensor in stream:

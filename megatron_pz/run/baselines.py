@@ -1,8 +1,8 @@
 r"""Train the paper's baselines without reinforcement learning, on the same passages.
 
-``continue_pt`` is next-token pretraining on the passages. ``sft_mask`` asks the predictor's question and teaches the
-hidden words as an immediate ``\boxed{}``, without chain of thought; ``--mask-strategy``, which must be a passive one,
-chooses the hidden words. Passages come in the order in which reinforcement learning with the same seed draws them.
+``continue_pt`` is next-token pretraining on the passages. ``sft_mask`` uses the predictor's prompt and teaches the
+hidden words as an immediate ``\boxed{}``, without chain of thought; ``--mask-strategy``, which must be passive, chooses
+the hidden words. Passages come in the order in which reinforcement learning with the same seed draws them.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class PassageExamples:
         return [self.examples(self.draw())]
 
     def examples(self, passages: Sequence[Passage]) -> LossTerm:
-        """Make one example of each passage; its first token, which nothing precedes, is the prompt."""
+        """Make one example of each passage, with its first token as the prompt."""
         return supervised_groups(
             [("predictor", each.token_ids[:1], [each.token_ids[1:]]) for each in passages if len(each.token_ids) > 1]
         )
 
     def draw(self) -> list[Passage]:
-        """Draw the passages that the same step of reinforcement learning would draw."""
+        """Draw the same passages as this step of reinforcement learning."""
         wanted = self.game.passages_per_step
         return self.sampler.draw_fitting(wanted, self.passages, lambda passage: self.spans.is_maskable(passage.text))
 
@@ -71,10 +71,10 @@ class PassageExamples:
         return {"sampler": self.sampler.state_dict(), "steps": self.steps, "objective": self.objective}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state.
+        """Restore a saved state.
 
         Raises:
-            BadInput: the state is that of a run with another objective.
+            BadInput: the state belongs to a run with another objective.
         """
         saved = state.get("objective", self.objective)  # checkpoints of earlier versions do not name it
         if saved != self.objective:
@@ -104,8 +104,8 @@ class MaskExamples(PassageExamples):
         Prepare the strategy that masks.
 
         Args:
-            policy: chooses the words to mask under ``entropy_next_token``, and is used for nothing else.
-            micro_batch_tokens: the maximum number of tokens of one of its forward passes.
+            policy: chooses the words to mask under ``entropy_next_token``; other strategies do not use it.
+            micro_batch_tokens: the maximum number of tokens in one of its forward passes.
 
         Raises:
             BadInput: the mask strategy is not passive.
@@ -126,7 +126,7 @@ class MaskExamples(PassageExamples):
         return cls(config.game, training.seed, passages, tokenizer, policy, training.micro_batch_tokens)
 
     def examples(self, passages: Sequence[Passage]) -> LossTerm:
-        """Mask each passage ``masks_per_passage`` times: as many questions as a step of reinforcement learning asks."""
+        """Mask each passage ``masks_per_passage`` times, the number of a step of reinforcement learning."""
         entropies: Sequence[Sequence[float]] = [()] * len(passages)
         if self.strategy == "entropy_next_token":
             entropies = word_entropies(self.policy, self.tokenizer, passages, self.micro_batch_tokens)

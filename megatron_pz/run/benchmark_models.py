@@ -1,4 +1,4 @@
-"""Evaluate saved models on benchmarks: ask what is missing, keep every answer, score, and compare."""
+"""Evaluate saved models on benchmarks: ask missing questions, store every answer, score, and compare."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LONGEST_WAIT = timedelta(days=1)
 
 @dataclass(frozen=True)
 class BenchmarkRequest:
-    """What to ask, and where to keep the answers."""
+    """The benchmarks and models of an evaluation, and the directory for the answers."""
 
     names: tuple[str, ...]
     data: Path
@@ -85,10 +85,10 @@ def evaluate_benchmarks(
 ) -> str:
     """Ask all models, write each one's results, and return them as text (rank 0). Collective over all ranks.
 
-    Everything that can be checked without an engine is checked for all models before the first one is asked.
+    All checks that need no engine run for all models before the first one is asked.
 
     Raises:
-        BadInput: data, models, recipe or the results directory cannot be used, or another evaluation uses it.
+        BadInput: data, models, recipe or results directory cannot be used, or another evaluation uses the directory.
     """
     loaded = load_questions(request.names, request.data, request.settings)
     with ExitStack() as claim:
@@ -100,7 +100,7 @@ def evaluate_benchmarks(
 
 
 def _ask_all(works: Sequence[_Work], settings: BenchmarkSettings, rank: int, world_size: int) -> None:
-    """Answer what is missing, model by model. Collective."""
+    """Answer the missing parts, model by model. Collective."""
     unfinished = {id(work.model): work for work in works if work.missing}
     turns = engines_in_turn(
         [work.model for work in unfinished.values()],
@@ -147,7 +147,7 @@ def _plan(
 
 
 def _earlier(store: AnswerStore) -> tuple[BenchmarkScore, ...]:
-    """Return the scores that earlier commands left in a directory, of the sets whose answers are still there."""
+    """Return the scores of earlier commands in a directory, for sets whose answers still exist."""
     if not (store.folder / RESULTS_FILE).is_file():
         return ()
     kept = ModelScores.load(store.folder).benchmarks
@@ -157,7 +157,7 @@ def _earlier(store: AnswerStore) -> tuple[BenchmarkScore, ...]:
 def _facts(
     benchmark: PreparedBenchmark, settings: BenchmarkSettings, rollout: RolloutConfig, weights: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return what a benchmark's answers depend on."""
+    """Return the settings, data and model that a benchmark's answers depend on."""
     protocol = benchmark.protocol
     data = [[each.id, each.subject, each.text, each.options, each.answer] for each in benchmark.questions]
     return {
@@ -172,7 +172,7 @@ def _facts(
         "top_p": protocol.top_p,
         "stop": list(protocol.stop),
         "max_tokens": benchmark.max_tokens,
-        # A larger context changes nothing.
+        # A larger context does not change answers.
         "context": min(rollout.max_prompt_length + rollout.max_response_length, benchmark.longest()),
         "seed": settings.seed,
         "responses_per_part": settings.responses_per_part,
@@ -240,10 +240,10 @@ def find_contamination(
     rank: int,
     world_size: int,
 ) -> dict[str, Contamination]:
-    """Look for the questions in the training corpora of the request; by benchmark, empty without corpora. Collective.
+    """Search the request's training corpora for the questions, by benchmark; empty without corpora. Collective.
 
     Raises:
-        BadInput: a corpus cannot be read, or was made by none of the models' tokenizers.
+        BadInput: a corpus cannot be read, or none of the models' tokenizers made it.
     """
     if not request.contamination:
         return {}

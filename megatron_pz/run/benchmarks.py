@@ -34,7 +34,7 @@ class TrainingBenchmarks:
                 a benchmark leaves room for a response, or the ranks cannot be divided among the engines.
         """
         training, self.topology = config.training, topology
-        # Rollout ranks take the prompts of all ranks of the trainer, and share them out.
+        # Rollout ranks take the prompts of all trainer ranks and distribute them.
         self.ranks_per_engine = 1 if topology.rollout_ranks else config.rollout.rollout_tensor_parallel_size
         require_ranks(topology.world_size, self.ranks_per_engine)
         self.folder = Path(training.save) / FOLDER
@@ -66,7 +66,7 @@ class TrainingBenchmarks:
         ]
 
     def evaluate(self, iteration: int, engine: DecodingEngine) -> dict[str, float]:
-        """Ask all questions, keep the answers, and return the scores by name, ``benchmark/…``. Collective."""
+        """Ask all questions, store the answers, and return the scores by name, ``benchmark/…``. Collective."""
         mine = answer_parts(
             engine,
             self.benchmarks,

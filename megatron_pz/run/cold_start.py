@@ -1,7 +1,7 @@
 """Teach a small model both answer formats by a few dozen supervised steps before reinforcement learning.
 
-Examples are made from the training passages alone: a span worth masking, the generator's answer that proposes it, the
-predictor's answer that recovers it. The run keeps no checkpoints.
+Examples are made only from the training passages: a span worth masking, the generator's answer that proposes it, and
+the predictor's answer that recovers it. The run saves no checkpoints.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ class TeachingExamples:
         return cls(config.cold_start, config.game, tokenizer, passages)
 
     def step(self) -> list[LossTerm]:
-        """Return the examples of one optimizer step, over all ranks: the generator's, and the predictor's.
+        """Return the generator's and the predictor's examples of one optimizer step over all ranks.
 
         Raises:
-            BadInput: a pass over the whole corpus gives no example.
+            BadInput: a pass over the whole corpus yields no example.
         """
         makers = {"generator": self._generator_group, "predictor": self._predictor_group}
         wanted = {
@@ -84,13 +84,13 @@ class TeachingExamples:
         return {"sampler": self.sampler.state_dict(), "random": [version, list(internal), gauss]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self.sampler.load_state_dict(state["sampler"])
         version, internal, gauss = state["random"]
         self.random.setstate((version, tuple(internal), gauss))
 
     def _generator_group(self, passage: str) -> list[ScoredGroup]:
-        """Return one prompt with up to ``cold_start_spans`` answers; nothing when the passage offers no span."""
+        """Return one prompt with up to ``cold_start_spans`` answers, or nothing if the passage has no usable span."""
         drawn = (self._span(passage) for _ in range(self.settings.cold_start_spans))
         spans = sorted({span for span in drawn if span is not None})
         answers = [generator_example(passage, span, self.family, self.spans, self.random) for span in spans]

@@ -1,4 +1,4 @@
-"""Tell whether two runs differ only in what a comparison may vary: the start, the seed, the place and the layout."""
+"""Check that two runs differ only in permitted settings: initial weights, seed, directories and layout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MAY_DIFFER = frozenset(
 
 
 def differing_settings(one: RunConfig, other: RunConfig) -> list[str]:
-    """Return a phrase for every setting in which two configurations must not differ but do."""
+    """Return a phrase for every differing setting that must be equal in two configurations."""
     found = []
     for section in dataclasses.fields(RunConfig):
         if section.name == "parallel":
@@ -49,10 +49,10 @@ def differing_settings(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def require_identical_settings(runs: Sequence[Path]) -> None:
-    """Refuse to compare runs whose resolved settings differ from the first one's.
+    """Refuse to compare runs whose resolved settings differ from those of the first one.
 
     Raises:
-        BadInput: naming the settings, or the directory that holds no run.
+        BadInput: settings differ, or a directory holds no run; the message names them.
     """
     first, *others = [(run, load_yaml(run / "config.yaml")) for run in runs]
     for run, config in others:

@@ -1,4 +1,4 @@
-"""Keep two runs out of one output directory, and a new run out of another one's."""
+"""Prevent two runs from using one output directory, and a new run from using the directory of another."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ class RunDirectory:
 def claim_run_directory(save: str | Path, load: str | Path) -> RunDirectory:
     """Claim ``save`` for this run: create it if necessary and lock it. A collective of all ranks.
 
-    A directory that is new or empty, apart from hidden names, can be claimed; any other only if ``load`` is the same
+    A directory that is new, or empty apart from hidden names, can be claimed; any other only if ``load`` is the same
     directory. Rank 0 holds an exclusive lock on ``<save>/.lock``.
 
     Raises:
-        BadInput: on every rank, if the directory holds another run's files, is used by a running run, or cannot be
-            created.
+        BadInput: on every rank, if the directory has another run's files, is in use by a run, or cannot be created.
     """
     path = Path(save)
     locks: list[int] = []

@@ -21,7 +21,7 @@ from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, eng
 def chosen_passages(
     models: Sequence[ServedModel], data_path: Sequence[str], count: int, config: RunConfig
 ) -> list[Passage]:
-    """Choose the passages that all models are asked, the same on all ranks; fewer than ``count`` where there are."""
+    """Choose at most ``count`` passages that all models are asked, the same on all ranks."""
     tokenizers = [model.open_tokenizer() for model in models]
     blend = open_blend(data_path, corpus_tokenizer_dir(data_path, models))
     limit = config.rollout.max_prompt_length
@@ -38,7 +38,7 @@ def evaluate_models(
     rank: int,
     world_size: int,
 ) -> list[Evaluation]:
-    """Evaluate each model in turn: the whole result on rank 0, this rank's part elsewhere."""
+    """Evaluate each model in turn; return the whole result on rank 0 and this rank's part elsewhere."""
     mine = [passage.text for passage in share_of_rank(passages, rank, world_size)]
     turns = engines_in_turn(models, lambda _: config.rollout, colocated=world_size > 1)
     with closing(turns):
@@ -49,13 +49,13 @@ def evaluate_models(
 
 
 def held_out_table(evaluations: Sequence[Evaluation]) -> str:
-    """Write the table of evaluations of the same passages."""
+    """Return the table of evaluations of the same passages."""
     title = f"{len(evaluations[0].passages)} held-out passages, mean ± 95 % half-width"
     return table(title, ["", *(each.name for each in evaluations)], rows(evaluations))
 
 
 class LongestEncoding:
-    """Several tokenizers as one whose encoding of a text is the longest of theirs: what fits it fits all models."""
+    """Combines several tokenizers into one that returns their longest encoding, so that prompts fit all models."""
 
     def __init__(self, tokenizers: Sequence[PreTrainedTokenizerBase]) -> None:
         self._tokenizers = tokenizers
@@ -67,7 +67,7 @@ class LongestEncoding:
 
 
 def gathered(part: Evaluation) -> Evaluation:
-    """Return all ranks' parts as one on rank 0, and elsewhere the part itself."""
+    """Return the merged parts of all ranks on rank 0, and this rank's part elsewhere."""
     if not dist.is_initialized():
         return part
     parts: list[Evaluation | None] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None

@@ -1,4 +1,4 @@
-"""Evaluate a run's policy on held-out questions between steps, and keep the result of every question."""
+"""Evaluate a run's policy on held-out questions between steps, and store the result of every question."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class HeldOutQuestions:
         Open ``<save>/held_out.jsonl`` on rank 0.
 
         Args:
-            questions: all of them, on every rank.
-            worker: asks them; it has the seed of the evaluation, not that of the run.
-            samples: answers to each question.
+            questions: all questions, on every rank.
+            worker: asks the questions, with the seed of the evaluation instead of the run's.
+            samples: number of answers to each question.
             save: directory of the run.
-            resume_iteration: iteration that the run goes on from; later lines are removed, as the steps are repeated.
+            resume_iteration: iteration at which the run resumes; later lines are removed, because steps are repeated.
         """
         self.questions, self.worker, self.samples = questions, worker, samples
         self.digest = digest(questions, worker.config)
@@ -38,9 +38,9 @@ class HeldOutQuestions:
         self._log = IterationLog(save / HELD_OUT_FILE, resume_iteration) if rank == 0 else None
 
     def evaluate(self, iteration: int) -> dict[str, float]:
-        """Return the means over all held-out questions by name, ``held_out/…``, and keep each question's accuracy.
+        """Return the means over all held-out questions by name, ``held_out/…``, and store each question's accuracy.
 
-        ``iteration``: the step before the evaluation; 0 for the initial weights. Collective.
+        ``iteration`` is the step before the evaluation, 0 for the initial weights. Collective.
         """
         answers = self.worker.answer(self.questions, self.samples, "held-out")
         everywhere = sorted(self.worker.from_all_ranks([(each.index, each.accuracy) for each in answers]))
@@ -58,7 +58,7 @@ class HeldOutQuestions:
 
 
 def digest(questions: Sequence[Question], config: QuestionConfig) -> str:
-    """Hash what decides the accuracy of the same answers: the questions with options and references, and the grader."""
+    """Hash the inputs of grading: the questions with options and references, and the grader."""
     asked = [[each.text, each.options, each.answer] for each in questions]
     verifier = [config.verifier_model, config.verifier_prompt] if config.grader == "verifier" else []
     return sha256(json.dumps([config.grader, verifier, asked]).encode()).hexdigest()[:16]

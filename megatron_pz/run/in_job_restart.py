@@ -1,4 +1,4 @@
-"""Go on from the run's own checkpoint where a launcher has started the processes again within one job."""
+"""Resume from the run's own checkpoint after a launcher has restarted the processes within a job."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RESTARTS_VARIABLE = "TORCHELASTIC_RESTART_COUNT"
 def resumed_after_restart(config: RunConfig) -> RunConfig:
     """Return the configuration with ``load`` at ``save``, if this is a restart and ``save`` has a checkpoint.
 
-    The command line stays that of the first attempt. Without a checkpoint it is left alone: the run then refuses its
-    directory, which holds the files of the failed attempt.
+    The command line is still that of the first attempt. Without a checkpoint the configuration is unchanged, and the
+    run refuses its directory, which has the files of the failed attempt.
 
     Raises:
         BadInput: the record of the newest checkpoint cannot be read.

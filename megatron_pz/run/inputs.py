@@ -28,16 +28,16 @@ def tokenizer_dir(model: ModelConfig) -> str:
 
 
 def open_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """Open the model's tokenizer, which reads control tokens that a passage spells as text.
+    """Open the model's tokenizer, and make it read control tokens in passages as text.
 
     Raises:
-        BadInput: there is none, it has tokens that the model has no embedding for, or the model's end tokens cannot be
-            read.
+        BadInput: there is no tokenizer, it has tokens without an embedding in the model, or the model's end tokens
+            cannot be read.
     """
     vocabulary = vocab_size(model.hf_model)
     require_end_tokens(Path(model.hf_model), vocabulary)
     directory = tokenizer_dir(model)
-    tokenizer_sha256(directory)  # refuses a directory without a tokenizer more clearly than transformers does
+    tokenizer_sha256(directory)  # its error for a directory without a tokenizer is clearer than that of transformers
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     except (OSError, ValueError) as error:
@@ -50,7 +50,7 @@ def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) 
     """Open the training passages.
 
     Raises:
-        BadInput: there are fewer than a step needs, or they have tokens that the model has no embedding for.
+        BadInput: there are fewer than a step needs, or they have tokens without an embedding in the model.
     """
     if not data.data_path:
         raise BadInput("--data-path is missing: give the prefix of a .bin/.idx passage dataset")
@@ -74,14 +74,14 @@ def open_passages(data: DataConfig, model: ModelConfig, passages_per_step: int) 
 
 
 def vocab_size(hf_model: str | Path) -> int:
-    """Return the number of tokens that a model has an embedding for."""
+    """Return the number of tokens with an embedding in the model."""
     return Architecture.from_hf(hf_model).vocab_size
 
 
 def require_tokenizer_fits(
     tokenizer: PreTrainedTokenizerBase, directory: str | Path, hf_model: str | Path, vocabulary: int
 ) -> None:
-    """Raise BadInput where the tokenizer has an id at or above the model's ``vocab_size``, ``vocabulary``.
+    """Raise BadInput if the tokenizer has an id that is not below ``vocabulary``, the model's ``vocab_size``.
 
     Such a token has no embedding, or a row of Megatron-Core's padding, whose zeros would be trained.
     """
@@ -96,13 +96,13 @@ def require_tokenizer_fits(
 def require_prompt_budget(
     passages: PassageBlend, tokenizer: PreTrainedTokenizerBase, game: GameConfig, max_prompt_length: int
 ) -> None:
-    """Refuse a corpus whose longest passage does not fit the prompt budget, before a step meets it.
+    """Refuse a corpus whose longest passage does not fit the prompt budget, before any step uses it.
 
     Raises:
-        BadInput: naming the lengths in tokens.
+        BadInput: a prompt may be too long; the message names the lengths in tokens.
     """
     family = PromptFamily.load(game.prompt_family)
-    # A mask may take more tokens than the words that it hides, and so do the halves of a word that it cuts in two.
+    # A mask may have more tokens than the words that it hides, and so may the halves of a word that it splits.
     masks = 1 if game.span_policy == "one_mask" else game.max_span_occurrences - 1
     halves = 0 if SpanRules.from_config(game).whole_words else TOKENS_OF_CUT_WORDS * masks
     prompts = {family.generator_prompt(""): 0, family.predictor_prompt(MASK * masks): halves}

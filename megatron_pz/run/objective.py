@@ -1,4 +1,4 @@
-"""Define what a run trains and for how long: the interface between the loop and the objectives."""
+"""Define the interface between the training loop and the objectives, and the schedule of a run."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Schedule:
 
     @classmethod
     def from_config(cls, training: TrainingConfig) -> Schedule:
-        """Return the schedule that the flags ask for."""
+        """Return the schedule in the configuration."""
         return cls(training.train_iters, training.seed, training.save_interval, training.train_flops)
 
     def is_over(self, iteration: int, compute: ComputeUsed) -> bool:
         """Return whether the run ends after this iteration, with this compute used so far.
 
-        Both are parts of a checkpoint and the same on all ranks, so that a resumed run ends where a run in one piece
-        does.
+        Both are stored in checkpoints and are the same on all ranks, so that a resumed run ends at the same step as an
+        uninterrupted one.
         """
         return iteration >= self.iterations or 0 < self.flops <= compute.flops
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Report of one step to the loop; metrics and compute are the same on all ranks."""
+    """The report of one step to the loop; metrics and compute are the same on all ranks."""
 
     metrics: dict[str, float]
     """Values by the names of :mod:`megatron_pz.monitoring.metrics`."""
@@ -55,13 +55,13 @@ class StepResult:
 
 
 class StepNotDone(ExpectedFailure):
-    """A step failed on all ranks before it changed anything, so that a checkpoint can be made of the step before."""
+    """A step failed on all ranks before it changed any state, so that a checkpoint of the previous step is exact."""
 
 
 class Objective(ABC):
-    """Subject of a run: models, the data that they learn from, and the way in which a step updates them.
+    """The subject of a run: models, the data that they learn from, and the update of each step.
 
-    :class:`megatron_pz.run.run.Run` calls the methods in this order: the constructor, :meth:`load_state_dict` where the
+    :class:`megatron_pz.run.run.Run` calls the methods in this order: the constructor, :meth:`load_state_dict` if the
     run resumes, :meth:`start`, :meth:`step` for each iteration, :meth:`finish` after the last one, :meth:`close`. All
     methods are collectives over all ranks.
     """
@@ -76,40 +76,40 @@ class Objective(ABC):
     @property
     @abstractmethod
     def models(self) -> dict[str, ModelState]:
-        """The models and optimizers that a checkpoint holds, by name; the name is empty where there is only one."""
+        """Return the models and optimizers of a checkpoint by name; a single model has an empty name."""
 
     @abstractmethod
     def step(self, iteration: int) -> StepResult:
         """Train one step; ``iteration`` counts from 1.
 
         Raises:
-            StepNotDone: on all ranks; the state is that of the step before.
+            StepNotDone: on all ranks; the state is that of the previous step.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs for an exact resume beside :attr:`models`, as JSON can hold it."""
+        """Return the state for an exact resume besides :attr:`models`, as JSON values."""
 
     def binary_state(self) -> Mapping[str, bytes]:
-        """Return this rank's part of the state that JSON would hold badly, by names that no other rank uses."""
+        """Return this rank's part of the state that is unsuited to JSON, by names that no other rank uses."""
         return {}
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state; ``state`` has at least the keys of :meth:`state_dict`."""
+        """Restore a saved state; ``state`` has at least the keys of :meth:`state_dict`."""
 
     def start(self, first_iteration: int) -> None:  # noqa: B027 -- most objectives need nothing
-        """Start what needs the loaded weights, such as rollout engines."""
+        """Start components that need the loaded weights, such as rollout engines."""
 
     def optimizer_on_device(self) -> AbstractContextManager[None]:
-        """Return a block in which the optimizer's state is where a checkpoint expects it."""
+        """Return a context manager in which the optimizer's state is on the device, as a checkpoint expects."""
         return nullcontext()
 
     def finish(self) -> None:  # noqa: B027
-        """Write what the run is for, after the last step. Not called when a signal stopped the run."""
+        """Write the result of the run after the last step. Not called if a signal stopped the run."""
 
     def close(self) -> None:  # noqa: B027
-        """Release what :meth:`start` started. The process groups still exist."""
+        """Release the components that :meth:`start` started. The process groups still exist."""
 
 
 MakeObjective = Callable[[RunConfig, Topology, Watchdog], Objective]

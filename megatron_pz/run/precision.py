@@ -1,4 +1,4 @@
-"""Decide once, on one rank for all, in which precision a run computes."""
+"""Decide the precision of a run once, on rank 0 for all ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """A configuration with a concrete precision and bound, and what is to be said about it."""
+    """A configuration with a concrete precision and bound, and the messages about the choice."""
 
     config: RunConfig
     reason: str
@@ -39,10 +39,10 @@ class Decision:
 def settle_precision(config: RunConfig) -> RunConfig:
     """Return the configuration with a concrete precision and bound, the same on every rank. Collective.
 
-    Rank 0 decides (:func:`decide_precision`) and says in one line what it chose and why.
+    Rank 0 decides (:func:`decide_precision`) and prints its choice with the reason in one line.
 
     Raises:
-        BadInput: another setting does not go with the precision that was chosen.
+        BadInput: another setting is incompatible with the chosen precision.
     """
     has_ranks = dist.is_initialized() and dist.get_world_size() > 1
     settled = [config]
@@ -62,15 +62,15 @@ def settle_precision(config: RunConfig) -> RunConfig:
 
 
 def require_machine(config: RunConfig) -> None:
-    """Raise BadInput, with all reasons in one line, where this machine cannot run the settled configuration."""
+    """Raise BadInput, with all reasons in one line, if this machine cannot run the settled configuration."""
     if reasons := machine_refusals(config, this_machine()):
         raise BadInput("; ".join(reasons))
 
 
 def decide_precision(config: RunConfig) -> Decision:
-    """Make ``precision: auto`` concrete: the checkpoint's where the run resumes one, else the fastest on this machine.
+    """Resolve ``precision: auto`` to the checkpoint's precision if the run resumes, otherwise to the fastest one.
 
-    A precision that was asked for by name is kept.
+    An explicit precision is kept.
     """
     asked = config.model.precision
     if asked == "auto":
@@ -83,12 +83,12 @@ def decide_precision(config: RunConfig) -> Decision:
 
 
 def fastest_precision() -> Precision:
-    """Return what ``auto`` means on this machine, without a checkpoint: bf16 on a GPU, else what was measured."""
+    """Return the precision of ``auto`` on this machine without a checkpoint: bf16 on a GPU, else as measured."""
     return "bf16" if torch.cuda.is_available() else matrix_speed().fastest
 
 
 def why_fastest() -> str:
-    """Give the reason for :func:`fastest_precision` in words."""
+    """Return the reason for :func:`fastest_precision` as a phrase."""
     return "a GPU" if torch.cuda.is_available() else f"measured: {matrix_speed()}"
 
 
@@ -100,7 +100,7 @@ def describe(config: RunConfig) -> str:
 
 
 def slow_warning(config: RunConfig, speed: MatrixSpeed) -> str:
-    """Return one line where the trainer's precision, asked for by name, is slow on this CPU; empty where it is not."""
+    """Return a one-line warning if an explicit precision of the trainer is slow on this CPU, otherwise ''."""
     own: Precision = "bf16" if config.model.bf16 else "fp32"
     other: Precision = "fp32" if config.model.bf16 else "bf16"
     if speed.of(other) < SLOW * speed.of(own):
@@ -111,16 +111,16 @@ def slow_warning(config: RunConfig, speed: MatrixSpeed) -> str:
 
 
 def _of_checkpoint(config: RunConfig) -> RunConfig | None:
-    """Return the configuration in the precision of the checkpoint that the run resumes; None where there is none.
+    """Return the configuration in the precision of the checkpoint that the run resumes, or None without one.
 
-    A checkpoint that cannot be read is refused where it is loaded, with the reason.
+    An unreadable checkpoint is refused later, when it is loaded.
     """
     root = Path(config.training.load)
     with suppress(BadInput, KeyError, TypeError, AttributeError):
         iteration = latest_iteration(root) if config.training.load else None
         if iteration is not None:
             saved = read_header(folder_of(root, iteration))["common"]["config"]
-            named = saved["model"].get("precision", "custom")  # checkpoints of earlier versions name none
+            named = saved["model"].get("precision", "custom")  # checkpoints of earlier versions record none
             model = replace(config.model, precision=named, bf16=bool(saved["model"]["bf16"]))
             rollout = replace(config.rollout, rollout_dtype=saved["rollout"]["rollout_dtype"])
             return with_bound(replace(config, model=model, rollout=rollout))

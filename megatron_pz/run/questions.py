@@ -27,9 +27,9 @@ Fits = Callable[[Question], bool]
 
 
 class QuestionStream:
-    """Draws the training questions, the same on every rank, and goes on exactly after a resume.
+    """Draws the training questions, the same on every rank, and continues exactly after a resume.
 
-    Files are drawn from without replacement, in another order in every epoch; generated questions come by number.
+    Questions from files are drawn without replacement, in a new order in every epoch; generated ones come by number.
     """
 
     def __init__(self, config: QuestionConfig, seed: int, fits: Fits) -> None:
@@ -38,11 +38,11 @@ class QuestionStream:
 
         Args:
             config: names files or tasks.
-            seed: the run's.
-            fits: whether a question may be asked; the others are skipped.
+            seed: seed of the run.
+            fits: returns whether a question may be asked; the others are skipped.
 
         Raises:
-            BadInput: there are none, too few for a step, or they cannot be read.
+            BadInput: there are no questions, too few for a step, or they cannot be read.
         """
         if not asks_questions(config):
             raise BadInput("--question-path is missing: give files with questions, or --reasoning-gym-tasks")
@@ -67,7 +67,7 @@ class QuestionStream:
         """Return the next ``count`` questions that fit.
 
         Raises:
-            BadInput: a whole epoch of them, or :data:`MAX_MISSES` generated ones, do not fit.
+            BadInput: no question of a whole epoch, or of :data:`MAX_MISSES` generated ones, fits.
         """
         found: list[Question] = []
         misses, most = 0, len(self._questions) or MAX_MISSES
@@ -91,7 +91,7 @@ class QuestionStream:
         return self._questions[self._sampler.draw(1)[0]]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs, as numbers, texts and lists."""
+        """Return the state for :meth:`load_state_dict`, as numbers, texts and lists."""
         return {
             "seed": self.seed,
             "drawn": self.drawn,
@@ -100,10 +100,10 @@ class QuestionStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another stream stopped.
+        """Continue from the state of another stream.
 
         Raises:
-            BadInput: it had other tasks, other numbers of questions, or another seed.
+            BadInput: the other stream had different tasks, numbers of questions, or another seed.
         """
         tasks = list(self.config.reasoning_gym_tasks)
         if state["tasks"] != tasks or (state["sampler"] is None) != (self._sampler is None):
@@ -124,7 +124,7 @@ def held_out_questions(config: QuestionConfig, fits: Fits) -> list[Question]:
     """Return the first ``eval_questions`` held-out questions that fit, with different texts.
 
     Raises:
-        BadInput: none is there, or a file cannot be read.
+        BadInput: there is none, or a file cannot be read.
     """
     found: dict[str, Question] = {}
     if config.valid_question_path:
@@ -144,7 +144,7 @@ def held_out_questions(config: QuestionConfig, fits: Fits) -> list[Question]:
 
 @dataclass(frozen=True)
 class RunQuestions:
-    """The questions of a run and the way in which they are written."""
+    """The questions of a run and the format of their prompts."""
 
     prompts: QuestionPrompts
     stream: QuestionStream
@@ -156,7 +156,7 @@ class RunQuestions:
         """Open training and held-out questions whose prompts are within ``max_prompt_length``.
 
         Raises:
-            BadInput: as :class:`QuestionStream` and :func:`held_out_questions` do; an evaluation without questions.
+            BadInput: as in :class:`QuestionStream` and :func:`held_out_questions`, or an evaluation has no questions.
         """
         questions, longest = config.questions, config.rollout.max_prompt_length
         if (interval := config.training.eval_interval) and not has_held_out_questions(questions):

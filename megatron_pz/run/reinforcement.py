@@ -42,16 +42,16 @@ class ReinforcementObjective(RolloutObjective):
         self.held_out: HeldOut | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position in the corpus, and once the engines have started the state of the rollouts."""
+        """Return the position in the corpus and, once the engines have started, the state of the rollouts."""
         state = {"sampler": self.sampler.state_dict(), "consumed_passages": self.consumed_passages}
         return state | ({"rollouts": self.algorithm.state_dict()} if self.engines else {})
 
     def binary_state(self) -> Mapping[str, bytes]:
-        """Return the expert ids of rollouts that no step has learned from yet."""
+        """Return the expert ids of rollouts from which no step has learned yet."""
         return self.algorithm.expert_ids() if self.engines else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the saved position in the corpus."""
+        """Restore the saved position in the corpus."""
         self.sampler.load_state_dict(state["sampler"])
         self.consumed_passages = state["consumed_passages"]
         self.saved_rollouts = state.get("rollouts")  # checkpoints of earlier versions have none
@@ -77,7 +77,7 @@ class ReinforcementObjective(RolloutObjective):
             self.algorithm.load_state_dict(self.saved_rollouts, self.read_binary)
 
     def step(self, iteration: int) -> StepResult:
-        """Play, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out passages."""
+        """Roll out, learn, and every ``eval_interval`` steps evaluate the new weights on the held-out passages."""
         if iteration == self.first_iteration:
             self.announce_warmup()
         report = self.algorithm.step(iteration)
@@ -98,7 +98,7 @@ class ReinforcementObjective(RolloutObjective):
         return StepResult(metrics, compute, samples)
 
     def announce_warmup(self) -> None:
-        """Print which steps are passive, where this run has any."""
+        """Print which steps are passive, if this run has any."""
         warmup = self.config.game.passive_warmup_iters
         if self.first_iteration <= warmup and self.topology.rank == 0:
             print(f"steps {self.first_iteration} to {warmup}: masks by {self.config.game.warmup_mask_strategy}")

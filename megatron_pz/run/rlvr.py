@@ -55,12 +55,12 @@ class RlvrObjective(RolloutObjective):
         return {"questions": self.questions.stream.state_dict(), "consumed_questions": self.consumed_questions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on at the saved position among the questions."""
+        """Restore the saved position among the questions."""
         self.questions.stream.load_state_dict(state["questions"])
         self.consumed_questions = state["consumed_questions"]
 
     def start(self, first_iteration: int) -> None:
-        """Start the engines with the policy's weights, and evaluate these where the run begins."""
+        """Start the engines with the policy's weights, and evaluate these at the beginning of a run."""
         config = self.config
         self.engines = self.start_engines()
         self.worker = self.worker_of(config.training.seed)
@@ -97,7 +97,7 @@ class RlvrObjective(RolloutObjective):
         return StepResult(metrics, compute, samples)
 
     def learn(self, iteration: int) -> StepReport[AnswerRound]:
-        """Take the algorithm's step. Raises StepNotDone where the verifier failed, before anything was learned."""
+        """Run the algorithm's step. Raise StepNotDone if the verifier fails, before any learning."""
         before = self.questions.stream.state_dict()
         try:
             return self.algorithm.step(iteration)
@@ -112,7 +112,7 @@ class RlvrObjective(RolloutObjective):
             self.held_out.close()
 
     def worker_of(self, seed: int) -> QuestionWorker:
-        """Return a worker whose samples depend on this seed."""
+        """Return a worker whose samples use this seed."""
         shares = RankShares(seed, self.topology)
         longest = self.config.rollout.longest_response(SOLVER)
         return QuestionWorker(self.config.questions, shares, self.questions.prompts, self.grader, self.engines, longest)

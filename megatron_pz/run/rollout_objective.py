@@ -1,4 +1,4 @@
-"""Start what every objective with rollouts needs: policies, rollout engines, and their shared memory."""
+"""Start the common parts of objectives with rollouts: policies, rollout engines, and their shared memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from megatron_pz.trainer.topology import Topology
 
 
 class RolloutObjective(Objective):
-    """Policies that learn from what their own rollout engines sample."""
+    """Policies that learn from the samples of their own rollout engines."""
 
     starts = "engines"
     algorithm: PolicyStep[Any]
@@ -43,7 +43,7 @@ class RolloutObjective(Objective):
         tokenizer: PreTrainedTokenizerBase,
         roles: tuple[Role, ...],
     ) -> None:
-        """Build the policies of the roles with their initial weights. What may refuse the run comes before."""
+        """Build the policies of the roles with their initial weights, after all checks that may refuse the run."""
         self.config, self.topology, self.watchdog, self.tokenizer = config, topology, watchdog, tokenizer
         self.roles = roles
         self.benchmarks = TrainingBenchmarks(config, topology) if config.training.benchmark_interval else None
@@ -55,11 +55,11 @@ class RolloutObjective(Objective):
 
     @property
     def models(self) -> dict[str, ModelState]:
-        """The policy, or the policy of each role."""
+        """Return the policy, or the policy of each role."""
         return {each.name: ModelState(each.policy.chunks, each.policy.optimizer) for each in self.learners}
 
     def start_remote_engines(self) -> dict[Role, RemoteEngine]:
-        """Wait for the rollout ranks, give them the weights, and return each role's engines there."""
+        """Wait for the rollout ranks, send them the weights, and return each role's engines on these ranks."""
         topology, rollout = self.topology, self.config.rollout
 
         def limited(phase: str, setting: str, factor: int) -> AbstractContextManager[None]:
@@ -78,7 +78,7 @@ class RolloutObjective(Objective):
 
     def start_engines(self) -> dict[Role, RestartingEngine]:
         """Start an engine for each policy and return each role's; roles that share a policy share the engine."""
-        # vLLM takes its share of the memory that is free.
+        # vLLM takes its share of the free memory.
         if self.config.optimizer.rl_offload_optimizer_during_inference:
             for learner in self.learners:
                 learner.policy.offload()
@@ -111,9 +111,9 @@ class RolloutObjective(Objective):
         return engines
 
     def benchmark_metrics(self, iteration: int) -> dict[str, float]:
-        """Ask the benchmarks of the policy of the last role every ``benchmark_interval`` steps, else do nothing.
+        """Run the benchmarks on the last role's policy every ``benchmark_interval`` steps.
 
-        Collective. Call it with awake engines that hold the step's weights.
+        Collective. The engines must be awake and hold the step's weights.
         """
         if self.benchmarks is None or iteration % self.config.training.benchmark_interval:
             return {}
@@ -122,7 +122,7 @@ class RolloutObjective(Objective):
         return metrics | {"time/benchmarks": time.perf_counter() - start}
 
     def optimizer_on_device(self) -> AbstractContextManager[None]:
-        """Return a block in which no optimizer is offloaded."""
+        """Return a context manager in which no optimizer is offloaded."""
         return self.algorithm.colocation.optimizer_needed()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A rollout rank: a process with engines and no trainer, which does what the trainer's rank 0 asks of it."""
+"""Run a rollout rank: a process with engines and no trainer, which executes commands of the trainer's rank 0."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def is_rollout_rank(rollout_ranks: int) -> bool:
 
 
 def serve_rollouts(config: RunConfig) -> None:
-    """Sample for the trainer until it says that the run is over.
+    """Sample for the trainer until the end of the run.
 
-    The process ends with code :data:`START_AGAIN` where another rollout rank has died: their process group is broken,
-    and ``megatron_pz.launch`` starts all of them again.
+    If another rollout rank has died, their process group is broken. The process then ends with code
+    :data:`START_AGAIN`, and ``megatron_pz.launch`` restarts all rollout ranks.
     """
-    for number in StopRequest.SIGNALS:  # the trainer's ranks save a checkpoint, and then end these
+    for number in StopRequest.SIGNALS:  # the trainer's ranks save a checkpoint and then end the rollout ranks
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, StopRequest.SIGNALS)
     with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:
@@ -57,21 +57,21 @@ def serve_rollouts(config: RunConfig) -> None:
         require_machine(config)
         guest = Guest(store, rank - trainer_ranks(config.rollout.rollout_ranks))
         tell_host(store, guest.rank, this_host())
-        if guest.meeting is None:  # another process of this rank died at the end of the run
+        if guest.meeting is None:  # an earlier process of this rank died at the end of the run
             return
 
         def start_again() -> NoReturn:
             watchdog.stop()
-            os._exit(START_AGAIN)  # engines and process group may wait for a rank that is gone
+            os._exit(START_AGAIN)  # engines and process group may wait for a dead rank
 
         def leave_with_the_run() -> NoReturn:
             guest.wait_until_over()
             watchdog.stop()
             sys.stdout.flush()
-            os._exit(0)  # without a farewell, for which a rank that is gone would keep the others waiting
+            os._exit(0)  # exit without the closing collectives, which would wait for a dead rank
 
         def connect(lost: Callable[[], NoReturn]) -> TrainerConnection:
-            declare_replaceable()  # from now on the death of another rank may end this process
+            declare_replaceable()  # from here on the death of another rank may end this process
             return guest.connect(lost)
 
         guest.at_the_next_meeting(store, start_again)
@@ -80,19 +80,19 @@ def serve_rollouts(config: RunConfig) -> None:
 
 
 def serve_to_the_end(served: RolloutRank, leave: Callable[[], NoReturn]) -> NoReturn:
-    """Serve, end the engines and leave; also where another rollout rank has died, whose collectives fail."""
+    """Serve, end the engines and exit; also if another rollout rank has died, so that collectives fail."""
     try:
         served.serve()
         served.close()
     except Exception as error:
         if not is_of_a_collective(error):
             raise
-        served.connection.close()  # by which the trainer learns of it
+        served.connection.close()  # closing the connection informs the trainer
     leave()
 
 
 class RolloutRank:
-    """The engines of this rank, and what it does at each command."""
+    """The engines of this rank, and the handlers of its commands."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class RolloutRank:
         rollout = dataclasses.replace(
             rollout,
             gpu_memory_utilization=rollout.gpu_memory_utilization / len(self.roles),
-            sleep_during_update=False,  # nobody else wants the memory
+            sleep_during_update=False,  # no other process needs the memory
         )
         return VllmEngine(
             model.hf_model,
@@ -148,7 +148,7 @@ class RolloutRank:
             self.connection.send(answers[command](*arguments))
 
     def load(self, policy: str, path: str | None, prompts: list[list[int]]) -> list[Response]:
-        """Take a policy's weights, and answer the prompts with them."""
+        """Load a policy's weights, and answer the prompts with them."""
         self._weights[policy].expect(path)
         first = self.roles[policy][0]
         if first in self.engines:

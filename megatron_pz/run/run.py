@@ -38,7 +38,7 @@ RELEASE_INTERVAL = 8
 
 
 class Collapsed(ExpectedFailure):
-    """The run stopped itself because its training had collapsed."""
+    """The run stopped because its training had collapsed."""
 
     exit_code = 4
 
@@ -47,10 +47,10 @@ class Collapsed(ExpectedFailure):
 
 
 class Run:
-    """Everything of a run that has state, built in the one order that works.
+    """The stateful parts of a run, built in the required order.
 
-    Process groups come first, then the claim on the run's directory, the models, the weights of a checkpoint, and only
-    then the rollout engines, which join the process groups and take a share of the memory that is left.
+    Process groups come first, then the claim on the run's directory, the models, the weights of a checkpoint, and last
+    the rollout engines, which join the process groups and take a share of the remaining memory.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Run:
         watchdog: Watchdog,
         rollout_ranks: int = 0,
     ) -> None:
-        """Start the run; the last ``rollout_ranks`` processes of the job do not come here."""
+        """Start the run; the last ``rollout_ranks`` processes of the job do not call this."""
         self.schedule, self.watchdog = schedule, watchdog
         started = StartLog()
         self.topology = Topology.start(config.parallel, schedule.seed, rollout_ranks)
@@ -95,7 +95,7 @@ class Run:
         describe_run(self.config, self.topology, self.first_iteration - 1)
 
     def resume(self) -> int:
-        """Load the newest checkpoint of ``--load`` and return the iteration to go on with."""
+        """Load the newest checkpoint of ``--load`` and return the iteration to continue with."""
         state = loader.load_checkpoint(self.config.training.load, self.objective.models)
         state.require(*self.objective.state_dict(), "work")
         self.objective.read_binary = state.binary
@@ -106,14 +106,14 @@ class Run:
         return state.iteration + 1
 
     def train(self) -> bool:
-        """Train all steps; return False where the run stopped before the last one, after a checkpoint.
+        """Train all steps; return False if the run stopped before the last one, after a checkpoint.
 
-        A signal stopped it, or :attr:`ended_by` has the reason.
+        The cause is a signal, unless :attr:`ended_by` has another reason.
         """
         interval, done = self.schedule.save_interval, self.first_iteration - 1
         if over := done > 0 and self.schedule.is_over(done, self.compute):
             self.announce_nothing_to_do(done)
-        # A run without checkpoints has nothing to save, so a signal may end it at once.
+        # A run without checkpoints has nothing to save, so a signal ends it immediately.
         with StopRequest() if interval else nullcontext() as stop:
             self.objective.is_stopping = lambda: stop is not None and stop.signal is not None
             for iteration in () if over else range(self.first_iteration, self.schedule.iterations + 1):
@@ -147,9 +147,9 @@ class Run:
         return over
 
     def end_before(self, iteration: int, failure: StepNotDone, stop: StopRequest | None) -> None:
-        """End the run with a checkpoint of the step before, which is exact, as the failed one has changed nothing.
+        """End the run with a checkpoint of the previous step, which is exact because the failed step changed nothing.
 
-        Where a signal had asked the run to stop, it ends as stopped, else by the failure. Collective.
+        The run ends as stopped if a signal had requested that, otherwise by the failure. Collective.
         """
         if stop is None or not stop.requested(self.topology):
             self.ended_by = failure
@@ -157,7 +157,7 @@ class Run:
             self.save(iteration - 1)
 
     def announce_nothing_to_do(self, done: int) -> None:
-        """Print which bound of the schedule the resumed run has reached already."""
+        """Print which bound of the schedule the resumed run has already reached."""
         schedule, folder = self.schedule, self.config.training.load
         if self.topology.rank != 0:
             return
@@ -168,7 +168,7 @@ class Run:
             print(f"nothing to do: {folder} has done {used}, and --train-flops is {schedule.flops:g}")
 
     def examine(self, step: StepMetrics) -> list[CollapseSign]:
-        """Return the signs of collapse that the step shows, and warn of those that it is the first to show.
+        """Return the signs of collapse that the step shows, and warn of the new ones.
 
         Rank 0 judges for all ranks. Collective.
         """
@@ -180,7 +180,7 @@ class Run:
         return self.topology.broadcast_object(signs)
 
     def save(self, iteration: int) -> float:
-        """Save a checkpoint from which the run goes on bit for bit; return the seconds that the run waited for it."""
+        """Save a checkpoint from which the run resumes bit for bit; return the seconds that the run waited for it."""
         start = time.perf_counter()
         with self.objective.optimizer_on_device():
             self.checkpoints.save(
@@ -193,7 +193,7 @@ class Run:
         return time.perf_counter() - start
 
     def close(self) -> None:
-        """Wait for the last checkpoint, then end the engines, and the process groups that they joined last."""
+        """Wait for the last checkpoint, end the engines, and last the process groups that they joined."""
         self.checkpoints.wait()
         self.logger.close()
         self.objective.close()
@@ -203,12 +203,12 @@ class Run:
 
 
 def run(config: RunConfig, schedule: Schedule, objective: MakeObjective, rollout_ranks: int = 0) -> None:
-    """Train an objective to its end. Collective over all ranks of the launcher but the last ``rollout_ranks``.
+    """Train an objective to its end. Collective over all ranks of the launcher except the last ``rollout_ranks``.
 
     Raises:
-        SystemExit: with code 3, when a signal stopped the run after a checkpoint.
-        Collapsed: after a checkpoint, where the run is to stop when training collapses.
-        StepNotDone: after a checkpoint, where a step could not be done.
+        SystemExit: with code 3, if a signal stopped the run after a checkpoint.
+        Collapsed: after a checkpoint, if training collapsed and the run is configured to stop then.
+        StepNotDone: after a checkpoint, if a step failed before it changed any state.
     """
     config = resumed_after_restart(config)
     with Watchdog(60 * config.parallel.heartbeat_timeout_minutes, monitor=detect()) as watchdog:

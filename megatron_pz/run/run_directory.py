@@ -23,7 +23,7 @@ CONFIG_FILE = "config.yaml"
 def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
     """Write the configuration and the record of this start, after ``iteration`` steps. Collective.
 
-    A resumed run prints the settings that differ from its previous start; the record keeps both values.
+    A resumed run prints the settings that differ from its previous start; the record has both values.
     """
     hosts = topology.all_gather_object(this_host())
     if topology.rank != 0:
@@ -40,14 +40,14 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
 
 
 def this_host() -> str:
-    """Return the name of this node: Slurm names a node once; containers and virtual nodes may share a host name."""
+    """Return the name of this node, from Slurm if possible: containers and virtual nodes may share a host name."""
     return os.environ.get("SLURMD_NODENAME", platform.node())
 
 
 def changed_settings(path: Path, config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Return (before, now) of every setting, as ``section.field``, that differs from the file of the previous start.
 
-    Settings that the file lacks are ignored, since another version may have written it. The result is empty where the
+    Settings that the file lacks are ignored, because another version may have written it. The result is empty if the
     file is missing or incomplete. ``load`` and ``save`` do not count as settings.
     """
     try:

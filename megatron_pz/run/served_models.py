@@ -1,4 +1,4 @@
-"""Serve saved Hugging Face models one after another, each as its own directory describes it."""
+"""Serve saved Hugging Face models one after another, each as described by its directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "adde
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model directory and everything that decides what its engine computes, beside the values of its weights."""
+    """A model directory and all facts that determine its engine's results, except the values of the weights."""
 
     directory: Path
     tokenizer_dir: Path
@@ -37,7 +37,7 @@ class ServedModel:
 
     @classmethod
     def of(cls, directory: Path, tokenizer_dir: str | Path) -> ServedModel:
-        """Read the facts. Raises :class:`BadInput` for a directory without a model or a tokenizer."""
+        """Read the facts. Raise :class:`BadInput` for a directory without a model or a tokenizer."""
         hf_config, place = read_hf_config(directory), Path(tokenizer_dir)
         generation = directory / "generation_config.json"
         facts = {
@@ -52,7 +52,7 @@ class ServedModel:
         return cls(directory, place, facts)
 
     def open_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Open the tokenizer. Raises :class:`BadInput` where transformers cannot, or the model lacks its tokens."""
+        """Open the tokenizer. Raise :class:`BadInput` if transformers cannot, or if the model lacks its tokens."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.tokenizer_dir)
         except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ class ServedModel:
 
     @property
     def positions(self) -> int:
-        """Return the maximum number of tokens of a text that the model was made for."""
+        """Return the model's maximum number of tokens of a text."""
         return HFConfigReader(self.facts["config"], self.directory / "config.json").size("max_position_embeddings")
 
     def weights_sha256(self) -> dict[str, str]:
@@ -75,10 +75,10 @@ class ServedModel:
 def engines_in_turn(
     models: Sequence[ServedModel], rollout: Callable[[ServedModel], RolloutConfig], *, colocated: bool
 ) -> Generator[tuple[ServedModel, VllmEngine], None, None]:
-    """Yield each model with an engine that serves it, until the next is asked for.
+    """Yield each model with an engine that serves it until the next one is requested.
 
-    A running engine takes the weights of the next model where both agree in facts and settings; otherwise the next
-    model gets an engine of its own. Collective where ``colocated``.
+    A running engine loads the weights of the next model if both agree in facts and settings; otherwise the next model
+    gets a new engine. Collective if ``colocated``.
     """
     engine: VllmEngine | None = None
     former: ServedModel | None = None

@@ -17,11 +17,11 @@ class StopRequest:
     (torchrun answers the second Ctrl-C with SIGTERM). After SIGTERM or SIGUSR1, which schedulers may repeat, only
     SIGINT ends the process at once.
 
-    ``megatron_pz.cluster.launcher`` starts workers with SIGUSR1 blocked, so that a request which arrives during the
-    imports waits until this class unblocks it. The launcher passes signals on once every worker can save, and waits
-    for the checkpoint.
+    ``megatron_pz.cluster.launcher`` starts workers with SIGUSR1 blocked, so that a request during the imports stays
+    pending until this class unblocks it. The launcher forwards signals once every worker can save, and waits for the
+    checkpoint.
 
-    torchrun (2.13) passes SIGTERM, SIGINT, SIGHUP and SIGQUIT on and kills its workers 30 seconds later, or after
+    torchrun (2.13) forwards SIGTERM, SIGINT, SIGHUP and SIGQUIT and kills its workers 30 seconds later, or after
     ``TORCH_ELASTIC_SHUTDOWN_TIMEOUT`` seconds; SIGUSR1 ends torchrun itself, and its exit code is always 1.
     """
 
@@ -51,7 +51,7 @@ class StopRequest:
         if self.signal is None:
             self.signal = signal.Signals(number)
             if os.environ.get("RANK", "0") == "0":
-                # Not print: the handler may run inside another print, whose lock it would wait for.
+                # Not print: the handler may interrupt another print, which holds the lock.
                 os.write(
                     2,
                     f"\n{self.signal.name}: finishing this step, then saving a checkpoint; "

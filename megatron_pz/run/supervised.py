@@ -1,6 +1,6 @@
 """Train on given targets: the objective of the cold start and of the baselines without reinforcement learning.
 
-Optimizer, packing, log-probabilities and the account of the compute are those of reinforcement learning. The result is
+Optimizer, packing, log-probabilities and the count of compute are those of reinforcement learning. The result is
 ``<save>/hf``, a Hugging Face directory.
 """
 
@@ -36,16 +36,16 @@ LossTerm = list[ScoredGroup]
 
 
 class Examples(Protocol):
-    """Source of a supervised run's examples; every rank has the same ones."""
+    """The source of a supervised run's examples, which are the same on every rank."""
 
     def step(self) -> list[LossTerm]:
-        """Return the examples of the next optimizer step, over all ranks; all terms weigh the same."""
+        """Return the examples of the next optimizer step over all ranks; all terms have equal weight."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on, as JSON can hold it."""
+        """Return the state for :meth:`load_state_dict`, as JSON values."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
 
 
 MakeExamples = Callable[[RunConfig, PreTrainedTokenizerBase, PassageBlend, Policy], Examples]
@@ -62,7 +62,7 @@ class SupervisedObjective(Objective):
         Build the policy and the source of its examples.
 
         Args:
-            learning_rate: the rate of a step, counted from 0.
+            learning_rate: returns the learning rate of a step, counted from 0.
         """
         self.config, self.topology, self.learning_rate = config, topology, learning_rate
         tokenizer = open_tokenizer(config.model)
@@ -73,7 +73,7 @@ class SupervisedObjective(Objective):
 
     @property
     def models(self) -> dict[str, ModelState]:
-        """The one policy."""
+        """Return the only policy."""
         return {"": ModelState(self.policy.chunks, self.policy.optimizer)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class SupervisedObjective(Objective):
         return {"examples": self.examples.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the saved state of the source of examples."""
+        """Restore the saved state of the source of examples."""
         self.examples.load_state_dict(state["examples"])
 
     def step(self, iteration: int) -> StepResult:
@@ -106,16 +106,16 @@ class SupervisedObjective(Objective):
         return metrics
 
     def finish(self) -> None:
-        """Write ``<save>/hf``, in place of that of an earlier attempt."""
+        """Write ``<save>/hf``, replacing that of an earlier attempt."""
         directory = Path(self.config.training.save) / "hf"
         save_hf(self.policy.weights(), self.policy.architecture, self.config.model.hf_model, directory, replace=True)
 
 
 def target_tokens(response: str, family: PromptFamily, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of a target; they end in the end-of-text token unless a stop string ends the responses.
+    """Return the tokens of a target, with the end-of-text token at the end unless a stop string ends responses.
 
     Raises:
-        BadInput: the tokenizer has no such token.
+        BadInput: the tokenizer has no end-of-text token.
     """
     end = tokenizer.eos_token_id
     if not family.stop and end is None:
@@ -129,6 +129,6 @@ def target_tokens(response: str, family: PromptFamily, tokenizer: PreTrainedToke
 def loss(
     log_probs_R: Tensor, entropy_R: Tensor, batch: MicroBatch, frozen: OldAndReferenceLogProbs
 ) -> tuple[Tensor, LossStatistics]:
-    """Return the targets' negative log-likelihood, and the statistics that the policy loss has of the same tokens."""
+    """Return the targets' negative log-likelihood, and the policy loss's statistics for the same tokens."""
     _, statistics = policy_loss(log_probs_R.detach(), entropy_R, batch, frozen, GrpoConfig())
     return supervised_loss(log_probs_R, batch), statistics

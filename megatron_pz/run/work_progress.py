@@ -1,4 +1,4 @@
-"""Show how much of a work of hours is done, and the time left: a bar on a terminal, else a line now and then."""
+"""Show the progress of a long task and the time left: a bar on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ SECONDS_A_LINE = 30.0
 
 
 class WorkProgress:
-    """Progress of one work, on stderr.
+    """Shows the progress of one task on stderr.
 
     Args:
-        label: what is done.
-        unit: what is counted, in the plural.
-        total: how much there is to do in all.
-        done: how much an earlier run has done; it does not count as this run's speed.
-        shown: False shows nothing, on ranks other than 0.
-        stream: where to write; stderr by default.
+        label: name of the task.
+        unit: plural name of the counted items.
+        total: total number of items.
+        done: number of items done by an earlier run; excluded from the speed.
+        shown: False hides the progress, for ranks other than 0.
+        stream: output stream, stderr by default.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class WorkProgress:
             self._bar.close()
 
     def at(self, done: int) -> None:
-        """Show that ``done`` of the total are done, those of earlier runs included."""
+        """Show that ``done`` items of the total are done, including those of earlier runs."""
         now = time.monotonic()
         if self._bar is not None:
             self._bar.n = done
@@ -56,7 +56,7 @@ class WorkProgress:
             print(self.line(done, now - self._began), file=self._stream, flush=True)
 
     def line(self, done: int, seconds: float) -> str:
-        """Write one line: share done and time left, ``seconds`` after the beginning."""
+        """Write one line with the share done and the time left, ``seconds`` after the start."""
         fresh = done - self._already
         left = tqdm.format_interval((self._total - done) * seconds / fresh) if fresh else "unknown"
         return f"{self._label}: {done:,} of {self._total:,} {self._unit} ({done / self._total:.0%}), left: {left}"

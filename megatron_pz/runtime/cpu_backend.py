@@ -1,12 +1,11 @@
 """Run Megatron-Core without a CUDA device: tensors on the CPU, collectives through gloo.
 
-Megatron-Core assumes CUDA: it writes ``torch.cuda.current_device()``, ``device="cuda"`` and
-``.type() == "torch.cuda.FloatTensor"``. :func:`install` answers these with the CPU, and only inside ``megatron.core``:
-there the module-level name ``torch`` is a proxy. Other modules keep torch as it is. Replacing torch's factory
-functions for the whole process would break ``with torch.device("meta")``, and with it Hugging Face's
-``from_pretrained``, silently.
+Megatron-Core assumes CUDA: it uses ``torch.cuda.current_device()``, ``device="cuda"`` and
+``.type() == "torch.cuda.FloatTensor"``. :func:`install` maps these to the CPU, but only inside ``megatron.core``, whose
+module-level name ``torch`` becomes a proxy. Other modules use torch unchanged. Replacing torch's factory functions for
+the whole process would silently break ``with torch.device("meta")``, and with it Hugging Face's ``from_pretrained``.
 
-It adapts the device and never the algorithm: modules, schedules and optimizer are Megatron-Core's own.
+This module adapts the device and never the algorithm: modules, schedules and optimizer are Megatron-Core's own.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ import torch
 
 CPU = torch.device("cpu")
 _SCOPE = "megatron.core"
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 _LARGEST_INT = 2**31 - 1
 _FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "empty_like", "zeros_like")
 _installed = False
 
 
 def install() -> None:
-    """Adapt Megatron-Core to the CPU, and silence what it warns of everywhere. A second call does nothing.
+    """Adapt Megatron-Core to the CPU, and silence its usual warnings. A second call does nothing.
 
-    Where CUDA is available, only the warnings are silenced.
+    If CUDA is available, only the warnings are silenced.
 
-    Call it before ``megatron.core`` is imported (the packages of ``megatron_pz`` that import it do). Modules of
-    Megatron-Core that are already there are adapted too.
+    Call this before ``megatron.core`` is imported (the packages of ``megatron_pz`` that import it do). Modules of
+    Megatron-Core that are already imported are adapted too.
     """
     global _installed
     if _installed:
@@ -51,7 +50,7 @@ def install() -> None:
     _silence()
     if torch.cuda.is_available():
         return
-    # Megatron-Core warns under tensor and sequence parallelism where this is not set, whatever the device.
+    # Megatron-Core warns under tensor and sequence parallelism if this is not set, on any device.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     _keep_freed_memory()
     _bound_kernel_caches()
@@ -63,11 +62,11 @@ def install() -> None:
 
 
 def separate_compiled_code() -> None:
-    """Keep what torch.compile makes for this instruction set in a folder of its own.
+    """Use a separate cache of torch.compile for each instruction set.
 
-    The cache of torch 2.13 gives a process with AVX2 the graphs that were made for the vectors of AVX-512, which then
-    compute wrong numbers. vLLM compiles the lookup of a vocabulary that is divided among ranks. It happens where a
-    cache outlives a change of the processor, as in an image or a shared home folder.
+    The cache of torch 2.13 gives a process with AVX2 the graphs that were compiled for AVX-512, which then compute
+    wrong numbers; vLLM compiles the lookup in a vocabulary that is divided among ranks. This happens if a cache is used
+    on different processors, as in an image or a shared home directory.
     """
     instructions = torch.backends.cpu.get_cpu_capability().lower().replace(" ", "_")
     default = Path(tempfile.gettempdir()) / f"torchinductor_{os.getuid()}"
@@ -81,7 +80,7 @@ def _in_scope(module_name: str) -> bool:
 
 
 class _Proxy(ModuleType):
-    """Answer some names of a module itself and leave all others to the real one."""
+    """Overrides some names of a module and forwards all others to the real one."""
 
     def __init__(self, real: ModuleType, **own: Any) -> None:
         super().__init__(real.__name__)
@@ -92,7 +91,7 @@ class _Proxy(ModuleType):
 
 
 class _FinishedStream:
-    """Stand for a CUDA stream or event. Work on the CPU is done when its call returns, so every request is a no-op."""
+    """Replaces a CUDA stream or event. Work on the CPU is done when its call returns, so every method is a no-op."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -120,7 +119,7 @@ def _torch_for_megatron() -> _Proxy:
 
     cuda = _Proxy(
         torch.cuda,
-        current_device=lambda: CPU,  # only ever used as device=…
+        current_device=lambda: CPU,  # used only as device=…
         set_device=lambda *_: None,
         synchronize=lambda *_, **__: None,
         Stream=_FinishedStream,
@@ -140,24 +139,24 @@ _TORCH = _torch_for_megatron()
 
 
 def _silence() -> None:
-    """Ignore warnings that no user can act on: absent optional libraries, Megatron-Core's own deprecated calls."""
+    """Ignore warnings that users cannot act on: missing optional libraries, Megatron-Core's own deprecated calls."""
     warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
     warnings.filterwarnings("ignore", message=r"full scope is deprecated", module=r"megatron\.core")
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category, module=r"megatron\.core")
-    # 0.19 says at every load that common.pt, which we write for the releases before it, is deprecated.
+    # 0.19 warns at every load that common.pt, which we write for earlier releases, is deprecated.
     logging.getLogger("megatron.core.dist_checkpointing.strategies.common").setLevel(logging.ERROR)
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep the blocks of freed tensors for the next ones.
+    """Make glibc keep the blocks of freed tensors for the next ones.
 
-    By default glibc returns large blocks to the system, and new ones are mapped page by page at their first touch: a
-    zeroed tensor of 113 MB takes 30 ms in new pages and 4 ms in old ones. The environment's own settings win.
+    By default glibc returns large blocks to the system, and new ones are mapped page by page at their first use: a
+    zeroed tensor of 113 MB takes 30 ms in new pages and 4 ms in old ones. Settings in the environment take precedence.
     """
     if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have no such thing
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries do not have this
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, _LARGEST_INT)
         mallopt(M_TRIM_THRESHOLD, _LARGEST_INT)
@@ -166,7 +165,7 @@ def _keep_freed_memory() -> None:
 def release_freed_memory() -> None:
     """Return the pages of freed tensors to the system, which :func:`install` keeps for the next ones.
 
-    Blocks of many sizes fragment what is kept, so that a process grows by tens of MB a step. Nothing happens where
+    Blocks of many sizes fragment the kept memory, so that a process grows by tens of MB per step. This does nothing if
     CUDA is available.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
@@ -175,21 +174,21 @@ def release_freed_memory() -> None:
 
 
 def _bound_kernel_caches() -> None:
-    """Let oneDNN and torch's layer above it keep 128 compiled products each instead of 1024.
+    """Limit the kernel caches of oneDNN and of torch's layer above it to 128 entries each instead of 1024.
 
     They compile a bfloat16 product for every shape, 0.5 to 1 MB each, and micro-batches differ in their tokens: by
-    default a process grows by up to 100 MB a step. A micro-batch needs about 30. The environment's own settings win.
-    Both libraries read these variables at their first product.
+    default a process grows by up to 100 MB per step. A micro-batch needs about 30 entries. Settings in the environment
+    take precedence. Both libraries read these variables at their first product.
     """
     for variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(variable, "128")
 
 
 def _answer_tensor_questions() -> None:
-    """Replace ``Tensor.cuda``, ``Module.cuda`` and ``Tensor.type``, which are methods that no proxy can stand before.
+    """Replace ``Tensor.cuda``, ``Module.cuda`` and ``Tensor.type``, which are methods that a proxy cannot intercept.
 
-    The first two could only raise on this machine. ``type`` answers ``torch.cuda.*`` to Megatron's optimizers, which
-    tell parameters apart by that string, and the real type to other callers.
+    The first two could only raise on this machine. ``type`` returns ``torch.cuda.*`` to Megatron's optimizers, which
+    distinguish parameters by that string, and the real type to other callers.
     """
     torch.Tensor.cuda = lambda self, *_, **__: self
     torch.nn.Module.cuda = lambda self, *_, **__: self
@@ -207,12 +206,12 @@ def _answer_tensor_questions() -> None:
 
 
 def _adapt(module: ModuleType) -> None:
-    """Give a module of Megatron-Core, whose body has run, its own torch and the patch that it needs."""
+    """Give an imported module of Megatron-Core its own torch and the patch that it needs."""
     names = vars(module)
     if names.get("torch") is torch:
         names["torch"] = _TORCH
     for name, value in list(names.items()):
-        # What jit_fuser compiled before install() was called: take the plain function back.
+        # Restore the plain functions that jit_fuser compiled before install() was called.
         original = getattr(value, "_torchdynamo_orig_callable", None)
         if original is not None:
             names[name] = original
@@ -222,7 +221,7 @@ def _adapt(module: ModuleType) -> None:
 
 
 class _AdaptingFinder(importlib.abc.MetaPathFinder):
-    """Adapt every module of Megatron-Core as soon as its body has run."""
+    """Adapts every module of Megatron-Core as soon as its body has run."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -243,23 +242,23 @@ class _AdaptingFinder(importlib.abc.MetaPathFinder):
 
 
 def _patch_jit(module: ModuleType) -> None:
-    module.disable_jit_fuser()  # torch.compile, which runs a C++ compiler for each small function
+    module.disable_jit_fuser()  # jit_fuser is torch.compile, which would run a C++ compiler for each small function
 
 
 def _patch_random(module: ModuleType) -> None:
-    # These two reach into torch.cuda's internals, which only queue work for a CUDA start that never comes.
+    # These two use torch.cuda's internals, which only queue work for an initialization of CUDA that never happens.
     module._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     module._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
 
 
 def _patch_distributed_optimizer(module: ModuleType) -> None:
-    """Correct two faults that show without Transformer Engine and Apex, when the optimizer is torch's own Adam.
+    """Correct two faults that occur without Transformer Engine and Apex, when the optimizer is torch's own Adam.
 
-    Torch's Adam keeps a tensor ``step`` for every parameter, where fused Adams keep one number in the parameter group.
+    Torch's Adam has a tensor ``step`` for every parameter, whereas fused Adams have one number in the parameter group.
 
-    - The loaders that reshard leave ``step`` out, and ``_set_main_param_and_optimizer_states`` asks for it: KeyError.
-    - ``load_state_dict`` gives all parameters the one same ``step`` tensor. Adam adds 1 to it once for each of them,
-      so after a resume the bias correction is wrong, and nothing says so.
+    - The loaders that reshard omit ``step``, and ``_set_main_param_and_optimizer_states`` requires it: KeyError.
+    - ``load_state_dict`` gives all parameters the same ``step`` tensor. Adam adds 1 to it once for each of them, so
+      that after a resume the bias correction is silently wrong.
     """
     optimizer = module.DistributedOptimizer
     plain_set = optimizer._set_main_param_and_optimizer_states
@@ -284,15 +283,15 @@ def _patch_distributed_optimizer(module: ModuleType) -> None:
 
 
 def _patch_moe_utils(module: ModuleType) -> None:
-    """Define the name that the router's float32 gating compares with None: NameError without Transformer Engine."""
+    """Define a name that the router's float32 gating compares with None; it is undefined without Transformer Engine."""
     if not hasattr(module, "te_general_gemm"):
         module.te_general_gemm = None
 
 
 def _patch_token_dispatcher(module: ModuleType) -> None:
-    """Turn token counts into the NumPy arrays that all_to_all wants.
+    """Convert token counts into the NumPy arrays that all_to_all expects.
 
-    Megatron-Core leaves a tensor that is on the CPU already as it is: TypeError.
+    Megatron-Core does not convert a tensor that is already on the CPU, which raises TypeError.
     """
     plain_move = module.maybe_move_tensor_to_cpu
 
@@ -305,7 +304,7 @@ def _patch_token_dispatcher(module: ModuleType) -> None:
 
 
 def _patch_mappings(module: ModuleType) -> None:
-    """Pad what tensor parallel experts exchange to equal lengths, which gloo requires, and cut it afterwards."""
+    """Pad the tensors that tensor parallel experts exchange to equal lengths, as gloo requires, and trim them after."""
     plain_gather, plain_scatter = module._gather_along_first_dim, module._reduce_scatter_along_first_dim
 
     def padded(part: torch.Tensor, length: int) -> torch.Tensor:

@@ -27,24 +27,24 @@ _NO_READER = 128 + 13
 
 
 class ExpectedFailure(Exception):
-    """A failure that needs no traceback. Its message is one line: what is wrong, the value, and what to do."""
+    """A failure that needs no traceback. Its one-line message states the problem, the value, and what to do."""
 
     exit_code = 1
 
 
 class BadInput(ExpectedFailure):
-    """Something the user gave cannot be used."""
+    """User input cannot be used."""
 
     exit_code = 2
 
 
 def one_line(error: BaseException) -> str:
-    """Return the error's message without line breaks, or its type's name where the message is empty."""
+    """Return the error's message without line breaks, or the name of its type if the message is empty."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def brief(error: BaseException, length: int = 300) -> str:
-    """Return :func:`one_line`, cut at ``length`` characters, as a part of a longer line."""
+    """Return :func:`one_line`, truncated to ``length`` characters, for use in a longer line."""
     text = one_line(error)
     return text if len(text) <= length else f"{text[:length]}…"
 
@@ -52,8 +52,8 @@ def brief(error: BaseException, length: int = 300) -> str:
 def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned]:
     """Decorate a command's ``main``: an :class:`ExpectedFailure` becomes ``error: …`` on stderr and its exit code.
 
-    A full disk, a file that may not be read or written, and Ctrl-C are reported in the same way; a closed pipe
-    (``| head``) ends the command silently. Under torchrun most failures affect all ranks alike, and only the first rank
+    A full disk, a file without read or write permission, and Ctrl-C are reported in the same way; a closed pipe
+    (``| head``) ends the command silently. Under torchrun most failures affect all ranks alike, so only the first rank
     of each node prints.
     """
 
@@ -87,7 +87,7 @@ def exits_with_one_line(main: Callable[..., Returned]) -> Callable[..., Returned
 
 
 def _reader_is_gone() -> bool:
-    """Return whether standard output is a closed pipe; any other broken pipe is a bug of this program."""
+    """Return whether standard output is a closed pipe. Any other broken pipe is a bug in this program."""
     try:
         poll = select.poll()
         poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -101,7 +101,7 @@ def _say(message: str) -> None:
     # Our launcher prints the first failure of all nodes; under torchrun the first rank of each node prints its own.
     if os.environ.get("LOCAL_RANK", "0") == "0" and LAUNCHER_VARIABLE not in os.environ:
         print(line, file=sys.stderr, flush=True)
-    # Launchers print of a failure what they find in this file (torch.distributed.elastic's format).
+    # Launchers report the failure from this file (torch.distributed.elastic's format).
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):
             Path(path).write_text(json.dumps({"message": line, "timestamp": int(time.time())}), encoding="utf-8")

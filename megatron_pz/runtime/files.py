@@ -1,4 +1,4 @@
-"""Write files that are either complete or absent, and keep a second process out of a directory."""
+"""Write files atomically, and prevent a second process from using a directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LOCK_FILE = ".lock"
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside ``path``; its file is flushed to disk and takes the name when the block ends.
+    """Yield a hidden path beside ``path``; its file is flushed to disk and renamed to ``path`` when the block ends.
 
     The hidden file has the suffix of ``path``, by which libraries choose a format. An error in the block removes it and
-    leaves an earlier file as it was.
+    leaves an existing file unchanged.
     """
     partial = path.with_name(f".{path.stem}.incomplete{path.suffix}")
     try:
@@ -32,14 +32,14 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a hidden file beside ``path``, and give it that name once it is on the disk."""
+    """Let ``write`` fill a hidden file beside ``path``, and rename it to ``path`` once it is on the disk."""
     with _replacing(path) as partial:
         write(partial)
 
 
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that gets the name ``path`` when the block ends without an error."""
+    """Open a binary file that is renamed to ``path`` when the block ends without an error."""
     with _replacing(path) as partial, partial.open("wb") as file:
         yield file
 
@@ -60,10 +60,10 @@ def flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def claimed_directory(directory: Path, flag: str) -> Iterator[None]:
-    """Create a directory and keep another process that claims it out until the block ends.
+    """Create a directory and lock it against other processes that claim it until the block ends.
 
     Args:
-        directory: gets a file :data:`LOCK_FILE`, which stays. On a file system without locks nothing keeps others out.
+        directory: gets a file :data:`LOCK_FILE`, which stays. A file system without locks gives no protection.
         flag: names the directory in a message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Let rank 0 do what is to be done once, and tell all ranks the result or the failure."""
+"""Run work once on rank 0, and share the result or the failure with all ranks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 def on_first_rank(work: Callable[[], Result]) -> Result:
-    """Return what ``work`` returns on rank 0. Collective where there is a process group.
+    """Return the result of ``work`` on rank 0. Collective if there is a process group.
 
     Raises:
-        BadInput: on all ranks, where ``work`` raises it.
+        BadInput: on all ranks, if ``work`` raises it.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return work()

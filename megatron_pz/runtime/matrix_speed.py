@@ -1,6 +1,6 @@
-"""Measure how fast this machine multiplies the matrices that training multiplies, in bfloat16 and in float32.
+"""Measure the speed of training's matrix products on this machine, in bfloat16 and in float32.
 
-Processor flags do not answer that: they say nothing about what torch and oneDNN make of them. Without bfloat16 kernels
+Processor flags are not sufficient, because they do not show how torch and oneDNN use them. Without bfloat16 kernels
 torch falls back to a plain loop, which is up to forty times slower than float32 on a CPU with AVX2.
 """
 
@@ -32,7 +32,7 @@ class MatrixSpeed:
 
     @property
     def fastest(self) -> Precision:
-        """The precision that trains faster here; float32 in a draw."""
+        """Return the precision that trains faster on this machine; float32 in a tie."""
         return "bf16" if self.bf16 > self.fp32 else "fp32"
 
     def of(self, precision: Precision) -> float:
@@ -45,10 +45,10 @@ class MatrixSpeed:
 
 @functools.cache
 def matrix_speed() -> MatrixSpeed:
-    """Measure once in this process; below a second on an idle core.
+    """Measure once in this process, in less than a second on an idle core.
 
-    The fastest of several repeats counts, in CPU time, and the two precisions take turns, so that other processes
-    neither slow one of them nor decide. One thread measures. The random generators stay as they are.
+    The result is the fastest of several repeats in CPU time, and the two precisions alternate, so that other processes
+    do not affect the decision. One thread measures. The state of random generators is preserved.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -62,7 +62,7 @@ def _measured() -> MatrixSpeed:
     products = {precision: _training_products(dtype) for precision, dtype in DTYPES.items()}
     fastest: dict[Precision, list[float]] = {precision: [float("inf")] * 3 for precision in products}
     for each in (product for made in products.values() for product in made):
-        each()  # the first call allocates, and lets oneDNN prepare its kernel
+        each()  # the first call allocates memory and prepares oneDNN's kernel
     began = time.perf_counter()
     for repeat in range(MAX_REPEATS):
         if repeat >= MIN_REPEATS and time.perf_counter() - began > BUDGET_SECONDS:
@@ -87,7 +87,7 @@ def _training_products(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
-    """Return the CPU time of the one thread that multiplies: waiting for a core does not count."""
+    """Return the CPU time of the multiplying thread, which excludes the wait for a core."""
     began = time.thread_time()
     product()
     return time.thread_time() - began

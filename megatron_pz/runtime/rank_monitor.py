@@ -1,4 +1,4 @@
-"""Report heartbeats and sections to the rank monitor of NVIDIA's ``ft_launcher``, where it started this process.
+"""Report heartbeats and sections to the rank monitor of NVIDIA's ``ft_launcher``, if that started this process.
 
 ``nvidia-resiliency-ext`` is optional. Its launcher restarts the ranks of a job in place and sets a variable with the
 socket of the rank's monitor; under any other launcher nothing is imported and nothing is sent.
@@ -23,14 +23,14 @@ SETUP, STEP = "setup", "step"
 
 
 class SectionTimeouts(Protocol):
-    """The part of the package's ``SectionTimeouts`` that is read here."""
+    """The part of the package's ``SectionTimeouts`` that this module reads."""
 
     section: dict[str, float | None]
     """Timeout in seconds of each section that the launcher monitors."""
 
 
 class Client(Protocol):
-    """The part of ``nvidia_resiliency_ext.fault_tolerance.RankMonitorClient`` (0.4.1) that is used here."""
+    """The part of ``nvidia_resiliency_ext.fault_tolerance.RankMonitorClient`` (0.4.1) that this module uses."""
 
     section_timeouts: SectionTimeouts
 
@@ -48,8 +48,8 @@ class Client(Protocol):
 class RankMonitor:
     """Sends a heartbeat at every boundary of steps and phases, and opens the sections that have a timeout.
 
-    The monitor fails on a section that it was given no timeout for (0.4.1), so only those named in
-    ``--ft-rank-section-timeouts`` are sent. Phases may come from several threads.
+    The monitor (0.4.1) fails on a section without a timeout, so only those in ``--ft-rank-section-timeouts`` are sent.
+    Phases may come from several threads.
     """
 
     def __init__(self, client: Client) -> None:
@@ -59,19 +59,19 @@ class RankMonitor:
         self._between = SETUP
 
     def start(self) -> None:
-        """Connect to the monitor; the process group exists."""
+        """Connect to the monitor. The process group must exist."""
         assert self._client is not None
         self._client.init_workload_monitoring()
         self.enter(SETUP)
 
     def step(self) -> None:
-        """End the setup, or the step before, and begin a step."""
+        """End the setup or the previous step, and begin a step."""
         self.leave(self._between)
         self._between = STEP
         self.enter(STEP)
 
     def enter(self, section: str) -> None:
-        """Begin a section; one that is open already, in another thread, stays the same section."""
+        """Begin a section. If it is already open in another thread, it stays one section."""
         with self._lock:
             self._open[section] += 1
             self._send(section, opens=True, changes=self._open[section] == 1)
@@ -84,7 +84,7 @@ class RankMonitor:
                 self._send(section, opens=False, changes=self._open[section] == 0)
 
     def stop(self) -> None:
-        """Disconnect: the monitor stops watching this process."""
+        """Disconnect, so that the monitor stops watching this process."""
         with self._lock:
             if self._client is not None:
                 with contextlib.suppress(OSError):  # the monitor may have ended first
@@ -100,7 +100,7 @@ class RankMonitor:
             if changes and section in client.section_timeouts.section:
                 (client.start_section if opens else client.end_section)(section)
         except Exception as error:  # RankMonitorClientError, which exists only where the package does
-            # The launcher is the judge of its own monitor: where that lives, it ends a rank that has fallen silent.
+            # The launcher watches its own monitor; if the monitor lives, it ends a silent rank.
             print(f"the rank monitor does not answer, no more is sent to it: {brief(error)}", file=sys.stderr)
             self._client = None
 
@@ -111,7 +111,7 @@ def section_name(phase: str) -> str:
 
 
 def detect() -> RankMonitor | None:
-    """Return a client for this process's monitor; None where ``ft_launcher`` did not start it.
+    """Return a client for this process's monitor, or None if ``ft_launcher`` did not start the process.
 
     Raises:
         BadInput: ``ft_launcher`` comes from another environment, and this one lacks its package.

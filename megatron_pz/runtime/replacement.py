@@ -1,4 +1,4 @@
-"""Tell the launcher which worker may be started again when it dies, without the run."""
+"""Tell the launcher which workers may be restarted alone when they die, without ending the run."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 
 
 def declare_replaceable() -> None:
-    """Let the launcher start this worker again if a signal kills it, or if it ends with :data:`START_AGAIN`.
+    """Allow the launcher to restart this worker if a signal kills it or if it ends with :data:`START_AGAIN`.
 
-    It is for workers in service: one that dies while it starts would die again. Other launchers ignore it.
+    Call this after the start: a worker that dies during its start would die again. Other launchers ignore this.
     """
     if path := os.environ.get(_ERROR_FILE):
         _mark(path).touch()
 
 
 def take_declaration(error_file: str) -> bool:
-    """Return whether the worker with this error file was replaceable; its successor has to declare it anew."""
+    """Return whether the worker with this error file was replaceable, and clear the declaration for its successor."""
     mark = _mark(error_file)
     found = mark.exists()
     mark.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of a distribution; None where it is not installed."""
+    """Return the version of a distribution, or None if it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -3,18 +3,18 @@
 ===========================================  ==================================================================
 what goes wrong                              what ends the run
 ===========================================  ==================================================================
-an engine call, a weight sync or a disk      the rank itself, at the limit of its :meth:`Watchdog.phase`
+an engine call, a weight sync or a disk      that rank, at the limit of its :meth:`Watchdog.phase`
 hangs
 a rank is stopped, or its node is lost       the rank before it, after ``heartbeat_timeout_minutes`` without a
                                              heartbeat
-a rank fails                                 the rank before it, at the heartbeat that says so
+a rank fails                                 the rank before it, at the heartbeat that reports the failure
 a rank is killed                             the launcher; the other ranks' collectives fail at once
 the launcher dies                            every rank of its node, whose parent is then another process
-a rank does not come to a collective         the process groups' own timeout, ``distributed_timeout_minutes``
+a rank does not join a collective            the process groups' own timeout, ``distributed_timeout_minutes``
 ===========================================  ==================================================================
 
-In each case every process ends with code 1, and one line names the rank, its host and what it was doing. Ranks publish
-heartbeats of a few bytes in the store of the rendezvous and never use a collective for them.
+In each case every process ends with code 1, and one line names the rank, its host and its phase. Ranks publish
+heartbeats of a few bytes in the rendezvous store and never use a collective for them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class _Phase:
 class Watchdog:
     """Watches the phases of one process and the heartbeats of the next rank, in a thread.
 
-    :meth:`watch` starts it once the process groups exist. Without that call, as in a test or a tool, phases cost
-    nothing and end nothing.
+    :meth:`watch` starts it once the process groups exist. Without that call, as in a test or a tool, phases have no
+    cost and no effect.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Watchdog:
 
         Args:
             heartbeat_timeout: seconds without a heartbeat after which a rank counts as lost.
-            end: called in the watchdog's thread with the line that says why; by default it ends the process.
+            end: called in the watchdog's thread with a line that states the reason; by default it ends the process.
             monitor: also receives steps and phases.
         """
         self._monitor = monitor
@@ -112,7 +112,7 @@ class Watchdog:
     # ---- called by the training thread ----
 
     def watch(self, rank: int, world_size: int, store: dist.Store | None) -> None:
-        """Start to watch; ``store`` is that of the rendezvous, to which the watchdog opens a connection of its own."""
+        """Start watching. The watchdog opens its own connection to ``store``, the rendezvous store."""
         self._rank, self._world_size = rank, world_size
         if store is not None and world_size > 1:
             connection: Any = store
@@ -124,7 +124,7 @@ class Watchdog:
             self._monitor.start()
 
     def step(self, name: str) -> None:
-        """Name what the phases that follow belong to, e.g. ``iteration 7``."""
+        """Name the step to which the following phases belong, e.g. ``iteration 7``."""
         self._step = name
         self._wake.set()
         if self._monitor is not None and self._thread is not None:
@@ -132,18 +132,18 @@ class Watchdog:
 
     @contextlib.contextmanager
     def phase(self, name: str, limit: float | None = None, setting: str = "") -> Iterator[None]:
-        """Name what the block does; end the run if it takes more than ``limit`` seconds.
+        """Name the phase of the block, and end the run if it takes more than ``limit`` seconds.
 
-        A block that holds Python's global lock all the while stops the watchdog's thread, too. The process then ends
-        with a traceback ``heartbeat_timeout`` seconds after the limit.
+        A block that holds Python's global interpreter lock throughout also stops the watchdog's thread. The process
+        then ends with a traceback ``heartbeat_timeout`` seconds after the limit.
 
         Args:
-            setting: the flag that the limit comes from, for the message.
+            setting: the flag that sets the limit, for the message.
         """
         if limit is not None and self._thread is not None:
             faulthandler.dump_traceback_later(limit + self.heartbeat_timeout, exit=True, file=2)
         self._phases.append(_Phase(name, time.monotonic(), limit, setting))
-        self._wake.set()  # publishes the new phase: the rank may hang in it
+        self._wake.set()  # publish the new phase, because the rank may hang in it
         monitor = self._monitor if self._thread is not None else None
         if monitor is not None:
             monitor.enter(section_name(name))
@@ -157,7 +157,7 @@ class Watchdog:
                 faulthandler.cancel_dump_traceback_later()
 
     def stop(self, failure: str = "") -> None:
-        """Stop watching and publish why: a failure, or nothing when the work is done. The store must still exist."""
+        """Stop watching and publish the reason: a failure, or nothing if the work is done. The store must exist."""
         if self._thread is None:
             return
         if self._monitor is not None:
@@ -166,7 +166,7 @@ class Watchdog:
         self._wake.set()
         self._thread.join()
         self._thread = None
-        with contextlib.suppress(RuntimeError):  # the launcher may have taken the store down first
+        with contextlib.suppress(RuntimeError):  # the launcher may have closed the store first
             self._publish(ended=failure)
 
     def __enter__(self) -> Self:
@@ -178,7 +178,7 @@ class Watchdog:
         """Stop, and publish the error that ends the block.
 
         Raises:
-            SystemExit: in place of the error of a collective, which some other rank has caused. One rank prints a line.
+            SystemExit: instead of the error of a collective that another rank caused. One rank prints a line.
         """
         if error is None:
             self.stop()
@@ -200,24 +200,26 @@ class Watchdog:
             if self._stopping:
                 return
             slept, awake = time.monotonic() - awake, time.monotonic()
-            if slept > self.heartbeat_timeout / 2:  # this process itself was stopped: what it knows of others is old
+            if (
+                slept > self.heartbeat_timeout / 2
+            ):  # this process itself was stopped, so its information about others is outdated
                 self._last_change.clear()
             try:
                 line = self._overdue() or self._orphaned() or self._exchange()
-            except RuntimeError as error:  # of the store
+            except RuntimeError as error:  # raised by the store
                 line = f"the rendezvous' store, kept by the launcher on the first node, does not answer: {brief(error)}"
             if line:
                 self._end(line)
                 return
 
     def _pause(self) -> float:
-        """Return the seconds to the next heartbeat or limit."""
+        """Return the seconds until the next heartbeat or limit."""
         now = time.monotonic()
         left = [phase.started + phase.limit - now for phase in list(self._phases) if phase.limit is not None]
         return max(0.01, min([self.interval, *left]))
 
     def _overdue(self) -> str | None:
-        """Return why this rank ends the run, where one of its phases is past its limit."""
+        """Return the reason to end the run if one of this rank's phases has exceeded its limit."""
         for phase in list(self._phases):
             took = time.monotonic() - phase.started
             if phase.limit is not None and took >= phase.limit:
@@ -228,19 +230,19 @@ class Watchdog:
         return None
 
     def _orphaned(self) -> str | None:
-        """Return a line where the launcher has died: nobody would pass a signal on or end this process."""
+        """Return a line if the launcher has died, because no process would forward signals or end this one."""
         if self._launcher is None or os.getppid() == self._launcher:
             return None
         return self._announce(f"{self._heartbeat()}: its launcher (process {self._launcher}) is gone; the run ends")
 
     def _exchange(self) -> str | None:
-        """Publish a heartbeat and read the next rank's; return why the run ends, where it does."""
+        """Publish a heartbeat and read that of the next rank; return the reason to end the run, if any."""
         if self._store is None:
             return None
         self._publish()
         if self._store.check([_ABORT]):
             return self._store.get(_ABORT).decode()
-        for offset in range(1, self._world_size):  # ranks that are done do not watch, so the next one at work is read
+        for offset in range(1, self._world_size):  # finished ranks do not watch, so read the next one that still works
             peer = (self._rank + offset) % self._world_size
             heartbeat = self._read(peer)
             if heartbeat is None or heartbeat.ended != "":
@@ -249,7 +251,7 @@ class Watchdog:
         return None
 
     def _problem(self, peer: int, heartbeat: Heartbeat | None) -> str | None:
-        """Return what is wrong with a peer, if anything. A failed one first gets time to print its own message."""
+        """Return the fault of a peer, if any. A failed peer first gets time to print its own message."""
         now, beats = time.monotonic(), heartbeat.beats if heartbeat else 0
         if self._last_change.get(peer, (-1, 0.0))[0] != beats:
             self._last_change[peer] = beats, now
@@ -285,7 +287,7 @@ class Watchdog:
         return Heartbeat(**json.loads(self._store.get(str(rank))))
 
     def _other_places(self) -> str:
-        """Describe the ranks that have failed, or are elsewhere than this one."""
+        """Describe the ranks that have failed or are in another phase than this one."""
         peers = [self._read(rank) for rank in range(self._world_size) if rank != self._rank]
         places = [
             f"{peer} failed in {peer.place}: {peer.ended}" if peer.ended else f"{peer} is in {peer.place}"
@@ -295,23 +297,23 @@ class Watchdog:
         return "; ".join(places[:4]) or "the last heartbeats of all other ranks are from the same place"
 
     def _announce(self, line: str) -> str:
-        """Publish and print why the run ends; return the line of the rank that did so first, which alone prints."""
+        """Publish and print why the run ends; return the line of the first rank to do so, which alone prints."""
         if self._store is not None:
             first = self._store.compare_set(_ABORT, "", line).decode()
             if first != line:
                 return first
-        os.write(2, f"error: {line}\n".encode())  # not print, whose lock the thread that hangs may hold
+        os.write(2, f"error: {line}\n".encode())  # not print, because the hanging thread may hold its lock
         return line
 
 
 def _end_process(line: str) -> NoReturn:
-    """End the process at once: the training thread hangs, so there is no orderly way out."""
+    """End the process immediately: the training thread hangs, so an orderly shutdown is impossible."""
     os._exit(EXIT_CODE)
 
 
 def is_of_a_collective(error: BaseException) -> bool:
     """Return whether a collective raised the error.
 
-    gloo raises a plain RuntimeError, and whoever passes it on (a broken engine, a checkpoint) keeps its words.
+    gloo raises a plain RuntimeError, and errors that wrap it (a broken engine, a checkpoint) keep its message.
     """
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "ProcessGroup"))

@@ -18,7 +18,7 @@ from megatron_pz.config.schema import OptimizerConfig, ParallelConfig
 def wrap(
     model_chunks: Sequence[MegatronModule], config: OptimizerConfig, parallel: ParallelConfig, bf16: bool
 ) -> tuple[list[DistributedDataParallel], MegatronOptimizer]:
-    """Make the built model trainable, as ``megatron.training`` does: precision, data parallel gradients, AdamW.
+    """Prepare a model for training as ``megatron.training`` does: precision, data parallel gradients, AdamW.
 
     Gradients are accumulated and reduced in float32. In bfloat16 the optimizer keeps float32 master weights, copied
     here from the model: load the initial weights first, or call ``optimizer.reload_model_params()`` after loading.
@@ -32,7 +32,7 @@ def wrap(
     In bfloat16 the last stage's output is cast to float32, unless the model is called with ``fp32_output=False``.
 
     Returns:
-        the wrapped chunks, to be called and given to the schedule, and the optimizer over all of them.
+        the wrapped chunks for calls and the schedule, and the optimizer over all of them.
     """
     model_config = get_model_config(model_chunks[0])
     typed = [Float16Module(model_config, chunk) for chunk in model_chunks] if bf16 else list(model_chunks)
@@ -68,23 +68,23 @@ def wrap(
     use_own_settings(optimizer)
     model_config.finalize_model_grads_func = finalize_model_grads
     model_config.grad_scale_func = optimizer.scale_loss
-    if parallel.overlap_grad_reduce:  # the schedule says in which micro-batch gradients are complete
+    if parallel.overlap_grad_reduce:  # the schedule decides in which micro-batch gradients are complete
         model_config.no_sync_func = [chunk.no_sync for chunk in chunks] if len(chunks) > 1 else chunks[0].no_sync
     return chunks, optimizer
 
 
 def use_own_settings(optimizer: MegatronOptimizer) -> None:
-    """Give AdamW the settings that the optimizer was made with.
+    """Restore the AdamW settings with which the optimizer was created.
 
-    A loaded state brings the settings it was saved with, which would override a resumed run's configuration. Where
-    Megatron-Core uses torch's Adam, because neither Transformer Engine nor Apex is there, take its fused form, which
+    A loaded state has the settings with which it was saved, which would override a resumed run's configuration. If
+    Megatron-Core uses torch's Adam, because neither Transformer Engine nor Apex is installed, use its fused form, which
     reads and writes each number once.
     """
     for part in getattr(optimizer, "chained_optimizers", [optimizer]):
         settings = part.config
         torch_s_own = isinstance(part.optimizer, torch.optim.Adam)
         for group in part.param_groups:
-            # The factors of the standard rule, which Megatron leaves to its scheduler.
+            # The factors of the standard rule, which Megatron sets in its scheduler.
             group["weight_decay"] = settings.weight_decay * group["wd_mult"]
             group["betas"], group["eps"] = (settings.adam_beta1, settings.adam_beta2), settings.adam_eps
             if torch_s_own:
@@ -92,10 +92,10 @@ def use_own_settings(optimizer: MegatronOptimizer) -> None:
 
 
 def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
-    """Gather the updated weights that ``overlap_param_gather`` leaves to the next forward pass. A collective.
+    """Gather the updated weights that ``overlap_param_gather`` defers to the next forward pass. A collective.
 
-    With that setting, an optimizer step leaves each rank with its own share of the new weights. Call this before
-    weights are read outside an update. Bare chunks and other layouts have all weights already.
+    With that setting, each rank has only its own share of the new weights after an optimizer step. Call this before
+    weights are read outside an update. Bare chunks and other layouts already have all weights.
     """
     for chunk in chunks:
         if isinstance(chunk, DistributedDataParallel) and chunk.ddp_config.overlap_param_gather:
@@ -105,10 +105,10 @@ def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
 def learning_rate(iteration: int, config: OptimizerConfig, train_iters: int) -> float:
     """Return the learning rate of a step, by the formulas of Megatron-LM's ``OptimizerParamScheduler``.
 
-    ``iteration`` counts the steps taken before this one, so the first step has 0. During warm-up the rate rises on a
-    line from ``lr_warmup_init``, the first step's, to ``lr`` (with the default 0 the first step moves nothing, as in
-    Megatron-LM); then it goes from ``lr`` to ``min_lr`` over the remaining steps up to ``train_iters``, and stays at
-    ``min_lr`` after them.
+    ``iteration`` counts the steps before this one, so the first step has 0. During warm-up the rate rises linearly from
+    ``lr_warmup_init`` at the first step to ``lr`` (with the default 0 the first step does not change weights, as in
+    Megatron-LM). It then decays from ``lr`` to ``min_lr`` over the remaining steps up to ``train_iters`` and stays at
+    ``min_lr``.
     """
     if config.lr_warmup_iters > 0 and iteration <= config.lr_warmup_iters:
         return config.lr_warmup_init + (config.lr - config.lr_warmup_init) * iteration / config.lr_warmup_iters

@@ -1,7 +1,7 @@
 """The policy: this rank's shard of a Megatron-Core model, frozen or with its optimizer, and the passes that RL needs.
 
-Everything goes through Megatron's own schedules (``get_forward_backward_func``), so that the same code runs with and
-without tensor, pipeline and data parallelism. The letter R counts the response tokens of a packed sequence.
+All passes use Megatron's own schedules (``get_forward_backward_func``), so that the same code runs with and without
+tensor, pipeline and data parallelism. The axis R is the response tokens of a packed sequence.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class UpdateResult:
 
 
 class PolicyModel:
-    """A model that gives log-probabilities and streams its weights out.
+    """A model that computes log-probabilities and streams its weights.
 
     All methods are collective: every rank of the topology calls them in the same order. Ranks that share a
     data-parallel rank (tensor, context and pipeline parallel peers) pass the same packed sequences.
@@ -83,7 +83,7 @@ class PolicyModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the shard."""
+        """Return the device of the shard."""
         return next(self.chunks[0].parameters()).device
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -113,7 +113,7 @@ class PolicyModel:
     def log_probs(self, batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
         """Return log p of every response token under the current weights: a float32 [R] for each packed sequence.
 
-        Stages other than the last one of a pipeline return no tensors; only the last stage computes a loss from them.
+        Only the last pipeline stage returns tensors, because only that stage computes a loss from them.
         """
         return [output_R2[:, 0] for output_R2 in self._score(batches)]
 
@@ -143,7 +143,7 @@ class PolicyModel:
         *,
         forward_only: bool,
     ) -> list[Any]:
-        """Run Megatron's schedule; on the last stage return what ``loss`` returned beside the loss."""
+        """Run Megatron's schedule; on the last stage return the second results of ``loss``."""
 
         def forward_step(inputs: Iterator[Any], model: torch.nn.Module) -> tuple[torch.Tensor, Callable[..., Any]]:
             batch, own_frozen = next(inputs)
@@ -207,8 +207,8 @@ class Policy(PolicyModel):
         self.optimizer.zero_grad()
         routing_replay.reset(self.chunks)
         set_learning_rate(self.optimizer, learning_rate)
-        # Megatron divides a loss by the number of micro-batches and averages gradients over data-parallel ranks; the
-        # weights of our tokens already refer to the whole step.
+        # Megatron divides a loss by the number of micro-batches and averages gradients over data-parallel ranks, but
+        # our token weights already refer to the whole step.
         to_sum = len(batches) * self.topology.data_parallel_size
 
         def loss(
@@ -223,9 +223,9 @@ class Policy(PolicyModel):
         return UpdateResult(grad_norm, applied, self._over_all_ranks(total), *self._routing_counts())
 
     def _step(self) -> tuple[bool, float]:
-        """Step the optimizer on all ranks or on none; return (whether it stepped, the gradient's norm).
+        """Step the optimizer on all ranks or on none; return (whether it stepped, the gradient norm).
 
-        Megatron-Core checks for non-finite gradients in float16 only. In other types a single one would spoil every
+        Megatron-Core checks for non-finite gradients only in float16. In other types a single one would corrupt every
         weight through the global norm.
         """
         sums = [
@@ -239,14 +239,14 @@ class Policy(PolicyModel):
     def offload(self) -> None:
         """Offload the optimizer state to host memory and free the gradients, until :meth:`onload`.
 
-        The weights stay, so that everything but :meth:`update` works. On a CPU only the gradients are freed.
+        The weights stay, so that all methods except :meth:`update` work. On a CPU only the gradients are freed.
         """
         self.optimizer.offload_to_cpu()
         for chunk in self.chunks:
             chunk.offload_grad_buffers()
 
     def onload(self) -> None:
-        """Undo :meth:`offload`; gradients come back as zeros."""
+        """Undo :meth:`offload`; gradients are restored as zeros."""
         for chunk in self.chunks:
             chunk.restore_grad_buffers()
         self.optimizer.restore_from_cpu()
@@ -260,7 +260,7 @@ class Policy(PolicyModel):
         return counts.tolist()
 
     def _over_all_ranks(self, statistics: LossStatistics) -> LossStatistics:
-        """Reduce statistics over all ranks; of the ranks that computed the same values, only one is counted."""
+        """Reduce statistics over all ranks, counting ranks that computed the same values once."""
         place = self.topology
         counts = place.is_last_stage and place.tensor_parallel_rank == place.context_parallel_rank == 0
         sums = statistics.sums.clone() if counts else torch.zeros_like(statistics.sums)

@@ -1,4 +1,4 @@
-"""Start the process groups of a run, and tell a process its place in them."""
+"""Start the process groups of a run, and describe the position of a process in them."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _STORE_WAIT = timedelta(minutes=1)
 class Topology:
     """This rank's place in the parallel groups of the run.
 
-    Experts have groups of their own over the same ranks, which only Megatron-Core uses.
+    Experts have separate groups over the same ranks, which only Megatron-Core uses.
 
     :meth:`start` makes the process groups, :meth:`close` destroys them. The other methods are collectives, which all
     ranks call in the same order. An exception on one rank must end its process: the launcher then ends the others, and
-    a collective that waits for a rank that is gone fails after ``distributed_timeout_minutes`` at the latest.
+    a collective that waits for a dead rank fails after ``distributed_timeout_minutes`` at the latest.
     """
 
     rank: int
@@ -64,11 +64,12 @@ class Topology:
 
     @classmethod
     def start(cls, parallel: ParallelConfig, seed: int, rollout_ranks: int = 0) -> Topology:
-        """Join the process group that torchrun's environment describes; without one, be a run of one rank.
+        """Join the process group that torchrun's environment describes, or start a run of one rank without it.
 
-        NCCL where there is CUDA, gloo elsewhere. Seeds Python, NumPy, torch and Megatron-Core's generators as
-        Megatron-LM does: by ``seed`` and pipeline stage, and by tensor parallel rank for what tensor parallelism draws.
-        The last ``rollout_ranks`` processes of the job do not belong to the group (:func:`meet_rollout_ranks`).
+        The backend is NCCL with CUDA, otherwise gloo. Seed Python's, NumPy's, torch's and Megatron-Core's generators
+        as Megatron-LM does: by ``seed`` and pipeline stage, and by tensor parallel rank for draws within tensor
+        parallel regions. The last ``rollout_ranks`` processes of the job do not belong to the group
+        (:func:`meet_rollout_ranks`).
 
         Raises BadInput on every rank, before anything is started, if the number of ranks does not fit the layout.
         """
@@ -112,17 +113,17 @@ class Topology:
 
     @property
     def is_last_stage(self) -> bool:
-        """Return whether this rank holds the output layer, and so the log-probabilities and the loss."""
+        """Return whether this rank holds the output layer and therefore computes log-probabilities and the loss."""
         return self.pipeline_parallel_rank == self.pipeline_parallel_size - 1
 
     def all_gather_object(self, value: Anything) -> list[Anything]:
-        """Gather every rank's ``value`` (anything that pickles), in the order of ranks, on every rank."""
+        """Gather every rank's ``value`` (any picklable object), in the order of ranks, on every rank."""
         values: list = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
     def all_to_all_object(self, values: Sequence[Anything]) -> list[Anything]:
-        """Send ``values[r]`` (anything that pickles) to each rank r; return what each rank has sent to this one."""
+        """Send ``values[r]`` (any picklable object) to each rank r; return the objects sent to this rank."""
         if self.world_size == 1:
             return list(values)
         pickled = [pickle.dumps(value, pickle.HIGHEST_PROTOCOL) for value in values]
@@ -142,9 +143,9 @@ class Topology:
         return holder[0]
 
     def broadcast_when_done(self, work: Callable[[], Anything], name: str) -> Anything:
-        """Return on every rank what ``work`` returns on rank 0, which may take longer than a collective may wait.
+        """Return on every rank the result of ``work`` on rank 0, which may exceed the timeout of collectives.
 
-        The other ranks wait at the store until it is done. ``name`` is another one at every call.
+        The other ranks wait at the store until it is done. ``name`` must be different in every call.
         """
         store = dist.PrefixStore("done", self.store)
         value: Any = None
@@ -153,7 +154,7 @@ class Topology:
             store.set(name, "")
         else:
             while True:
-                with suppress(dist.DistStoreError):  # the time is over
+                with suppress(dist.DistStoreError):  # the timeout has expired
                     store.wait([name], _STORE_WAIT)
                     break
         return self.broadcast_object(value)
@@ -166,12 +167,12 @@ class Topology:
 
     @property
     def job_size(self) -> int:
-        """Number of processes of the job, rollout ranks included."""
+        """Return the number of processes of the job, including rollout ranks."""
         return self.world_size + self.rollout_ranks
 
     @property
     def store(self) -> dist.Store:
-        """The key-value store of the rendezvous, which all processes of the job share."""
+        """Return the key-value store of the rendezvous, which all processes of the job share."""
         return self.job_store or _get_default_store()
 
     def barrier(self) -> None:
@@ -183,7 +184,7 @@ class Topology:
         dist.barrier()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
-        if self.world_size == 1:  # a command that this process starts later must not take its rendezvous for its own
+        if self.world_size == 1:  # commands that this process starts later must not use its rendezvous
             for name in RENDEZVOUS:
                 os.environ.pop(name, None)
 
@@ -225,7 +226,7 @@ def _refuse_world_size(world_size: int, parallel: ParallelConfig) -> None:
 
 
 def trainer_ranks(rollout_ranks: int) -> int:
-    """Return how many of the job's processes hold the trainer. Raises BadInput where none would."""
+    """Return the number of processes that hold the trainer. Raise BadInput if there would be none."""
     job = int(os.environ.get("WORLD_SIZE", "1"))
     if job <= rollout_ranks:
         raise BadInput(
@@ -236,12 +237,12 @@ def trainer_ranks(rollout_ranks: int) -> int:
 
 
 def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, world_size: int) -> Topology:
-    """Join the process group of the rollout ranks, which knows neither the trainer nor its layout.
+    """Join the process group of the rollout ranks, which is independent of the trainer and its layout.
 
-    vLLM reads this place from the environment.
+    vLLM reads this rank and the size of the group from the environment.
 
     Args:
-        store: of these ranks alone, and of this meeting: a rank that has been started again meets under another name.
+        store: a store for only these ranks and this meeting; restarted ranks meet under another name.
     """
     device = _own_device()
     timeout = timedelta(minutes=config.distributed_timeout_minutes)
@@ -251,7 +252,7 @@ def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, wor
 
 
 def open_job_store(timeout: timedelta) -> dist.Store:
-    """Open a connection to the store in which all processes of the job meet; without a launcher, BadInput."""
+    """Connect to the store in which all processes of the job meet. Raise BadInput without a launcher."""
     if missing := [name for name in RENDEZVOUS if name not in os.environ and not name.startswith("LOCAL")]:
         raise BadInput(f"{missing[0]} is not set: start the processes by megatron_pz.launch or torchrun")
     store: dist.Store = next(iter(dist.rendezvous("env://", timeout=timeout)))[0]
@@ -259,9 +260,9 @@ def open_job_store(timeout: timedelta) -> dist.Store:
 
 
 def _meet(device: torch.device, timeout: timedelta, **group: Any) -> None:
-    """Wait for all ranks of a group; without one, all that torchrun's environment describes.
+    """Wait for all ranks of a group, or of torchrun's environment if no group is given.
 
-    NCCL on a GPU, gloo elsewhere. Raises BadInput when some do not come.
+    The backend is NCCL on a GPU, otherwise gloo. Raises BadInput if a rank does not join.
     """
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout, **group)
@@ -284,9 +285,9 @@ def _own_device() -> torch.device:
 
 
 def _store_of_one_rank() -> dist.Store:
-    """Make the store of a run of one rank, on a port that the system picks, without a launcher.
+    """Make the store of a run of one rank without a launcher, on a port that the system picks.
 
-    Also set the variables that torchrun sets, which a vLLM engine in this process reads.
+    Also set torchrun's variables, which a vLLM engine in this process reads.
     """
     store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True)
     os.environ |= dict(zip(RENDEZVOUS, ("0", "1", "0", "1", "127.0.0.1", str(store.port)), strict=True))

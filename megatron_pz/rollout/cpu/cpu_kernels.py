@@ -1,9 +1,9 @@
 """Use vLLM's own C++ kernels for RMSNorm, which its eager mode on x86 leaves to torch.
 
-vLLM's CPU build has a kernel for the norm, and one for the norm with the residual's addition. On x86 it expects
-torch.compile to fuse these operations and does not call the kernels; run eagerly, as here, each is a handful of torch
-operations. They are registered through vLLM's own interface, as implementations of its operators that are chosen by
-priority. (Its kernel for SwiGLU takes twice the time of torch's two operations, and stays unused.)
+vLLM's CPU build has a kernel for the norm, and one for the norm with the residual's addition. On x86 vLLM expects
+torch.compile to fuse these operations and does not call the kernels; in eager mode, which we use, each is several torch
+operations. This module registers the kernels through vLLM's own interface, as implementations of its operators that are
+chosen by priority. (vLLM's kernel for SwiGLU takes twice the time of torch's two operations and stays unused.)
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PROVIDER = "vllm_cpu"
 
 @functools.cache
 def register() -> dict[str, list[str]]:
-    """Register the kernels that this build of vLLM has, once in a process.
+    """Register the kernels that this build of vLLM has, once per process.
 
     Returns:
-        What to give to vLLM as ``ir_op_priority``; empty where the build has none of the kernels.
+        The value for vLLM's ``ir_op_priority``; empty if the build has none of the kernels.
     """
     from vllm import ir
     from vllm.platforms import current_platform
@@ -42,7 +42,9 @@ def register() -> dict[str, list[str]]:
 
 def _rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
     out = torch.empty(x.shape, dtype=x.dtype)
-    torch.ops._C.rms_norm(out, x.contiguous(), weight, epsilon)  # heads cut out of a wider row are not contiguous
+    torch.ops._C.rms_norm(
+        out, x.contiguous(), weight, epsilon
+    )  # heads that are slices of a wider row are not contiguous
     return out
 
 

@@ -1,9 +1,9 @@
-"""Sample on a CPU by inverse transform: one random number and two short searches for a token.
+"""Sample on a CPU by inverse transform: one random number and two short searches per token.
 
 vLLM's CPU sampler draws Gumbel noise for every token of the vocabulary and takes the largest sum: 12.6 million draws
-for 256 responses of SmolLM2 to grow by one token. The inverse of the distribution function needs one draw a response
-(L. Devroye, Non-Uniform Random Variate Generation, 1986, II.2), and the whole sampler 0.3 of the time. The tokens have
-the same distribution, that of the log-probabilities which are reported with them.
+for the next token of 256 responses of SmolLM2. Inverse transform sampling needs one draw per response (L. Devroye,
+Non-Uniform Random Variate Generation, 1986, II.2), and the whole sampler takes 0.3 of the time. The distribution of the
+tokens is the same, namely that of the reported log-probabilities.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WIDEST_BLOCK = 512
 
 
 def install(worker: Any) -> None:
-    """Let a vLLM worker's sampler draw by inverse transform; for ``LLM.collective_rpc``."""
+    """Make a vLLM worker's sampler draw by inverse transform; for ``LLM.collective_rpc``."""
     sampler = worker.model_runner.sampler.topk_topp_sampler
     sampler.forward = functools.partial(_sample, sampler.logprobs_mode)
 
@@ -27,9 +27,9 @@ def install(worker: Any) -> None:
 def _sample(
     mode: str, logits_BV: Tensor, generators: dict[int, torch.Generator], k: Tensor | None, p: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Do the work of ``TopKTopPSampler.forward_cpu``: return tokens [B], and the logits or log-probs of ``mode``.
+    """Replace ``TopKTopPSampler.forward_cpu``: return tokens [B], and the logits or log-probs of ``mode``.
 
-    ``generators`` are those of the requests with a seed, by their place in the batch.
+    ``generators`` are those of the requests with a seed, by their index in the batch.
     """
     from vllm.v1.sample.ops.topk_topp_sampler import apply_top_k_top_p
 
@@ -50,7 +50,7 @@ def inverse_transform(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
         uniform_B: float64, at least 0 and below 1.
 
     Returns:
-        int64 [B]. In a row with NaN any token, as with vLLM's.
+        int64 [B]. A row with NaN gives an arbitrary token, as in vLLM.
     """
     rows, vocabulary = probs_BV.shape
     blocks_BNW = probs_BV.view(rows, -1, block_width(vocabulary))
@@ -63,9 +63,9 @@ def inverse_transform(probs_BV: Tensor, uniform_B: Tensor) -> Tensor:
 
 
 def _first_above(cumulative_BN: Tensor, target_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where each row's sum first exceeds its target, and how far the target lies above the sum before it.
+    """Find the index at which each row's sum first exceeds its target, and the target minus the sum before that.
 
-    A target that rounding has lifted to the whole sum counts as the number below it.
+    A target that rounding has raised to the total sum counts as the next smaller number.
     """
     whole_B1 = cumulative_BN[:, -1:]
     target_B1 = torch.minimum(target_B1, torch.nextafter(whole_B1, torch.zeros_like(whole_B1)))

@@ -1,4 +1,4 @@
-"""Let vLLM use the same vector instructions as torch in this process."""
+"""Make vLLM use the same vector instructions as torch in this process."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _ASKED = ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_amx_tile_sup
 
 
 def has_avx512() -> bool:
-    """Return whether torch uses AVX-512 here; ``ATEN_CPU_CAPABILITY=avx2`` forbids it."""
+    """Return whether torch uses AVX-512 on this machine; ``ATEN_CPU_CAPABILITY=avx2`` forbids it."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def follow_torch() -> None:
-    """Answer vLLM's questions with no where torch is held back to AVX2 on a processor that has more.
+    """Report no AVX-512 to vLLM if torch is limited to AVX2 on a processor that has more.
 
-    ``torch.cpu`` describes the processor, not what ``ATEN_CPU_CAPABILITY`` allows. Without this the libraries of one
-    process would disagree, and a machine with AVX-512 could not stand in for one without
-    (``tools/without_avx512.sh``). Does nothing on other processors.
+    ``torch.cpu`` describes the processor and ignores ``ATEN_CPU_CAPABILITY``. Otherwise the libraries of one process
+    would disagree, and a machine with AVX-512 could not emulate one without it (``tools/without_avx512.sh``). This
+    function does nothing on other processors.
     """
     if torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT") and torch.cpu._is_avx512_supported():
         for name in _ASKED:

@@ -1,4 +1,4 @@
-"""Pack the weights of experts again after a reload."""
+"""Repack the weights of experts after a reload."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 def repack_experts(model: torch.nn.Module) -> None:
     """Pack the experts of a model whose weights have been reloaded; for ``LLM.apply_model``.
 
-    vLLM's CPU kernel for mixtures multiplies by packed weights. vLLM packs them when it starts (0.32), but after a
-    reload it leaves them as they came, and the kernel takes them for packed ones: log-probabilities would be those of
-    other weights, without an error.
+    vLLM's CPU kernel for mixtures of experts multiplies by packed weights. vLLM 0.32 packs them at its start, but not
+    after a reload, and the kernel takes the unpacked weights for packed ones: log-probabilities would silently be those
+    of other weights.
     """
     for module in model.modules():
         kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)

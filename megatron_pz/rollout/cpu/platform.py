@@ -29,20 +29,20 @@ class CpuPlatform:
     expert_arguments: Mapping[str, Any] = {}
 
     def prepare(self) -> None:
-        """Set what vLLM reads at its import."""
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS counts, and ranks do not share one core
-        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would win over rollout_memory_gib
+        """Set the environment variables that vLLM reads at its import."""
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"  # OMP_NUM_THREADS applies, and ranks do not share one core
+        os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)  # whole GiB only, and it would override rollout_memory_gib
         follow_torch()
         separate_compiled_code()
 
     def head_sizes(self) -> Sequence[int]:
-        """Return the sizes that vLLM's CPU attention is compiled for."""
+        """Return the head sizes for which vLLM's CPU attention is compiled."""
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
         return CPUAttentionBackend.get_supported_head_sizes()
 
     def arguments(self, rollout: RolloutConfig) -> dict[str, Any]:
-        """Run eagerly, with a KV cache of ``rollout_memory_gib``."""
+        """Return arguments for eager mode with a KV cache of ``rollout_memory_gib``."""
         return {
             "enforce_eager": True,
             "block_size": BLOCK_SIZE,
@@ -51,20 +51,20 @@ class CpuPlatform:
         }
 
     def kernels(self) -> dict[str, Any]:
-        """Call vLLM's own norm kernels."""
+        """Return arguments that select vLLM's own norm kernels."""
         return {"ir_op_priority": cpu_kernels.register()}
 
     def started(self, llm: LLM, *, returns_experts: bool) -> None:
-        """Sample by inverse transform; collect expert ids, which vLLM itself does on GPUs only."""
+        """Install sampling by inverse transform and the collection of expert ids, which vLLM has only on GPUs."""
         llm.collective_rpc(cpu_sampling.install)
         if returns_experts:
             routed_experts.install(llm)
 
     def reloaded(self, llm: LLM, *, tied_head: bool) -> None:
-        """Give a tied head the weight that the reload has packed; pack the experts of a mixture, which it has not."""
+        """Update a tied head with the repacked weight, and pack a mixture's experts, which the reload does not do."""
         llm.apply_model(repack_experts)
         if tied_head:
             llm.apply_model(renew_tied_head)
 
     def closed(self, *, last: bool) -> None:
-        """Do nothing: a CPU engine's memory is the process's own."""
+        """Do nothing: a CPU engine uses the memory of the process."""

@@ -1,8 +1,8 @@
-"""Return the experts of each token on a CPU, where vLLM has the setting for it but not the means.
+"""Return the experts of each token on a CPU, where vLLM has the setting but no implementation.
 
-vLLM 0.32 collects expert ids in its Model Runner V2 only, which needs Triton. Its routers, its scheduler and its
-requests have the hooks for either runner. :class:`ExpertsBySlot` is the part between them: it keeps the ids as the KV
-cache keeps the keys, by the slot of the token. A prefix that is found in the cache has its ids there, too.
+vLLM 0.32 collects expert ids only in its Model Runner V2, which needs Triton. Its routers, scheduler and requests have
+hooks for either runner. :class:`ExpertsBySlot` connects them: it stores the ids by the slot of the token, as the KV
+cache stores keys. A cached prefix therefore also has its ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def install(llm: LLM) -> None:
-    """Let an engine whose parts all live in this process return expert ids with its responses."""
+    """Make an engine that runs entirely in this process return expert ids with its responses."""
     scheduler = llm.llm_engine.engine_core.engine_core.scheduler
     by_slot = ExpertsBySlot(scheduler, llm.llm_engine.vllm_config)
     llm.apply_model(by_slot.bind)
@@ -28,13 +28,13 @@ def install(llm: LLM) -> None:
 
 
 class ExpertsBySlot:
-    """Collect expert ids in the forward passes, and hand them to the requests that the tokens belong to.
+    """Collects expert ids in the forward passes, and passes them to the requests of the tokens.
 
-    It stands where vLLM's ``AuxOutputSchedulerConnector`` would, whose methods it has.
+    This class replaces vLLM's ``AuxOutputSchedulerConnector`` and has its methods.
     """
 
     def __init__(self, scheduler: Any, vllm_config: Any) -> None:
-        """Reserve the ids of all slots: layers x experts a token bytes each, twice that for more than 256 experts."""
+        """Allocate the ids of all slots: layers x experts per token bytes each, twice that above 256 experts."""
         model = vllm_config.model_config
         layers, per_token = model.get_total_num_hidden_layers(), model.get_num_experts_per_tok()
         self._blocks = scheduler.kv_cache_manager
@@ -45,10 +45,10 @@ class ExpertsBySlot:
         """Tokens of each request whose ids have been handed out."""
 
     def bind(self, model: torch.nn.Module) -> None:
-        """Let the routers of vLLM's model tell what they choose.
+        """Make the routers of vLLM's model report their choices.
 
         Raises:
-            BadInput: a kernel of this model chooses the experts itself, unseen.
+            BadInput: a kernel of this model chooses the experts itself without reporting them.
         """
         from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 
@@ -61,19 +61,19 @@ class ExpertsBySlot:
             of_layer.router.set_capture_fn(functools.partial(self.capture, of_layer.layer_id))
 
     def capture(self, layer: int, ids_Tk: torch.Tensor) -> None:
-        """Keep the ids that a layer's router has chosen for the T tokens of a forward pass, k each."""
+        """Store the k expert ids that a layer's router has chosen for each of the T tokens of a forward pass."""
         from vllm.forward_context import get_forward_context
 
         slot_mapping = get_forward_context().slot_mapping
         assert isinstance(slot_mapping, dict)
-        if slot_mapping:  # not a pass that only measures memory
+        if slot_mapping:  # skip passes that only measure memory
             slots_T = next(iter(slot_mapping.values()))
             self._ids[slots_T.numpy(), layer] = ids_Tk.numpy()
 
     def take_output(self, request: Any, output: Any) -> np.ndarray | None:
-        """Return the ids [tokens, layers, experts a token] of a request's tokens that are new since the last call.
+        """Return the ids [tokens, layers, experts per token] of a request's tokens since the last call.
 
-        Its newest token has been sampled but not computed, and has none.
+        The newest token has been sampled but not computed, and therefore has no ids.
         """
         start, end = self._taken.get(request.request_id, 0), request.num_tokens - 1
         if start >= end:
@@ -85,12 +85,12 @@ class ExpertsBySlot:
         return self._ids[slots]
 
     def build_connector_meta(self, scheduler_output: Any, requests: Any) -> None:
-        """Tell the worker nothing: it is in this process."""
+        """Return no metadata: the worker is in this process."""
 
     def request_finished(self, request: Any) -> None:
-        """Forget a request that has ended; vLLM also calls this when it puts one off, to be computed again."""
+        """Forget a request that has ended; vLLM also calls this for a preempted request, which is recomputed."""
         if request.is_finished():
             self._taken.pop(request.request_id, None)
 
     def reset(self) -> None:
-        """Do nothing when the prefix cache is emptied: no request is under way, and slots are overwritten."""
+        """Do nothing when the prefix cache is emptied: no request is running, and slots are overwritten."""

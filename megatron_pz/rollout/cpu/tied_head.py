@@ -1,4 +1,4 @@
-"""Keep a tied output layer at the weights of its embedding after a reload."""
+"""Keep a tied output layer equal to its embedding after a reload."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 
 
 def renew_tied_head(model: torch.nn.Module) -> None:
-    """Let a tied head multiply by the embedding's packed weight; for ``LLM.apply_model``.
+    """Make a tied head multiply by the embedding's packed weight; for ``LLM.apply_model``.
 
     vLLM's CPU linear layers multiply by a packed copy of their weight. A reload packs every layer that received
-    tensors. A tied head receives none, and would keep a copy of the old weights: log-probabilities would be 0.3 off on
-    average, without an error.
+    tensors. A tied head receives none and would keep a copy of the old weights: log-probabilities would be wrong by 0.3
+    on average, without an error.
 
     Raises:
         RuntimeError: no embedding shares the head's weight.

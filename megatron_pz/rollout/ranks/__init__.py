@@ -1,1 +1,1 @@
-"""Engines on ranks of their own (``--rollout-ranks``): how the trainer's rank 0 and these ranks talk."""
+"""Rollout engines on dedicated ranks (``--rollout-ranks``), and their communication with the trainer's rank 0."""

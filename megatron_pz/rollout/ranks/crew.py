@@ -1,4 +1,4 @@
-"""The rollout ranks of a job, as the trainer's rank 0 uses them: commands, answers, and a new start after a death."""
+"""Control the rollout ranks of a job from the trainer's rank 0: commands, answers, and restarts after a failure."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ WEIGHTS, EXPERIENCE, GENERATE, CLOSE = "weights", "experience", "generate", "clo
 
 
 class RolloutCrew:
-    """All rollout ranks. One command is under way at a time; the trainer may work between its start and its end.
+    """All rollout ranks. One command runs at a time; the trainer may work between its start and its end.
 
-    When a rank dies, its connection breaks. All ranks are then started again, since they share a process group; they
-    get the weights that they had and the command that was under way, and give the same answer.
+    When a rank dies, its connection breaks. All ranks are then restarted, because they share a process group. They
+    receive their previous weights and the current command again, and give the same answer.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class RolloutCrew:
         """Wait for the engines of all rollout ranks.
 
         Args:
-            store: that of the job.
+            store: the store of the job.
             ranks: number of rollout ranks.
-            first_rank: number of the first one among all ranks, for messages.
-            max_restarts: how often they may be started again.
-            limited: bounds what is waited for here. Engine calls have the limits of the ranks that make them.
-            policies: engines that each rank starts, one after the other.
+            first_rank: global rank of the first rollout rank, for messages.
+            max_restarts: maximum number of restarts.
+            limited: bounds the waits of this class. Engine calls are limited by the ranks that make them.
+            policies: number of engines that each rank starts, one after the other.
         """
         self.ranks, self._first_rank, self._max_restarts, self._limited = ranks, first_rank, max_restarts, limited
         self._policies, self.restarts = policies, 0
@@ -59,17 +59,17 @@ class RolloutCrew:
         self._channels = self._met()
 
     def _met(self) -> list[Channel]:
-        # The rank whose engine takes too long ends the run itself, and names itself; this is for one that never comes.
+        # A rank whose engine takes too long ends the run itself; this limit is for a rank that never connects.
         with self._limited("the start of the rollout ranks", "sync_timeout_minutes", self._policies + 1):
             return self._host.meet()
 
     def load(self, policy: str, stream: WeightStream, request: Any) -> list[Any]:
-        """Give a policy's weights to its engines, bucket by bucket while they load them; return every rank's answer.
+        """Send a policy's weights to its engines bucket by bucket while they load; return every rank's answer.
 
-        The stream is read to its end whatever happens, since other ranks of the trainer wait in its collectives.
+        The stream is always read to its end, because other ranks of the trainer wait in its collectives.
 
         Args:
-            request: handed to the rollout ranks, which answer it once they have the weights.
+            request: sent to the rollout ranks, which answer it once they have the weights.
         """
         weights = self._weights.setdefault(policy, HostWeights())
 
@@ -94,7 +94,7 @@ class RolloutCrew:
                 self._each(partial(hand_over, bucket))
             self._each(end)
         self._command = again
-        answers = self.finish()  # beyond the limit: it may start the ranks again, and their own limits hold
+        answers = self.finish()  # outside the limit, because this may restart the ranks, which have their own limits
         self._loads[policy] = again
         return answers
 
@@ -110,7 +110,7 @@ class RolloutCrew:
         self._each(self._command)
 
     def finish(self) -> list[Any]:
-        """Wait for every rank's answer to the command that is under way.
+        """Wait for every rank's answer to the current command.
 
         Raises:
             TooManyEngineFailures: rollout ranks have died too often.
@@ -126,7 +126,7 @@ class RolloutCrew:
         return answers
 
     def _each(self, send: Send) -> None:
-        """Write to every rank; nothing, once one is lost."""
+        """Write to every rank, or do nothing if one is lost."""
         for channel in self._channels:
             if self._lost is not None:
                 return
@@ -136,7 +136,7 @@ class RolloutCrew:
                 self._lose(channel, error)
 
     def _answers(self) -> list[Any] | None:
-        """Return every rank's answer in the order of ranks; None once one is lost."""
+        """Return every rank's answer in the order of ranks, or None if one is lost."""
         answers: dict[int, Any] = {}
         waiting = {channel.connection: channel for channel in self._channels}
         while waiting and self._lost is None:
@@ -153,7 +153,7 @@ class RolloutCrew:
         self._lost = f"rank {self._first_rank + channel.rank} has ended ({one_line(error)})"
 
     def _start_again(self) -> None:
-        """Begin another meeting; the ranks that live end when their connections do, and come again."""
+        """Begin another meeting. Live ranks exit when their connections close, and reconnect as new processes."""
         if self.restarts >= self._max_restarts:
             raise TooManyEngineFailures(
                 f"{self._lost} after {self.restarts} restarts of the rollout ranks: no more are allowed "
@@ -169,7 +169,7 @@ class RolloutCrew:
     def close(self) -> None:
         """End the rollout ranks and free the weights."""
         for channel in self._channels:
-            with suppress(OSError):  # one that has died since its last answer
+            with suppress(OSError):  # the rank has died since its last answer
                 channel.connection.send((CLOSE,))
             channel.connection.close()
         for weights in self._weights.values():

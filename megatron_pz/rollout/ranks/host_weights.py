@@ -1,8 +1,8 @@
-"""Weights in host memory, from where rollout ranks load them: shared with those of the node, sent to the others.
+"""Transfer weights to rollout ranks through host memory, which is shared within the node and sent to other nodes.
 
-The trainer's rank 0 copies each tensor once, into buckets of shared memory without a name, which the kernel frees with
-the last process. A rollout rank of the same node maps the buckets; another one receives them over its connection. Both
-keep them until the next transfer, so that an engine that replaces a failed one gets the same weights.
+The trainer's rank 0 copies each tensor once, into buckets of anonymous shared memory, which the kernel frees with the
+last process. A rollout rank on the same node maps the buckets; other ranks receive them over their connections. Both
+keep the buckets until the next transfer, so that an engine that replaces a failed one gets the same weights.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensor."""
+        """Return the size of the tensor in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass
 class Bucket:
-    """Some tensors of a transfer, in order."""
+    """Consecutive tensors of a transfer."""
 
     number: int
     offset: int
@@ -55,11 +55,11 @@ class Bucket:
 
     @property
     def used(self) -> int:
-        """Bytes up to the end of the last tensor."""
+        """Return the number of bytes up to the end of the last tensor."""
         return self.entries[-1].start + self.entries[-1].bytes if self.entries else 0
 
     def place(self, name: str, tensor: torch.Tensor) -> Entry | None:
-        """Add a tensor behind the others; None where it does not fit."""
+        """Append a tensor; return None if it does not fit."""
         start = -(-self.used // _ALIGNMENT) * _ALIGNMENT
         entry = Entry(name, tensor.dtype, tuple(tensor.shape), start)
         if start + entry.bytes > self.size:
@@ -81,7 +81,7 @@ class _Memory:
 
 
 class HostWeights:
-    """The trainer's side: shared memory with the newest weights of one policy."""
+    """The sender: shared memory of the trainer with the newest weights of one policy."""
 
     def __init__(self) -> None:
         self._file = os.memfd_create("megatron_pz weights", os.MFD_CLOEXEC)
@@ -92,13 +92,13 @@ class HostWeights:
 
     @property
     def path(self) -> str:
-        """Where other processes of this node open the memory, while this one lives."""
+        """Return the path at which other processes of this node can open the memory while this process lives."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def write(self, stream: WeightStream) -> Iterator[Bucket]:
         """Copy the tensors of a stream, and yield each bucket once it is complete.
 
-        Memory of the last transfer is used again: the rollout ranks must have loaded it.
+        The memory of the last transfer is reused, so the rollout ranks must have loaded it.
 
         Raises:
             BadInput: the host's memory has no room for the weights.
@@ -118,7 +118,7 @@ class HostWeights:
             yield bucket
 
     def _open(self, least: int) -> Bucket:
-        """Begin the next bucket, in the memory that it had the last time where that suffices."""
+        """Begin the next bucket; reuse its memory of the last transfer if that is large enough."""
         number = len(self.buckets)
         if number < len(self._memory) and len(self._memory[number].bytes) >= least:
             size = len(self._memory[number].bytes)
@@ -142,7 +142,7 @@ class HostWeights:
             ) from None
 
     def send(self, bucket: Bucket, connection: Connection, *, local: bool) -> None:
-        """Tell a rollout rank of a bucket, and hand the bytes over where it is on another node."""
+        """Announce a bucket to a rollout rank, and send the bytes if it is on another node."""
         connection.send(bucket)
         if not local:
             left = memoryview(self._memory[bucket.number].bytes)[: bucket.used]
@@ -150,13 +150,13 @@ class HostWeights:
                 left = left[os.write(connection.fileno(), left) :]
 
     def close(self) -> None:
-        """Free the memory, once the rollout ranks have ended."""
+        """Free the memory after the rollout ranks have ended."""
         self._memory.clear()
         os.close(self._file)
 
 
 class Incoming(Protocol):
-    """The part of a connection that receives."""
+    """The receiving part of a connection."""
 
     def recv(self) -> Any: ...
 
@@ -164,7 +164,7 @@ class Incoming(Protocol):
 
 
 class ReceivedWeights:
-    """A rollout rank's side: the weights of one policy, as they arrive and as they last arrived."""
+    """The receiver: the weights of one policy on a rollout rank, during a transfer and after it."""
 
     def __init__(self, connection: Incoming) -> None:
         self._connection = connection
@@ -176,10 +176,10 @@ class ReceivedWeights:
         self._arriving = False
 
     def expect(self, path: str | None) -> None:
-        """Forget the last transfer: the buckets of another one follow on the connection.
+        """Drop the last transfer, because the buckets of another one follow on the connection.
 
         Args:
-            path: the shared memory of this node; None where the bytes come over the connection.
+            path: the shared memory of this node; None if the bytes come over the connection.
         """
         self._buckets, self._arriving = [], True
         if path == self._path:
@@ -190,14 +190,14 @@ class ReceivedWeights:
         self._path, self._file = path, None if path is None else os.open(path, os.O_RDWR)
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the tensors of the transfer: as they arrive, and whenever asked again from memory."""
+        """Yield the tensors of the transfer as they arrive, and in later calls from memory."""
         for bucket in self._arrived() if self._arriving else self._buckets:
             memory = self._memory[bucket.offset, bucket.size]
             for entry in bucket.entries:
                 yield entry.name, memory.view(entry)
 
     def _arrived(self) -> Iterable[Bucket]:
-        # To the end even where the reader gives up: what follows on the connection is no bucket.
+        # Read to the end even if the reader stops early, because other messages follow on the connection.
         try:
             while self._arriving:
                 bucket = self._next()
@@ -224,6 +224,6 @@ class ReceivedWeights:
 
 
 def this_node() -> str:
-    """Return a name that processes share which see each other's numbers under ``/proc``."""
+    """Return a name that is shared by the processes that see each other under ``/proc``."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{socket.gethostname()} {boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,8 +1,8 @@
-"""How the rollout ranks find each other and the trainer's rank 0, again after one of them has died.
+"""Rendezvous of the rollout ranks with each other and the trainer's rank 0, repeated after a rank has died.
 
 The store of the job holds the address of the trainer's rank 0, a secret, the settled configuration, and the number of
-the present *meeting*. All rollout ranks of a meeting have one process group; when one of them dies the next meeting
-begins, to which all come as new processes.
+the present *meeting*. All rollout ranks of a meeting have one process group. When one of them dies, the next meeting
+begins, which all ranks join as new processes.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ _POLL = 0.5
 
 
 def shared_place(store: dist.Store) -> dist.PrefixStore:
-    """Return the part of the job's store that belongs to this attempt of a launcher that restarts jobs in place."""
+    """Return the part of the job's store for this attempt; some launchers restart jobs in place."""
     return dist.PrefixStore(f"rollout ranks {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def publish_config(store: dist.Store, config: RunConfig) -> None:
-    """Tell the rollout ranks the settled configuration."""
+    """Publish the settled configuration for the rollout ranks."""
     shared_place(store).set(_CONFIG, base64.b64encode(pickle.dumps(config)).decode("ascii"))
 
 
 def tell_host(store: dist.Store, rank: int, host: str) -> None:
-    """Say on which host a rollout rank runs."""
+    """Publish the host on which a rollout rank runs."""
     shared_place(store).set(f"host {rank}", host)
 
 
 def hosts(store: dist.Store, ranks: int) -> list[str]:
-    """Return the hosts of all rollout ranks, once they have said so."""
+    """Return the hosts of all rollout ranks once they are published."""
     return [shared_place(store).get(f"host {rank}").decode() for rank in range(ranks)]
 
 
@@ -83,7 +83,7 @@ class Host:
     """The trainer's rank 0, to which rollout ranks connect."""
 
     def __init__(self, store: dist.Store, ranks: int) -> None:
-        """Listen on a port that the system picks; on all addresses of this host where the job has several nodes."""
+        """Listen on a port that the system picks, on all addresses of this host if the job has several nodes."""
         self._place, self._ranks = shared_place(store), ranks
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         host = os.environ["MASTER_ADDR"]
@@ -93,7 +93,7 @@ class Host:
         self._place.set(_ADDRESS, json.dumps([host, port, self._token.hex()]))
 
     def meet(self) -> list[Channel]:
-        """Begin the next meeting and wait for all rollout ranks, whose engines have started by then."""
+        """Begin the next meeting, and wait until all rollout ranks have started their engines and connected."""
         self._meeting += 1
         self._place.set(_MEETING, str(self._meeting))
         channels: dict[int, Channel] = {}
@@ -112,7 +112,7 @@ class Host:
         return [channels[rank] for rank in sorted(channels)]
 
     def _hello(self, connection: Connection) -> dict[str, Any] | None:
-        """Read who connects; None where it is no process of this job."""
+        """Read the identity of a connecting process; return None if it does not belong to this job."""
         with contextlib.suppress(EOFError, OSError):
             if hmac.compare_digest(connection.recv_bytes(_TOKEN_BYTES), self._token):
                 hello: dict[str, Any] = json.loads(connection.recv_bytes())
@@ -120,15 +120,15 @@ class Host:
         return None
 
     def close(self) -> None:
-        """Listen no more, and tell those that wait for another meeting that there is none."""
+        """Stop listening, and tell ranks that wait for another meeting that there is none."""
         self._place.set(_MEETING, _OVER)
         self._server.close()
 
 
 def _listen(host: str, ranks: int) -> socket.socket:
-    """Listen where all rollout ranks arrive: on all addresses, unless the job has one node and its address is local.
+    """Listen on all addresses, unless the job has one node and its address is local.
 
-    Many a host has its own name on a loopback address, by which no other host finds it.
+    The host name often resolves to a loopback address, which other hosts cannot reach.
     """
     family, *_, address = socket.getaddrinfo(host, None)[0]
     one_node = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
@@ -140,15 +140,15 @@ def _listen(host: str, ranks: int) -> socket.socket:
 
 
 def _limit_reads(sock: socket.socket, seconds: float) -> None:
-    """Let a read that waits longer fail; 0: none does."""
+    """Set the timeout of reads; 0 disables it."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), 0))
 
 
 class Guest:
-    """One rollout rank."""
+    """A rollout rank in a meeting."""
 
     def __init__(self, store: dist.Store, rank: int) -> None:
-        """Find the present meeting; a rank that has been at it before, as another process, waits for the next."""
+        """Find the present meeting. If an earlier process of this rank has joined it, wait for the next one."""
         self.rank, self._place = rank, shared_place(store)
         self.meeting = next_meeting(self._place)
         """Its number; None where the run is over."""
@@ -157,11 +157,11 @@ class Guest:
 
     @property
     def store(self) -> dist.Store:
-        """The store in which the ranks of this meeting make their process group."""
+        """Return the store in which the ranks of this meeting make their process group."""
         return dist.PrefixStore(str(self.meeting), self._place)
 
     def connect(self, lost: Callable[[], NoReturn]) -> TrainerConnection:
-        """Connect to the trainer's rank 0: this rank is ready to work. For ``lost`` see :class:`TrainerConnection`."""
+        """Connect to the trainer's rank 0 once this rank is ready. For ``lost`` see :class:`TrainerConnection`."""
         host, port, token = json.loads(self._place.get(_ADDRESS))
         try:
             sock = socket.create_connection((host, port))
@@ -177,14 +177,14 @@ class Guest:
         return TrainerConnection(connection, lost)
 
     def wait_until_over(self) -> None:
-        """Wait until the run is over. A meeting that begins before ends the process (:meth:`at_the_next_meeting`)."""
+        """Wait for the end of the run. A new meeting before that ends the process (:meth:`at_the_next_meeting`)."""
         meeting = self.meeting
         with contextlib.suppress(dist.DistError):  # the store ends with the job
             while meeting is not None:
                 meeting = next_meeting(self._place, meeting)
 
     def at_the_next_meeting(self, store: dist.Store, act: Callable[[], None]) -> None:
-        """Act as soon as another meeting begins, in a thread: the main one may be busy with an engine for minutes."""
+        """Call ``act`` as soon as another meeting begins, in a thread, because an engine may block the main thread."""
         assert self.meeting is not None
         meeting: int = self.meeting
 
@@ -193,20 +193,20 @@ class Guest:
                 if next_meeting(own, meeting) is not None:
                     act()
 
-        connection: Any = store  # a TCPStore, whose method its types lack
+        connection: Any = store  # a TCPStore; its type stubs lack this method
         own = shared_place(connection.clone())
         threading.Thread(target=wait, name="next meeting", daemon=True).start()
 
 
 def next_meeting(place: dist.Store, meeting: int = 0) -> int | None:
-    """Wait until the meeting after this one has begun, and return its number; None where the run is over instead."""
+    """Wait until the next meeting has begun and return its number, or return None if the run is over."""
     while (now := place.get(_MEETING).decode()) == str(meeting):
         time.sleep(_POLL)
     return None if now == _OVER else int(now)
 
 
 def read_into(connection: Connection, target: memoryview) -> None:
-    """Fill memory from a connection. Raises EOFError where it ends before."""
+    """Fill memory from a connection. Raise EOFError if the connection ends early."""
     while target:
         count = os.readv(connection.fileno(), [target])
         if not count:
@@ -222,25 +222,25 @@ class TrainerConnection:
         Keep the connection.
 
         Args:
-            lost: called where it breaks. It does not return, so that a weight update that is cut short is not taken
-                for a broken engine.
+            lost: called when the connection breaks. It does not return, so that an interrupted weight update is not
+                mistaken for a broken engine.
         """
         self._connection, self._lost = connection, lost
 
     def send(self, answer: Any) -> None:
-        """Send anything that pickles."""
+        """Send any picklable object."""
         self._guarded(lambda: self._connection.send(answer))
 
     def recv(self) -> Any:
-        """Wait for what the trainer sends."""
+        """Wait for an object from the trainer."""
         return self._guarded(self._connection.recv)
 
     def recv_raw(self, target: memoryview) -> None:
-        """Wait for bytes that the trainer writes without a frame, as many as the target has."""
+        """Wait for unframed bytes from the trainer, until the target is full."""
         self._guarded(lambda: read_into(self._connection, target))
 
     def close(self) -> None:
-        """Tell the trainer that this rank answers no more."""
+        """Tell the trainer that this rank has finished."""
         self._connection.close()
 
     def _guarded(self, work: Callable[[], Received]) -> Received:
