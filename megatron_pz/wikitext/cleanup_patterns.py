@@ -64,6 +64,8 @@ def without_incomplete_sentences(text: str, language: str, dropped: dict[str, in
 
 def without_ref_tags(text: str) -> str:
     """Remove ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
+    if not _REF_TAG.search(text):
+        return text
     for _ in range(_PASSES):
         shorter = _SPACES.sub(" ", _UNCOVERED.sub("", _REF_TAG.sub("", text))).strip()
         if len(shorter) == len(text):

@@ -142,7 +142,12 @@ def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attri
     if scan.frames.dropping:
         return
     if name == "nowiki":
-        _literal(scan, _unescaped(scan, content_start, begin))
+        text = _unescaped(scan, content_start, begin)
+        scan.count_brackets(text)
+        if text:
+            _literal(scan, text)
+        else:
+            scan.out.write(f"{LITERAL}{LITERAL_END}")
     elif name in tags.MATH_TAGS:
         formula = " ".join(_unescaped(scan, content_start, begin).split())
         if scan.keeps_math:

@@ -5,7 +5,7 @@ from .frames cimport Frame
 from .state cimport Scan
 
 cdef Py_ssize_t _DEEPEST_HEADING
-cdef Py_UCS4 PREFORMATTED
+cdef Py_UCS4 PREFORMATTED, UNREAD
 
 
 cdef int newline(Scan scan) except -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import BREAK, HEADING, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED
+from megatron_pz.wikitext.marks import BREAK, HEADING, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED, UNREAD
 from megatron_pz.wikitext.sections import is_closing_heading
 
 from .closing import begin_closing_section, end_closing_sections, may_hold_prose, section_end
@@ -110,6 +110,7 @@ def _bar_or_mark(scan: Scan, start: int) -> None:
             table_line(scan)
     elif data[start] == "|" and frames.kind == NONE:
         scan.position = scan.line_end(start)  # a row of a table whose beginning is missing
+        scan.out.push(UNREAD)
 
 
 def _list_item(scan: Scan, start: int) -> None:

@@ -14,7 +14,7 @@ cdef class Paragraphs:
     cdef bint keeps_headings, keeps_holes, is_literal, has_literal, may_compose, has_angle, is_attached, has_hole
     cdef str language
     cdef dict dropped
-    cdef Py_ssize_t floor, gap_end
+    cdef Py_ssize_t floor, gap_end, literal_end
     cdef Py_UCS4 kind, eaten, hole
     cdef int level, pending
     cdef list found

@@ -65,6 +65,7 @@ class Paragraphs:
         self.is_literal = False  # what is pushed is not cleaned up
         self.has_literal = False  # the item holds text that is not cleaned up
         self.gap_end = 0  # size of the item where a separator was pushed directly behind a gap
+        self.literal_end = 0  # the same where text ended that is not cleaned up
         self.keeps_holes = keeps_holes
         self.language = language
         self.dropped = dropped
@@ -156,7 +157,7 @@ class Paragraphs:
         self.has_angle = False
         self.hole = CLOSED
         self.has_hole = self.is_literal = self.has_literal = False
-        self.gap_end = -1
+        self.gap_end = self.literal_end = -1
 
     def _end_item(self) -> None:
         """Close the item; one without a word goes, its dash and its line break with it, but a line of code stays."""
@@ -223,6 +224,7 @@ class Paragraphs:
             elif character in (LITERAL, LITERAL_END):
                 self.is_literal = character == LITERAL
                 self.has_literal = True
+                self.literal_end = self.out.size
             elif character == SPOKEN:
                 if is_in_parenthesis(self.out, self.floor):
                     index = self._drop_transcription(index, end)
@@ -373,7 +375,7 @@ class Paragraphs:
         if character == "]" and last == "[" and self.pending & GAP:
             self._take_back()
             return True
-        if self.pending & (WHITE | NEWLINE):
+        if self.pending & (WHITE | NEWLINE) or self.out.size == self.literal_end:
             return False
         if self.pending & EATING and character == self.eaten:
             return True

@@ -220,6 +220,7 @@ def _entity(scan: Scan) -> None:
                     return
         shown = entity_text(name)
         if shown is not None:
+            scan.count_brackets(shown)
             scan.emit(_literal_character(shown), end + 1 - start)
             return
     scan.emit("&", 1)

@@ -32,6 +32,7 @@ cdef class Scan:
     cdef Py_ssize_t line_end(self, Py_ssize_t start) noexcept
     cdef bint follows(self, Py_ssize_t start, Py_UCS4 first, Py_UCS4 second) noexcept
     cdef int emit(self, str text, Py_ssize_t length) except -1
+    cdef int count_brackets(self, str text) except -1
     cdef Py_ssize_t comment_end(self) noexcept
     cdef bint find_closing_tag(self, str name) except -1
     cdef bint find_closing_ref(self) noexcept

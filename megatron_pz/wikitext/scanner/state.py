@@ -91,6 +91,11 @@ class Scan:
         self.out.write(text)
         self.position += length
 
+    def count_brackets(self, text: str) -> None:
+        """Count the brackets and braces that ``text``, which is no markup, leaves open on its line."""
+        self.single_brackets += max(text.count("[") - text.count("]"), 0)
+        self.single_braces += max(text.count("{") - text.count("}"), 0)
+
     def comment_end(self) -> int:
         """Where ``-->`` ends after the position; the source's end if it is missing."""
         if self.next_comment_end < self.position + 7:

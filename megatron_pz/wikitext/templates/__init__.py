@@ -17,12 +17,14 @@ from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, R
 from megatron_pz.wikitext.templates import (
     countries,
     dates,
+    expressions,
     french,
     languages,
     numbers,
     other_wikis,
     patterns,
     quantities,
+    roads,
     units,
     words,
 )
@@ -37,6 +39,7 @@ FUNCTIONS: Final[Mapping[str, Render]] = {
     **other_wikis.FUNCTIONS,
     **countries.FUNCTIONS,
     **numbers.FUNCTIONS,
+    **roads.FUNCTIONS,
 }
 """The functions that rows of ``[templates.computed]`` name."""
 
@@ -46,6 +49,7 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "lcfirst": lambda text: text[:1].lower() + text[1:],
     "ucfirst": lambda text: text[:1].upper() + text[1:],
     "nowrap": str.strip,
+    "#expr": expressions.value_of,
 }
 _FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
@@ -171,6 +175,5 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     if colon and function_name in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD
     if function_name == _FORMATTED_NUMBER:
-        text = first_field.partition(":")[2].strip()
-        return (numbers.local_number(text, language) if not first(parameters) else "") or UNREAD
+        return numbers.formatted(first_field.partition(":")[2].strip(), first(parameters), language) or UNREAD
     return UNKNOWN

@@ -174,7 +174,7 @@ def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
 
     def render(parameters: Parameters) -> str:
         dates = positional(parameters) or [parameters.get("single", "")]
-        if len(dates) > 2 or not knows(parameters, ("lk", "cr", "era", "link", "show", "single", "sortable")):
+        if len(dates) > 2 or not knows(parameters, ("lk", "cr", "link", "show", "single", "sortable")):
             return UNREAD
         start, end = ([*dates, "", ""])[:2]
         if not end:

@@ -22,6 +22,7 @@ from megatron_pz.wikitext.templates.parameters import (
 _MONTHS: Final = "janvier février mars avril mai juin juillet août septembre octobre novembre décembre".split()
 _JOINTS: Final = {"à": " à ", "et": " et ", "ou": " ou ", "–": "–", "-": "–", "x": " × ", "×": " × ", "±": "±",
                   "/": "/",                  "par": " par "}  # fmt: skip
+_DIGIT = re.compile(r"\d")
 _ROMAN = re.compile(r"[IVXLCDM]+$", re.IGNORECASE)
 _CENTURY_JOINTS: Final = ("et", "ou", "à", "au", "-", "–", "/", ",", "et du", "ou du", "jusqu'au", "et le", "et au")
 _ERA = re.compile(r"(?:av|apr|avant|après)\b")
@@ -36,13 +37,13 @@ _PARENTHESIS = re.compile(r"\s*\([^()]*\)$")
 def french_quantity(parameters: Parameters) -> str:
     """``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²: a unit may have an exponent."""
     values = positional(parameters)
-    if not values or not values[0] or not knows(parameters, ("e", "10", *_JOINTS)):
+    if not values or not _DIGIT.search(values[0]) or not knows(parameters, ("e", *_JOINTS)):
         return UNREAD
     text = local_number(values[0], "fr")
     for name, joint in _JOINTS.items():
         if end := parameters.get(name):
             text += joint + local_number(end, "fr")
-    if exponent := parameters.get("e"):
+    if exponent := parameters.get("e") or (parameters.get("10") if len(values) < 10 else ""):
         raised = superscript(exponent)
         if raised == exponent:
             return UNREAD
@@ -53,7 +54,8 @@ def french_quantity(parameters: Parameters) -> str:
         elif unit.isdecimal():
             return UNREAD
         elif unit:
-            text += f" {_METRES.sub(lambda power: power[1] + superscript(power[2]), unit)}"
+            text += "⋅" if place > 1 else " "
+            text += _METRES.sub(lambda power: power[1] + superscript(power[2]), unit)
     return text
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from megatron_pz.wikitext import templates
 from megatron_pz.wikitext.localization import DisambiguationTemplates, has_disambiguation_word
 from megatron_pz.wikitext.marks import DROPPED, MARKS, UNKNOWN
+from megatron_pz.wikitext.templates import expressions
 
 if TYPE_CHECKING:
     from megatron_pz.wikitext.localization import Wiki
@@ -221,6 +222,8 @@ class _Expansion:
             return self._branch(fields, 1)
         if name == "#switch":
             return self._switch(self._decoded(condition), fields[1:])
+        if name in ("#expr", "#ifexpr") and (value := expressions.value_of(self._decoded(condition))):
+            return value if name == "#expr" else self._branch(fields, 2 if value == "0" else 1)
         raise NotUnderstood(name)
 
     def _switch(self, value: str, cases: list[str]) -> str:

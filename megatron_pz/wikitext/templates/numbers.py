@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from megatron_pz.wikitext.marks import UNREAD
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, in_groups, positional
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, in_groups, knows, positional
 
 _SIGNS: Final = {"space": (" ", ","), "dot": (".", ","), "comma": (",", ".")}
 _NUMBER: Final = re.compile(r"([-−+]?)(\d+)(?:\.(\d+))?", re.ASCII)
@@ -46,7 +46,23 @@ def local_number(text: str, language: str) -> str:
     sign, whole, fraction = number.groups()
     if len(whole) > together:
         whole = in_groups(whole, group)
+    sign = sign.replace("-", "−")
     return f"{sign}{whole}{decimal}{fraction}" if fraction else sign + whole
+
+
+def formatted(text: str, form: str, language: str) -> str:
+    """Render ``{{formatnum:text|form}}``: ``NOSEP`` groups no digits, ``R`` reads a number that was shown.
+
+    >>> formatted("1234.5", "", "de"), formatted("1234.5", "NOSEP", "de"), formatted("1.234,5", "R", "de")
+    ('1.234,5', '1234,5', '1234.5')
+    """
+    if not form:
+        return local_number(text, language)
+    style = _format(language)
+    if style is None or form not in ("NOSEP", "R"):
+        return ""
+    group, decimal, _ = style
+    return text.replace(".", decimal) if form == "NOSEP" else text.replace(group, "").replace(decimal, ".")
 
 
 def localized(text: str, language: str) -> str:
@@ -57,9 +73,11 @@ def localized(text: str, language: str) -> str:
 def _number_with_unit(parameters: Parameters) -> str:
     """``{{num|5000|кг}}`` -> 5000 кг, ``{{formatnum|12345}}`` -> 12.345 in German."""
     values = positional(parameters)
-    if not values or not values[0] or any(values[2:]):
+    if not values or not values[0] or any(values[2:]) or not knows(parameters, ("0", "format", "prefix")):
         return UNREAD
-    return " ".join(filter(None, [local_number(values[0], parameters.get("@", "en")), *values[1:2]]))
+    return parameters.get("prefix", "") + " ".join(
+        filter(None, [local_number(values[0], parameters.get("@", "en")), *values[1:2]])
+    )
 
 
 FUNCTIONS: Final[dict[str, Render]] = {"number_with_unit": _number_with_unit}

@@ -8,7 +8,16 @@ from typing import Final
 
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
 from megatron_pz.wikitext.templates.numbers import local_number
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second, small_number, superscript
+from megatron_pz.wikitext.templates.parameters import (
+    Parameters,
+    Render,
+    first,
+    knows,
+    second,
+    small_number,
+    superscript,
+)
+from megatron_pz.wikitext.templates.quantities import unit_sign
 
 _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August September Oktober November Dezember".split()
 
@@ -27,8 +36,11 @@ def _german_date(parameters: Parameters) -> str:
 
 def _german_coordinate(parameters: Parameters) -> str:
     """``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing in the title."""
-    if not parameters.get("text"):
+    form = parameters.get("text", "")
+    if not form or form.startswith("ICON"):
         return DROPPED
+    if form not in ("DMS", "DM", "DEC", "/"):
+        return UNREAD
     angles = [_german_angle(parameters.get(name, ""), signs) for name, signs in (("NS", "NS"), ("EW", "OW"))]
     return ", ".join(angles) if all(angles) else UNREAD
 
@@ -52,12 +64,14 @@ def _german_height(parameters: Parameters) -> str:
     return f"{first(parameters).replace('.', ',')} m {system}" if first(parameters) and system else UNREAD
 
 
-def _spanish_unit(parameters: Parameters) -> str:
+def _unit_with_power(parameters: Parameters) -> str:
     """``{{unidad|10|km|2}}`` -> 10 km²."""
     power = parameters.get("3", "")
-    if not first(parameters) or (power and not power.lstrip("-−").isdecimal()) or parameters.get("4"):
+    is_power = not power or power.lstrip("-−").isdecimal()
+    if not first(parameters) or not is_power or parameters.get("4") or not knows(parameters, ("0",)):
         return UNREAD
-    return f"{local_number(first(parameters), 'es')} {second(parameters)}{superscript(power)}".strip()
+    number = local_number(first(parameters), parameters["@"])
+    return f"{number} {second(parameters)}{superscript(power)}".strip()
 
 
 _IBERIAN_MONTHS: Final = {
@@ -169,14 +183,14 @@ def _italian_measure(parameters: Parameters) -> str:
         return UNREAD  # the second number is an error, or the end of a range
     unit = second(parameters) + parameters.get("3", "") or parameters.get("ul", "") or parameters.get("u", "")
     raised = f"×10{superscript(power)}" if power else ""
-    return f"{local_number(first(parameters), 'it')}{raised} {unit}".strip()
+    return f"{local_number(first(parameters), 'it')}{raised} {unit_sign(unit)}".strip()
 
 
 FUNCTIONS: Final[dict[str, Render]] = {
     "german_date": _german_date,
     "german_coordinate": _german_coordinate,
     "german_height": _german_height,
-    "spanish_unit": _spanish_unit,
+    "unit_with_power": _unit_with_power,
     "spanish_century": _spanish_century,
     "iberian_date": _iberian_date,
     "east_asian_date": _east_asian_date,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from megatron_pz.wikitext.marks import MARKS, UNREAD
+from megatron_pz.wikitext.marks import FRACTION, MARKS, UNREAD
 
 Parameters = Mapping[str, str]
 """Positional parameters under "1", "2", …; named ones under their names; the template's name under "0", a
@@ -26,6 +26,7 @@ _SMALL_ENDINGS = ("no", "vo", "fo", "ro")
 _TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
 """In front of the raised m or s of a right ascension or a duration: 5h 35m 17s."""
 _LONGEST_SCRIPT = 24
+_FRACTION_MARK = re.compile(rf"(?<=\d){FRACTION}")
 
 
 def small_number(text: str) -> int | None:
@@ -77,6 +78,8 @@ def lowered(before: str, content: str) -> str:
 def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> str:
     if content.isdecimal():
         return content.translate(table) if content.isascii() else content
+    if FRACTION in content:
+        content = _FRACTION_MARK.sub(" ", content).replace(FRACTION, "")
     text = content.strip()
     white = " " if content[len(content.rstrip()) :] else ""
     base = before[-1:]

@@ -3,6 +3,7 @@
 =================  =================================================================================
 ``{1}``            the parameter 1; where it is missing or empty, the template is not understood
 ``{lt|1}``         the first of these parameters that is not empty
+``{1!}``           the parameter 1, where it is the only positional one
 ``{-1}``           the last positional parameter
 ``{*, }``          all positional parameters, with what stands behind the star between them
 ``[ ({2})]``       shown where every parameter in it is there
@@ -21,7 +22,7 @@ from megatron_pz.wikitext.marks import BREAK, DROPPED, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, positional
 
 _PIECE = re.compile(r"\\(?P<literal>.)|\{(?P<value>[^{}]*)\}|(?P<bracket>[\[\]])|(?P<break><br>)|[^\\{\[\]<]+|.", re.S)
-_ONLY_VALUE = re.compile(r"\{([^{}*-][^{}]*)\}")
+_ONLY_VALUE = re.compile(r"\{([^{}*-][^{}!]*)\}")
 _Piece = Callable[[Parameters], str | None]
 
 
@@ -96,6 +97,8 @@ def _value(names: str, pattern: str) -> _Piece:
         return lambda parameters: separator.join(filter(None, positional(parameters))) or None
     if names == "-1":
         return lambda parameters: next(filter(None, reversed(positional(parameters))), None)
+    if names == "1!":
+        return lambda parameters: None if parameters.get("2") else parameters.get("1") or None
     choices = names.split("|")
     if not all(choices):
         raise ValueError(f"{pattern!r}: a parameter without a name")

@@ -24,6 +24,8 @@ from megatron_pz.wikitext.templates.parameters import (
 from megatron_pz.wikitext.templates.units import grouped, quantity
 
 _NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
+_HYPHEN = re.compile(r"^[-–](?=[\d.])")
+"""In front of a number it is a minus."""
 _COMPOUND = re.compile(r"[^\w.)\]}π∞°'’′]|(?<=\w)[+\-−*/](?=\w)")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])([−-]?\d+)(?=$|[./⋅·* ])")
 _UNIT_NAMES: Final = {
@@ -76,7 +78,7 @@ def named_fraction(name: str) -> str:
 def value(parameters: Parameters) -> str:
     """``{{val|6.24|0.01|e=18|u=m}}`` -> (6.24±0.01)×10¹⁸ m; ``{{val|5|-|10|u=kg}}`` -> 5–10 kg."""
     known = ("e", "u", "ul", "up", "upl", "fmt", "p", "s", "end", "errend", "nospan", "sortable", "9", "debug")
-    values = positional(parameters)
+    values = [_HYPHEN.sub("−", value) for value in positional(parameters)]
     number = _measured(values) if knows(parameters, known) else None
     if number is None and not (not values and parameters.get("e")):
         return UNREAD
@@ -91,12 +93,12 @@ def value(parameters: Parameters) -> str:
         text = f"{text}×{power}" if text else power
     unit, per = parameters.get("u") or parameters.get("ul"), parameters.get("up") or parameters.get("upl")
     if unit or per:
-        sign = f"{_unit_sign(unit)}" if unit else ""
+        sign = unit_sign(unit) if unit else ""
         if per:
             sign += (
-                f"/{_unit_sign(per)}"
+                f"/{unit_sign(per)}"
                 if not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per
-                else f"/({_unit_sign(per)})"
+                else f"/({unit_sign(per)})"
             )
         text += sign if sign in ("%", "°", "′", "″") else f" {sign}" if not sign.startswith("/") else sign
     return f"{parameters.get('p', '')}{text}{parameters.get('s', '')}{parameters.get('end', '')}"
@@ -120,13 +122,23 @@ def _measured(values: list[str]) -> str | None:
         return values[0] + values[1]
     if len(values) == 2 and _NUMBER.match(values[1]):
         return f"{values[0]}±{values[1].lstrip('+')}"
-    if len(values) == 3 and all(map(_NUMBER.match, values)):
+    if len(values) == 3 and all(map(_NUMBER.match, values)) and values[1][0] != "−" and values[2][0] != "+":
         above, below = values[1].lstrip("+"), values[2].lstrip("-−–")
         return f"{values[0]} +{above}/−{below}"
     return None
 
 
-def _unit_sign(code: str) -> str:
+def digits_in_groups(parameters: Parameters) -> str:
+    """``{{gaps|1|234|567|e=3|u=m}}`` -> 1234567×10³ m."""
+    number = "".join(positional(parameters))
+    exponent, unit = parameters.get("e", ""), parameters.get("u", "")
+    power = superscript(exponent)
+    if not number or not knows(parameters, ("e", "u")) or (exponent and power == exponent):
+        return UNREAD
+    return number + (f"×10{power}" if power else "") + (f" {unit_sign(unit)}" if unit else "")
+
+
+def unit_sign(code: str) -> str:
     """``m/s2`` -> m/s²: the sign of a unit in the short notation of {{val}}."""
     code = code.strip()
     if code in _UNIT_NAMES:
@@ -259,7 +271,7 @@ def _one_formula(word: str) -> str | None:
 def nuclide(parameters: Parameters) -> str:
     """``{{nuclide|carbon|14}}`` -> ¹⁴carbon."""
     element, mass = first(parameters), second(parameters)
-    if not element:
+    if not element or parameters.get("3"):
         return UNREAD
     return f"{element.capitalize()}-{mass}" if len(element) > 2 and mass else f"{superscript(mass)}{element}"
 
@@ -273,9 +285,10 @@ def money(parameters: Parameters) -> str:
 
 def money_in_currency(parameters: Parameters) -> str:
     """``{{currency|100|GBP}}`` -> £100."""
-    sign = _CURRENCY_SIGNS.get(second(parameters).casefold())
-    amount = first(parameters)
-    if sign is None or not amount or not knows(parameters, ("linked", "link", "first", "passthrough", "fmt")):
+    sign = _CURRENCY_SIGNS.get((second(parameters) or parameters.get("type", "")).casefold())
+    amount = first(parameters) or parameters.get("amount", "")
+    known = ("amount", "type", "linked", "link", "first", "passthrough", "fmt")
+    if sign is None or not amount or not knows(parameters, known):
         return UNREAD
     return sign + grouped(amount, True)
 
@@ -377,6 +390,7 @@ FUNCTIONS: dict[str, Render] = {
     "fraction": fraction,
     "split_fraction": fraction,
     "value": value,
+    "digits_in_groups": digits_in_groups,
     "power_of_ten": power_of_ten,
     "raised": lambda parameters: raised(parameters["<"], first(parameters)),
     "lowered": lambda parameters: lowered(parameters["<"], first(parameters)),

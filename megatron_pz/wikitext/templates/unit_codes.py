@@ -17,6 +17,9 @@ _POWERS: Final = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _METER_OR_LITER: Final = re.compile(r"(?<=met)er|(?<=lit)er")
 _SCALES: Final = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
 METRE_OR_LITRE: Final = re.compile(r"(?<=met)re|(?<=lit)re")
+_BYTES: Final = ("kilo", "mega", "giga", "tera", "peta")
+_A_YEAR: Final = "a"
+"""Behind a stroke; alone it is an are."""
 LONGEST: Final = 60
 """Characters of a unit's code, and of a number that is not all digits. Reading takes quadratic time or recurs."""
 
@@ -29,6 +32,11 @@ class Unit:
     one: str
     several: str
     is_temperature: bool = False
+
+    @property
+    def is_word(self) -> bool:
+        """Whether its sign is its name, which has a plural: 5 acres."""
+        return self.sign == self.one != self.several and self.sign not in _table()["metric"]
 
 
 @functools.cache
@@ -61,7 +69,10 @@ def unit_of(code: str) -> Unit | None:
     if unit := _named_unit(code):
         return unit
     above, slash, below = code.partition("/")
-    if slash and above and (upper := unit_of(above)) and (lower := unit_of(below)):
+    lower = unit_of("year" if below == _A_YEAR else below) if slash else None
+    if lower and not above and not lower.is_temperature:
+        return Unit(f"/{lower.sign}", f"per {lower.one}", f"per {lower.one}")
+    if lower and above and (upper := unit_of(above)):
         if upper.is_temperature or lower.is_temperature:
             return None
         per = f" per {lower.one}"
@@ -86,6 +97,8 @@ def _codes_by_name() -> Mapping[str, str]:
 def _named_unit(code: str) -> Unit | None:
     """Find the unit that a name stands for, which is a code, too: ``square kilometers``, ``cu ft``, ``km²``."""
     british = _METER_OR_LITER.sub("re", code)
+    if "⋅" in code:
+        return unit_of(code.replace("⋅", "·"))
     name = british.replace("U.S. ", "US ").replace("imp. ", "imp ")
     if name.endswith(("²", "³")):
         return unit_of(name[:-1] + "23"[name[-1] == "³"])
@@ -111,6 +124,7 @@ def _metric_unit(code: str) -> Unit | None:
             prefix
             and names
             and code[length:] not in ("s", "tonne")
+            and (code[length:] != "B" or prefix in _BYTES)
             and (code[length:] not in ("t",) or code[0] in "kMG")
         ):
             sign = "μ" if prefix == "micro" else code[:length]

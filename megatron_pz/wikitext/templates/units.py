@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from megatron_pz.wikitext.marks import FRACTION, UNREAD
@@ -269,10 +269,14 @@ def _is_number(text: str) -> bool:
 def _shown_number(number: str, style: _Style) -> str:
     if style.spells_numbers and (words := in_words(number)):
         return words
+    if number[:1] in "-–":
+        return "−" + _shown_number(number[1:], style)
+    if number[:1] == ".":
+        return _shown_number(f"0{number}", style)
     if number.isdecimal():
         return grouped(number, style.commas) if len(number) > 3 else number
     if _WHOLE_FRACTION.fullmatch(number.lstrip("-−–+")):
-        sign = number[0] if number[0] in "-−–" else ""
+        sign = number[0] if number[0] == "−" else ""
         return sign + re.sub(r"(?<=\d)[+-](?=\d)", " ", number[len(sign) :]).replace("//", "/").replace("⁄", "/")
     if joined := _JOINED_NUMBERS.match(number):
         joint = "–" if joined[2] in "-–" else f" {joined[2].replace('x', '×')} "
@@ -298,11 +302,13 @@ def in_words(number: str) -> str:
 
 
 def _is_below_one(number: str) -> bool:
-    return _ONLY_FRACTION.fullmatch(number) is not None
+    return _ONLY_FRACTION.fullmatch(number.lstrip("-−–")) is not None
 
 
 @functools.lru_cache(maxsize=4096)
 def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
+    if style.is_short and unit.is_word:
+        style = replace(style, is_short=False)
     if style.is_short or unit.is_temperature:
         return f" {unit.sign}" if not unit.sign.startswith("/") else unit.sign
     name = unit.one if is_one or style.is_adjective else unit.several

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from string import hexdigits
 
-from megatron_pz.wikitext.marks import BREAK, DROPPED, ITEM, PARAGRAPH, SOUND, UNREAD
+from megatron_pz.wikitext.marks import BREAK, DROPPED, INDENT, ITEM, PARAGRAPH, SOUND, UNREAD
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
@@ -23,9 +24,26 @@ _SHIP_PREFIXES = {"hnlms": "HNLMS", "hswms": "HSwMS", "hdms": "HDMS", "hnoms": "
 _WHOLE_NAME, _HULL, _NAME, _NAME_AND_HULL, _NAME_WITHOUT_HULL = ("", "0"), "1", "2", "3", "6"
 
 
+_PARTS_OF_A_LIST = re.compile(f"[{ITEM}{INDENT}{BREAK}\n]+")
+
+
+def _list_items(parameters: Parameters) -> list[str]:
+    """List the items of a list template, which are its arguments or the lines of a list in one of them."""
+    parts = (part.strip() for value in positional(parameters) for part in _PARTS_OF_A_LIST.split(value))
+    return [part for part in parts if part]
+
+
 def items(parameters: Parameters) -> str:
-    """Show a list with an item a line."""
-    return "".join(f"\n{ITEM}{value}" for value in positional(parameters) if value) + "\n"
+    """Show a list with an item a line; inside a line of text, with commas."""
+    before = parameters["<"].rstrip(" ")
+    if before and before[-1] not in "\n:：":
+        return items_in_line(parameters)
+    return "".join(f"\n{ITEM}{item}" for item in _list_items(parameters)) + "\n"
+
+
+def items_in_line(parameters: Parameters) -> str:
+    """``{{hlist|a|b}}`` -> a, b."""
+    return unless_empty(", ".join(_list_items(parameters)))
 
 
 def verse(parameters: Parameters) -> str:
@@ -152,6 +170,14 @@ def unicode_character(parameters: Parameters) -> str:
     return " ".join(filter(None, [f"U+{number:04X}", shown, name]))
 
 
+def post_nominals(parameters: Parameters) -> str:
+    """``{{post-nominals|country=GBR|KCB|OBE}}`` -> KCB, OBE; a space parts them from a name."""
+    letters = [*positional(parameters), parameters.get("list", ""), parameters.get("unlinked", "")]
+    joint = " " if parameters.get("commas") == "no" else ", "
+    space = " " if parameters["<"][-1:].isalnum() else ""
+    return unless_empty(space + joint.join(filter(None, letters)) if any(letters) else "")
+
+
 def season(parameters: Parameters) -> str:
     """``{{nbay|1990}}`` -> 1990–91; ``start`` and ``end`` choose one of the years."""
     year, form = first(parameters), second(parameters)
@@ -176,6 +202,7 @@ def audio(parameters: Parameters) -> str:
 
 FUNCTIONS: dict[str, Render] = {
     "items": items,
+    "items_in_line": items_in_line,
     "verse": verse,
     "ship": ship,
     "ship_with_prefix": ship_with_prefix,
@@ -186,6 +213,7 @@ FUNCTIONS: dict[str, Render] = {
     "interlanguage_link": interlanguage_link,
     "as_written": as_written,
     "season": season,
+    "post_nominals": post_nominals,
     "unicode_character": unicode_character,
     "cited_authors": cited_authors,
     "bible_verse": bible_verse,

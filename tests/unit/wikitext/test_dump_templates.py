@@ -31,6 +31,7 @@ PAGES = {
     "Printed": '[[{{{1}}}]]<span class="noprint">&nbsp;([[:en:{{{1}}}|en]])</span>',
     "Doubted span": "{{Fix-span|content={{{1|}}}|text=doubtful}}",
     "Saved": "{{{{{|safesubst:}}}#if:{{{1|}}}|{{SafeSubst:nowrap|{{{1}}}!}}|x}}",
+    "Older": "{{#expr: {{{2}}} - {{{1}}}}}{{#ifexpr: {{{2}}} - {{{1}}} > 50|!}}",
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
 REDIRECTS = {
@@ -69,6 +70,8 @@ def dump_templates(language: str = "en") -> DumpTemplates:
         ("Good. A {{module|b}} cat. Good too.", "Good. Good too."),
         ("Good. A {{loop|b}} cat. Good too.", "Good. Good too."),
         ("Good. A {{broken|b}} cat. Good too.", "Good. Good too."),
+        ("He was {{older|1900|1950}} and {{older|1900|1960}}.", "He was 50 and 60!."),
+        ("Good. A {{older|1900|b}} cat. Good too.", "Good. Good too."),
         ("A {{shown|x=1|b|name=c''d'' {{nowrap|e|f}}}} g.", "A cd e, b T g."),
         ("{{strong wrap|A line of its own}}\nText here.", "Text here."),
         ("A {{strong wrap|[[x|y]] | z}} c.", "A y c."),

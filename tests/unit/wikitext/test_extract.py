@@ -43,7 +43,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("{{convert|5|km|mi}}, {{convert|1300|ft|m|abbr=on}}, {{convert|3|to|4|kg}}, a {{convert|9|mi|adj=on}} road",
          "5 kilometres, 1,300 ft, 3 to 4 kilograms, a 9-mile road"),
         ("{{convert|5|ft|6|in|cm}} {{convert|1|m2}} {{convert|-5|C|F}} {{convert|2|e6m3|sp=us}}",
-         "5 feet 6 inches 1 square metre -5 °C 2 million cubic meters"),
+         "5 feet 6 inches 1 square metre −5 °C 2 million cubic meters"),
         ("{{nihongo|Tokyo Tower|東京タワー|Tōkyō-tawā|lead=yes}}", "Tokyo Tower (東京タワー, Tōkyō-tawā)"),
         ("{{birth date|1879|3|14}} {{Birth date and age|df=yes|1990|12|01}} {{start date|1999}}",
          "March 14, 1879 1 December 1990 1999"),

@@ -19,12 +19,18 @@ from megatron_pz.wikitext.localization import Wiki
          "Write [[x]] {{y}} ''z'' <ref> or [[x]]."),
         ("The list [[1, 2], [3, 4]] and x[[[y], z]] of {{1}, {2}}.",
          "The list [[1, 2], [3, 4]] and x[[[y], z]] of {{1}, {2}}."),
+        ("Write [<nowiki/>[x]] or &#123;{y}} or <nowiki>[</nowiki>[z]] or '<nowiki/>'a'<nowiki/>'.",
+         "Write [[x]] or {{y}} or [[z]] or ''a''."),
+        ("If a <3 then (;_;) and f( ).", "If a <3 then (;_;) and f()."),
         ("A [[c|d]] and [[e [f]]] or [[[g]]]. {{nowrap|a} b}} c.", "A d and [[e [f]]] or [g]. a} b c."),
         ("A [[Foo (a)] b, [[c|d]].", "A Foo (a)] b, d."),
         ("Prose.\n int x;\n int y;\nMore.", "Prose.\n\nint x;\nint y;\n\nMore."),
         ("Prose.\n f() {\n   g();\n }\nMore.", "Prose.\n\nf() {\ng();\n}\n\nMore."),
         ("{{term|Apple}}{{defn|A fruit.}}", "Apple\n\nA fruit."),
         ("{{plainlist|* a\n* b}}", "- a\n- b"),
+        ("Its sides are {{hlist|\n* a\n* b\n}} and {{plainlist|\n* c\n* d\n}} and {{ubl|e|f}} here.",
+         "Its sides are a, b and c, d and e, f here."),
+        ("Its sides:\n{{plainlist|\n* c\n* d\n}}\nMore.", "Its sides:\n\n- c\n- d\n\nMore."),
         ("A. {{ISBN|1}}. B", "A. B"),
         ("* Press, {{ISBN|1}}\n* end", "- Press\n- end"),
         ("{{As of|2017|alt=measured by 2017|post=),}} so.", "measured by 2017), so."),
@@ -110,6 +116,12 @@ def test_a_conjunction_that_is_written_with_the_lost_word_shows_the_hole(languag
     dropped: dict[str, int] = {}
     assert wikitext_to_paragraphs(text, wiki=Wiki(language=language), dropped=dropped) == []
     assert dropped == {"unknown_template": 1}
+
+
+def test_a_line_that_looks_like_a_tables_row_is_a_hole_in_its_sentence() -> None:
+    dropped: dict[str, int] = {}
+    assert wikitext_to_paragraphs("One. See [[a\n|b]] there. Two.\n\nThree.", dropped=dropped) == ["One.", "Three."]
+    assert dropped == {"unread_arguments": 1}
 
 
 def test_a_hole_on_a_line_of_its_own_counts_where_the_sentence_goes_on() -> None:

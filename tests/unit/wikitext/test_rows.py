@@ -54,6 +54,7 @@ def test_every_row_says_what_its_templates_are(language: str) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_can_be_shown(language: str) -> None:
     given = {str(number): f"v{number}" for number in range(1, 5)}
+    only = {"1": "v1"}
     given |= dict.fromkeys(
         [
             "d",
@@ -77,7 +78,7 @@ def test_every_text_can_be_shown(language: str) -> None:
         "v0",
     )
     for pattern in file_of(language).get("text", {}):
-        shown = patterns.compiled(pattern)(given)
+        shown = patterns.compiled(pattern)(only if "{1!}" in pattern else given)
         if "{" in pattern or not pattern.strip() or pattern == "<br>":
             assert shown != patterns.UNREAD, pattern
             assert ("{" in pattern) == any(value in shown for value in given.values()), pattern

@@ -45,6 +45,11 @@ def test_every_row_is_used(language: str) -> None:
         ("de", "Rom ({{laS|Roma}}) und {{enS|Rome}} am {{Datum|3|10|1990}} in {{DEU}}.",
          "Rom (lateinisch Roma) und englisch Rome am 3. Oktober 1990 in Deutschland."),
         ("de", "Er sprach: {{Zitat|Nein.}} und ging.", "Er sprach: „Nein.“ und ging."),
+        ("de", "Er, {{SortKeyName|Max|Muster}}, sprach {{\"|Text=Nein}} in {{SortKey|b|Ulm}}{{Coordinate|text=ICON0}}.",
+         "Er, Max Muster, sprach „Nein“ in Ulm."),
+        ("pt", "Mede {{unidade|5|km|2}} hoje.", "Mede 5 km² hoje."),
+        ("it", "È {{M|10|ul=m2}} e {{M|5|ul=kg/m3}} qui.", "È 10 m² e 5 kg/m³ qui."),
+        ("zh", "他在{{flag|USA}}。", "他在美国。"),
         ("ar", "حاسوب {{إنج|Computer}} هو {{وإو|عر=ألفا|تر=Alpha|لغ=en|نص=بيتا}}.",
          "حاسوب (بالإنجليزية: Computer) هو بيتا."),
         ("it", "È lungo {{M|10|k|m}} e {{M|5|ul=kg}}.", "È lungo 10 km e 5 kg."),
@@ -115,6 +120,8 @@ def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("language", "template"),
     [
+        ("pl", "j|en"), ("ar", "قرآن|1|2"), ("es", "unidad|5,5|e=3|m"),
+        ("pt", "ligação interlíngua|en|A|a"), ("de", "coordinate|text=Ort|NS=1|EW=2"),
         ("de", "birth date|1879|3|14"), ("es", "as of|2010"), ("fr", "dts|2008|November|29"), ("ja", "rws|York"),
         ("zh", "sclass|Iowa|battleship"), ("es", "zh|s=北京|p=Běijīng"), ("it", "death date and age|2000|1|2|1920|3|4"),
         ("uk", "OldStyleDate|2 February|1905|20 January"), ("zh", "ill|en|甲|Alpha"), ("fr", "unité/2|3|4|m"),
