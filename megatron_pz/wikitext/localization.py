@@ -26,6 +26,8 @@ _CANONICAL: Final = {
     "mediawiki": 8, "mediawiki_talk": 9, "template_talk": 11, "help": 12, "help_talk": 13, "category_talk": 15,
 }  # fmt: skip
 """English names of the other namespaces that every wiki has."""
+_ANOTHER: Final = 1000
+"""Stands for the numbers of the namespaces that only some wikis have, or whose names the tables do not tell apart."""
 _REDIRECT = re.compile(r"\s*+[#＃]\s*+([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
 _TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
@@ -106,7 +108,7 @@ class Namespaces:
     """
 
     def __init__(self, language: str, declared: Mapping[int, str]) -> None:
-        self._numbers = dict(_CANONICAL)
+        self._numbers = dict.fromkeys(wiki_names.folded_names("other_namespaces", language), _ANOTHER) | _CANONICAL
         for number in _TABLES:
             self._numbers |= dict.fromkeys(namespace_names(number, language), number)
         self._numbers |= {wiki_names.folded(name): number for number, name in declared.items() if name}

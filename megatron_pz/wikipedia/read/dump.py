@@ -38,7 +38,8 @@ _SITEINFO_END = b"</siteinfo>"
 _LARGEST_HEAD = 4 << 20
 _PREFIXED = re.compile(rb"<([A-Za-z_][\w.-]*):(?:siteinfo|page)\b")
 _OTHER_PAGE = re.compile(rb"<(?:[A-Za-z_][\w.-]*:page\b|page\b(?!>))[^<>]*>")
-_HOST = re.compile(r"https?://([a-z-]+)\.[a-z]+\.org/")
+_HOST = re.compile(r"(?:https?:)?//([a-z-]+)(?:\.m)?\.[a-z]+\.org/")
+_NUMBER = re.compile(r"-?\d{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ def read_siteinfo(path: str) -> SiteInfo:
         name=name,
         article_url=base[: base.rfind("/") + 1],
         namespaces={
-            int(element.get("key", "0")): element.text or ""
+            int(key): element.text or ""
             for element in root.iter()
-            if element.tag.rpartition("}")[2] == "namespace"
+            if element.tag.rpartition("}")[2] == "namespace" and _NUMBER.fullmatch(key := element.get("key", ""))
         },
     )
 

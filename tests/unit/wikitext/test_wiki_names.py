@@ -19,7 +19,7 @@ from megatron_pz.wikitext.localization import (
 )
 
 TABLES = {
-    "file", "category", "template", "redirect", "closing_sections", "disambiguation_templates",
+    "file", "category", "template", "other_namespaces", "redirect", "closing_sections", "disambiguation_templates",
     "not_disambiguation_templates", "disambiguation_words", "disambiguation_titles", "list_titles",
 }  # fmt: skip
 
@@ -50,6 +50,13 @@ def test_every_template_namespace_is_known_by_title() -> None:
     for language, row in rows("template"):
         assert Namespaces(language, {}).number_of(f"{row}:Foo") == 10, (language, row)
         assert f"{row}:disambiguation" in DisambiguationTemplates(language)
+
+
+def test_a_title_in_another_namespace_is_no_article() -> None:
+    for language, row in rows("other_namespaces"):
+        assert Namespaces(language, {}).number_of(f"{row}:Foo") != 0, (language, row)
+    assert Namespaces("de", {}).number_of("CSI: Miami") == Namespaces("nl", {}).number_of("Diskussion:A") == 0
+    assert Namespaces("de", {100: "Modul"}).number_of("Modul:A") == 100
 
 
 def test_every_redirect_word_redirects() -> None:

@@ -154,6 +154,14 @@ def test_siteinfo(tmp_path: Path) -> None:
     assert site.namespaces == {0: "", 6: "Datei"}
 
 
+def test_a_namespace_without_a_number_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml"
+    path.write_text(
+        whole_dump(1).replace("</namespaces>", '<namespace key="x">Y</namespace><namespace /></namespaces>')
+    )
+    assert read_siteinfo(str(path)).namespaces == {0: "", 6: "Datei"}
+
+
 @pytest.mark.parametrize("cut", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("stream_size", [3000, 10**9])
 def test_a_truncated_file_is_named_with_its_byte(tmp_path: Path, cut: float, stream_size: int) -> None:
@@ -309,6 +317,8 @@ def test_the_content_model(tmp_path: Path) -> None:
         ("nowiki", "https://no.wikipedia.org/wiki/Forside", "nb", "no"),
         ("zh_yuewiki", "https://zh-yue.wikipedia.org/wiki/X", "yue", "zh-yue"),
         ("", "https://simple.wikipedia.org/wiki/Main_Page", "en", "simple"),
+        ("", "https://de.m.wikipedia.org/wiki/X", "", "de"),
+        ("", "//ja.wikipedia.org/wiki/X", "", "ja"),
         ("commonswiki", "https://commons.wikimedia.org/wiki/X", "en", "en"),
         ("mywiki", "https://my.wikipedia.org/wiki/X", "my", "my"),
         ("in_house", "https://wiki.example.com/wiki/X", "nb", "no"),
