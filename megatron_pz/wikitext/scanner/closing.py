@@ -45,8 +45,11 @@ def may_hold_prose(scan: Scan, end: int) -> bool:
         line_end = min(scan.line_end(index), end)
         start = scan.after_blanks(index)
         if line_end - start >= _SHORTEST_PROSE and data[start] not in "*#:;{|}!<=-":
-            if not scan.follows(start, "[", "["):
+            if data[start] != "[":
                 return True
+            if not scan.follows(start, "[", "["):  # [http://… label]
+                index = line_end + 1
+                continue
             link_end = scan.source.find("]", start, line_end)
             if link_end + 2 < line_end:
                 return True

@@ -29,7 +29,10 @@ def newline(scan: Scan) -> None:
         if scan.is_verse and not frames.dropping:
             scan.out.write(PARAGRAPH)
         if frames.depth:
+            was_dropping = frames.dropping
             _end_paragraph(scan)
+            if was_dropping and not frames.dropping:
+                scan.out.write(PARAGRAPH)
     else:
         scan.at_line_start = True
 

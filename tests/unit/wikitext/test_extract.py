@@ -63,6 +63,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("X , y ( ) and {{unknown}}, z{{cn}}. F[ ] End <ref>r</ref>.", "F[ ] End."),
         # Broken markup costs no more than its paragraph or section
         ("a [[broken b\n\nc", "a broken b\n\nc"),
+        ("A.\n[[File:a.jpg|thumb|b\n\nC.\n== External links ==\n[http://d The site of the town] in French", "A.\n\nC."),
         ("{{broken\n|a=b\n== Next ==\ntext }} more", "text more"),
         ("{| class=x\n| a\n== Next ==\ntext", "text"),
         ("a<ref>open\n== Next ==\ntext", "a\n\ntext"),
