@@ -29,6 +29,7 @@ from megatron_pz.wikitext.templates import (
     words,
 )
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
+from megatron_pz.wikitext.wiki_names import names_of_all
 
 FUNCTIONS: Final[Mapping[str, Render]] = {
     **words.FUNCTIONS,
@@ -52,7 +53,7 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "#expr": expressions.value_of,
 }
 _FORMATTED_NUMBER: Final = "formatnum"
-PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename", "subst:pagename")
+PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename")
 _ANY_WIKI: Final = ""
 """The rows that count on every wiki are those of one without a file."""
 _SHIP: Final = "ship"
@@ -66,9 +67,16 @@ _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 
 
 def template_name(text: str) -> str:
-    """Normalise a template's name: no namespace, single spaces, small letters."""
+    """Normalise a template's name: no namespace in any language, single spaces, small letters."""
     name = " ".join(MARKS.sub("", text).replace("_", " ").split()).casefold()
-    return name.removeprefix("template:").lstrip()
+    prefix, colon, rest = name.partition(":")
+    return rest.lstrip() if colon and prefix.rstrip() in _namespaces() else name
+
+
+@functools.cache
+def _namespaces() -> frozenset[str]:
+    """Return what may stand before a template's name and a colon: the namespace, and words that change nothing."""
+    return frozenset(name.casefold() for name in (*names_of_all("template"), "subst", "safesubst", "msg"))
 
 
 def is_shown(name: str, language: str) -> bool:
