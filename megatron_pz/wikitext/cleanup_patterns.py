@@ -1,4 +1,4 @@
-"""Rare clean-up by patterns: words before a lost pronunciation, and tags that were spelled as entities."""
+"""Clean up rare leftovers by patterns: words before a lost pronunciation, and tags that were written as entities."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HOLE = re.compile(f"[{''.join(HOLES)}]")
 def without_sound_words(text: str) -> str:
     """Remove the words at the text's end that introduce a pronunciation: ``Paris (UK: `` becomes ``Paris (``.
 
-    A language in front of them goes, too: ``Paris (French: ``, ``Paris (French pronunciation: ``.
+    A preceding language is also removed: ``Paris (French: ``, ``Paris (French pronunciation: ``.
     """
     kept = text
     if text.rstrip(_BEHIND_SOUND_WORD).casefold().endswith(_SOUND_WORD):
@@ -45,11 +45,11 @@ def without_sound_words(text: str) -> str:
 
 
 def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int]) -> str:
-    """Remove the sentences that hold a mark of a hole; ``dropped`` counts them by what the hole was.
+    """Remove the sentences that contain the mark of a hole; ``dropped`` counts them by reason.
 
     Args:
         text: One item or paragraph.
-        language: Of the wiki.
+        language: Language of the wiki.
         dropped: Counts by reason, as in :data:`~megatron_pz.wikitext.marks.HOLES`.
     """
     kept: list[str] = []
@@ -63,7 +63,7 @@ def without_incomplete_sentences(text: str, language: str, dropped: dict[str, in
 
 
 def without_ref_tags(text: str) -> str:
-    """Remove ``<ref …>``, which ``&lt;ref …>`` in a page becomes, and without what that brings together."""
+    """Remove every ``<ref …>`` that results from ``&lt;ref …>`` in a page, also those that a removal creates."""
     if not _REF_TAG.search(text):
         return text
     for _ in range(_PASSES):

@@ -1,4 +1,4 @@
-"""Character references of HTML, such as ``&nbsp;``, ``&eacute;`` and ``&#8211;``."""
+"""Resolve HTML's character references, such as ``&nbsp;``, ``&eacute;`` and ``&#8211;``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMED = {name[:-1]: INVISIBLE.sub("", text) for name, text in html5.items() if 
 
 @functools.lru_cache(maxsize=4096)
 def entity_text(name: str) -> str | None:
-    """Resolve the reference ``&name;``, less invisible characters; None where it is no reference."""
+    """Resolve the reference ``&name;``, without invisible characters; return None if it is not a reference."""
     if name in _NAMED:
         return _NAMED[name]
     if not name.startswith("#"):

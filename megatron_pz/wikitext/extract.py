@@ -34,7 +34,7 @@ class TextOptions:
 
     @property
     def kept(self) -> frozenset[str]:
-        """The names that the scanner knows what is kept by."""
+        """Return the kept parts by the names that the scanner uses."""
         kept: set[str] = set(self.keep)
         if not self.drop_formulas:
             kept.add("math")
@@ -44,7 +44,7 @@ class TextOptions:
 
     @classmethod
     def keeping(cls, names: str, drop_formulas: bool = False, keep_incomplete_sentences: bool = False) -> TextOptions:
-        """Read names with commas between them, as ``--keep`` has them. Raises :class:`BadInput` for an unknown one."""
+        """Parse names separated by commas, the form of ``--keep``. Raise :class:`BadInput` for an unknown name."""
         keep = names.replace(",", " ").split()
         for name in keep:
             if name not in KEEPABLE:
@@ -65,18 +65,17 @@ def wikitext_to_paragraphs(
     options: TextOptions | None = None,
     dropped: dict[str, int] | None = None,
 ) -> list[str]:
-    """Turn a page into clean text.
+    """Turn a page into clean text. This never raises, for any input, and the time is linear in its length.
 
     Args:
         wikitext: The page.
-        title: Of the page.
+        title: Title of the page.
         wiki: Names that the wiki uses; by default those of English Wikipedia.
         options: Parts that are kept.
-        dropped: Gets, by reason (the values of :data:`megatron_pz.wikitext.marks.HOLES`), how many sentences were
-            dropped because a word of theirs was lost.
+        dropped: Receives the number of sentences that were dropped because they lost a word, by reason (the values of
+            :data:`megatron_pz.wikitext.marks.HOLES`).
 
     Returns:
-        The paragraphs in order, none empty. A list is one paragraph, an item a line. Never raises, whatever the input;
-        time is linear in its length.
+        The paragraphs in order, none empty. A list is one paragraph with one item per line.
     """
     return scan_page(wikitext, title, wiki or _english_wikipedia(), (options or TextOptions()).kept, dropped)

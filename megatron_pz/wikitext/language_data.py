@@ -1,7 +1,7 @@
-"""Load the tables of templates and names, of which there is one file a language under ``data/templates/``.
+"""Load the tables of templates and names, one file per language under ``data/templates/``.
 
-A row of English is understood on every wiki, since many wikis import English templates; a row of the wiki's own
-language wins. ``data/templates/README.md`` explains the rows to somebody who knows the language and not the code.
+English rows apply on every wiki, because many wikis import English templates; rows of the wiki's own language take
+precedence. ``data/templates/README.md`` explains the rows to contributors who know the language but not the code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENGLISH: Final = ("en", "simple")
 
 @dataclass(frozen=True)
 class NameSet:
-    """Template names. ``cite *`` stands for every name that begins so, ``* icon`` for every name that ends so."""
+    """Template names. ``cite *`` stands for all names with this beginning, ``* icon`` for all with this ending."""
 
     exact: frozenset[str]
     prefixes: tuple[str, ...]
@@ -29,7 +29,7 @@ class NameSet:
 
     @classmethod
     def of(cls, names: Iterator[str]) -> NameSet:
-        """Sort the names by where their star stands."""
+        """Group the names by the position of their star."""
         exact, prefixes, suffixes = set(), set(), set()
         for name in names:
             if name.endswith("*"):
@@ -60,7 +60,7 @@ class TemplateRows:
 
 @functools.cache
 def language_file(language: str) -> Mapping[str, Any]:
-    """Read a language's file, empty where it has none."""
+    """Read a language's file; return an empty table if there is none."""
     path = DIRECTORY / f"{language}.toml"
     if not (language.replace("-", "").isalnum() and path.is_file()):
         return {}
@@ -78,7 +78,7 @@ def _by_name(table: Mapping[str, list[str]]) -> dict[str, str]:
 
 @functools.cache
 def template_rows(language: str) -> TemplateRows:
-    """Collect the rows that count on a wiki of this language."""
+    """Collect the rows that apply on a wiki of this language."""
     text: dict[str, str] = {}
     computed: dict[str, str] = {}
     wordless: set[str] = set()

@@ -1,4 +1,4 @@
-"""Decide what a link between double brackets shows."""
+"""Determine the text that a link between double brackets shows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 
 
 def is_silent(target: str, wiki: Wiki) -> bool:
-    """Return whether a link shows nothing, with or without a label; a colon in front makes it an ordinary link.
+    """Return whether a link shows nothing, with or without a label. A leading colon makes it an ordinary link.
 
-    Such a link embeds a file, names a category of the page, or leads to this article in another language. The codes of
-    languages are written in small letters, so ``[[It: Chapter Two]]`` is a title.
+    Such a link embeds a file, names a category of the page, or leads to this article in another language. Language
+    codes are lower-case, so ``[[It: Chapter Two]]`` is a title.
     """
     prefix, colon, _ = target.partition(":")
     if not colon:
@@ -31,10 +31,10 @@ def is_silent(target: str, wiki: Wiki) -> bool:
 
 
 def pipe_trick(target: str) -> str:
-    """Return what ``[[Hill (Texas)|]]`` shows: MediaWiki expands it when a page is saved, and some pages keep it."""
+    """Return the label of ``[[Hill (Texas)|]]``, which MediaWiki expands on saving but some pages still contain."""
     return _PIPE_TRICK.sub("", target.strip().rpartition(":")[2])
 
 
 def is_external(beginning: str) -> bool:
-    """Return whether an address of the web begins with this: ``[http://…`` is a link, ``[1]`` is text."""
+    """Return whether the text begins with a web address: ``[http://…`` is a link, ``[1]`` is text."""
     return bool(_PROTOCOL.match(beginning))

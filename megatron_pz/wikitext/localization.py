@@ -1,7 +1,7 @@
-"""Names of the same things on the wikis of different languages: file links, closing sections, disambiguation templates.
+"""Localized names on the wikis of different languages: file links, closing sections, disambiguation templates.
 
-The names are data (:mod:`megatron_pz.wikitext.wiki_names`). English is understood besides a wiki's own language, since
-MediaWiki itself does so for namespaces and many wikis import English templates.
+The names are data (:mod:`megatron_pz.wikitext.wiki_names`). English names apply besides those of the wiki's own
+language, because MediaWiki accepts them for namespaces and many wikis import English templates.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 @functools.cache
 def trailing_sections(language: str) -> frozenset[str]:
-    """Casefolded headings of the sections that close an article: references, links, literature."""
+    """Return the casefolded headings of the sections that close an article: references, links, literature."""
     return frozenset(name.casefold() for name in wiki_names.names("closing_sections", language))
 
 
@@ -61,7 +61,7 @@ def _list_titles() -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Wiki:
-    """Names that one wiki uses. What is not given comes from the tables for its language."""
+    """Names that one wiki uses. Missing names come from the tables for its language."""
 
     language: str = "en"
     """Code in the wiki's address, e.g. ``simple`` or ``zh-yue``."""
@@ -74,7 +74,7 @@ class Wiki:
     """The dump's own templates, which explain what no table knows."""
 
     def __post_init__(self) -> None:
-        """Fill in what was not given."""
+        """Fill in the missing names."""
         prefixes = wiki_names.interlanguage_prefixes() - {wiki_names.wiki_code(self.language)}
         for name, value in (
             ("file_namespaces", namespace_names(FILE, self.language)),
@@ -87,11 +87,11 @@ class Wiki:
 
 
 def namespace_names(number: int, language: str, declared: Mapping[int, str] | None = None) -> frozenset[str]:
-    """Folded names of the namespace of files, templates or categories.
+    """Return the folded names of the namespace of files, templates or categories.
 
     Args:
-        number: Of the namespace.
-        language: Of the wiki.
+        number: Number of the namespace.
+        language: Language of the wiki.
         declared: Names that its dump declares, by number.
     """
     own = (declared or {}).get(number, "")
@@ -100,10 +100,10 @@ def namespace_names(number: int, language: str, declared: Mapping[int, str] | No
 
 
 class Namespaces:
-    """Tells a title's namespace, for dumps that do not say it.
+    """Determines a title's namespace, for dumps that do not state it.
 
     Args:
-        language: Of the wiki.
+        language: Language of the wiki.
         declared: Names that its dump declares, by number.
     """
 
@@ -128,7 +128,7 @@ def is_redirect(text: str, language: str) -> bool:
 
 
 def redirect_target(text: str) -> str:
-    """Title that a redirect's first link leads to, empty where it has none."""
+    """Return the title to which a redirect's first link leads, empty if it has none."""
     return text.partition("[[")[2].partition("]]")[0].partition("|")[0].partition("#")[0].strip()
 
 
@@ -136,8 +136,8 @@ class DisambiguationTemplates:
     """The templates that make a page a disambiguation.
 
     Args:
-        language: Of the wiki.
-        learned: Names that the dump's own templates add, folded.
+        language: Language of the wiki.
+        learned: Folded names that the dump's own templates add.
     """
 
     def __init__(self, language: str, learned: Iterable[str] = ()) -> None:
@@ -156,12 +156,12 @@ class DisambiguationTemplates:
         return name in self._names or (has_form and name not in self._others)
 
     def are_in(self, text: str) -> bool:
-        """Return whether the wikitext calls one of them."""
+        """Return whether the wikitext calls one of these templates."""
         return any(call[1] in self for call in _TEMPLATE_CALL.finditer(text))
 
 
 def has_disambiguation_word(text: str, language: str) -> bool:
-    """Return whether a page's wikitext says by a magic word (``__DISAMBIG__``) that it is a disambiguation."""
+    """Return whether a page's wikitext marks a disambiguation by a magic word (``__DISAMBIG__``)."""
     return any(f"__{word}__" in text for word in wiki_names.names("disambiguation_words", language))
 
 

@@ -1,3 +1,3 @@
-"""Stand-in for the module ``cython`` where that is not installed, for the interpreted scanner."""
+"""Replace the module ``cython`` for the interpreted scanner if it is not installed."""
 
 compiled = False

@@ -1,9 +1,8 @@
-"""Which form of the scanner runs: the compiled one where it fits its source, else the interpreted one.
+"""Choose the form of the scanner: the compiled one if it matches its source, otherwise the interpreted one.
 
-``setup.py`` joins the files of :mod:`megatron_pz.wikitext.scanner` into one module and lets Cython and a C compiler
-make ``scanner_compiled`` of it. That module knows the checksum of what it was made from, so one that is older than the
-source is never used: the interpreted form runs, about forty times as slow and with the same results, and :data:`FORM`
-says why.
+``setup.py`` joins the files of :mod:`megatron_pz.wikitext.scanner` into one module and compiles it with Cython and a C
+compiler to ``scanner_compiled``. That module has the checksum of its source, so that an outdated one is never used. The
+interpreted form then runs, about forty times as slow and with the same results, and :data:`FORM` has the reason.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class ScanPage(Protocol):
-    """The scanner's entry, :func:`megatron_pz.wikitext.scanner.scan.scan_page`."""
+    """The type of the scanner's entry point, :func:`megatron_pz.wikitext.scanner.scan.scan_page`."""
 
     def __call__(
         self, text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
     ) -> list[str]:
-        """Give the paragraphs of a page."""
+        """Return the paragraphs of a page."""
         ...
 
 
@@ -34,7 +33,7 @@ _REBUILD = "run examples/setup_environment.sh, or pip install -e . with Cython a
 
 
 def choose() -> tuple[ModuleType | None, str]:
-    """Load the compiled form, None where it cannot be used; and in words which form runs and why."""
+    """Load the compiled form; return it, or None if it cannot be used, and a description of the form and the reason."""
     try:
         compiled = importlib.import_module(COMPILED)
     except ImportError:
@@ -47,7 +46,7 @@ def choose() -> tuple[ModuleType | None, str]:
 
 
 def load_interpreted() -> ScanPage:
-    """Load the interpreted form, whether or not there is a compiled one."""
+    """Load the interpreted form, even if there is a compiled one."""
     return importlib.import_module("megatron_pz.wikitext.scanner.scan").scan_page
 
 

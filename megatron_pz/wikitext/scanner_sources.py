@@ -1,4 +1,4 @@
-"""The files that the compiled scanner is made of, and how they become one module.
+"""Join the source files of the compiled scanner into one module.
 
 ``setup.py`` runs this file by its path, before there is a package to import.
 """
@@ -20,7 +20,7 @@ COMPILED = "megatron_pz.wikitext.scanner_compiled"
 
 
 def source_sha256(directory: Path) -> str:
-    """Checksum of the scanner's files in ``directory``."""
+    """Return the checksum of the scanner's files in ``directory``."""
     checksum = hashlib.sha256()
     for name in MODULES:
         for suffix in ("py", "pxd"):
@@ -29,10 +29,10 @@ def source_sha256(directory: Path) -> str:
 
 
 def joined(directory: Path) -> tuple[str, str]:
-    """Join the modules into one, and their C types as one: what they import from one another is simply there.
+    """Join the modules into one, and their C types likewise, and drop the imports between them.
 
     Raises:
-        ValueError: Two of the modules use one name for two things.
+        ValueError: Two of the modules use one name for different things.
     """
     code, types = ["from __future__ import annotations", f'SOURCE_SHA256 = "{source_sha256(directory)}"'], []
     defined: dict[str, str] = {}
@@ -52,7 +52,7 @@ def joined(directory: Path) -> tuple[str, str]:
 
 
 def _defined(node: ast.stmt, module: str) -> Iterator[tuple[str, str]]:
-    """Names that a statement at the top of a module defines, and what each of them means."""
+    """Return the names that a top-level statement of a module defines, each with its meaning."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node.name, f"{module}.{node.name}"
     elif isinstance(node, ast.Assign):

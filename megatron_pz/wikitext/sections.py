@@ -1,4 +1,4 @@
-"""Sections of an article's text."""
+"""Recognize closing sections, empty sections and citations in an article's text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _JOINTS = re.compile(
 
 @functools.lru_cache(maxsize=4096)
 def is_closing_heading(heading: str, names: frozenset[str]) -> bool:
-    """Return whether a heading is one of the casefolded names of closing sections, or several of them."""
+    """Return whether a heading consists of one or several of the casefolded names of closing sections."""
     name = heading.casefold().strip(": ")
     if name in names:
         return True
@@ -38,14 +38,14 @@ def is_closing_heading(heading: str, names: frozenset[str]) -> bool:
 
 
 def without_empty_sections(texts: list[str], levels: Mapping[int, int]) -> list[str]:
-    """Return the texts, less the headings that nothing follows.
+    """Return the texts without the headings of empty sections.
 
     Args:
         texts: Headings and paragraphs.
         levels: Levels of the headings, by index.
     """
     kept: list[str] = []
-    following = 1  # level of the next heading that stays; prose follows every heading above it
+    following = 1  # level of the next kept heading; every heading above it is followed by prose
     for index in reversed(range(len(texts))):
         level = levels.get(index, 0)
         if level == 0:
@@ -59,7 +59,7 @@ def without_empty_sections(texts: list[str], levels: Mapping[int, int]) -> list[
 
 
 def is_citation(line: str) -> bool:
-    """Return whether a line without a bullet looks like one of a bibliography."""
+    """Return whether a line without a bullet looks like a bibliography entry."""
     if _CITATION.search(line):
         return True
     return _YEAR_OF_A_BOOK.search(line) is not None and len(line.split()) <= _WORDS_OF_A_BOOK

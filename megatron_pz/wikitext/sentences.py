@@ -1,8 +1,8 @@
-"""Sentence boundaries: the standard's sentence terminators (UAX #29), corrected by each language's abbreviations.
+"""Find sentence boundaries by the standard's sentence terminators (UAX #29) and each language's abbreviations.
 
-Abbreviations, ordinals and further marks of a language are rows of ``data/sentences/<language>.toml``. Where the rules
-are not sure, two sentences stay together. Thai and Lao have no full stop: there a space between two letters ends a
-sentence unless a conjunction follows. No boundary lies inside a grapheme cluster.
+Abbreviations, ordinals and further marks of a language are rows of ``data/sentences/<language>.toml``. If the rules are
+uncertain, two sentences stay together. Thai and Lao have no full stop; a space between two letters ends a sentence
+unless a conjunction follows. No boundary lies inside a grapheme cluster.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _SPACELESS: Final = r"[[\p{SB=STerm}--[!?‼‽⁇⁈⁉၊]][།༎༏༐༑༔
 _FULLWIDTH_STOP: Final = r"(?<!\p{N})．|．(?!\p{N})"
 _CLOSE: Final = r"[\p{Pe}\p{Pf}\"']"
 _SPACED: Final = (
-    rf"(?:(?<=[%s])(?<![%s]{{2}})[%s]*+[{_CLOSE}“‘]*+(?:\s[»›](?=\s))?\s+"  # white space must follow
-    rf"|(?<={_SPACELESS}|፡፡|．)(?:\s*+{_SPACELESS})*+{_CLOSE}*+\s*"  # scripts that need none
+    rf"(?:(?<=[%s])(?<![%s]{{2}})[%s]*+[{_CLOSE}“‘]*+(?:\s[»›](?=\s))?\s+"  # terminators that white space must follow
+    rf"|(?<={_SPACELESS}|፡፡|．)(?:\s*+{_SPACELESS})*+{_CLOSE}*+\s*"  # terminators of scripts that need no white space
     r"|(?<=\n)\s*)"
 )
 _SPACED_MARKS: Final = ".!?…‼‽⁇⁈⁉"
@@ -57,7 +57,7 @@ _SAMPLE_WORD: Final = regex.compile(r"[\p{L}\p{M}\u200c'’]+")
 
 @dataclass(frozen=True)
 class _Language:
-    """The rules of one language: a file of ``data/sentences``."""
+    """The rules of one language, from a file of ``data/sentences``."""
 
     name: str
     wikis: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class _Language:
 
     @cached_property
     def boundary(self) -> regex.Pattern[str]:
-        """Candidates for the end of a sentence, the white space after it included."""
+        """Return the pattern of candidates for the end of a sentence, with the white space after it."""
         marks = regex.escape(_SPACED_MARKS + self.ends, special_only=False)
         first = rf"(?:[{marks}\n]|{_SPACELESS}|፡፡|{_FULLWIDTH_STOP})"
         spaces = _SPACE_ENDS if self.spaces_end else ""
@@ -81,7 +81,7 @@ class _Language:
 
 @lru_cache(maxsize=1)
 def _languages() -> dict[str, _Language]:
-    """All languages by name, each with the abbreviations that count everywhere."""
+    """Return all languages by name, each with the abbreviations that apply everywhere."""
     rows = {path.stem: tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(_DATA.glob("*.toml"))}
     everywhere = rows.pop(_EVERY_LANGUAGE)
 
@@ -119,8 +119,8 @@ def _scripts() -> dict[str, regex.Pattern[str]]:
 def guess_language(text: str) -> str:
     """Guess the language of a text from its script and its frequent words, for the purpose of cutting sentences.
 
-    The answer is a language of ``data/sentences``; English where nothing speaks for another one. It depends on the
-    first 2000 characters alone.
+    The result is a language of ``data/sentences``, English without evidence for another one. It depends only on the
+    first 2000 characters.
     """
     text = text[:_SAMPLE]
     if text.isascii():
@@ -137,12 +137,12 @@ def guess_language(text: str) -> str:
 
 
 def sentences(paragraph: str, language: str = "") -> list[str]:
-    """Cut a paragraph into sentences, each with the white space after it: joined, they are the paragraph.
+    """Split a paragraph into sentences, each with the white space after it, so that joining them restores it.
 
     Args:
         paragraph: Text without markup.
-        language: Code of its language as the wiki names it (``de``, ``zh-yue``). Where it is empty or has no rules,
-            the language is guessed from the paragraph.
+        language: Code of its language as the wiki names it (``de``, ``zh-yue``). If it is empty or has no rules, the
+            language is guessed from the paragraph.
     """
     name = _names().get(language) or _names().get(language.partition("-")[0]) or guess_language(paragraph)
     rules = _languages()[name]
@@ -159,7 +159,7 @@ def _bounds(paragraph: str, rules: _Language) -> Iterator[int]:
 
 
 def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _Language) -> bool:
-    """Judge a candidate that stands between two characters of the paragraph."""
+    """Return whether a candidate between two characters of the paragraph ends a sentence."""
     mark = end[0].rstrip()
     following = paragraph[end.end()]
     if _MARK.match(following):

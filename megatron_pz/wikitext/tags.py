@@ -1,4 +1,4 @@
-"""Actions of the scanner for HTML and extension tags, by name."""
+"""Define the scanner's actions for HTML and extension tags, by name."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The text that markup for a wiki's language variants shows: ``-{zh-hans:…; zh-hant:…}-`` and its kin.
+"""Resolve the markup of a wiki's language variants: ``-{zh-hans:…; zh-hant:…}-`` and similar.
 
-Wikis written in two scripts, or with the words of several countries, are shown to each reader in one variant, made by
-replacing characters and words; this markup says by hand what stands where (documentation:
-https://www.mediawiki.org/wiki/Writing_systems/Syntax). A dump holds the text unconverted, so only the markup is
-resolved here, for one reader: simplified Chinese, Serbian in Cyrillic, and so on (:data:`_READ_AS`); where none of the
-reader's variants is given, the first one that is.
+Wikis in two scripts, or with the words of several countries, show each reader one variant, which MediaWiki makes by
+replacing characters and words. This markup overrides the replacement by hand (documentation:
+https://www.mediawiki.org/wiki/Writing_systems/Syntax). A dump holds the unconverted text, so only the markup is
+resolved, for one reader: simplified Chinese, Serbian in Cyrillic, and so on (:data:`_READ_AS`). If none of the reader's
+variants is given, the first given one is used.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SILENT_FLAGS = frozenset("H-ND")
 
 
 def shown(content: str, language: str) -> str:
-    """Choose the text that the markup shows, or a mark that something was dropped.
+    """Choose the text that the markup shows, or the mark of dropped markup.
 
     Args:
-        content: What stands between ``-{`` and ``}-``, rendered: ``flag;flag|rules``, or rules or a text alone.
-        language: Of the wiki, one of :data:`LANGUAGES`.
+        content: The rendered content between ``-{`` and ``}-``: ``flag;flag|rules``, or only rules or a text.
+        language: Language of the wiki, one of :data:`LANGUAGES`.
     """
     before, bar, rules = content.partition("|")
     if not bar:
@@ -57,7 +57,7 @@ def shown(content: str, language: str) -> str:
 
 
 def _texts(rules: str, language: str) -> dict[str, str]:
-    """Read the text of every variant, in order; none where these are not rules throughout.
+    """Read the text of every variant, in order; return none if the content does not consist of rules.
 
     A rule is ``variant:text`` or ``word=>variant:text``.
     """
@@ -73,7 +73,7 @@ def _texts(rules: str, language: str) -> dict[str, str]:
 
 @functools.cache
 def _patterns(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Match the beginning of a rule, and the semicolon before one: other semicolons and colons belong to the text."""
+    """Return patterns of the beginning of a rule and of the semicolon before one; others belong to the text."""
     prefixes = "|".join(sorted({code.partition("-")[0] for code in _READ_AS[language].split()}))
     before, code = r"\s*+(?:[^;:=]*+=>\s*+)?", rf"(?:{prefixes})(?:-[a-z]+)*+"
     return re.compile(rf"{before}({code})\s*+:"), re.compile(rf";(?={before}{code}\s*+:)")

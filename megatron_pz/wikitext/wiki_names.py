@@ -18,7 +18,7 @@ _PROJECTS: Final = (
 
 
 def folded(name: str) -> str:
-    """Return a name without its differences of case and white space; a Turkish dotted capital I is an i."""
+    """Normalise case and white space of a name; a Turkish dotted capital I becomes an i."""
     return "_".join(name.replace("_", " ").split()).casefold().replace(_DOT_ABOVE, "")
 
 
@@ -29,26 +29,26 @@ def _wikis() -> Mapping[str, Any]:
 
 @functools.cache
 def language_codes() -> frozenset[str]:
-    """Return the codes of all Wikipedias, as their addresses have them."""
+    """Return the codes of all Wikipedias, as in their addresses."""
     return frozenset(_wikis()["languages"].split())
 
 
 @functools.cache
 def interlanguage_prefixes() -> frozenset[str]:
-    """Return what may stand before the colon of a link to the same article in another language."""
+    """Return the prefixes, before the colon, of links to the same article in another language."""
     return language_codes() | frozenset(_wikis()["other_prefixes"].split())
 
 
 def wiki_code(language: str) -> str:
-    """Return the code under which the tables know a language: ``no`` for ``nb``."""
+    """Return the code of a language in the tables: ``no`` for ``nb``."""
     language = language.casefold().replace("_", "-")
     return _wikis()["same_wiki"].get(language, language)
 
 
 def code_of_database(name: str) -> str:
-    """Return the language of a wiki by its database's name, empty for wikis of several languages.
+    """Return the language of a wiki by its database's name, empty for multilingual wikis.
 
-    ``simplewiki`` is ``simple``, ``zh_yuewiki`` is ``zh-yue``; ``commonswiki`` has no language of its own.
+    ``simplewiki`` is ``simple``, ``zh_yuewiki`` is ``zh-yue``; ``commonswiki`` has no language.
     """
     for project in sorted(_PROJECTS, key=len, reverse=True):
         if name.endswith(project):
@@ -58,7 +58,7 @@ def code_of_database(name: str) -> str:
 
 
 def chain(language: str) -> tuple[str, ...]:
-    """Return the languages whose names count on a wiki: its own, those that it falls back to, English."""
+    """Return the languages whose names apply on a wiki: its own, its fallbacks, English."""
     code = wiki_code(language)
     codes = [code]
     while (code := _wikis()["fallback"].get(code, "")) and code not in codes:
@@ -79,13 +79,13 @@ def _file(language: str) -> Mapping[str, list[str]]:
 
 @functools.cache
 def names(table: str, language: str) -> tuple[str, ...]:
-    """Return the names of one table that count on a wiki of this language, as written."""
+    """Return the names of one table that apply on a wiki of this language, as written."""
     return tuple(name for code in chain(language) for name in _file(code).get(table, ()))
 
 
 @functools.cache
 def folded_names(table: str, language: str) -> frozenset[str]:
-    """Return the names of one table that count on a wiki of this language, folded."""
+    """Return the names of one table that apply on a wiki of this language, folded."""
     return frozenset(map(folded, names(table, language)))
 
 

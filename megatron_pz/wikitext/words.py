@@ -1,14 +1,15 @@
-"""Words of every script: one rule for counts, spans, masks and the places where a passage may be cut.
+"""Define words of every script: one rule for counts, spans, masks and the places where a passage may be cut.
 
-In scripts that put spaces between words, a word is a run of letters, combining marks and digits; hyphens and
-apostrophes inside it belong to it, as do the joiners and word-internal marks of the script (Persian ZWNJ, Hebrew
-gershayim, Armenian ``՞``). In scripts that do not, a word is what UAX #29 makes of it without a dictionary, or larger
-where the script itself shows that no word ends:
+In scripts with spaces between words, a word is a run of letters, combining marks and digits; hyphens and apostrophes
+inside it belong to it, as do the joiners and word-internal marks of the script (Persian ZWNJ, Hebrew gershayim,
+Armenian ``՞``). In other scripts, a word is the unit of UAX #29 without a dictionary, or a larger unit if the script
+itself shows that no word ends:
 
 - an ideograph is a word (``长江`` are two), and so is a syllable of hiragana; a run of katakana is one word;
-- in Thai, Lao, Khmer, Burmese and their kin it is an orthographic cluster: leading vowels, a consonant with its marks,
-  following vowels, stacked consonants and Burmese finals. Every true word boundary lies between two clusters;
-- in Tibetan and Ethiopic, the tsheg and the wordspace part words as spaces do.
+- in Thai, Lao, Khmer, Burmese and similar scripts a word is an orthographic cluster: leading vowels, a consonant with
+  its marks, following vowels, stacked consonants and Burmese finals. Every true word boundary lies between two
+  clusters;
+- in Tibetan and Ethiopic, the tsheg and the wordspace separate words as spaces do.
 
 A dictionary would find longer words, but its data differ between releases of ICU, and so would the corpora.
 """
@@ -23,7 +24,7 @@ import regex
 
 from megatron_pz.wikitext.scanner_form import is_simply_spaced, words_of
 
-# Character classes, to be put between brackets in patterns of version 1.
+# Character classes, for use between brackets in patterns of version 1.
 _IDEOGRAPHS: Final = r"[\p{Han}&&[\p{L}\p{N}]]"
 _KATAKANA: Final = r"[\p{Katakana}&&\p{L}]ーｰﾞﾟ"
 _COMPLEX: Final = r"[\p{LineBreak=SA}&&\p{L}]"
@@ -80,8 +81,8 @@ _CHUNK: Final = re.compile(r"\S+\s*")
 def count_words(text: str) -> int:
     """Count the words of a text.
 
-    What stands between white space counts as one word, a lone dash too; where it holds a script without spaces, its
-    words count.
+    Text between white space counts as one word, also a single dash; if it has a script without spaces, the words of
+    that script are counted.
     """
     if text.isascii():
         return words_of(text.replace("\t", " ").replace("\r", " "))
@@ -91,7 +92,7 @@ def count_words(text: str) -> int:
 
 
 def _words_without_spaces(chunk: str) -> int:
-    """Count the words of a text without white space as :data:`WORD` does; runs of one script are counted at once."""
+    """Count the words of a text without white space by :data:`WORD`; runs of one script are counted at once."""
     rest, runs = _RUN.subn("\n", chunk)
     if not runs or _LONE_MARK.search(rest):
         return len(WORD.findall(chunk))
@@ -102,9 +103,9 @@ def _words_without_spaces(chunk: str) -> int:
 
 
 def cut_at_words(text: str) -> list[str]:
-    """Cut a text where a line may end: before words, which keep the punctuation around them and the space after them.
+    """Split a text where a line may end: before words, which keep adjacent punctuation and the space after them.
 
-    Joined, the pieces are the text, but for white space at its beginning.
+    Joining the pieces restores the text, except white space at its beginning.
     """
     pieces: list[str] = []
     for chunk in _CHUNK.findall(text):
@@ -132,7 +133,7 @@ def _is_joined(chunk: str, position: int) -> bool:
 
 
 def is_word_boundary(text: str, position: int) -> bool:
-    """Return whether an offset of the text lies inside no word. Hyphens and apostrophes part words here."""
+    """Return whether an offset lies inside no word. For this purpose hyphens and apostrophes separate words."""
     if not 0 < position < len(text):
         return True
     before, after = text[position - 1], text[position]

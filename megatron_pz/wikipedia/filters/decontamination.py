@@ -1,7 +1,8 @@
-"""Passages that overlap with benchmark questions: found by word n-grams, so that no evaluation sees its own answers.
+"""Find passages that overlap with benchmark questions by word n-grams, so that no evaluation sees its own answers.
 
-After GPT-3 (arXiv 2005.14165, appendix C): an overlap is 13 words in a row, whatever their case and punctuation. A
-question of 8 to 12 words overlaps where it stands whole; shorter ones are too common to look for, and are counted.
+As in GPT-3 (arXiv 2005.14165, appendix C), an overlap is 13 consecutive words, ignoring case and punctuation. A
+question of 8 to 12 words overlaps if it occurs as a whole. Shorter questions are too common to search for and are only
+counted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _SMALLEST_TABLE: Final = 1 << 16
 
 @dataclass(frozen=True)
 class BenchmarkFile:
-    """Identity and size of one file that was read."""
+    """The identity and size of one benchmark file."""
 
     name: str
     sha256: str
@@ -39,7 +40,7 @@ class BenchmarkFile:
 
 
 class HashSet:
-    """A set of 64-bit hashes that is asked for many at once: a table on the low bits, then a binary search."""
+    """A set of 64-bit hashes with batched lookup: a table on the low bits, then a binary search."""
 
     def __init__(self, hashes: np.ndarray) -> None:
         self._sorted = np.unique(hashes)
@@ -49,7 +50,7 @@ class HashSet:
         self._table[self._sorted & self._mask] = True
 
     def common(self, hashes: np.ndarray) -> np.ndarray:
-        """Return those of the hashes that are in the set, in their order."""
+        """Return the hashes that are in the set, in their order."""
         likely = hashes[self._table[hashes & self._mask]]
         if not len(likely):
             return likely
@@ -58,15 +59,15 @@ class HashSet:
 
 
 class Decontaminator:
-    """Knows the n-grams of benchmark files.
+    """Holds the n-grams of benchmark files.
 
     Args:
-        paths: ``.jsonl`` and ``.parquet`` (all texts of a record, nested ones too), ``.csv`` (with a header; all
-            columns), ``.txt`` (a question a line).
-        words: Words in a row that make an overlap.
+        paths: ``.jsonl`` and ``.parquet`` (all texts of a record, including nested ones), ``.csv`` (with a header; all
+            columns), ``.txt`` (one question per line).
+        words: Number of consecutive words that make an overlap.
 
     Raises:
-        BadInput: A file is missing, of another kind, damaged, or has nothing to look for.
+        BadInput: A file is missing, of another kind, damaged, or has no text to search for.
     """
 
     def __init__(self, paths: Sequence[str], words: int = 13) -> None:
@@ -84,7 +85,7 @@ class Decontaminator:
         return any(len(known.common(hashes)) > 0 for known, hashes in zip(self._sets.values(), found, strict=True))
 
     def overlapping(self, texts: Sequence[str]) -> list[bool]:
-        """Which of the passages of an article overlap. Nearly always none does, and one look at all says so."""
+        """Return which passages of an article overlap. One lookup for all suffices if none does, the usual case."""
         if not self.overlaps(PARAGRAPH_BREAK.join(texts)):
             return [False] * len(texts)
         return [self.overlaps(text) for text in texts]
@@ -115,7 +116,7 @@ def _records(path: str) -> Iterator[list[str]]:
         yield from readers[kind](path)
     except OSError as error:
         raise BadInput(f"--decontaminate {path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, csv.Error) as error:  # of decoding, JSON and pyarrow too
+    except (ValueError, csv.Error) as error:  # includes the errors of decoding, JSON and pyarrow
         raise BadInput(
             f"--decontaminate {path}: is damaged or no {kind[1:]} ({' '.join(str(error).split())})"
         ) from None
@@ -151,7 +152,7 @@ def _parquet(path: str) -> Iterator[list[str]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings in a value of JSON."""
+    """Yield all strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""Which articles repeat an earlier one. Decided over the whole corpus, in the order of the inputs.
+"""Find articles that repeat an earlier one, over the whole corpus and in the order of the inputs.
 
-A worker leaves a fingerprint of every document beside its shards. When all jobs are done, one :class:`Deduplicator`
-sees the fingerprints in the order of the inputs, so what is dropped does not depend on the number of workers.
+A worker writes a fingerprint of every document beside its shards. When all jobs are done, one :class:`Deduplicator`
+processes the fingerprints in the order of the inputs, so the result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Fingerprinter:
     """Makes the fingerprints of a run's documents.
 
     Args:
-        near_duplicates: Similarity of word 5-grams (Jaccard) from which on a document repeats another; 0: only equal
-            ones do.
+        near_duplicates: Minimum similarity of word 5-grams (Jaccard) at which a document counts as a repetition; with
+            0, only equal documents do.
 
     Raises:
-        BadInput: rensa is missing and needed, or the similarity is none.
+        BadInput: rensa is needed but missing, or the similarity is invalid.
     """
 
     def __init__(self, near_duplicates: float = 0.0) -> None:
@@ -43,7 +43,7 @@ class Fingerprinter:
         """Type of a fingerprint on disk: blake2b-128 of the normalised paragraphs, and a near duplicate's signature."""
 
     def fingerprint(self, paragraphs: Sequence[str]) -> tuple[object, ...]:
-        """Compute a document's record of :attr:`dtype`. Where lines end and the case of ASCII letters do not count."""
+        """Compute a document's record of :attr:`dtype`. Line breaks and the case of ASCII letters are ignored."""
         normalised = " ".join(paragraphs).encode("utf-8", "surrogatepass").translate(_NORMALISED)
         digest = hashlib.blake2b(normalised, digest_size=_DIGEST_BYTES).digest()
         return (digest, *(self._signer.sign(paragraphs) if self._signer else ()))
@@ -53,10 +53,10 @@ class Fingerprinter:
 
 
 class Deduplicator:
-    """Sees the documents of a corpus once, in order, and keeps the first of every kind.
+    """Processes the documents of a corpus once, in order, and keeps the first of every set of duplicates.
 
-    Memory: 20 bytes a document kept, 140 MB for the seven million of the English Wikipedia, for moments twice that.
-    Near duplicates need more, see :class:`~megatron_pz.wikipedia.filters.near_duplicates.NearDuplicates`.
+    The memory is 20 bytes per kept document, 140 MB for the seven million of the English Wikipedia, and briefly twice
+    that. Near duplicates need more, see :class:`~megatron_pz.wikipedia.filters.near_duplicates.NearDuplicates`.
 
     Args:
         near_duplicates: As for :class:`Fingerprinter`.
@@ -67,7 +67,7 @@ class Deduplicator:
         self._near = NearDuplicates(near_duplicates) if near_duplicates else None
 
     def drop_reasons(self, fingerprints: np.ndarray) -> list[DuplicateReason | None]:
-        """Return for each document of one job why it is dropped, or None for one that stays.
+        """Return for each document of one job the reason to drop it, or None to keep it.
 
         Args:
             fingerprints: ``[documents]`` of :attr:`Fingerprinter.dtype`, the next ones in order.

@@ -1,7 +1,7 @@
-"""Filters on an article's text that a run asks for: its language, and overlap with benchmarks.
+"""Filter articles by their text: by language, and by overlap with benchmarks.
 
-What a page's title, namespace and length decide is in ``articles``, what other articles decide
-in :mod:`megatron_pz.wikipedia.filters.duplicates`.
+Filters by title, namespace and length are in :mod:`megatron_pz.wikipedia.read.articles`, those by other articles in
+:mod:`megatron_pz.wikipedia.filters.duplicates`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LANGUAGE_SAMPLE: Final = 1000
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """Which filters are at work. By default none."""
+    """The active filters, by default none."""
 
     language: str = ""
     """Code of the language that articles must be in, as py3langid knows it (``en``, ``de``, ``zh``); empty: any."""
@@ -47,7 +47,7 @@ class FilterOptions:
 
 
 class Classifier(Protocol):
-    """The part of py3langid's LanguageIdentifier that is used."""
+    """The part of py3langid's LanguageIdentifier that this module uses."""
 
     def classify(self, text: str) -> tuple[str, float]:
         """Return the most probable language and its probability."""
@@ -55,7 +55,7 @@ class Classifier(Protocol):
 
 
 class Filters:
-    """The filters of a run. Made once, before any work; worker processes get copies.
+    """The filters of a run. They are created once, before any work; worker processes get copies.
 
     Raises:
         BadInput: py3langid is missing, does not know the language, or a benchmark file cannot be used.
@@ -67,7 +67,7 @@ class Filters:
         self._decontaminator = _load_decontaminator(options) if options.decontaminate else None
 
     def drop_reason(self, article: Article) -> FilterReason | None:
-        """Why the whole article goes, judged before it is cut into passages; None: it stays."""
+        """Return the reason to drop the whole article before it is cut into passages, or None to keep it."""
         if self._classifier is not None:
             language, probability = self._classifier.classify(" ".join(article.paragraphs)[:_LANGUAGE_SAMPLE])
             if language != self._options.language or probability < self._options.min_language_probability:
@@ -75,9 +75,9 @@ class Filters:
         return None
 
     def kept_passages(self, passages: list[Passage], counts: Counter[str]) -> list[Passage]:
-        """Return the passages of an article that stay; ``counts`` gets :data:`FILTER_COUNTS` of the others.
+        """Return the kept passages of an article; ``counts`` receives :data:`FILTER_COUNTS` of the others.
 
-        An article without a passage left is dropped for ``benchmark_overlap``.
+        An article with no remaining passage is dropped for ``benchmark_overlap``.
         """
         if self._decontaminator is None:
             return passages
@@ -90,7 +90,7 @@ class Filters:
         return [passage for passage, overlaps in zip(passages, overlapping, strict=True) if not overlaps]
 
     def describe(self) -> dict[str, Any]:
-        """For the manifest: everything that decides what the filters drop, without paths."""
+        """Return all settings that determine what the filters drop, without paths, for the manifest."""
         options = asdict(self._options)
         options["decontaminate"] = [asdict(file) for file in self._decontaminator.files] if self._decontaminator else []
         needs = {"py3langid": self._options.language, "rensa": self._options.near_duplicates}

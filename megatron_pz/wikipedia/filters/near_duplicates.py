@@ -1,8 +1,9 @@
-"""Articles that nearly repeat an earlier one, by MinHash signatures of their word 5-grams and LSH.
+"""Find articles that nearly repeat an earlier one, by MinHash signatures of their word 5-grams and LSH.
 
-Workers sign (with rensa), the parent compares; see ``duplicates``. A signature has 128 slots,
-of which two texts share as large a part as of their 5-grams (Jaccard similarity), give or take 4 points. Texts come
-together where all slots of one band are the same; bands are cut so that texts at the threshold do in nine of ten cases.
+Workers compute signatures (with rensa), and the parent compares them; see ``duplicates``. A signature has 128 slots.
+The share of equal slots estimates the Jaccard similarity of the 5-grams to about 4 percentage points. Two texts become
+candidates if all slots of one band are equal. The width of a band is chosen so that texts at the threshold become
+candidates in nine of ten cases.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 def rows_of(threshold: float) -> int:
-    """Slots of a band for a threshold on the similarity.
+    """Return the number of slots of a band for a similarity threshold.
 
-    Raises :class:`BadInput` for a threshold that is none, or too low for LSH with this many slots.
+    Raises :class:`BadInput` for a threshold that is invalid or too low for LSH with this many slots.
     """
     for rows in _ROWS:
         if 0 < threshold <= 1 and 1 - (1 - threshold**rows) ** (SLOTS // rows) >= _RECALL:
@@ -46,13 +47,13 @@ def signature_fields(threshold: float) -> list[tuple[str, str, tuple[int]]]:
 
 
 class Signer:
-    """Signs articles.
+    """Computes the signatures of articles.
 
     Args:
-        threshold: Similarity from which on a later article is to be dropped.
+        threshold: Minimum similarity at which a later article is dropped.
 
     Raises:
-        BadInput: rensa is missing, or the threshold is none.
+        BadInput: rensa is missing, or the threshold is invalid.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -65,7 +66,7 @@ class Signer:
         self._powers = _FACTOR ** np.arange(self._rows, dtype=np.uint64)
 
     def sign(self, paragraphs: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Values of :func:`signature_fields`."""
+        """Return the values of :func:`signature_fields` for an article."""
         words = normalised_words(PARAGRAPH_BREAK.join(paragraphs))
         (shingles,) = ngram_hashes(words, [min(SHINGLE_WORDS, words.count(b" ") + 1)])
         ends = np.array([0, len(shingles)], dtype=np.uint64)
@@ -75,14 +76,14 @@ class Signer:
 
 
 class NearDuplicates:
-    """Sees the signatures of a corpus once, in order, and keeps the first of articles that are alike.
+    """Processes the signatures of a corpus once, in order, and keeps the first of similar articles.
 
-    Of the articles that share a band only the first is remembered for it, so the time is linear in the articles,
-    whatever they share. Memory: 12 bytes a band and 128 for the slots of every article kept; at a threshold of 0.8 (16
+    Among articles that share a band, only the first is stored for it, so the time is always linear in the number of
+    articles. The memory is 12 bytes per band and 128 for the slots of every kept article; at a threshold of 0.8 (16
     bands) 320 bytes, or 2.2 GB for the seven million articles of the English Wikipedia.
 
     Args:
-        threshold: Similarity from which on an article is dropped.
+        threshold: Minimum similarity at which an article is dropped.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -92,11 +93,11 @@ class NearDuplicates:
         self._kept = 0
 
     def drop(self, signatures: np.ndarray, considered: np.ndarray) -> np.ndarray:
-        """Which of the next articles in order are like one that was kept.
+        """Return which of the next articles, in order, are similar to a kept one.
 
         Args:
             signatures: ``[articles]`` with :func:`signature_fields`.
-            considered: ``[articles]`` bool: the others go for another reason and are not compared.
+            considered: ``[articles]`` bool; the others are dropped for another reason and are not compared.
 
         Returns:
             ``[articles]`` bool.
@@ -135,7 +136,7 @@ class NearDuplicates:
 
 
 def _shares_band(keys: np.ndarray, considered: np.ndarray) -> np.ndarray:
-    """Which articles have the key of a band in common with another one that is considered."""
+    """Return which articles share the key of a band with another considered article."""
     shares = np.zeros(len(keys), dtype=bool)
     for band in keys.T:
         _, inverse, counts = np.unique(band[considered], return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""A map from keys to numbers for tens of millions of keys, in little more memory than the keys themselves."""
+"""Map tens of millions of keys to numbers, in little more memory than the keys themselves."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _GROWTH = 2
 
 
 class SortedKeys:
-    """Keys and their numbers in sorted runs of growing size, asked for and added many at a time.
+    """Keys and their numbers in sorted runs of growing size, with batched lookup and insertion.
 
-    Memory: the size of a key and 4 bytes each, and the same again for a moment while runs are merged. A key is moved
-    about log2(keys / keys added at a time) times in all.
+    The memory per key is its size plus 4 bytes, and briefly twice that while runs are merged. Each key is moved about
+    log2(number of keys / batch size) times.
 
     Args:
-        dtype: Of the keys: an unsigned integer or fixed bytes (``S16``).
+        dtype: Dtype of the keys: an unsigned integer or fixed bytes (``S16``).
     """
 
     def __init__(self, dtype: np.dtype) -> None:
@@ -22,7 +22,7 @@ class SortedKeys:
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Look up the number of every key: int64 of the keys' shape; -1 where it is not there."""
+        """Return the number of every key, int64 in the shape of the keys; -1 for missing keys."""
         numbers = np.full(len(keys), -1, dtype=np.int64)
         for known, known_numbers in self._runs:
             places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
@@ -31,7 +31,7 @@ class SortedKeys:
         return numbers
 
     def add(self, keys: np.ndarray, numbers: np.ndarray) -> None:
-        """Add keys that are not there yet; of a key given twice the first counts. Numbers are below 2^32."""
+        """Add keys that are not present yet. For repeated keys, the first number counts. Numbers are below 2^32."""
         keys, first = np.unique(keys.astype(self._dtype), return_index=True)
         if not len(keys):
             return

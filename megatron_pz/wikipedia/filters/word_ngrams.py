@@ -1,4 +1,4 @@
-"""Hashes of all word n-grams of a text, vectorised: what overlap between texts is measured by."""
+"""Hash all word n-grams of a text, vectorised, to measure the overlap between texts."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _ASCII: Final = bytes(
 ) + bytes(range(128, 256))
 
 
-@lru_cache(maxsize=1)  # two filters ask about one article
+@lru_cache(maxsize=1)  # two filters use the words of one article
 def normalised_words(text: str) -> bytes:
     """Return the words in UTF-8 with single spaces between them, without case, punctuation and compatibility forms.
 
-    A character of a script that puts no spaces between words is a word.
+    In scripts without spaces between words, each character is a word.
     """
     if not text.isascii():
         text = "".join(_folded_parts(text))
@@ -47,12 +47,12 @@ def normalised_words(text: str) -> bytes:
 
 
 def _folded_parts(text: str) -> Iterator[str]:
-    """Yield the parts of a text, folded where they are beyond ASCII. In most languages they are few and recur."""
+    """Yield the parts of a text; fold those beyond ASCII, which in most languages are few and recur."""
     done = 0
     for part in _BEYOND_ASCII.finditer(text):
         start, end = part.span()
         if text[start] >= _FIRST_MARK:
-            start = max(start - 1, 0)  # it may become one with the letter before it; no ASCII character does
+            start = max(start - 1, 0)  # it may combine with the letter before it, unlike ASCII characters
         yield text[done:start]
         folded = text[start:end]
         yield _fold_again(folded) if len(folded) <= _OFTEN_SEEN else _fold(folded)
@@ -69,13 +69,13 @@ _fold_again = lru_cache(maxsize=1 << 14)(_fold)
 
 
 def ngram_hashes(words: bytes, lengths: Sequence[int]) -> list[np.ndarray]:
-    """64-bit hashes of all n-grams, in the order of the text: for every length uint64 ``[max(words - length + 1, 0)]``.
+    """Return 64-bit hashes of all n-grams in text order: for every length, uint64 ``[max(words - length + 1, 0)]``.
 
-    Polynomial hashes modulo 2^64 by prefix sums: the cost hardly depends on the lengths.
+    These are polynomial hashes modulo 2^64 by prefix sums; the cost hardly depends on the lengths.
 
     Args:
-        words: Of :func:`normalised_words`.
-        lengths: Words of an n-gram.
+        words: Result of :func:`normalised_words`.
+        lengths: Numbers of words of an n-gram.
     """
     text = np.frombuffer(words, dtype=np.uint8)
     powers, inverses = _power_tables(1 << max(len(text).bit_length(), _SMALLEST_TABLE))
@@ -90,14 +90,14 @@ def ngram_hashes(words: bytes, lengths: Sequence[int]) -> list[np.ndarray]:
 
 
 def _hashes(prefix: np.ndarray, inverses: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Compute the hashes of the stretches ``[starts, ends)`` of the text."""
+    """Compute the hashes of the ranges ``[starts, ends)`` of the text."""
     hashes = (prefix[ends] - prefix[starts]) * inverses[starts]
     return (hashes ^ (hashes >> _SHIFT)) * _SPREAD
 
 
 @lru_cache(maxsize=4)
 def _power_tables(length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Powers 0, 1, … of the base and of its inverse."""
+    """Return the powers 0, 1, … of the base and of its inverse."""
     bases = (_BASE, pow(_BASE, -1, 1 << 64))
     tables = [np.full(length, base, dtype=np.uint64) for base in bases]
     for table in tables:

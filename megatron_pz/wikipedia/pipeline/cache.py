@@ -1,7 +1,7 @@
-"""Clean articles kept on the disk, so that another tokenizer or another cut needs no second pass over a dump.
+"""Cache clean articles on disk, so that another tokenizer or passage size needs no second pass over a dump.
 
-A cache is Zstandard frames, one a job, of JSON lines in the order of the inputs (``zstd -dc`` shows them), behind a
-skippable frame that says how it was made. Given as an input it yields the same articles as its dump.
+A cache is a skippable frame that records how it was made, followed by one Zstandard frame of JSON lines for each job,
+in the order of the inputs (``zstd -dc`` shows them). As an input it yields the same articles as its dump.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CachePart:
 
 
 def join_cache(parts: Sequence[Path], path: Path, header: dict[str, Any]) -> None:
-    """Write the cache from its parts, which stay."""
+    """Write the cache from its parts, which are kept."""
     with written_whole(path) as file:
         file.write(cache_header_frame({"megatron_pz_articles": FORMAT, **header}))
         for part in parts:
@@ -68,12 +68,12 @@ def read_cache(job: Job, damage: DamageLog) -> Iterator[Article]:
 
 
 def extraction(options: PreprocessOptions) -> dict[str, Any]:
-    """Return the options that decide which articles a cache holds, and their text."""
+    """Return the options that determine the articles of a cache and their text."""
     return {"text": dataclasses.asdict(options.text), "articles": dataclasses.asdict(options.articles)}
 
 
 def check_cache(path: str, options: PreprocessOptions) -> dict[str, Any]:
-    """Read the header of a cache that serves these options. Raises :class:`BadInput` for another."""
+    """Read the header of a cache that matches these options. Raise :class:`BadInput` for another cache."""
     header = cache_header(path) if input_kind(path).content == "cache" else None
     if header is None or header.get("megatron_pz_articles") != FORMAT:
         raise BadInput(f"{path}: is no cache of layout {FORMAT}; remove it or give another --cache")

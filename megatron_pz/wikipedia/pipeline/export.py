@@ -1,4 +1,4 @@
-"""The clean text of a corpus, for people and for other tools."""
+"""Export the clean text of a corpus, for people and other tools."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ROWS_A_GROUP = 1 << 12
 
 
 def export_suffix(kind: Export) -> str:
-    """Return what follows the corpus' prefix in the file's name."""
+    """Return the part of the file name after the corpus's prefix."""
     return f".text.{kind}"
 
 
 @contextlib.contextmanager
 def text_writer(prefix: Path, kind: Export | None) -> Iterator[TextWriter | None]:
-    """Write ``<prefix>.text.jsonl`` or ``.text.parquet``: a line or row an article, in the corpus' order."""
+    """Write ``<prefix>.text.jsonl`` or ``.text.parquet``, with one line or row per article in the corpus's order."""
     if kind is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""All jobs of a run, over processes, each noted in the journal when it is done."""
+"""Run all jobs over several processes, and record each in the journal when it is done."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _Task = _Checksum | _Numbered
 
 
 def run_jobs(worker: Worker, journal: Journal) -> tuple[list[JobResult], tuple[Damage, ...]]:
-    """Do what the journal does not have: (results of the jobs 0, 1, …, what is damaged beyond all jobs)."""
+    """Run the jobs that the journal lacks; return (results of the jobs 0, 1, …, damage outside of all jobs)."""
     jobs = _Jobs(worker, journal)
     options = worker.options.run
     counts: Counter[str] = sum((result.counts for result in jobs.done.values()), Counter())
@@ -57,7 +57,7 @@ def run_jobs(worker: Worker, journal: Journal) -> tuple[list[JobResult], tuple[D
 
 
 class _Jobs:
-    """Which jobs there are, and what is known of them."""
+    """The jobs of a run and their known results."""
 
     def __init__(self, worker: Worker, journal: Journal) -> None:
         self._worker = worker
@@ -68,7 +68,7 @@ class _Jobs:
 
     def tasks(self) -> Iterator[_Task]:
         limit, part = self._worker.options.output.limit, self._worker.options.run.part
-        if not limit:  # a dry run need not read all of the inputs
+        if not limit:  # a dry run does not have to read all inputs
             for index, path in enumerate(self._worker.options.inputs):
                 if path in self._unhashed and (part is None or part.has(index)):
                     yield _Checksum(path)
@@ -81,7 +81,7 @@ class _Jobs:
                     yield _Numbered(number, job)
 
     def in_order(self) -> list[JobResult]:
-        """Return the results from the first job to the first that is not done."""
+        """Return the results up to, but excluding, the first unfinished job."""
         results: list[JobResult] = []
         while len(results) < self._planned and len(results) in self.done:
             results.append(self.done[len(results)])
@@ -89,7 +89,7 @@ class _Jobs:
 
 
 def _is_usable(worker: Worker, result: JobResult) -> bool:
-    """Return whether a job of an earlier run need not be done again."""
+    """Return whether the result of a job of an earlier run can be used."""
     files = [documents_path(worker.work, result.number)]
     if worker.makes_cache:
         files.append(cache_part_path(worker.work, result.number))

@@ -1,7 +1,8 @@
-"""Record of what a run has done, so that the same command goes on after a kill.
+"""Record the progress of a run, so that the same command continues after a kill.
 
-``journal.jsonl`` in the working directory begins with the run's identity: everything that decides the output's bytes. A
-line follows for every finished job, written when its shards are whole and on the disk, and for the stages of the end.
+``journal.jsonl`` in the working directory begins with the run's identity, everything that determines the output's
+bytes. A line follows for every finished job, written when its shards are complete and on the disk, and for the final
+stages.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _FIRST_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class JobResult:
-    """All that leaves a worker's process."""
+    """The result that a worker process returns."""
 
     number: int
     bytes_read: int
@@ -48,7 +49,7 @@ def _part_journals(work: Path) -> list[Path]:
 
 
 def begun_run(work: Path) -> tuple[Identity | None, bool]:
-    """(identity of the run that has left its journals here, whether any of its jobs is finished)."""
+    """Return (identity of the run whose journals are in the directory, whether any of its jobs is finished)."""
     identity = None
     for path in (journal_path(work), *_part_journals(work)):
         begins = True
@@ -64,12 +65,12 @@ def begun_run(work: Path) -> tuple[Identity | None, bool]:
 
 
 class Journal:
-    """The journal of one working directory, kept on the disk line by line.
+    """The journal of one working directory, written to the disk line by line.
 
     Args:
         work: The working directory.
-        identity: Of the run, in items that have a name to tell a person.
-        part: The part of the work that this process does; None reads the journals of all parts beside its own.
+        identity: The run's identity as named items, for messages.
+        part: The part of the work that this process does; None also reads the journals of all parts.
 
     Raises:
         BadInput: The directory holds an unfinished run of another identity.
@@ -109,7 +110,7 @@ class Journal:
         self._write("report", report)
 
     def _write(self, kind: str, content: Mapping[str, Any]) -> None:
-        flush(self._path.parent)  # the names of the shards before the line that relies on them
+        flush(self._path.parent)  # flush the names of the shards before the line that relies on them
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({kind: content}, ensure_ascii=False) + "\n")
             file.flush()
@@ -120,7 +121,7 @@ class Journal:
         if self._path.exists():
             content = self._path.read_bytes()
             whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):  # the line that was being written
+            if len(whole) < len(content):  # an incomplete last line
                 os.truncate(self._path, len(whole))
         if not whole:
             self._write("identity", identity)
@@ -128,7 +129,7 @@ class Journal:
         self._take(whole, identity)
 
     def _take(self, content: bytes, identity: Identity) -> None:
-        """Take over what whole lines of a journal say is done."""
+        """Read the finished work from the complete lines of a journal."""
         for line in content[: content.rfind(b"\n") + 1].splitlines():
             ((kind, said),) = json.loads(line).items()
             if kind == "identity":
@@ -163,7 +164,7 @@ def _job_result(content: dict[str, Any]) -> JobResult:
 
 
 def file_identity(path: str) -> dict[str, Any]:
-    """Tells a file from another, or from itself after a change, without reading all of it."""
+    """Return an identity of the file that differs between files and after changes, without reading the whole file."""
     status = Path(path).stat()
     with Path(path).open("rb") as file:
         first = hashlib.sha256(file.read(_FIRST_BYTES)).hexdigest()
@@ -171,7 +172,7 @@ def file_identity(path: str) -> dict[str, Any]:
 
 
 def code_identity() -> str:
-    """Hash the code and the tables that decide the output: those of another version may cut other passages."""
+    """Hash the code and tables that determine the output, because another version may cut other passages."""
     digest = hashlib.sha256()
     package = Path(__file__).resolve().parents[2]
     rooms = [package / "wikipedia", package / "wikitext", package / "corpus"]

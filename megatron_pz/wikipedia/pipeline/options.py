@@ -1,4 +1,4 @@
-"""The options of a run of the pipeline."""
+"""Define the options of a run of the pipeline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Part:
-    """The share of one of several machines that work for one command."""
+    """The share of one machine if several machines work on one command."""
 
     number: int
     """Number of this part, from 1."""
@@ -51,7 +51,7 @@ class Part:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of how the work is done. They do not change the output."""
+    """Execution options, which do not change the output."""
 
     workers: int = 1
     overwrite: bool = False
@@ -68,7 +68,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class PreprocessOptions:
-    """Everything that :func:`megatron_pz.wikipedia.pipeline.pipeline.preprocess` needs to know."""
+    """All options of :func:`megatron_pz.wikipedia.pipeline.pipeline.preprocess`."""
 
     inputs: tuple[str, ...]
     """Dumps (.xml, of one or many streams .xml.bz2 or .xml.zst, .xml.gz), extracts (.jsonl, plain or compressed) and

@@ -1,4 +1,4 @@
-"""The end of a run: shards become corpora with their manifests, and only then appear under their names."""
+"""Finish a run: join shards into corpora with manifests, and publish them under their names when complete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DATA = (".bin", ".idx", ".parquet")
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a corpus comes from."""
+    """The provenance of a corpus."""
 
     checksums: Mapping[str, str]
     """sha256 of the inputs, by their path; a dry run has none."""
@@ -39,11 +39,11 @@ class Provenance:
 
 
 class EmptyCorpus(BadInput):
-    """The same command would end here again: there is nothing to go on from."""
+    """A corpus is empty. Continuing the run would fail again, so its state is of no use."""
 
 
 def output_prefixes(output: OutputOptions) -> list[str]:
-    """Prefix of every corpus that these options make."""
+    """Return the prefix of every corpus that these options produce."""
     suffix = f"_text_{output.level}"
     if not output.split:
         return [f"{output.output_prefix}{suffix}"]
@@ -51,13 +51,13 @@ def output_prefixes(output: OutputOptions) -> list[str]:
 
 
 def output_suffixes(output: OutputOptions) -> list[str]:
-    """List the suffixes of a corpus' files in the order in which they appear: the ``.idx`` last, as readers need it."""
+    """List the suffixes of a corpus's files in order of publication, with ``.idx`` last because readers need it."""
     text = [export_suffix(output.export)] if output.export else []
     return [".bin", ".parquet", *text, ".manifest.json", ".idx"]
 
 
 def refuse_existing(output: OutputOptions) -> None:
-    """Raise :class:`BadInput` where a file of the outputs is there already."""
+    """Raise :class:`BadInput` if an output file already exists."""
     for prefix in output_prefixes(output):
         for suffix in output_suffixes(output):
             if Path(f"{prefix}{suffix}").exists():
@@ -65,9 +65,9 @@ def refuse_existing(output: OutputOptions) -> None:
 
 
 def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
-    """Join the shards to corpora in the working directory, which stay there; size of every corpus, by its prefix.
+    """Join the shards to corpora inside the working directory; return the size of every corpus by its prefix.
 
-    Raises EmptyCorpus when a corpus would hold no article.
+    Raises EmptyCorpus if a corpus would hold no article.
     """
     selection, totals = provenance.selection, {}
     inputs = [_describe_input(worker, path, provenance.checksums.get(path)) for path in worker.options.inputs]
@@ -90,7 +90,7 @@ def join(worker: Worker, provenance: Provenance) -> dict[str, Totals]:
 
 
 def publish(worker: Worker) -> None:
-    """Put the corpora in place. May be repeated after it was broken off."""
+    """Move the corpora to their final places. An interrupted call may be repeated."""
     for prefix in output_prefixes(worker.options.output):
         for suffix in output_suffixes(worker.options.output):
             made = worker.work / f"{Path(prefix).name}{suffix}"
@@ -113,7 +113,10 @@ def _describe_input(worker: Worker, path: str, sha256: str | None) -> dict[str, 
 def _manifest(
     worker: Worker, inputs: Sequence[dict[str, Any]], split: int, totals: Totals, selection: Selection
 ) -> dict[str, Any]:
-    """Everything that decides the output's bytes, and what became of the input. No time, host or number of workers."""
+    """Return the manifest: everything that determines the output's bytes, and the outcome of the input.
+
+    The manifest contains no time, host or number of workers.
+    """
     options = worker.options
     output = options.output
     return {

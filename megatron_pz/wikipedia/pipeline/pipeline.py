@@ -1,8 +1,8 @@
-"""The whole way from dumps to corpora: jobs over worker processes, shards, and outputs that appear only when complete.
+"""Make corpora from dumps: jobs over worker processes, shards, and outputs that appear only when complete.
 
-A worker does everything for its job (decompress, parse, clean, cut, tokenize, write a shard); only counts return. The
-jobs depend on the input files alone and their shards are joined in the order of the inputs, so the output bytes are the
-same for every number of workers. Finished jobs are noted in a journal, so the same command goes on where a run ended.
+A worker does the whole job (decompress, parse, clean, cut, tokenize, write a shard) and returns only counts. Jobs
+depend only on the input files, and their shards are joined in the order of the inputs, so the output bytes are the same
+for any number of workers. A journal records finished jobs, so that the same command continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class PreprocessReport:
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:
-    """Make one corpus, or one a split, from dumps and extracts, going on from what an earlier run has finished.
+    """Make one corpus, or one per split, from dumps and extracts, continuing an earlier run if there is one.
 
     Raises:
         BadInput: An input is missing, damaged or truncated (with the byte offset), the tokenizer cannot be loaded, an
-            output exists, a split would be empty, another run is unfinished there, or the disk is full. Nothing is left
-            under an output's name then, an output that was there before is untouched, and finished work is kept.
+            output exists, a split would be empty, the directory has another unfinished run, or the disk is full. No new
+            file then has an output's name, existing outputs are unchanged, and finished work is kept.
     """
     _check(options)
     part = options.run.part
@@ -75,7 +75,7 @@ def preprocess(options: PreprocessOptions) -> PreprocessReport:
 
 
 def _do_part(options: PreprocessOptions, work: Path) -> PreprocessReport:
-    """Do this part's jobs; the outputs are left to the command without a part."""
+    """Run the jobs of this part; the command without a part writes the outputs."""
     worker = _worker(options, work)
     journal = Journal(work, _identity(worker), options.run.part)
     run_jobs(_with_templates(worker), journal)
@@ -83,7 +83,7 @@ def _do_part(options: PreprocessOptions, work: Path) -> PreprocessReport:
 
 
 def _worker(options: PreprocessOptions, work: Path) -> Worker:
-    """Return what does the jobs, with the inputs that are really read."""
+    """Return the worker for the jobs, with the inputs that are actually read."""
     options, makes_cache = _with_cache(options, work)
     encoder = TextEncoder(options.tokenizer_model, options.tokenizer_backend)
     if options.output.append_eod and encoder.eod is None:
@@ -91,12 +91,12 @@ def _worker(options: PreprocessOptions, work: Path) -> Worker:
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
     filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
     dtype = token_dtype(encoder.highest_id + 1)
-    is_first = begun_run(work)[0] is None  # the library that reads whole streams may be what ended the one before
+    is_first = begun_run(work)[0] is None  # the library that reads whole streams may have caused the previous abort
     return Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
 
 
 def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
-    """From wherever the work stands to the outputs in their places."""
+    """Continue from the present state of the work to the published outputs."""
     worker = _worker(options, work)
     options = worker.options
     journal = Journal(work, _identity(worker))
@@ -117,7 +117,7 @@ def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:
 
 
 def _with_templates(worker: Worker) -> Worker:
-    """Let the worker know the dumps' own templates."""
+    """Return the worker with the dumps' own templates."""
     return replace(worker, templates=learn_templates(worker.options, worker.sites, worker.work))
 
 
@@ -162,7 +162,7 @@ def _check(options: PreprocessOptions) -> None:
 
 
 def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptions, bool]:
-    """Return the options with the inputs that are really read, and whether this run makes the cache."""
+    """Return the options with the inputs that are actually read, and whether this run writes the cache."""
     inputs = tuple(path for path in options.inputs if input_kind(path).content != "index")
     if not inputs:
         raise BadInput(f"{options.inputs[0]}: is the index of a multi-stream dump; give the dump itself")
@@ -181,7 +181,7 @@ def _with_cache(options: PreprocessOptions, work: Path) -> tuple[PreprocessOptio
 
 
 def _identity(worker: Worker) -> Identity:
-    """Everything that decides the output's bytes; a person is told the names of the parts that differ."""
+    """Return everything that determines the output's bytes; messages name the parts that differ."""
     options = worker.options
     return {
         "input": [file_identity(path) for path in options.inputs],
@@ -198,7 +198,7 @@ def _identity(worker: Worker) -> Identity:
 
 @contextlib.contextmanager
 def _terminates_cleanly() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, so that the workers go."""
+    """Make SIGTERM end the run as Ctrl-C does, so that the workers end."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

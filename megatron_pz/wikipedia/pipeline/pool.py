@@ -1,4 +1,4 @@
-"""Tasks over processes, which share what the parent has loaded and never outlive it."""
+"""Run tasks in processes that share the parent's loaded data and never outlive the parent."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Stopped(Exception):
-    """The run was interrupted while this task was under way."""
+    """The run was interrupted during this task."""
 
 
 def map_unordered(
     function: Callable[[Task, Callable[[], bool]], Result], tasks: Iterator[Task], workers: int
 ) -> Iterator[Result]:
-    """``function(task, is_stopped)`` of every task, as they finish; in this process where ``workers`` is 1.
+    """Yield ``function(task, is_stopped)`` of every task in order of completion; with one worker, in this process.
 
-    The processes are forked, so they inherit the function with all that it holds (a tokenizer is loaded once). When
-    the caller stops listening or a task fails, ``is_stopped()`` turns true and the function is to raise
-    :class:`Stopped` soon. The processes die with this one, SIGKILL included (Linux).
+    The processes are forked, so that they inherit the function with its data (a tokenizer is loaded once). When the
+    caller stops iterating or a task fails, ``is_stopped()`` becomes true and the function must raise :class:`Stopped`
+    soon. The processes die with this one, even after SIGKILL (Linux).
 
     Raises:
         BadInput: A process was killed.
@@ -86,11 +86,12 @@ _shared: _Shared | None = None
 def _start(shared: _Shared) -> None:
     global _shared
     _shared = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent tells us
+    # Ctrl-C reaches all processes of the terminal, but the parent decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != shared.parent:  # it died before it could be said
+    if os.getppid() != shared.parent:  # the parent died before the kernel registered the request
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""Display of a run's progress: a bar where a person watches, a line now and then where no one does."""
+"""Display the progress of a run: a bar on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SECONDS_A_LINE = 30.0
 
 
 class Progress:
-    """Progress through the inputs' bytes, on stderr.
+    """Shows the progress through the inputs' bytes on stderr.
 
     Args:
         total: Bytes of all inputs.
-        log_interval: Where stderr is no terminal: articles from one line to the next; 0: a line every half minute.
-        stream: Where to write; stderr by default.
+        log_interval: Articles between two lines if stderr is not a terminal; 0 prints a line every half minute.
+        stream: Output stream, stderr by default.
     """
 
     def __init__(self, total: int, log_interval: int = 0, stream: TextIO | None = None) -> None:
@@ -46,14 +46,14 @@ class Progress:
             self._bar.close()
 
     def resume(self, done: int) -> None:
-        """Bytes that an earlier run has done: they count, but not as this run's speed."""
+        """Add the bytes of an earlier run, which count as done but not towards the speed."""
         self._already = self._done = done
         if self._bar is not None:
             self._bar.initial = self._bar.n = done
             self._bar.refresh()
 
     def update(self, read: int, counts: Counter[str]) -> None:
-        """``read`` more bytes of the inputs are done; the counts are of all that is done."""
+        """Add ``read`` bytes of the inputs as done; the counts cover everything done so far."""
         self._done += read
         if self._bar is not None:
             self._bar.set_postfix(articles=f"{counts['articles']:,}", refresh=False)
@@ -70,7 +70,7 @@ class Progress:
         print(self.line(now - self._began, counts), file=self._stream, flush=True)
 
     def line(self, seconds: float, counts: Counter[str]) -> str:
-        """One line: share done, articles, speed and time left, ``seconds`` after the beginning."""
+        """Return one line with share done, articles, speed and time left, ``seconds`` after the start."""
         from tqdm import tqdm
 
         speed = max(self._done - self._already, 1) / max(seconds, 1e-9)

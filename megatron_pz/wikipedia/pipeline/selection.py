@@ -1,4 +1,4 @@
-"""Which documents of the shards come into the corpora, decided when all jobs are done, in the order of the inputs."""
+"""Select the documents of the shards for the corpora, after all jobs and in the order of the inputs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Selection:
 
 
 def jobs_within(results: Sequence[JobResult], limit: int) -> int | None:
-    """Return how many jobs, from the first, it takes for ``limit`` articles; None where these do not hold so many."""
+    """Return how many jobs, from the first, are needed for ``limit`` articles; None if there are fewer articles."""
     articles = 0
     for number, result in enumerate(results):
         articles += result.counts["articles"]
@@ -47,15 +47,15 @@ def jobs_within(results: Sequence[JobResult], limit: int) -> int | None:
 def select(
     work: Path, results: Sequence[JobResult], damage: Sequence[Damage], splits: int, limit: int, near_duplicates: float
 ) -> Selection:
-    """Drop duplicates, and what lies behind the first ``limit`` articles (0: nothing).
+    """Drop duplicates and all articles after the first ``limit`` (0 for no limit).
 
     Args:
         work: The working directory.
-        results: Of the jobs 0, 1, ….
-        damage: What is damaged beyond the jobs.
+        results: Results of the jobs 0, 1, ….
+        damage: Damage outside of the jobs.
         splits: Number of splits.
-        limit: Articles, counted before duplicates are dropped.
-        near_duplicates: Similarity from which on an article repeats an earlier one; 0: only equal ones do.
+        limit: Number of articles, counted before duplicates are dropped.
+        near_duplicates: Minimum similarity at which an article repeats an earlier one; 0 for only equal ones.
     """
     if limit:
         results = results[: jobs_within(results, limit)]

@@ -1,8 +1,8 @@
-"""The files that one job leaves on disk, and how the shards of all jobs become a corpus.
+"""Write the shards of a job, and join the shards of all jobs into a corpus.
 
 A shard holds the documents of one job and one split, numbered from 0: ``.bin``, and their rows in an Arrow file. Shards
-join by concatenation in the order of the jobs, with rebased numbers, so the result does not depend on which worker made
-them or when.
+are concatenated in the order of the jobs, with rebased numbers, so that the result does not depend on the workers and
+their timing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROWS_A_GROUP = 1 << 14
 
 @dataclass(frozen=True)
 class Totals:
-    """Size of a shard or of a corpus."""
+    """The size of a shard or of a corpus."""
 
     documents: int = 0
     passages: int = 0
@@ -43,12 +43,12 @@ class Totals:
 
 
 class ShardWriter:
-    """Collects the documents of one shard. Files, there after :meth:`finish`: ``<stem>.bin`` and ``<stem>.arrow``.
+    """Collects the documents of one shard. :meth:`finish` completes the files ``<stem>.bin`` and ``<stem>.arrow``.
 
     Args:
         stem: Path without suffix.
-        dtype: Of the token ids.
-        with_text: Also keep the clean text of every document.
+        dtype: Dtype of the token ids.
+        with_text: Also store the clean text of every document.
     """
 
     def __init__(self, stem: Path, dtype: np.dtype, with_text: bool = False) -> None:
@@ -94,7 +94,7 @@ class ShardWriter:
             self._write_sequences()
 
     def finish(self) -> Totals:
-        """Write the rest; the files are whole and on the disk when this returns."""
+        """Write the remaining data; the files are complete and on the disk when this returns."""
         self._write_sequences()
         self._files.close()
         schema = shard_schema(self._with_text)
@@ -111,13 +111,13 @@ class ShardWriter:
 
 
 def shard_schema(with_text: bool) -> pa.Schema:
-    """Columns of a shard's Arrow file."""
+    """Return the columns of a shard's Arrow file."""
     schema = DOCUMENTS_SCHEMA.append(_LENGTHS)
     return schema.append(_TEXT) if with_text else schema
 
 
 def shard_is_whole(stem: Path, totals: Totals, dtype: np.dtype) -> bool:
-    """Return whether the files of a finished shard are still there."""
+    """Return whether the files of a finished shard still exist."""
     tokens = stem.with_suffix(".bin")
     return (
         tokens.is_file()
@@ -127,7 +127,7 @@ def shard_is_whole(stem: Path, totals: Totals, dtype: np.dtype) -> bool:
 
 
 class RowGroups:
-    """A Parquet file whose row groups do not show in which pieces it was written."""
+    """A Parquet file whose row groups are independent of the pieces in which it is written."""
 
     def __init__(self, path: Path, schema: pa.Schema, rows: int = _ROWS_A_GROUP) -> None:
         self._schema, self._rows = schema, rows
@@ -151,7 +151,7 @@ class RowGroups:
 
 
 class TextWriter(Protocol):
-    """Takes the clean text of a corpus: tables with the columns of a shard, in the corpus' order."""
+    """Receives the clean text of a corpus as tables with the columns of a shard, in the corpus's order."""
 
     def write(self, table: pa.Table) -> None: ...
 
@@ -163,14 +163,14 @@ def join_shards(
     dropped: Mapping[int, np.ndarray] | None = None,
     export: TextWriter | None = None,
 ) -> Totals:
-    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, which stay.
+    """Write ``<prefix>.bin``, ``.idx`` and ``.parquet`` from shards, which are kept.
 
     Args:
         stems: The shards, in order.
         prefix: Path without suffix.
-        dtype: Of the token ids.
-        dropped: Documents to leave out: position in ``stems`` -> their numbers within that shard, ascending.
-        export: Takes the text of the documents.
+        dtype: Dtype of the token ids.
+        dropped: Documents to leave out: their ascending numbers within a shard, by the shard's position in ``stems``.
+        export: Receives the text of the documents.
     """
     dropped = dropped or {}
     totals = Totals()
@@ -194,7 +194,7 @@ def join_shards(
 
 
 def _append_shard(stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.ndarray | None) -> pa.Table:
-    """Append a shard's tokens; its rows, as if the dropped documents never were."""
+    """Append a shard's tokens, and return its rows renumbered without the dropped documents."""
     with pa.OSFile(str(stem.with_suffix(".arrow"))) as file:
         table = pa.ipc.open_file(file).read_all()
     if dropped is None or not len(dropped):
@@ -204,7 +204,7 @@ def _append_shard(stem: Path, tokens: BinaryIO, dtype: np.dtype, dropped: np.nda
     kept[dropped] = False
     ids = np.fromfile(stem.with_suffix(".bin"), dtype=dtype)
     tokens.write(ids[np.repeat(kept, table["tokens"].to_numpy())].tobytes())
-    # Table.filter would load pyarrow.compute, which takes longer than a small corpus to join.
+    # Table.filter would load pyarrow.compute, which takes longer than joining a small corpus.
     stretches = pairwise([-1, *dropped.tolist(), table.num_rows])
     table = pa.concat_tables([table.slice(begin + 1, end - begin - 1) for begin, end in stretches]).combine_chunks()
     for column, counts, unit in (("first_passage", "passages", 1), ("offset", "tokens", dtype.itemsize)):
@@ -228,7 +228,7 @@ def _with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """Return the elements of all lists; pyarrow's own function would load pyarrow.compute."""
+    """Return the elements of all lists, without loading pyarrow.compute as pyarrow's own function does."""
     lists = column.combine_chunks()
     offsets = lists.offsets
     return lists.values.to_numpy()[offsets[0].as_py() : offsets[-1].as_py()]

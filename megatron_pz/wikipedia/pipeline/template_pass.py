@@ -1,7 +1,7 @@
-"""Read a dump's own templates before its articles, which then show what no table of templates knows.
+"""Read a dump's own templates before its articles, to render templates that are in no table.
 
-What the pass finds depends on the dump alone, so the articles are the same for any number of workers. It is kept in the
-working directory, so a run that goes on does not repeat it.
+The result depends only on the dump, so the articles are the same for any number of workers. It is stored in the working
+directory, so that a resumed run does not repeat the pass.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def learn_templates(
     """Read the templates of the dumps among the inputs.
 
     Returns:
-        By input: for each template of its wiki that can be understood its normalised name and its
-        :func:`~megatron_pz.wikitext.templates.from_dump.summary`. Several files of one wiki share their templates.
+        For each input, the :func:`~megatron_pz.wikitext.templates.from_dump.summary` of each template of its wiki that
+        can be understood, by normalised name. Several files of one wiki share their templates.
     """
     of_wiki: dict[str, _Found] = {}
     for number, (path, site) in enumerate(sites.items()):
@@ -64,13 +64,13 @@ def _is_read(options: PreprocessOptions, path: str) -> bool:
     if wanted != "auto":
         return wanted == "dump"
     is_small = Path(path).stat().st_size <= CHEAP_BYTES
-    if options.output.limit:  # a dry run need not read all of the inputs
+    if options.output.limit:  # a dry run does not have to read all inputs
         return is_small
     return is_small or input_kind(path).compression in ("none", "zst") or _index_of(path) is not None
 
 
 def _index_of(path: str) -> Path | None:
-    """Return the index that Wikimedia publishes beside a multi-stream dump, if it is there."""
+    """Return the index that Wikimedia publishes beside a multi-stream dump, if it exists."""
     name = Path(path).name
     if "-multistream" not in name or not name.endswith(".bz2"):
         return None
@@ -80,7 +80,7 @@ def _index_of(path: str) -> Path | None:
 
 
 def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
-    """Yield the jobs whose pages hold templates: all of the file's, or the streams in which its index has templates."""
+    """Yield the jobs with templates: all jobs of the file, or the streams in which its index lists templates."""
     index = _index_of(path)
     if index is None:
         yield from plan_jobs(path, DamageLog(skip=True))
@@ -100,7 +100,7 @@ def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
 
 
 def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool]) -> tuple[int, _Found]:
-    """Return the templates of one job. Damage is left to the pass over the articles, which reports it."""
+    """Return the templates of one job. Damage is ignored here; the pass over the articles reports it."""
     number, job = task
     numbers = Namespaces(site.language, site.namespaces)
     found: _Found = {}

@@ -1,4 +1,4 @@
-"""The work on one job: everything from its bytes to its shards on disk."""
+"""Process one job, from its bytes to its shards on disk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from megatron_pz.wikitext.templates.from_dump import DumpTemplates
 
 @dataclass(frozen=True)
 class Worker:
-    """State that a worker process keeps from job to job."""
+    """The state that a worker process keeps between jobs."""
 
     options: PreprocessOptions
     encoder: TextEncoder
@@ -49,7 +49,7 @@ class Worker:
 
     @cached_property
     def dump_templates(self) -> dict[str, DumpTemplates]:
-        """The templates of the dumps that have any, ready to render."""
+        """Return the templates of the dumps that have any, ready to render."""
         return {path: DumpTemplates(found, self.sites[path].language) for path, found in self.templates.items()}
 
     @cached_property
@@ -59,7 +59,7 @@ class Worker:
 
 
 def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], bool]) -> JobResult:
-    """Write the job's files, whole and on the disk. Raises :class:`Stopped` when the run is interrupted."""
+    """Write the job's files completely and to the disk. Raise :class:`Stopped` if the run is interrupted."""
     damage = DamageLog(worker.options.run.skip_damaged)
     cutter = PassageCutter(worker.options.passages, worker.encoder.encode, worker.joints)
     counts: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def process_job(worker: Worker, number: int, job: Job, is_stopped: Callable[[], 
 
 
 class _Documents:
-    """All files of one job: a shard a split, the fingerprints of its documents, and its part of the cache."""
+    """All files of one job: one shard per split, the fingerprints of its documents, and its part of the cache."""
 
     def __init__(self, worker: Worker, number: int, open_files: contextlib.ExitStack) -> None:
         self._worker, self._number = worker, number
@@ -132,7 +132,7 @@ def shard_stem(work: Path, number: int, split: int) -> Path:
 
 
 def documents_path(work: Path, number: int) -> Path:
-    """Return the path of the records that decide which of the job's documents stay when all jobs are done.
+    """Return the path of the records that determine which of the job's documents are kept after all jobs.
 
     They are the ``split`` and the ``fingerprint`` (dtype of ``Fingerprinter``) of each, in the order of the input.
     """
@@ -145,9 +145,9 @@ def cache_part_path(work: Path, number: int) -> Path:
 
 
 def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str]) -> Iterator[Article | str]:
-    """Yield the job's articles, and for every page that is none the reason.
+    """Yield the job's articles, and the reason for every page that is not an article.
 
-    ``counts`` gets, when the job ends, how many sentences were dropped because a word of theirs was lost.
+    At the end of the job, ``counts`` receives the number of sentences that were dropped because they lost a word.
     """
     if job.kind.content == "cache":
         yield from read_cache(job, damage)

@@ -1,4 +1,4 @@
-"""The directory beside the outputs that holds a run's unfinished work."""
+"""Manage the directory beside the outputs that holds a run's unfinished work."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def folder_of(output_prefix: str) -> Path:
 
 @contextlib.contextmanager
 def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) -> Iterator[Path]:
-    """Make the directory where it is missing, and lock it. Its content stays until :func:`clear`.
+    """Create the directory if it is missing, and lock it. Its content stays until :func:`clear`.
 
     Args:
-        output_prefix: Of the outputs.
-        fresh: Empty it first.
-        part: Share it with the other parts of the work, each of which is locked by itself.
+        output_prefix: Prefix of the outputs.
+        fresh: Empty the directory first.
+        part: Share the directory with the other parts of the work, each of which has a separate lock.
 
     Raises:
-        BadInput: Another run works there, or the disk is full or cannot be written.
+        BadInput: Another run uses the directory, or the disk is full or cannot be written.
     """
     work = folder_of(output_prefix)
     try:
@@ -56,7 +56,7 @@ def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) ->
 
 
 def clear(work: Path, last: Path) -> None:
-    """Remove the directory. ``last`` is the file that must not go before the others."""
+    """Remove the directory. ``last`` is the file that must be deleted after all others."""
     _empty(work, last)
     last.unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""From pages to articles: what is dropped and why, and what an article is."""
+"""Turn pages into articles, and decide which pages are dropped and why."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Article:
 
 @dataclass(frozen=True)
 class ArticleOptions:
-    """Which pages become articles."""
+    """The options that determine which pages become articles."""
 
     drop_lists: bool = False
     """Drop pages whose title names a list ("List of …")."""
@@ -61,7 +61,7 @@ class ArticleOptions:
 
 
 def wiki_of(site: SiteInfo, templates: DumpTemplates | None = None) -> Wiki:
-    """Return what the scanner needs to know of a wiki."""
+    """Return the facts about a wiki that the scanner needs."""
     return Wiki(
         templates=templates,
         language=site.language,
@@ -88,7 +88,7 @@ class ArticleReader:
         )
 
     def read(self, page: Page) -> Article | DropReason:
-        """Return the page's article, or why it has none. The costly conversion comes last."""
+        """Return the page's article, or the reason why it has none. The expensive conversion comes last."""
         namespace = self._namespaces.number_of(page.title) if page.namespace is None else page.namespace
         if namespace != 0:
             return "namespace"
@@ -119,10 +119,10 @@ class ArticleReader:
 
 
 def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Iterator[Article | DropReason]:
-    """Yield the articles of a job of a ``.jsonl`` file, whose lines begin in the job's range.
+    """Yield the articles of a ``.jsonl`` file whose lines begin in the job's range.
 
     A line is ``{"id": …, "title": …, "text": …}`` with optional ``url`` and ``revision_id``; the text is clean, its
-    paragraphs separated by blank lines. Anything else is reported with its byte offset.
+    paragraphs separated by blank lines. Any other line is reported with its byte offset.
     """
     for line, offset in _lines(job):
         if not line.strip():
@@ -144,14 +144,14 @@ def read_extracts(job: Job, options: ArticleOptions, damage: DamageLog) -> Itera
 
 
 def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
-    """(line, byte offset for messages) for the lines that the job owns."""
+    """Yield (line, byte offset for messages) for the lines that the job owns."""
     if job.payload is not None:
         yield from ((line, job.start) for line in io.BytesIO(job.payload))
         return
     with Path(job.path).open("rb") as file:
         file.seek(max(job.start - 1, 0))
         if job.start:
-            file.readline()  # the line that the range before owns
+            file.readline()  # this line belongs to the previous range
         while (offset := file.tell()) < job.end and (line := file.readline()):
             yield line, offset
 
@@ -162,7 +162,7 @@ def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
         raise ValueError("an id or a title is no text")
     page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
     for value in (page_id, title, text, str(record.get("revision_id")), str(record.get("url"))):
-        value.encode()  # raises UnicodeEncodeError where JSON spells half a surrogate pair
+        value.encode()  # raises UnicodeEncodeError for half a surrogate pair in JSON
     title, text = _visible(title), _visible(text.replace("\r\n", "\n"))
     blocks = _PARAGRAPH_BREAK.split(text)
     if localization.is_disambiguation_title(title):
@@ -188,13 +188,13 @@ def _visible(text: str) -> str:
 
 
 def split_of(title: str, shares: Sequence[float]) -> int:
-    """Which of several splits an article belongs to, by blake2b of its title.
+    """Return the split to which an article belongs, by blake2b of its title.
 
-    The title rather than the page id, so that an article that stands in a dump and in an extract (under other ids), or
-    in dumps of two dates, is always on the same side. Case and white space are normalised.
+    The title is used instead of the page id, so that an article in a dump and in an extract (under another id), or in
+    dumps of two dates, is always in the same split. Case and white space are normalised.
 
     Args:
-        title: Of the article.
+        title: Title of the article.
         shares: Relative size of every split.
     """
     if len(shares) == 1:
@@ -210,7 +210,7 @@ def split_of(title: str, shares: Sequence[float]) -> int:
 
 
 def _has_words(paragraphs: Sequence[str], least: int) -> bool:
-    """Return whether the paragraphs have at least so many words. Long articles are not counted to their end."""
+    """Return whether the paragraphs have at least a number of words, without counting long articles to their end."""
     words = 0
     for paragraph in paragraphs:
         words += count_words(paragraph)

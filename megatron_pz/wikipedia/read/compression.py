@@ -1,4 +1,4 @@
-"""bz2, gzip and Zstandard behind one interface, and where a file of many streams can be entered."""
+"""Read bz2, gzip and Zstandard through one interface, and find the streams at which reading can start."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _GzipDecompressor:
 
 
 def zstd() -> ModuleType:
-    """Python 3.14's ``compression.zstd`` or its backport. Raises :class:`BadInput` where there is neither."""
+    """Return Python 3.14's ``compression.zstd`` or its backport. Raise :class:`BadInput` if there is neither."""
     try:
         if sys.version_info >= (3, 14):
             from compression import zstd as module
@@ -81,17 +81,17 @@ def zstd() -> ModuleType:
 
 
 def compression_of(head: bytes) -> Compression:
-    """Tell how a file is compressed from its first bytes."""
+    """Detect the compression of a file from its first bytes."""
     return next((name for name, begins in _STREAM_BEGINS.items() if begins.match(head)), "none")
 
 
 def begins_stream(compression: Compression, head: bytes) -> bool:
-    """Return whether these bytes, or as many of them as there are, can begin a stream."""
+    """Return whether these bytes, which may be truncated, can begin a stream."""
     return _STREAM_BEGINS[compression].match(head) is not None
 
 
 def new_decompressor(compression: Compression) -> Decompressor:
-    """For one stream."""
+    """Return a decompressor for one stream."""
     if compression == "bz2":
         return bz2.BZ2Decompressor()
     if compression == "gz":
@@ -100,19 +100,19 @@ def new_decompressor(compression: Compression) -> Decompressor:
 
 
 def damage_errors(compression: Compression) -> tuple[type[Exception], ...]:
-    """Return what a decompressor raises on damaged data."""
+    """Return the exceptions that a decompressor raises on damaged data."""
     if compression == "bz2":
         return (OSError, ValueError)
     return (zlib.error,) if compression == "gz" else (zstd().ZstdError,)
 
 
 def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
-    """Byte offsets of the streams of a file that can be entered at any of them, in order; None for one that cannot.
+    """Return the byte offsets, in order, of a file's streams at which reading can start; None if there are none.
 
-    They are found while the result is consumed. Raises :class:`BadInput` where a bz2 file does not begin with a block.
+    They are found while the result is consumed. Raises :class:`BadInput` if a bz2 file does not begin with a block.
     """
     if compression == "gz":
-        return None  # three bytes of a header are in compressed data by chance too often
+        return None  # the three bytes of a header occur too often in compressed data by chance
     starts = _occurrences(path, _BZ2_STREAM) if compression == "bz2" else _zst_frames(path)
     first, second = next(starts, None), next(starts, None)
     if compression == "bz2" and first != 0:
@@ -123,7 +123,7 @@ def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
 
 
 def next_stream(path: str, compression: Compression, after: int) -> int | None:
-    """Byte offset of the first stream that begins behind byte ``after``; for files with a damaged one."""
+    """Return the byte offset of the first stream after byte ``after``, for files with a damaged stream."""
     if compression == "gz":
         return None
     return next(_occurrences(path, _BZ2_STREAM if compression == "bz2" else _ZST_FRAME, after + 1), None)
@@ -136,7 +136,7 @@ def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Iterator[int]:
-    """Byte offsets where a pattern of at most :data:`_LONGEST_BEGIN` bytes stands, from ``start`` on, in order."""
+    """Yield the byte offsets from ``start`` on of a pattern of at most :data:`_LONGEST_BEGIN` bytes, in order."""
     content = bytearray(_LONGEST_BEGIN - 1 + _SEARCHED_AT_ONCE)
     begins, kept, searched = start, 0, start  # where the content begins in the file; what of it has been there before
     with Path(path).open("rb", buffering=0) as file, memoryview(content) as view:
@@ -153,7 +153,7 @@ def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Itera
 
 
 def _zst_frames(path: str) -> Iterator[int]:
-    """Frames name the sizes of their blocks, so the next one is found without decompressing."""
+    """Yield the offsets of frames without decompressing, because frames contain the sizes of their blocks."""
     library = zstd()
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         position = forgotten = 0
@@ -163,7 +163,7 @@ def _zst_frames(path: str) -> Iterator[int]:
                 try:
                     position += library.get_frame_size(rest)
                 except library.ZstdError:
-                    return  # what is damaged belongs to the frame before
+                    return  # damaged data belong to the previous frame
             if position - forgotten >= _SEARCHED_AT_ONCE:
                 content.madvise(mmap.MADV_DONTNEED)
                 forgotten = position

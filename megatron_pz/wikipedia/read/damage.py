@@ -1,4 +1,4 @@
-"""Damage in the inputs: the end of the run, or skipped and recorded."""
+"""Handle damage in the inputs, which ends the run or is skipped and recorded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @dataclass(frozen=True, order=True)
 class Damage:
-    """One damaged place of an input file. What it takes along is the stream, page or line that it lies in."""
+    """One damaged place of an input file, with the loss of its stream, page or line."""
 
     path: str
     offset: int
@@ -18,7 +18,7 @@ class Damage:
 
 
 class DamagedInput(BadInput):
-    """A damaged input that was not to be skipped."""
+    """An input is damaged, and damage is not skipped."""
 
     def __init__(self, damage: Damage) -> None:
         super().__init__(damage)
@@ -29,10 +29,10 @@ class DamagedInput(BadInput):
 
 
 class DamageLog:
-    """Where readers report damage.
+    """Receives the damage reports of readers.
 
     Args:
-        skip: Record it; otherwise :meth:`report` raises :class:`DamagedInput`.
+        skip: Record damage; otherwise :meth:`report` raises :class:`DamagedInput`.
     """
 
     def __init__(self, skip: bool = False) -> None:

@@ -1,11 +1,11 @@
-"""A MediaWiki ``pages-articles`` dump, read as jobs that workers can take in any order.
+"""Read a MediaWiki ``pages-articles`` dump as jobs that workers can process in any order.
 
-A job (``streams``) owns the pages whose ``<page>`` tag begins in its range; to finish the last
-one it reads on past its end. So a range need not end between two pages, which covers multi-stream dumps, files of
-parallel compressors (streams cut anywhere) and plain XML alike.
+A job (:mod:`.streams`) owns the pages whose ``<page>`` tag begins in its range; to finish the last one it reads past
+its end. A range therefore may end within a page, which allows multi-stream dumps, files of parallel compressors (with
+streams cut anywhere) and plain XML.
 
 The XML is machine-written in one fixed form (https://www.mediawiki.org/wiki/Help:Export, schema export-0.11), in which
-a literal ``<`` occurs in tags only; the tests hold this reader against a general XML parser.
+a literal ``<`` occurs only in tags; the tests compare this reader with a general XML parser.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class SiteInfo:
 
 
 def read_siteinfo(path: str) -> SiteInfo:
-    """Read the header of a dump. Raises :class:`BadInput` where there is none."""
+    """Read the header of a dump. Raise :class:`BadInput` if there is none."""
     head = bytearray()
     for block in read_blocks(path, input_kind(path).compression, 0, DamageLog(), hold=0):
         head += block.data
@@ -94,8 +94,8 @@ def read_siteinfo(path: str) -> SiteInfo:
 def _language(name: str, base: str, declared: str) -> str:
     """Return the code of the wiki's own tables.
 
-    The database's name and the wiki's address tell ``simple`` from ``en`` and ``zh-yue`` from ``yue``; ``xml:lang``
-    only names the language of the content.
+    The database's name and the wiki's address distinguish ``simple`` from ``en`` and ``zh-yue`` from ``yue``;
+    ``xml:lang`` only names the language of the content.
     """
     host = _HOST.match(base)
     of_host = wiki_code(host[1]) if host else ""
@@ -123,13 +123,13 @@ def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = 
 
 
 def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iterator[tuple[bytes, int]]:
-    """(content of a ``<page>`` element, byte offset for messages) for the pages that the job owns."""
+    """Yield (content of a ``<page>`` element, byte offset for messages) for the pages that the job owns."""
     buffer = bytearray()
     owned = 0  # bytes of the buffer, from its start, that lie in the job's range
     offset, seen, gaps = job.start, 0, 0
-    begin, searched = -1, 0  # content of the page that is open; how far its end has been looked for
+    begin, searched = -1, 0  # start of the open page's content, and the position up to which its end has been searched
     for block in blocks:
-        if block.after_gap:  # what is open ended in the gap
+        if block.after_gap:  # the open page ended in the gap
             buffer.clear()
             owned, begin, gaps = 0, -1, gaps + 1
         owned += block.owned_bytes(job)
@@ -152,7 +152,7 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
         if begin < 0:
             if block.is_past(job) and not _may_begin_page(buffer, owned):
                 return
-            keep = max(position, len(buffer) - TAIL)  # a tag may be cut by the block's end
+            keep = max(position, len(buffer) - TAIL)  # the end of the block may cut a tag
         elif len(buffer) - begin > LARGEST_PAGE:
             damage.report(job.path, offset, f"no </page> in {len(buffer) - begin} bytes before byte {offset}")
             keep, begin = len(buffer), -1
@@ -164,14 +164,14 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
     if begin >= 0:
         damage.report(job.path, offset, f"is truncated: a page that begins after byte {offset} has no end")
     elif job.payload is None and not gaps and job.end == Path(job.path).stat().st_size:
-        # A job that holds less than the closing tag may begin inside or behind it.
+        # A job shorter than the closing tag may begin inside or after it.
         tail = bytes(buffer)
         if seen > len(DUMP_END) or not DUMP_END.endswith(tail.strip()):
             check_end_of_dump(job.path, tail, job.end, damage)
 
 
 def _end_of_page(buffer: bytearray, begin: int, searched: int) -> int:
-    """Find the end of the page's content from ``searched`` on, -1 where it is not there; a CDATA section is skipped."""
+    """Find the end of the page's content from ``searched`` on, or -1, skipping CDATA sections."""
     end = buffer.find(PAGE_END, searched)
     while end >= 0 and buffer.find(_CDATA, begin, end) >= 0:
         if buffer.rfind(_CDATA, begin, end) < buffer.rfind(b"]]>", begin, end):
@@ -186,6 +186,6 @@ def _copy(buffer: bytearray, begin: int, end: int) -> bytes:
 
 
 def _may_begin_page(buffer: bytearray, owned: int) -> bool:
-    """Return whether a ``<page>`` tag may begin in the owned bytes and be cut by the buffer's end."""
+    """Return whether a ``<page>`` tag may begin in the owned bytes and continue beyond the buffer's end."""
     beyond = len(buffer) - owned
     return any(buffer.endswith(_PAGE[:length]) for length in range(beyond + 1, len(_PAGE)))

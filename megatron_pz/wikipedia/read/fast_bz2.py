@@ -1,12 +1,12 @@
-"""bz2 streams at a higher speed than Python's own module has, by ``indexed_bzip2`` where it is installed.
+"""Read bz2 streams faster than Python's own module, with ``indexed_bzip2`` if it is installed.
 
-That library is asked only for a stream of ordinary size whose beginning and end are where they must be, and its result
-counts only if it has read every bit of the stream and found all checksums right. Whatever is otherwise, Python's module
-reads that stream anew and says what is wrong with it. So neither the content nor what is called damaged depends on what
-is installed; and as every stream comes as one block here, only jobs that begin and end at streams are read this way.
+The library is used only for a stream of ordinary size with a valid beginning and end, and its result counts only if it
+has read every bit of the stream and all checksums are right. In all other cases, Python's module reads the stream again
+and reports its faults. Neither the content nor the reported damage therefore depends on the installed libraries. Every
+stream is returned as one block, so only jobs that begin and end at streams are read this way.
 
-Version 1.7.0 aborts the process on one kind of damage, a run of about 4e9 equal bytes that overflows its counter. It is
-next to impossible by accident; when it happens, the same command goes on without the library and names the place.
+Version 1.7.0 aborts the process on one kind of damage, a run of about 4e9 equal bytes that overflows its counter. This
+is extremely unlikely by accident. If it happens, the same command continues without the library and names the place.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _END_BYTES = 11
 
 
 def decoder_name() -> str:
-    """Name and version of what decompresses sound bz2 streams."""
+    """Return name and version of the decompressor of undamaged bz2 streams."""
     return f"indexed_bzip2 {indexed_bzip2.__version__}" if indexed_bzip2 else "Python's bz2"
 
 
 class WholeStreams:
-    """Reads the streams of one file. Holds one stream and its content, so its memory is bounded; starts no thread.
+    """Reads the streams of one file, without threads. It holds one stream and its content, so its memory is bounded.
 
     Args:
-        file: The file, which is read at places of its own choice.
+        file: The file, in which this class seeks.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        # The library leaks what it reads from if that is an object of Python; a file in memory is none.
+        # The library leaks Python file objects that it reads from, but not in-memory files.
         self._stream = os.memfd_create("bz2 stream") if indexed_bzip2 else -1
         self._content = mmap.mmap(-1, LARGEST_CONTENT + 1)
 
@@ -64,7 +64,7 @@ class WholeStreams:
             os.close(self._stream)
 
     def read(self, position: int) -> tuple[bytes, int] | None:
-        """(content of the stream at ``position``, where the next begins); None for what Python's module is to read."""
+        """Return (content of the stream at ``position``, start of the next); None if Python's module must read it."""
         stream = self._compressed(position) if self._stream >= 0 else None
         if stream is None:
             return None
@@ -76,15 +76,15 @@ class WholeStreams:
                 size = decoder.raw.readinto(self._content)
                 if size > LARGEST_CONTENT or decoder.tell_compressed() != 8 * len(stream):
                     return None
-        except Exception:  # its C++ raises all kinds, and whichever it is, Python's module has the word
+        except Exception:  # its C++ raises various exceptions, and Python's module decides in any case
             return None
         return self._content[:size], position + len(stream)
 
     def _compressed(self, position: int) -> bytes | None:
-        """Return the stream at ``position`` up to the next one or the file's end, if it ends as streams do."""
+        """Return the stream at ``position`` up to the next one or the file's end, if its end is valid."""
         self._file.seek(position)
         stream = bytearray()
-        searched = len(_BEGIN) + 1  # behind the first block's beginning
+        searched = len(_BEGIN) + 1  # after the beginning of the first block
         while more := self._file.read(_READ):
             stream += more
             if (found := _next_stream(stream, searched)) >= 0:
@@ -97,7 +97,7 @@ class WholeStreams:
 
 
 def _next_stream(data: bytearray, start: int) -> int:
-    """Where in the data, from ``start`` on, a stream begins; -1 where none does."""
+    """Return the index from ``start`` on at which a stream begins, or -1."""
     while (start := data.find(_BLOCK, start)) >= 0:
         head = data[start - len(_BEGIN) : start]
         if head[:3] == _BEGIN[:3] and b"1" <= head[3:] <= b"9":

@@ -1,8 +1,8 @@
-"""One ``<page>`` element of a dump: its fields, and the text of its newest revision.
+"""Parse a ``<page>`` element of a dump: its fields, and the text of its newest revision.
 
 MediaWiki writes pages in one fixed form (https://www.mediawiki.org/wiki/Help:Export, schemas export-0.3 to 0.11), which
-is read by searching for its tags. A page in any other form (fields in another order, CDATA sections, comments) goes
-through a general XML parser.
+is parsed by searching for its tags. A page in any other form (fields in another order, CDATA sections, comments) is
+parsed by a general XML parser.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WIKITEXT: Final = "wikitext"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page in its newest revision, as the dump has it."""
+    """One page of a dump in its newest revision."""
 
     page_id: str
     revision_id: str
@@ -38,12 +38,12 @@ class Page:
 
     @property
     def text(self) -> str:
-        """Wikitext, decoded anew at every call. Raises :class:`PageError` where it is not UTF-8."""
+        """Return the wikitext, decoded at every call. Raise :class:`PageError` if it is not UTF-8."""
         return _unescape(self.escaped_text)
 
 
 class PageError(Exception):
-    """A page is not what a dump holds; the message says how."""
+    """A page is malformed; the message describes how."""
 
 
 _FIELDS = re.compile(
@@ -62,7 +62,7 @@ _EXPAT_BUFFER = 1 << 20
 
 
 def parse_page(page: bytes) -> Page:
-    """Read the content of a ``<page>`` element. Raises :class:`PageError` where it has no title or no id."""
+    """Read the content of a ``<page>`` element. Raise :class:`PageError` if it has no title or no id."""
     fields = _FIELDS.match(page)
     if fields is None:
         return _parse_any_form(page)
@@ -92,7 +92,7 @@ def parse_page(page: bytes) -> Page:
 
 
 def _newest_revision(page: bytes, start: int) -> tuple[int, int]:
-    """Find where the revision with the latest timestamp begins and ends; the last one of several that are as late."""
+    """Find start and end of the revision with the latest timestamp, the last one if there are several."""
     newest, newest_time = (len(page), len(page)), b""
     begin = page.find(_REVISION, start)
     while begin >= 0:
@@ -143,7 +143,7 @@ def _model(name: str) -> str:
 
 
 def _unescape(value: bytes) -> str:
-    """Decode UTF-8 with XML's character references, as an XML parser does: expat where there is anything unusual."""
+    """Decode UTF-8 with XML's character references; use expat for unusual references."""
     try:
         if b"\r" not in value:
             if b"&" not in value:

@@ -1,8 +1,8 @@
-"""The bytes of the inputs: which jobs a file is cut into, and what a job reads.
+"""Divide input files into jobs, and read the bytes of a job.
 
-A job is a byte range of its file. A compressed file is entered at the start of any of its streams; one that cannot be
-entered in the middle (gzip, or a single stream) is decompressed once, by the process that plans the jobs, and its jobs
-carry their content.
+A job is a byte range of its file. Reading a compressed file can start at any of its streams. A file without such entry
+points (gzip, or a single stream) is decompressed once, by the process that plans the jobs, and its jobs carry their
+content.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _INDEX_LINE = re.compile(rb"\d+:\d+:")
 
 @dataclass(frozen=True)
 class InputKind:
-    """Content and compression of an input file."""
+    """The content type and compression of an input file."""
 
     content: Content
     """``index`` is the index file of a multi-stream dump, which is not needed."""
@@ -68,7 +68,7 @@ class InputKind:
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of one input file. Jobs depend on the file alone, never on the number of workers."""
+    """A piece of one input file. Jobs depend only on the file, never on the number of workers."""
 
     path: str
     kind: InputKind
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Block:
-    """Some of a file's decompressed content."""
+    """A block of a file's decompressed content."""
 
     data: bytes
     offset: int
@@ -100,18 +100,18 @@ class Block:
         return max(min(len(self.data), job.end - self.offset), 0)
 
     def is_past(self, job: Job) -> bool:
-        """Return whether all text of the job's range has been seen with this block."""
+        """Return whether this block completes the text of the job's range."""
         if job.payload is not None:
             return False
         return self.offset >= job.end if job.kind.compression != "none" else self.read_to > job.end
 
 
 class _Broken(Exception):
-    """A stream is damaged; the message says how."""
+    """A stream is damaged; the message describes how."""
 
 
 def input_kind(path: str) -> InputKind:
-    """Tell what the file holds, by its first bytes. Raises :class:`BadInput` for a missing, empty or foreign file."""
+    """Detect a file's content by its first bytes. Raise :class:`BadInput` for a missing, empty or foreign file."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_READ)
@@ -136,7 +136,7 @@ def input_kind(path: str) -> InputKind:
 
 
 def cache_header(path: str) -> dict[str, Any] | None:
-    """Read how a cache of articles was made: JSON in a skippable frame at its start. None for any other file."""
+    """Read the JSON header of a cache of articles, in a skippable frame at its start; None for any other file."""
     with Path(path).open("rb") as file:
         magic, size = file.read(4), int.from_bytes(file.read(4), "little")
         content = file.read(size) if magic == _CACHE_MAGIC and size < _READ else b""
@@ -148,7 +148,7 @@ def cache_header(path: str) -> dict[str, Any] | None:
 
 
 def cache_header_frame(header: dict[str, Any]) -> bytes:
-    """Write what :func:`cache_header` reads, as every Zstandard library skips it."""
+    """Return the header for :func:`cache_header` as a frame that every Zstandard library skips."""
     content = json.dumps(header, ensure_ascii=False).encode()
     return _CACHE_MAGIC + len(content).to_bytes(4, "little") + content
 
@@ -162,7 +162,7 @@ def plan_jobs(path: str, damage: DamageLog | None = None) -> Iterator[Job]:
     if kind.compression == "none":
         starts: Iterator[int] | None = iter(range(0, size, max(JOB_BYTES["none"] // _SMALLEST, 1)))
     elif kind.content == "jsonl":
-        starts = None  # a line does not show where the one before it began
+        starts = None  # a line does not show where the previous one began
     else:
         starts = stream_starts(path, kind.compression)
     if starts is None:
@@ -212,9 +212,9 @@ def read_blocks(
 ) -> Iterator[Block]:
     """Yield the file's decompressed content from byte ``start`` (the start of a stream) to the file's end.
 
-    A damaged stream is reported; where that does not end the run, the content goes on with the next stream. Of a
-    damaged stream at most what exceeds ``hold`` bytes is in the content. The content does not depend on what libraries
-    there are; with ``any_size`` the size of the blocks does, and it comes faster.
+    A damaged stream is reported; if this does not end the run, the content continues with the next stream. The output
+    lags by up to ``hold`` bytes, so that the content just before the damage is not yielded. The content does not depend
+    on the installed libraries. With ``any_size`` reading is faster, but the size of blocks depends on the libraries.
     """
     with contextlib.ExitStack() as files:
         file = files.enter_context(Path(path).open("rb"))
@@ -238,9 +238,9 @@ def read_blocks(
 def _stream_blocks(
     file: BinaryIO, position: int, compression: Compression, hold: int, whole: WholeStreams | None
 ) -> Generator[Block, None, int]:
-    """Yield the blocks of the stream at ``position``, held back until it proves sound; returns where it ends."""
+    """Yield the blocks of the stream at ``position``, delayed by up to ``hold`` bytes; return its end."""
     fed, held, bytes_held = position, deque[Block](), 0
-    yield Block(b"", position, fed)  # tells a job that its last stream is over before the next is decompressed
+    yield Block(b"", position, fed)  # informs a job that its last stream is over before the next is decompressed
     if whole is not None and (found := whole.read(position)) is not None:
         content, end = found
         yield Block(content, position, end)

@@ -1,8 +1,8 @@
-"""The ``tokenizers.Tokenizer`` that ``transformers.AutoTokenizer`` would use for a directory.
+"""Load the ``tokenizers.Tokenizer`` that ``transformers.AutoTokenizer`` would use for a directory.
 
-Importing transformers costs seconds of CPU, and most directories do not need it: their ``tokenizer.json`` is the whole
-tokenizer. Where transformers would change something (a class that builds its own rules, a token added by
-``tokenizer_config.json``), it is asked. Training reads corpora with AutoTokenizer and checks that it agrees
+Importing transformers takes seconds of CPU time, and most directories do not need it: their ``tokenizer.json`` is the
+whole tokenizer. If transformers would change it (a class that builds its own rules, a token added by
+``tokenizer_config.json``), transformers is used. Training reads corpora with AutoTokenizer and checks that it agrees
 (:func:`megatron_pz.corpus.passages.open_blend`).
 """
 
@@ -46,7 +46,7 @@ class HFTokenizer:
 
 
 def load_hf_tokenizer(directory: str) -> HFTokenizer:
-    """Load the tokenizer of a directory. Raises :class:`BadInput` where there is no fast one."""
+    """Load the tokenizer of a directory. Raise :class:`BadInput` if there is no fast one."""
     loaded = _load_plain(Path(directory)) or _load_with_transformers(directory)
     loaded.tokenizer.no_truncation()
     loaded.tokenizer.no_padding()
@@ -54,7 +54,7 @@ def load_hf_tokenizer(directory: str) -> HFTokenizer:
 
 
 def _load_plain(folder: Path) -> HFTokenizer | None:
-    """Load the tokenizer by ``tokenizer.json`` alone; None where transformers could make another one of it."""
+    """Load the tokenizer only from ``tokenizer.json``; return None if transformers could change it."""
     path = folder / "tokenizer.json"
     if not path.is_file() or (folder / "added_tokens.json").exists():
         return None
@@ -62,9 +62,9 @@ def _load_plain(folder: Path) -> HFTokenizer | None:
         config = _read_json(folder / "tokenizer_config.json")
         named = _read_json(folder / "special_tokens_map.json")
         model_type = str(_read_json(folder / "config.json").get("model_type") or "")
-        definition = path.read_bytes().decode()  # read_text takes longer for its newlines than all of the rest
+        definition = path.read_bytes().decode()  # read_text would spend more time on newlines than all the rest takes
         tokenizer = Tokenizer.from_str(definition)
-    except Exception:  # of the Rust library too; transformers says what is wrong
+    except Exception:  # also raised by the Rust library; transformers reports the fault
         return None
     class_name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if class_name not in _PLAIN_CLASSES and not (
@@ -79,13 +79,13 @@ def _load_plain(folder: Path) -> HFTokenizer | None:
     ):
         return None
     eos = next(_token_names(config.get("eos_token")), None)
-    if eos is None:  # some classes have a default of their own
+    if eos is None:  # some classes have their own default
         return None
     return HFTokenizer(tokenizer, definition, tokenizer.token_to_id(eos), is_plain=True)
 
 
 def _load_with_transformers(directory: str) -> HFTokenizer:
-    from transformers import AutoTokenizer  # seconds to import
+    from transformers import AutoTokenizer  # takes seconds to import
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, verbose=False)
@@ -126,7 +126,7 @@ def _has_tokens(tokenizer: Tokenizer, config: dict[str, Any]) -> bool:
 
 
 def _rules_digest(tokenizer: Tokenizer) -> str:
-    """Compute the digest of what decides a BPE tokenizer's ids, except the vocabulary. Offsets are no part of it."""
+    """Compute a digest of the rules that determine a BPE tokenizer's ids, without its vocabulary and offsets."""
     model = tokenizer.model
     if not isinstance(model, BPE):
         return ""

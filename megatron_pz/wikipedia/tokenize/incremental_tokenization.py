@@ -1,12 +1,12 @@
-"""Token ids of several paragraphs put together from the ids of each, where a tokenizer allows it.
+"""Assemble the token ids of several paragraphs from the ids of each, if the tokenizer allows it.
 
 A corpus is tokenized once to measure its paragraphs; its passages are paragraphs with blank lines between. Whether
-their ids follow from the paragraphs' own depends on how the tokenizer takes a blank line, which probes tell:
- - ``constant``: it gives the same ids everywhere (the family of GPT-2's pattern: SmolLM2, OLMo);
- - ``attached``: it belongs to what stands before it (the family of GPT-4's pattern: Qwen, Llama 3): paragraphs are
-   measured with it, and only the last of a passage is tokenized again;
+their ids follow from those of the paragraphs depends on the tokenizer's handling of a blank line, which probes detect:
+ - ``constant``: a blank line has the same ids everywhere (the family of GPT-2's pattern: SmolLM2, OLMo);
+ - ``attached``: a blank line is merged with the preceding text (the family of GPT-4's pattern: Qwen, Llama 3).
+   Paragraphs are measured with it, and only the last paragraph of a passage is tokenized again;
  - ``none`` of both: passages are tokenized again as a whole.
-In the first two cases a whole article is tokenized in one call, and cut where the ids of blank lines stand.
+In the first two cases a whole article is tokenized in one call and cut at the ids of blank lines.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MAX_BREAK_TOKENS = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """Ids of an article: those of its paragraph ``n`` are ``ids[starts[n] : ends[n]]``."""
+    """The ids of an article: those of its paragraph ``n`` are ``ids[starts[n] : ends[n]]``."""
 
     ids: Ids
     starts: Sequence[int]
@@ -55,14 +55,14 @@ class Joints:
 
     Args:
         encode: The tokenizer.
-        passages_join: Passages may hold several paragraphs at all.
+        passages_join: Whether passages may hold several paragraphs.
     """
 
     def __init__(self, encode: Encode, passages_join: bool = True) -> None:
         self._encode = encode
         self.kind: Literal["constant", "attached", "none"] = "none"
         self._seam = np.empty(0, np.int64)
-        self._ends_break = np.zeros(1, np.bool_)  # by id: it has ended a text with a blank line
+        self._ends_break = np.zeros(1, np.bool_)  # by id: whether it has ended a text with a blank line
         if passages_join:
             self._probe()
         self.break_tokens = {"constant": len(self._seam), "attached": 0, "none": _MAX_BREAK_TOKENS}[self.kind]
@@ -85,9 +85,9 @@ class Joints:
         self.kind = "constant" if is_constant else "attached" if is_attached else "none"
 
     def measured(self, paragraphs: Sequence[str]) -> Measured:
-        """Ids of every paragraph, with its blank line where that is attached.
+        """Return the ids of every paragraph, including its blank line if that is attached.
 
-        No paragraph is empty, holds a blank line, or begins or ends with white space.
+        No paragraph may be empty, contain a blank line, or begin or end with white space.
         """
         if not paragraphs:
             return Measured(self._seam[:0], (), ())
@@ -103,7 +103,7 @@ class Joints:
         return self._put_together(apart)
 
     def _put_together(self, apart: Sequence[Ids]) -> Measured:
-        """Put the ids of every paragraph into one array, with those of the blank lines between them."""
+        """Concatenate the ids of all paragraphs, with those of the blank lines between them."""
         is_constant = self.kind == "constant"
         pieces = [piece for ids in apart for piece in (ids, self._seam)][:-1] if is_constant else apart
         width = len(self._seam) if is_constant else 0
@@ -112,14 +112,14 @@ class Joints:
         return Measured(np.concatenate(pieces), starts, ends)
 
     def _learn_breaks(self, ended: Sequence[Ids]) -> None:
-        """Note the last ids of texts that end with a blank line: they mean one wherever they stand."""
+        """Record the last ids of texts that end with a blank line: these ids always contain one."""
         last = [int(ids[-1]) for ids in ended]
-        size = max(len(self._ends_break), max(last) + 2)  # of the ids beyond it the last entry tells: no
+        size = max(len(self._ends_break), max(last) + 2)  # the last entry, False, stands for all higher ids
         self._ends_break = np.pad(self._ends_break, (0, size - len(self._ends_break)))
         self._ends_break[last] = True
 
     def _cut_at_breaks(self, whole: Ids, paragraphs: int) -> Measured | None:
-        """So many paragraphs, or None if not all breaks between them can be told from ``whole``."""
+        """Split ``whole`` into this number of paragraphs; return None if not all breaks can be identified."""
         if self.kind == "attached":
             ends = np.flatnonzero(self._ends_break[np.minimum(whole, len(self._ends_break) - 1)]) + 1
             starts = np.concatenate([[0], ends[:-1]])
@@ -136,7 +136,7 @@ class Joints:
         return Measured(whole, starts.tolist(), ends.tolist()) if complete else None
 
     def passages(self, paragraphs: Sequence[str], measured: Measured, drafts: Sequence[str | range]) -> list[Ids]:
-        """Ids of passages, each of which is a text or a range of consecutive paragraphs."""
+        """Return the ids of passages, each of which is a text or a range of consecutive paragraphs."""
         again: list[str] = []
         for draft in drafts:
             if isinstance(draft, str):
@@ -158,5 +158,5 @@ class Joints:
 
 
 def parts_of(paragraphs: Sequence[str], draft: str | range) -> Sequence[str]:
-    """Return the paragraphs that a passage's text is joined from."""
+    """Return the paragraphs from which a passage's text is joined."""
     return (draft,) if isinstance(draft, str) else paragraphs[draft.start : draft.stop]

@@ -1,4 +1,4 @@
-"""Articles cut into passages: whole paragraphs, or whole sentences where a paragraph exceeds the budget."""
+"""Cut articles into passages of whole paragraphs, or of whole sentences if a paragraph exceeds the budget."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PassageUnit = Literal["paragraph", "sentences", "lead_sentences"]
 
 @dataclass(frozen=True)
 class PassageOptions:
-    """Size of a passage."""
+    """The size of a passage."""
 
     passage_unit: PassageUnit = "paragraph"
     """``paragraph``: consecutive whole paragraphs are merged up to the budget. ``sentences``: a passage never leaves
@@ -44,7 +44,7 @@ class PassageOptions:
 
 @dataclass(frozen=True)
 class Passage:
-    """Paragraphs, or sentences of one, and their token ids, never more than the budget."""
+    """Paragraphs, or sentences of one, and their token ids, of which there are at most as many as the budget allows."""
 
     parts: Sequence[str]
     """The parts of its text, between which blank lines stand."""
@@ -68,22 +68,22 @@ class _Piece:
 
 
 def joints_of(options: PassageOptions, encode: Encode) -> Joints:
-    """Probe how the tokenizer handles blank lines, as far as passages need it: it encodes some hundreds of texts."""
+    """Probe the tokenizer's handling of blank lines, as far as passages need it, with some hundreds of texts."""
     return Joints(encode, passages_join=options.passage_unit == "paragraph")
 
 
 class PassageCutter:
-    """Cuts articles and counts what that cost.
+    """Cuts articles and counts the losses.
 
-    ``counts`` has ``sentences_cut`` (sentences that alone exceeded the budget and were cut between words, or inside a
-    word longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short),
+    ``counts`` has ``sentences_cut`` (sentences that exceeded the budget and were cut between words, or inside a word
+    longer than the budget), ``short_passages`` and ``short_passage_words`` (dropped for being too short), and
     ``words_after_leads`` (dropped by ``lead_sentences``).
 
     Args:
         options: Size of a passage.
-        encode: Token ids of each of several texts. Every paragraph is encoded once, and again only what
-            ``incremental_tokenization`` says; sentences only where a paragraph exceeds the budget.
-        joints: What is known of how ``encode`` takes blank lines (:func:`joints_of`); it is found out where not given.
+        encode: Returns the token ids of each of several texts. Every paragraph is encoded once, and again only as far
+            as ``incremental_tokenization`` requires; sentences are encoded only if a paragraph exceeds the budget.
+        joints: The handling of blank lines by ``encode`` (:func:`joints_of`), which is probed if not given.
     """
 
     def __init__(self, options: PassageOptions, encode: Encode, joints: Joints | None = None) -> None:
@@ -91,7 +91,9 @@ class PassageCutter:
         self._encode = encode
         self._joints = joints or joints_of(options, encode)
         self._budget = options.max_passage_tokens
-        self._language = self._sample = ""  # of the article, and its beginning, from which the language is guessed
+        self._language = self._sample = (
+            ""  # language of the article, and its beginning, from which the language is guessed
+        )
         self._words_matter = bool(options.max_passage_words) or options.passage_unit == "lead_sentences"
         self.counts: Counter[str] = Counter()
 
@@ -118,7 +120,7 @@ class PassageCutter:
         return found
 
     def _smaller(self, text: str) -> list[Passage]:
-        """Tokens were counted piece by piece; where more arise across the seams, cut with a smaller budget."""
+        """Cut again with a smaller budget, for text whose joined pieces have more tokens than counted separately."""
         budget = self._budget
         self._budget = max(budget - 1 - budget // 8, _LEAST_BUDGET)
         passages = self._passages(text.split(PARAGRAPH_BREAK))
@@ -126,10 +128,10 @@ class PassageCutter:
         return passages
 
     def _drafts(self, paragraphs: Sequence[str], measured: Sequence[int]) -> list[str | range]:
-        """Return what each passage is made of: whole paragraphs, of so many tokens each, or a text inside one."""
+        """Return the parts of each passage: whole paragraphs with given token counts, or a text inside one."""
         drafts: list[str | range] = []
-        first = -1  # of the paragraphs that are merged
-        tokens = words = 0  # of them
+        first = -1  # first of the merged paragraphs
+        tokens = words = 0  # of the merged paragraphs
         between = self._joints.break_tokens
         merges = self._options.passage_unit == "paragraph"
         for number, own in enumerate(measured):
@@ -149,7 +151,7 @@ class PassageCutter:
         return drafts
 
     def _inside(self, paragraph: str, words: int) -> list[str]:
-        """Passages inside a paragraph that exceeds the budget."""
+        """Return the passages inside a paragraph that exceeds the budget."""
         if self._options.passage_unit == "lead_sentences":
             lead = self._lead(paragraph)
             self.counts["words_after_leads"] += words - lead.words
@@ -160,7 +162,7 @@ class PassageCutter:
         return [stripped for text in texts if (stripped := text.strip())]
 
     def _lead(self, paragraph: str) -> _Piece:
-        """Take whole sentences from a paragraph's beginning up to the budget; none where the first exceeds it."""
+        """Take whole sentences from a paragraph's beginning up to the budget; none if the first exceeds it."""
         lead = _Piece("", 0, 0)
         for sentence in self._measure(self._sentences(paragraph)):
             longer = _Piece(lead.text + sentence.text, lead.tokens + sentence.tokens, lead.words + sentence.words)
@@ -219,7 +221,7 @@ class PassageCutter:
         return self._fill(self._measure(words))
 
     def _fill(self, pieces: Sequence[_Piece]) -> list[_Piece]:
-        """Join pieces of one paragraph, which bring their white space along, up to the budget."""
+        """Join pieces of one paragraph, which include their white space, up to the budget."""
         filled: list[list[_Piece]] = []
         tokens = words = 0
         for piece in pieces:
@@ -236,7 +238,7 @@ class PassageCutter:
 
 
 def _slices(word: str, width: int) -> list[str]:
-    """Cut a word into slices of at most ``width`` characters, between grapheme clusters where these are shorter."""
+    """Cut a word into slices of at most ``width`` characters, between grapheme clusters if these are shorter."""
     slices = [""]
     for cluster in _GRAPHEME_CLUSTER.findall(word):
         if len(slices[-1]) + len(cluster) <= width:

@@ -1,7 +1,7 @@
-"""Texts to token ids: gigatoken where it is installed and agrees with Hugging Face, else Hugging Face's tokenizers.
+"""Encode texts with gigatoken if it is installed and agrees with Hugging Face, otherwise with Hugging Face tokenizers.
 
-gigatoken encodes 20 to 30 million tokens a second on one core, Hugging Face 0.3 to 0.5. Its ids are the same or it is
-not used: it is compared on hard cases when it is loaded, and on one text in some thousands for as long as it works.
+gigatoken encodes 20 to 30 million tokens per second on one core, Hugging Face 0.3 to 0.5 million. It is used only while
+its ids are the same: it is compared on hard cases when it is loaded, and on one of some thousand texts during the work.
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ HARD_CASES = (
 
 
 class TextEncoder:
-    """Texts to token ids, without special tokens of their own. Can be pickled.
+    """Encodes texts to token ids without adding special tokens. Can be pickled.
 
     Args:
         directory: Folder of a Hugging Face tokenizer.
-        backend: ``gigatoken``; ``huggingface``; or ``auto``, which is gigatoken where it is installed and agrees with
-            Hugging Face, and says on stderr where not.
+        backend: ``gigatoken``; ``huggingface``; or ``auto``, which is gigatoken if it is installed and agrees with
+            Hugging Face, and otherwise reports on stderr why not.
 
     Raises:
-        BadInput: The directory holds no fast tokenizer, or gigatoken was asked for and is missing or disagrees.
+        BadInput: The directory holds no fast tokenizer, or gigatoken was requested and is missing or disagrees.
     """
 
     def __init__(self, directory: str, backend: TokenizerBackend = "auto") -> None:
-        # One worker is one process; threads inside it would only compete, and forked ones would hang.
+        # Each worker is a process; threads inside it would only compete, and forked threads would hang.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.sha256 = tokenizer_sha256(directory)
         self.name = Path(directory).resolve().name
@@ -90,7 +90,7 @@ class TextEncoder:
         return type(self), self._arguments
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Encode every text to uint32 ids. Raises :class:`BadInput` when gigatoken proves wrong on the way."""
+        """Encode every text to uint32 ids. Raise :class:`BadInput` if a comparison shows that gigatoken is wrong."""
         if self._gigatoken is None:
             return self._encode_hf(texts)
         ids = self._gigatoken.encode(texts, self._encode_hf)
@@ -105,7 +105,7 @@ class TextEncoder:
         return ids
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of every text."""
+        """Return the number of tokens of every text."""
         return [len(ids) for ids in self.encode(texts)]
 
     def _encode_hf(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -116,7 +116,7 @@ class TextEncoder:
         ]
 
     def _take_gigatoken(self, loaded: HFTokenizer, backend: TokenizerBackend) -> None:
-        """Encode with gigatoken where it agrees on the hard cases; where it was asked for, refuse what it cannot."""
+        """Use gigatoken if it agrees on the hard cases; if it was requested explicitly, raise if it does not."""
         try:
             version = f"gigatoken {metadata.version('gigatoken')}"
             import gigatoken as _  # noqa: F401
@@ -133,7 +133,7 @@ class TextEncoder:
             same = [np.array_equal(ids, expected) for ids, expected in pairs]
             differs = [text for text, is_same in zip(HARD_CASES, same, strict=True) if not is_same]
             complaint = f"differs from Hugging Face on {differs[0][:60]!r}" if differs else ""
-        except Exception as error:  # its Rust raises RuntimeError, ValueError and others for what it does not know
+        except Exception as error:  # its Rust code raises RuntimeError, ValueError and others for unknown tokenizers
             complaint = f"cannot load it ({' '.join(str(error).split())})"
         if not complaint:
             self._gigatoken, self.backend = fast, version
@@ -151,11 +151,11 @@ Encode = Callable[[Sequence[str]], list[np.ndarray]]
 class _Gigatoken:
     """gigatoken's encoder of one tokenizer, in bounded memory.
 
-    gigatoken wants a token for every byte. Vocabularies that lack some (SmolLM2 lacks control characters) get tokens
-    above all others for them; a text in which such a token comes out is left to Hugging Face.
+    gigatoken requires a token for every byte. Vocabularies that lack some (SmolLM2 lacks control characters) get extra
+    tokens above all others; a text that produces such a token is encoded by Hugging Face.
 
     Raises:
-        Exception: Of gigatoken, for a tokenizer that it does not know.
+        Exception: Raised by gigatoken for an unknown tokenizer.
     """
 
     def __init__(self, loaded: HFTokenizer) -> None:
@@ -183,7 +183,7 @@ class _Gigatoken:
 
 
 def highest_id(tokenizer: Tokenizer) -> int:
-    """Return the highest id that a tokenizer knows; with gaps in the vocabulary it exceeds the number of entries."""
+    """Return a tokenizer's highest id, which exceeds the number of entries if the vocabulary has gaps."""
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if all(map(tokenizer.id_to_token, range(size))):
         return size - 1
@@ -191,9 +191,9 @@ def highest_id(tokenizer: Tokenizer) -> int:
 
 
 def _with_every_byte(loaded: HFTokenizer) -> tuple[str, int]:
-    """Add a token for every byte to a byte-level ``tokenizer.json``; return it and the lowest id of the new ones.
+    """Add a token for every missing byte to a byte-level ``tokenizer.json``; return it and the lowest new id.
 
-    The id is 0 where there are no new ones.
+    The id is 0 if there are no new tokens.
     """
     lacking = [byte for byte in pre_tokenizers.ByteLevel.alphabet() if loaded.tokenizer.token_to_id(byte) is None]
     if not lacking or '"ByteLevel"' not in loaded.definition:

@@ -1,4 +1,4 @@
-"""Constructs that begin with ``<``: comments, HTML tags and extension tags."""
+"""Scan constructs that begin with ``<``: comments, HTML tags and extension tags."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def angle(scan: Scan) -> None:
 
 
 def _reference(scan: Scan) -> bool:
-    """``<ref …>`` at the position: it goes with its content. False if it is another tag, or broken."""
+    """Drop a ``<ref …>`` at the position with its content; return False if it is another tag, or broken."""
     data = scan.source.data
     end = scan.position + len("<ref")
     if end >= scan.end or data[end] not in "> \t\n/":
@@ -80,7 +80,7 @@ def _reference(scan: Scan) -> bool:
     if data[end - 1] != "/":
         if scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
             scan.position = scan.closing_end
-        else:  # the end is missing: what follows the line, or a heading, is no part of the note
+        else:  # the end is missing, so the note ends at the end of the line or at a heading
             scan.position = scan.line_end(scan.position)
     if not scan.frames.dropping:
         scan.out.push(DROPPED)
@@ -92,7 +92,7 @@ def _comment(scan: Scan) -> None:
     start = scan.position
     scan.position = scan.comment_end()
     begins_line = start == 0 or data[start - 1] == "\n"
-    if begins_line and scan.position < scan.end and data[scan.position] == "\n":  # its line goes with it
+    if begins_line and scan.position < scan.end and data[scan.position] == "\n":  # its line is dropped with it
         scan.position += 1
         scan.at_line_start = True
     elif not scan.frames.dropping and scan.out.size and scan.out.data[scan.out.size - 1] in "([（":
@@ -100,7 +100,7 @@ def _comment(scan: Scan) -> None:
 
 
 def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int) -> bool:
-    """Do what the tag, whose attributes are in ``[start:end]``, asks for; false if it is none."""
+    """Apply the tag, whose attributes are in ``[start:end]``; return False if it is not a tag."""
     action = tags.ACTIONS.get(name, tags.UNKNOWN)
     frames = scan.frames
     if action == tags.OPAQUE:
@@ -124,12 +124,12 @@ def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int
 
 
 def _is_hidden(scan: Scan, start: int, end: int) -> bool:
-    """Return whether the attributes in ``[start:end]`` say that nobody sees the content."""
+    """Return whether the attributes in ``[start:end]`` hide the content."""
     return end - start > _SHORTEST_HIDING and tags.HIDDEN.search(scan.source.text(start, end)) is not None
 
 
 def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attributes_end: int) -> None:
-    """Drop a tag whose content is no wikitext, or keep the content as it is."""
+    """Drop a tag whose content is not wikitext, or keep the content unchanged."""
     content_start = scan.position
     if name == "gallery" and scan.keeps_galleries and not scan.frames.dropping:
         _gallery(scan, alone)
@@ -168,7 +168,7 @@ def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attri
 
 
 def _literal(scan: Scan, text: str) -> None:
-    """Put out text that is not cleaned up; its lines are lines of the page."""
+    """Emit text that is not cleaned up; its lines are lines of the page."""
     if text:
         broken = text.replace("\n", f"{LITERAL_END}\n{LITERAL}")
         scan.out.write(f"{LITERAL}{broken}{LITERAL_END}")
@@ -179,7 +179,7 @@ def _unescaped(scan: Scan, start: int, end: int) -> str:
 
 
 def _gallery(scan: Scan, alone: bool) -> None:
-    """Its captions become list items; :func:`megatron_pz.wikitext.scanner.lines.begin_line` takes the files off."""
+    """Turn a gallery's captions into list items; :func:`~megatron_pz.wikitext.scanner.lines.begin_line` drops files."""
     if alone:
         return
     scan.out.write(PARAGRAPH)
@@ -200,7 +200,7 @@ def _tag_in_dropped(scan: Scan, name: str, closing: bool, alone: bool) -> None:
 
 
 def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
-    """Open or close raised and lowered text, and the end of hidden text."""
+    """Open or close raised, lowered and hidden text."""
     frames = scan.frames
     if not closing:
         if not alone:

@@ -1,6 +1,6 @@
-"""Templates: ``{{name|field|name=field}}``, and parameters ``{{{name|default}}}`` of a page that is one itself.
+"""Scan templates ``{{name|field|name=field}}``, and parameters ``{{{name|default}}}`` of a page that is a template.
 
-And on wikis with language variants ``-{variant:text;…}-``.
+On wikis with language variants, also scan ``-{variant:text;…}-``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_SET = 1000
 
 
 def open_braces(scan: Scan) -> None:
-    """Two or more ``{`` at the position."""
+    """Scan two or more ``{`` at the position."""
     run = scan.run()
     frames = scan.frames
     if (run == 2 or scan.is_word(scan.position, "{{{!}}")) and table_sign(scan):
@@ -61,7 +61,7 @@ def open_braces(scan: Scan) -> None:
 
 
 def _name_end(scan: Scan) -> int:
-    """Where the name ends if it is plain text, else -1: then it is known at the first ``|`` or the end."""
+    """Return the end of the name if it is plain text, else -1; it is then known at the first ``|`` or the end."""
     data = scan.source.data
     index = scan.position
     last = min(scan.end, index + _LONGEST_NAME)
@@ -76,7 +76,7 @@ def _name_end(scan: Scan) -> int:
 
 
 def _is_nested_set(scan: Scan, start: int) -> bool:
-    """Return whether the ``{{`` whose name ends at ``start`` is text, as in ``{{1}, {2}}``: no name holds braces."""
+    """Return whether the ``{{`` whose name ends at ``start`` is text, as in ``{{1}, {2}}``: names have no braces."""
     data = scan.source.data
     if data[start] != "}" or scan.follows(start, "}", "}") or scan.frames.innermost(TEMPLATE) >= 0:
         return False
@@ -93,7 +93,7 @@ def _is_nested_set(scan: Scan, start: int) -> bool:
 
 
 def begins_variant(scan: Scan) -> bool:
-    """Return whether the ``{`` at the position follows a ``-`` that makes it ``-{``, not a template's behind a dash."""
+    """Return whether the ``{`` at the position forms ``-{`` with a preceding ``-``, and not a template after a dash."""
     out = scan.out
     start = scan.position
     return (
@@ -108,14 +108,14 @@ def begins_variant(scan: Scan) -> bool:
 
 
 def open_variant(scan: Scan) -> None:
-    """Open a variant at the ``{`` of ``-{``: both stay in front of the content until its end shows that it is one."""
+    """Open a variant at the ``{`` of ``-{``; both characters stay in the output until its end confirms the variant."""
     scan.position += 1
     scan.out.push("{")
     scan.frames.push(VARIANT)
 
 
 def _close_variant(scan: Scan) -> bool:
-    """Try a single ``}`` at the position: whether it is that of a ``}-`` and ended anything."""
+    """Scan a single ``}`` at the position; return whether it belongs to a ``}-`` that ended a variant."""
     frames = scan.frames
     if not scan.follows(scan.position, "}", "-") or (frames.dropping and frames.kind != VARIANT):
         return False
@@ -132,7 +132,7 @@ def _close_variant(scan: Scan) -> bool:
 
 
 def close_braces(scan: Scan) -> None:
-    """One or more ``}`` at the position."""
+    """Scan one or more ``}`` at the position."""
     run = scan.run()
     frames = scan.frames
     if run == 1 and scan.has_variants and _close_variant(scan):
@@ -162,7 +162,7 @@ def close_braces(scan: Scan) -> None:
 
 
 def _close_parameter(scan: Scan) -> None:
-    """Show a parameter's default; one without is a hole."""
+    """Show a parameter's default, or a hole without one."""
     frame = scan.frames.top()
     out = scan.out
     if frame.bar < 0:
@@ -192,7 +192,7 @@ def _close_template(scan: Scan) -> None:
 
 
 def _name_and_mark(scan: Scan, text: str) -> tuple[str, str]:
-    """Find the name of a template that shows text, or the mark of another; the dump explains what no table knows."""
+    """Find the name of a template that shows text, or the mark of another; the dump supplies unknown templates."""
     known = scan.known_names.get(text)
     if known is None:
         known = templates.name_and_mark(text, scan.keeps_infoboxes, scan.language)
@@ -210,7 +210,7 @@ def _stands_alone(scan: Scan, start: int) -> bool:
 
 
 def template_bar(scan: Scan) -> None:
-    """Scan a ``|`` inside a template: the first one tells what the template is."""
+    """Scan a ``|`` inside a template; the first one completes its name."""
     frames = scan.frames
     frame = frames.top()
     out = scan.out
@@ -228,7 +228,7 @@ def template_bar(scan: Scan) -> None:
 
 
 def _begins_list(scan: Scan) -> bool:
-    """Return whether a list's first item stands at the position, behind a ``|``: the next line has another one."""
+    """Return whether a list begins at the position, after a ``|``: the next line has another item."""
     data = scan.source.data
     if scan.position >= scan.end or data[scan.position] not in "*#":
         return False
@@ -237,7 +237,7 @@ def _begins_list(scan: Scan) -> bool:
 
 
 def equals(scan: Scan) -> None:
-    """Scan a ``=`` inside a template: a field's first one ends its name."""
+    """Scan a ``=`` inside a template; the first one in a field ends its name."""
     frame = scan.frames.top()
     scan.position += 1
     last = len(frame.equals) - 1

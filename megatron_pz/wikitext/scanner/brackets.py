@@ -1,4 +1,4 @@
-"""Links: ``[[target|label]]`` and ``[http://… label]``."""
+"""Scan links: ``[[target|label]]`` and ``[http://… label]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_LIST = 1000
 
 
 def open_bracket(scan: Scan) -> None:
-    """One or more ``[`` at the position."""
+    """Scan one or more ``[`` at the position."""
     run = scan.run()
     frames = scan.frames
     if frames.dropping:
@@ -37,9 +37,9 @@ def open_bracket(scan: Scan) -> None:
 
 
 def _is_nested_list(scan: Scan, start: int) -> bool:
-    """Return whether the ``[[`` before ``start`` is text, as in ``[[1, 2], [3, 4]]``: no link's target holds brackets.
+    """Return whether the ``[[`` before ``start`` is text, as in ``[[1, 2], [3, 4]]``: link targets have no brackets.
 
-    Where they are not balanced, they are a link's that lost one.
+    Unbalanced brackets belong to a link that lost one.
     """
     data = scan.source.data
     last = min(scan.end, start + _LONGEST_LIST)
@@ -75,7 +75,7 @@ def _open_external(scan: Scan) -> None:
 
 
 def close_bracket(scan: Scan) -> None:
-    """One or more ``]`` at the position."""
+    """Scan one or more ``]`` at the position."""
     frames = scan.frames
     run = scan.run()
     if frames.dropping:
@@ -125,16 +125,16 @@ def close_dropped(scan: Scan, run: int) -> None:
 
 
 def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
-    """Choose the mark of a template that shows no text: an unknown one that is a block of its own leaves no hole.
+    """Choose the mark of a template that shows no text; an unknown template that is a separate block leaves no hole.
 
-    It is one where it begins its line and goes on over several, or has bold text directly behind it, as boxes in
-    front of an article's first sentence have. One that holds a citation is a note.
+    A template is a block if it begins its line and spans several lines, or if bold text follows directly, as after
+    boxes in front of an article's first sentence. A template that holds a citation is a note.
 
     Args:
         scan: The scan.
-        frame: The template's.
-        mark: What it leaves in running text.
-        end: Where it ends in the source.
+        frame: The frame of the template.
+        mark: The mark that it leaves in running text.
+        end: The end of the template in the source.
     """
     if mark != UNKNOWN:
         return mark or DROPPED
@@ -153,7 +153,7 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
 
 
 def _holds_citation(scan: Scan, start: int, end: int) -> bool:
-    """Return whether the source of a template holds a citation, as that of a note does."""
+    """Return whether the source of a template holds a citation, like that of a note."""
     while True:
         start = scan.source.find("{", start + 2, end)
         if start >= end:
@@ -163,7 +163,7 @@ def _holds_citation(scan: Scan, start: int, end: int) -> bool:
 
 
 def _close_external(scan: Scan) -> None:
-    """Keep the label; an address alone shows nothing."""
+    """Keep the label of an external link; an address without a label shows nothing."""
     frames = scan.frames
     out = scan.out
     frame = frames.pop()
@@ -176,7 +176,7 @@ def _close_external(scan: Scan) -> None:
 
 
 def _close_link(scan: Scan) -> None:
-    """Keep the label, or show the target; :func:`bar` has dropped a link with a label that shows nothing."""
+    """Keep the label, or show the target. :func:`bar` has already dropped silent links with a label."""
     frames = scan.frames
     out = scan.out
     frame = frames.top()
@@ -215,7 +215,7 @@ def _is_blank(scan: Scan, start: int) -> bool:
 
 
 def bar(scan: Scan) -> None:
-    """Scan a ``|`` inside a link: the first one ends its target."""
+    """Scan a ``|`` inside a link; the first one ends its target."""
     frame = scan.frames.top()
     out = scan.out
     scan.position += 1
@@ -229,7 +229,7 @@ def bar(scan: Scan) -> None:
 
 
 def _has_colon(scan: Scan, frame: Frame) -> bool:
-    """Return whether the target has a ``:``, as one with a namespace must."""
+    """Return whether the target has a ``:``, which a namespace requires."""
     data = scan.out.data
     index = frame.start
     while index < scan.out.size and data[index] != ":":

@@ -1,7 +1,7 @@
-"""A growing sequence of code points: a C array where compiled, a list of one-character strings where interpreted.
+"""A growing sequence of code points: a C array if compiled, a list of one-character strings if interpreted.
 
-This is the one class with two forms. Everything above it reads and writes ``buffer.data[index]`` and
-``buffer.size``, and compares what it reads with one-character strings.
+This is the only class with two forms. All other code reads and writes ``buffer.data[index]`` and ``buffer.size``, and
+compares the data with one-character strings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from megatron_pz.wikitext.marks import INVISIBLE
 
 try:
     import cython
-except ImportError:  # the interpreted form needs nothing of Cython
+except ImportError:  # the interpreted form does not use Cython
     from megatron_pz.wikitext import no_cython as cython
 
 
@@ -64,13 +64,13 @@ class Buffer:
             self.size += length
 
     def truncate(self, size: int) -> None:
-        """Keep the first ``size`` code points."""
+        """Drop all but the first ``size`` code points."""
         if not cython.compiled:
             del self.data[size:]
         self.size = size
 
     def remove(self, start: int, end: int) -> None:
-        """Take out ``[start:end]``; what follows moves down."""
+        """Remove ``[start:end]`` and move the rest down."""
         if cython.compiled:
             move(self.data, start, end, self.size - end)  # type: ignore[name-defined] # noqa: F821
         else:
@@ -78,7 +78,7 @@ class Buffer:
         self.size -= end - start
 
     def text(self, start: int, end: int) -> str:
-        """``[start:end]`` as a string."""
+        """Return ``[start:end]`` as a string."""
         if end <= start:
             return ""
         if cython.compiled:
@@ -86,7 +86,7 @@ class Buffer:
         return "".join(self.data[start:end])
 
     def find(self, character: str, start: int, end: int) -> int:
-        """Where in ``[start:end]`` the character stands first; the larger of the two where it does not."""
+        """Return the first index of the character in ``[start:end]``, or the larger of the two if there is none."""
         if cython.compiled:
             return find_in(self.data, character, start, end)  # type: ignore[name-defined] # noqa: F821
         try:
@@ -102,7 +102,7 @@ class Buffer:
 
 
 def visible_text(text: str) -> Buffer:
-    """Fill a buffer with the text less what :data:`~megatron_pz.wikitext.marks.INVISIBLE` matches."""
+    """Fill a buffer with the text, except matches of :data:`~megatron_pz.wikitext.marks.INVISIBLE`."""
     buffer = Buffer(len(text) + 1)
     buffer.write(text)
     if cython.compiled and not may_hide(text):  # type: ignore[name-defined] # noqa: F821

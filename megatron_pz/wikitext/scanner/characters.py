@@ -1,4 +1,4 @@
-"""Kinds of characters. Those below U+0300 are looked up in a table, which costs no wrong guess at every space."""
+"""Classify characters. A table holds those below U+0300, which avoids a branch misprediction at every space."""
 
 from __future__ import annotations
 
@@ -19,53 +19,53 @@ def _kinds_of(character: str) -> int:
 
 
 _TABLE = bytes(_kinds_of(chr(code)) for code in range(_KNOWN))
-_kinds = _TABLE  # a C array where compiled
+_kinds = _TABLE  # a C array if compiled
 
 
 def is_text(character: str) -> bool:
-    """Return whether it can neither begin nor end markup."""
+    """Return whether the character can neither begin nor end markup."""
     code = ord(character)
     return code >= _KNOWN or _kinds[code] & _TEXT != 0
 
 
 def is_skipped(character: str) -> bool:
-    """Return whether it does not matter inside dropped content."""
+    """Return whether the character is irrelevant inside dropped content."""
     code = ord(character)
     return code >= _KNOWN or _kinds[code] & _SKIPPED != 0
 
 
 def is_plain(character: str) -> bool:
-    """Return whether it is a letter or digit of ASCII."""
+    """Return whether the character is an ASCII letter or digit."""
     code = ord(character)
     return code < _KNOWN and _kinds[code] & _PLAIN != 0
 
 
 def is_prose(character: str) -> bool:
-    """Return whether it stays as it is behind a letter or digit, even with a space or more of its kind between them."""
+    """Return whether the character is copied unchanged after a letter or digit, even with such characters between."""
     code = ord(character)
     return code < _KNOWN and _kinds[code] & _PROSE != 0
 
 
 def is_opening(character: str) -> bool:
-    """Return whether it opens a parenthesis."""
+    """Return whether the character opens a parenthesis."""
     return character in "(（［〔【﹙"
 
 
 def is_closing(character: str) -> bool:
-    """Return whether it closes a parenthesis."""
+    """Return whether the character closes a parenthesis."""
     return character in ")）］〕】﹚"
 
 
 def is_separator(character: str) -> bool:
-    """Return whether it is a comma, a semicolon or a middle dot, of any script, that stands between two items."""
+    """Return whether the character is a comma, semicolon or middle dot of any script, which separates items."""
     return character in ",;，、；・､･،؛፣፤၊᠂߸"
 
 
 def is_letter(character: str) -> bool:
-    """Return whether it is one of a … z, A … Z."""
+    """Return whether the character is one of a … z, A … Z."""
     return "a" <= character <= "z" or "A" <= character <= "Z"
 
 
 def is_white(character: str) -> bool:
-    """White space of any width."""
+    """Return whether the character is white space of any width."""
     return character in "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" or "\u2000" <= character <= "\u200a"

@@ -1,4 +1,4 @@
-"""Sections that close an article (references, links, literature), recognized by heading and content."""
+"""Drop sections that close an article (references, links, literature), recognized by heading and content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LETTERS_OF_A_WIDE_SIGN = 3
 
 
 def section_end(scan: Scan, level: int) -> int:
-    """Where the next heading of this level or a higher one begins, behind a line break; the source's size if none."""
+    """Return the start, after a line break, of the next heading of this or a higher level, or the source's size."""
     data = scan.source.data
     index = scan.position
     while index < scan.size:
@@ -58,12 +58,12 @@ def may_hold_prose(scan: Scan, end: int) -> bool:
 
 
 def begin_closing_section(scan: Scan, level: int) -> None:
-    """Note that a closing section of this level begins in the output."""
+    """Record that a closing section of this level begins in the output."""
     scan.closing_sections[level] = scan.out.size
 
 
 def end_closing_sections(scan: Scan, level: int) -> None:
-    """Drop the closing sections of this level and deeper ones that have ended, unless they turned out to be prose."""
+    """Drop the closing sections of this and deeper levels that have ended, unless they turned out to be prose."""
     deeper = _DEEPEST
     while deeper >= level:
         start = scan.closing_sections[deeper]
@@ -77,8 +77,8 @@ def end_closing_sections(scan: Scan, level: int) -> None:
 def _is_apparatus(out: Buffer, start: int) -> bool:
     """Return whether the output from ``start`` on holds lists and references rather than prose.
 
-    It does if lists and lines that look like citations have more letters than prose. Citations are looked for by a
-    pattern, which is slow: in the longest lines first, and only until they cannot change the answer.
+    This is so if lists and lines that look like citations have more letters than prose. Citations are matched by a slow
+    pattern, in the longest lines first, and only until they cannot change the answer.
     """
     data = out.data
     prose = listed = 0
@@ -96,7 +96,7 @@ def _is_apparatus(out: Buffer, start: int) -> bool:
                 lines.append((-letters, start, end))
         start = end + 1
     lines.sort()
-    certain = 0  # letters of the lines that are no citations
+    certain = 0  # letters of the lines that are not citations
     for letters, start, end in lines:
         if prose < _LEAST_PROSE or prose <= listed:
             return True

@@ -1,4 +1,4 @@
-"""The scanner's output with a stack of frames over it: constructs whose end has not been reached."""
+"""The scanner's output and a stack of frames: constructs whose end has not been reached."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ articles stay far below it, and MediaWiki has such a limit too (``$wgMaxTemplate
 _LONGEST_CONTEXT = 12
 """Characters in front of a construct that its rendering may depend on."""
 
-# Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>, -{…}-; and none at all.
+# Kinds of frames: {{…}}, [[…]], [http://…], an HTML tag with its end, {|…|}, <gallery>, -{…}-; and no frame.
 NONE, TEMPLATE, LINK, EXTERNAL, TAG, TABLE, GALLERY, VARIANT = range(8)
 
 
@@ -25,33 +25,33 @@ class Frame:
 
     def open(self, kind: int, start: int, dropped: bool) -> None:
         self.kind = kind
-        self.start = start  # size of the output when it opened: its content begins there
-        self.dropped = dropped  # its content is not put out
-        self.mark = ""  # what a template leaves that shows no text
-        self.source_start = 0  # where in the source a template begins
-        self.name = ""  # a tag's name, or a template's as templates.name_and_mark gives it
+        self.start = start  # size of the output when it opened, the start of its content
+        self.dropped = dropped  # its content is not emitted
+        self.mark = ""  # mark of a template that shows no text
+        self.source_start = 0  # start of a template in the source
+        self.name = ""  # name of a tag, or of a template as returned by templates.name_and_mark
         self.braces = 2
-        self.nested = 0  # brackets of the frame's own kind open inside, counted where content is dropped
-        self.single = 0  # single brackets open inside, counted where content is dropped
+        self.nested = 0  # open brackets of the frame's own kind inside it, counted if content is dropped
+        self.single = 0  # open single brackets inside it, counted if content is dropped
         self.bar = -1  # size of the output at the first "|" of a link or template, or of a table's cell
         self.last_bar = -1
         if kind == TEMPLATE and not dropped:
             self.fields: list[int] = []  # size of the output at every "|"
-            self.equals: list[int] = []  # and for every field at its first "=", or -1
+            self.equals: list[int] = []  # size of the output at the first "=" of every field, or -1
 
 
 class Frames:
-    """The output and the open frames. Closing a frame replaces its content by what the construct shows."""
+    """The output and the open frames. Closing a frame replaces its content by the text of the construct."""
 
     def __init__(self, room: int) -> None:
         self.out = Buffer(room)
         self.stack = [Frame() for _ in range(MAX_DEPTH + 1)]
         self.depth = 0
-        self.kind = NONE  # of the innermost frame, and whether it drops its content
+        self.kind = NONE  # kind of the innermost frame, and whether it drops its content
         self.dropping = False
 
     def top(self) -> Frame:
-        """Return the innermost frame; there must be one."""
+        """Return the innermost frame, which must exist."""
         return self.stack[self.depth - 1]
 
     def push(self, kind: int, dropped: bool = False) -> Frame:
@@ -64,7 +64,7 @@ class Frames:
         return frame
 
     def pop(self) -> Frame:
-        """Take the innermost frame off; its content stays."""
+        """Remove the innermost frame; its content stays."""
         self.depth -= 1
         frame = self.stack[self.depth]
         if self.depth:
@@ -75,7 +75,7 @@ class Frames:
         return frame
 
     def drop_content(self) -> None:
-        """From now on the innermost frame drops its content, and what it has goes."""
+        """Drop the innermost frame's content, both present and future."""
         frame = self.top()
         frame.dropped = self.dropping = True
         self.out.truncate(frame.start)
@@ -87,7 +87,7 @@ class Frames:
         self.out.write(shown)
 
     def abandon_from(self, depth: int) -> None:
-        """Give up the frames from ``depth`` on, whose ends are missing: kept content stays, dropped content is gone.
+        """Abandon the frames from ``depth`` on, whose ends are missing; kept content stays, dropped content is lost.
 
         Of a link, the text after its last ``|`` stays.
         """
@@ -99,9 +99,9 @@ class Frames:
                 self.out.remove(frame.start, frame.last_bar)
 
     def innermost(self, kind: int, name: str = "") -> int:
-        """Depth of the innermost frame of this kind (and name) that may end here, or -1.
+        """Return the depth of the innermost frame of this kind (and name) that may end here, or -1.
 
-        Only a template's end reaches across everything; other ends do not leave the template or table they are in.
+        Only a template's end crosses all frames; other ends stay within their template or table.
         """
         depth = self.depth - 1
         while depth >= 0:
@@ -114,7 +114,7 @@ class Frames:
         return -1
 
     def before(self) -> str:
-        """Return a few characters in front of the innermost frame, from inside the field of the frame around it."""
+        """Return a few characters in front of the innermost frame, within the field of the enclosing frame."""
         start = self.top().start
         floor = 0
         if self.depth > 1:
@@ -126,11 +126,11 @@ class Frames:
         return self.out.text(max(start - _LONGEST_CONTEXT, floor), start)
 
     def content(self) -> str:
-        """Return what the innermost frame holds so far."""
+        """Return the content of the innermost frame so far."""
         return self.out.text(self.top().start, self.out.size)
 
     def first_field(self) -> str:
-        """Return what stands before the innermost frame's first ``|``."""
+        """Return the text before the innermost frame's first ``|``."""
         frame = self.top()
         return self.out.text(frame.start, frame.bar if frame.bar >= 0 else self.out.size)
 

@@ -1,4 +1,4 @@
-"""Holes: places where a word was lost, because a template or an element was not understood."""
+"""Detect holes: places where a word was lost, because a template or an element was not understood."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _FIRST_UNSPACED = "\u1100"
 
 
 def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool, is_attached: bool) -> bool:
-    """Return whether the sentence lacks a word where something vanished between the output's end and ``following``.
+    """Return whether the sentence lacks a word because of a construct dropped between the output and ``following``.
 
-    A note or a whole part of a parenthesis that vanished leaves the sentence complete: where it stood directly behind
-    a word or the sentence's end, with a space or punctuation after it, or between the separators of a parenthesis.
-    A template that is known to show text is no note: behind a word, it was a part of that word.
+    The sentence is complete if the dropped construct was a note or a whole part of a parenthesis: directly after a word
+    or the sentence's end and before a space or punctuation, or between the separators of a parenthesis. A template that
+    is known to show text is not a note: after a word, it was a part of that word.
 
     Args:
         out: The paragraph so far.
-        floor: Where in it the present item begins.
-        mark: Of the hole.
+        floor: Start of the present item in ``out``.
+        mark: Mark of the hole.
         following: The next visible character, or a line break at the item's end.
-        is_spaced: White space stands before ``following``.
-        is_attached: Nothing stands between the hole and the text in front of it.
+        is_spaced: White space precedes ``following``.
+        is_attached: The hole directly follows the text in front of it.
     """
     last = out.data[out.size - 1] if out.size > floor else "\n"
     ends_part = is_separator(following) or is_closing(following)
@@ -64,7 +64,7 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
 
 
 def _is_prefix(out: Buffer, floor: int) -> bool:
-    """Return whether the output ends in a word of one letter that is written together with the next word."""
+    """Return whether the output ends in a word of one letter that is joined to the next word."""
     last = out.size - 1
     if last < floor or out.data[last] not in _PREFIXES:
         return False
@@ -72,12 +72,12 @@ def _is_prefix(out: Buffer, floor: int) -> bool:
 
 
 def _is_ratio(out: Buffer, floor: int) -> bool:
-    """Return whether a digit stands in front of the output's last character."""
+    """Return whether a digit precedes the output's last character."""
     return out.size > floor + 1 and out.data[out.size - 2].isdigit()
 
 
 def is_in_parenthesis(out: Buffer, floor: int) -> bool:
-    """Return whether a parenthesis is open, not far back in the item that begins at ``floor``."""
+    """Return whether a parenthesis was opened recently in the item that begins at ``floor``, and is still open."""
     data = out.data
     first = max(floor, out.size - _LONGEST_PARENTHESIS)
     index = out.size - 1
@@ -94,7 +94,7 @@ def is_in_parenthesis(out: Buffer, floor: int) -> bool:
 
 
 def holds_hole(text: Buffer, start: int, end: int) -> bool:
-    """Return whether ``text[start:end]`` holds the mark of a lost word other than a pronunciation."""
+    """Return whether ``text[start:end]`` contains the mark of a lost word other than a pronunciation."""
     data = text.data
     while start < end:
         if "\x10" <= data[start] <= "\x13":  # UNKNOWN … LOST
@@ -104,7 +104,7 @@ def holds_hole(text: Buffer, start: int, end: int) -> bool:
 
 
 def holds_word(text: Buffer, start: int, end: int) -> bool:
-    """Return whether ``text[start:end]`` holds a letter, a digit or a low line."""
+    """Return whether ``text[start:end]`` contains a letter, a digit or an underscore."""
     data = text.data
     while start < end:
         character = data[start]

@@ -1,4 +1,4 @@
-"""Constructs at the beginning and the end of a line: paragraphs, list items, headings, tables."""
+"""Scan constructs at the beginning and the end of a line: paragraphs, list items, headings, tables."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _ends_with_paragraph(frame: Frame) -> bool:
 
 
 def begin_line(scan: Scan) -> None:
-    """Scan what begins a line; the position is at its start."""
+    """Scan the beginning of a line, at whose start the position is."""
     data = scan.source.data
     start = scan.after_blanks(scan.position)
     scan.at_line_start = False
@@ -84,12 +84,12 @@ def begin_line(scan: Scan) -> None:
 
 
 def is_letter_of_text(character: str) -> bool:
-    """Return whether no markup begins with it at the start of a line; right for all letters."""
+    """Return whether the character begins no markup at the start of a line; exact for all letters."""
     return character >= "A" and character != "{" and character != "|"
 
 
 def _gallery_line(scan: Scan) -> None:
-    """``File:a.jpg|alt=text|caption``: an item with the caption."""
+    """Turn ``File:a.jpg|alt=text|caption`` into an item with the caption."""
     data = scan.source.data
     end = scan.position
     while end < scan.end and data[end] != "\n" and data[end] != "<":
@@ -129,7 +129,7 @@ def _list_item(scan: Scan, start: int) -> None:
 
 
 def _heading(scan: Scan) -> None:
-    """Begin a line between equals signs. Its text is scanned next, up to ``scan.end``; :func:`end_heading` follows."""
+    """Begin a heading between equals signs. Its text is scanned next, up to ``scan.end``, then :func:`end_heading`."""
     if scan.heading_level:
         return
     data = scan.source.data
@@ -161,7 +161,7 @@ def _heading(scan: Scan) -> None:
 
 
 def _heading_end(scan: Scan) -> int:
-    """Find the end of the line at the position, or the comment behind the heading's closing signs."""
+    """Find the end of the line at the position, or the comment after the heading's closing signs."""
     data = scan.source.data
     index = scan.position
     line_end = scan.source.find("\n", index, scan.size)
@@ -181,7 +181,7 @@ def _heading_end(scan: Scan) -> int:
 
 
 def end_heading(scan: Scan) -> None:
-    """Show a heading whose text has been scanned, or skip the section that it begins."""
+    """Emit a heading whose text has been scanned, or skip the section that it begins."""
     out = scan.out
     scan.frames.abandon_from(0)
     heading = " ".join(MARKS.sub("", out.text(scan.heading_start, out.size)).split())

@@ -1,8 +1,8 @@
-"""From the scanner's marked text to paragraphs: lines, white space, and the punctuation that dropped markup leaves.
+"""Turn the scanner's marked text into paragraphs: lines, white space, and the punctuation that dropped markup leaves.
 
-Consecutive lines of prose are one paragraph, as in MediaWiki; consecutive list items are one paragraph with an item a
-line; so are the rows of a table. Characters are pushed one by one, and one that follows dropped markup may take back
-what stands before it: so ``(; born 1950)`` and ``word ( ), next`` never come about.
+Consecutive lines of prose are one paragraph, as in MediaWiki. Consecutive list items, or rows of a table, are one
+paragraph with one item per line. Characters are pushed one by one, and a character after dropped markup may remove the
+characters before it, so that ``(; born 1950)`` and ``word ( ), next`` never occur.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from .holes import holds_hole, holds_word, is_hole, is_in_parenthesis
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
 
-# What waits for the next visible character: white space, a line break, a gap that dropped markup has left, and that
-# more of the same leftover character would go.
+# State pending until the next visible character: white space, a line break, a gap left by dropped markup, and whether
+# more of the same leftover character is dropped.
 CLOSED = "\0"
 NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
 
@@ -46,10 +46,10 @@ class Paragraphs:
 
     Args:
         marked: The scanner's text with its marks.
-        keeps_headings: Headings become paragraphs. One that nothing follows is dropped all the same.
+        keeps_headings: Headings become paragraphs. A heading without content is always dropped.
         keeps_holes: Sentences that lost a word stay.
-        language: Of the wiki, by whose rules sentences end.
-        dropped: Gets, by reason, how many sentences were dropped because a word of theirs was lost.
+        language: Language of the wiki, whose rules determine the ends of sentences.
+        dropped: Receives the number of sentences that were dropped because they lost a word, by reason.
     """
 
     def __init__(
@@ -62,26 +62,26 @@ class Paragraphs:
     ) -> None:
         self.marked = marked
         self.keeps_headings = keeps_headings
-        self.is_literal = False  # what is pushed is not cleaned up
-        self.has_literal = False  # the item holds text that is not cleaned up
+        self.is_literal = False  # pushed text is not cleaned up
+        self.has_literal = False  # the item has text that is not cleaned up
         self.gap_end = 0  # size of the item where a separator was pushed directly behind a gap
         self.literal_end = 0  # the same where text ended that is not cleaned up
         self.keeps_holes = keeps_holes
         self.language = language
         self.dropped = dropped
-        self.hole = CLOSED  # the mark of a hole about which the next visible character decides
-        self.is_attached = False  # nothing stands between that hole and the text in front of it
-        self.has_hole = False  # the item holds marks of holes
+        self.hole = CLOSED  # mark of a hole that the next visible character resolves
+        self.is_attached = False  # that hole directly follows the text in front of it
+        self.has_hole = False  # the item has marks of holes
         self.out = Buffer(self.marked.size + 64)  # the paragraph so far
-        self.floor = 0  # where in it the present item begins; nothing before it is ever taken back
-        self.kind = CLOSED  # mark of the paragraph that is open, a space for prose
-        self.level = 0  # of a heading
+        self.floor = 0  # start of the present item in it; nothing before it is ever removed
+        self.kind = CLOSED  # mark of the open paragraph, a space for prose
+        self.level = 0  # level of a heading
         self.pending = NOTHING
-        self.eaten = CLOSED  # the leftover character of which more would go
-        self.may_compose = False  # the paragraph may not be in Unicode's normal form
-        self.has_angle = False  # the item may hold <ref
+        self.eaten = CLOSED  # the leftover character whose repetitions are dropped
+        self.may_compose = False  # the paragraph may need Unicode normalization
+        self.has_angle = False  # the item may contain <ref
         self.found: list[str] = []
-        self.levels: dict[int, int] = {}  # of the headings in it, by index
+        self.levels: dict[int, int] = {}  # levels of the headings, by index
 
     def all(self) -> list[str]:
         """Return the paragraphs in order, none empty."""
@@ -108,11 +108,11 @@ class Paragraphs:
         return without_empty_sections(self.found, self.levels) if self.levels else self.found
 
     def _goes_on(self) -> bool:
-        """Return whether prose is open whose last sentence has not ended."""
+        """Return whether the open paragraph is prose whose last sentence has not ended."""
         return self.kind == " " and (self._last().isalnum() or is_separator(self._last()))
 
     def _line(self, start: int, first: int, end: int, is_apart: bool) -> bool:
-        """Add a line; ``first`` is its first character that shows. Whether the next line stands apart from it."""
+        """Add a line with the first visible character ``first``; return whether the next line is separate from it."""
         data = self.marked.data
         mark = data[first]
         if mark == HEADING:
@@ -160,7 +160,7 @@ class Paragraphs:
         self.gap_end = self.literal_end = -1
 
     def _end_item(self) -> None:
-        """Close the item; one without a word goes, its dash and its line break with it, but a line of code stays."""
+        """Close the item. Drop an item without a word, with its dash and its line break, but keep a line of code."""
         out = self.out
         if self.hole != CLOSED:
             self._settle_hole("\n")
@@ -181,7 +181,7 @@ class Paragraphs:
             out.truncate(max(size - 1, 0))
 
     def _end(self) -> None:
-        """Close the paragraph that is open, if any."""
+        """Close the open paragraph, if any."""
         if self.kind == CLOSED:
             return
         self._end_item()
@@ -195,14 +195,14 @@ class Paragraphs:
         self.kind = CLOSED
 
     def _add_code(self, start: int, end: int) -> None:
-        """Code is kept as it is."""
+        """Add code unchanged."""
         data = self.marked.data
         for index in range(start, end):
             character = data[index]
             self.out.push("\n" if character == BREAK else " " if character == SPACE else character)
 
     def _add(self, start: int, end: int) -> None:
-        """Push what stands in the marked text from ``start`` to ``end``."""
+        """Push the marked text from ``start`` to ``end``."""
         data = self.marked.data
         index = start
         while index < end:
@@ -237,7 +237,7 @@ class Paragraphs:
                 self._push(character)
 
     def _drop_transcription(self, start: int, end: int) -> int:
-        """Drop a pronunciation that begins at ``start``, and the brackets or strokes around it; where it ends."""
+        """Drop a pronunciation that begins at ``start``, with its brackets or strokes, and return its end."""
         opening = self._last()
         is_enclosed = (opening == "[" or opening == "/") and not self.pending & (WHITE | NEWLINE)
         if is_enclosed:
@@ -249,7 +249,7 @@ class Paragraphs:
         return index
 
     def _run_end(self, start: int, end: int) -> int:
-        """Where a run of prose ends that begins with a letter or digit and can be copied as it is."""
+        """Return the end of a run of prose that begins with a letter or digit and can be copied unchanged."""
         data = self.marked.data
         run = start + 1
         while run < end and is_prose(data[run]) and not (data[run] == data[run - 1] and data[run] == " "):
@@ -279,7 +279,7 @@ class Paragraphs:
             self.pending |= GAP
 
     def _settle_hole(self, following: str) -> None:
-        """Leave the mark of the hole in the text if its sentence is incomplete, before ``following`` is pushed."""
+        """Push the mark of the hole if its sentence is incomplete, before ``following`` is pushed."""
         mark = self.hole
         self.hole = CLOSED
         is_spaced = self.pending & (WHITE | NEWLINE) != 0
@@ -294,7 +294,7 @@ class Paragraphs:
         return self.out.data[self.out.size - 1] if self.out.size > self.floor else "\n"
 
     def _push(self, character: str) -> None:
-        """Append a visible character, unless it and what stands before it are what dropped markup leaves."""
+        """Append a visible character, unless it and the characters before it are leftovers of dropped markup."""
         if self.hole != CLOSED:
             self._settle_hole(character)
         last = self._last()
@@ -328,7 +328,7 @@ class Paragraphs:
             self.gap_end = self.out.size
 
     def _push_white(self) -> None:
-        """Append the white space that waits."""
+        """Append the pending white space."""
         if self.out.size > self.floor:
             if self.pending & NEWLINE:
                 self._trim()
@@ -343,7 +343,7 @@ class Paragraphs:
             self.out.truncate(self.out.size - 1)
 
     def _take_back(self) -> None:
-        """Remove the last character; white space before it waits again, and a gap is left."""
+        """Remove the last character; white space before it becomes pending again, and a gap is left."""
         self.out.truncate(self.out.size - 1)
         last = self._last()
         if last == " ":
@@ -355,7 +355,7 @@ class Paragraphs:
         self.pending |= GAP
 
     def _close_parenthesis(self, is_behind_gap: bool) -> bool:
-        """Remove separators that a gap has left, and a pair that it has emptied; whether the pair is gone.
+        """Remove separators left by a gap, and a pair that a gap has emptied; return whether the pair was removed.
 
         A pair that is empty in the source stays: ``main()``.
         """
@@ -371,7 +371,7 @@ class Paragraphs:
         return False
 
     def _is_leftover(self, character: str, last: str) -> bool:
-        """Return whether it belongs to double brackets, braces or quotes, which only broken markup leaves."""
+        """Return whether the character belongs to double brackets, braces or quotes left by broken markup."""
         if character == "]" and last == "[" and self.pending & GAP:
             self._take_back()
             return True
@@ -387,7 +387,7 @@ class Paragraphs:
         return False
 
     def _take_back_sound_words(self) -> None:
-        """Remove the words that introduce a pronunciation which is gone: ``(pronounced ◌, born 1950)``."""
+        """Remove the words that introduce a dropped pronunciation: ``(pronounced ◌, born 1950)``."""
         out = self.out
         start = max(out.size - _LONGEST_SOUND_WORDS, self.floor)
         tail = out.text(start, out.size)

@@ -1,4 +1,4 @@
-"""XML's references to the five characters that it has names for, with which a dump escapes its text."""
+"""Resolve XML's five named character references, with which a dump escapes its text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _AMPERSAND = ord("&")
 
 
 def unescaped(escaped: bytes) -> bytearray | None:
-    """Resolve the text's references; None where one is of another kind, for an XML parser to read."""
-    data = escaped  # C arrays where compiled
+    """Resolve the text's references; return None if one is of another kind and needs an XML parser."""
+    data = escaped  # C arrays if compiled
     end = len(escaped)
     resolved = bytearray(end)
     out = resolved
@@ -47,7 +47,7 @@ def unescaped(escaped: bytes) -> bytearray | None:
 
 
 def _stands(data: bytes, start: int, end: int, name: bytes, length: int) -> bool:
-    """Return whether ``name`` stands at ``start``."""
+    """Return whether ``name`` occurs at ``start``."""
     if start + length > end:
         return False
     for index in range(length):  # noqa: SIM110 - all() of a generator is no C loop

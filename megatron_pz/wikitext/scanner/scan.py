@@ -1,15 +1,15 @@
-"""Wikitext to text in one pass: the loop over the characters that can begin or end markup.
+"""Convert wikitext to text in one pass: the loop over the characters that can begin or end markup.
 
 Plain runs are copied to the output. A construct that needs its whole content before it can be shown (template, link,
-raised text) opens a frame, which remembers where in the output its content begins; when it closes, that part of the
-output is replaced by what the construct shows. So inner constructs are rendered before outer ones and nothing is read
-twice. A construct known to show nothing (most templates, tables, files) opens a frame that drops its content and only
-counts its own brackets.
+raised text) opens a frame, which records the start of its content in the output. When the frame closes, that part of
+the output is replaced by the text of the construct. Inner constructs are therefore rendered before outer ones, and
+nothing is read twice. A construct that is known to show nothing (most templates, tables, files) opens a frame that
+drops its content and only counts its own brackets.
 
-Time is linear whatever the input: content is moved once a level of nesting, of which there are at most
-:data:`~megatron_pz.wikitext.scanner.frames.MAX_DEPTH` (below it content is dropped and brackets are counted), and
-searches for a closing tag remember what they found. Broken markup never swallows a page: a link ends with its paragraph
-and everything ends at a heading.
+The time is linear for any input: content is moved once per level of nesting, of which there are at most
+:data:`~megatron_pz.wikitext.scanner.frames.MAX_DEPTH` (deeper content is dropped and only brackets are counted), and
+searches for a closing tag cache their results. Broken markup never consumes a whole page: a link ends with its
+paragraph and all constructs end at a heading.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def scan_page(
 
     Args:
         text: Wikitext.
-        title: Of the page.
+        title: Title of the page.
         wiki: Names that the wiki uses.
-        keeps: What is kept, as ``TextOptions.kept`` says.
-        dropped: Gets, by reason, how many sentences were dropped because a word of theirs was lost.
+        keeps: The kept parts, as in ``TextOptions.kept``.
+        dropped: Receives the number of sentences that were dropped because they lost a word, by reason.
     """
     scan = Scan(text, title, wiki, keeps)
     marked = marked_text(scan)
@@ -59,7 +59,7 @@ def scan_page(
 
 
 def marked_inline(text: str, title: str, wiki: Wiki) -> str:
-    """Scan what a template expands to, in place of the template."""
+    """Scan the expansion of a template in place of the template."""
     marked = marked_text(Scan(f"{_INSIDE}{text}{_INSIDE}", title, wiki, frozenset()))
     return marked.text(0, marked.size).replace(_INSIDE, "")
 
@@ -98,7 +98,7 @@ def _copy(scan: Scan) -> None:
 
 
 def _skip(scan: Scan) -> None:
-    """Skip to the next character that matters inside dropped content."""
+    """Skip to the next relevant character inside dropped content."""
     data = scan.source.data
     index = scan.position
     end = scan.end
@@ -155,7 +155,7 @@ def _open_brace(scan: Scan) -> None:
 
 
 def _quotes(scan: Scan) -> None:
-    """Bold and italic marks; four and more than five hold an apostrophe of the text, and sometimes three do."""
+    """Scan bold and italic marks. Four or more than five quotes, and sometimes three, include a literal apostrophe."""
     if scan.position >= scan.quotes_end:
         _weigh_quotes(scan)
     run = scan.run()
@@ -167,8 +167,8 @@ def _quotes(scan: Scan) -> None:
 def _weigh_quotes(scan: Scan) -> None:
     """Find the three quotes of the line that are an apostrophe and an italic mark.
 
-    There are some where bold and italic marks are both odd in number, as around ``Emma`` in "Emma's": MediaWiki takes
-    the first after a word of one letter, or else after a longer one, or else after a space.
+    They exist if the numbers of bold and of italic marks are both odd, as around ``Emma`` in "Emma's". MediaWiki takes
+    the first after a word of one letter, otherwise after a longer one, otherwise after a space.
     """
     data = scan.source.data
     index = scan.position
@@ -208,8 +208,8 @@ def _entity(scan: Scan) -> None:
     if end < last and data[end] == ";":
         name = scan.source.text(start + 1, end)
         if name == "amp":
-            # &amp;nbsp; comes from a text that was escaped twice; MediaWiki shows &nbsp;, and nobody means it. A text
-            # that means what it spells is about markup: &amp;lt;
+            # &amp;nbsp; comes from a text that was escaped twice; MediaWiki shows &nbsp;, which is never intended.
+            # A text with an intended literal reference is about markup: &amp;lt;
             again = end + 1
             while again < last and is_letter(data[again]):
                 again += 1
@@ -227,12 +227,12 @@ def _entity(scan: Scan) -> None:
 
 
 def _literal_character(shown: str) -> str:
-    """Mark a bracket, brace or quote that was written as an entity as text."""
+    """Mark as text a bracket, brace or quote that was written as an entity."""
     return f"{LITERAL}{shown}{LITERAL_END}" if shown in _MARKUP else shown
 
 
 def _magic_word(scan: Scan) -> None:
-    """``__NOTOC__``: a word between double underscores that MediaWiki knows; any other is text."""
+    """Drop a magic word such as ``__NOTOC__``; other words between double underscores are text."""
     data = scan.source.data
     start = scan.position
     last = min(scan.end, start + _LONGEST_MAGIC_WORD)

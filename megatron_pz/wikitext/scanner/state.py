@@ -1,4 +1,4 @@
-"""The state of one scan: the source and the place in it, the output, the wiki, and what has been looked up ahead."""
+"""The state of one scan: the source and the position in it, the output, the wiki, and cached searches."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .frames import Frames
 
 
 class Scan:
-    """State of the scan of one page.
+    """The state of the scan of one page.
 
     Args:
         text: Wikitext.
-        title: Of the page.
+        title: Title of the page.
         wiki: Names that the wiki uses.
-        keeps: What is kept beyond prose and lists, as in ``TextOptions.keep``.
+        keeps: Parts to keep besides prose and lists, as in ``TextOptions.keep``.
     """
 
     def __init__(self, text: str, title: str, wiki: Wiki, keeps: frozenset[str]) -> None:
         self.source = visible_text(text)
         self.size = self.source.size
         self.position = 0
-        self.end = self.size  # of what is being scanned: the page, or a heading's text
+        self.end = self.size  # end of the scanned text: the page, or a heading's text
         self.at_line_start = True
         self.frames = Frames(self.size // 2 + 64)
         self.out = self.frames.out
@@ -37,26 +37,26 @@ class Scan:
         self.keeps_galleries = "galleries" in keeps
         self.keeps_math = "math" in keeps
         self.keeps_code = "code" in keeps
-        self.is_verse = False  # in <poem>: line ends stay
-        self.single_brackets = 0  # "[" that the line has put out as text and that no "]" has closed
-        self.single_braces = 0  # the same of "{"
-        self.heading_level = 0  # of the heading being scanned
-        self.heading_start = 0  # size of the output where its text begins
-        self.heading_next = 0  # where the source goes on after it
-        self.quotes_end = 0  # of the line whose quotes have been weighed
-        self.apostrophe = -1  # where in it three quotes hold an apostrophe
+        self.is_verse = False  # in <poem>, line ends are kept
+        self.single_brackets = 0  # "[" of the line that were emitted as text and are not closed by "]"
+        self.single_braces = 0  # the same for "{"
+        self.heading_level = 0  # level of the heading being scanned
+        self.heading_start = 0  # size of the output at the start of its text
+        self.heading_next = 0  # position in the source after it
+        self.quotes_end = 0  # start of the line whose quotes have been weighed
+        self.apostrophe = -1  # position in it of three quotes that include an apostrophe
         self.closing_tags: dict[str, tuple[int, int]] = {}
-        self.closing_start = self.closing_end = 0  # of the closing tag that was looked for last
+        self.closing_start = self.closing_end = 0  # name of the closing tag of the last search
         self.ref_start = self.ref_end = -1
         self.next_heading = -1
         self.next_comment_end = -1
         self.known_names = templates.known_names(self.keeps_infoboxes, self.language)
-        self.unclosed: set[int] = set()  # positions of double braces that nothing closes
-        self.gone_back_from = -1  # end of the section that was last read anew because of them
-        self.closing_sections = [-1] * 7  # by level: size of the output where one begins that is to be judged
+        self.unclosed: set[int] = set()  # positions of unclosed double braces
+        self.gone_back_from = -1  # end of the section that was last rescanned because of them
+        self.closing_sections = [-1] * 7  # by level: size of the output at the start of an undecided closing section
 
     def forget_searches(self) -> None:
-        """Forget what has been looked up ahead: the position goes back."""
+        """Clear cached searches, because the position moves back."""
         self.quotes_end = self.next_comment_end = 0
         self.apostrophe = self.ref_start = self.ref_end = self.next_heading = -1
         self.closing_tags.clear()
@@ -71,23 +71,23 @@ class Scan:
         return end - self.position
 
     def after_blanks(self, start: int) -> int:
-        """Where spaces and tabs from ``start`` on end."""
+        """Return the end of the spaces and tabs from ``start`` on."""
         data = self.source.data
         while start < self.end and (data[start] == " " or data[start] == "\t"):
             start += 1
         return start
 
     def line_end(self, start: int) -> int:
-        """Where the line ends that ``start`` is in."""
+        """Return the end of the line that contains ``start``."""
         return self.source.find("\n", start, self.end)
 
     def follows(self, start: int, first: str, second: str) -> bool:
-        """Return whether these two characters stand at ``start``."""
+        """Return whether these two characters occur at ``start``."""
         data = self.source.data
         return start + 1 < self.end and data[start] == first and data[start + 1] == second
 
     def emit(self, text: str, length: int) -> None:
-        """Put out ``text`` in place of the next ``length`` characters."""
+        """Emit ``text`` in place of the next ``length`` characters."""
         self.out.write(text)
         self.position += length
 
@@ -97,7 +97,7 @@ class Scan:
         self.single_braces += max(text.count("{") - text.count("}"), 0)
 
     def comment_end(self) -> int:
-        """Where ``-->`` ends after the position; the source's end if it is missing."""
+        """Return the end of ``-->`` after the position, or the source's end if it is missing."""
         if self.next_comment_end < self.position + 7:
             data = self.source.data
             last = self.size - 2
@@ -108,9 +108,9 @@ class Scan:
         return min(self.next_comment_end, self.end)
 
     def find_closing_tag(self, name: str) -> bool:
-        """Look for ``</name>`` after the position, and say whether it is there.
+        """Search for ``</name>`` after the position, and return whether it exists.
 
-        It begins at ``closing_start`` and ends at ``closing_end``; both are the position where it is missing.
+        It begins at ``closing_start`` and ends at ``closing_end``; both equal the position if it is missing.
         """
         known = self.closing_tags.get(name)
         if known is None or known[0] < self.position:
@@ -121,7 +121,7 @@ class Scan:
         return self._has_closing_tag()
 
     def find_closing_ref(self) -> bool:
-        """Do the same for ``</ref>``, of which there are most."""
+        """Search for ``</ref>``, the most frequent closing tag, as :meth:`find_closing_tag` does."""
         if self.ref_start < self.position:
             self._find_closing_tag("ref", self.position)
             self.ref_start, self.ref_end = self.closing_start, self.closing_end
@@ -154,7 +154,7 @@ class Scan:
         self.closing_start = self.closing_end = self.size + 1
 
     def is_word(self, start: int, word: str) -> bool:
-        """Return whether ``word``, in small letters of ASCII, stands at ``start`` in letters of any size."""
+        """Return whether ``word``, in lower-case ASCII, occurs at ``start`` in any case."""
         if start + len(word) > self.size:
             return False
         data = self.source.data
@@ -165,7 +165,7 @@ class Scan:
         return True
 
     def heading_after(self, position: int) -> int:
-        """Where the next line that begins with ``==`` has its line break."""
+        """Return the position of the line break before the next line that begins with ``==``."""
         if self.next_heading < position:
             data = self.source.data
             last = self.size - 2

@@ -1,4 +1,4 @@
-"""Tables: ``{|`` to ``|}``. They are dropped, or kept as one row a line."""
+"""Scan tables from ``{|`` to ``|}``, which are dropped, or kept as one row per line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEPARATOR = " | "
 
 
 def open_table(scan: Scan) -> None:
-    """``{|`` at the position, at the start of a line."""
+    """Scan a ``{|`` at the position, at the start of a line."""
     frames = scan.frames
     if not frames.dropping:
         frames.push(TABLE, not scan.keeps_tables)
@@ -38,10 +38,11 @@ def begins_table(scan: Scan) -> bool:
 
 
 def table_sign(scan: Scan) -> bool:
-    """Read ``{{!}}`` and its kin at the position as the sign of a table that it stands for; whether it is one.
+    """Scan ``{{!}}`` or a similar template at the position as the table sign that it stands for, if it is one.
 
-    Templates spell these signs so because a bar would end a parameter: ``{{(!}}`` and ``{{{!}}`` are ``{|``, ``{{!-}}``
-    is ``|-``, ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a brace.
+    Return whether it is one. Templates write these signs because a bar would end a parameter: ``{{(!}}`` and
+    ``{{{!}}`` are ``{|``, ``{{!-}}`` is ``|-``, ``{{!!}}`` is ``||`` and ``{{!)}}`` is ``|}``, as is ``{{!}}`` before a
+    brace.
     """
     data = scan.source.data
     frames = scan.frames
@@ -83,7 +84,7 @@ def table_sign(scan: Scan) -> bool:
 
 
 def close_table(scan: Scan) -> None:
-    """After ``|}``."""
+    """Close the table after ``|}``."""
     frames = scan.frames
     frame = frames.top()
     if frame.nested:
@@ -97,7 +98,7 @@ def close_table(scan: Scan) -> None:
 
 
 def table_line(scan: Scan) -> None:
-    """``|`` or ``!`` at the start of a line of a kept table: a row, a caption or cells."""
+    """Scan ``|`` or ``!`` at the start of a line of a kept table: a row, a caption or cells."""
     data = scan.source.data
     frame = scan.frames.top()
     start = scan.position
@@ -108,7 +109,7 @@ def table_line(scan: Scan) -> None:
     is_caption = scan.follows(start, "|", "+")
     if is_caption:
         scan.position += 1
-    if is_caption or frame.single:  # a row of its own, and another one after it
+    if is_caption or frame.single:  # a separate row, followed by a new one
         scan.out.write(ROW)
     frame.single = is_caption
     scan.out.write(CELL + HEADER if data[start] == "!" else CELL)
@@ -117,7 +118,7 @@ def table_line(scan: Scan) -> None:
 
 
 def table_bar(scan: Scan) -> None:
-    """``|`` inside a line of a kept table: ``||`` begins a cell, and a single one ends a cell's attributes."""
+    """Scan ``|`` inside a line of a kept table: ``||`` begins a cell, and a single one ends a cell's attributes."""
     frame = scan.frames.top()
     if scan.follows(scan.position, "|", "|"):
         scan.out.write(CELL)
@@ -132,7 +133,7 @@ def table_bar(scan: Scan) -> None:
 
 
 def rows_of(content: str) -> str:
-    """List the rows of a table with its cells between bars; rows without text are left out."""
+    """List the rows of a table, with bars between cells and without empty rows."""
     shown = ""
     for row in content.split(ROW):
         cells = [" ".join(cell.translate(IN_ONE_LINE).split()) for cell in _cells(row)]
@@ -142,9 +143,9 @@ def rows_of(content: str) -> str:
 
 
 def _cells(row: str) -> list[str]:
-    """Cut a row into cells.
+    """Split a row into cells.
 
-    A header's line holds several between ``!!``, each with attributes of its own before a ``|``.
+    A header's line holds several between ``!!``, each with its own attributes before a ``|``.
     """
     cells: list[str] = []
     for cell in row.split(CELL)[1:]:

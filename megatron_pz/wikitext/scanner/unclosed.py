@@ -1,9 +1,9 @@
-"""Templates whose ``}}`` is missing: they cost their own beginning, and no text behind it.
+"""Handle templates without ``}}``, so that only their beginning is lost and not the text after it.
 
-MediaWiki shows such braces as they are. Which of a section's braces have no partner is known at the section's end only;
-the scan then goes back to the first of them, once a section, and reads it as text. A template that begins a block of
-parameters loses its first line (the lines with parameters are dropped like the rows of a table without a beginning);
-one inside a sentence loses its name, and the sentence counts as incomplete.
+MediaWiki shows such braces unchanged. Which of a section's braces are unclosed is known only at the section's end. The
+scan then goes back to the first of them, once per section, and reads it as text. A template that begins a block of
+parameters loses its first line (the lines with parameters are dropped like the rows of a table without a beginning). A
+template inside a sentence loses its name, and the sentence counts as incomplete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LONGEST_NAME_BEFORE_BAR = 100
 
 
 def go_back_to_unclosed(scan: Scan) -> bool:
-    """Go back to the outermost open template at the end of a section or page; whether there is one to go back to."""
+    """Go back to the outermost open template at the end of a section or page; return whether there is one."""
     frames = scan.frames
     if scan.position <= scan.gone_back_from:
         return False
@@ -40,7 +40,7 @@ def go_back_to_unclosed(scan: Scan) -> bool:
 
 
 def _unclosed_braces(scan: Scan, begin: int) -> set[int]:
-    """Positions of the double braces from ``begin`` to the scan's position that no pair closes."""
+    """Return the positions of the unclosed double braces from ``begin`` to the scan's position."""
     data = scan.source.data
     opened = [begin]
     index = begin + 2
@@ -62,7 +62,7 @@ def _unclosed_braces(scan: Scan, begin: int) -> set[int]:
 
 
 def skip_unclosed(scan: Scan) -> None:
-    """Skip what belongs to the unclosed ``{{`` at the position, and to others directly behind it."""
+    """Skip the text that belongs to the unclosed ``{{`` at the position and to others directly after it."""
     data = scan.source.data
     start = scan.position
     begins_line = start == 0 or data[start - 1] == "\n"

@@ -1,8 +1,8 @@
-"""The text that inline templates show in an article.
+"""Render the text that inline templates show in an article.
 
-The rows under ``megatron_pz/wikitext/data/templates/`` say which templates show what, which show no word, and which are
-pronunciations. Any other template is unknown: :func:`mark_of` says what it leaves behind. Parameters arrive rendered,
-innermost templates first.
+The rows under ``megatron_pz/wikitext/data/templates/`` define the text of templates, the templates that show no word,
+and those that are pronunciations. Any other template is unknown and leaves the mark of :func:`mark_of`. Parameters are
+already rendered, innermost templates first.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 
 
 def template_name(text: str) -> str:
-    """Normalise a template's name: no namespace in any language, single spaces, small letters."""
+    """Normalise a template's name: no namespace in any language, single spaces, lower case."""
     name = " ".join(MARKS.sub("", text).replace("_", " ").split()).casefold()
     prefix, colon, rest = name.partition(":")
     return rest.lstrip() if colon and prefix.rstrip() in _namespaces() else name
@@ -75,12 +75,12 @@ def template_name(text: str) -> str:
 
 @functools.cache
 def _namespaces() -> frozenset[str]:
-    """Return what may stand before a template's name and a colon: the namespace, and words that change nothing."""
+    """Return the prefixes that may precede a template's name and a colon: the namespace, and words without effect."""
     return frozenset(name.casefold() for name in (*names_of_all("template"), "subst", "safesubst", "msg"))
 
 
 def is_shown(name: str, language: str) -> bool:
-    """Return whether a template of this normalised name shows text; its parameters are not even read otherwise."""
+    """Return whether a template of this normalised name shows text; otherwise its parameters are not read."""
     rows = template_rows(language)
     return (
         name in rows.text
@@ -94,7 +94,7 @@ def is_shown(name: str, language: str) -> bool:
 
 
 def mark_of(name: str, language: str) -> str:
-    """Choose the mark that a template which shows no text leaves: of a sound, of something wordless, or of a hole."""
+    """Choose the mark of a template that shows no text: a pronunciation, a wordless template, or a hole."""
     rows = template_rows(language)
     if name in rows.sounds:
         return SOUND
@@ -103,12 +103,12 @@ def mark_of(name: str, language: str) -> str:
 
 @functools.cache
 def known_names(keeps_infoboxes: bool, language: str) -> dict[str, tuple[str, str]]:
-    """Return the results of :func:`name_and_mark` so far, by its ``text``. It fills them in and bounds their number."""
+    """Return the cache of :func:`name_and_mark` by its ``text``, which that function fills and bounds."""
     return {}
 
 
 def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tuple[str, str]:
-    """Find the normalised name of a template that shows text; for another one no name, and the mark that it leaves."""
+    """Return a template's normalised name if it shows text, otherwise an empty name and the mark that it leaves."""
     names = known_names(keeps_infoboxes, language)
     known = names.get(text)
     if known is None:
@@ -130,30 +130,30 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
 
 
 def shown_name(text: str, keeps_infoboxes: bool, language: str = "en") -> str:
-    """Find the normalised name of a template that shows text; empty for one that shows none."""
+    """Return the normalised name of a template that shows text, or an empty string for one that shows none."""
     return name_and_mark(text, keeps_infoboxes, language)[0]
 
 
 def is_infobox(name: str) -> bool:
-    """Return whether a template of this normalised name is a box of facts."""
+    """Return whether a template of this normalised name is an infobox."""
     return name.startswith("infobox") or name.endswith(("infobox", "taxobox"))
 
 
 def _infobox(parameters: Parameters) -> str:
-    """One ``name: value`` a line."""
+    """Render an infobox as lines of ``name: value``."""
     pairs = ((name, " ".join(value.translate(IN_ONE_LINE).split())) for name, value in parameters.items())
     shown = "".join(f"\n{ROW}{name.replace('_', ' ')}: {value}" for name, value in pairs if value)
     return f"{PARAGRAPH}{shown}{PARAGRAPH}"
 
 
 def render(name: str, first_field: str, parameters: dict[str, str], language: str = "en", before: str = "") -> str:
-    """Render the text that a template shows, or a mark of what vanished.
+    """Render the text that a template shows, or the mark of its loss.
 
     Args:
         name: Normalised name.
         first_field: The name as written, with a parser function's argument after its colon.
-        parameters: What follows the first ``|``.
-        language: Of the wiki.
+        parameters: The fields after the first ``|``.
+        language: Language of the wiki.
         before: A few characters of the text in front of the template.
     """
     if name.startswith(countries.PREFIX):

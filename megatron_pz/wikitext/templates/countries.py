@@ -1,6 +1,6 @@
-"""Templates that show a flag and a country's name: ``{{ESP}}``, ``{{flagcountry|ESP}}``, French ``{{Espagne}}``.
+"""Render templates that show a flag and a country's name: ``{{ESP}}``, ``{{flagcountry|ESP}}``, French ``{{Espagne}}``.
 
-The names stand in ``data/countries/``, one file a language.
+The names are in ``data/countries/``, one file per language.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _TEAMS: Final = {"IRL": "Republic of Ireland"}
 
 @functools.cache
 def _codes() -> Mapping[str, str]:
-    """Codes of two letters by those of three."""
+    """Return the two-letter codes by the three-letter codes."""
     rows = tomllib.loads((DIRECTORY / "codes.toml").read_text(encoding="utf-8"))
     return {code: country for country, codes in rows.items() for code in codes.split()}
 
 
 @functools.cache
 def names(language: str) -> Mapping[str, str]:
-    """Return the names of countries on a wiki by their codes, empty where it has no file."""
+    """Return the names of countries on a wiki by their codes, empty if there is no file."""
     path = DIRECTORY / f"{language if language != 'simple' else 'en'}.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def of_code(code: str, language: str) -> str:
-    """Return the country of a code of two or three capitals, empty for another one."""
+    """Return the country of a code of two or three capitals, empty for an unknown code."""
     rows = names(language)
     return rows.get(code) or rows.get(_codes().get(code, ""), "")
 
 
 def of_template(text: str, language: str) -> str:
-    """Return the country that a template of this name, as written, shows; empty where it shows none."""
+    """Return the country that a template of this name, as written, shows; empty if it shows none."""
     text = text.strip()
     if _CODE.fullmatch(text):
         return "" if language in _WITHOUT_CODES else of_code(text, language)
@@ -56,9 +56,9 @@ def of_template(text: str, language: str) -> str:
 
 
 def render(name: str, parameters: Parameters) -> str:
-    """Show a country, whose name stands behind :data:`PREFIX`; with ``#`` the template shows the flag alone.
+    """Render a country, whose name follows :data:`PREFIX`; with ``#`` the template shows only the flag.
 
-    A year chooses the flag of that time.
+    A year selects the flag of that time.
     """
     values = [value for value in parameters.values() if value]
     if values == ["#"]:
@@ -67,7 +67,7 @@ def render(name: str, parameters: Parameters) -> str:
 
 
 def _named_country(parameters: Parameters) -> str:
-    """``{{flagcountry|ESP}}`` -> Spain; a name stays as it is."""
+    """Render ``{{flagcountry|ESP}}`` -> Spain; a name is kept."""
     name = parameters.get("name") or first(parameters)
     if name.isascii() and name.isupper() and len(name) <= 3:
         return of_code(name, parameters.get("@", "en")) or UNREAD
@@ -75,17 +75,17 @@ def _named_country(parameters: Parameters) -> str:
 
 
 def _country_of_team(parameters: Parameters) -> str:
-    """``{{fb|ENG}}`` -> England."""
+    """Render ``{{fb|ENG}}`` -> England."""
     return _TEAMS.get(first(parameters)) or _named_country({**parameters, "name": ""})
 
 
 def _country_of_selection(parameters: Parameters) -> str:
-    """``{{Naz|CA|ITA}}``, with a sport in front of the country -> Italia."""
+    """Render ``{{Naz|CA|ITA}}``, with a sport before the country -> Italia."""
     return _named_country({**parameters, "1": second(parameters)})
 
 
 def _flag_with_name(parameters: Parameters) -> str:
-    """``{{bandiera|ITA|nome}}`` -> Italia; without ``nome`` it shows the flag alone."""
+    """Render ``{{bandiera|ITA|nome}}`` -> Italia; without ``nome`` the template shows only the flag."""
     return _named_country(parameters) if second(parameters) == "nome" else DROPPED
 
 

@@ -1,4 +1,4 @@
-"""Dates and years: of birth and death, approximate ones, of the old calendar, of a marriage."""
+"""Render dates and years: of birth and death, approximate ones, of the old calendar, of a marriage."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _month(text: str) -> int | None:
 
 
 def _date(year: str, month: str = "", day: str = "", *, day_first: bool = False) -> str | None:
-    """Write a date in words; None where a part is not understood."""
+    """Write a date in words; return None if a part is not understood."""
     before_christ = re.fullmatch(r"[-−](\d{1,9})", year)
     if before_christ:
         year = f"{int(before_christ[1])} BC"
@@ -57,7 +57,7 @@ def _is_day_first(parameters: Parameters) -> bool:
 
 
 def year_month_day(parameters: Parameters) -> str:
-    """``{{birth date|1879|3|14}}`` -> March 14, 1879; a free text stays."""
+    """Render ``{{birth date|1879|3|14}}`` -> March 14, 1879; free text is kept."""
     values = positional(parameters)
     if len(values) == 1 and not values[0].lstrip("-−").isdecimal():
         return unless_empty(values[0])
@@ -67,14 +67,14 @@ def year_month_day(parameters: Parameters) -> str:
 
 
 def sortable_date(parameters: Parameters) -> str:
-    """``{{dts|2008|November|29}}`` -> November 29, 2008; ``{{dts|29 November 2008}}`` stays."""
+    """Render ``{{dts|2008|November|29}}`` -> November 29, 2008; ``{{dts|29 November 2008}}`` stays."""
     if iso := _ISO_DATE.match(first(parameters)):
         return _date(*iso.groups(), day_first=_is_day_first(parameters)) or UNREAD
     return year_month_day(parameters)
 
 
 def date_in_words(parameters: Parameters) -> str:
-    """``{{date|2008-11-29|mdy}}`` -> November 29, 2008; a date in words stays."""
+    """Render ``{{date|2008-11-29|mdy}}`` -> November 29, 2008; a date in words stays."""
     if iso := _ISO_DATE.match(first(parameters)):
         style = second(parameters).casefold() or "dmy"
         return (_date(*iso.groups(), day_first=style == "dmy") if style in ("dmy", "mdy") else None) or UNREAD
@@ -84,7 +84,7 @@ def date_in_words(parameters: Parameters) -> str:
 
 
 def date_of_death(parameters: Parameters) -> str:
-    """``{{death date and age|2000|1|2|1920|3|4}}`` -> January 2, 2000 (aged 79)."""
+    """Render ``{{death date and age|2000|1|2|1920|3|4}}`` -> January 2, 2000 (aged 79)."""
     values = positional(parameters)
     if len(values) != 6 or not knows(parameters, _STYLE_NAMES):
         return year_month_day(parameters)
@@ -94,7 +94,7 @@ def date_of_death(parameters: Parameters) -> str:
 
 
 def years_of_death(parameters: Parameters) -> str:
-    """``{{death year and age|2000|1950}}`` -> 2000 (aged 49–50)."""
+    """Render ``{{death year and age|2000|1950}}`` -> 2000 (aged 49–50)."""
     values = positional(parameters)
     years = [number for value in values if (number := small_number(value)) is not None]
     if len(values) != 2 or len(years) != 2:
@@ -104,7 +104,7 @@ def years_of_death(parameters: Parameters) -> str:
 
 
 def age_between(parameters: Parameters) -> str:
-    """``{{age|1920|3|4|2000|1|2}}`` -> 79. With one date the age is today's, which nobody can know here."""
+    """Render ``{{age|1920|3|4|2000|1|2}}`` -> 79. With one date the age is today's, which is unknown here."""
     values = positional(parameters)
     years = _years_between(values[:3], values[3:]) if len(values) == 6 else None
     return UNREAD if years is None else str(years)
@@ -124,7 +124,7 @@ def _span_of(parameters: Parameters) -> tuple[date, date] | None:
 
 
 def age_in_years_and_days(parameters: Parameters) -> str:
-    """``{{ayd|1990|1|1|2020|6|1}}`` -> 30 years, 152 days."""
+    """Render ``{{ayd|1990|1|1|2020|6|1}}`` -> 30 years, 152 days."""
     span = _span_of(parameters)
     if span is None or "29" in (parameters.get("3"), parameters.get("6")):  # the 29th of February has no anniversary
         return UNREAD
@@ -136,7 +136,7 @@ def age_in_years_and_days(parameters: Parameters) -> str:
 
 
 def age_in_days(parameters: Parameters) -> str:
-    """``{{age in days|1990|1|1|1990|1|31}}`` -> 30."""
+    """Render ``{{age in days|1990|1|1|1990|1|31}}`` -> 30."""
     span = _span_of(parameters)
     return UNREAD if span is None else str((span[1] - span[0]).days)
 
@@ -151,7 +151,7 @@ def _years_between(start: list[str], end: list[str]) -> int | None:
 
 
 def as_of(parameters: Parameters) -> str:
-    """``{{as of|2010|1|15}}`` -> As of 15 January 2010; ``df=us`` puts the month first."""
+    """Render ``{{as of|2010|1|15}}`` -> As of 15 January 2010; ``df=us`` puts the month first."""
     if alternative := parameters.get("alt"):
         return alternative + parameters.get("post", "")
     values = ([*positional(parameters), "", "", ""])[:3]
@@ -170,7 +170,7 @@ def as_of(parameters: Parameters) -> str:
 
 
 def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
-    """Put a label before one date or two: ``{{fl.|1200|1230}}`` -> fl. 1200–1230; or alone, where none is given."""
+    """Put a label before one or two dates, ``{{fl.|1200|1230}}`` -> fl. 1200–1230, or return it alone without dates."""
 
     def render(parameters: Parameters) -> str:
         dates = positional(parameters) or [parameters.get("single", "")]
@@ -188,13 +188,13 @@ def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
 
 
 def old_style_date(parameters: Parameters) -> str:
-    """``{{OldStyleDate|2 February|1905|20 January}}`` -> 2 February [O.S. 20 January] 1905."""
+    """Render ``{{OldStyleDate|2 February|1905|20 January}}`` -> 2 February [O.S. 20 January] 1905."""
     new, year, old = (parameters.get(str(number), "") for number in range(1, 4))
     return unless_empty(" ".join(part for part in (new, f"[O.S. {old}]" if old else "", year) if part))
 
 
 def married(parameters: Parameters) -> str:
-    """``{{marriage|Anna Smith|1900|1910}}`` -> Anna Smith (1900–1910)."""
+    """Render ``{{marriage|Anna Smith|1900|1910}}`` -> Anna Smith (1900–1910)."""
     years = "–".join(value for value in (second(parameters), parameters.get("3", "")) if value)
     return f"{first(parameters)} ({years})" if years and first(parameters) else unless_empty(first(parameters))
 

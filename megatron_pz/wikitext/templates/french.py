@@ -1,4 +1,4 @@
-"""Templates of the French Wikipedia that stand inside its sentences."""
+"""Render templates of the French Wikipedia that occur inside its sentences."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PARENTHESIS = re.compile(r"\s*\([^()]*\)$")
 
 
 def french_quantity(parameters: Parameters) -> str:
-    """``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²: a unit may have an exponent."""
+    """Render ``{{unité|5,5|e=3|m}}`` -> 5,5×10³ m, ``{{unité|10|km|2}}`` -> 10 km²: a unit may have an exponent."""
     values = positional(parameters)
     if not values or not _DIGIT.search(values[0]) or not knows(parameters, ("e", *_JOINTS)):
         return UNREAD
@@ -60,7 +60,7 @@ def french_quantity(parameters: Parameters) -> str:
 
 
 def french_date(parameters: Parameters) -> str:
-    """``{{date|1|janvier|1900}}`` -> 1er janvier 1900; what follows the year names a topic and is not shown."""
+    """Render ``{{date|1|janvier|1900}}`` -> 1er janvier 1900; a topic after the year is not shown."""
     fields = positional(parameters)
     weekday = fields.pop(0) if fields and fields[0].casefold() in _WEEKDAYS else ""
     if fields and (written := _WRITTEN_DATE.match(fields[0])):
@@ -86,7 +86,7 @@ def _numbered(numeral: str, end: str) -> str:
 
 
 def french_century(parameters: Parameters) -> str:
-    """``{{s|XIX|e}}`` -> XIXe siècle; ``{{-sp|V|e|et|IV|e}}`` -> Ve et IVe siècles av. J.-C."""
+    """Render ``{{s|XIX|e}}`` -> XIXe siècle; ``{{-sp|V|e|et|IV|e}}`` -> Ve et IVe siècles av. J.-C."""
     name = parameters["0"]
     values = [value for value in positional(parameters) if value]
     shown: list[str] = []
@@ -118,7 +118,7 @@ _NAMED = re.compile(
 
 
 def named_ordinal(name: str) -> str:
-    """``{{XXe siècle}}``, whose normalised name is the text: XXe siècle; empty for another name."""
+    """Render ``{{XXe siècle}}``, whose normalised name is the text -> XXe siècle; empty for another name."""
     found = _NAMED.match(name)
     if found is None or (found["era"] and not found["noun"]):
         return ""
@@ -127,13 +127,13 @@ def named_ordinal(name: str) -> str:
 
 
 def french_ordinal(parameters: Parameters) -> str:
-    """``XX{{e}}`` -> XXe; ``{{e|siècle}}`` -> e siècle."""
+    """Render ``XX{{e}}`` -> XXe; ``{{e|siècle}}`` -> e siècle."""
     name = {"ième": "e", "eme": "e"}.get(parameters["0"], parameters["0"])
     return " ".join(filter(None, [name, first(parameters)]))
 
 
 def french_aside(parameters: Parameters) -> str:
-    """``{{incise|texte}}`` -> — texte —; with ``stop`` the second dash is missing."""
+    """Render ``{{incise|texte}}`` -> — texte —; with ``stop`` the second dash is missing."""
     text = first(parameters)
     if not text:
         return UNREAD
@@ -141,12 +141,12 @@ def french_aside(parameters: Parameters) -> str:
 
 
 def french_ruler(parameters: Parameters) -> str:
-    """``{{souverain2|Joseph II (empereur)}}`` -> Joseph II."""
+    """Render ``{{souverain2|Joseph II (empereur)}}`` -> Joseph II."""
     return unless_empty(second(parameters) or _PARENTHESIS.sub("", first(parameters)))
 
 
 def french_hour(parameters: Parameters) -> str:
-    """``{{heure|14|30}}`` -> 14 h 30."""
+    """Render ``{{heure|14|30}}`` -> 14 h 30."""
     values = [value for value in positional(parameters) if value]
     if not values or len(values) > 3 or not all(value.isdecimal() for value in values):
         return UNREAD

@@ -1,8 +1,8 @@
-"""Understand a wiki's templates from their own wikitext, which its dump holds.
+"""Interpret a wiki's templates from their own wikitext in its dump.
 
-A redirect shows what its target shows. A template that is a box or a notice shows no word of the article. Any other one
-is expanded as MediaWiki does it (parameters with defaults, ``#if``, ``#ifeq``, ``#switch``), and the result is scanned
-like the text of a page. A template that needs more than that, such as a Lua module, is left unknown.
+A redirect renders as its target. A template that is a box or a notice shows no word of the article. Any other template
+is expanded as in MediaWiki (parameters with defaults, ``#if``, ``#ifeq``, ``#switch``), and the result is scanned like
+the text of a page. A template that needs more, such as a Lua module, stays unknown.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ _SILENT_FUNCTIONS: Final = ("#tag:ref", "defaultsort:", "displaytitle:", "#relat
 
 
 class NotUnderstood(Exception):
-    """A template needs more than is known here."""
+    """A template needs a feature that is not supported."""
 
 
 def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | None:
-    """Reduce a template's page to what it is good for; None for one that cannot be understood.
+    """Reduce a template's page to the parts needed for rendering; return None if it cannot be understood.
 
     Args:
-        wikitext: Of the template's page.
-        redirect: Title that the page redirects to, None for other pages.
-        language: Of the wiki.
+        wikitext: Wikitext of the template's page.
+        redirect: Title to which the page redirects, None for other pages.
+        language: Language of the wiki.
     """
     if redirect is not None:
         return f"{_REDIRECT}{redirect}" if redirect else None
@@ -82,7 +82,7 @@ def _disambiguations(language: str) -> DisambiguationTemplates:
 
 
 def _included(wikitext: str) -> str:
-    """Return the part of a template's page that a page which calls it gets."""
+    """Return the part of a template's page that is transcluded by pages that call it."""
     text = _SUBSTITUTION.sub("", _COMMENT.sub("", wikitext))
     if only := _ONLY_INCLUDED.findall(text):
         return "".join(only).strip()
@@ -93,22 +93,22 @@ class DumpTemplates:
     """The templates of one dump.
 
     Args:
-        summaries: What :func:`summary` makes of each, by normalised name.
-        language: Of the wiki.
+        summaries: Result of :func:`summary` for each template, by normalised name.
+        language: Language of the wiki.
     """
 
     def __init__(self, summaries: Mapping[str, str], language: str) -> None:
         self._summaries = summaries
         self._language = language
         self._known: dict[str, tuple[str, str]] = {}
-        self._depth = self._calls = 0  # templates that are being expanded; those expanded for the page's own call
+        self._depth = self._calls = 0  # templates being expanded; templates expanded for the page's own call
 
     def disambiguations(self) -> frozenset[str]:
-        """Return the normalised names of the templates, redirects included, that make a page a disambiguation."""
+        """Return the normalised names of the templates, including redirects, that make a page a disambiguation."""
         return frozenset(name for name in self._summaries if self._summary(name)[1] == _DISAMBIGUATION)
 
     def name_and_mark(self, text: str) -> tuple[str, str]:
-        """Return the name under which a template is rendered; for one without text, the mark it leaves."""
+        """Return the name under which a template is rendered, or the mark of a template without text."""
         known = self._known.get(text)
         if known is None:
             known = self._known[text] = self._name_and_mark(templates.template_name(text))
@@ -124,7 +124,7 @@ class DumpTemplates:
         return "", DROPPED if found in (_BOX, _DISAMBIGUATION) else UNKNOWN
 
     def _summary(self, name: str) -> tuple[str, str]:
-        """Return the name at the end of a chain of redirects, and its summary, empty where it has none."""
+        """Return the name at the end of a chain of redirects, and its summary, empty if it has none."""
         found = self._summaries.get(name, "")
         for _ in range(_MAX_REDIRECTS):
             if not found.startswith(_REDIRECT):
@@ -134,15 +134,15 @@ class DumpTemplates:
         return name, found
 
     def render(self, name: str, parameters: Mapping[str, str], title: str, wiki: Wiki) -> str:
-        """Render a template, with the marks of what vanished in it.
+        """Render a template, with the marks of dropped constructs.
 
         Args:
-            name: As :meth:`name_and_mark` gives it.
-            parameters: Rendered.
-            title: Of the page.
-            wiki: Whose templates these are.
+            name: Name returned by :meth:`name_and_mark`.
+            parameters: Rendered parameters.
+            title: Title of the page.
+            wiki: The wiki of these templates.
         """
-        from megatron_pz.wikitext.scanner_form import marked_inline  # the scanner imports this room
+        from megatron_pz.wikitext.scanner_form import marked_inline  # the scanner imports this package
 
         self._calls = self._calls + 1 if self._depth else 1
         if self._depth >= _MAX_DEPTH or self._calls > _MAX_CALLS:
@@ -170,14 +170,14 @@ def _with_values(text: str, values: list[str]) -> str:
 class _Expansion:
     """Expands one call of a template.
 
-    A value that holds markup stands in the wikitext as a placeholder, so that it is not read a second time.
+    A placeholder in the wikitext stands for a value with markup, so that the value is not parsed a second time.
     """
 
     def __init__(self, parameters: Mapping[str, str], values: list[str], title: str) -> None:
         self._parameters, self._values, self._title = parameters, values, title
 
     def text(self, body: str) -> str:
-        """Replace the body's parameters and parser functions. Raises :class:`NotUnderstood`."""
+        """Replace the body's parameters and parser functions. Raise :class:`NotUnderstood` for unsupported ones."""
         out: list[str] = []
         index = 0
         while (begin := body.find("{{", index)) >= 0:
@@ -244,7 +244,7 @@ class _Expansion:
 
 
 def _balanced(text: str, begin: int) -> tuple[int, int]:
-    """Return (braces of the construct that opens at ``begin``, where it ends). Raises :class:`NotUnderstood`."""
+    """Return (number of braces of the construct at ``begin``, its end). Raise :class:`NotUnderstood` without an end."""
     opened: list[int] = []
     index, first = begin, 0
     while index < len(text):
@@ -272,7 +272,7 @@ def _balanced(text: str, begin: int) -> tuple[int, int]:
 
 
 def _fields(content: str) -> Iterator[str]:
-    """Yield the parts between the bars that are in no inner template or link."""
+    """Yield the parts between bars, ignoring bars in inner templates and links."""
     start = depth = index = 0
     while index < len(content):
         pair = content[index : index + 2]

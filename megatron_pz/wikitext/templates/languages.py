@@ -1,4 +1,4 @@
-"""Foreign words: their languages' labels, Japanese, Chinese and Korean spellings, phonetic transcriptions."""
+"""Render foreign words: their languages' labels, Japanese, Chinese and Korean spellings, phonetic transcriptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OTHER_CODES = {"gre": "Greek", "grc-gre": "Greek", "iw": "Hebrew"}
 
 
 def language_name(code: str) -> str:
-    """English name of a language or of the language that a code with a script or country begins with, or nothing."""
+    """Return the English name of a language code, also of one with a script or country, or an empty string."""
     return _OTHER_CODES.get(code) or LANGUAGE_NAMES.get(code) or LANGUAGE_NAMES.get(code.partition("-")[0], "")
 
 
@@ -31,10 +31,10 @@ def _labels() -> Mapping[str, Any]:
 
 
 def labelled(code: str, parameters: Parameters, wiki: str, start: int = 1) -> str:
-    """``German: Wort``, or the text alone where no label is wanted or the language has no name here.
+    """Render ``German: Wort``, or only the text if no label is requested or the language's name is unknown.
 
     Args:
-        code: Of the text's language.
+        code: Code of the text's language.
         parameters: The text, its transliteration and its meaning, in this order or by name.
         wiki: Language of the wiki, in which the label is written.
         start: Number of the parameter with the text.
@@ -62,12 +62,12 @@ def labelled(code: str, parameters: Parameters, wiki: str, start: int = 1) -> st
 
 
 def labelled_language(parameters: Parameters) -> str:
-    """``{{langx|ru|слово}}`` -> Russian: слово."""
+    """Render ``{{langx|ru|слово}}`` -> Russian: слово."""
     return labelled(first(parameters), parameters, parameters.get("@", "en"), 2)
 
 
 def nihongo(parameters: Parameters) -> str:
-    """``{{nihongo|English|kanji|rōmaji|extra|extra2}}`` -> English (kanji, rōmaji, extra) extra2."""
+    """Render ``{{nihongo|English|kanji|rōmaji|extra|extra2}}`` -> English (kanji, rōmaji, extra) extra2."""
     english, *inside = (parameters.get(str(number), "") for number in range(1, 4))
     inside.append(parameters.get("4") or parameters.get("extra", ""))
     parenthesis = ", ".join(value for value in inside if value)
@@ -77,7 +77,7 @@ def nihongo(parameters: Parameters) -> str:
 
 
 def nihongo_by_sound(parameters: Parameters) -> str:
-    """``{{nihongo3|English|kanji|rōmaji}}`` -> rōmaji (kanji, English)."""
+    """Render ``{{nihongo3|English|kanji|rōmaji}}`` -> rōmaji (kanji, English)."""
     english, kanji, rōmaji = (parameters.get(str(number), "") for number in range(1, 4))
     return nihongo({"1": rōmaji, "2": kanji, "3": english})
 
@@ -92,7 +92,7 @@ _KOREAN_LABELS: Final = (("hangul", "Korean: "), ("hanja", "Hanja: "), ("rr", "R
 
 
 def chinese(parameters: Parameters) -> str:
-    """``{{zh|c=漢語|p=Hànyǔ|l=Han language}}`` -> Chinese: 漢語; pinyin: Hànyǔ; lit. ‘Han language’."""
+    """Render ``{{zh|c=漢語|p=Hànyǔ|l=Han language}}`` -> Chinese: 漢語; pinyin: Hànyǔ; lit. ‘Han language’."""
     known = ("0", "labels", "links", "first", "scase", "out", "lk", *(name for name, _ in _CHINESE_LABELS))
     if not knows(parameters, known):
         return UNREAD
@@ -109,7 +109,7 @@ def chinese(parameters: Parameters) -> str:
 
 
 def german_chinese(parameters: Parameters) -> str:
-    """``{{zh|t=中國|s=中国|p=Zhōngguó|b=China}}`` -> chinesisch 中國 / 中国, Pinyin Zhōngguó, ‚China‘."""
+    """Render ``{{zh|t=中國|s=中国|p=Zhōngguó|b=China}}`` -> chinesisch 中國 / 中国, Pinyin Zhōngguó, ‚China‘."""
     signs = (parameters.get(name, "") for name in ("c", "1", "t", "s"))
     shown = f"chinesisch {' / '.join(dict.fromkeys(filter(None, signs)))}".rstrip()
     for label, name, end in (("Pinyin ", "p", ""), ("W.-G. ", "w", ""), ("‚", "b", "‘")):
@@ -124,19 +124,19 @@ _FRENCH_LABELS: Final = (
 
 
 def french_chinese(parameters: Parameters) -> str:
-    """``{{chinois|c=北京|p=Běijīng}}`` -> chinois : 北京 ; pinyin : Běijīng."""
+    """Render ``{{chinois|c=北京|p=Běijīng}}`` -> chinois : 北京 ; pinyin : Běijīng."""
     shown = [label + parameters[name] for name, label in _FRENCH_LABELS if parameters.get(name)]
     return unless_empty(" ; ".join(shown))
 
 
 def korean(parameters: Parameters) -> str:
-    """``{{korean|서울|hanja|Seoul}}`` and ``{{korean|hangul=서울|rr=Seoul}}`` -> Korean: 서울; RR: Seoul."""
+    """Render ``{{korean|서울|hanja|Seoul}}`` and ``{{korean|hangul=서울|rr=Seoul}}`` -> Korean: 서울; RR: Seoul."""
     positions = {name: parameters.get(str(place), "") for place, (name, _) in enumerate(_KOREAN_LABELS, 1)}
     return _spellings("ko", _KOREAN_LABELS, positions | {name: value for name, value in parameters.items() if value})
 
 
 def _spellings(code: str, labels: Iterable[tuple[str, str]], words: Parameters) -> str:
-    """Show labelled spellings of a word: ``Chinese: 漢語; pinyin: Hànyǔ``; or the word behind its language's label."""
+    """Show labelled spellings of a word, ``Chinese: 漢語; pinyin: Hànyǔ``, or the word after its language's label."""
     bare = words.get("labels") == "no"
     shown = "; ".join((not bare) * label + words[name] for name, label in labels if words.get(name))
     wiki = words.get("@", "")
@@ -146,12 +146,12 @@ def _spellings(code: str, labels: Iterable[tuple[str, str]], words: Parameters) 
 
 
 def nihongo_foot(parameters: Parameters) -> str:
-    """``{{nihongo foot|English|kanji|rōmaji}}`` -> English, with the rest in a note."""
+    """Render ``{{nihongo foot|English|kanji|rōmaji}}`` -> English, with the rest in a note."""
     return unless_empty(first(parameters))
 
 
 def ruby(parameters: Parameters) -> str:
-    """``{{ruby|東京|とうきょう}}`` -> 東京(とうきょう)."""
+    """Render ``{{ruby|東京|とうきょう}}`` -> 東京(とうきょう)."""
     base, gloss = ([*positional(parameters), "", ""])[:2]
     return f"{base}({gloss})" if base and gloss else unless_empty(base)
 
@@ -161,7 +161,7 @@ _LOCAL_TRANSCRIPTIONS: Final = ("afi", "api", "мфа", "мфа2")
 
 
 def transcription(parameters: Parameters) -> str:
-    """``{{IPA|/x/}}`` and ``{{IPA|en|x}}``: shown between words, and dropped with what introduces it in parentheses."""
+    """Render ``{{IPA|/x/}}`` and ``{{IPA|en|x}}``; in parentheses they are dropped together with their introduction."""
     values = positional(parameters)
     is_local = parameters.get("0") in _LOCAL_TRANSCRIPTIONS
     text = values[0] if len(values) == 1 or (values and is_local) else values[1] if len(values) > 1 else ""

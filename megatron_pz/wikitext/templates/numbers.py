@@ -1,4 +1,4 @@
-"""Numbers as ``{{formatnum:…}}`` shows them on a wiki, from ``data/number_formats.toml``."""
+"""Format numbers as ``{{formatnum:…}}`` does on a wiki, by ``data/number_formats.toml``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _formats() -> Mapping[str, str]:
 
 @functools.cache
 def _format(language: str) -> tuple[str, str, int] | None:
-    """Return a wiki's sign between groups, its decimal sign, and how many digits stay together."""
+    """Return a wiki's group separator, its decimal separator, and the number of digits that are not grouped."""
     for name, signs in _SIGNS.items():
         if language in _formats()[name].split():
             return *signs, 4 if language in _formats()["four_together"].split() else 3
@@ -33,7 +33,7 @@ def _format(language: str) -> tuple[str, str, int] | None:
 
 
 def local_number(text: str, language: str) -> str:
-    """Group the digits of a number as a wiki does; any other text stays.
+    """Group the digits of a number as a wiki does; return any other text unchanged.
 
     >>> local_number("12345.6", "de"), local_number("1234", "es"), local_number("1234", "en"), local_number("x", "en")
     ('12.345,6', '1234', '1,234', 'x')
@@ -71,7 +71,7 @@ def localized(text: str, language: str) -> str:
 
 
 def _number_with_unit(parameters: Parameters) -> str:
-    """``{{num|5000|кг}}`` -> 5000 кг, ``{{formatnum|12345}}`` -> 12.345 in German."""
+    """Render ``{{num|5000|кг}}`` -> 5000 кг, ``{{formatnum|12345}}`` -> 12.345 in German."""
     values = positional(parameters)
     if not values or not values[0] or any(values[2:]) or not knows(parameters, ("0", "format", "prefix")):
         return UNREAD

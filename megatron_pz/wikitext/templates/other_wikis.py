@@ -1,4 +1,4 @@
-"""Templates of other wikis that a pattern cannot render: dates, places and units."""
+"""Render templates of other wikis that a pattern cannot express: dates, places and units."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GERMAN_MONTHS: Final = "Januar Februar März April Mai Juni Juli August Septemb
 
 
 def _german_date(parameters: Parameters) -> str:
-    """``{{Datum|3|10|1990}}`` -> 3. Oktober 1990; with the year first, it is the same day."""
+    """Render ``{{Datum|3|10|1990}}`` -> 3. Oktober 1990; the year may also come first."""
     fields = [parameters.get(str(number), "") for number in range(1, 4)]
     numbers = [number for field in fields if (number := small_number(field)) is not None]
     if len(numbers) < 3:
@@ -35,7 +35,7 @@ def _german_date(parameters: Parameters) -> str:
 
 
 def _german_coordinate(parameters: Parameters) -> str:
-    """``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing in the title."""
+    """Render ``{{Coordinate|NS=52/31/12/N|EW=13.4|text=DMS}}`` -> 52° 31′ 12″ N, 13.4° O; nothing if in the title."""
     form = parameters.get("text", "")
     if not form or form.startswith("ICON"):
         return DROPPED
@@ -59,13 +59,13 @@ _HEIGHT_SYSTEMS: Final = {"DE-NN": "ü. NN", "DE-NHN": "ü. NHN", "AT": "ü. A."
 
 
 def _german_height(parameters: Parameters) -> str:
-    """``{{Höhe|500|DE-NHN|link=true}}`` -> 500 m ü. NHN."""
+    """Render ``{{Höhe|500|DE-NHN|link=true}}`` -> 500 m ü. NHN."""
     system = _HEIGHT_SYSTEMS.get(second(parameters))
     return f"{first(parameters).replace('.', ',')} m {system}" if first(parameters) and system else UNREAD
 
 
 def _unit_with_power(parameters: Parameters) -> str:
-    """``{{unidad|10|km|2}}`` -> 10 km²."""
+    """Render ``{{unidad|10|km|2}}`` -> 10 km²."""
     power = parameters.get("3", "")
     is_power = not power or power.lstrip("-−").isdecimal()
     if not first(parameters) or not is_power or parameters.get("4") or not knows(parameters, ("0",)):
@@ -81,7 +81,7 @@ _IBERIAN_MONTHS: Final = {
 
 
 def _iberian_date(parameters: Parameters) -> str:
-    """``{{dtlink|1|1|1950}}`` -> 1 de janeiro de 1950; a day or a year may be missing."""
+    """Render ``{{dtlink|1|1|1950}}`` -> 1 de janeiro de 1950; a day or a year may be missing."""
     day, month, year = (parameters.get(str(number), "") for number in range(1, 4))
     if not (day or month):
         return year if year.isdecimal() else UNREAD
@@ -96,8 +96,10 @@ _RUSSIAN_MONTHS: Final = "января февраля марта апреля м
 
 
 def _gregorian(old: date) -> date:
-    """Convert a day of the Julian calendar. Raises :class:`ValueError` behind the year 9999."""
-    counted = old.year - ((old.month, old.day) < (3, 1))  # they part at a 29th of February that only one has
+    """Convert a day of the Julian calendar. Raise :class:`ValueError` after the year 9999."""
+    counted = old.year - (
+        (old.month, old.day) < (3, 1)
+    )  # the calendars diverge at a 29th of February that only one of them has
     try:
         return old + timedelta(days=counted // 100 - counted // 400 - 2)
     except OverflowError:
@@ -105,13 +107,13 @@ def _gregorian(old: date) -> date:
 
 
 def _day_of(parameters: Parameters) -> date:
-    """Read a day from day, month and year. Raises :class:`ValueError` where it is none."""
+    """Read a date from day, month and year. Raise :class:`ValueError` if it is invalid."""
     day, month, year = (small_number(parameters.get(str(number), "")) or 0 for number in range(1, 4))
     return date(year, month, day)
 
 
 def _german_julian_date(parameters: Parameters) -> str:
-    """``{{JULGREGDATUM|15|2|1564}}`` -> 15. Februar jul. / 25. Februar 1564 greg."""
+    """Render ``{{JULGREGDATUM|15|2|1564}}`` -> 15. Februar jul. / 25. Februar 1564 greg."""
     try:
         old = _day_of(parameters)
         new = _gregorian(old)
@@ -123,7 +125,7 @@ def _german_julian_date(parameters: Parameters) -> str:
 
 
 def _russian_old_style_date(parameters: Parameters) -> str:
-    """``{{СС3|9|1|1905}}``, a day of the Julian calendar -> 9 (22) января 1905."""
+    """Render ``{{СС3|9|1|1905}}``, a day of the Julian calendar -> 9 (22) января 1905."""
     try:
         old = _day_of(parameters)
         new = _gregorian(old)
@@ -142,7 +144,7 @@ _LIMITS_OF_A_DATE: Final = (9999, 12, 31)
 
 
 def _east_asian_date(parameters: Parameters) -> str:
-    """``{{birth date|1950|1|5}}`` -> 1950年1月5日; the day, or the month too, may be missing."""
+    """Render ``{{birth date|1950|1|5}}`` -> 1950年1月5日; the day, or the month too, may be missing."""
     values = [parameters.get(str(number), "") for number in range(1, 4)]
     numbers = [small_number(value) or 0 for value in values if value]
     limits = zip(numbers, _LIMITS_OF_A_DATE, strict=False)
@@ -153,7 +155,7 @@ def _east_asian_date(parameters: Parameters) -> str:
 
 
 def _japanese_date_of_death(parameters: Parameters) -> str:
-    """``{{死亡年月日と没年齢|1900|1|1|1950|2|2}}``, the birth first -> 1950年2月2日（50歳没）."""
+    """Render ``{{死亡年月日と没年齢|1900|1|1|1950|2|2}}``, with the birth first -> 1950年2月2日（50歳没）."""
     numbers = [small_number(parameters.get(str(number), "")) or 0 for number in range(1, 7)]
     try:
         birth, death = date(*numbers[:3]), date(*numbers[3:])
@@ -168,13 +170,13 @@ _SPANISH_ERA: Final = {"": "", "a": " a. C.", "d": " d. C."}
 
 
 def _spanish_century(parameters: Parameters) -> str:
-    """``{{siglo|XX||s}}`` -> siglo XX, ``{{siglo|V|a|S}}`` -> Siglo V a. C.; the fourth parameter makes a link."""
+    """Render ``{{siglo|XX||s}}`` -> siglo XX, ``{{siglo|V|a|S}}`` -> Siglo V a. C.; the fourth parameter links."""
     word, era = _SPANISH_CENTURY.get(parameters.get("3", "")), _SPANISH_ERA.get(second(parameters))
     return UNREAD if not first(parameters) or word is None or era is None else f"{word}{first(parameters)}{era}"
 
 
 def _italian_measure(parameters: Parameters) -> str:
-    """``{{M|10|k|m}}`` -> 10 km; ``{{M|1,5|e=6|ul=km}}`` -> 1,5×10⁶ km."""
+    """Render ``{{M|10|k|m}}`` -> 10 km; ``{{M|1,5|e=6|ul=km}}`` -> 1,5×10⁶ km."""
     known = {"0", "<", "@", "1", "2", "3", "u", "ul", "e"}
     power = parameters.get("e", "")
     if not first(parameters) or not known.issuperset(parameters) or (power and not power.lstrip("-−").isdecimal()):

@@ -1,4 +1,4 @@
-"""Parameters of a template and the usual ways to show them; raised and lowered text."""
+"""Access a template's parameters, and render common forms of them and raised and lowered text."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _FRACTION_MARK = re.compile(rf"(?<=\d){FRACTION}")
 
 
 def small_number(text: str) -> int | None:
-    """Read decimal digits; None for other text, and for more digits than a date or an age has.
+    """Parse decimal digits; return None for other text, and for more digits than a date or an age has.
 
-    Python refuses to read more than 4300 digits.
+    Python refuses to parse more than 4300 digits.
     """
     return int(text) if len(text) <= 9 and text.isdecimal() else None
 
 
 def in_groups(digits: str, sign: str = ",") -> str:
-    """Put a sign between groups of three digits.
+    """Put a separator between groups of three digits.
 
     >>> in_groups("12345"), in_groups("123", "."), in_groups("123456", ".")
     ('12,345', '123', '123.456')
@@ -48,17 +48,17 @@ def in_groups(digits: str, sign: str = ",") -> str:
 
 
 def superscript(text: str) -> str:
-    """Raise digits and signs; leave other text as it is."""
+    """Convert digits and signs to superscripts; leave other text unchanged."""
     return text.translate(_SUPERSCRIPTS) if _RAISABLE.match(text) else text
 
 
 def subscript(text: str) -> str:
-    """Lower digits and signs; leave other text as it is."""
+    """Convert digits and signs to subscripts; leave other text unchanged."""
     return text.translate(_SUBSCRIPTS) if _RAISABLE.match(text) else text
 
 
 def raised(before: str, content: str) -> str:
-    """Show raised text behind ``before``, so that ``10<sup>6</sup>`` never becomes 106.
+    """Render raised text after ``before``, so that ``10<sup>6</sup>`` never becomes 106.
 
     >>> raised("10", "6"), raised("2", "1/2"), raised("3", "k"), raised("1", "st"), raised("10", "12 ")
     ('⁶', '^(1/2)', '^k', 'st', '¹² ')
@@ -67,7 +67,7 @@ def raised(before: str, content: str) -> str:
 
 
 def lowered(before: str, content: str) -> str:
-    """Show lowered text behind ``before``.
+    """Render lowered text after ``before``.
 
     >>> lowered("H", "2"), lowered("x", "i"), lowered("T", "max")
     ('₂', '_i', '_max')
@@ -96,7 +96,7 @@ def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> st
 
 
 def _is_ending(before: str, text: str) -> bool:
-    """Tell the ends of ordinals and abbreviations from exponents, which stand behind digits and variables, too."""
+    """Return whether raised text is the end of an ordinal or abbreviation, rather than an exponent."""
     word = re.search(r"\w*$", before)
     base = word[0] if word else ""
     if base == "M" and text in ("c", "ac"):  # McDonald
@@ -117,7 +117,7 @@ def _is_formula(text: str) -> bool:
 
 
 def positional(parameters: Parameters) -> list[str]:
-    """List the positional parameters up to the first that is missing."""
+    """List the positional parameters up to the first missing one."""
     values: list[str] = []
     while (value := parameters.get(str(len(values) + 1))) is not None:
         values.append(value)
@@ -125,27 +125,27 @@ def positional(parameters: Parameters) -> list[str]:
 
 
 def knows(parameters: Parameters, known: Collection[str]) -> bool:
-    """Return whether every parameter that is not empty is positional or one of ``known``."""
+    """Return whether every non-empty parameter is positional or one of ``known``."""
     return all(
         name.isdecimal() or name in ("<", "@") or name in known or not value for name, value in parameters.items()
     )
 
 
 def first(parameters: Parameters) -> str:
-    """Return the first positional parameter, empty where it is missing."""
+    """Return the first positional parameter, empty if it is missing."""
     return parameters.get("1", "")
 
 
 def second(parameters: Parameters) -> str:
-    """Return the second positional parameter, empty where it is missing."""
+    """Return the second positional parameter, empty if it is missing."""
     return parameters.get("2", "")
 
 
 def last(parameters: Parameters) -> str:
-    """Return the last positional parameter, empty where there is none."""
+    """Return the last positional parameter, empty if there is none."""
     return (positional(parameters) or [""])[-1]
 
 
 def unless_empty(text: str) -> str:
-    """Return the text, or the mark of arguments that are not understood where it is empty."""
+    """Return the text, or, if it is empty, the mark of arguments that are not understood."""
     return text or UNREAD

@@ -1,14 +1,14 @@
-"""Patterns of what a template shows, as the rows under ``data/templates/`` write them.
+"""Compile the patterns of rendered templates in the rows under ``data/templates/``.
 
 =================  =================================================================================
-``{1}``            the parameter 1; where it is missing or empty, the template is not understood
+``{1}``            the parameter 1; if it is missing or empty, the template is not understood
 ``{lt|1}``         the first of these parameters that is not empty
 ``{1!}``           the parameter 1, where it is the only positional one
 ``{-1}``           the last positional parameter
-``{*, }``          all positional parameters, with what stands behind the star between them
-``[ ({2})]``       shown where every parameter in it is there
+``{*, }``          all positional parameters, separated by the text after the star
+``[ ({2})]``       shown if every parameter in it is present
 ``<br>``           a line break
-``\\{``            the character itself: so for ``{``, ``[``, ``]`` and ``\\``
+``\\{``            the character itself; also for ``{``, ``[``, ``]`` and ``\\``
 =================  =================================================================================
 """
 
@@ -28,10 +28,10 @@ _Piece = Callable[[Parameters], str | None]
 
 @functools.cache
 def compiled(pattern: str) -> Render:
-    """Make a function from the parameters to what is shown, or the mark of arguments that are not understood.
+    """Return a function from the parameters to the rendered text, or the mark of arguments that are not understood.
 
     Raises:
-        ValueError: The pattern has a bracket without its partner, or an empty parameter.
+        ValueError: The pattern has an unbalanced bracket or an empty parameter.
     """
     pieces: list[_Piece] = []
     optional: list[_Piece] | None = None
@@ -59,7 +59,7 @@ def compiled(pattern: str) -> Render:
 
     def render(parameters: Parameters) -> str:
         if is_word and parameters.get("1"):
-            return UNREAD  # it shows its argument, too
+            return UNREAD  # it also shows its argument
         shown = _joined(pieces, parameters)
         return UNREAD if shown is None else shown or DROPPED
 

@@ -1,4 +1,4 @@
-"""Numbers: fractions, powers, measured values, formulas of chemistry, sums of money, heights, coordinates."""
+"""Render numbers: fractions, powers, measured values, chemical formulas, sums of money, heights, coordinates."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _CURRENCY_SIGNS: Final = {name: sign for sign, names in language_file("en")["cur
 
 
 def fraction(parameters: Parameters) -> str:
-    """``{{frac|1|2}}`` -> 1/2, ``{{frac|3|1|4}}`` -> 3 1/4, ``{{frac|3}}`` -> 1/3."""
+    """Render ``{{frac|1|2}}`` -> 1/2, ``{{frac|3|1|4}}`` -> 3 1/4, ``{{frac|3}}`` -> 1/3."""
     values = positional(parameters)
     if not 1 <= len(values) <= 3 or not all(values[-2:]):
         return UNREAD
@@ -66,17 +66,17 @@ def fraction(parameters: Parameters) -> str:
 
 
 def _grouped_term(text: str) -> str:
-    """Write a numerator or denominator, in parentheses where it has several terms."""
+    """Write a numerator or denominator, in parentheses if it has several terms."""
     return f"({text})" if _COMPOUND.search(text.strip()) else text
 
 
 def named_fraction(name: str) -> str:
-    """``{{1/2}}``, whose name is the fraction."""
+    """Render ``{{1/2}}``, whose name is the fraction."""
     return FRACTION + name
 
 
 def value(parameters: Parameters) -> str:
-    """``{{val|6.24|0.01|e=18|u=m}}`` -> (6.24±0.01)×10¹⁸ m; ``{{val|5|-|10|u=kg}}`` -> 5–10 kg."""
+    """Render ``{{val|6.24|0.01|e=18|u=m}}`` -> (6.24±0.01)×10¹⁸ m; ``{{val|5|-|10|u=kg}}`` -> 5–10 kg."""
     known = ("e", "u", "ul", "up", "upl", "fmt", "p", "s", "end", "errend", "nospan", "sortable", "9", "debug")
     values = [_HYPHEN.sub("−", value) for value in positional(parameters)]
     number = _measured(values) if knows(parameters, known) else None
@@ -129,7 +129,7 @@ def _measured(values: list[str]) -> str | None:
 
 
 def digits_in_groups(parameters: Parameters) -> str:
-    """``{{gaps|1|234|567|e=3|u=m}}`` -> 1234567×10³ m."""
+    """Render ``{{gaps|1|234|567|e=3|u=m}}`` -> 1234567×10³ m."""
     number = "".join(positional(parameters))
     exponent, unit = parameters.get("e", ""), parameters.get("u", "")
     power = superscript(exponent)
@@ -139,7 +139,7 @@ def digits_in_groups(parameters: Parameters) -> str:
 
 
 def unit_sign(code: str) -> str:
-    """``m/s2`` -> m/s²: the sign of a unit in the short notation of {{val}}."""
+    """Render ``m/s2`` -> m/s², the sign of a unit in the short notation of {{val}}."""
     code = code.strip()
     if code in _UNIT_NAMES:
         return _UNIT_NAMES[code]
@@ -147,7 +147,7 @@ def unit_sign(code: str) -> str:
 
 
 def power_of_ten(parameters: Parameters) -> str:
-    """``{{e|24}}`` -> ×10²⁴."""
+    """Render ``{{e|24}}`` -> ×10²⁴."""
     exponent = first(parameters)
     if not exponent or superscript(exponent) == exponent:
         return UNREAD
@@ -155,7 +155,7 @@ def power_of_ten(parameters: Parameters) -> str:
 
 
 def power(parameters: Parameters) -> str:
-    """``{{pow|2|10}}`` -> 2¹⁰."""
+    """Render ``{{pow|2|10}}`` -> 2¹⁰."""
     base, exponent = first(parameters), second(parameters)
     if not base or not exponent:
         return UNREAD
@@ -164,7 +164,7 @@ def power(parameters: Parameters) -> str:
 
 
 def _raised_and_lowered(parameters: Parameters) -> str:
-    """``x{{su|p=2|b=1}}`` -> x₁²; ``{{subsup|x|1|2}}`` gives its base, too."""
+    """Render ``x{{su|p=2|b=1}}`` -> x₁²; ``{{subsup|x|1|2}}`` also has its base."""
     if parameters["0"] == "su":
         base, below, above = "", parameters.get("b", ""), parameters.get("p", "")
     else:
@@ -177,7 +177,7 @@ _INTEGRALS: Final = {"": "∫", "int": "∫", "iint": "∬", "iiint": "∭", "oi
 
 
 def _integral(parameters: Parameters) -> str:
-    """``{{intmath|int|0|1}}`` -> ∫₀¹."""
+    """Render ``{{intmath|int|0|1}}`` -> ∫₀¹."""
     sign, below, above = ([*positional(parameters), "", "", ""])[:3]
     if sign not in _INTEGRALS:
         return UNREAD
@@ -185,14 +185,14 @@ def _integral(parameters: Parameters) -> str:
 
 
 def _limit(sign: str, text: str, script: str) -> str:
-    """Write a limit of an integral in small digits, or behind a sign."""
+    """Write a limit of an integral in small digits, or after a sign."""
     if not text or script != text:
         return script
     return f"{sign}{text}" if len(text) == 1 else f"{sign}({text})"
 
 
 def root(parameters: Parameters) -> str:
-    """``{{sqrt|2}}`` -> √2, ``{{sqrt|a + b}}`` -> √(a + b), ``{{radic|2|3}}`` -> ³√2."""
+    """Render ``{{sqrt|2}}`` -> √2, ``{{sqrt|a + b}}`` -> √(a + b), ``{{radic|2|3}}`` -> ³√2."""
     under, degree = first(parameters), second(parameters)
     if not under:
         return "√"
@@ -205,7 +205,7 @@ _CHARGE = re.compile(r"(\d*)([+\-−–])$")
 
 
 def formula_of_elements(parameters: Parameters) -> str:
-    """``{{chem|SO|4|2-}}`` -> SO₄²⁻: numbers after an element are counts, a last sign is the charge."""
+    """Render ``{{chem|SO|4|2-}}`` -> SO₄²⁻: numbers after an element are counts, a final sign is the charge."""
     values = positional(parameters)
     if not any(values) or not knows(parameters, ("link", "nolink")):
         return UNREAD
@@ -232,7 +232,7 @@ _FORMULA_TOKEN = re.compile(
 
 
 def inline_formula(parameters: Parameters) -> str:
-    """``{{chem2|CO3(2-)}}`` -> CO₃²⁻, in the template's own short notation."""
+    """Render ``{{chem2|CO3(2-)}}`` -> CO₃²⁻, in the template's own short notation."""
     source = first(parameters)
     if not source or not knows(parameters, ("link", "auto", "nolink")) or second(parameters):
         return UNREAD
@@ -269,7 +269,7 @@ def _one_formula(word: str) -> str | None:
 
 
 def nuclide(parameters: Parameters) -> str:
-    """``{{nuclide|carbon|14}}`` -> ¹⁴carbon."""
+    """Render ``{{nuclide|carbon|14}}`` -> ¹⁴carbon."""
     element, mass = first(parameters), second(parameters)
     if not element or parameters.get("3"):
         return UNREAD
@@ -277,14 +277,14 @@ def nuclide(parameters: Parameters) -> str:
 
 
 def money(parameters: Parameters) -> str:
-    """``{{GBP|100}}`` -> £100; ``{{US$}}`` is the sign alone."""
+    """Render ``{{GBP|100}}`` -> £100; ``{{US$}}`` shows only the sign."""
     if second(parameters) or not knows(parameters, ("link", "long", "round", "year", "first", "about", "lk")):
         return UNREAD
     return (_CURRENCY_SIGNS[parameters["0"]] + first(parameters)).rstrip()
 
 
 def money_in_currency(parameters: Parameters) -> str:
-    """``{{currency|100|GBP}}`` -> £100."""
+    """Render ``{{currency|100|GBP}}`` -> £100."""
     sign = _CURRENCY_SIGNS.get((second(parameters) or parameters.get("type", "")).casefold())
     amount = first(parameters) or parameters.get("amount", "")
     known = ("amount", "type", "linked", "link", "first", "passthrough", "fmt")
@@ -298,7 +298,7 @@ _INDIAN_SCALES: Final = {"": "", "k": " thousand", "l": " lakh", "c": " crore", 
 
 
 def _indian_rupees(parameters: Parameters) -> str:
-    """``{{INRConvert|700|c}}`` -> ₹700 crore, without the conversion."""
+    """Render ``{{INRConvert|700|c}}`` -> ₹700 crore, without the conversion."""
     amount, scale = first(parameters), _INDIAN_SCALES.get(second(parameters))
     if scale is None or not _NUMBER.match(amount):
         return UNREAD
@@ -306,7 +306,7 @@ def _indian_rupees(parameters: Parameters) -> str:
 
 
 def height(parameters: Parameters) -> str:
-    """``{{height|ft=5|in=11}}`` -> 5 ft 11 in."""
+    """Render ``{{height|ft=5|in=11}}`` -> 5 ft 11 in."""
     order = ("ft", "in", "m", "cm")
     shown = " ".join(f"{parameters[unit]} {unit}" for unit in order if parameters.get(unit))
     ignored = ("precision", "wiki", "abbr", "out", "lk")
@@ -314,7 +314,7 @@ def height(parameters: Parameters) -> str:
 
 
 def musical_sign(parameters: Parameters) -> str:
-    """``{{music|sharp}}`` -> ♯."""
+    """Render ``{{music|sharp}}`` -> ♯."""
     signs = {"sharp": "♯", "flat": "♭", "natural": "♮", "#": "♯", "b": "♭", "doublesharp": "𝄪", "doubleflat": "𝄫",
              "##": "𝄪", "bb": "𝄫", "n": "♮", "dim": "o", "dimdeg": "o", "halfdim": "ø",
              "quarter": "♩", "eighth": "♪", "common-time": "𝄴", "cut-time": "𝄵", "segno": "𝄋", "coda": "𝄌",
@@ -328,7 +328,7 @@ def musical_sign(parameters: Parameters) -> str:
 
 
 def rail_gauge(parameters: Parameters) -> str:
-    """``{{track gauge|1435mm}}`` -> 1,435 mm; ``{{track gauge|3ft6in}}`` -> 3 ft 6 in."""
+    """Render ``{{track gauge|1435mm}}`` -> 1,435 mm; ``{{track gauge|3ft6in}}`` -> 3 ft 6 in."""
     code = first(parameters).casefold().replace(" ", "")
     if code in ("sg", "std", "standard", "ussg", "uksg"):
         return "standard gauge" if "first" in parameters else "4 ft 8 1/2 in"
@@ -342,7 +342,7 @@ def rail_gauge(parameters: Parameters) -> str:
 
 
 def ordinal(parameters: Parameters) -> str:
-    """``{{ordinal|22}}`` -> 22nd."""
+    """Render ``{{ordinal|22}}`` -> 22nd."""
     number = first(parameters)
     if not number.isdecimal():
         return UNREAD
@@ -351,13 +351,13 @@ def ordinal(parameters: Parameters) -> str:
 
 
 def plus_minus(parameters: Parameters) -> str:
-    """``{{±|5}}`` -> ±5, ``{{±|5|2}}`` -> +5/−2."""
+    """Render ``{{±|5}}`` -> ±5, ``{{±|5|2}}`` -> +5/−2."""
     values = positional(parameters)
     return f"+{values[0]}/−{values[1]}" if len(values) == 2 else f"±{first(parameters)}"
 
 
 def coordinates(parameters: Parameters) -> str:
-    """``{{coord|13|19|N|169|9|W}}`` -> 13°19′N 169°9′W; nothing where they stand in the page's title only."""
+    """Render ``{{coord|13|19|N|169|9|W}}`` -> 13°19′N 169°9′W; nothing if they are shown only in the page's title."""
     display = parameters.get("display", "").replace(" ", "").casefold()
     if display in ("title", "titre", "t", "ti"):
         return DROPPED

@@ -26,7 +26,7 @@ def _name(parameters: Parameters, kind: str, number: str) -> str:
 
 
 def junction(parameters: Parameters) -> str:
-    """``{{jct|state=NY|I|90|dir1=east|NY|17}}`` -> I-90 east / NY 17."""
+    """Render ``{{jct|state=NY|I|90|dir1=east|NY|17}}`` -> I-90 east / NY 17."""
     values = positional(parameters)
     names = [f"{name}{place}" for name in _SILENT for place in ("", *range(1, _SHOWN_PLACES + 1))]
     if len(values) % 2 or not 2 <= len(values) <= 2 * _SHOWN_PLACES or not knows(parameters, ("0", *names)):

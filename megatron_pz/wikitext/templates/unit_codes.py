@@ -1,6 +1,6 @@
-"""Units by their codes on English Wikipedia, and by their names; the table is ``data/units/en.toml``.
+"""Find units by their codes on English Wikipedia and by their names, in the table ``data/units/en.toml``.
 
-Codes mind the case of letters (documentation: https://en.wikipedia.org/wiki/Template:Convert/list_of_units).
+Codes are case-sensitive (documentation: https://en.wikipedia.org/wiki/Template:Convert/list_of_units).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _table() -> Mapping[str, Mapping[str, Any]]:
 
 @functools.lru_cache(maxsize=4096)
 def unit_of(code: str) -> Unit | None:
-    """Find the unit of a code, whose letters' case counts; None for an unknown one.
+    """Find the unit of a case-sensitive code; return None for an unknown code.
 
     >>> unit_of("kN").one, unit_of("kn").one, unit_of("e6m3").several
     ('kilonewton', 'knot', 'million cubic metres')
@@ -82,7 +82,7 @@ def unit_of(code: str) -> Unit | None:
 
 @functools.cache
 def _codes_by_name() -> Mapping[str, str]:
-    """Codes by the names and long signs of their units: ``kilometres``, ``US gal``."""
+    """Return the codes by the names and long signs of their units: ``kilometres``, ``US gal``."""
     table = _table()
     codes: dict[str, str] = {}
     for code, (sign, one, several) in table["others"].items():
@@ -95,7 +95,7 @@ def _codes_by_name() -> Mapping[str, str]:
 
 
 def _named_unit(code: str) -> Unit | None:
-    """Find the unit that a name stands for, which is a code, too: ``square kilometers``, ``cu ft``, ``km²``."""
+    """Find the unit of a name that is used as a code: ``square kilometers``, ``cu ft``, ``km²``."""
     british = _METER_OR_LITER.sub("re", code)
     if "⋅" in code:
         return unit_of(code.replace("⋅", "·"))

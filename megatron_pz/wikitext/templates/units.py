@@ -1,8 +1,8 @@
-"""Show quantities as ``{{convert}}`` does, without the conversion in parentheses.
+"""Render quantities as ``{{convert}}`` does, without the conversion in parentheses.
 
-The template rounds the converted value by rules that depend on the input's digits. The number that the author wrote is
-exact, and the parenthesis is no part of the sentence. A call that is not understood to its end gives the mark of
-arguments that are not understood, never a part of the quantity.
+The template rounds the converted value by rules that depend on the input's digits. The author's number is exact, and
+the parenthesis is not part of the sentence. A call that is not fully understood gives the mark of arguments that are
+not understood, never a part of the quantity.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ _ENGLISH_WORD: Final = re.compile(r"[a-z]{4,}| (?:and|or) ")
 
 
 def local_quantity(parameters: dict[str, str], language: str) -> str:
-    """Show a quantity on a wiki of another language: a unit's sign and no English word."""
+    """Render a quantity on a wiki of another language, with a unit's sign instead of an English word."""
     if parameters.get("abbr") != "values":
         parameters["abbr"] = "on"
     shown = _read(parameters)
@@ -109,7 +109,7 @@ def local_quantity(parameters: dict[str, str], language: str) -> str:
 
 
 def quantity(parameters: Parameters) -> str:
-    """``{{convert|10|to|15|km|mi}}`` -> 10 to 15 kilometres; ``{{convert|5|ft|6|in|m}}`` -> 5 feet 6 inches."""
+    """Render ``{{convert|10|to|15|km|mi}}`` -> 10 to 15 kilometres; ``{{convert|5|ft|6|in|m}}`` -> 5 feet 6 inches."""
     if parameters.get("0") == "cvt" and not parameters.get("abbr"):
         parameters = {**parameters, "abbr": "on"}
     number = parameters.get("1", "")
@@ -131,7 +131,7 @@ class _Behind:
 
 @functools.lru_cache(maxsize=8192)
 def _behind_number(is_one: bool, others: tuple[tuple[str, str], ...]) -> _Behind | None:
-    """Render what follows a first whole number, which most calls have: the same few units over and over."""
+    """Render the arguments after a first whole number; cached, because most calls use the same few units."""
     number = "1" if is_one else "2"
     parameters = {"1": number, **dict(others)}
     style, shown = _style_of(parameters), _read(parameters)
@@ -176,7 +176,7 @@ def _read(parameters: Parameters) -> str:
 
 
 def _price(number: str, codes: list[str], sign: str, style: _Style) -> str:
-    """Show money per unit: ``5|$/lb`` -> $5 per pound."""
+    """Render money per unit: ``5|$/lb`` -> $5 per pound."""
     unit = unit_of(codes[0][2:])
     if unit is None or codes[0][1:2] != "/" or style.is_adjective or not (style.shows_units and _is_output(codes[1:])):
         return UNREAD
@@ -198,7 +198,7 @@ class _Style:
 
 
 def _style_of(parameters: Parameters) -> _Style | None:
-    """Read how the template is to show the quantity; None where a named parameter is not understood."""
+    """Parse the display style of the quantity; return None if a named parameter is not understood."""
     if not knows(parameters, _KNOWN):
         return None
     return _style(*[parameters.get(name, "") for name in ("abbr", "adj", "disp", "sing", "comma", "sp", "spell")])
@@ -237,7 +237,7 @@ def _positional(parameters: Parameters) -> list[str]:
 
 
 def _read_numbers(values: list[str], style: _Style) -> tuple[str, bool, int] | None:
-    """Read the numbers in front of the unit: as shown, whether there is one only, and where the unit stands."""
+    """Parse the numbers before the unit; return them as shown, whether there is only one, and the unit's index."""
     text, position = _shown_number(values[0], style), 1
     is_single = values[0].isdecimal() or _JOINED_NUMBERS.match(values[0]) is None
     while position < len(values) and values[position] in _JOINTS:
@@ -287,7 +287,7 @@ def _shown_number(number: str, style: _Style) -> str:
 
 
 def in_words(number: str) -> str:
-    """Spell a whole number below 100; empty for another one.
+    """Spell out a whole number below 100; return an empty string for any other.
 
     >>> in_words("7"), in_words("42"), in_words("1.5")
     ('seven', 'forty-two', '')
@@ -318,12 +318,12 @@ def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
 
 
 def _is_output(arguments: list[str]) -> bool:
-    """Return whether the arguments behind the input's unit are an output unit, which is not shown, and a precision."""
+    """Return whether the arguments after the input's unit are an output unit, which is not shown, and a precision."""
     return len(arguments) <= 2 and not any(map(_is_number, arguments[:-1]))
 
 
 def grouped(number: str, commas: bool) -> str:
-    """1300 -> 1,300, as the template shows it."""
+    """Render 1300 as 1,300, as the template does."""
     if not commas or not number.isascii():
         return number
     return _WHOLE_PART.sub(lambda whole: in_groups(whole[0].lstrip("0") or "0"), number)

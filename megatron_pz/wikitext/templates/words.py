@@ -1,4 +1,4 @@
-"""Words that a pattern cannot show: names of ships, citations by author, links to other wikis, lists, verse."""
+"""Render words that a pattern cannot express: ship names, citations by author, links to other wikis, lists, verse."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _list_items(parameters: Parameters) -> list[str]:
 
 
 def items(parameters: Parameters) -> str:
-    """Show a list with an item a line; inside a line of text, with commas."""
+    """Render a list with one item per line, or with commas inside a line of text."""
     before = parameters["<"].rstrip(" ")
     if before and before[-1] not in "\n:：":
         return items_in_line(parameters)
@@ -42,12 +42,12 @@ def items(parameters: Parameters) -> str:
 
 
 def items_in_line(parameters: Parameters) -> str:
-    """``{{hlist|a|b}}`` -> a, b."""
+    """Render ``{{hlist|a|b}}`` -> a, b."""
     return unless_empty(", ".join(_list_items(parameters)))
 
 
 def verse(parameters: Parameters) -> str:
-    """Show a poem, whose line ends stay."""
+    """Render a poem, keeping its line ends."""
     text = parameters.get("1") or parameters.get("text") or parameters.get("texte") or parameters.get("content") or ""
     if parameters["0"] == "verse translation" and second(parameters):
         text = f"{text.strip()}{PARAGRAPH}{second(parameters)}"
@@ -55,7 +55,7 @@ def verse(parameters: Parameters) -> str:
 
 
 def _ship_name(prefix: str, name: str, hull: str, form: str) -> str:
-    """Name and hull number in one of the forms that ship templates know by number."""
+    """Render name and hull number in one of the forms that ship templates select by number."""
     if not name:
         return UNREAD
     whole = f"{prefix} {name}".strip()
@@ -71,19 +71,19 @@ def _ship_name(prefix: str, name: str, hull: str, form: str) -> str:
 
 
 def ship(parameters: Parameters) -> str:
-    """``{{USS|Enterprise|CVN-65}}`` -> USS Enterprise (CVN-65)."""
+    """Render ``{{USS|Enterprise|CVN-65}}`` -> USS Enterprise (CVN-65)."""
     prefix = parameters["0"]
     prefix = _SHIP_PREFIXES.get(prefix, prefix.upper())
     return _ship_name(prefix, first(parameters), second(parameters), parameters.get("3", ""))
 
 
 def ship_with_prefix(parameters: Parameters) -> str:
-    """``{{ship|French ship|Océan|1790}}`` -> French ship Océan (1790)."""
+    """Render ``{{ship|French ship|Océan|1790}}`` -> French ship Océan (1790)."""
     return _ship_name(first(parameters), second(parameters), parameters.get("3", ""), parameters.get("4", ""))
 
 
 def ship_class(parameters: Parameters) -> str:
-    """``{{sclass|Iowa|battleship}}`` -> Iowa-class battleship."""
+    """Render ``{{sclass|Iowa|battleship}}`` -> Iowa-class battleship."""
     name, kind, form = first(parameters), second(parameters), parameters.get("3", "")
     if not name or not kind or form not in ("", "0", "4"):
         return UNREAD
@@ -91,7 +91,7 @@ def ship_class(parameters: Parameters) -> str:
 
 
 def _harvard(style: str) -> Render:
-    """Author-year citations inside a sentence: Smith (2005), (Smith 2005) or Smith 2005."""
+    """Render author-year citations inside a sentence: Smith (2005), (Smith 2005) or Smith 2005."""
 
     def render(parameters: Parameters) -> str:
         values = [value for value in positional(parameters) if value]
@@ -108,7 +108,7 @@ def _harvard(style: str) -> Render:
 
 
 def cited_authors(parameters: Parameters) -> str:
-    """``{{harvs|txt|first=Emmy|last=Noether|year=1921}}`` -> Emmy Noether (1921)."""
+    """Render ``{{harvs|txt|first=Emmy|last=Noether|year=1921}}`` -> Emmy Noether (1921)."""
     names = [_author(parameters, number) for number in ("", "2", "3", "4")]
     authors = [name for name in (names[0] or _author(parameters, "1"), *names[1:]) if name]
     years = [year for number in ("", "1", "2", "3") if (year := parameters.get(f"year{number}", ""))]
@@ -127,7 +127,7 @@ def _author(parameters: Parameters, number: str) -> str:
 
 
 def bible_verse(parameters: Parameters) -> str:
-    """``{{bibleverse|Mark|16:8|KJV}}`` and the older ``{{bibleverse||Mark|16:8|KJV}}`` -> Mark 16:8."""
+    """Render ``{{bibleverse|Mark|16:8|KJV}}`` and the older ``{{bibleverse||Mark|16:8|KJV}}`` -> Mark 16:8."""
     values = [*positional(parameters), "", "", "", "", ""]
     if values[0] in ("", "1", "2", "3", "4"):
         number, book, verse, _, label = values[:5]
@@ -139,17 +139,17 @@ def bible_verse(parameters: Parameters) -> str:
 
 
 def interlanguage_link(parameters: Parameters) -> str:
-    """``{{ill|title|language|title there|lt=label}}`` -> label; old uses put the language first."""
+    """Render ``{{ill|title|language|title there|lt=label}}`` -> label; old uses put the language first."""
     if label := parameters.get("lt") or parameters.get("display"):
         return label
     title = first(parameters)
-    if title in language_codes():  # what the third one is differs between wikis; the fourth is the label
+    if title in language_codes():  # the meaning of the third one differs between wikis; the fourth is the label
         return parameters.get("4") or (UNREAD if parameters.get("3") else unless_empty(second(parameters)))
     return unless_empty(title)
 
 
 def as_written(parameters: Parameters) -> str:
-    """``{{sic|teh}}`` -> teh [sic]; ``hide=y`` leaves the word alone."""
+    """Render ``{{sic|teh}}`` -> teh [sic]; with ``hide=y`` only the word."""
     values = positional(parameters)
     known = ("hide", "nolink", "expected", "reason", "force")
     if not knows(parameters, known):
@@ -160,7 +160,7 @@ def as_written(parameters: Parameters) -> str:
 
 
 def unicode_character(parameters: Parameters) -> str:
-    """``{{unichar|A9|copyright sign}}`` -> U+00A9 © COPYRIGHT SIGN."""
+    """Render ``{{unichar|A9|copyright sign}}`` -> U+00A9 © COPYRIGHT SIGN."""
     code = first(parameters).removeprefix("U+")
     if not 2 <= len(code) <= 6 or set(code) - set(hexdigits) or (number := int(code, 16)) > sys.maxunicode:
         return UNREAD
@@ -171,7 +171,7 @@ def unicode_character(parameters: Parameters) -> str:
 
 
 def post_nominals(parameters: Parameters) -> str:
-    """``{{post-nominals|country=GBR|KCB|OBE}}`` -> KCB, OBE; a space parts them from a name."""
+    """Render ``{{post-nominals|country=GBR|KCB|OBE}}`` -> KCB, OBE; a space separates them from a name."""
     letters = [*positional(parameters), parameters.get("list", ""), parameters.get("unlinked", "")]
     joint = " " if parameters.get("commas") == "no" else ", "
     space = " " if parameters["<"][-1:].isalnum() else ""
@@ -179,7 +179,7 @@ def post_nominals(parameters: Parameters) -> str:
 
 
 def season(parameters: Parameters) -> str:
-    """``{{nbay|1990}}`` -> 1990–91; ``start`` and ``end`` choose one of the years."""
+    """Render ``{{nbay|1990}}`` -> 1990–91; ``start`` and ``end`` select one of the years."""
     year, form = first(parameters), second(parameters)
     if not (year.isascii() and year.isdecimal() and len(year) == 4):
         return UNREAD
@@ -192,7 +192,7 @@ _INVITATIONS = ("", "listen", "pronunciation", "play", "pronounced", "anhören",
 
 
 def audio(parameters: Parameters) -> str:
-    """``{{audio|a.ogg|Berlin}}`` -> Berlin; a label that only invites to listen shows no word."""
+    """Render ``{{audio|a.ogg|Berlin}}`` -> Berlin; a label that only invites to listen is not shown."""
     label = second(parameters)
     if label.casefold().strip("() ?/i") not in _INVITATIONS:
         return label
