@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from megatron_pz.wikitext.language_data import ENGLISH, template_rows
-from megatron_pz.wikitext.marks import DROPPED, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
+from megatron_pz.wikitext.marks import DROPPED, HOLES, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
 from megatron_pz.wikitext.templates import (
     countries,
     dates,
@@ -63,6 +63,7 @@ _PARENTHESES: Final = ("()", "（）")
 _MAX_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
 """Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
+_HOLE = re.compile(f"[{''.join(HOLES)}]")
 _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 
 
@@ -167,6 +168,8 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
         return shown[1:-1] if is_twice else shown
     if (function := rows.computed.get(name)) is not None:
         parameters["0"], parameters["<"], parameters["@"] = name, before, language
+        if function in quantities.FUNCTIONS and any(map(_HOLE.search, parameters.values())):
+            return UNREAD
         is_foreign = language not in ENGLISH
         if function == "quantity":
             return units.local_quantity(parameters, language) if is_foreign else units.quantity(parameters)

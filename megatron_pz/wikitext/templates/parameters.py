@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 
-from megatron_pz.wikitext.marks import FRACTION, MARKS, UNREAD
+from megatron_pz.wikitext.marks import FRACTION, MARKS, UNKNOWN, UNREAD
 
 Parameters = Mapping[str, str]
 """Positional parameters under "1", "2", …; named ones under their names; the template's name under "0", a
@@ -25,6 +25,7 @@ _CAPITAL_ENDINGS = "rte"
 _SMALL_ENDINGS = ("no", "vo", "fo", "ro")
 _TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
 """In front of the raised m or s of a right ascension or a duration: 5h 35m 17s."""
+_PUNCTUATION = ",;:"
 _LONGEST_SCRIPT = 24
 _FRACTION_MARK = re.compile(rf"(?<=\d){FRACTION}")
 
@@ -84,7 +85,9 @@ def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> st
     white = " " if content[len(content.rstrip()) :] else ""
     base = before[-1:]
     if not text or MARKS.search(text):
-        return content
+        return UNREAD if UNKNOWN in text else content
+    if len(text) > 1 and text[-1] in _PUNCTUATION:
+        return _scripted(before, text[:-1], sign, table) + text[-1] + white
     if _RAISABLE.match(text) and not (text in "n()" and not base.strip()):
         return text.translate(table) + white
     is_base = base.isalnum() or base in ")]}²³′π"

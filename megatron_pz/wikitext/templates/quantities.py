@@ -7,6 +7,7 @@ from typing import Final
 
 from megatron_pz.wikitext.language_data import language_file
 from megatron_pz.wikitext.marks import DROPPED, FRACTION, UNREAD
+from megatron_pz.wikitext.templates.expressions import value_of
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
     Render,
@@ -21,7 +22,7 @@ from megatron_pz.wikitext.templates.parameters import (
     superscript,
     unless_empty,
 )
-from megatron_pz.wikitext.templates.units import grouped, quantity
+from megatron_pz.wikitext.templates.units import grouped, in_words, quantity
 
 _NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
 _HYPHEN = re.compile(r"^[-–](?=[\d.])")
@@ -350,6 +351,21 @@ def ordinal(parameters: Parameters) -> str:
     return number + end
 
 
+def percentage(parameters: Parameters) -> str:
+    """``{{percentage|1|3|1}}`` -> 33.3%."""
+    part, whole = first(parameters), second(parameters)
+    digits = parameters.get("3", "") or "0"
+    if not re.fullmatch(r"\d", digits) or not knows(parameters, ()):
+        return UNREAD
+    value = value_of(f"100 * ({part}) / ({whole})") and value_of(f"100 * ({part}) / ({whole}) round {digits}")
+    return f"{float(value):.{digits}f}%" if value else UNREAD
+
+
+def spelled_number(parameters: Parameters) -> str:
+    """``{{spellnum|42}}`` -> forty-two."""
+    return (in_words(first(parameters)) if knows(parameters, ()) else "") or UNREAD
+
+
 def plus_minus(parameters: Parameters) -> str:
     """Render ``{{±|5}}`` -> ±5, ``{{±|5|2}}`` -> +5/−2."""
     values = positional(parameters)
@@ -409,5 +425,7 @@ FUNCTIONS: dict[str, Render] = {
     "rail_gauge": rail_gauge,
     "ordinal": ordinal,
     "plus_minus": plus_minus,
+    "percentage": percentage,
+    "spelled_number": spelled_number,
     "coordinates": coordinates,
 }

@@ -55,6 +55,8 @@ def test_what_only_looks_like_a_variant_stays(text: str) -> None:
     ("hole", "reason"),
     [
         ("{{no such template|x}}", "unknown_template"),
+        ("{{wikidata|property|P1082}}", "unknown_template"),
+        ("{{current fiscal year}}", "unknown_template"),
         ("{{convert|5|no such unit}}", "unread_arguments"),
         ("<score>c d</score>", "unknown_element"),
         ("<hiero>A1</hiero>", "unknown_element"),
@@ -116,6 +118,16 @@ def test_a_conjunction_that_is_written_with_the_lost_word_shows_the_hole(languag
     dropped: dict[str, int] = {}
     assert wikitext_to_paragraphs(text, wiki=Wiki(language=language), dropped=dropped) == []
     assert dropped == {"unknown_template": 1}
+
+
+@pytest.mark.parametrize(
+    "holder", ["{{{{frac|{}|2}}}}", "√{{{{sqrt|{}}}}}", "{{{{val|5|{}}}}}", "x<sub>{}</sub>", "2<sup>{}</sup>"]
+)
+def test_a_number_that_lost_a_part_is_a_hole(holder: str) -> None:
+    dropped: dict[str, int] = {}
+    source = f"One. It is {holder.format('{{no such}}')} there. Two."
+    assert wikitext_to_paragraphs(source, dropped=dropped) == ["One. Two."]
+    assert dropped == {"unread_arguments": 1}
 
 
 def test_a_line_that_looks_like_a_tables_row_is_a_hole_in_its_sentence() -> None:
