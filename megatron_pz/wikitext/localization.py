@@ -29,7 +29,7 @@ _CANONICAL: Final = {
 _ANOTHER: Final = 1000
 """Stands for the numbers of the namespaces that only some wikis have, or whose names the tables do not tell apart."""
 _REDIRECT = re.compile(r"\s*+[#＃]\s*+([^\[\]:\n]{1,40}?)\s*+:?+\s*+\[\[")
-_TEMPLATE_CALL = re.compile(r"\{\{([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
+_TEMPLATE_CALL = re.compile(r"\{\{\s*+([^|{}\[\]<>\n]{1,100})(?=\||\}\}|\n)")
 
 
 @functools.cache

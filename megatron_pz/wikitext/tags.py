@@ -8,7 +8,7 @@ from typing import Final
 
 _DROPPED_TAGS = (
     "ref references gallery timeline imagemap graph mapframe templatedata inputbox templatestyles indicator "
-    "categorytree includeonly style script".split()
+    "categorytree includeonly style script rp".split()
 )
 LOSING_TAGS: Final = frozenset(["score", "hiero", "maplink"])
 """Tags that show something which no text can: a sentence around one is not whole without it."""
@@ -16,8 +16,8 @@ MATH_TAGS: Final = frozenset(["math", "chem", "ce"])
 CODE_TAGS: Final = frozenset(["syntaxhighlight", "source", "pre"])
 _PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr".split()
 _INLINE_TAGS = (
-    "b i u s a em strong small big span font tt code kbd samp var cite q abbr del ins strike mark bdi bdo dfn "
-    "noinclude onlyinclude ruby rb rt rp rtc wbr nobr table tr td th tbody thead caption time data label langconvert "
+    "b i u s a em strong small big span font tt code kbd samp var cite abbr del ins strike mark bdi bdo dfn "
+    "noinclude onlyinclude ruby rb rtc wbr nobr table tr td th tbody thead caption time data label langconvert "
     "noscript img section".split()
 )
 
@@ -29,9 +29,9 @@ MAGIC_WORDS: Final = frozenset(
 )
 """Words that vanish between double underscores."""
 
-UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE, VERSE = range(8)
+UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE, VERSE, ENCLOSING = range(9)
 """Actions that tags ask for: none (it is no tag); content that is no wikitext; raised or lowered content; a line break;
-a new paragraph; a list item; nothing but its content; content whose line ends stay."""
+a new paragraph; a list item; nothing but its content; content whose line ends stay; signs around its content."""
 
 ACTIONS: Final = (
     dict.fromkeys(_INLINE_TAGS, INLINE)
@@ -39,11 +39,14 @@ ACTIONS: Final = (
     | dict.fromkeys(["li", "dd", "dt"], LISTING)
     | dict.fromkeys(["sup", "sub"], RAISING)
     | dict.fromkeys([*_DROPPED_TAGS, *LOSING_TAGS, *MATH_TAGS, *CODE_TAGS, "nowiki", "phonos"], OPAQUE)
-    | {"br": BREAKING, "poem": VERSE}
+    | {"br": BREAKING, "poem": VERSE, "q": ENCLOSING, "rt": ENCLOSING}
 )
 
 IN_LINE: Final = re.compile(r"\binline\b|enclose\s*=\s*[\"']?none", re.IGNORECASE)
 """In the attributes of a code tag whose code is part of the line."""
 
-HIDDEN: Final = re.compile(r"display\s*:\s*none", re.IGNORECASE)
+ENCLOSED: Final = {"q": ('"', '"'), "rt": ("(", ")")}
+"""Signs that stand around the content of a tag. Those that a page gives for old browsers, in ``<rp>``, are dropped."""
+
+HIDDEN: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|(?<!-)color\s*:\s*transparent", re.IGNORECASE)
 """In the attributes of a tag whose content nobody sees."""

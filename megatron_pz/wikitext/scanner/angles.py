@@ -116,6 +116,9 @@ def _tag(scan: Scan, name: str, closing: bool, alone: bool, start: int, end: int
     elif action == tags.PARTING or action == tags.VERSE:
         scan.out.write(PARAGRAPH)
         scan.is_verse = action == tags.VERSE and not closing and not alone and scan.find_closing_tag(name)
+    elif action == tags.ENCLOSING:
+        if closing or (not alone and scan.find_closing_tag(name)):
+            scan.out.push(tags.ENCLOSED[name][closing])
     elif action == tags.LISTING:
         scan.out.write("\n" if closing else f"\n{ITEM}")
     else:

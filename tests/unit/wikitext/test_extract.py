@@ -35,6 +35,10 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("10<sup>6</sup> m<sup>-2</sup> H<sub>2</sub>O 19<sup>th</sup>", "10⁶ m⁻² H₂O 19th"),
         ("__NOTOC__ a__b <nowiki>'x' &amp; [y]</nowiki>", "a__b 'x' & [y]"),
         ("a<ref>n</ref> b<ref name=x/> c<ref group='g'>{{cite|t=[[x]]}}\n\nmore</ref>.", "a b c."),
+        ("<i style='visibility:hidden'>0</i>5 <i style='color: transparent'>0</i>6", "5 6"),
+        ("<i style='background-color:transparent'>7</i>", "7"),
+        ("<ruby>漢<rt>かん</rt></ruby> <ruby>字<rp>(</rp><rt>じ</rt><rp>)</rp></ruby> <ruby>a<rt>b</ruby> <q>c</q>",
+         "漢(かん) 字(じ) ab \"c\""),
         ("<span style='display: none'>no</span>yes<table><tr><td>no</td></tr></table>", "yes"),
         # Templates
         ("{{Infobox|a={{b|c=[[d]]}}\n|e=f}}Text{{unknown}}.", "Text."),
