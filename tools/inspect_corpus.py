@@ -1,10 +1,10 @@
-"""Look at a corpus: passages with title and URL, how long they are, and what became of the pages.
+"""Inspect a corpus: passages with title and URL, their lengths, and the outcomes of the pages.
 
     python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --passages 5
     python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --title Anarchism
     python tools/inspect_corpus.py data/enwiki_text_passage --tokenizer-model Qwen3-4B-Base --output enwiki.html
 
-Of a corpus of any size only what is shown is read, and the lengths.
+Only the shown passages and the lengths are read, for a corpus of any size.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _chosen(corpus: CorpusBrowser, flags: argparse.Namespace) -> list[int]:
-    """Numbers of the passages to show."""
+    """Return the numbers of the passages to show."""
     if flags.tokenizer_model is None:
         if flags.index or flags.title:
             raise BadInput("--index and --title show passages; give the corpus' tokenizer by --tokenizer-model")
@@ -114,7 +114,7 @@ def _show(corpus: CorpusBrowser, passages: Sequence[ShownPassage]) -> None:
 
 
 def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
-    """Histogram of the passages' lengths."""
+    """Return a histogram of the passages' lengths."""
     edges = even_edges(lengths.shortest, lengths.longest, BINS)
     counts = lengths.binned(edges)
     table = Table(quantity, f"{unit}s", "", title=f"Length of {unit}s in {quantity}")
@@ -127,7 +127,7 @@ def _lengths_table(lengths: Lengths, quantity: str, unit: str) -> Table:
 
 
 def _pages_table(corpus: CorpusBrowser) -> Table:
-    """List what became of the input's pages, over all splits."""
+    """List the outcomes of the input's pages, over all splits."""
     pages = corpus.manifest["all_splits"]
     table = Table("", "number", "share", title=pages_title(corpus))
     for column in table.columns[1:]:

@@ -1,14 +1,15 @@
-"""Tell whether a recipe fits on the GPUs of a cluster, which parallel layouts would, and how long a step takes.
+"""Determine whether a recipe fits on the GPUs of a cluster, which parallel layouts fit, and how long a step takes.
 
     python tools/plan_cluster.py --config examples/qwen3_4b/config.yaml --gpu H100 --gpus 16 [--flags]
     python tools/plan_cluster.py --config examples/qwen3_8b/config.yaml --gpu H100 --gpus 64 --layouts
     python tools/plan_cluster.py --config examples/qwen3_4b/config.yaml --gpu H100 --gpus 64 --calibrate runs/qwen3_4b
 
-Of the model's directory only config.json is read. Further flags are those of megatron_pz.train. With ``--layouts``
-every layout is judged: those that fit are listed, the fastest first, then each reason why others do not. Exit code 1
-where the recipe, or with ``--layouts`` every layout, does not fit. Memory is arithmetic (megatron_pz/planning/memory.py
-says what is counted), and time is a simulation (megatron_pz/planning/step_time). No GPU has confirmed them yet; with
-``--calibrate`` the simulation takes its rates from a run. ``--gpu-memory`` without ``--gpu`` judges memory alone.
+Only config.json of the model's directory is read. Further flags are those of megatron_pz.train. With ``--layouts``
+every layout is judged: those that fit are listed, fastest first, then each reason why others do not. The exit code is 1
+if the recipe, or with ``--layouts`` every layout, does not fit. Memory is computed by arithmetic
+(megatron_pz/planning/memory.py lists the terms), and time by a simulation (megatron_pz/planning/step_time). No GPU has
+confirmed them yet; with ``--calibrate`` the simulation takes its rates from a run. ``--gpu-memory`` without ``--gpu``
+judges only memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SHOWN = 12
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Run the command line."""
     own, flags = _parser().parse_known_args(sys.argv[1:] if argv is None else argv)
     device = find_device(own.gpu) if own.gpu else None
     if device is not None and device.name == "CPU":
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _slower(layout: Layout, times: Mapping[str, StepTime]) -> float:
-    """Rank layouts by time. Differences below 3 % are less than the simulation can tell, and leave them in order."""
+    """Return the sort key of a layout by time. Differences below 3 %, the simulation's resolution, are ignored."""
     if layout.name not in times:
         return math.inf
     fastest = min(time.seconds for time in times.values())
@@ -102,7 +103,7 @@ def _parser() -> Parser:
 
 
 def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
-    """Return the table of a plan and, in words, what follows from it."""
+    """Return the table of a plan and sentences with the conclusion."""
     parallel, rollout = config.parallel, config.rollout
     rows = [
         [name, *(f"{getattr(stage, field) / GIB:.1f}" for stage in plan.stages)]
@@ -144,7 +145,7 @@ def describe(plan: MemoryPlan, config: RunConfig, gpus: int) -> str:
 def describe_layouts(
     layouts: list[Layout], gpus: int, card_gib: float, times: Mapping[str, StepTime], schedule: Schedule
 ) -> str:
-    """Return the table of the layouts that fit, in the order to try them, and below it why each other one does not."""
+    """Return the table of the layouts that fit, in the order to try them, and the reasons why the others do not."""
     rows: list[list[str]] = []
     for layout in layouts:
         if layout.refusal or layout.plan is None:
@@ -183,7 +184,7 @@ def describe_layouts(
 
 
 def describe_time(timing: Estimate, times: list[StepTime]) -> str:
-    """Return the table of the schedules' times, the fastest first, and what they rest on."""
+    """Return the table of the schedules' times, fastest first, and the assumptions."""
     cluster, work, steps = timing.cluster, timing.work, timing.config.training.train_iters
     device, rates = cluster.device, cluster.rates
     all_learned = work.generator_learned == work.predictor_learned == 1

@@ -1,8 +1,8 @@
-"""Run both roles once with a Hugging Face model: it masks a paragraph of yours, then predicts its own mask.
+"""Run both roles once with a Hugging Face model, which masks a given paragraph and then predicts its own mask.
 
     python tools/play.py --config FILE --hf-model DIR --text "A paragraph of your own."
 
-Decodes greedily with transformers alone: an exported model needs neither Megatron-Core nor vLLM.
+Decodes greedily with transformers; an exported model needs neither Megatron-Core nor vLLM.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class GreedyEngine:
     """A rollout engine on transformers that decodes greedily."""
 
     def __init__(self, directory: Path, max_prompt_length: int) -> None:
-        """Load model and tokenizer. Raises :class:`BadInput` when transformers cannot load the directory."""
+        """Load model and tokenizer. Raise :class:`BadInput` if transformers cannot load the directory."""
         disable_progress_bar()
-        if not (directory / "config.json").is_file():  # transformers would take it for a name on the hub
+        if not (directory / "config.json").is_file():  # transformers would take it for a model name on the hub
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
         tokenizer_sha256(directory)  # refuses a directory without a tokenizer
         try:
@@ -46,10 +46,10 @@ class GreedyEngine:
         require_tokenizer_fits(self.tokenizer, directory, directory, self.model.config.vocab_size)
         self.max_prompt_length = max_prompt_length
         ends = self.model.generation_config.eos_token_id  # one id, several, or None
-        # As in rollouts: vLLM also ends at the tokenizer's own end token.
+        # As in rollouts, because vLLM also ends at the tokenizer's own end token.
         every = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
         self.ends = frozenset(end for end in every if end is not None)
-        # transformers fills what a call leaves unset from generation_config.json (repetition penalty, beams …).
+        # transformers takes unset arguments from generation_config.json (repetition penalty, beams …).
         self.model.generation_config = GenerationConfig()
 
     @torch.inference_mode()
@@ -65,7 +65,7 @@ class GreedyEngine:
     ) -> list[list[Response]]:
         """Continue each prompt once with its most likely tokens. ``n`` must be 1; ``seeds`` are not used.
 
-        ``decoding`` may only ask for greedy decoding, too.
+        ``decoding`` may also only request greedy decoding.
 
         Raises:
             BadInput: a prompt is longer than ``max_prompt_length``.
@@ -101,7 +101,7 @@ class GreedyEngine:
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Run the command line."""
     parser = Parser("Run both roles once with a Hugging Face model.")
     parser.add_argument("--config", type=Path, required=True, help="the configuration that the model was trained with")
     parser.add_argument("--hf-model", type=Path, required=True, help="directory of the model")

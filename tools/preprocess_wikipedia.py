@@ -5,12 +5,13 @@
         --workers 32 --split 99,1
 
 Reads dumps of any language (.xml; .xml.bz2 and .xml.zst of one stream or many; .xml.gz), and .jsonl extracts ({"id",
-"title", "text"} a line, paragraphs separated by blank lines; plain or compressed). Writes <prefix>_text_passage.bin,
-.idx, .parquet and .manifest.json, or one such set a split. Killed at any point, the same command goes on from what is
-finished and ends with the same bytes, whatever --workers is.
+"title", "text"} per line, paragraphs separated by blank lines; plain or compressed). Writes <prefix>_text_passage.bin,
+.idx, .parquet and .manifest.json, or one such set per split. After a kill at any point, the same command continues from
+the finished work and produces the same bytes for any --workers.
 
-Where a wiki converts between language variants, -{zh-hans:…;zh-hant:…}- and its kin give the text of one: simplified
-Chinese, Serbian in Cyrillic, and so on (megatron_pz/wikitext/variants.py). All other text stays as it was written.
+On wikis that convert between language variants, -{zh-hans:…;zh-hant:…}- and similar markup gives the text of one
+variant: simplified Chinese, Serbian in Cyrillic, and so on (megatron_pz/wikitext/variants.py). All other text is
+unchanged.
 """
 
 from __future__ import annotations
@@ -263,7 +264,7 @@ def _shares(split: str) -> tuple[float, ...]:
 
 
 def _show(report: PreprocessReport, output: OutputOptions) -> None:
-    from rich.console import Console  # not before the work: a dump of a few megabytes takes no longer than this
+    from rich.console import Console  # after the work, because this takes as long as a dump of a few megabytes
     from rich.table import Table
 
     console = Console()

@@ -1,16 +1,14 @@
-"""Put the results of runs together: one page to look at, or a table and pictures of evaluations.
+"""Report the results of runs: one HTML page, or a table and pictures of evaluations.
 
     python tools/report.py RUN [RUN …] [--evaluations A.json …] [--output PAGE.html] [--watch SECONDS]
 
-writes one self-contained HTML page: curves of all runs on the same axes, the kept masks with their predictions,
-difficulty, evaluations. It opens from a file and needs no network. Give the same command again, or ``--watch``, while
-a run goes on.
+writes one self-contained HTML page: curves of all runs on the same axes, the stored masks with their predictions,
+difficulty, evaluations. It opens from a file and needs no network. Repeat the command during a run, or use ``--watch``.
 
     python tools/report.py --evaluations BEFORE.json … AFTER.json [--run RUN] --output DIR
 
 prints the table and writes ``results.txt`` and ``evaluation.png``, and with ``--run`` also ``curves.png`` and
-``report.html``. The evaluations must be of the same passages (tools/evaluate.py), in the order in which they are to be
-read.
+``report.html``. The evaluations must be of the same passages (tools/evaluate.py), in the order of the report.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ LABEL_WIDTH = 20
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Run the command line."""
     flags = parse(argv)
     folders = [path for path in flags.evaluations if path.is_dir()]
     models = [ModelScores.load(folder) for folder in folders]
@@ -115,7 +113,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def write_page(flags: argparse.Namespace, tables: dict[str, Any]) -> None:
-    """Write the page of the runs, with ``--watch`` again and again until Ctrl-C."""
+    """Write the page of the runs; with ``--watch``, repeat until Ctrl-C."""
     page = flags.output
     if page is None:
         page = flags.runs[0] / "report.html" if len(flags.runs) == 1 else Path("report.html")
@@ -138,7 +136,7 @@ def make_page(
     *,
     warn: bool = True,
 ) -> None:
-    """Read the runs and write their page; ``warn`` of a run that has no samples."""
+    """Read the runs and write their page; with ``warn``, warn of runs without samples."""
     runs = [RunFolder.open(folder, name) for folder, name in zip(folders, names, strict=True)]
     try:
         require_one_corpus(runs)
@@ -153,7 +151,7 @@ def make_page(
 
 
 def joined(*found: dict[str, Any]) -> dict[str, Any]:
-    """Put the tables and the items of several kinds of evaluations together."""
+    """Merge the tables and the items of several kinds of evaluations."""
     return {
         "tables": [table for each in found for table in each["tables"]],
         "items": [item for each in found for item in each["items"]],
@@ -162,7 +160,7 @@ def joined(*found: dict[str, Any]) -> dict[str, Any]:
 
 
 def results(evaluations: Sequence[Evaluation]) -> str:
-    """Write the table and, in words, what the last training changed."""
+    """Return the table and sentences about the effect of the last training."""
     title = f"{len(evaluations[0].passages)} held-out passages, mean ± 95 % half-width"
     lines = [table(title, ["", *(evaluation.name for evaluation in evaluations)], rows(evaluations)), ""]
     if len(evaluations) > 1:

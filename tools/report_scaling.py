@@ -2,7 +2,7 @@
 
     python tools/report_scaling.py RUN RUN … --output DIR
 
-The runs are ``--save`` directories, such as slurm/scaling.sh makes. Prints the table and writes ``scaling.txt`` and
+The runs are ``--save`` directories, such as those of slurm/scaling.sh. Prints the table and writes ``scaling.txt`` and
 ``scaling.png``.
 """
 
@@ -18,7 +18,7 @@ from megatron_pz.runtime.files import write_text_whole
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Run the command line."""
     parser = Parser("Compare the speed of runs of one recipe on different numbers of processes.")
     parser.add_argument("runs", type=Path, nargs="+", help="--save directories")
     parser.add_argument("--warm-up", type=int, default=1, help="steps after each start that do not count")

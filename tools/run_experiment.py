@@ -1,15 +1,15 @@
-"""Run a grid of trainings with equal compute or equal steps, evaluate every run alike, and compare the arms.
+"""Run a grid of trainings with equal compute or equal steps, evaluate every run equally, and compare the arms.
 
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR [--hf-model DIR] [--data-path PREFIX …]
         [--valid-data-path PREFIX …] [--precision bf16]         one run after another on this machine
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --sbatch slurm/pz_qwen3_4b.sh
                                                                 a Slurm array, and a job that compares its runs
     python tools/run_experiment.py EXPERIMENT.yaml --output DIR … --list | --compare
-                                                                what is left; compare what is there
+                                                                list the remaining work; compare the results so far
 
-The same command goes on after it was interrupted or killed, and repeats nothing that is done.
-``megatron_pz/experiment/design.py`` describes the file. Exit codes: 0 all runs are done, 1 some failed (the rest is
-compared all the same), 2 bad input, 3 stopped by a signal.
+After an interruption or a kill, the same command continues without repeating finished work.
+``megatron_pz/experiment/design.py`` describes the file. Exit codes: 0 all runs are done, 1 some failed (the others are
+still compared), 2 bad input, 3 stopped by a signal.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def inputs(flags: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of this machine, with absolute paths, since the runs are started elsewhere."""
+    """Return the settings of this machine, with absolute paths, because runs start in other directories."""
     found: dict[str, Any] = {}
     if flags.hf_model:
         found["hf_model"] = str(flags.hf_model.absolute())
@@ -71,7 +71,7 @@ def inputs(flags: argparse.Namespace) -> dict[str, Any]:
 
 
 def again(flags: argparse.Namespace) -> list[str]:
-    """Return the flags by which another process evaluates and compares the same experiment."""
+    """Return the flags with which another process evaluates and compares the same experiment."""
     words = [str(flags.experiment.absolute()), "--output", str(flags.output.absolute()), "--no-training"]
     for name, value in inputs(flags).items():
         words += [f"--{name.replace('_', '-')}", *([value] if isinstance(value, str) else value)]
@@ -81,7 +81,7 @@ def again(flags: argparse.Namespace) -> list[str]:
 
 
 def show(experiment: Experiment, output: Path) -> None:
-    """Print a table of all runs and what is left to do for each."""
+    """Print a table of all runs and the remaining work of each."""
     left = left_to_do(experiment, Evaluations(experiment, output))
     rows = [[str(number), cell.name, left.get(cell, "done")] for number, cell in enumerate(experiment.cells, 1)]
     print(table(f"{len(rows) - len(left)} of {len(rows)} runs are done", ["", "run", ""], rows))
@@ -90,7 +90,7 @@ def show(experiment: Experiment, output: Path) -> None:
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Run the command line."""
-    if int(os.environ.get("RANK", "0")) > 0:  # one process starts the commands, which use all of the node
+    if int(os.environ.get("RANK", "0")) > 0:  # one process starts the commands, which use the whole node
         return
     flags = parse(argv)
     data = flags.benchmark_data and flags.benchmark_data.absolute()

@@ -3,11 +3,11 @@
     python tools/simulate_scaling.py --config FILE --gpu H100 --nodes 1,2,4,8,16,32,64 --output DIR [--flags]
     python tools/simulate_scaling.py --config RUN/config.yaml --gpu CPU --gpus-per-node 2 --calibrate RUN --output DIR
 
-Nothing is run. Rates are assumptions, or with ``--calibrate RUN`` those with which the simulation repeats that run's
-times; the picture says which, and shows the run as a star. Weak scaling gives every node the recipe's passages over the
-first number of nodes. ``--lengths RUN``, ``--mean-response``, ``--sigma``, ``--mean-prompt`` and ``--learned-share``
-describe the work of a step; further flags are those of megatron_pz.train. Prints the table and writes
-``scaling_simulated.txt`` and ``scaling_simulated.png``. tools/report_scaling.py compares runs that were done.
+Nothing is run. Rates are assumptions, or with ``--calibrate RUN`` those with which the simulation reproduces that run's
+times; the picture states which, and shows the run as a star. Weak scaling gives every node the recipe's passages
+divided by the first number of nodes. ``--lengths RUN``, ``--mean-response``, ``--sigma``, ``--mean-prompt`` and
+``--learned-share`` describe the work of a step; further flags are those of megatron_pz.train. Prints the table and
+writes ``scaling_simulated.txt`` and ``scaling_simulated.png``. tools/report_scaling.py compares real runs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN: tuple[Schedule, ...] = ("barrier", "one-queue", "generator-ahead", "rollo
 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
-    """Command line entry point."""
+    """Run the command line."""
     parser = Parser("Simulate how a recipe scales over nodes. Further flags are those of megatron_pz.train.")
     parser.add_argument("--gpu", required=True, help=f"kind of device: {', '.join(DEVICES)}")
     parser.add_argument("--nodes", default="1,2,4,8,16,32,64", help="numbers of nodes")

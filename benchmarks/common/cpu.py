@@ -1,4 +1,4 @@
-"""Measuring on one CPU thread of a machine with neighbours: CPU-seconds, interleaved repeats, dated results."""
+"""Measure on one CPU thread of a shared machine: CPU-seconds, interleaved repeats, dated results."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def require_positive(flags: argparse.Namespace, *names: str) -> None:
 
 
 def compared(work: Mapping[str, Callable[[], object]], *, repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """CPU-seconds of each piece of work: the median of ``repeats``, taken in turn, so that a slow minute strikes all.
+    """Return the CPU-seconds of each piece of work: the median of ``repeats``, interleaved so that noise affects all.
 
-    CPU-seconds of all threads of the process, since wall seconds depend on what else the machine does.
+    The CPU-seconds are those of all threads of the process, because wall time depends on the machine's other load.
     """
     taken: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(warm_up + repeats):
@@ -43,7 +43,7 @@ def compared(work: Mapping[str, Callable[[], object]], *, repeats: int, warm_up:
 
 
 def write_result(name: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:
-    """Print the figures, and keep them with date, commit, hardware and versions under ``benchmarks/results/``."""
+    """Print the figures, and store them with date, commit, hardware and versions under ``benchmarks/results/``."""
     place = {**environment(torch.device("cpu")), "device": cpu_name(), "threads": torch.get_num_threads()}
     told = {key: Path(value).name if key == "hf_model" else value for key, value in settings.items()}
     result = {"benchmark": name, "environment": place, "settings": told, "figures": dict(figures)}

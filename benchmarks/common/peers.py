@@ -1,4 +1,4 @@
-"""Environments for the libraries that this project is measured against, each beside the project's own packages."""
+"""Create environments for the libraries that this project is compared with, on top of the project's own packages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ENVIRONMENTS = Path(__file__).resolve().parents[2] / ".cache" / "benchmarks"
 
 
 def peer_python(name: str, requirements: Sequence[str], folder: Path = ENVIRONMENTS) -> Path:
-    """Return the interpreter of the environment ``name``, made on the first call and when ``requirements`` change.
+    """Return the interpreter of the environment ``name``, created on the first call and when ``requirements`` change.
 
-    It sees its own packages first and then those of the running interpreter, so that both sides of a comparison use the
-    same torch, transformers and vLLM. Nothing is installed but what is named: list the closure of the peer less what
-    the project has, with versions (``trl==1.16.0``).
+    It finds its own packages first and then those of the running interpreter, so that both sides of a comparison use
+    the same torch, transformers and vLLM. Only the named packages are installed: list the peer and its dependencies
+    that the project lacks, with versions (``trl==1.16.0``).
 
     Raises:
-        BadInput: with pip's last line, when a package cannot be installed.
+        BadInput: a package cannot be installed; the message has pip's last line.
     """
     environment = folder / name
     python, stamp = environment / "bin" / "python", environment / "requirements.txt"
@@ -32,7 +32,7 @@ def peer_python(name: str, requirements: Sequence[str], folder: Path = ENVIRONME
     shutil.rmtree(environment, ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (site_packages,) = (environment / "lib").glob("python*/site-packages")
-    # A .pth file appends to the path: what is installed here comes before the project's packages.
+    # A .pth file appends to the path, so packages installed here take precedence over the project's.
     (site_packages / "project.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     installed = subprocess.run(
         [

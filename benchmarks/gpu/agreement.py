@@ -1,4 +1,4 @@
-"""Do two ways to compute the same tokens' log-probabilities agree: trainer and reference, rollouts and trainer?"""
+"""Compare log-probabilities of the same tokens: between trainer and reference, and between rollouts and trainer."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class RolloutAgreement:
 
     difference: LogProbDifference
     effective_sample_size: float
-    """(sum r)^2 / (n sum r^2) of the ratios r = p(trainer) / p(rollout): the share of the tokens that count."""
+    """(sum r)^2 / (n sum r^2) of the ratios r = p(trainer) / p(rollout): the effective share of the tokens."""
 
 
 @dataclass(frozen=True)
 class SyncTime:
-    """Of handing all weights to the engine."""
+    """The time of a transfer of all weights to the engine."""
 
     seconds: float
     copy_seconds: float
-    """One copy of as many bytes within the device: less is impossible."""
+    """One copy of the same number of bytes within the device, a lower bound."""
     weight_bytes: int
 
 
@@ -55,7 +55,7 @@ def against_reference(
 def against_rollout(
     policy: PolicyModel, engine: VllmEngine, prompts: Sequence[Sequence[int]], *, n: int, max_tokens: int
 ) -> RolloutAgreement:
-    """Sample ``n`` responses a prompt, and score them with the trainer."""
+    """Sample ``n`` responses per prompt, and score them with the trainer."""
     sampled = engine.generate(prompts, n, seeds=range(len(prompts)), max_tokens=max_tokens, stop=[])
     groups = [_unscored(prompt, responses) for prompt, responses in zip(prompts, sampled, strict=True)]
     trainer_T, rollout_T = [], []
@@ -70,7 +70,7 @@ def against_rollout(
 
 @torch.no_grad()
 def perturb(policy: PolicyModel, amount: float, seed: int) -> None:
-    """Change every weight, embeddings and norms too, by a random share of about ``amount``."""
+    """Change every weight, including embeddings and norms, by a random share of about ``amount``."""
     generator = torch.Generator(policy.device).manual_seed(seed)
     for chunk in policy.chunks:
         for weight in chunk.parameters():
@@ -79,7 +79,7 @@ def perturb(policy: PolicyModel, amount: float, seed: int) -> None:
 
 
 def time_sync(policy: PolicyModel, engine: VllmEngine, repeats: int = 3) -> SyncTime:
-    """Return the time of the fastest of several transfers, not counting a first one as warm-up."""
+    """Return the time of the fastest of several transfers after a first one as warm-up."""
     n_bytes = sum(tensor.nbytes for _, tensor in policy.weights())
     taken = []
     for _ in range(1 + repeats):
@@ -92,7 +92,7 @@ def time_sync(policy: PolicyModel, engine: VllmEngine, repeats: int = 3) -> Sync
 
 
 def _scored(policy: PolicyModel, groups: Sequence[ScoredGroup]) -> Iterable[tuple]:
-    """(row, its log-probabilities) of the packed groups, on the host."""
+    """Yield (row, its log-probabilities) of the packed groups, on the host."""
     weighting = LossWeighting.of(groups, "token_mean", max_response_length=1)
     rows = policy.micro_batches(groups, weighting, ROW_TOKENS)
     return [(row, log_probs_R.cpu()) for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True)]

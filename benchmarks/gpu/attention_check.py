@@ -1,4 +1,4 @@
-"""The core attention of packed rows against the textbook's, in float64 with a mask of the row's size."""
+"""Compare the core attention of packed rows with textbook attention, in float64 with a mask of the row's size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from megatron_pz.rl.experience import MicroBatch
 
 @dataclass(frozen=True)
 class AttentionErrors:
-    """Distances from the float64 result, relative to its norm."""
+    """Errors relative to the norm of the float64 result."""
 
     output: float
     gradient: float
@@ -25,7 +25,7 @@ class AttentionErrors:
 def compare_attention(
     row: MicroBatch, config: PolicyTransformerConfig, device: torch.device, dtype: torch.dtype
 ) -> AttentionErrors:
-    """Over a packed row, with random inputs to ``config``'s heads. Needs Megatron's process groups."""
+    """Compare both over a packed row, with random inputs to ``config``'s heads. Needs Megatron's process groups."""
     attention = SharedPromptAttention(config, 1, AttnMaskType.causal, "self").to(device)
     generator = torch.Generator(device).manual_seed(0)
     heads = (config.num_attention_heads, config.num_query_groups, config.num_query_groups)
@@ -46,7 +46,7 @@ def compare_attention(
 
 
 def visible(segments_2S: Tensor) -> Tensor:
-    """bool [S, S]: which keys (columns) a query (row) sees, by :class:`~megatron_pz.rl.experience.MicroBatch`."""
+    """Return bool [S, S]: whether a query (row) attends to a key (column), by the rules of ``MicroBatch``."""
     groups_S, responses_S = segments_2S
     same_group = groups_S[:, None] == groups_S[None]
     same_run = same_group & (responses_S[:, None] == responses_S[None])
@@ -55,7 +55,7 @@ def visible(segments_2S: Tensor) -> Tensor:
 
 
 def _textbook(query: Tensor, key: Tensor, value: Tensor, visible_SS: Tensor) -> Tensor:
-    """[S, 1, heads, d] in, [S, 1, heads * d] out."""
+    """Compute textbook attention, from [S, 1, heads, d] to [S, 1, heads * d]."""
     shared_by = query.size(2) // key.size(2)
     q, k, v = query[:, 0], key[:, 0].repeat_interleave(shared_by, 1), value[:, 0].repeat_interleave(shared_by, 1)
     scores = torch.einsum("qhd,khd->hqk", q, k) * query.size(-1) ** -0.5

@@ -1,4 +1,4 @@
-"""Log-probabilities from hidden states, chunk by chunk, against the plain form with all logits in memory."""
+"""Compare log-probabilities from hidden states in chunks with the plain form that has all logits in memory."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Comparison:
     seconds: float
     plain_seconds: float
     floor_seconds: float
-    """Three matrix products of the size at the device's own rate: less is impossible."""
+    """Three matrix products of this size at the device's own rate, a lower bound."""
     extra_bytes: int
     """Peak memory beside weights and hidden states; 0 on a CPU."""
     plain_extra_bytes: int
     log_prob_error: float
-    """Largest distance of the two forms' log-probabilities, nats."""
+    """Largest difference between the two forms' log-probabilities, nats."""
     gradient_error: float
-    """Of the hidden states' gradients, relative to their norm."""
+    """Error of the hidden states' gradients, relative to their norm."""
 
     @property
     def speed_up(self) -> float:
@@ -40,7 +40,7 @@ class Comparison:
 def compare(
     rows: int, hidden_size: int, vocab_size: int, device: torch.device, dtype: torch.dtype, repeats: int = 5
 ) -> Comparison:
-    """Of ``rows`` response tokens (R), with random states, weights and labels."""
+    """Compare both forms on ``rows`` response tokens (R), with random states, weights and labels."""
     generator = torch.Generator(device).manual_seed(0)
     hidden_RH = torch.randn(rows, hidden_size, generator=generator, device=device).to(dtype).requires_grad_()
     weight_VH = torch.randn(vocab_size, hidden_size, generator=generator, device=device).mul_(hidden_size**-0.5)
@@ -55,7 +55,7 @@ def compare(
     def plain() -> Tensor:
         logits_RV = (hidden_RH @ weight_VH.t()).float()
         distribution_RV = logits_RV.log_softmax(-1)
-        with torch.no_grad():  # both forms give the entropy too
+        with torch.no_grad():  # both forms also compute the entropy
             (distribution_RV.exp() * distribution_RV).sum(-1)
         return distribution_RV.gather(1, labels_R[:, None])[:, 0]
 

@@ -1,4 +1,4 @@
-"""Seconds, peak memory and the machine's own rates: what every measurement here is a ratio to."""
+"""Measure seconds, peak memory and the machine's own rates, to which the results of this package are relative."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device to finish what has been handed to it."""
+    """Wait for the device to finish all submitted work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def median_seconds(action: Callable[[], object], device: torch.device, *, repeats: int, warm_up: int = 2) -> float:
-    """Of ``repeats`` calls after ``warm_up`` calls that are not counted, each waited for."""
+    """Return the median of ``repeats`` synchronized calls, after ``warm_up`` calls that are not counted."""
     for _ in range(warm_up):
         action()
     taken = []
@@ -30,7 +30,7 @@ def median_seconds(action: Callable[[], object], device: torch.device, *, repeat
 
 
 def extra_bytes(action: Callable[[], object], device: torch.device) -> int:
-    """Peak memory of ``action`` beside what was allocated before; 0 on a CPU, whose allocator has no peak."""
+    """Return the peak memory of ``action`` above that allocated before; 0 on a CPU, whose allocator has no peak."""
     if device.type != "cuda":
         action()
         return 0
@@ -43,13 +43,13 @@ def extra_bytes(action: Callable[[], object], device: torch.device) -> int:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 8192, repeats: int = 20) -> float:
-    """Operations a second of a square matrix product: the rate that a model's are a share of."""
+    """Return the operations per second of a square matrix product, the reference for a model's rate."""
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2.0 * size**3 / median_seconds(lambda: left @ right, device, repeats=repeats, warm_up=5)
 
 
 def copy_seconds(device: torch.device, n_bytes: int, repeats: int = 10) -> float:
-    """One copy of so many bytes from the device to itself."""
+    """Return the seconds of one copy of a number of bytes within the device."""
     source = torch.empty(n_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return median_seconds(lambda: target.copy_(source), device, repeats=repeats)

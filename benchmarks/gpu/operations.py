@@ -1,4 +1,4 @@
-"""How many operations an update needs, whatever is done beyond them (recomputation, padding, materialised logits)."""
+"""Count the operations that an update needs, without recomputation, padding and materialised logits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from megatron_pz.rl.experience import ScoredGroup
 
 
 def update_operations(arch: Architecture, groups: Sequence[ScoredGroup]) -> float:
-    """Multiplications and additions in the matrix products of one forward and backward pass over packed groups.
+    """Count multiplications and additions in the matrix products of a forward and backward pass over packed groups.
 
-    Linear layers: 2 operations a weight and token forward, 4 backward. Attention: a pair of tokens that see each other
-    costs 2 d for its score and 2 d for its value in each head, and twice that backward. The output layer sees the
-    response tokens only. The embedding is a look-up. Dense models.
+    Linear layers take 2 operations per weight and token forward, 4 backward. In attention, a pair of attending tokens
+    costs 2 d for its score and 2 d for its value in each head, and twice that backward. The output layer processes only
+    the response tokens. The embedding is a lookup. Only dense models are supported.
     """
     queries, keys = arch.num_attention_heads * arch.kv_channels, arch.num_query_groups * arch.kv_channels
     attention_weights = arch.hidden_size * (queries + 2 * keys) + queries * arch.hidden_size

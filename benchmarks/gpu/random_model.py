@@ -1,4 +1,4 @@
-"""A model of a given shape with random weights, as a Hugging Face directory: speed does not ask for sense."""
+"""Write a model of a given shape with random weights, as a Hugging Face directory for speed measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QWEN3_06B = Architecture("qwen3", 28, 1024, 3072, 16, 8, 128, 151_936, 40_960, 1
 def write_random_model(folder: Path, arch: Architecture, device: torch.device, seed: int = 0) -> Path:
     """Write a bfloat16 checkpoint of ``arch`` (dense Qwen3): config.json and one safetensors file, no tokenizer.
 
-    Norms are ones, matrices normal with the standard deviation 0.02 that such models are initialised with.
+    Norms are ones, and matrices are normal with standard deviation 0.02, the usual initialisation of such models.
     """
     folder.mkdir(parents=True)
     config = {

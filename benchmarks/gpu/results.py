@@ -1,8 +1,8 @@
-"""What a run of ``tests/gpu/`` measured: one JSON file and one table, with date, hardware, versions and commit.
+"""Collect the results of ``tests/gpu/`` in a JSON file and a table, with date, hardware, versions and commit.
 
-    python -m benchmarks.gpu.results FOLDER OUTPUT      joins the parts that lie in FOLDER to OUTPUT.json and OUTPUT.md
+    python -m benchmarks.gpu.results FOLDER OUTPUT      joins the parts in FOLDER to OUTPUT.json and OUTPUT.md
 
-A figure may have a goal; whether it was met is said, never judged by whether a test fails.
+A figure may have a goal. The table states whether it was met; a missed goal does not fail a test.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _DISTRIBUTIONS = (
 
 @dataclass(frozen=True)
 class Goal:
-    """What a figure is hoped to reach."""
+    """The target of a figure."""
 
     sense: Literal["at least", "at most"]
     value: float
 
     def met_by(self, value: float) -> bool:
-        """Not a number meets nothing."""
+        """Return whether the value meets the goal; NaN never does."""
         return value >= self.value if self.sense == "at least" else value <= self.value
 
 
@@ -68,7 +68,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A test that measured nothing, or whose check failed, and why."""
+    """A test that was skipped or whose check failed, with the reason."""
 
     part: str
     name: str
@@ -77,7 +77,7 @@ class Skipped:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what: date, commit, device, versions."""
+    """Return date, commit, device and versions."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") or os.environ.get("PZ_GPU_COMMIT", ""),
@@ -90,7 +90,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def write_part(path: Path, place: Mapping[str, Any], figures: Iterable[Figure], skipped: Iterable[Skipped]) -> None:
-    """One part's results as JSON, whole or not at all; a number that is not finite becomes null."""
+    """Write one part's results as JSON, atomically; non-finite numbers become null."""
     content = {
         "environment": place,
         "figures": [_plain(dataclasses.asdict(figure)) for figure in figures],
@@ -103,7 +103,7 @@ def write_part(path: Path, place: Mapping[str, Any], figures: Iterable[Figure], 
 
 
 def join(folder: Path) -> dict[str, Any]:
-    """All parts of a folder as one. Raises BadInput where there is none, or where they are of different commits."""
+    """Join all parts of a folder. Raise BadInput if there is none, or if they are from different commits."""
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise BadInput(f"{folder} holds no results (*.json): run tests/gpu/run.sh")
@@ -156,7 +156,7 @@ def _plain(figure: dict[str, Any]) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    """Empty where this is no checkout, or where there is no git."""
+    """Return the output of a git command; empty if this is not a checkout or git is missing."""
     try:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError:

@@ -1,4 +1,4 @@
-"""How fast a policy learns from packed rows, as a share of the device's own matrix rate."""
+"""Measure the rate of updates on packed rows, as a share of the device's own matrix rate."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from megatron_pz.trainer.policy import Policy
 
 @dataclass(frozen=True)
 class UpdateRate:
-    """Of whole optimizer steps: forward, backward, gradient norm, Adam."""
+    """The rate of whole optimizer steps: forward, backward, gradient norm, Adam."""
 
     seconds: float
-    """The fastest of the counted steps: what the machine can do when nothing disturbs it."""
+    """Seconds of the fastest counted step, the one with the least disturbance."""
     operations: float
-    """That a step needs (:func:`~benchmarks.gpu.operations.update_operations`)."""
+    """Operations that a step needs (:func:`~benchmarks.gpu.operations.update_operations`)."""
     tokens: int
-    """In the packed rows, prompts once."""
+    """Tokens in the packed rows, with prompts counted once."""
 
     @property
     def rate(self) -> float:
-        """Needed operations a second."""
+        """Return the needed operations per second."""
         return self.operations / self.seconds
 
 
 def random_groups(
     vocab_size: int, *, prompt: int, response: int, responses: int, count: int, seed: int = 0
 ) -> list[ScoredGroup]:
-    """``count`` groups of random tokens, all of one shape, with advantages 1 and -1 in turn."""
+    """Make ``count`` groups of random tokens, all of one shape, with alternating advantages 1 and -1."""
     draw = random.Random(seed)
 
     def tokens(length: int) -> tuple[int, ...]:
@@ -54,9 +54,9 @@ def random_groups(
 def measure_updates(
     policy: Policy, groups: Sequence[ScoredGroup], micro_batch_tokens: int, *, repeats: int = 3, warm_up: int = 2
 ) -> UpdateRate:
-    """Optimizer steps of ``policy`` on ``groups``, on one rank; its weights change.
+    """Measure optimizer steps of ``policy`` on ``groups``, on one rank; the weights change.
 
-    The first steps, which are not counted, allocate the optimizer's state and warm up the kernels.
+    The first steps, which allocate the optimizer's state and warm up the kernels, are not counted.
     """
     weighting = LossWeighting.of(groups, "sequence_mean", max_response_length=1)
     rows = policy.micro_batches(groups, weighting, micro_batch_tokens)

@@ -1,1 +1,1 @@
-"""One step of reinforcement learning by this project and by TRL, each in a process of its own, on the same work."""
+"""Compare one step of reinforcement learning by this project and by TRL, in separate processes on the same work."""

@@ -1,4 +1,4 @@
-"""This project's side: its policy, its engine, its loss, put together as in :mod:`megatron_pz.algorithm.pretrain_zero`.
+"""Measure this project's side: its policy, engine and loss, as in :mod:`megatron_pz.algorithm.pretrain_zero`.
 
 python -m benchmarks.rl_step.ours WORK.json OUTCOME.json
 """
@@ -21,7 +21,7 @@ from megatron_pz.trainer.topology import Topology
 
 
 def configuration(work: Work) -> RunConfig:
-    """Defaults, and what the work says."""
+    """Return the default configuration with the settings of the work."""
     return RunConfig(
         model=ModelConfig(hf_model=work.hf_model, precision="auto"),
         rollout=RolloutConfig(
@@ -35,7 +35,7 @@ def configuration(work: Work) -> RunConfig:
 
 
 def sample(engine: VllmEngine, work: Work, prompts: Sequence[Sequence[int]], step: int) -> list[list[Response]]:
-    """All prompts of a step in one call of the engine."""
+    """Sample all prompts of a step in one call of the engine."""
     first = work.seed + step * len(prompts)
     seeds = range(first, first + len(prompts))
     if work.stop:
@@ -55,7 +55,7 @@ def sample(engine: VllmEngine, work: Work, prompts: Sequence[Sequence[int]], ste
 
 
 def main() -> None:
-    """All steps; the first one warms up."""
+    """Run all steps; the first one warms up."""
     work, path, _ = files_of_side()
     config = settle_precision(configuration(work))
     tokenizer = AutoTokenizer.from_pretrained(work.hf_model)

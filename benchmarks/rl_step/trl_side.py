@@ -1,10 +1,10 @@
-"""TRL's side: its GRPOTrainer as it is, with the settings under which it is fastest on a CPU.
+"""Measure TRL's side: its unmodified GRPOTrainer, with its fastest settings on a CPU.
 
 python -m benchmarks.rl_step.trl_side WORK.json OUTCOME.json {float32|bfloat16} {generate|vllm|vllm-mended}
 
-``float32`` weights are computed with under bf16 autocast, which is what this project's float32 masters correspond to;
-``bfloat16`` weights are updated in bf16, which is faster, and loses updates smaller than a weight's rounding.
-``vllm-mended`` replaces the transfer of the weights into vLLM, which fails on a CPU: vLLM has packed them there.
+``float32`` weights are used under bf16 autocast, which corresponds to this project's float32 master weights;
+``bfloat16`` weights are updated in bf16, which is faster but loses updates below a weight's rounding. ``vllm-mended``
+replaces the transfer of weights into vLLM, which fails on a CPU because vLLM has packed the weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from benchmarks.rl_step.work import Outcome, Step, Work, files_of_side, reward
 from megatron_pz.rollout.cpu.tied_head import renew_tied_head
 
 COMPARED_SEQUENCES = 16
-"""Of the last rollout, for the difference of log-probabilities."""
+"""Number of sequences of the last rollout for the difference of log-probabilities."""
 
 Sampled = tuple[list[list[int]], list[list[int]], list[list[float]]]
 """Prompt ids, response ids, log-probabilities."""
 
 
 class MeasuredTrainer(GRPOTrainer):
-    """GRPOTrainer, with what :class:`Step` holds read off where its parts begin and end."""
+    """GRPOTrainer with measurements for :class:`Step` at the boundaries of its parts."""
 
     def __init__(self, *, mended: bool, **settings: Any) -> None:
         self.step = Step()
@@ -43,7 +43,7 @@ class MeasuredTrainer(GRPOTrainer):
             self.vllm_generation.sync_weights = self.measured_transfer
 
     def repacking_transfer(self) -> None:
-        """vLLM's own reload, which packs again what it has packed, and this project's mend of a tied head."""
+        """Transfer weights by vLLM's own reload, which repacks them, and this project's repair of a tied head."""
         llm = self.vllm_generation.llm
         stream = self.vllm_generation._iter_named_params()
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": stream})
@@ -51,7 +51,7 @@ class MeasuredTrainer(GRPOTrainer):
         llm.reset_prefix_cache()
 
     def measured_transfer(self) -> None:
-        """TRL hands over the weights when it is about to sample."""
+        """Measure TRL's weight transfer, which happens just before sampling."""
         with self.step.phase("sync"):
             self.transfer()
 
@@ -75,7 +75,7 @@ class MeasuredTrainer(GRPOTrainer):
 
 
 class StepCallback(TrainerCallback):
-    """Cuts the run into steps."""
+    """Divides the run into steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -102,13 +102,13 @@ def rewards(prompts: list[str], completions: list[str], **_: Any) -> list[float]
 
 
 def end_tokens(stop: tuple[str, ...], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """List the tokens that end a response, since TRL's own generation has no stop strings; the model's end included."""
+    """List the tokens that end a response, including the model's end: TRL's own generation has no stop strings."""
     ends = [token for token in range(len(tokenizer)) if any(text in tokenizer.decode([token]) for text in stop)]
     return [tokenizer.eos_token_id, *ends]
 
 
 def grpo_settings(work: Work, rollout: str, folder: Path) -> GRPOConfig:
-    """One optimizer step a step on all its samples, no checkpoints, no logs, no gradient checkpointing."""
+    """Return settings with one optimizer step on all samples of a step, without logs and any checkpointing."""
     vllm = rollout != "generate"
     if work.stop:
         generation: dict[str, Any] = {"stop": list(work.stop), "include_stop_str_in_output": True} if vllm else {}
@@ -128,7 +128,7 @@ def grpo_settings(work: Work, rollout: str, folder: Path) -> GRPOConfig:
         loss_type="grpo",
         epsilon=0.2,
         epsilon_high=0.28,
-        # Without it there is no second forward pass under vLLM: the faster setting, though not TRL's default.
+        # Off, there is no second forward pass under vLLM, which is faster but not TRL's default.
         vllm_importance_sampling_correction=False,
         use_vllm=vllm,
         vllm_max_model_length=work.max_prompt_tokens + work.response_tokens,
@@ -148,7 +148,7 @@ def grpo_settings(work: Work, rollout: str, folder: Path) -> GRPOConfig:
 
 @torch.no_grad()
 def log_prob_difference(model: PreTrainedModel, rollout: Sampled) -> float:
-    """Mean |log p(vLLM) - log p(model)| of the last rollout's tokens; the model has taken one small step since."""
+    """Return the mean |log p(vLLM) - log p(model)| of the last rollout, after which the model took one small step."""
     differences = []
     for prompt, response, log_probs in zip(*rollout, strict=True):
         logits_SV = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1].float()
@@ -158,7 +158,7 @@ def log_prob_difference(model: PreTrainedModel, rollout: Sampled) -> float:
 
 
 def main() -> None:
-    """All steps; the first one warms up."""
+    """Run all steps; the first one warms up."""
     work, path, (dtype, rollout) = files_of_side()
     tokenizer = AutoTokenizer.from_pretrained(work.hf_model)
     model = AutoModelForCausalLM.from_pretrained(work.hf_model, dtype=dtype, attn_implementation="sdpa")

@@ -1,21 +1,22 @@
-"""A whole step of reinforcement learning, by this project and by TRL's GRPOTrainer, on one CPU thread.
+"""Compare a whole step of reinforcement learning by this project and by TRL's GRPOTrainer, on one CPU thread.
 
     python -m benchmarks.rl_step.vs_trl --hf-model DIR --data-path PREFIX [--flags]
 
-Both get the same model, prompts (half of them a mask generator's, half a mask predictor's, on real passages), number
-of samples, temperature 1, reward, loss (GRPO, clip-higher) and one AdamW step a step. Unless ``--stopping`` is given,
-all responses have the same length and no stop, so that both sides do the same work whatever their random numbers; with
-it they end as the family of prompts says. Each side runs in a process of its own and is timed in CPU-seconds of all its
-threads, since wall seconds depend on the neighbours; the first step, which warms up, is not counted.
+Both get the same model, prompts (half of them of a mask generator, half of a mask predictor, on real passages), number
+of samples, temperature 1, reward, loss (GRPO, clip-higher) and one AdamW step per step. Unless ``--stopping`` is given,
+all responses have the same length without stop strings, so that both sides do the same work for any random numbers;
+with it, responses end by the prompt family's stop strings. Each side runs in a separate process and is timed in
+CPU-seconds of all its threads, because wall time depends on the machine's other load. The first step, which warms up,
+is not counted.
 
 TRL runs with one thread, sdpa attention, bf16, a key-value cache, no gradient checkpointing, no logs, no checkpoints,
-and, under vLLM, without the second forward pass that its importance weights need (this project has such weights).
-``trl vllm`` is TRL as it is. Where vLLM packs its weights, as on this CPU, TRL's transfer of the weights fails;
-``trl vllm-mended`` has this project's transfer put in its place, to see what vLLM would bring it.
+and, under vLLM, without the second forward pass for its importance weights (this project has such weights).
+``trl vllm`` is unmodified TRL. If vLLM packs its weights, as on this CPU, TRL's weight transfer fails;
+``trl vllm-mended`` uses this project's transfer instead, to measure TRL with vLLM.
 
-Where the difference comes from: TRL's rows repeat the prompt for every sample, and without Triton, as on a CPU, TRL
-multiplies prompt tokens, too, by the vocabulary (nearly half of its update here); under vLLM it asks for every sample
-by itself, so that a prompt shorter than vLLM's block is read once for each.
+The difference has these causes: TRL's rows repeat the prompt for every sample, and without Triton, as on a CPU, TRL
+also multiplies prompt tokens by the vocabulary (nearly half of its update here). Under vLLM it requests every sample
+separately, so that a prompt shorter than vLLM's block is prefilled once for each sample.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ PEER = (
     "six==1.17.0",
     "accelerate==1.15.0",
 )
-"""TRL, and of what it needs that which this project's environment may lack."""
+"""TRL and those of its dependencies that this project's environment may lack."""
 
 GOAL = 2.0
-"""TRL's CPU-seconds over ours, at least: what is hoped for."""
+"""Target of the ratio of TRL's CPU-seconds to ours, at least."""
 
 SIDES: dict[str, tuple[str, ...]] = {
     "ours": (),
@@ -85,8 +86,8 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
     "PYTHONWARNINGS": "ignore",
-    # vLLM within the process, on the one thread, with a cache of 1 GiB and not of all memory. Compiling is off because
-    # it changes nothing here (7.0 CPU-seconds a rollout compiled, 7.2 not) and takes minutes to start.
+    # vLLM in the process, on one thread, with a cache of 1 GiB instead of all memory. Compilation is off because it has
+    # little effect here (7.0 CPU-seconds per rollout with, 7.2 without) and takes minutes to start.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -97,13 +98,13 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a side: an outcome, or why there is none."""
+    """The result of a side: an outcome, or the reason why there is none."""
 
     outcome: Outcome | None
     failure: str = ""
 
     def seconds(self, phase: str | None = None) -> float:
-        """CPU-seconds of a phase, or of the whole: the median over the counted steps."""
+        """Return the CPU-seconds of a phase, or of the whole, as the median over the counted steps."""
         assert self.outcome is not None
         counted = self.outcome.steps[1:]
         return statistics.median(step.phases[phase] if phase else step.cpu_seconds for step in counted)
@@ -135,7 +136,7 @@ RULES = GameConfig(span_policy="one_mask", whole_words=True, max_span_words=6)
 
 
 def make_work(flags: argparse.Namespace) -> Work:
-    """From the flags."""
+    """Make the work from the flags."""
     prompts, longest, stop = draw_prompts(flags)
     return Work(
         hf_model=str(flags.hf_model.resolve()),
@@ -153,7 +154,7 @@ def make_work(flags: argparse.Namespace) -> Work:
 
 
 def run_side(side: str, work: Work, peer: Path, time_limit: float) -> Result:
-    """In a process of its own; a side that fails says why in the last line of its error output."""
+    """Run a side in a separate process. If it fails, the reason is the last line of its error output."""
     with tempfile.TemporaryDirectory() as folder:
         given, outcome = Path(folder) / "work.json", Path(folder) / "outcome.json"
         work.write(given)
@@ -174,7 +175,7 @@ def run_side(side: str, work: Work, peer: Path, time_limit: float) -> Result:
 
 
 def require_equal_work(results: Mapping[str, Result], work: Work) -> None:
-    """Raise RuntimeError when a side had other prompts, or another number of tokens where they are given."""
+    """Raise RuntimeError if a side had other prompts, or a different number of tokens when that is fixed."""
     prompt_tokens = {
         tuple(step.prompt_tokens for step in each.outcome.steps) for each in results.values() if each.outcome
     }
@@ -238,7 +239,7 @@ def verdicts(results: Mapping[str, Result]) -> list[str]:
 
 
 def keep(results: Mapping[str, Result], work: Work, place: Mapping[str, Any], path: Path) -> None:
-    """Write what is known so far, as JSON and as a table."""
+    """Write the results so far, as JSON and as a table."""
     settings = {name: value for name, value in dataclasses.asdict(work).items() if name != "prompts"}
     settings["hf_model"] = Path(work.hf_model).name
     sides = {side: dataclasses.asdict(result) for side, result in results.items()}
@@ -249,7 +250,7 @@ def keep(results: Mapping[str, Result], work: Work, place: Mapping[str, Any], pa
 
 
 def where_measured() -> dict[str, Any]:
-    """Hardware, versions, commit, and how busy the machine was."""
+    """Return hardware, versions, commit, and the load of the machine."""
     import torch
 
     place = environment(torch.device("cpu"))
@@ -259,7 +260,7 @@ def where_measured() -> dict[str, Any]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the flags. Raises BadInput for combinations that do not go together."""
+    """Parse the flags. Raise BadInput for incompatible combinations."""
     parser = Parser((__doc__ or "").split("\n\n")[0])
     parser.add_argument("--hf-model", type=Path, required=True, help="Hugging Face directory of the model")
     parser.add_argument("--data-path", nargs="+", required=True, help="prefix of a passage dataset, or a blend")
@@ -297,7 +298,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @exits_with_one_line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and write. Raises BadInput for flags, a model or data that cannot be used."""
+    """Measure and write. Raise BadInput for flags, a model or data that cannot be used."""
     flags = parse(argv)
     work, place = make_work(flags), where_measured()
     peer = peer_python("trl", PEER)

@@ -1,4 +1,4 @@
-"""What both sides are given, what they measure, and how they hand it back. No torch: every side imports this first."""
+"""Define the work of both sides and their measurements. Without torch, because every side imports this first."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PHASES = ("rollout", "update", "sync")
-"""Prompts to scored responses; these to new weights; the weights into the rollout engine. The rest of a step: rewards,
-advantages, batching."""
+"""Phases: from prompts to scored responses, from these to new weights, and the weights into the rollout engine. The
+rest of a step is rewards, advantages and batching."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """The same for every side: model, prompts, number and length of the samples, one optimizer step a step."""
+    """The work of every side: model, prompts, number and length of the samples, one optimizer step per step."""
 
     hf_model: str
     prompts: tuple[str, ...]
-    """``prompts_per_step`` of them a step, in this order; no prompt comes twice."""
+    """Prompts in order, ``prompts_per_step`` of them per step, without repetition."""
     prompts_per_step: int
     samples: int
     """Responses to a prompt."""
@@ -31,18 +31,18 @@ class Work:
     response_tokens: int
     """Maximum number of tokens of a response."""
     stop: tuple[str, ...]
-    """A response ends with the first token that completes one of these. None: all have ``response_tokens`` tokens, and
-    the model's own end does not count."""
+    """A response ends with the first token that completes one of these. Without any, all responses have
+    ``response_tokens`` tokens, and the model's end token is ignored."""
     learning_rate: float
     seed: int
     tokens_in_micro_batch: int
-    """Of this project's packed rows."""
+    """Maximum tokens of this project's packed rows."""
     sequences_in_micro_batch: int
-    """Of TRL's padded batches."""
+    """Number of sequences in TRL's padded batches."""
 
     @property
     def steps(self) -> int:
-        """All of them, the first included, which warms up and is not counted."""
+        """Return the number of all steps, including the first, which warms up and is not counted."""
         return len(self.prompts) // self.prompts_per_step
 
     def write(self, path: Path) -> None:
@@ -56,19 +56,19 @@ class Work:
 
 @dataclass
 class Step:
-    """One step of one side."""
+    """The measurements of one step of one side."""
 
     seconds: float = 0.0
     """Wall clock."""
     cpu_seconds: float = 0.0
-    """Of all threads of the process."""
+    """CPU-seconds of all threads of the process."""
     phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     """CPU-seconds, as in PHASES."""
     prompt_tokens: int = 0
     """Every prompt counted once."""
     response_tokens: int = 0
     trained_responses: int = 0
-    """Of groups with unequal rewards; the others have no gradient."""
+    """Number of responses in groups with unequal rewards; the others have no gradient."""
 
     @contextmanager
     def measured(self) -> Iterator[None]:
@@ -79,7 +79,7 @@ class Step:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add what runs inside to one phase."""
+        """Add the time of the block to one phase."""
         cpu = time.process_time()
         yield
         self.phases[name] += time.process_time() - cpu
@@ -87,12 +87,12 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What one side measured."""
+    """The measurements of one side."""
 
     steps: list[Step] = field(default_factory=list)
     log_prob_difference: float | None = None
-    """Mean |log p| of sampled tokens by the rollout engine less that by the trainer: are the engine's weights the
-    trainer's? None where the trainer's own model samples."""
+    """Mean |log p| difference of sampled tokens between rollout engine and trainer, which shows whether their weights
+    agree. None if the trainer's own model samples."""
     peak_memory_gib: float = 0.0
 
     def write(self, path: Path) -> None:
@@ -106,7 +106,7 @@ class Outcome:
 
 
 def reward(prompt: str, response: str) -> float:
-    """Share of the response's words that the prompt has, less a little for each repetition: cheap, and seldom equal."""
+    """Return the share of the response's words in the prompt, less a small repetition penalty that avoids ties."""
     words = response.split()
     if not words:
         return 0.0

@@ -1,11 +1,11 @@
-"""Answers that quote their prompt, with vLLM's n-gram drafts and without: acceptance, and CPU-seconds by batch.
+"""Compare answers that quote their prompt with and without vLLM's n-gram drafts: acceptance and CPU-seconds by batch.
 
     python -m benchmarks.rollout.drafts --hf-model DIR [--batches 1 8 32] [--tokens 48] [--drafts 4] [--repeats 3]
         [--precision fp32]
 
-A prompt is a passage of made-up words twice, the second time cut off: the model goes on quoting, for as long as its own
-samples let it. Both engines sample with the same seeds; in float32 their tokens are compared. One thread, CPU-seconds.
-Drafts save passes and cost computation, so that they pay where a pass is bound by reading weights.
+A prompt is a passage of random words twice, the second time truncated, so that the model continues the quotation as
+long as its samples allow. Both engines sample with the same seeds; in float32 their tokens are compared. The measure is
+CPU-seconds on one thread. Drafts save passes and cost computation, so they help if a pass is bound by reading weights.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORDS, QUOTED_WORDS = 24, 6
 
 
 def quoting_prompt(draw: random.Random) -> str:
-    """Make a passage and its beginning."""
+    """Make a prompt of a passage and its truncated repetition."""
     words = ["".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(3)) for _ in range(WORDS)]
     return f"Passage: {' '.join(words)}.\nThe same passage again: {' '.join(words[:QUOTED_WORDS])}"
 

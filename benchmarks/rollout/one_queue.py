@@ -1,13 +1,13 @@
-"""Rollouts of a step in two calls of the engines, in one queue, and with the generator one step ahead.
+"""Compare rollouts of a step in two calls of the engines, in one queue, and with the generator one step ahead.
 
     torchrun --nproc-per-node 2 -m benchmarks.rollout.one_queue --hf-model DIR [--passages 4] [--masks 8]
         [--predictions 8] [--mean 64] [--cap 384] [--steps 3] [--precision fp32]
 
 Every rank has an engine. The lengths of responses follow a lognormal distribution (sigma 1, cut at the cap), drawn by
-the seed of each sample, so that all sides sample the same tokens; in float32 that is checked. Masks are words of the
-passage, read from the response, and one in five is invalid. The sides take turns within each step. What counts is wall
+the seed of each sample, so that all sides sample the same tokens; this is checked in float32. Masks are words of the
+passage, read from the response, and one in five is invalid. The sides alternate within each step. The measure is wall
 time from the first request to the last response on all ranks: a tail leaves processors idle, which CPU-seconds would
-not show. The machine should have a core for each rank and nothing else to do.
+not show. The machine should have a core for each rank and no other load.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ Sampled = tuple[list[Proposals], list[Predictions]]
 
 
 class DrawnLengths(VllmEngine):
-    """An engine whose responses end at lengths that their seeds decide."""
+    """An engine whose responses end at lengths determined by their seeds."""
 
     mean, cap = 64, 384
 
     def run(
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[SamplingParams], then: Any = lambda *_: ()
     ) -> list[RequestOutput]:
-        """Ask for every sample by itself, and hand on the output of a request when its last sample has ended."""
+        """Request every sample separately, and pass on the output of a request when its last sample has ended."""
         places: list[tuple[int, int]] = []
         parts: list[dict[int, RequestOutput]] = []
 
@@ -99,10 +99,10 @@ def draws(count: int, passages: int) -> list[Draw]:
 
 
 class AnyWord(MaskGenerator):
-    """Takes a word of the passage that the response decides, or none."""
+    """Selects a word of the passage depending on the response, or none."""
 
     def read(self, response_text: str, truncated: bool, passage: str) -> MaskProposal:
-        """Draw the mask by the response's text, however it ended."""
+        """Draw the mask by the response's text, also of a truncated response."""
         draw = random.Random(response_text)
         if draw.random() < 0.2:
             return MaskProposal(None, InvalidMaskReason.ABSENT)
@@ -129,7 +129,7 @@ class Sides:
         return proposals, self.worker.predict(self.masks(proposals, draw), draw.rng_key)[0]
 
     def one_queue(self, step: int) -> Sampled:
-        """Sample the predictions of a mask when it has been read."""
+        """Sample the predictions of each mask as soon as it has been read."""
         return self.worker.play(self.draws[step])
 
     def generator_ahead(self, step: int) -> Sampled:
@@ -195,7 +195,7 @@ def main() -> None:
         worker = RolloutWorker(game, rollout, 1, tokenizer, engines, topology, MeanLengths())
         worker.sampler.generator = AnyWord(worker.sampler.spans, worker.sampler.family)
         sides = Sides(worker, draws(given.steps + 1, given.passages))
-        sides.pending = worker.propose(sides.draws[0])  # also the warm-up
+        sides.pending = worker.propose(sides.draws[0])  # this call also warms up
         work = {
             "two calls": sides.two_calls,
             "one queue": sides.one_queue,

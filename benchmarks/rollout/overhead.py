@@ -1,13 +1,13 @@
-"""Rollouts through the project against bare ``vllm.LLM.generate``, and the weight sync against a copy in memory.
+"""Compare the project's rollouts with bare ``vllm.LLM.generate``, and the weight sync with a copy in memory.
 
     python -m benchmarks.rollout.overhead --hf-model DIR [--prompts 16] [--response 32] [--repeats 2]
 
-The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side asks
-for nothing but samples, of vLLM's own sampler: no seeds, no log-probabilities. The project's side is what the trainer
-gets: seeded samples of its sampler, each token's log-probability, :class:`~megatron_pz.rl.experience.Response` objects,
-generators of the process preserved. One thread, CPU-seconds. The sync streams all weights from a Megatron policy into
-the engine; it is compared with one copy of their bytes. What is not the stream is vLLM's reload: on a CPU about half of
-it is oneDNN packing every matrix.
+The same engine answers the same prompts with the same number of tokens, from an empty prefix cache. The bare side
+requests only samples of vLLM's own sampler, without seeds and log-probabilities. The project's side is that of the
+trainer: seeded samples of its sampler, each token's log-probability, :class:`~megatron_pz.rl.experience.Response`
+objects, and preserved random generators. The measure is CPU-seconds on one thread. The sync streams all weights from a
+Megatron policy into the engine; it is compared with one copy of their bytes. The rest of its time is vLLM's reload: on
+a CPU oneDNN's packing of every matrix takes about half of that.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
         def through_vllm() -> None:
             engine.llm.collective_rpc(_take_vllms_sampler)
-            engine.reset_prefix_cache()  # the other side's call has left these very prompts in it
+            engine.reset_prefix_cache()  # the other side's call has left the same prompts in the cache
             requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
             outputs = engine.llm.generate(requests, bare, use_tqdm=False)
             generated["bare"] = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)

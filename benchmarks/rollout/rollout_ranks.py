@@ -1,12 +1,12 @@
-"""Rollout ranks: a transfer of weights against a copy of their bytes, and how long both sides of a run worked at once.
+"""Measure rollout ranks: a weight transfer against a copy of its bytes, and the overlap of both sides of a run.
 
     python -m megatron_pz.launch --nproc-per-node 2 benchmarks.rollout.rollout_ranks --hf-model DIR [--precision fp32]
     python -m benchmarks.rollout.rollout_ranks --run SAVE
 
 The first form has a trainer's policy in rank 0 and an engine in rank 1. A transfer goes from the policy's parameters to
-an engine that can sample, without its answer to the probes. The copy is of the same tensors, in rank 0, in turn with
-the transfers. CPU-seconds of both ranks together, and wall seconds, which need a core for each rank. ``over TCP`` sends
-the bytes as to another node.
+an engine that can sample, without its answer to the probes. The copy is of the same tensors, in rank 0, alternating
+with the transfers. The measures are CPU-seconds of both ranks together and wall time, which needs a core for each rank.
+``over TCP`` sends the bytes as to another node.
 
 The second form reads ``ahead/overlap`` of a run with ``--rollout-ranks``, from its second step on.
 """
@@ -42,7 +42,7 @@ MINUTES = timedelta(minutes=10)
 
 
 def serve(hf_model: str, precision: str) -> None:
-    """Take weights until the end; answer each transfer with the CPU-seconds that it took here."""
+    """Receive weights until the end; answer each transfer with the CPU-seconds that it took on this rank."""
     store = open_job_store(MINUTES)
     guest = Guest(store, 0)
     topology = meet_rollout_ranks(ParallelConfig(), guest.store, 0, 1)
@@ -59,7 +59,7 @@ def serve(hf_model: str, precision: str) -> None:
 
 
 class Sides:
-    """What rank 0 measures, in turn: seconds of both ranks' processors, and of the clock."""
+    """The measurements of rank 0, alternating: CPU-seconds of both ranks, and wall seconds."""
 
     def __init__(self, policy: Policy, crew: RolloutCrew) -> None:
         self.policy, self.crew = policy, crew
@@ -101,7 +101,7 @@ def measure(hf_model: str, precision: str, repeats: int) -> dict[str, Any]:
     for turn in range(repeats + 1):
         for name in names:
             sides.take(name)
-        if turn == 0:  # memory is touched for the first time
+        if turn == 0:  # the first call touches new memory
             sides.processors.clear()
             sides.clock.clear()
     crew.close()
@@ -117,7 +117,7 @@ def measure(hf_model: str, precision: str, repeats: int) -> dict[str, Any]:
 
 
 def overlap(run: Path) -> dict[str, Any]:
-    """Return how much of the shorter side was hidden behind the other, of a run's steps."""
+    """Return the share of the shorter side that overlapped with the other, over a run's steps."""
     steps = [step.values for step in read_metrics(run) if "ahead/overlap" in step.values]
     shares = [values["ahead/overlap"] for values in steps[1:]]
     if not shares:

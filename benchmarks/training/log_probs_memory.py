@@ -1,10 +1,10 @@
-"""Peak memory of log-probabilities with their gradients: in chunks from the hidden states, against full logits.
+"""Compare the peak memory of log-probabilities with gradients: in chunks from hidden states, and from full logits.
 
     python -m benchmarks.training.log_probs_memory [--tokens 2048] [--hidden-size 128] [--vocabulary 151936]
 
-Both compute log p and its gradients with respect to hidden states and output matrix, and must agree. What is counted is
-the resident memory above inputs and results, in float32 on the CPU (gpu/ measures a card). The peak of the chunks does
-not depend on the number of tokens, that of the logits is proportional to it.
+Both compute log p and its gradients with respect to hidden states and output matrix, and must agree. The measure is the
+resident memory above inputs and results, in float32 on the CPU (gpu/ measures a GPU). The peak of the chunks does not
+depend on the number of tokens; that of the logits is proportional to it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def from_full_logits(hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> 
 
 
 def peak_gib(log_probs: LogProbs, hidden_RH: Tensor, weight_VH: Tensor, labels_R: Tensor) -> float:
-    """Memory of a forward and backward pass above what was there before and the two gradients that stay, in GiB."""
+    """Return the GiB of a forward and backward pass above the initial memory and the two gradients that remain."""
     hidden_RH.grad = weight_VH.grad = None
     memory_peaks.start()
     before = memory_peaks.peak_gib()
@@ -49,7 +49,7 @@ def peak_gib(log_probs: LogProbs, hidden_RH: Tensor, weight_VH: Tensor, labels_R
 
 @exits_with_one_line
 def main() -> None:
-    """Print both peaks and their ratio; exit code 1 where the ratio misses the goal or the results differ."""
+    """Print both peaks and their ratio; exit with code 1 if the ratio misses the goal or the results differ."""
     parser = Parser((__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--tokens", type=int, default=2048, help="whose log-probabilities are computed")
     parser.add_argument("--hidden-size", type=int, default=128, help="width of a hidden state")
@@ -59,7 +59,7 @@ def main() -> None:
     if torch.cuda.is_available():
         raise BadInput("this counts a CPU's resident memory, and there is a GPU: tests/gpu/run.sh measures its memory")
 
-    # Against cpu_backend's setting, large blocks are the system's again when freed: what is resident is in use.
+    # Override cpu_backend: freed large blocks return to the system, so that resident memory is memory in use.
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
     generator = torch.Generator().manual_seed(0)
     hidden_RH = torch.randn(options.tokens, options.hidden_size, generator=generator)
@@ -70,7 +70,7 @@ def main() -> None:
 
     peaks, gradients = {}, {}
     for name, function in (("in chunks", in_chunks), ("full logits", from_full_logits)):
-        function(hidden_RH[:8], weight_VH, labels_R[:8]).sum().backward()  # what libraries allocate once
+        function(hidden_RH[:8], weight_VH, labels_R[:8]).sum().backward()  # warm up one-time allocations of libraries
         peaks[name] = peak_gib(function, hidden_RH, weight_VH, labels_R)
         assert hidden_RH.grad is not None
         gradients[name] = hidden_RH.grad.clone()

@@ -1,13 +1,13 @@
-"""Update tokens a CPU-second of the Megatron model, against Hugging Face transformers on the same input.
+"""Compare update tokens per CPU-second of the Megatron model with Hugging Face transformers on the same input.
 
     python -m benchmarks.training.megatron_vs_transformers --hf-model DIR [--precision fp32|bf16] [--repeats 2]
 
-Two inputs. ``batch``: 8 sequences of 324 tokens, plain causal attention on both sides. ``packed``: one group of 8
-responses of 60 tokens behind one prompt of 300, for which transformers gets the same tokens and positions and the mask
-of who sees whom. Both sides compute log-probabilities of the response tokens only, in float32, the same loss, and clip
-and step AdamW (torch's on both sides, moments in float32; in bf16 Megatron keeps float32 master weights, transformers
-gets them by a copy of its own). sdpa attention, one thread, one process. The log-probabilities
-of both sides are compared as well.
+There are two inputs. ``batch``: 8 sequences of 324 tokens, with plain causal attention on both sides. ``packed``: one
+group of 8 responses of 60 tokens after one prompt of 300, for which transformers gets the same tokens and positions and
+an attention mask. Both sides compute log-probabilities only of the response tokens, in float32, and the same loss, clip
+gradients and step AdamW (torch's on both sides, moments in float32; in bf16 Megatron has float32 master weights, and
+transformers gets a copy for them). Attention is sdpa, on one thread in one process. The log-probabilities of both sides
+are also compared.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GOAL = 0.95
 
 
 class TransformersSide:
-    """The least that an update with transformers takes: a training loop as one would write it by hand."""
+    """A minimal, hand-written training loop with transformers."""
 
     def __init__(self, model_dir: str, dtype: torch.dtype) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype, attn_implementation="sdpa").train()
@@ -74,7 +74,7 @@ class TransformersSide:
 
 
 def sees(segments_2S: Tensor) -> Tensor:
-    """bool [1, 1, S, S]: the query's row attends to the key's column, by the rules of a packed row."""
+    """Return bool [1, 1, S, S]: whether a query (row) attends to a key (column), by the rules of a packed row."""
     group_S, response_S = segments_2S
     places = torch.arange(segments_2S.size(1))
     same_group = group_S[:, None] == group_S[None]

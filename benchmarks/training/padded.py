@@ -1,4 +1,4 @@
-"""The same samples padded, which packing is measured against. Logits for response tokens only, here too."""
+"""Process the same samples with padding, the baseline of packing, with logits only for response tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PaddedHead(ResponseHead):
 
 
 def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
-    """Lay out the group's samples end to end in ``tokens_S``, each with its own prompt; no two may be equal.
+    """Concatenate the group's samples in ``tokens_S``, each with its own prompt; no two may be equal.
 
-    ``packed`` is the same group packed: the labels, advantages and weights of its response tokens are taken over.
+    ``packed`` is the same group packed; it supplies the labels, advantages and weights of the response tokens.
     """
     prompt = list(group.prompt_ids)
     samples = [prompt + list(response.token_ids) for response in group.responses]
@@ -45,7 +45,7 @@ def padded_batch(group: ScoredGroup, packed: MicroBatch) -> MicroBatch:
 
 @contextmanager
 def padded_policy(policy: Policy, samples: int) -> Iterator[None]:
-    """Within it the policy reads its rows as batches of ``samples`` padded samples; plain causal attention."""
+    """Make the policy read rows as batches of ``samples`` padded samples with plain causal attention in the block."""
     (chunk,) = (unwrap_model(wrapped) for wrapped in policy.chunks)
 
     def forward(model: torch.nn.Module, batch: MicroBatch) -> Tensor:
@@ -66,5 +66,5 @@ def padded_policy(policy: Policy, samples: int) -> Iterator[None]:
 
 
 def one_row_each(policy: Policy, groups: Sequence[ScoredGroup], weighting: object) -> list[MicroBatch]:
-    """Each group packed into a row of its own, in the order of the groups."""
+    """Pack each group into a separate row, in the order of the groups."""
     return [policy.micro_batches([group], weighting, micro_batch_tokens=1_000_000)[0] for group in groups]  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""What shared-prompt packing saves of an update: the same samples packed, and padded as GRPO trainers do.
+"""Measure the saving of shared-prompt packing in an update, compared with the padding of other GRPO trainers.
 
     python -m benchmarks.training.shared_prompt_packing --hf-model DIR [--precision bf16|fp32] [--groups 2]
 
-Both sides are the same policy, loss and optimizer step, and compute log-probabilities for the response tokens only. All
-responses have one length, which is the best case for padding. One thread, CPU-seconds. The log-probabilities of both
-sides are compared as well.
+Both sides have the same policy, loss and optimizer step, and compute log-probabilities only for the response tokens.
+All responses have one length, the best case for padding. The measure is CPU-seconds on one thread. The
+log-probabilities of both sides are also compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from megatron_pz.trainer.topology import Topology
 
 SAMPLES = 8
 SHAPES = {(300, 60): 2.5, (200, 24): 3.5}
-"""Prompt and response tokens, and the ratio hoped for."""
+"""Prompt and response tokens, and the target of the ratio."""
 
 
 @exits_with_one_line

@@ -1,12 +1,12 @@
-"""Where the time of a run's steps went: engines, passes of the model, and everything around them.
+"""Divide the time of a run's steps into engines, passes of the model, and the rest.
 
     python -m benchmarks.training.step_shares --run FOLDER
 
-FOLDER is the ``--save`` of any run: its ``metrics.jsonl`` is read, nothing is run. Checkpoints and evaluations are told
-apart, since their share is what ``save_interval`` and ``eval_interval`` make it. Within the rollout only the calls of
-vLLM count as such, within the update only forward passes, backward passes and optimizer steps; the rest is data,
-prompts, rewards, packing, weight sync, logging, and waiting for other ranks. Shares of wall time within one run: what
-else the machine does meets all parts.
+FOLDER is the ``--save`` of any run; only its ``metrics.jsonl`` is read. Checkpoints and evaluations are separate,
+because their share follows from ``save_interval`` and ``eval_interval``. Within the rollout only calls of vLLM count,
+within the update only forward passes, backward passes and optimizer steps; the rest is data, prompts, rewards, packing,
+weight sync, logging, and waiting for other ranks. The shares are of wall time within one run, so other load affects all
+parts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OCCASIONAL = ("checkpoint", "evaluation")
 
 
 def shares(steps: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each part's share of the steps' time without checkpoints and evaluations; ``outside``: in neither of the two."""
+    """Return each part's share of the steps' time without checkpoints and evaluations; ``outside`` is the rest."""
 
     def total(part: str) -> float:
         return sum(step.get(f"time/{part}", 0.0) for step in steps)

@@ -1,9 +1,9 @@
-"""The scanner's text against the consensus of five other tools, on articles that nobody looked at while writing it.
+"""Compare the scanner's text with the consensus of five other tools, on articles not used during its development.
 
     python benchmarks/wikipedia/consensus.py DUMP.xml.bz2 [--half held-out] [--show 20]
 
 Half of the articles are held out by a hash of their titles (see ``is_held_out``); the other half (``--half open``) is
-for development. The peers are installed into an environment of their own under .cache/, never into the project's.
+for development. The peers are installed into a separate environment under .cache/, never into the project's.
 
 A 6-gram is six words in a row of one line (words casefolded and in compatibility form, so that ⁷ is 7). The consensus
 of an article holds those that at least three of the five peers give.
@@ -108,7 +108,7 @@ def without_rendered_templates(text: str) -> str:
 
 
 def peer_texts(articles: list[dict[str, str]]) -> dict[str, tuple[list[str], float]]:
-    """For every peer its texts and its CPU seconds."""
+    """Return the texts and the CPU seconds of every peer."""
     python = CACHE / "bin" / "python"
     if not python.exists():
         venv.create(CACHE, with_pip=True)
@@ -146,7 +146,7 @@ def own_texts(articles: list[dict[str, str]]) -> tuple[list[str], float]:
 
 
 def interpreted_speed(articles: list[dict[str, str]]) -> float:
-    """MB of wikitext a CPU second of the interpreted form, which has to give what the installed one gives."""
+    """Return the interpreted form's MB of wikitext per CPU second, and require the installed form's results of it."""
     interpreted = scanner_form.load_interpreted()
     start = time.process_time()
     found = [interpreted(article["wikitext"], article["title"], Wiki(), TextOptions().kept) for article in articles]

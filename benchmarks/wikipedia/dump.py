@@ -1,8 +1,8 @@
-"""A large dump made of a small real one: its pages again and again, with other ids, titles and words each time.
+"""Make a large dump from a small real one by repeating its pages with different ids, titles and words.
 
-Copies must not be the same: the pipeline drops duplicates, and tokenizers remember words. So in every copy one word of
-sixteen among the longer ones of the prose has two letters swapped, other ones in every copy. That makes new words about
-as often as going on reading Wikipedia would, or more often; markup stays as it is.
+Copies must differ, because the pipeline drops duplicates and tokenizers cache words. In every copy one in sixteen of
+the longer words of the prose has two letters swapped, different words in every copy. New words are then at least as
+frequent as in further text of Wikipedia. Markup is unchanged.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VERSION = 1
-"""Of what is made; a dump of another version is made again."""
+"""Version of the output; a dump of another version is made again."""
 STREAM_BYTES = 400_000
 """XML of one bz2 stream, about what a hundred pages make in the dumps that Wikimedia publishes."""
 
@@ -26,12 +26,12 @@ _ONE_IN = 16
 
 
 def make_dump(source: Path, target: Path, megabytes: float) -> int:
-    """Write a multi-stream dump of about so many megabytes of XML; returns how many bytes of XML it holds.
+    """Write a multi-stream dump of about ``megabytes`` of XML; return its number of bytes of XML.
 
     Args:
         source: A small .xml.bz2 dump.
-        target: The dump to make; one that is there is kept. Beside it ``<target>.bytes`` says how large its XML is.
-        megabytes: Of XML, in millions of bytes; a whole number of pages is written.
+        target: The dump to make; an existing one is kept. ``<target>.bytes`` beside it records the size of its XML.
+        megabytes: Size of the XML in millions of bytes; a whole number of pages is written.
     """
     note = target.with_name(f"{target.name}.bytes")
     if target.exists() and note.exists():

@@ -1,8 +1,8 @@
-"""What people chain behind WikiExtractor: its articles, tokenized one by one, written by Megatron's builder.
+"""Run the usual steps after WikiExtractor: tokenize its articles one by one and write them with Megatron's builder.
 
     python -m benchmarks.wikipedia.peer EXTRACTED_FOLDER TOKENIZER_FOLDER OUTPUT_PREFIX
 
-The loop of Megatron-LM's preprocess_data.py with one worker. Prints one JSON object: CPU seconds of its parts.
+This is the loop of Megatron-LM's preprocess_data.py with one worker. Prints one JSON object: CPU seconds of its parts.
 """
 
 from __future__ import annotations

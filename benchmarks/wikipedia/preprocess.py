@@ -1,20 +1,21 @@
-"""What preprocessing costs, everything side by side in one run, in CPU seconds with all children.
+"""Measure the cost of preprocessing and of alternatives in one run, in CPU seconds with all child processes.
 
     python -m benchmarks.wikipedia.preprocess --dump SMALL.xml.bz2 --tokenizer-model DIR [--megabytes 100] [--repeats 3]
 
-On a dump of --megabytes of XML that is made of a small real one (benchmarks/wikipedia/dump.py), kept under .cache/:
+On a dump of --megabytes of XML that is made from a small real one (benchmarks/wikipedia/dump.py) and kept under
+.cache/:
 
- - the whole pipeline, tools/preprocess_wikipedia.py with one worker, start-up included, and once more with what finds
+ - the whole pipeline, tools/preprocess_wikipedia.py with one worker, including start-up, and again with the search for
    near duplicates;
- - decompressing the same file with Python's bz2, alone, in one process without its start-up, and likewise with the
-   library that the pipeline decompresses with where it is installed;
- - WikiExtractor 3.1.0 (its command, in an environment of its own, without expanding templates, its fastest way), then
-   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia/peer.py), start-up included, and
-   once more without what the second command spends before its first article;
+ - decompressing the same file with Python's bz2, in one process without its start-up, and with the pipeline's faster
+   library if it is installed;
+ - WikiExtractor 3.1.0 (its command, in a separate environment, without expanding templates, which is fastest), then
+   Hugging Face one article at a time and Megatron's builder (benchmarks/wikipedia/peer.py), including start-up, and
+   again without the time of the second command before its first article;
  - every stage of the pipeline, and the scanner compiled and interpreted (benchmarks/wikipedia/stages.py);
  - two workers against one: CPU, and wall time, which says nothing on a machine that does other things.
 
-Of --repeats runs the least counts, since other work on a machine only ever adds. Results go to benchmarks/results/.
+The result is the minimum of --repeats runs, because other load only adds time. Results go to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ LIBRARIES = (
 
 
 class Failed(BadInput):
-    """A command that is measured did not succeed."""
+    """A measured command failed."""
 
 
 def measured(command: Sequence[str | Path]) -> tuple[float, float, str]:
-    """Run a command: CPU seconds with all its children, wall seconds, standard output."""
+    """Run a command; return CPU seconds with all its children, wall seconds, and standard output."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    # Some machines forbid Python to keep the bytecode of modules; a second start would then compile this project anew.
+    # Some machines prevent Python from caching bytecode; a second start would then compile this project again.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment["PYTHONPYCACHEPREFIX"] = str(CACHE / "bytecode")
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -78,7 +79,7 @@ def measured(command: Sequence[str | Path]) -> tuple[float, float, str]:
 
 
 def pipeline(dump: Path, tokenizer: str, prefix: Path, workers: int, *options: str) -> dict[str, float]:
-    """CPU and wall seconds of the tool."""
+    """Return CPU and wall seconds of the tool."""
     tool: list[str | Path] = ["tools/preprocess_wikipedia.py", "--input", dump, "--output-prefix", prefix]
     how = ["--tokenizer-model", tokenizer, "--workers", str(workers), "--overwrite", "--fresh"]
     cpu, wall, _ = measured([sys.executable, *tool, *how, *options])
@@ -86,7 +87,7 @@ def pipeline(dump: Path, tokenizer: str, prefix: Path, workers: int, *options: s
 
 
 def peers(dump: Path, tokenizer: str, work: Path) -> dict[str, float]:
-    """CPU seconds of what people chain."""
+    """Return the CPU seconds of the usual chain of other tools."""
     extracted = work / "extracted"
     shutil.rmtree(extracted, ignore_errors=True)
     python = peer_python("wikiextractor", [WIKIEXTRACTOR])
@@ -114,7 +115,7 @@ def stages(dump: Path, tokenizer: str, work: Path) -> dict[str, Any]:
 
 
 def run(dump: Path, tokenizer: str, work: Path, repeats: int) -> dict[str, Any]:
-    """Everything, interleaved, so that a change of the machine's speed meets all alike."""
+    """Run all measurements, interleaved, so that a change of the machine's speed affects all equally."""
     runs: dict[str, list[Any]] = {"one worker": [], "two workers": [], "near duplicates": [], "stages": [], "peers": []}
     for _ in range(repeats):
         runs["one worker"].append(pipeline(dump, tokenizer, work / "own1", 1))
@@ -130,7 +131,7 @@ def run(dump: Path, tokenizer: str, work: Path, repeats: int) -> dict[str, Any]:
 
 
 def least(runs: Sequence[dict[str, Any]], *keys: str) -> float:
-    """Return the least value of a measurement over the repeats."""
+    """Return the minimum of a measurement over the repeats."""
 
     def value(result: Any) -> float:
         for key in keys:
@@ -210,7 +211,7 @@ def report(results: dict[str, Any], found: dict[str, float], about: dict[str, An
 
 
 def describe(xml_bytes: int, load_before: float) -> dict[str, Any]:
-    """Date, commit, machine and versions."""
+    """Return date, commit, machine and versions."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
     )

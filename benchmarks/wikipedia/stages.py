@@ -1,8 +1,9 @@
-"""CPU seconds of every stage of preprocessing, in one process, on the pipeline's own functions.
+"""Measure the CPU seconds of every stage of preprocessing, in one process, with the pipeline's own functions.
 
     python -m benchmarks.wikipedia.stages DUMP.xml.bz2 TOKENIZER_FOLDER WORK_FOLDER
 
-Prints one JSON object. The stages add up to a little less than the pipeline: journal, checksums and waiting are not in.
+Prints one JSON object. The sum of the stages is slightly less than the pipeline, which has journal, checksums and
+waits.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from megatron_pz.wikitext.extract import TextOptions
 
 STAGES = ("bz2", "XML", "text", "passages", "tokens", "duplicates", "write")
 INTERPRETED_BYTES = 2_000_000
-"""Wikitext that the interpreted scanner, some forty times as slow, is measured on."""
+"""Bytes of wikitext for the interpreted scanner, which is about forty times as slow."""
 
 
 class Clock:
@@ -52,7 +53,7 @@ class Clock:
         self.seconds[stage] += time.process_time() - began
 
     def each(self, stage: str, items: Iterator[Any]) -> Iterator[Any]:
-        """Yield the items and add up the time that it takes to get them."""
+        """Yield the items and add up the time to get them."""
         while True:
             with self(stage):
                 item = next(items, None)
@@ -62,7 +63,7 @@ class Clock:
 
 
 def decompress(dump: Path, target: Path) -> float:
-    """Write the dump's XML; CPU seconds of Python's bz2 alone, stream by stream, as any reader must."""
+    """Write the dump's XML; return the CPU seconds of Python's bz2 alone, stream by stream as in any reader."""
     compressed = dump.read_bytes()
     starts = list(stream_starts(str(dump), "bz2") or [0])
     streams = [compressed[start:end] for start, end in pairwise([*starts, len(compressed)])]
@@ -77,7 +78,7 @@ def decompress(dump: Path, target: Path) -> float:
 
 
 def decompress_as_the_pipeline(dump: Path) -> float:
-    """CPU seconds of what the pipeline decompresses with, alone."""
+    """Return the CPU seconds of the pipeline's decompression alone."""
     began = time.process_time()
     for _ in read_blocks(str(dump), "bz2", 0, DamageLog(), any_size=True):
         pass
@@ -85,7 +86,7 @@ def decompress_as_the_pipeline(dump: Path) -> float:
 
 
 def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str, int]:
-    """All stages behind decompression; how much went through them."""
+    """Run all stages after decompression; return the amounts that went through them."""
     encoder = TextEncoder(tokenizer)
     encoder.encode(["warm up"])
     dtype = token_dtype(encoder.highest_id + 1)
@@ -127,7 +128,7 @@ def run_stages(xml: Path, tokenizer: str, work: Path, clock: Clock) -> dict[str,
 
 
 def scanner_speed(xml: Path, site: SiteInfo) -> dict[str, float]:
-    """MB of wikitext a CPU second, for the form of the scanner that is installed and for the interpreted one."""
+    """Return the MB of wikitext per CPU second, for the installed form of the scanner and the interpreted one."""
     wiki = wiki_of(site)
     texts = [page.text for job in plan_jobs(str(xml)) for page, _ in read_pages(job) if page.namespace == 0]
     return {

@@ -1,9 +1,9 @@
-"""Other tools' text of the same articles; run by consensus.py inside the environment that it makes for them.
+"""Produce other tools' text of the same articles; consensus.py runs this in their environment.
 
     python wikitext_peers.py ARTICLES.jsonl PEER OUTPUT.jsonl
 
-An article is {"title", "wikitext"} a line; the output has one text a line, in the same order, and at the end the CPU
-seconds that the conversion took.
+Every line is an article {"title", "wikitext"}; the output has one text per line, in the same order, and at the end the
+CPU seconds of the conversion.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def strip_code() -> Convert:
 
 
 def parsed_and_pruned() -> Convert:
-    """Convert as the scripts behind published Wikipedia datasets do: parse, remove what is not prose, then strip."""
+    """Convert as the scripts of published Wikipedia datasets do: parse, remove everything but prose, then strip."""
     import mwparserfromhell
 
     silent = re.compile(r"^(?:file|image|category)\s*:", re.IGNORECASE)
@@ -52,7 +52,7 @@ def parsed_and_pruned() -> Convert:
     def remove(code, node) -> None:
         try:
             code.remove(node)
-        except ValueError:  # it was inside one that is gone already
+        except ValueError:  # it was inside a node that is already removed
             return
 
     return convert
@@ -65,7 +65,7 @@ def plain_text() -> Convert:
 
 
 def wikiextractor(articles: list[dict[str, str]]) -> list[str]:
-    """By its command, over a dump made of the articles."""
+    """Run WikiExtractor's command over a dump made from the articles."""
     with tempfile.TemporaryDirectory() as folder:
         dump = Path(folder, "dump.xml")
         pages = "".join(

@@ -1,4 +1,4 @@
-"""Say at the start of the quickstart in which precision it will compute, and about how long it will take here.
+"""Print at the start of the quickstart its precision and its estimated time on this machine.
 
     python examples/quickstart/plan.py --steps 17 --processes 1
 
@@ -18,7 +18,7 @@ from megatron_pz.runtime.matrix_speed import matrix_speed
 
 @dataclass(frozen=True)
 class Work:
-    """What a phase costs, with SmolLM2-135M and the settings of ``config.yaml``."""
+    """The cost of a phase, with SmolLM2-135M and the settings of ``config.yaml``."""
 
     teraflops: float
     """Matrix products, 10^12 operations: they take as long as this machine's measured rate says."""

@@ -24,7 +24,7 @@ class SampleKey(NamedTuple):
     item: Any
     """Index of the passage in its draw, or key of the mask."""
     sample: int
-    """The first one that the request asks for."""
+    """The first sample that the request asks for."""
 
 
 Name = tuple[Role, Any]
@@ -50,9 +50,9 @@ class EngineCall:
     """One engine's part in a call of all engines."""
 
     seconds: float
-    """Seconds until its last request ended."""
+    """Seconds until the engine's last request ended."""
     nine_tenths: float
-    """Seconds until nine tenths of its requests had ended."""
+    """Seconds until nine tenths of the engine's requests had ended."""
     tokens: Mapping[Role, int]
     """Sampled tokens."""
     responses: Mapping[Role, int]

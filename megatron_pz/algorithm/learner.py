@@ -26,7 +26,7 @@ class LearnerReport:
     roles: tuple[Role, ...]
     learning_rate: float
     updates: tuple[UpdateResult, ...]
-    """Empty where there was nothing to learn from."""
+    """Optimizer steps; empty if there was nothing to learn from."""
     compute: ComputeUsed
     """Compute used by the trainers of all ranks."""
     seconds_computing: float = 0.0
@@ -51,7 +51,7 @@ class Learner:
     reference: PolicyModel | None
     """The policy that a KL penalty refers to."""
     name: str = ""
-    """The role where each has a policy of its own; empty where there is one policy."""
+    """The role, if each role has a policy of its own; empty for a single policy."""
 
     def learn(self, groups: Sequence[ScoredGroup], iteration: int) -> LearnerReport:
         """Run ``grpo_iterations`` epochs of ``updates_per_step`` optimizer steps on the groups of the policy's roles.

@@ -21,7 +21,7 @@ AHEAD = (
     "staleness_mean", "staleness_max", "staleness_kl", "ratio_min", "ratio_max", "effective_sample_size",
     "importance_max",
 )  # fmt: skip
-"""Figures of the roles' tokens that weights of an earlier step sampled: the generator's, or both roles'."""
+"""Figures of tokens sampled with the weights of an earlier step: the generator's, or both roles'."""
 
 
 class MetricAccumulator:

@@ -31,7 +31,7 @@ class StepReport(Generic[Round]):
     """The results of one step, for metrics and samples."""
 
     rollouts: list[Round]
-    """One, or several with dynamic sampling."""
+    """The rounds of rollouts: one, or several with dynamic sampling."""
     groups: list[ScoredGroup]
     """The groups of all ranks that the step learned from."""
     learners: list[LearnerReport]
@@ -40,9 +40,9 @@ class StepReport(Generic[Round]):
     seconds_generating: float = 0.0
     """Wall time of the rollout that this rank spent in its engines, and waiting for those of other ranks."""
     drafts: DraftCounts = field(default_factory=DraftCounts)
-    """What drafts have saved in this rank's engines."""
+    """Draft counts of this rank's engines."""
     schedule: dict[str, float] = field(default_factory=dict)
-    """Further metrics, of how rollouts and update went together in time."""
+    """Further metrics about the overlap of rollouts and update."""
 
     @property
     def updates(self) -> list[UpdateResult]:

@@ -46,11 +46,11 @@ class RolloutBatch:
     """This rank's share of one round of rollouts in both roles."""
 
     strategy: MaskStrategy
-    """``active`` where the generator chose the masks, else the passive strategy."""
+    """``active`` if the generator chose the masks, otherwise the passive strategy."""
     passages: Sequence[Passage]
     """All passages of the round, the same on every rank."""
     staleness: int
-    """Steps between the sampling of the proposals and that of the predictions: updates that the generator lacks."""
+    """Age of the proposals' weights, in steps, relative to those of the predictions."""
     proposals: list[Proposals]
     generator_rewards: list[list[float]]
     """For each proposal group the reward of each response."""
@@ -58,7 +58,7 @@ class RolloutBatch:
     rng_key: str
     """Name of the draw of passages."""
     age: int = 0
-    """Steps whose updates the weights lack that sampled the predictions."""
+    """Age of the weights that sampled the predictions, in steps."""
 
 
 class PretrainZero(PolicyStep[RolloutBatch]):

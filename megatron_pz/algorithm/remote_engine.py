@@ -22,7 +22,7 @@ from megatron_pz.trainer.topology import Topology
 Answered = TypeVar("Answered")
 
 PROBES, PROBE_TOKENS, PROBE_RESPONSE = 4, 12, 8
-"""Prompts that every engine answers after a transfer, their tokens, and the most tokens of a response."""
+"""Number of prompts that every engine answers after a transfer, their length, and the maximum response length."""
 
 
 class RemoteEngine:

@@ -20,8 +20,8 @@ StoredRound = dict[str, Any]
 """One round of rollouts: ``strategy``, ``rng_key``, ``passages``, ``staleness``; ``proposals`` and ``predictions``, the
 responses by the number of the passage and by the key of the mask."""
 StoredExperience = dict[str, Any]
-"""``rounds``; ``calls`` of the engines; ``drafts``, counts of the first rank; ``iteration``, the step before whose
-update the engines sampled; on the way from the rollout ranks also ``expert_ids``."""
+"""``rounds``; ``calls`` of the engines; ``drafts``, counts of the first rank; ``iteration``, the step during which the
+engines sampled, before its update; in transfers from the rollout ranks also ``expert_ids``."""
 PARTS = ("proposals", "predictions")
 
 

@@ -19,7 +19,7 @@ class MeanLengths:
     """Running mean of each role's response lengths, in tokens, equal on all ranks."""
 
     means: dict[Role, float] = field(default_factory=dict)
-    """Empty before the first responses; a role that has not sampled yet counts as long as the other one."""
+    """Empty before the first responses. A role that has not sampled yet is assumed to have the mean of the other."""
 
     def update(self, role: Role, tokens: int, responses: int) -> None:
         """Update the means with the responses of all ranks in one call."""
@@ -47,7 +47,7 @@ class Work:
 
     role: Role
     item: Any
-    """What the prompt is made of."""
+    """The item from which the prompt is made."""
     samples: range
 
 

@@ -37,7 +37,7 @@ class LoadedState:
     iteration: int
     common: dict[str, Any]
     per_rank: dict[str, Any] | None
-    """None when the checkpoint was written in another layout: there is no such rank then, so reseed."""
+    """None if the checkpoint was written in another layout; the generators must then be reseeded."""
 
     def require(self, *names: str) -> None:
         """Raise BadInput unless ``common`` has these entries; another command may have written the checkpoint."""

@@ -51,7 +51,7 @@ FAMILIES = ("llama", "qwen3")
 
 _PREFIX = "module."
 _SCALING = "._extra_state"
-"""Ends the key of what Transformer Engine keeps for FP8, one object a module and layer, empty without FP8."""
+"""Suffix of the keys of Transformer Engine's FP8 state, one object per module and layer, empty without FP8."""
 _METADATA = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
 """Names under which NeMo 2.7.3 stores Megatron-Core's state beside the weights (``MegatronStrategy``)."""
 

@@ -79,7 +79,7 @@ class ModelState:
 
 
 ModelStates = Mapping[str, ModelState]
-"""By name. The names of a part's tensors begin with it; a run's only part has the empty name."""
+"""The parts by name, which is the prefix of their tensors; a run's only part has an empty name."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class SaveAgreement:
 
     settled: bool = False
     distribution: Any = None
-    """The writer of each replicated tensor; None where no rank has a replica of another's."""
+    """The writer of each replicated tensor; None if no tensor is replicated."""
 
 
 class StagedTensors:

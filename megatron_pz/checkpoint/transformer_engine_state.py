@@ -14,8 +14,8 @@ from torch.distributed.checkpoint.planner import WriteItem
 from megatron_pz.model.precision import plain_tensor
 
 _EXTRA_STATE = "_extra_state"
-"""Suffix of states beside the weights. All of Transformer Engine's modules have one, its norms included, and
-Megatron-Core's local norms do not. A checkpoint from a GPU must load on a CPU, and the other way round."""
+"""Suffix of states beside the weights. All of Transformer Engine's modules have one, including its norms;
+Megatron-Core's local norms do not. Checkpoints from a GPU must load on a CPU, and vice versa."""
 _TRUSTED = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 
 

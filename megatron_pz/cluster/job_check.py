@@ -42,7 +42,7 @@ OWN_STATE = {
     "megatron_pz.cold_start": "examples",
     "megatron_pz.baselines": "examples",
 }
-"""What only the checkpoints of a module (TRAINING_MODULES) hold: a part of its objective's ``state_dict``."""
+"""Key that identifies the checkpoints of a module (TRAINING_MODULES): a part of its objective's ``state_dict``."""
 _NO_LIMIT = ("UNLIMITED", "INFINITE", "0")
 
 

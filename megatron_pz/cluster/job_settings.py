@@ -26,7 +26,7 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line, one_line
 PROGRAM = "megatron_pz.train"
 RLVR = "megatron_pz.rlvr"
 TRAINING_MODULES = (PROGRAM, "megatron_pz.cold_start", "megatron_pz.baselines", RLVR)
-"""Modules that take a recipe and write a run directory; all others get their flags as they are given."""
+"""Modules that take a recipe and write a run directory; all other modules get their flags unchanged."""
 TRACKER = "latest_checkpointed_iteration.txt"
 """Megatron's file with the iteration of a directory's newest checkpoint."""
 _FIRST_PORT, _PORTS, _TRIES = 20000, 10000, 100
@@ -41,9 +41,9 @@ class JobSettings:
     flags: tuple[str, ...]
     """Flags of ``megatron_pz.train``, complete."""
     config: RunConfig
-    """The configuration that the flags give."""
+    """The configuration that results from the flags."""
     iteration: int | None
-    """Iteration of the checkpoint in ``save`` that the run continues from; None for a run that starts anew."""
+    """Iteration of the checkpoint in ``save`` from which the run continues; None for a new run."""
 
 
 def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool = True) -> JobSettings:

@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from torch.distributed import Store, TCPStore
 
 DONE, FAILED, REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes; 2 is a worker's word for bad input."""
+"""Exit codes; workers use 2 for bad input."""
 GRACE = 15.0
-"""Seconds that workers have after another one failed: the watchdog's last line takes up to ten."""
+"""Seconds for the other workers to end after a failure: the watchdog's last line takes up to ten."""
 GRACE_OF_BAD_INPUT = 1.0
-"""Seconds that they have where the input was bad: they have nothing to add to that line."""
+"""Seconds for the other workers to end after bad input, about which they have nothing to report."""
 FAREWELL = 300.0
-"""Seconds that a launcher whose workers are done waits for those of other nodes, as torchrun's exit barrier."""
+"""Seconds that a launcher with finished workers waits for other nodes, like torchrun's exit barrier."""
 JOIN_TIMEOUT = 600.0
 """Seconds that a node waits for the store of the first node: containers are unpacked at different speeds."""
 _SIGNALS = {signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT}

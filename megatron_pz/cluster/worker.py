@@ -42,7 +42,7 @@ def raise_open_files() -> None:
 
 
 def use_job_caches() -> None:
-    """Under Slurm, keep compiled kernels in a directory of the job on the node's own disk.
+    """Keep compiled kernels in a directory of the job on the node's own disk, if Slurm started the job.
 
     A home directory on a network file system has a quota, and thousands of ranks would lock and read its files at once.
     Variables that are already set keep their values.

@@ -41,7 +41,7 @@ _MOVED_KEYS = {("parallel", "moe_aux_loss_coeff"): "model"}
 """The present section of every key that a YAML file of an earlier version has in another section."""
 
 _shown = _SHOWN.repr
-"""Represents a wrong value in a message: the beginning and the outer levels of one that is large."""
+"""Represents a wrong value in a message; a large value is truncated to its beginning and outer levels."""
 
 
 def parse_run_config(argv: Sequence[str], program: str) -> RunConfig:

@@ -8,8 +8,8 @@ from typing import Literal
 from megatron_pz.config.schema import RunConfig
 
 BOUNDS = {"fp32": 0.01, "other": 0.3}
-"""Mean nats a token by which rollout and trainer may differ. Measured on SmolLM2-135M: 1e-5 where both are float32,
-0.03 to 0.05 where both are bfloat16, about 0.2 with FP8 rollouts (emulated). A stale tied head differs by 0.27."""
+"""Mean nats per token by which rollout and trainer may differ. Measured on SmolLM2-135M: 1e-5 if both are float32, 0.03
+to 0.05 if both are bfloat16, about 0.2 with FP8 rollouts (emulated). A stale tied head differs by 0.27."""
 
 
 def with_precision(config: RunConfig, precision: Literal["bf16", "fp32"]) -> RunConfig:

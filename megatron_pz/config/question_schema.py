@@ -33,8 +33,8 @@ class QuestionConfig:
     """Field that holds the list of a choice question's options, which follow the question's text as (A), (B), …; the
     answer is then a letter. Empty: no options."""
     reasoning_gym_tasks: tuple[str, ...] = ()
-    """Tasks of the package reasoning-gym that make the questions in place of files, taking turns: NAME, or
-    NAME:SETTING=VALUE,SETTING=VALUE. Question number i of a run depends on the seed and on i only."""
+    """Tasks of the package reasoning-gym that generate the questions in turn, instead of files: NAME, or
+    NAME:SETTING=VALUE,SETTING=VALUE. Question number i of a run depends only on the seed and on i."""
     grader: GraderName = "math"
     """Comparison of an answer with the reference. letter: the option's letter. exact: the text, without outer white
     space. number: the value. math: math-verify. reasoning_gym: the task's own score. verifier: a model behind
@@ -45,7 +45,7 @@ class QuestionConfig:
     chat_template: bool = False
     """Ask through the tokenizer's chat template, as one turn of the user [C]."""
     response_stop: tuple[str, ...] = ()
-    """Strings that end a response, which keeps them; empty: only the model's end token does [C]."""
+    """Strings that end a response and stay in it; if empty, only the model's end token ends a response [C]."""
     questions_per_step: PositiveInt = 128
     """Questions in a step [P]."""
     no_answer_reward: Annotated[float, Le(0)] = 0.0
@@ -62,20 +62,20 @@ class QuestionConfig:
     """Base of an OpenAI-compatible API, such as http://HOST:8000/v1; the grader ``verifier`` calls its ``completions``.
     The variable VERIFIER_API_KEY, if it is set, is sent as the bearer token."""
     verifier_model: str = ""
-    """Name of the model there; TIGER-Lab/general-verifier [G]."""
+    """Name of the model at that server; TIGER-Lab/general-verifier [G]."""
     verifier_prompt: str = ""
-    """File with the prompt, in which {question}, {reference} and {answer} stand once each; empty: one of ours. A model
-    that was trained for this needs the prompt of its model card [C]."""
+    """File with the prompt, which contains {question}, {reference} and {answer} once each; empty: our own prompt. A
+    model that was trained as a verifier needs the prompt of its model card [C]."""
     verifier_max_tokens: PositiveInt = 2048
     """Longest verdict, in tokens [G]."""
     verifier_timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one reply [C]."""
     verifier_attempts: PositiveInt = 4
-    """Tries of one request that times out, fails or returns something else than a completion, with growing pauses; then
-    the run ends [C]."""
+    """Attempts for a request that times out, fails or does not return a completion, with growing pauses; then the run
+    ends [C]."""
     verifier_wait_minutes: NonNegativeFloat = 10.0
-    """Longest wait for a server that refuses connections or says that it is not ready (status 502, 503 or 504), as one
-    that is being started does; one line tells of it. Below distributed_timeout_minutes, since the other ranks wait in a
+    """Longest wait for a server that refuses connections or reports that it is not ready (status 502, 503 or 504), as
+    during its start; one line reports the wait. Below distributed_timeout_minutes, because the other ranks wait in a
     collective [C]."""
     verifier_concurrency: PositiveInt = 32
-    """Requests of one rank that are under way at once [C]."""
+    """Maximum number of concurrent requests of one rank [C]."""

@@ -40,13 +40,13 @@ class ModelConfig:
     It is the mean over packed sequences including padding, so it depends slightly on the packing.
     """
     moe_enable_routing_replay: bool = False
-    """Mixtures only: the trainer sends each token to the experts that the rollout engine chose for it (rollout routing
-    replay, R3, arXiv 2510.11370) [C]. Their weights are still the trainer's router's, which learns. The reference
-    policy replays, too. Megatron-LM's name."""
+    """Mixtures of experts only: the trainer routes each token to the experts that the rollout engine chose (rollout
+    routing replay, R3, arXiv 2510.11370) [C]. Their weights still come from the trainer's router, which learns. The
+    reference policy also replays. Megatron-LM's name."""
     precision: Literal["auto", "bf16", "fp32", "custom"] = "custom"
-    """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, where it is 0, max_log_prob_difference.
-    auto: bf16 on a GPU; on a CPU whichever multiplies matrices faster there, measured at the start, or what the
-    checkpoint that the run resumes was trained in. custom: as bf16 and rollout_dtype say [C]."""
+    """Precision of trainer and rollouts together; sets bf16, rollout_dtype and, if it is 0, max_log_prob_difference.
+    auto: the precision of the checkpoint that the run resumes, otherwise bf16 on a GPU, and on a CPU the one with the
+    faster matrix products, measured at the start. custom: bf16 and rollout_dtype apply [C]."""
     bf16: bool = True
     """Compute in bfloat16 with float32 master weights; false computes in float32."""
     fp8_format: Literal["none", "hybrid", "e4m3"] = "none"
@@ -77,7 +77,7 @@ class ParallelConfig:
     distributed_timeout_minutes: PositiveFloat = 30.0
     """A collective that waits longer than this ends the run with an error that names it."""
     heartbeat_timeout_minutes: PositiveFloat = 2.0
-    """A rank without a heartbeat for so long is lost, and the run ends with one line that names it [C]."""
+    """A rank without a heartbeat for this time counts as lost, and the run ends with one line that names it [C]."""
     context_parallel_size: PositiveInt = 1
     """Ranks that share the tokens of one packed sequence; keys and values are gathered, so the result is exact."""
     expert_model_parallel_size: PositiveInt = 1
@@ -159,7 +159,7 @@ class GameConfig:
     """Equation 9 [P]; the other two are SPICE's, p(1-p) and exp(-(p(1-p)-0.25)^2/0.02)."""
     share_equal_masks: bool = False
     """Proposals of one passage that name the same span are predicted once and share the accuracy; false predicts every
-    proposal by itself, as the paper's batch sizes imply [C]."""
+    proposal separately, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
     """Draw further passages until the step has passages_per_step groups with unequal rewards (DAPO) [C]. Groups of the
     generator count, or of the predictor where masks are passive. In question answering, of questions_per_step."""
@@ -197,12 +197,12 @@ class RolloutConfig:
     rollout_max_num_seqs: PositiveInt = 128
     """Maximum number of sequences that one engine decodes at once."""
     rollout_speculative_tokens: Annotated[int, Ge(0), Le(64)] = 0
-    """Maximum number of draft tokens that one forward pass of a response verifies, 0: none [C]. Drafts continue the
-    last tokens as they went on earlier in prompt or response (vLLM's n-gram drafts): answers that quote the passage get
-    several tokens a pass. Tokens stay those of their seeds, and log-probabilities exact."""
+    """Maximum number of draft tokens that one forward pass of a response verifies, 0: none [C]. Drafts repeat the
+    continuation of an earlier occurrence of the last tokens in prompt or response (vLLM's n-gram drafts): answers that
+    quote the passage get several tokens per pass. Tokens stay those of their seeds, and log-probabilities exact."""
     rollout_speculative_max_seqs: NonNegativeInt = 0
     """Draft only while an engine decodes at most this many responses, as in a tail; 0: always [C]. With more responses
-    drafts can cost more computation than their passes save; ``benchmarks.rollout.drafts`` measures from where on."""
+    drafts can cost more computation than they save; ``benchmarks.rollout.drafts`` measures the break-even point."""
     rollout_memory_gib: PositiveFloat = 1.0
     """CPU only: KV cache of one engine, GiB."""
     sleep_during_update: bool = True
@@ -216,13 +216,13 @@ class RolloutConfig:
     generator_ahead: bool = False
     """Propose the masks of the next step in the engine call that samples the predictions of this one, so that a step
     waits for one tail instead of two. The generator's samples are then one update old, which its loss corrects by the
-    ratio to the weights that sampled them. Off in the paper; asynchronous GRPO (NeMo-RL, AReaL) does it for all samples
-    [C]."""
+    ratio to the weights that sampled them. Off in the paper; asynchronous GRPO (NeMo-RL, AReaL) does this for all
+    samples [C]."""
     rollout_ranks: NonNegativeInt = 0
-    """Processes, the last ones of the job, that hold only engines; the others hold only the trainer. The experience of
-    a step is then sampled while the step before is learned, one update old, which the loss corrects as with
-    generator_ahead. 0: every process holds an engine and a shard of the trainer. Off in the paper; one-step
-    off-policy GRPO (NeMo-RL) [C]."""
+    """Number of processes, the last ones of the job, that hold only engines; the others hold only the trainer. The
+    experience of a step is then sampled during the update of the previous step. It is one update old, which the loss
+    corrects as with generator_ahead. 0: every process holds an engine and a shard of the trainer. Off in the paper;
+    one-step off-policy GRPO (NeMo-RL) [C]."""
     sync_timeout_minutes: PositiveFloat = 10.0
     """Deadline of an engine's start, sleep, waking and end, and of one weight sync into the engines [C]."""
     max_engine_restarts: NonNegativeInt = 2
@@ -330,9 +330,9 @@ class TrainingConfig:
     state in host memory instead of the disk [C]."""
     log_interval: PositiveInt = 1
     sampled_passages: NonNegativeInt = 2
-    """Passages of a step whose masks and predictions are kept to read, within samples_budget_mib; 0: none [C]."""
+    """Passages of a step whose masks and predictions are stored as samples, within samples_budget_mib; 0: none [C]."""
     sampled_questions: NonNegativeInt = 4
-    """The same for the questions of megatron_pz.rlvr: of those that rank 0 asked in a step [C]."""
+    """The same for the questions of megatron_pz.rlvr, out of those that rank 0 asked in a step [C]."""
     samples_budget_mib: NonNegativeFloat = 512.0
     """Maximum size of samples.jsonl and samples/ together, in MiB: beyond it, samples of older steps are thinned out
     evenly. 0: no limit [C]."""
@@ -353,8 +353,8 @@ class TrainingConfig:
     benchmark_questions: PositiveInt = 100
     """Maximum number of questions of each benchmark, a fixed random slice [C]."""
     benchmark_max_tokens: NonNegativeInt = 0
-    """Maximum number of tokens of a response where the recipe allows more; 0: the recipe's. Prompt and response
-    together also fit into max_prompt_length + max_response_length."""
+    """Upper bound on the recipe's maximum number of response tokens; 0: no further bound. Prompt and response together
+    are also limited to max_prompt_length + max_response_length."""
     wandb_project: str = ""
     """Also log to Weights & Biases under this project (needs the package wandb)."""
 
@@ -369,14 +369,14 @@ class CollapseConfig:
     """Consecutive steps that must all show a sign [C]: in a single step of few groups it can be chance."""
     collapse_mixed_share: Annotated[float, Ge(0), Lt(1)] = 0.01
     """Share of groups with unequal rewards at or below which nothing is learned: equal rewards have no advantage
-    (equation 10). 0.01 and not 0, since one lucky group of a hundred trains nothing either [C]."""
+    (equation 10). 0.01 and not 0, because one mixed group of a hundred does not train the policy either [C]."""
     collapse_entropy_floor: NonNegativeFloat = 0.02
     """Nats a token at or below which a role no longer explores: rewards saturate as the entropy nears 0
     (arXiv 2505.22617). The quickstart's lowest is 0.3 [C]."""
     collapse_entropy_growth: Annotated[float, Gt(1)] = 4.0
-    """Multiple of its mean over the run's first steps at which an entropy runs away [C]: text turns into noise."""
+    """Multiple of its mean over the run's first steps at which an entropy has diverged [C]: text turns into noise."""
     collapse_truncated_share: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Share of truncated responses at which a length runs away, where the run began below it [C]: a truncated response
+    """Share of truncated responses at which lengths have diverged, if the run began below it [C]: a truncated response
     earns nothing, so that half of the rollouts are lost."""
     collapse_validity_share: Annotated[float, Gt(0), Lt(1)] = 0.5
     """Share of its best earlier mean below which valid masks or readable answers have fallen [C]."""

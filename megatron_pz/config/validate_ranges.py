@@ -19,7 +19,7 @@ _BOUNDS = {
     Lt: ("below", operator.lt),
 }
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters, line breaks, and what Python makes of bytes that are not UTF-8."""
+"""Control characters, line breaks, and Python's surrogates for bytes that are not UTF-8."""
 _WITH_LINE_BREAKS = ("response_stop",)
 
 

@@ -46,7 +46,7 @@ DOCUMENTS_SCHEMA: Final = pa.schema(
 """One row for every document, in the order of the ``.idx``."""
 
 _REQUIRED = (("tokenizer", "name"), ("tokenizer", "sha256"), ("tokenizer", "eod"), ("options", "append_eod"))
-"""What readers need of a manifest."""
+"""Keys of a manifest that readers need."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 

@@ -23,7 +23,7 @@ _ADDED_TOKENS: Final = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 _BYTE_TOKEN: Final = re.compile(r"<0x[0-9A-F]{2}>")
 _WHITE_SPACE: Final = string.whitespace + "\u2581"
 _UNREACHABLE: Final = -1e6
-"""Score of a piece that a unigram model takes only where no other piece fits."""
+"""Score of a piece that a unigram model uses only if no other piece fits."""
 
 
 def read_plain_text(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -23,9 +23,9 @@ class CrossedEstimate:
 
     mean: float
     half_width: float
-    """Half the width of the 95 % interval by Student's t; NaN where nothing varies that could be estimated."""
+    """Half the width of the 95 % interval by Student's t; NaN if no variance can be estimated."""
     p_value: float
-    """Two-sided, of a true mean of zero."""
+    """Two-sided p-value of a true mean of zero."""
     degrees_of_freedom: float
     seeds: int
     passages: int

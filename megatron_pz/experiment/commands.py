@@ -33,7 +33,7 @@ OF_A_JOB = ("SLURM_JOB_ID", "MODULE", "CONFIG", "SAVE", "MODEL", "DATA_PATH", "N
 OF_ONE_PROCESS = ("NPROC_PER_NODE", "OMP_NUM_THREADS")
 """Variables that slurm/experiment.sh sets for that process alone; its commands use the whole node."""
 COMMAND_MARK = "\n$ "
-"""What precedes a command in a log."""
+"""Prefix of a command in a log."""
 
 
 class Interrupted(ExpectedFailure):

@@ -27,7 +27,7 @@ class Measured:
     benchmarks: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Accuracy on every question of each benchmark, float64 [questions]."""
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What the answers to each benchmark depend on (:func:`megatron_pz.evaluation.benchmarks.store.read_facts`)."""
+    """Settings, data and model of each benchmark's answers (``evaluation.benchmarks.store.read_facts``)."""
 
     def values(self, measure: str) -> list[float]:
         """Return a measure on each passage, NaN where it is undefined, or a benchmark's accuracy on each question."""
@@ -51,7 +51,7 @@ class Difference:
     seeds: tuple[int, ...]
     """Seeds of the pairs."""
     estimate: CrossedEstimate | None
-    """None where no seed and passage have both values."""
+    """None if no seed and passage have both values."""
     adjusted_p: float = math.nan
     """Holm's, in the family of all differences that are tested together; NaN with fewer than two seeds."""
 

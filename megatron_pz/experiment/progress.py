@@ -54,7 +54,7 @@ class Training:
     iteration: int
     compute: ComputeUsed
     ended: bool
-    """By its budget, or because its training collapsed and it was to stop then."""
+    """Whether the run has ended, by its budget or by a configured stop after a collapse."""
     collapse: str
     """Signs of the first collapse, with their evidence; empty where there was none."""
 

@@ -36,7 +36,7 @@ _ONLY: Mapping[str, Any] = {
     # A weight file with an unusual name (transformers 5).
     "transformers_weights": None,
 }
-"""Keys of the supported families that change the computation in a way that is not built, with the value that is."""
+"""Keys of the supported families that change the computation, with the only supported value."""
 _PLAIN_ROPE = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 """Keys of RoPE of the type "default"."""
 

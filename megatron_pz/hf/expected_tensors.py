@@ -12,7 +12,7 @@ from megatron_pz.runtime.errors import BadInput
 EMBEDDING = "model.embed_tokens.weight"
 FLOATING = ("BF16", "F16", "F32", "F64")
 _NAMED = 3
-"""Tensors that a refusal names at most."""
+"""Maximum number of tensors that an error message names."""
 
 
 def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:

@@ -28,13 +28,13 @@ class CollapseSign:
     """A sign of collapse and the metric that shows it."""
 
     sign: str
-    """What has happened, in words."""
+    """Description of the sign."""
     metric: str
     steps: tuple[int, ...]
     values: tuple[float, ...]
     """The metric in these steps."""
     bound: str
-    """What all of the values have passed."""
+    """Description of the bound that all of the values have reached."""
 
     def __str__(self) -> str:
         """Return the sign and its evidence in one line."""

@@ -18,8 +18,8 @@ from megatron_pz.planning.memory import GIB, MemoryPlan, plan_memory
 from megatron_pz.runtime.errors import BadInput, one_line
 
 RESERVE_GIB = 8.0
-"""Least to leave free on a GPU for what :mod:`megatron_pz.planning.memory` does not count: CUDA's context, NCCL's
-buffers, vLLM's own activations and what the allocator cannot use."""
+"""Minimum memory to leave free on a GPU for the parts that :mod:`megatron_pz.planning.memory` does not count: CUDA's
+context, NCCL's buffers, vLLM's own activations and fragmented memory."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Layout:
 
     parallel: ParallelConfig
     plan: MemoryPlan | None
-    """None where the layout is impossible, whatever a GPU holds."""
+    """None if the layout is impossible regardless of memory."""
     refusal: str
     """One line; empty where the layout fits."""
 

@@ -10,7 +10,7 @@ from typing import Final
 from megatron_pz.question_answering.question import Question
 
 PREFIXES: Final = ("The answer is:", "The final answer is ", "The final answer is: ", "The answer is ")
-"""Phrases before an answer, in the order in which they are looked for."""
+"""Phrases before an answer, in search order."""
 
 
 _INSTRUCTION: Final = (

@@ -15,7 +15,7 @@ from megatron_pz.runtime.errors import brief
 Tokens = Callable[[str], int]
 """Counts the tokens of a text."""
 Compare = Callable[[Question, str], bool]
-"""Tells whether a text that was read answers the question; raises :class:`GraderFailure` where it cannot."""
+"""Returns whether an extracted text answers the question; raises :class:`GraderFailure` if it cannot."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +25,26 @@ class Protocol:
     recipe: str
     benchmark: str
     source: str
-    """Where the settings come from."""
+    """Source of the settings."""
     write: Callable[[Question, Tokens | None], str]
     """Writes the user's text; may leave out worked examples to stay within :attr:`max_prompt_tokens`."""
     extract: Callable[[Question, str], str | None]
-    """Reads the answer in a response; None where there is none."""
+    """Reads the answer in a response; returns None if there is none."""
     graders: Mapping[str, Compare]
-    """How an extracted answer is compared with the reference, by name; the first one's verdict counts."""
+    """Comparisons of an extracted answer with the reference, by name; the verdict of the first one counts."""
     guess: Callable[[Question], Sequence[str]] | None = None
-    """The answers among which the benchmark's authors draw where nothing is read; None where that is wrong."""
+    """The answers from which the benchmark's authors guess if none is read; None if that counts as wrong."""
     system: str | None = None
     """System message of a chat."""
     system_in_completion: bool = False
-    """Whether the system message holds the instruction and so stands before the text of a plain completion."""
+    """Whether the system message holds the instruction and therefore precedes the text of a plain completion."""
     chat: bool = True
     """Whether the recipe asks through the model's chat template; False is a plain completion."""
     stop: tuple[str, ...] = ()
     max_tokens: int = 8192
     """Longest response, in tokens."""
     max_prompt_tokens: int | None = None
-    """Longest prompt, in tokens, to which worked examples are left out; None where there are none to leave out."""
+    """Maximum prompt tokens, for which worked examples are dropped; None without worked examples."""
     temperature: float = 0.0
     top_p: float = 1.0
     samples: int = 1

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reasoning_gym.dataset import ProceduralDataset
 
 SIZE = 2**31 - 1
-"""Length that tasks are given: they make an item when it is asked for."""
+"""Length given to tasks, which generate items on request."""
 
 
 class ReasoningGym:

@@ -22,11 +22,11 @@ _INSTRUCTION: Final = (
 
 _COMMAND: Final = r"(?:boxed|mathbf|mathrm|text)\{"
 _MARKUP: Final = rf"(?:\\{_COMMAND}|[*${{\[\\(])"
-"""What may stand before an answer, once."""
+"""Optional text before an answer."""
 _CLOSING_CHARACTERS: Final = "\\}$]"
 _CLOSING: Final = r"[\\}$\]]*+"
 _AFTER: Final = r"(?:[\s:.*)]|$)"
-"""What must stand after an answer and markup that closes it."""
+"""Required text after an answer and its closing markup."""
 _SUBJECT: Final = r"[Tt]he\s++(?:\w++\s++)?(?:answer|option)(?:\w++\s{2,}+|\s++)"
 """The subject of "The correct answer is"; the authors' pattern wants two spaces after "answers"."""
 

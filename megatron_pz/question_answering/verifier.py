@@ -39,13 +39,13 @@ Decide whether the answer to check means the same as the reference answer. Do no
 "{RIGHT}" if it does, and with "{WRONG}" if it does not.
 """
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
-"""Seconds between two tries of a request; every pause is twice the one before it."""
+"""Seconds between two attempts of a request; every pause is twice the previous one."""
 LONGEST_REPLY = 2**20
-"""Bytes; a longer reply is no completion of a few thousand tokens."""
+"""Maximum bytes of a reply; a completion of a few thousand tokens is shorter."""
 NOT_READY = (502, 503, 504)
 """Statuses of a server that is being started, or of a proxy in front of it."""
 LOOK_SECONDS = 1.0
-"""Seconds after which a pause looks whether the run is to stop."""
+"""Interval, in seconds, at which a pause checks whether the run has to stop."""
 
 
 class VerifierFailed(ExpectedFailure):

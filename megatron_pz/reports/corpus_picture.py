@@ -18,7 +18,7 @@ KEPT, DROPPED, MARK, INK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
 """Of the Okabe-Ito palette, which colour-blind readers can tell apart."""
 _BINS = 40
 _SPAN_OF_LOGARITHM = 100
-"""Longest over shortest from which on an axis of lengths is logarithmic."""
+"""Ratio of longest to shortest length above which an axis is logarithmic."""
 
 
 def headline(corpus: CorpusBrowser) -> str:

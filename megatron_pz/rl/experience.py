@@ -27,11 +27,11 @@ class Response:
     truncated: bool
     """True when the length limit ended it."""
     prompt_experts: bytes = b""
-    """Ids of the experts that the engine sent each token of the prompt to, token by token, layer by layer (zeros in
-    layers without experts), one byte each, or two (little-endian) where there are more than 256 experts. Empty: not
-    asked for, or another response of the group has them."""
+    """Ids of the experts to which the engine routed each token of the prompt, by token and layer (zeros in layers
+    without experts), one byte each, or two (little-endian) above 256 experts. Empty if not requested, or if another
+    response of the group has them."""
     experts: bytes = b""
-    """The same for the response's tokens but the last, which the engine has not computed."""
+    """The same for the response's tokens except the last, which the engine has not computed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Decoding:
     temperature: float = 0.0
     """0: greedy."""
     top_p: float = 1.0
-    """Share of the probability that the most likely tokens, which alone are sampled, hold together."""
+    """Nucleus sampling: only the most likely tokens with this total probability are sampled."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class SampleRequest:
     """A request to a rollout engine for samples of one prompt."""
 
     key: Hashable
-    """Name of the request; no other request of the same call has it."""
+    """Name of the request, unique within a call."""
     prompt_ids: tuple[int, ...]
     seed: int
-    """The prompt's seed. Sample k draws the same noise in whichever request asks for it."""
+    """The prompt's seed. Sample k draws the same noise in any request."""
     samples: range
     """Numbers of the samples, in steps of 1."""
     max_tokens: int
@@ -69,7 +69,7 @@ class ScoredGroup:
     rewards: tuple[float, ...]
     advantages: tuple[float, ...]
     staleness: int = 0
-    """Steps whose updates the weights that sampled the responses lack."""
+    """Age of the weights that sampled the responses, in steps."""
     rank: int = field(default=0, compare=False)
     """Rank that has the expert ids of the responses."""
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 Answered = TypeVar("Answered")
 
 Exchange = Callable[[str | None], list[str | None]]
-"""Every rank's word, in the order of ranks, on every rank: ``Topology.all_gather_object``."""
+"""Gathers a value of every rank, in the order of ranks, on every rank: ``Topology.all_gather_object``."""
 
 
 class TooManyEngineFailures(ExpectedFailure):

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Prompted: TypeAlias = "tuple[Sequence[int], SamplingParams]"
 """A prompt with vLLM's parameters for its samples."""
 Continuation: TypeAlias = "Callable[[int, RequestOutput], Sequence[Prompted]]"
-"""Gives the prompts that an output calls for, from its request's number and itself."""
+"""Returns the follow-up prompts of an output, given the number of its request and the output."""
 
 Answers = Mapping[Hashable, Sequence[Response]]
 """Responses to the requests that have ended, by the key of the request."""
 FollowUp = Callable[[Hashable, Answers], Sequence[SampleRequest]]
-"""Gives the requests that an answer calls for, from the key of the request that has just ended and all answers so far.
-It depends on nothing else, because an engine that replaces a failed one starts from the first requests again."""
+"""Returns the follow-up requests of an answer, given the key of the ended request and all answers so far. It depends on
+nothing else, because an engine that replaces a failed one starts again from the first requests."""
 
 
 def no_follow_up(key: Hashable, answers: Answers) -> Sequence[SampleRequest]:

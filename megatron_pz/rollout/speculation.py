@@ -38,7 +38,7 @@ NGRAM_LENGTHS = (2, 5)
 OF_TOKENS = ("logprob_token_ids", "logprobs", "selected_token_ranks")
 """The tensors of vLLM's log-probabilities, each with a row for a token."""
 NO_TOKEN = -1
-"""What vLLM's model runner leaves out of a row of sampled tokens; as a draft: none."""
+"""Placeholder that vLLM's model runner drops from a row of sampled tokens; as a draft, it means none."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ MAY_DIFFER = frozenset(
         ("questions", "verifier_url"),
     }
 )
-"""Fields that change neither what is learned from, nor how; and the section ``parallel``."""
+"""Fields that affect neither the training data nor the learning, besides the section ``parallel``."""
 
 
 def differing_settings(one: RunConfig, other: RunConfig) -> list[str]:

@@ -19,7 +19,7 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.matrix_speed import MatrixSpeed, Precision, matrix_speed
 
 SLOW = 2.0
-"""A precision asked for by name is called slow where the other one is at least this many times as fast."""
+"""An explicitly requested precision counts as slow if the other one is at least this many times as fast."""
 _NAMES: dict[Precision, str] = {"bf16": "bfloat16", "fp32": "float32"}
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,9 @@ class Decision:
 
     config: RunConfig
     reason: str
-    """Why this precision; empty where it was asked for by name."""
+    """Reason for the precision; empty if it was requested explicitly."""
     warning: str
-    """One line where a precision asked for by name is slow here, else empty."""
+    """Warning about an explicitly requested precision that is slow on this machine, otherwise empty."""
 
 
 def settle_precision(config: RunConfig) -> RunConfig:

@@ -22,7 +22,7 @@ from megatron_pz.run.inputs import require_tokenizer_fits
 from megatron_pz.runtime.errors import BadInput, one_line
 
 _WITHOUT_EFFECT = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
-"""Keys of config.json that change nothing in an engine, whose dtype the run's configuration decides."""
+"""Keys of config.json without effect in an engine; the dtype comes from the run's configuration."""
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 

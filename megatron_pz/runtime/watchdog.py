@@ -57,7 +57,7 @@ class Heartbeat:
     place: str
     """Phase and step that the rank is in."""
     ended: str | None = None
-    """None: the rank is at work. Else it has left: the failure, or an empty string when its work was done."""
+    """None while the rank works; afterwards the failure, or an empty string if its work was done."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} ({self.host}, process {self.process})"

@@ -30,7 +30,7 @@ RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 
 
 _STORE_WAIT = timedelta(minutes=1)
-"""A wait for a key of the store; it is repeated without end, since the watchdog sees when rank 0 has died."""
+"""Timeout of one wait for a key of the store. Waits are repeated, because the watchdog detects the death of rank 0."""
 
 
 @dataclass(frozen=True)

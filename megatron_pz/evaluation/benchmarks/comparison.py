@@ -55,9 +55,9 @@ class Difference:
     change: Interval
     """95 % bootstrap interval over questions, for this difference alone."""
     p: float
-    """Of this score's change, by exchanging questions' accuracies between the models: that the two are alike."""
+    """The p-value of this score's change under the null hypothesis that the models are alike (exchange test)."""
     corrected_p: float
-    """By Holm's rule over this score of all sets of the comparison, or over all their subjects."""
+    """The p-value after Holm's correction over this score of all sets of the comparison, or over all their subjects."""
 
     @property
     def significant(self) -> bool:

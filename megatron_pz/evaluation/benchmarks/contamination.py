@@ -26,11 +26,11 @@ class Contamination:
     """Names of the corpora, without their folders."""
     passages: int
     words: int
-    """Words in a row that make an overlap."""
+    """Number of consecutive words that make an overlap."""
     questions: tuple[str, ...]
     """Identifiers of the questions that overlap."""
     too_short: int
-    """Questions of fewer than 8 words, which cannot be looked for."""
+    """Number of questions of fewer than 8 words, which cannot be searched for."""
 
 
 class QuestionIndex:

@@ -30,11 +30,11 @@ class BenchmarkSettings:
     questions: int = 0
     """Maximum number of questions of each set; 0: all."""
     max_tokens: int = 0
-    """Maximum number of tokens of a response where the recipe allows more; 0: the recipe's."""
+    """Upper bound on the recipe's maximum number of response tokens; 0: no further bound."""
     seed: int = 11
     """Decides the slice of questions, the samples and the guesses."""
     responses_per_part: int = 128
-    """Responses that an engine samples at once, and that are written together."""
+    """Number of responses that an engine samples in one call and that are written together."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PreparedBenchmark:
     chat: bool
     """The prompts are made by the model's chat template."""
     max_tokens: int
-    """Maximum number of tokens of a response; the engine's context may end it before."""
+    """Maximum number of tokens of a response; the engine's context may end it earlier."""
     prompts: tuple[Prompt, ...]
 
     @property

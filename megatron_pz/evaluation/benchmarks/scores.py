@@ -28,7 +28,7 @@ from megatron_pz.runtime.files import write_whole
 
 RESULTS_FILE = "results.json"
 HARMONIC = "the authors add .01 to the accuracy of every task; all wrong is .010, all right 1.010"
-"""What a reader must know of the harmonic mean."""
+"""Explanation of the harmonic mean for readers of a table."""
 STATISTICS: Mapping[str, Statistic] = {"micro": micro, "macro": macro, "harmonic": harmonic}
 
 
@@ -38,14 +38,14 @@ class Counts:
 
     responses: int
     unread: int
-    """No answer was found in them; guesses are among them."""
+    """Responses without a readable answer, including those whose answer is guessed."""
     guessed: int
-    """Verdicts that are those of a random guess, since nothing was read."""
+    """Responses whose verdict is that of a random guess, because no answer was read."""
     guessed_right: int
     truncated: int
-    """Ended by the limit of tokens or the engine's context."""
+    """Responses ended by the token limit or the engine's context."""
     grader_errors: int
-    """A grader failed on them; they count as wrong under it."""
+    """Responses on which a grader failed; they count as wrong under that grader."""
     mean_tokens: float
 
 
@@ -55,7 +55,7 @@ class BenchmarkScore:
 
     benchmark: str
     facts: Mapping[str, Any]
-    """What the answers depend on (``<benchmark>.json``)."""
+    """Settings, data and model of the answers (``<benchmark>.json``)."""
     headline: str
     """Name of the score that the recipe quotes: micro, macro or harmonic."""
     scores: Mapping[str, Interval]
@@ -68,7 +68,7 @@ class BenchmarkScore:
     """Identifiers of questions whose prompt leaves no room in the engine's context; they count as wrong."""
     contamination: Contamination | None = None
     clean: Interval | None = None
-    """Micro score without the questions that stand in the training corpus; None where that was not looked for."""
+    """Micro score without the questions that occur in the training corpus; None if that was not checked."""
 
 
 @dataclass(frozen=True)

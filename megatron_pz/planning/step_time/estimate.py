@@ -21,7 +21,7 @@ from megatron_pz.planning.step_time.workload import Workload, workload_of
 from megatron_pz.runtime.errors import BadInput
 
 DEFAULT_MEAN = 1000
-"""Tokens of a response where nothing tells its length, or a quarter of its limit if that is less; assumed."""
+"""Assumed tokens of a response of unknown length, or a quarter of its limit if that is less."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class KnownWork:
     learned_share: float | None = None
     """Share of both roles' groups in the update."""
     lengths: Path | None = None
-    """Run whose lengths and shares are taken; the other values win over it."""
+    """Run from which lengths and shares are taken; the other values override it."""
     calibrate: Path | None = None
     """Run whose times correct the rates, and whose lengths are taken where ``lengths`` names no run."""
 
@@ -77,9 +77,9 @@ class Estimate:
     cluster: Cluster
     work: Workload
     origin: str
-    """Where the lengths come from, in words."""
+    """Description of the source of the lengths."""
     fitted: tuple[str, ...]
-    """What a calibration changed; empty without one."""
+    """Description of the calibration's changes; empty without one."""
 
     def time(self, parallel_of: RunConfig, plan: MemoryPlan, schedule: Schedule) -> StepTime:
         """Return the time of a step in the layout of ``parallel_of``."""

@@ -28,7 +28,7 @@ from megatron_pz.runtime.errors import BadInput
 PARTS = ("rollout", "update", "sync")
 _NOT_OF_A_STEP = ("checkpoint", "evaluation")
 _FEW_SAMPLES = 20
-"""Fewer texts than this tell nothing about the spread of their lengths."""
+"""Minimum number of texts to estimate the spread of their lengths."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MeasuredRun:
     processes: int
     processes_per_node: int
     steps: tuple[tuple[StepMetrics, StepMetrics], ...]
-    """Each with the one before it."""
+    """The counted steps, each with the previous one."""
 
     def work(self) -> Workload:
         """Return the work of a mean step from the metrics, with the spread of lengths from the samples' texts.
@@ -213,7 +213,7 @@ class Calibration:
 
     rates: Rates
     lines: tuple[str, ...]
-    """What was fitted, one line for each rate."""
+    """Description of the fit, one line for each rate."""
 
 
 def calibrate(run: MeasuredRun, rates: Rates | None = None) -> Calibration:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from megatron_pz.runtime.errors import BadInput
 
 DEFAULT_SIGMA = 0.9
-"""Standard deviation of a length's logarithm where nothing tells another; assumed."""
+"""Assumed standard deviation of a length's logarithm if it is unknown."""
 _NORMAL = NormalDist()
 
 
@@ -21,7 +21,7 @@ class Lengths:
     """Lengths in tokens: exp of a normal variable, at least 1 and at most ``cap``."""
 
     mean: float
-    """Mean of the lengths as they are cut, which is what ``response_length`` in a run's metrics reports."""
+    """Mean of the lengths after the cut, which ``response_length`` in a run's metrics reports."""
     sigma: float
     """Standard deviation of the logarithm, before the cut."""
     cap: int

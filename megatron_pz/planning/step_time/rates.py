@@ -33,8 +33,8 @@ class Rates:
 
 GPU_RATES = Rates()
 CPU_RATES = Rates(token_step_seconds=5e-3, engine_flops_share=0.9, sync_bytes_per_second=1e9, rest_seconds=0.2)
-"""Where a calibration on CPUs starts. vLLM on one core took 27 ms for a token step of SmolLM2-135M at batch 1, 255 ms
-at 128."""
+"""Initial rates of a calibration on CPUs. vLLM on one core took 27 ms for a token step of SmolLM2-135M at batch 1, 255
+ms at batch 128."""
 
 
 MIXTURE_UPDATE_SHARE = 0.2

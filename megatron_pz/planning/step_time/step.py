@@ -38,7 +38,7 @@ class StepTime:
     rollout: float
     update: float
     sync: float
-    """Weights to the engines, and what sleeps or is offloaded to host memory and back."""
+    """Seconds of the weight sync, and of sleep, offload and their reversal."""
     rest: float
     tail: float
     """Seconds of the rollouts in which the last 10 % of the responses end."""

@@ -34,12 +34,12 @@ Received = TypeVar("Received")
 
 _CONFIG, _ADDRESS, _MEETING = "config", "address", "meeting"
 _OVER = "over"
-"""In place of a meeting's number, once the run has ended."""
+"""Replaces the meeting's number after the end of the run."""
 _TOKEN_BYTES = 32
 _POLITE = 10.0
-"""Seconds that a process which connects may be silent until it has said who it is."""
+"""Seconds within which a connecting process must identify itself."""
 _POLL = 0.5
-"""Seconds between two looks into the store."""
+"""Polling interval of the store in seconds."""
 
 
 def shared_place(store: dist.Store) -> dist.PrefixStore:

@@ -22,9 +22,9 @@ from megatron_pz.wikipedia.filters.word_ngrams import ngram_hashes, normalised_w
 from megatron_pz.wikipedia.tokenize.incremental_tokenization import PARAGRAPH_BREAK
 
 SHORTEST: Final = 8
-"""Words of the shortest text that is looked for."""
+"""Number of words of the shortest text that is searched for."""
 _ROOM: Final = 16
-"""Places of a hash table for each of its hashes: one n-gram in 16 passes it by chance, to be searched for."""
+"""Slots of the table per hash: one n-gram in 16 passes it by chance and needs the binary search."""
 _SMALLEST_TABLE: Final = 1 << 16
 
 
@@ -36,7 +36,7 @@ class BenchmarkFile:
     sha256: str
     records: int
     too_short: int
-    """Records without a text of :data:`SHORTEST` words: they cannot be looked for."""
+    """Records without a text of :data:`SHORTEST` words, which cannot be searched for."""
 
 
 class HashSet:

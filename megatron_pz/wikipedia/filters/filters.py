@@ -26,7 +26,7 @@ FILTER_COUNTS: Final = ("overlapping_passages", "overlapping_passage_words")
 """Passages with a benchmark's words that were dropped, those of articles dropped for it too, and their words."""
 
 _LANGUAGE_SAMPLE: Final = 1000
-"""Characters that the language is judged by."""
+"""Number of characters from which the language is identified."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class FilterOptions:
     language: str = ""
     """Code of the language that articles must be in, as py3langid knows it (``en``, ``de``, ``zh``); empty: any."""
     min_language_probability: float = 0.5
-    """Least probability of that language."""
+    """Minimum probability of that language."""
     decontaminate: tuple[str, ...] = ()
     """Benchmark files; passages that overlap with them are dropped."""
     decontaminate_words: int = 13
-    """Words in a row that make an overlap."""
+    """Number of consecutive words that make an overlap."""
     near_duplicates: float = 0.0
-    """Share of word 5-grams in common with an earlier article (Jaccard) from which on an article goes; 0: none does.
-    At work when all articles are known: :class:`~megatron_pz.wikipedia.filters.duplicates.Deduplicator`."""
+    """Minimum Jaccard similarity of word 5-grams with an earlier article at which an article is dropped; 0: none is.
+    Applied after all articles are known: :class:`~megatron_pz.wikipedia.filters.duplicates.Deduplicator`."""
 
 
 class Classifier(Protocol):

@@ -22,11 +22,11 @@ SLOTS: Final = 128
 SHINGLE_WORDS: Final = 5
 _SEED: Final = 1
 _RECALL: Final = 0.9
-"""Least probability that two texts at the threshold share a band."""
+"""Minimum probability that two texts at the threshold share a band."""
 _ROWS: Final = (16, 8, 4, 2)
-"""Slots of a band, from the one that brings together the fewest."""
+"""Candidate numbers of slots per band, from the one with the fewest matches."""
 _CHANCE: Final = 1 / 256
-"""That the low bytes of two different slots are the same."""
+"""Probability that the low bytes of two different slots are equal."""
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)
 
 

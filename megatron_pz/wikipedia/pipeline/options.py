@@ -30,7 +30,7 @@ class OutputOptions:
     export: Export | None = None
     """Also write the articles' clean text, ``<corpus>.text.jsonl`` or ``.text.parquet``, in the corpus' order."""
     limit: int = 0
-    """Only the first so many articles of the inputs, counted before duplicates are dropped; 0: all."""
+    """Number of articles to take from the beginning of the inputs, counted before duplicates are dropped; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class RunOptions:
     overwrite: bool = False
     """Replace existing outputs."""
     fresh: bool = False
-    """Drop what an unfinished run has left instead of going on from it."""
+    """Discard the work of an unfinished run instead of continuing it."""
     skip_damaged: bool = False
-    """Leave damaged streams, pages and lines out, and record them in the manifest."""
+    """Skip damaged streams, pages and lines, and record them in the manifest."""
     log_interval: int = 0
-    """Where no one watches: articles from one line of progress to the next; 0: a line every half minute."""
+    """Articles between two lines of progress if stderr is not a terminal; 0: a line every half minute."""
     part: Part | None = None
-    """Do a part of the jobs and stop before the outputs, which the same command without it then makes."""
+    """Run a part of the jobs and stop before the outputs, which the same command without this option writes."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class PreprocessOptions:
     tokenizer_backend: TokenizerBackend = "auto"
     """The library that encodes; the ids do not depend on it."""
     cache: str = ""
-    """File for the clean articles before they are cut and tokenized. It is made where it is missing, and read in place
-    of the inputs where it is there."""
+    """File for the clean articles before they are cut and tokenized. It is created if it is missing, otherwise read
+    instead of the inputs."""
     run: RunOptions = field(default_factory=RunOptions)
     text: TextOptions = field(default_factory=TextOptions)
     articles: ArticleOptions = field(default_factory=ArticleOptions)

@@ -17,7 +17,7 @@ from megatron_pz.wikipedia.read.articles import DROP_REASONS
 from megatron_pz.wikipedia.read.damage import Damage
 
 REASONS = (*DROP_REASONS, *FILTER_REASONS, *DUPLICATE_REASONS)
-"""Why pages do not become articles of a corpus, as they are judged; counted as ``dropped_<reason>``."""
+"""Reasons to drop pages, in the order of the checks; counted as ``dropped_<reason>``."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Selection:
     """The jobs and documents that are joined."""
 
     jobs: int
-    """Only the first so many jobs count."""
+    """Number of jobs, from the first, that count."""
     dropped: list[dict[int, np.ndarray]]
-    """For every split: job -> the documents of its shard that stay out, ascending."""
+    """For every split: job -> the dropped documents of its shard, ascending."""
     counts: Counter[str]
     """Counts over these jobs, the duplicates included."""
     damage: tuple[Damage, ...]
-    """Damage met in these jobs."""
+    """Damage in these jobs."""
 
 
 def jobs_within(results: Sequence[JobResult], limit: int) -> int | None:

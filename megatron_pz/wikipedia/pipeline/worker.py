@@ -43,9 +43,9 @@ class Worker:
     fingerprinter: Fingerprinter
     makes_cache: bool = False
     whole_streams: bool = True
-    """Let :mod:`megatron_pz.wikipedia.read.fast_bz2` decompress; no output depends on it."""
+    """Decompress with :mod:`megatron_pz.wikipedia.read.fast_bz2`; the output does not depend on it."""
     templates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By dump, what its own templates show (``template_pass``)."""
+    """Summaries of each dump's own templates (``template_pass``)."""
 
     @cached_property
     def dump_templates(self) -> dict[str, DumpTemplates]:

@@ -40,11 +40,11 @@ class Article:
 
     page_id: str
     revision_id: str
-    """Empty where the input does not say."""
+    """Empty if the input does not state it."""
     title: str
     url: str
     paragraphs: tuple[str, ...]
-    """None empty; a list is one paragraph with an item a line."""
+    """The paragraphs, none empty; a list is one paragraph with one item per line."""
 
 
 @dataclass(frozen=True)

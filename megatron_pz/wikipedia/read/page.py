@@ -28,13 +28,13 @@ class Page:
     revision_id: str
     title: str
     namespace: int | None
-    """None where the dump does not say, as before 2012: the title's prefix tells it then."""
+    """None if the dump does not state it, as before 2012; the title's prefix then determines it."""
     redirect: str | None
     """Title that the page redirects to, empty where the dump only says that it redirects; None for other pages."""
     escaped_text: bytes
-    """Wikitext as it stands in the XML. Most pages of a dump are dropped before anyone needs it decoded."""
+    """Wikitext as written in the XML. Most pages of a dump are dropped before it must be decoded."""
     model: str = WIKITEXT
-    """Content model: JSON, Lua and style sheets are pages, too."""
+    """Content model: JSON, Lua and style sheets are also pages."""
 
     @property
     def text(self) -> str:

@@ -35,24 +35,24 @@ Content = Literal["xml", "jsonl", "cache", "index"]
 JOB_BYTES: dict[Compression, int] = {"none": 16 << 20, "bz2": 4 << 20, "zst": 4 << 20}
 """Maximum number of bytes of the file in a job: a second of work, some tens of MB of memory."""
 _JOBS_LEFT = 16
-"""A job is at most this part of what is left of its file, so that all workers end at about the same time."""
+"""A job is at most this part of the rest of its file, so that all workers end at about the same time."""
 _SMALLEST = 4
-"""But at least this part of :data:`JOB_BYTES`: a job costs some files and waits for the disk."""
+"""A job is at least this part of :data:`JOB_BYTES`, because each job has some files and waits for the disk."""
 ONE_STREAM_JOB_BYTES = 8 << 20
-"""Size of a job in decompressed bytes where the file cannot be entered in the middle."""
+"""Size of a job in decompressed bytes if reading cannot start in the middle of the file."""
 LARGEST_PAGE = 64 << 20
 """MediaWiki stores at most 2 MB of wikitext a page, or 12 MB escaped; past this size ``</page>`` is missing."""
 
 LARGEST_BLOCK = 4 << 20
-"""A decompressor hands out at most this many bytes at a time, whatever the input does."""
+"""A decompressor returns at most this many bytes at a time, for any input."""
 TAIL = 64
-"""Bytes kept of text that has been searched: more than any tag that is looked for."""
+"""Bytes kept of searched text: more than the length of any tag."""
 PAGE_END = b"</page>"
 DUMP_END = b"</mediawiki>"
 
 _READ = 1 << 18
 _HELD = 16 << 20
-"""Bytes of a stream that are held back until it proves sound: the whole stream in multi-stream dumps."""
+"""Bytes of a stream that are held back until it proves undamaged: the whole stream in multi-stream dumps."""
 _CACHE_MAGIC = b"\x50\x2a\x4d\x18"
 _INDEX_LINE = re.compile(rb"\d+:\d+:")
 
@@ -85,11 +85,11 @@ class Block:
 
     data: bytes
     offset: int
-    """Where its stream begins in the file; uncompressed, where the data itself begins."""
+    """Start of its stream in the file; in uncompressed files, start of the data."""
     read_to: int
     """Offset up to which the file had been read."""
     after_gap: bool = False
-    """Something damaged was left out before this block."""
+    """Damaged data were skipped before this block."""
 
     def owned_bytes(self, job: Job) -> int:
         """Count how many of the data's bytes lie in the job's range."""

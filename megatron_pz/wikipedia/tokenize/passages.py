@@ -32,8 +32,8 @@ class PassageOptions:
     passage_unit: PassageUnit = "paragraph"
     """``paragraph``: consecutive whole paragraphs are merged up to the budget. ``sentences``: a passage never leaves
     its paragraph. In both, a paragraph over the budget becomes several passages of whole sentences. ``lead_sentences``:
-    the first whole sentences of every paragraph, as many as fit; what follows them is dropped. They name what the
-    paragraph is about, so they can be understood, and guessed at, alone."""
+    the first whole sentences of every paragraph, as many as fit; the rest is dropped. They state the paragraph's
+    subject, so that they can be understood, and masks in them guessed, without context."""
     max_passage_tokens: int = 1024
     """Maximum number of tokens in a passage; leave room for the prompt around it."""
     min_passage_words: int = 0
@@ -47,7 +47,7 @@ class Passage:
     """Paragraphs, or sentences of one, and their token ids, of which there are at most as many as the budget allows."""
 
     parts: Sequence[str]
-    """The parts of its text, between which blank lines stand."""
+    """The parts of its text, separated by blank lines."""
     ids: Ids
 
     @property

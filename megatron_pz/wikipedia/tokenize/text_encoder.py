@@ -28,9 +28,9 @@ TokenizerBackend = Literal["auto", "gigatoken", "huggingface"]
 
 _BATCH = 512
 _AUDIT_EVERY = 4096
-"""Texts from one comparison with Hugging Face to the next: two per cent of the time."""
+"""Texts between two comparisons with Hugging Face, which take two per cent of the time."""
 _RENEW_AFTER = 1 << 28
-"""Characters after which gigatoken is loaded anew: it remembers every word that it has seen, 64 bytes each."""
+"""Characters after which gigatoken is reloaded, because it caches every word that it has seen, 64 bytes each."""
 
 _VOCABULARY = re.compile(r'"vocab"\s*:\s*\{')
 """Where the vocabulary begins in a ``tokenizer.json``; quotes inside its strings have a backslash before them."""
@@ -52,7 +52,7 @@ HARD_CASES = (
     " ",
     "\n",
 )
-"""Where tokenizers differ if they differ at all."""
+"""Texts on which different tokenizers are most likely to differ."""
 
 
 class TextEncoder:

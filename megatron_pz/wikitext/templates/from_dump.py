@@ -30,7 +30,7 @@ _MAX_CALLS: Final = 50
 _MAX_REDIRECTS: Final = 5
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 _SUBSTITUTION = re.compile(r"\{\{\{\|(?:safe)?subst:\}\}\}|(?<=\{\{)(?:safe)?subst:", re.IGNORECASE)
-"""What makes a call inside a template expand when somebody saves a page with it: nothing here."""
+"""Prefixes that make a call inside a template expand when a page with it is saved; they have no effect here."""
 _ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?(?:includeonly|noinclude)\s*/?>", re.IGNORECASE)

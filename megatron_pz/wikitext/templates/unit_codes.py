@@ -35,7 +35,7 @@ class Unit:
 
     @property
     def is_word(self) -> bool:
-        """Whether its sign is its name, which has a plural: 5 acres."""
+        """Return whether the unit's sign is its name, which has a plural: 5 acres."""
         return self.sign == self.one != self.several and self.sign not in _table()["metric"]
 
 
