@@ -39,6 +39,8 @@ _CALLS_BOX = re.compile(
     r"class\s*=\s*[\"'][^\"']*\b(?:navbox|infobox|[atofc]?mbox|metadata|noprint|hatnote|dablink|stub|sidebar|navigation)",
     re.IGNORECASE,
 )
+_RAISED_NOTE = re.compile(r"<sup\b[^<>]*>[\s']*(?:\[(?!\[)|&#91;).*(?:\]|&#93;)[\s']*</sup>", re.DOTALL | re.IGNORECASE)
+"""Matches a template that shows nothing but a note such as "[who?]"."""
 _BLOCK = re.compile(r"\{\||<(?:div|table|center|ul|ol)\b|\{\{\(!\}\}|^[:*#;=]|\n\s*[*#:;=]|\n\s*\n", re.IGNORECASE)
 _POINTER_ABROAD = re.compile(
     r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
@@ -69,7 +71,7 @@ def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | 
     if has_disambiguation_word(body, language) or _disambiguations(language).are_in(body):
         return _DISAMBIGUATION
     body = _POINTER_ABROAD.sub("", body)
-    if _CALLS_BOX.search(body) or not body:
+    if _CALLS_BOX.search(body) or _RAISED_NOTE.fullmatch(body) or not body:
         return _BOX
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
         return None
@@ -189,9 +191,10 @@ class _Expansion:
         return "".join(out) + body[index:]
 
     def _parameter(self, fields: list[str]) -> str:
-        value = self._parameters.get(self._decoded(fields[0]))
-        if value is None:
-            return self.text(fields[1]) if len(fields) > 1 else ""
+        name = self._decoded(fields[0])
+        value = self._parameters.get(name)
+        if value is None:  # without a default, MediaWiki shows the parameter as it is written
+            return self.text(fields[1]) if len(fields) > 1 else f"{{{{{{{name}}}}}}}"
         if _PLAIN_VALUE.fullmatch(value):
             return value
         self._values.append(value)
