@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from megatron_pz.wikitext.language_data import language_file
+from megatron_pz.wikitext.language_data import ENGLISH, language_file
 from megatron_pz.wikitext.marks import DROPPED, FRACTION, UNREAD
 from megatron_pz.wikitext.templates.expressions import value_of
 from megatron_pz.wikitext.templates.parameters import (
@@ -281,7 +281,7 @@ def money(parameters: Parameters) -> str:
     """Render ``{{GBP|100}}`` -> £100; ``{{US$}}`` shows only the sign."""
     if second(parameters) or not knows(parameters, ("link", "long", "round", "year", "first", "about", "lk")):
         return UNREAD
-    return (_CURRENCY_SIGNS[parameters["0"]] + first(parameters)).rstrip()
+    return (_CURRENCY_SIGNS[parameters["0"]] + grouped(first(parameters), parameters.get("@") in ENGLISH)).rstrip()
 
 
 def money_in_currency(parameters: Parameters) -> str:

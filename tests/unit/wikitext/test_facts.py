@@ -197,7 +197,7 @@ def test_arguments_that_are_not_understood_cost_their_sentence(template: str) ->
         ("{{as of|2010|1|15|df=us|lc=y}}", "as of January 15, 2010"),
         ("{{Currency|100|GBP}}", "£100"),
         ("{{currency|1000|JPY}}", "¥1,000"),
-        ("{{US$|2 billion}}", "US$2 billion"),
+        ("{{US$|2 billion}}, {{GBP|12345.5}}", "US$2 billion, £12,345.5"),
         ("{{val|5|-|10|u=kg}}", "5–10 kg"),
         ("{{val|5|to|10}}", "5 to 10"),
         ("{{val|6.24|0.01|e=18|u=m}}", "(6.24±0.01)×10¹⁸ m"),

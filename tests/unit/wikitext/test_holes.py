@@ -31,6 +31,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("Its sides are {{hlist|\n* a\n* b\n}} and {{plainlist|\n* c\n* d\n}} and {{ubl|e|f}} here.",
          "Its sides are a, b and c, d and e, f here."),
         ("Its sides:\n{{plainlist|\n* c\n* d\n}}\nMore.", "Its sides:\n\n- c\n- d\n\nMore."),
+        ("A.\n{{hidden|Title|\n{|\n| b\n|}\n}}\nC.", "A.\n\nC."),
         ("A. {{ISBN|1}}. B", "A. B"),
         ("* Press, {{ISBN|1}}\n* end", "- Press\n- end"),
         ("{{As of|2017|alt=measured by 2017|post=),}} so.", "measured by 2017), so."),
