@@ -167,9 +167,9 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
         is_twice = shown[:1] == before[-1:] and shown[:1] + shown[-1:] in _PARENTHESES
         return shown[1:-1] if is_twice else shown
     if (function := rows.computed.get(name)) is not None:
-        parameters["0"], parameters["<"], parameters["@"] = name, before, language
         if function in quantities.FUNCTIONS and any(map(_HOLE.search, parameters.values())):
             return UNREAD
+        parameters["0"], parameters["<"], parameters["@"] = name, before, language
         is_foreign = language not in ENGLISH
         if function == "quantity":
             return units.local_quantity(parameters, language) if is_foreign else units.quantity(parameters)

@@ -208,7 +208,7 @@ _CHARGE = re.compile(r"(\d*)([+\-−–])$")
 def formula_of_elements(parameters: Parameters) -> str:
     """Render ``{{chem|SO|4|2-}}`` -> SO₄²⁻: numbers after an element are counts, a final sign is the charge."""
     values = positional(parameters)
-    if not any(values) or not knows(parameters, ("link", "nolink")):
+    if not any(values[:1]) or not knows(parameters, ("link", "nolink")):
         return UNREAD
     shown = ""
     for place, part in enumerate(values):
@@ -309,7 +309,7 @@ def _indian_rupees(parameters: Parameters) -> str:
 def height(parameters: Parameters) -> str:
     """Render ``{{height|ft=5|in=11}}`` -> 5 ft 11 in."""
     order = ("ft", "in", "m", "cm")
-    shown = " ".join(f"{parameters[unit]} {unit}" for unit in order if parameters.get(unit))
+    shown = " ".join(f"{parameters[unit].replace('+', ' ')} {unit}" for unit in order if parameters.get(unit))
     ignored = ("precision", "wiki", "abbr", "out", "lk")
     return unless_empty(shown) if knows(parameters, (*order, *ignored)) else UNREAD
 

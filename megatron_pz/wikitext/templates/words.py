@@ -35,7 +35,7 @@ def _list_items(parameters: Parameters) -> list[str]:
 
 def items(parameters: Parameters) -> str:
     """Render a list with one item per line, or with commas inside a line of text."""
-    before = parameters["<"].rstrip(" ")
+    before = parameters["<"].rstrip(f" {DROPPED}")
     if before and before[-1] not in "\n:：":
         return items_in_line(parameters)
     return "".join(f"\n{ITEM}{item}" for item in _list_items(parameters)) + "\n"

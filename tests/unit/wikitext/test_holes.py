@@ -30,6 +30,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("{{plainlist|* a\n* b}}", "- a\n- b"),
         ("Its sides are {{hlist|\n* a\n* b\n}} and {{plainlist|\n* c\n* d\n}} and {{ubl|e|f}} here.",
          "Its sides are a, b and c, d and e, f here."),
+        ("{{clear}}{{plainlist|\n* c\n* d\n}}", "- c\n- d"),
         ("Its sides:\n{{plainlist|\n* c\n* d\n}}\nMore.", "Its sides:\n\n- c\n- d\n\nMore."),
         ("A.\n{{hidden|Title|\n{|\n| b\n|}\n}}\nC.", "A.\n\nC."),
         ("A. {{ISBN|1}}. B", "A. B"),
@@ -129,6 +130,10 @@ def test_a_number_that_lost_a_part_is_a_hole(holder: str) -> None:
     source = f"One. It is {holder.format('{{no such}}')} there. Two."
     assert wikitext_to_paragraphs(source, dropped=dropped) == ["One. Two."]
     assert dropped == {"unread_arguments": 1}
+
+
+def test_a_hole_in_front_of_a_number_is_not_in_it() -> None:
+    assert wikitext_to_paragraphs("One {{no such}} is. It is {{val|5|e=3}} there.") == ["It is 5×10³ there."]
 
 
 def test_a_line_that_looks_like_a_tables_row_is_a_hole_in_its_sentence() -> None:
