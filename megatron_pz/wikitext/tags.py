@@ -13,6 +13,8 @@ _DROPPED_TAGS = (
 LOSING_TAGS: Final = frozenset(["score", "hiero", "maplink"])
 """Tags that show something which no text can: a sentence around one is not whole without it."""
 MATH_TAGS: Final = frozenset(["math", "chem", "ce"])
+BLOCK_TAGS: Final = frozenset("references gallery timeline imagemap graph mapframe inputbox categorytree".split())
+"""Dropped tags that end the paragraph before them."""
 CODE_TAGS: Final = frozenset(["syntaxhighlight", "source", "pre"])
 _PARAGRAPH_TAGS = "p div blockquote center ul ol dl h1 h2 h3 h4 h5 h6 hr".split()
 _INLINE_TAGS = (

@@ -167,7 +167,7 @@ def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attri
         code = _unescaped(scan, content_start, begin).strip("\n").replace(" ", SPACE).replace("\n", BREAK)
         scan.out.write(f"{PARAGRAPH}{SPACE}{code}{PARAGRAPH}")
     else:
-        scan.out.write(PARAGRAPH if name in tags.CODE_TAGS else DROPPED)
+        scan.out.write(PARAGRAPH if name in tags.CODE_TAGS or name in tags.BLOCK_TAGS else DROPPED)
 
 
 def _literal(scan: Scan, text: str) -> None:

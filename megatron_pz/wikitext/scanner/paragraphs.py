@@ -65,7 +65,7 @@ class Paragraphs:
         self.is_literal = False  # pushed text is not cleaned up
         self.has_literal = False  # the item has text that is not cleaned up
         self.gap_end = 0  # size of the item where a separator was pushed directly behind a gap
-        self.literal_end = 0  # the same where text ended that is not cleaned up
+        self.literal_end = 0  # the same where text began or ended that is not cleaned up
         self.keeps_holes = keeps_holes
         self.language = language
         self.dropped = dropped
@@ -223,7 +223,7 @@ class Paragraphs:
                 self.pending |= WHITE
             elif character in (LITERAL, LITERAL_END):
                 self.is_literal = character == LITERAL
-                self.has_literal = True
+                self.has_literal = self.has_literal or (not self.is_literal and self.out.size > self.literal_end)
                 self.literal_end = self.out.size
             elif character == SPOKEN:
                 if is_in_parenthesis(self.out, self.floor):

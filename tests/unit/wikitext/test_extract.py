@@ -37,6 +37,8 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("a<ref>n</ref> b<ref name=x/> c<ref group='g'>{{cite|t=[[x]]}}\n\nmore</ref>.", "a b c."),
         ("<i style='visibility:hidden'>0</i>5 <i style='color: transparent'>0</i>6", "5 6"),
         ("<i style='background-color:transparent'>7</i>", "7"),
+        ("One<gallery>\nA.jpg|b\n</gallery>two<references />three", "One\n\ntwo\n\nthree"),
+        ("a <nowiki/>&lt;ref b", "a b"),
         ("<ruby>漢<rt>かん</rt></ruby> <ruby>字<rp>(</rp><rt>じ</rt><rp>)</rp></ruby> <ruby>a<rt>b</ruby> <q>c</q>",
          "漢(かん) 字(じ) ab \"c\""),
         ("<span style='display: none'>no</span>yes<table><tr><td>no</td></tr></table>", "yes"),

@@ -50,6 +50,8 @@ def test_every_row_is_used(language: str) -> None:
         ("de", "Er {{Vorlage:nowrap|kam}} und {{ Template : Nowrap|ging}}. Er {{Vorlage:Unbekannt|x}} nie.",
          "Er kam und ging."),
         ("fr", "Il a {{Modèle:unité|5|km}} ici.", "Il a 5 km ici."),
+        ("es", "Mide {{convertir|5|km|mi}}.", "Mide 5 km."),
+        ("fa", "او {{تبدیل|5|km|mi}} و {{کسر|1|2}} رفت.", "او 5 km و 1/2 رفت."),
         ("pt", "Mede {{unidade|5|km|2}} hoje.", "Mede 5 km² hoje."),
         ("it", "È {{M|10|ul=m2}} e {{M|5|ul=kg/m3}} qui.", "È 10 m² e 5 kg/m³ qui."),
         ("zh", "他在{{flag|USA}}。", "他在美国。"),
