@@ -1,4 +1,4 @@
-"""What every group of tests shares: few threads, no network, and a tiny tokenizer with tiny pretrained models."""
+"""Provide the common parts of all tests: few threads, no network, and a tiny tokenizer with tiny pretrained models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.support.scripted_run import ScriptedEngine
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts its background jobs so, children inherit it, and no bash can trap what was ignored when it started.
+    # A shell ignores signals in background jobs; children inherit this, and bash cannot trap an ignored signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MIXTURE_LAYERS, MIXTURE_EXPERTS, MIXTURE_CHOSEN = 4, 8, 2
@@ -43,11 +43,11 @@ _SENTENCES = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Before and after the test modules are imported; nothing of this in xdist's controller, which imports none.
+    """Adjust garbage collection and hypothesis around the import of test modules, except in xdist's controller.
 
-    What they leave, a million objects, stays: no collection of garbage looks at it again. One takes a third of a second
-    otherwise, and Megatron-Core asks for one in every checkpoint. And no example of hypothesis has a time limit of its
-    own, which a busy machine would overstep.
+    The import leaves a million objects, which are excluded from garbage collection. A collection would take a third of
+    a second, and Megatron-Core requests one in every checkpoint. Examples of hypothesis have no time limit, which a
+    busy machine would exceed.
     """
     if session.config.pluginmanager.has_plugin("dsession"):
         return (yield)
@@ -62,7 +62,7 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
     finally:
         gc.collect()
         gc.freeze()
-        gc.collect()  # of nothing: Python's next full one waits for a quarter as many new objects as the last one left
+        gc.collect()  # collect now: Python's next full collection waits for a quarter as many new objects
         gc.enable()
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
@@ -70,7 +70,10 @@ def pytest_collection(session: pytest.Session) -> Generator[None, object, object
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a byte-level BPE tokenizer with 331 tokens: any text round-trips, ``<|endoftext|>`` ends it."""
+    """Return the directory of a byte-level BPE tokenizer with 331 tokens: any text round-trips.
+
+    ``<|endoftext|>`` ends a text.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -94,9 +97,9 @@ def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """Directory of a random float32 Qwen3 (2 layers, 4 heads, 2 groups, untied) with the tiny tokenizer.
+    """Return the directory of a random float32 Qwen3 (2 layers, 4 heads, 2 groups, untied) with the tiny tokenizer.
 
-    Its head size of 32 differs from hidden size / heads = 16, as in Qwen3, and is one that vLLM's CPU attention has.
+    Its head size of 32 differs from hidden size / heads = 16, as in Qwen3, and vLLM's CPU attention supports it.
     """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -118,7 +121,7 @@ def tiny_qwen3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
 
 @pytest.fixture(scope="session")
 def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """Directory of a random float32 Qwen3-MoE: 4 layers, the second without experts; a token goes to 2 of 8."""
+    """Return the directory of a random float32 Qwen3-MoE with 4 layers, the second without experts, and top-2 of 8."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     config = Qwen3MoeConfig(
@@ -144,7 +147,7 @@ def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_di
 
 @pytest.fixture(scope="session")
 def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """Directory of a random float32 Llama (2 layers, 4 heads, 2 groups, tied embeddings) with the tiny tokenizer."""
+    """Return the directory of a random float32 Llama (2 layers, 4 heads, 2 groups, tied) with the tiny tokenizer."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -164,7 +167,7 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir:
 
 @pytest.fixture(scope="session")
 def tiny_smollm3_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """Directory of a random float32 SmolLM3 (2 layers, the second without RoPE, tied) with the tiny tokenizer."""
+    """Return the directory of a random float32 SmolLM3 (2 layers, the second without RoPE) with the tiny tokenizer."""
     from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
     config = SmolLM3Config(
@@ -192,7 +195,7 @@ def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, f
         torch.manual_seed(20251203)
         model = model_class(config).float()
         for weight in model.parameters():
-            if weight.dim() == 1:  # norms start as ones: a mapping that swaps two of them would go unseen
+            if weight.dim() == 1:  # norms start as ones, so a mapping that swaps two of them would not be detected
                 weight.data.uniform_(0.5, 1.5)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(tokenizer_dir).save_pretrained(folder)
@@ -201,7 +204,7 @@ def _save_random_model(model_class: type, config: object, tokenizer_dir: Path, f
 
 @pytest.fixture(scope="session")
 def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> str:
-    """Prefix of a corpus of ``tests.support.tiny_corpus.PASSAGES``, an article each."""
+    """Return the prefix of a corpus of ``tests.support.tiny_corpus.PASSAGES``, with one article each."""
     from tests.support.tiny_corpus import PASSAGES, write_corpus
 
     return write_corpus(tmp_path_factory.mktemp("corpus") / "tiny", tiny_tokenizer_dir, [[text] for text in PASSAGES])
@@ -209,7 +212,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Pa
 
 @pytest.fixture
 def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
-    """Runs of this test start scripted engines instead of vLLM's (``tests.support.scripted_run``)."""
+    """Make runs of this test start scripted engines instead of vLLM's (``tests.support.scripted_run``)."""
     from tests.support.scripted_run import script_engines
 
     return script_engines(monkeypatch)
@@ -217,7 +220,7 @@ def scripted_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _unit_tests_stay_without_vllm(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A session of unit tests only must end without vLLM imported: it takes seconds and starts native threads."""
+    """Check that a session of only unit tests has not imported vLLM, which takes seconds and starts native threads."""
     yield
     groups = {item.path.relative_to(Path(__file__).parent).parts[0] for item in request.session.items}
     assert groups != {"unit"} or "vllm" not in sys.modules, "a unit test imported vllm; move it to tests/system/"

@@ -1,4 +1,4 @@
-"""Run the tests that depend on Megatron-Core under every version of it that setup.py promises, and keep the result.
+"""Run the tests that depend on Megatron-Core under every version that setup.py supports, and store the result.
 
     ./tests/run.sh versions                                   every promised version, every group of tests
     ./tests/run.sh versions --core 0.18.2 --group checkpoints
@@ -68,7 +68,7 @@ def variables(version: str) -> dict[str, str]:
 
 
 def run_group(version: str, group: str) -> dict[str, Any]:
-    """Run one group of tests under one version; return the counts of its tests, the date and the versions beside it."""
+    """Run one group of tests under one version; return its test counts, the date and the versions of dependencies."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "junit.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-rfE", f"--junit-xml={report}", *GROUPS[group]]
@@ -90,7 +90,7 @@ def run_group(version: str, group: str) -> dict[str, Any]:
 
 
 def table(result: dict[str, dict[str, Any]]) -> str:
-    """Return the Markdown table of a result: a row a version, a column a group."""
+    """Return the Markdown table of a result, with one row per version and one column per group."""
     lines = [f"| megatron-core | {' | '.join(GROUPS)} |", "|---" * (1 + len(GROUPS)) + "|"]
     for version in PROMISED:
         cells = [_cell(result.get(version, {}).get(group)) for group in GROUPS]
@@ -122,7 +122,7 @@ def _version(distribution: str) -> str | None:
 
 
 def main() -> None:
-    """Run what the flags choose. Exit code 1 if a test failed."""
+    """Run the groups and versions of the flags. Exit with code 1 if a test failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--core", action="append", choices=PROMISED, help="a version; may be given again")
     parser.add_argument("--group", action="append", choices=GROUPS, help="a group of tests; may be given again")

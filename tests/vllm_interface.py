@@ -125,7 +125,7 @@ class Sources:
 
 
 def faults(sources: Sources) -> Iterator[str]:
-    """Yield one line for each name or argument that this release does not have."""
+    """Yield one line for each name or argument that this release lacks."""
     yield from _imports(sources)
     yield from dict.fromkeys(_calls(sources))
     engine = sources.fields("vllm/engine/arg_utils.py", "EngineArgs")
@@ -167,7 +167,7 @@ def _imports(sources: Sources) -> Iterator[str]:
 
 
 def _calls(sources: Sources) -> Iterator[str]:
-    """Check every use of an engine's ``vllm.LLM``: its methods with their arguments, and what hangs on it."""
+    """Check every use of an engine's ``vllm.LLM``: its methods with their arguments, and its attributes."""
     for _, text in _rollout():
         calls = {id(node.func): node for node in _nodes(text) if isinstance(node, ast.Call)}
         for node in _nodes(text):
@@ -186,7 +186,7 @@ def _calls(sources: Sources) -> Iterator[str]:
 
 
 def _outputs(sources: Sources) -> Iterator[str]:
-    """Check the attributes that are read of a request's output and of its completions."""
+    """Check the used attributes of a request's output and of its completions."""
     read = {
         (node.value.id, node.attr)
         for _, text in _rollout()
@@ -226,7 +226,7 @@ def _engine_arguments() -> set[str]:
 
 
 def _keys(tree: ast.AST) -> set[str]:
-    """Return the keys of the outermost dictionaries, where they are strings."""
+    """Return the string keys of the outermost dictionaries."""
     inner = {id(each) for node in ast.walk(tree) if isinstance(node, ast.Dict) for each in node.values}
     return {
         key.value
@@ -277,7 +277,7 @@ def _read(what: str, scratch: Path) -> Sources:
 
 
 def main() -> None:
-    """Exit code 1 if one of the releases lacks something."""
+    """Check the releases; exit with code 1 if one of them lacks something."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print(__doc__)
         raise SystemExit(0 if len(sys.argv) > 1 else 2)

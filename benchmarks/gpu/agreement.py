@@ -92,7 +92,7 @@ def time_sync(policy: PolicyModel, engine: VllmEngine, repeats: int = 3) -> Sync
 
 
 def _scored(policy: PolicyModel, groups: Sequence[ScoredGroup]) -> Iterable[tuple]:
-    """Yield (row, its log-probabilities) of the packed groups, on the host."""
+    """Return (row, its log-probabilities) of the packed groups, on the host."""
     weighting = LossWeighting.of(groups, "token_mean", max_response_length=1)
     rows = policy.micro_batches(groups, weighting, ROW_TOKENS)
     return [(row, log_probs_R.cpu()) for row, log_probs_R in zip(rows, policy.log_probs(rows), strict=True)]

@@ -52,7 +52,7 @@ def joined(directory: Path) -> tuple[str, str]:
 
 
 def _defined(node: ast.stmt, module: str) -> Iterator[tuple[str, str]]:
-    """Return the names that a top-level statement of a module defines, each with its meaning."""
+    """Yield the names that a top-level statement of a module defines, each with its meaning."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield node.name, f"{module}.{node.name}"
     elif isinstance(node, ast.Assign):

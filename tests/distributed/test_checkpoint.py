@@ -18,7 +18,7 @@ STATE = ("weights", "masters", "exp_avg", "exp_avg_sq", "step")
 
 
 def run(task: str, nproc: int, folder: Path, *flags: object) -> list[dict]:
-    """The worker's reports, rank by rank, variant by variant."""
+    """Return the worker's reports, rank by rank, variant by variant."""
     with ForkedRanks(nproc, checkpoint_worker.main, [task, str(folder), *map(str, flags)]) as ranks:
         assert ranks.codes(120) == [0] * nproc, ranks.output()
         output = ranks.output()
@@ -27,13 +27,13 @@ def run(task: str, nproc: int, folder: Path, *flags: object) -> list[dict]:
 
 @pytest.fixture(scope="module", params=[1, 2])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path, list[dict]]:
-    """Four steps in one go on one or two data parallel ranks: their number, the folder, the reports."""
+    """Run four uninterrupted steps on one or two data parallel ranks; return their number, the folder, the reports."""
     folder = tmp_path_factory.mktemp(f"trained_on_{request.param}")
     return request.param, folder, run("straight", request.param, folder)
 
 
 def test_two_steps_and_a_fresh_process_are_four_steps_bit_for_bit(trained: tuple[int, Path, list[dict]]) -> None:
-    """For bf16 with float32 masters and for float32, each with Megatron's plain and its distributed optimizer.
+    """This holds for bf16 with float32 masters and for float32, with Megatron's plain and distributed optimizers.
 
     The step counters are named because two upstream faults lose or share them; see cpu_backend.
     """
@@ -49,7 +49,7 @@ def test_two_steps_and_a_fresh_process_are_four_steps_bit_for_bit(trained: tuple
         for kind in (*STATE, "torch", "python"):
             assert half[kind] == whole[kind], f"{kind} differs: {whole['variant']}, rank {whole['rank']}"
     assert len({whole["weights"] for whole in straight}) == 4, "the variants are to be different runs"
-    # However many ranks hold the same tensors: each writes and reads its part of a checkpoint.
+    # Each rank writes and reads its part of a checkpoint, for any number of ranks with the same tensors.
     for variant in {whole["variant"] for whole in straight}:
         written = [path.stat().st_size for path in (folder / variant / "iter_0000002").glob("*.distcp")]
         read = [half["read"] for half in resumed if half["variant"] == variant]
@@ -60,7 +60,7 @@ def test_two_steps_and_a_fresh_process_are_four_steps_bit_for_bit(trained: tuple
 
 @pytest.mark.parametrize("trained", [2], indirect=True)
 def test_a_checkpoint_moves_to_other_layouts_and_back(trained: tuple[int, Path, list[dict]]) -> None:
-    """Written by two data parallel ranks; then read and written by other layouts, one after the other; bit for bit."""
+    """A checkpoint of two data parallel ranks is read and written by other layouts in turn, bit for bit."""
     _, folder, _ = trained
     only = ("--only", "bf16-distributed")
     for seed, (nproc, *layout) in enumerate([(2, "--tp", 2), (2, "--pp", 2), (2, "--tp", 2), (1,)], start=8):
@@ -77,7 +77,7 @@ def test_a_checkpoint_moves_to_other_layouts_and_back(trained: tuple[int, Path, 
 
 @pytest.mark.parametrize("variant", ["fp32", "fp32-distributed"])
 def test_a_run_goes_on_in_another_layout(variant: str, trained: tuple[int, Path, list[dict]]) -> None:
-    """One data parallel rank to two, and to two tensor parallel ranks or stages; two to one: equal to rounding."""
+    """A run resumes from one data parallel rank on two, on two tensor ranks or stages, and back, equal to rounding."""
     nproc, folder, straight = trained
     whole = [report["losses"] for report in straight if report["variant"] == variant]
     expected = [sum(losses) / nproc for losses in zip(*whole, strict=True)][2:]
@@ -94,8 +94,8 @@ def test_a_run_goes_on_in_another_layout(variant: str, trained: tuple[int, Path,
 
 @pytest.mark.parametrize("variant", ["fp32", "fp32-distributed", "bf16", "bf16-distributed"])
 def test_experts_get_an_optimizer_of_their_own_and_lose_it_again(variant: str, tmp_path: Path) -> None:
-    """Four steps of a mixture on one rank and on two that share its experts; each goes on as itself, exactly, and as
-    the other, to rounding. Without any optimizer the weights can be had, too."""
+    """A mixture trains four steps on one rank and on two that share its experts; each resumes exactly as itself, and as
+    the other to rounding. The weights can also be loaded without any optimizer."""
     experts = ("--only", variant, "--experts", 4)
     one, two = (1,), (2, "--ep", 2)
     rounding = 1e-5 if variant.startswith("fp32") else 2e-2
@@ -138,7 +138,7 @@ def test_a_failed_write_on_any_rank_leaves_the_last_good_checkpoint(tmp_path: Pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
+    """Mount a file system of 2 MiB and yield it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""SIGKILL at every place of a save: the last good checkpoint is whole, and the run goes on from it bit for bit."""
+"""After SIGKILL at any point of a save, the last good checkpoint is intact, and a run resumes from it bit for bit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANY_RANK = ["before the tensors", "in the middle of a file", "after the tensors"
 
 
 def reports(ranks: ForkedRanks) -> list[dict]:
-    """Of ranks that must succeed."""
+    """Return the reports of ranks that must succeed."""
     assert ranks.codes() == [0] * len(ranks.processes), ranks.output()
     lines = ranks.output().splitlines()
     return [json.loads(line.removeprefix("REPORT ")) for line in lines if line.startswith("REPORT ")]
@@ -25,7 +25,7 @@ def reports(ranks: ForkedRanks) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict]]:
-    """For one and for two ranks: the steps without a checkpoint."""
+    """Run the steps without a checkpoint, on one and on two ranks."""
     folder, runs = tmp_path_factory.mktemp("straight"), {}
     for nproc in (1, 2):
         with ForkedRanks(nproc, crashing_writer.straight, folder) as ranks:

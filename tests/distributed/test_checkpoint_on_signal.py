@@ -17,7 +17,7 @@ WORKER = Path(__file__).parent / "workers" / "checkpoint_worker.py"
 
 
 class Launched:
-    """A torchrun in the background, and the reports of its workers as they come."""
+    """A torchrun in the background, and its workers' reports as they arrive."""
 
     def __init__(self, task: str, nproc: int, folder: Path) -> None:
         command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={nproc}"]
@@ -33,7 +33,7 @@ class Launched:
         self.text = ""
 
     def reports(self) -> Iterator[dict]:
-        """Each report when it is printed, until the workers have ended."""
+        """Yield each report when it is printed, until the workers have ended."""
         for line in self.process.stdout:
             self.text += line
             if "REPORT " in line:
@@ -87,5 +87,5 @@ def test_the_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path) -> None:
         assert next(reports)["caught"] == "SIGINT"
         run.process.send_signal(signal.SIGINT)
         assert not list(reports)
-        run.process.wait(20)  # seconds: torchrun alone would let the worker live for 30
+        run.process.wait(20)  # seconds; torchrun alone would let the worker live for 30
     assert not Path(f"/proc/{pid}").exists()

@@ -40,7 +40,7 @@ def run(task: str, version: str, folder: Path, *flags: object) -> list[dict[str,
 def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, list[dict[str, Any]]]:
-    """Four steps in one go under one version, with a checkpoint after two: the version, the folder, the reports."""
+    """Run four steps under one version with a checkpoint after two; return the version, the folder, the reports."""
     folder = tmp_path_factory.mktemp(f"written_by_{request.param}")
     return request.param, folder, run("straight", request.param, folder)
 

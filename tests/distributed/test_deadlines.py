@@ -1,4 +1,4 @@
-"""One rank dies, stops, stalls or fails: all end within the short deadlines, and one line says which and where."""
+"""If one rank dies, stops, stalls or fails, all end within short deadlines, and one line names the rank and phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rank 0 does for all, all ranks learn."""
+"""All ranks get the result of work that rank 0 does for all."""
 
 from __future__ import annotations
 

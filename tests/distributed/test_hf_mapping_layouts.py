@@ -17,7 +17,7 @@ TOOL = ROOT / "tools" / "convert_checkpoint.py"
 
 @pytest.fixture
 def four_layers_dir(tmp_path: Path) -> Path:
-    """A random tied Qwen3 of four layers, which two pipeline stages can also share unevenly."""
+    """Return a random tied Qwen3 of four layers, which two pipeline stages can also share unevenly."""
     config = Qwen3Config(
         vocab_size=331,
         hidden_size=32,
@@ -58,7 +58,7 @@ def test_four_ranks_and_stages_of_unequal_length(four_layers_dir: Path) -> None:
 
 
 def test_conversion_to_megatron_and_back_is_exact_across_layouts(tiny_qwen3_dir: Path, tmp_path: Path) -> None:
-    """Written by two tensor parallel ranks, read by two pipeline stages: the same bits, and transformers loads them."""
+    """Weights written by two tensor ranks and read by two stages keep their bits, and transformers loads them."""
     megatron, back = tmp_path / "megatron", tmp_path / "hf"
     to_megatron = ("hf-to-megatron", "--hf-model", tiny_qwen3_dir, "--save", megatron)
     run_workers(TOOL, 2, *to_megatron, "--tensor-model-parallel-size", 2)
@@ -74,7 +74,7 @@ def test_conversion_to_megatron_and_back_is_exact_across_layouts(tiny_qwen3_dir:
 
 
 def test_experts_are_converted_too(tmp_path: Path) -> None:
-    """Written by two ranks with two of the four experts each, read by two that have half of every expert."""
+    """Weights of two ranks with two of the four experts each are read by two ranks with half of every expert."""
     source, megatron, back = tmp_path / "source", tmp_path / "megatron", tmp_path / "hf"
     config = Qwen3MoeConfig(
         vocab_size=331,

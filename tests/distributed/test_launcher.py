@@ -1,4 +1,4 @@
-"""The launcher with real workers: how signals reach them, what a failure of one does, and the code of the job."""
+"""The launcher with real workers: delivery of signals, the effect of a failure, and the exit code of the job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKERS = "tests.distributed.workers"
 
 
 def start(folder: Path, module: str, *flags: str, launcher: tuple[str, ...]) -> subprocess.Popen[str]:
-    """A launcher in the background, whose workers leave files in ``folder``."""
+    """Start a launcher in the background, whose workers write files in ``folder``."""
     return subprocess.Popen(
         [sys.executable, "-m", "megatron_pz.launch", *launcher, f"{WORKERS}.{module}", *flags],
         cwd=ROOT,

@@ -27,7 +27,7 @@ RECOMPUTED = {"recompute_granularity": "full"}
 
 Layouts = dict[str, dict[str, Any]]
 
-# nproc -> layouts of each model (see models); what a layout leaves of the ranks is data parallel
+# nproc -> layouts of each model (see models); the remaining ranks are data parallel
 LAYOUTS: dict[int, tuple[Layouts, Layouts, Layouts]] = {
     2: (
         {
@@ -100,7 +100,7 @@ SIZES = {
 
 
 def save_random_model(config: PreTrainedConfig, folder: Path) -> Path:
-    """A Hugging Face checkpoint of random float32 weights, the same every time."""
+    """Write a Hugging Face checkpoint of random float32 weights, which are the same every time."""
     from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng():
@@ -111,8 +111,8 @@ def save_random_model(config: PreTrainedConfig, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """A dense Qwen3; a mixture of four experts, whose second layer has none; a tied SmolLM3, whose third layer has no
-    RoPE.
+    """Return a dense Qwen3, a mixture of four experts without experts in its second layer, and a tied SmolLM3 without
+    RoPE in its third layer.
     """
     mixture = Qwen3MoeConfig(
         **SIZES,
@@ -154,7 +154,7 @@ def test_four_updates_are_those_of_one_process(
 
 
 def test_experts_are_balanced_alike_wherever_a_row_lies(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    """The balancing loss refers to a row, so layouts that give a row the same padding have it in common."""
+    """The balancing loss is computed per row, so it is equal in layouts with the same padding of a row."""
     layouts = {
         "tensor+sequence": {**SEQUENCE, "packed_length_multiple": 4},
         "context": {**CONTEXT, "packed_length_multiple": 2},
@@ -175,7 +175,7 @@ def require_same_outcomes(
     folder: Path,
     moe_aux_loss_coeff: float = 0.0,
 ) -> None:
-    """Run the cases (see :func:`run_layouts`); each must come out as ``expected`` says for its name."""
+    """Run the cases (see :func:`run_layouts`); each outcome must equal ``expected`` for its name."""
     with ForkedRanks(nproc, run_layouts, cases, str(folder), moe_aux_loss_coeff) as ranks:
         assert ranks.codes(timeout=240) == [0] * nproc, ranks.output()
     failures = []
@@ -193,7 +193,7 @@ TOLERANCE = 1e-5
 
 
 def compare(outcome: Outcome, expected: Outcome) -> dict[str, float]:
-    """Greatest differences: absolute in the loss, of log-probabilities in nats, else relative."""
+    """Return the largest differences: absolute for the loss, in nats for log-probabilities, otherwise relative."""
     assert outcome.initial_log_probs.keys() == expected.initial_log_probs.keys()
     assert outcome.weights.keys() == expected.weights.keys()
     return {
@@ -214,7 +214,7 @@ def _greatest(ours: dict, expected: dict) -> float:
 
 
 def test_the_updates_are_not_small(models: tuple[Path, Path, Path], expected: tuple[Outcome, ...]) -> None:
-    """They move weights and log-probabilities by a hundred times the tolerance: else the comparison says nothing."""
+    """Updates move weights and log-probabilities by a hundred times the tolerance; the comparison is meaningful."""
     from safetensors.torch import load_file
 
     for model, outcome in zip(models, expected, strict=True):

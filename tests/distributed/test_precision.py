@@ -1,4 +1,4 @@
-"""One rank decides for all in which precision a run computes."""
+"""One rank decides the precision of a run for all ranks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Transformer Engine layer spec, put together by Megatron-Core's own wrappers around a stand-in in plain torch.
+"""The Transformer Engine layer spec, built by Megatron-Core's own wrappers around a stand-in in plain torch.
 
-It vouches for the spec, the mapping's names, our attention in it, padding and the way of FP8 recipes to the layers, not
-for anything that NVIDIA's kernels do.
+The tests cover the spec, the mapping's names, our attention, padding and the passing of FP8 recipes to the layers, but
+not NVIDIA's kernels.
 """
 
 from __future__ import annotations

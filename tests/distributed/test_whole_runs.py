@@ -55,7 +55,7 @@ OF_THE_MACHINE = ("time/", "memory/", "ahead/overlap")
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> dict[str, RunConfig]:
-    """Four steps of each game by one process."""
+    """Return the configurations of four steps of each game by one process."""
     from transformers import Qwen3Config
 
     folder = tmp_path_factory.mktemp("whole_runs")
@@ -63,7 +63,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) 
     AutoTokenizer.from_pretrained(tiny_tokenizer_dir).save_pretrained(model)
     corpus = write_corpus(folder / "tiny", model, [[text] for text in PASSAGES])
     rules = {"prompt_family": "quote", "passages_per_step": 3, "masks_per_passage": 4, "grpo_group_size": 3}
-    # Without a narrow clip range a ratio near its edge cannot fall on the one side here and on the other there.
+    # With a wide clip range, rounding cannot move a ratio across its edge in only one of the layouts.
     clip = {"grpo_clamp_eps_lower": 0.9, "grpo_clamp_eps_upper": 9.0}
     clip |= {"gspo_clamp_eps_lower": 0.9, "gspo_clamp_eps_upper": 9.0}
     return {
@@ -94,7 +94,7 @@ def by_one_process(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def questions(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """Four steps of question answering, with the settings of the game otherwise."""
+    """Return the configuration of four steps of question answering, otherwise with the settings of the game."""
     plain, folder = configs["one policy"], tmp_path_factory.mktemp("questions")
     files = folder / "train.jsonl", folder / "held_out.jsonl"
     asked = question_config(Path(plain.model.hf_model), folder / "run", *files)
@@ -104,7 +104,7 @@ def questions(configs: dict[str, RunConfig], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def answered_by_one_process(questions: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
-    """The outcome of the run, and its held-out results."""
+    """Return the outcome of the run, and its held-out results."""
     alone = changed(questions, {}, save=str(tmp_path_factory.mktemp("answered") / "alone"))
     result = outcome(alone, 1, Path(f"{alone.training.save}_result"))
     assert sum(step["solver/groups_learned_from"] for step in result[2][2:]) > 0
@@ -117,7 +117,7 @@ def answered_by_one_process(questions: RunConfig, tmp_path_factory: pytest.TempP
 def test_questions_are_answered_alike_in_any_layout(
     layout: dict[str, Any], questions: RunConfig, answered_by_one_process: tuple[Any, str], tmp_path: Path
 ) -> None:
-    """Two steps on two ranks, a resume, two more: metrics, weights, every held-out answer are those of one process."""
+    """Two steps on two ranks, a resume and two more give the metrics, weights and held-out answers of one process."""
     folder = str(tmp_path / "run")
     outcome(changed(questions, layout, save=folder, train_iters=2), 2, tmp_path / "half")
     whole, held_out = answered_by_one_process
@@ -126,7 +126,7 @@ def test_questions_are_answered_alike_in_any_layout(
 
 
 def outcome(config: RunConfig, nproc: int, result: Path) -> tuple[list, list, list[dict[str, float | None]]]:
-    """The policies' and the engines' weights at the end, and the metrics of all steps."""
+    """Return the policies' and the engines' weights at the end, and the metrics of all steps."""
     with ForkedRanks(nproc, whole_runs.run, config, str(result)) as ranks:
         assert ranks.codes(timeout=120) == [0] * nproc, ranks.output()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
@@ -192,7 +192,7 @@ def test_a_run_goes_on_with_other_ranks_as_it_would_have(
 
 
 def test_pending_proposals_go_on_with_other_ranks(configs: dict[str, RunConfig], tmp_path: Path) -> None:
-    """Three ranks, killed between two checkpoints; then a pipeline of two. Each passage's samples had two engines."""
+    """Three ranks are killed between checkpoints, and a pipeline of two resumes. Two engines sample each passage."""
     folder = tmp_path / "run"
     game = dataclasses.replace(configs["one step ahead"].game, passages_per_step=2)
     config = dataclasses.replace(configs["one step ahead"], game=game)
@@ -205,7 +205,7 @@ def test_pending_proposals_go_on_with_other_ranks(configs: dict[str, RunConfig],
 
 
 def test_rollout_ranks_serve_a_trainer_of_any_ranks(configs: dict[str, RunConfig], tmp_path: Path) -> None:
-    """Two data-parallel ranks and a rollout rank, killed between two checkpoints; then a pipeline and another."""
+    """Two data-parallel ranks and a rollout rank are killed between checkpoints; a pipeline and another resume."""
     folder = tmp_path / "run"
     plain = configs["one policy"]
     config = dataclasses.replace(plain, rollout=dataclasses.replace(plain.rollout, rollout_ranks=1))
@@ -221,7 +221,7 @@ def test_rollout_ranks_serve_a_trainer_of_any_ranks(configs: dict[str, RunConfig
 def test_expert_ids_follow_their_responses(
     rollout_ranks: int, configs: dict[str, RunConfig], tiny_mixture_dir: Path, tmp_path: Path
 ) -> None:
-    """From two ranks that sample, or from a rollout rank, to those that learn; and through a checkpoint to one."""
+    """Expert ids pass from sampling ranks or a rollout rank to learning ranks, and through a checkpoint to one."""
     plain, folder = configs["one step ahead"], tmp_path / "run"
     rollout = {"rollout_ranks": rollout_ranks, "generator_ahead": not rollout_ranks}
     config = dataclasses.replace(
@@ -236,12 +236,12 @@ def test_expert_ids_follow_their_responses(
     without_steps(folder, after=2)
     rest = changed(config, {}, save=str(folder), load=str(folder))
     require_same(whole, outcome(rest, 1 + rollout_ranks, tmp_path / "result"))
-    # Ids by chance are seldom those that the router prefers: two of eight are 1 in 28.
+    # Random ids rarely equal those that the router prefers: two of eight are 1 in 28.
     assert all(0.8 < step["health/routing_difference"] < 1 for step in whole[2])
 
 
 def test_a_mixture_goes_on_without_sharing_its_experts(configs: dict[str, RunConfig], tmp_path: Path) -> None:
-    """Each of its two policies has one optimizer in place of two then, and its first stage a layer of no experts."""
+    """Each of its two policies then has one optimizer instead of two; the first stage has a layer without experts."""
     from transformers import Qwen3MoeConfig
 
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}

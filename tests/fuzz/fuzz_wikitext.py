@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Coverage-guided fuzzing of the wikitext scanner, with atheris in an environment of its own:
+"""Fuzz the wikitext scanner, guided by coverage, with atheris in a separate environment:
 
     python3.11 -m venv .cache/fuzz && .cache/fuzz/bin/pip install atheris
     PYTHONPATH=. .cache/fuzz/bin/python tests/fuzz/fuzz_wikitext.py -max_total_time=120
 
-The interpreted form is instrumented; the compiled one, where it is there, has to give the same. A finding is written to
-crash-… in the present folder; the same command with that file's name shows it again. Arguments are libFuzzer's.
+The interpreted form is instrumented; the compiled one, if present, must give the same result. A finding is written to
+crash-… in the current folder; the same command with that file's name reproduces it. Arguments are libFuzzer's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXT_LIKE_MARKUP = re.compile(r"<nowiki|<math|<chem|<ce|inline|&|(?<!\[)\[(?!\[)
 SECONDS_A_CHARACTER = 2e-4
 WIKI = Wiki()
 
-# The fuzzer builds its input of these: a byte below 128 is the character, one above it one of them.
+# Building blocks of the input: a byte below 128 is the character, a byte above it is one of these.
 TOKENS = [
     *"{{ }} {{{ }}} [[ ]] {| |} |- || !! |+ == '' ''' ''''' <ref> </ref> <ref/> <!-- --> <nowiki> </nowiki> <br/> "
     "<sup> </sup> <math> </math> <table> </table> <gallery> </gallery> <pre> </pre> <li> &amp; &nbsp; &lt;ref &#123; "
@@ -39,7 +39,7 @@ TOKENS = [
 
 
 def wikitext_of(data: bytes) -> tuple[str, frozenset[str]]:
-    """The first byte says what is kept."""
+    """Return the wikitext of an input and the kept parts, which the first byte selects."""
     keep = frozenset(name for bit, name in enumerate(KEEPABLE) if data[:1] and data[0] >> bit & 1)
     text = "".join(chr(byte) if byte < 128 else TOKENS[(byte - 128) % len(TOKENS)] for byte in data[1:])
     return text, keep

@@ -1,7 +1,7 @@
-"""What the GPU tests share. They are skipped, with the reason, where there is no CUDA device.
+"""Provide the common parts of the GPU tests, which are skipped with the reason if there is no CUDA device.
 
-``tests/gpu/run.sh`` sets the variables: PZ_GPU_RESULTS, the folder for what is measured, and PZ_GPU_MODEL, a real small
-model (a Hugging Face directory, Qwen3 or Llama); without it the one that the quickstart keeps is taken, if it is there.
+``tests/gpu/run.sh`` sets the variables: PZ_GPU_RESULTS, the folder for the measurements, and PZ_GPU_MODEL, a real small
+model (a Hugging Face directory, Qwen3 or Llama); without it the model of the quickstart is used, if it exists.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """What was skipped, and what failed, stands in the result, too."""
+    """Record skipped and failed tests in the result."""
     if report.passed or "tests/gpu/" not in report.nodeid.replace(os.sep, "/"):
         return
     if report.skipped:
@@ -56,7 +56,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def _write(part: str) -> None:
-    """At once, and not at the end: a part that is stopped, or takes its process along, keeps what it has measured."""
+    """Write the results so far, because a part may be stopped or crash its process before the end."""
     folder = os.environ.get("PZ_GPU_RESULTS")
     if not folder or not torch.cuda.is_available():
         return
@@ -76,7 +76,7 @@ def _part(nodeid: str) -> str:
 
 @pytest.fixture
 def record(request: pytest.FixtureRequest) -> Record:
-    """Keep a figure under the part that the test belongs to, and print it."""
+    """Record a figure under the part of the test, and print it."""
     part = _part(request.node.nodeid)
 
     def keep(name: str, value: float, unit: str = "", goal: Goal | None = None) -> None:
@@ -90,7 +90,7 @@ def record(request: pytest.FixtureRequest) -> Record:
 
 @pytest.fixture(scope="session")
 def topology() -> Iterator[Topology]:
-    """One rank on the GPU."""
+    """Start a run of one rank on the GPU."""
     alone = Topology.start(ParallelConfig(), seed=1)
     yield alone
     alone.close()
@@ -105,14 +105,14 @@ def _memory_is_given_back() -> Iterator[None]:
 
 
 def forget_failure() -> None:
-    """A test that failed has left its frames to a debugger, and in them a model: the next would not find room."""
+    """Drop the frames of a failed test, which hold a model, so that the next test has enough memory."""
     for name in ("last_exc", "last_value", "last_traceback", "last_type"):
         vars(sys).pop(name, None)
 
 
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
-    """A real small model."""
+    """Return a real small model."""
     folder = real_model()
     if folder is None:
         pytest.skip("no real model: give one with run.sh --model DIR, or run examples/quickstart.sh first")
@@ -121,18 +121,18 @@ def model_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def weights_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real small model, or a random one, for tests that need no tokenizer."""
+    """Return a real small model, or a random one, for tests that need no tokenizer."""
     return real_model() or random_model(tmp_path_factory.mktemp("random") / "model", torch.device("cuda"))
 
 
 def real_model() -> Path | None:
-    """Where it lies, if there is one."""
+    """Return the directory of the real model, if there is one."""
     folder = Path(os.environ.get("PZ_GPU_MODEL") or KEPT_MODEL)
     return folder if (folder / "config.json").is_file() else None
 
 
 def random_model(folder: Path, device: torch.device) -> Path:
-    """Two ways to compute must agree on weights without sense, too; the result says that they had none."""
+    """Return a random model, on which two computations must also agree; the result records that it was random."""
     _skipped.append(Skipped("model", "a real model", "none was given: random weights of Qwen3-0.6B's shape instead"))
     return write_random_model(folder, QWEN3_06B, device)
 
@@ -144,7 +144,7 @@ def run_config(
     *,
     distributed_optimizer: bool = False,
 ) -> RunConfig:
-    """A configuration of one rank with the model of ``folder``."""
+    """Return a configuration of one rank with the model of ``folder``."""
     from dataclasses import replace
 
     return RunConfig(

@@ -64,7 +64,7 @@ def test_update_at_the_shape_of_qwen3_4b(
 
 
 def test_update_of_many_short_responses(topology: Topology, model_4b: Path, bf16_rate: float, record: Record) -> None:
-    """The attention is a kernel call a response: what do 100 of them in a row cost?"""
+    """Attention needs a kernel call per response; this measures 100 of them in a row."""
     groups = random_groups(QWEN3_4B.vocab_size, prompt=300, response=48, responses=8, count=24)
     config = run_config(model_4b)
     policy = Policy(config.model, config.parallel, config.optimizer, topology)

@@ -98,7 +98,7 @@ def test_packed_attention(
 
 
 def update(policy: Policy, groups: list[ScoredGroup], times: int) -> list[float]:
-    """Gradient norms of so many optimizer steps."""
+    """Return the gradient norms of a number of optimizer steps."""
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 64), 4096)
     loss = partial(policy_loss, grpo=GrpoConfig(mismatch_correction="off"))
     return [policy.update(rows, loss, 1e-6).grad_norm for _ in range(times)]
@@ -113,7 +113,7 @@ def test_a_run_in_this_precision_learns_and_resumes_exactly(
     tmp_path: Path,
     record: Record,
 ) -> None:
-    """Under delayed scaling the checkpoint must bring back the scales, or the log-probabilities would differ."""
+    """Under delayed scaling the checkpoint must restore the scales, or the log-probabilities would differ."""
     name, model = precision
     config = run_config(weights_dir, model, distributed_optimizer=True)
     policy = Policy(config.model, config.parallel, config.optimizer, topology)

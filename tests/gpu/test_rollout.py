@@ -45,7 +45,7 @@ ROLLOUTS = {"bf16": BF16, "FP8": replace(BF16, rollout_quantization="fp8")}
 
 @pytest.fixture(scope="module")
 def model_4b(topology: Topology, model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights at the shape of Qwen3-4B, with the small model's tokenizer, which vLLM asks for."""
+    """Return random weights in the shape of Qwen3-4B, with the small model's tokenizer, which vLLM needs."""
     folder = write_random_model(tmp_path_factory.mktemp("qwen3_4b") / "model", QWEN3_4B, topology.device)
     for file in model_dir.glob("tokenizer*"):
         shutil.copy(file, folder)
@@ -84,7 +84,7 @@ def test_rollouts_and_trainer_agree_before_and_after_a_sync(
 def test_each_model_runner_keeps_seeds_scores_and_takes_weights(
     runner: str, topology: Topology, model_dir: Path, monkeypatch: pytest.MonkeyPatch, record: Record
 ) -> None:
-    """CPU tests have V1 alone. On a GPU, vLLM takes V2 for some families since 0.24 and for all since 0.32."""
+    """CPU tests have only V1. On a GPU, vLLM takes V2 for some families since 0.24 and for all since 0.32."""
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "V2")))
     config = run_config(model_dir, rollout=BF16)
     policy = PolicyModel(config, topology)
@@ -141,7 +141,7 @@ def test_time_of_a_weight_sync_at_the_size_of_qwen3_4b(
 def test_a_second_engine_of_the_process_finds_the_memory_of_the_first(
     topology: Topology, model_dir: Path, record: Record
 ) -> None:
-    """So that a failed one can be started again."""
+    """A second engine must find the memory, so that a failed engine can be replaced."""
     prompts = random_prompts(4, vocabulary=1000, shortest=32, longest=64)
     free, answers = torch.cuda.mem_get_info()[0], []
     for number in ("first", "second"):

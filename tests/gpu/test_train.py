@@ -1,4 +1,4 @@
-"""Ten steps of PretrainZero with a real small model, bfloat16 and FP8: agreement in every step, peaks by phase."""
+"""Ten steps of PretrainZero with a real small model, in bfloat16 and FP8: agreement in every step, peaks by phase."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAX_DIFFERENCE = {"bf16": 0.3, "FP8": 1.0}
 
 
 def run(module: str, *arguments: object) -> str:
-    """A command of the package, which must succeed; what it printed."""
+    """Run a command of the package, which must succeed, and return its output."""
     command = [sys.executable, "-m", f"megatron_pz.{module}", *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     try:
@@ -69,7 +69,7 @@ def corpus(folder: Path, model_dir: Path) -> str:
 
 @pytest.fixture(scope="module")
 def taught_model(folder: Path, corpus: str, model_dir: Path) -> Path:
-    """The model after a short cold start: without one it answers in no form that could be rewarded."""
+    """Return the model after a short cold start, without which its answers have no form that earns a reward."""
     save = folder / "cold_start"
     run(
         "cold_start", "--config", folder / "config.yaml", "--hf-model", model_dir, "--data-path", corpus, "--save", save

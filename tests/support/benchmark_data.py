@@ -11,7 +11,7 @@ VARIABLE = "MEGATRON_PZ_BENCHMARK_DATA"
 
 
 def benchmark_data() -> Path:
-    """Return the directory of the benchmarks' files: the environment variable's, or ``shared/benchmark_data`` above."""
+    """Return the directory of the benchmarks' files, from the environment or ``shared/benchmark_data`` above."""
     above = [parent / "shared/benchmark_data" for parent in Path(__file__).resolve().parents]
     for directory in [Path(os.environ[VARIABLE])] if VARIABLE in os.environ else above:
         if directory.is_dir():

@@ -24,7 +24,7 @@ CHOICES = (
 
 
 def write_gsm8k(folder: Path) -> Path:
-    """Write ``gsm8k/test.jsonl`` with the six sums; returns the folder."""
+    """Write ``gsm8k/test.jsonl`` with the six sums; return the folder."""
     (folder / "gsm8k").mkdir(parents=True)
     records = [{"question": text, "answer": f"Add them.\n#### {answer}"} for text, answer in SUMS]
     lines = "".join(json.dumps(record) + "\n" for record in records)
@@ -33,7 +33,7 @@ def write_gsm8k(folder: Path) -> Path:
 
 
 def write_mmlu_pro(folder: Path) -> Path:
-    """Write ``mmlu_pro/test.parquet`` with the five choices of two subjects; returns the folder."""
+    """Write ``mmlu_pro/test.parquet`` with the five choices of two subjects; return the folder."""
     (folder / "mmlu_pro").mkdir(parents=True)
     records = [
         {
@@ -81,5 +81,5 @@ class ScriptedBenchmarkEngine:
 
 
 def respond(text: str) -> Response:
-    """A response of one token a character; one that ends in … was cut off."""
+    """Return a response with one token per character; a response that ends in … was truncated."""
     return Response(tuple(range(len(text))), (-1.0,) * len(text), text, truncated=text.endswith("…"))

@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def missing() -> str:
-    """Return why no browser can be started here; empty where one can."""
+    """Return the reason why no browser can be started; empty if one can."""
     if not (CHROMIUM and DRIVER):
         return "no chromium and chromedriver here (Debian: apt-get install chromium chromium-driver)"
     try:
@@ -36,7 +36,7 @@ def missing() -> str:
 
 @contextmanager
 def browser(profile: Path, *, width: int = 1400, height: int = 900) -> Iterator[Any]:
-    """Start a browser with a profile of its own; it writes everything that pages log."""
+    """Start a browser with a separate profile; it writes everything that pages log."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 

@@ -1,4 +1,4 @@
-"""Bound the processor time of a call: a crowded machine does not change it."""
+"""Measure the processor time of a call, which does not depend on the machine's other load."""
 
 from __future__ import annotations
 

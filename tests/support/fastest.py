@@ -1,4 +1,4 @@
-"""The precision of tests whose subject is not the precision: the rule that runs follow."""
+"""Choose the precision of tests that are independent of it, by the rule of runs."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from megatron_pz.run.precision import fastest_precision
 
 
 def fastest_dtype() -> Literal["bfloat16", "float32"]:
-    """Return the dtype that ``precision: auto`` gives rollouts on this machine."""
+    """Return the dtype of rollouts under ``precision: auto`` on this machine."""
     return "bfloat16" if fastest_precision() == "bf16" else "float32"

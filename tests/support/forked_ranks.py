@@ -1,6 +1,6 @@
-"""Ranks forked from one warm server: a second instead of the ten that torchrun and the imports take.
+"""Ranks forked from one warm server, which takes one second instead of ten with torchrun and the imports.
 
-For tests that need many short runs of one or two ranks, or that kill and stop ranks: nobody ends the others here. As
+For tests that need many short runs of one or two ranks, or that kill and stop ranks: no process ends the others. As
 under torchrun, the rendezvous is at a store that outlives every rank.
 """
 
@@ -22,7 +22,7 @@ PRELOADED = "tests.distributed.workers.checkpoint_worker"
 
 
 class ForkedRanks:
-    """``target(*args)`` on ``nproc`` ranks, which read torchrun's variables; as a context manager it leaves none alive.
+    """Runs ``target(*args)`` on ``nproc`` ranks with torchrun's variables; as a context manager it leaves none alive.
 
     ``target`` is a function of an importable module, which the server then need not import again.
     """
@@ -58,11 +58,11 @@ class ForkedRanks:
         self._logs.cleanup()
 
     def codes(self, timeout: float = 60.0) -> list[int]:
-        """The exit codes of all ranks."""
+        """Return the exit codes of all ranks."""
         return [self.code(rank, timeout) for rank in range(len(self.processes))]
 
     def code(self, rank: int, timeout: float = 60.0) -> int:
-        """The exit code of a rank, minus the signal's number where one killed it; AssertionError for one that lives."""
+        """Return a rank's exit code, minus the signal's number if one killed it; AssertionError if it is alive."""
         process = self.processes[rank]
         process.join(timeout)
         assert process.exitcode is not None, f"rank {rank} is still there after {timeout:g} s\n{self.output()}"
@@ -75,7 +75,7 @@ class ForkedRanks:
         os.kill(pid, number)
 
     def output(self, rank: int | None = None) -> str:
-        """What one rank, or all of them in order, have printed so far."""
+        """Return the output so far of one rank, or of all in order."""
         ranks = range(len(self.processes)) if rank is None else [rank]
         return "".join(self._log(each).read_text() for each in ranks if self._log(each).exists())
 

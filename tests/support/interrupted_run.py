@@ -1,4 +1,4 @@
-"""What is left of a run that was killed."""
+"""Imitate the remains of a killed run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_pz.checkpoint import checkpoint_files
 
 
 def without_steps(folder: Path, *, after: int) -> None:
-    """Leave what a run that was killed between its checkpoint of this step and the next one leaves."""
+    """Reduce a run's folder to the state after a kill between the checkpoint of this step and the next one."""
     for iteration in list(checkpoint_files.iterations(folder)):
         if iteration > after:
             shutil.rmtree(checkpoint_files.folder_of(folder, iteration))

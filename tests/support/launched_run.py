@@ -1,4 +1,4 @@
-"""A run under the launcher, in the background, whose processes a test kills or stops."""
+"""Run the launcher in the background, for tests that kill or stop its processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LaunchedRun:
     """``megatron_pz.launch`` with a training module on this node."""
 
     def __init__(self, module: str, nproc: int, save: Path, *flags: object) -> None:
-        """Start it; ``save`` is the directory that its flags or its recipe name."""
+        """Start the run; ``save`` is the directory in its flags or its recipe."""
         command = [sys.executable, "-m", "megatron_pz.launch", "--nproc-per-node", str(nproc), module]
         self.launcher = subprocess.Popen(
             [*command, *map(str, flags)],
@@ -29,11 +29,11 @@ class LaunchedRun:
         self._metrics = save / "metrics.jsonl"
 
     def steps(self) -> list[str]:
-        """The lines of the metrics so far."""
+        """Return the lines of the metrics so far."""
         return self._metrics.read_text().splitlines() if self._metrics.exists() else []
 
     def wait_for_step(self, iteration: int, seconds: float = 150.0) -> None:
-        """Until so many steps are logged."""
+        """Wait until a number of steps are logged."""
         until = time.monotonic() + seconds
         while len(self.steps()) < iteration:
             if self.launcher.poll() is not None or time.monotonic() > until:
@@ -42,18 +42,18 @@ class LaunchedRun:
             time.sleep(0.02)
 
     def process_of(self, rank: int) -> psutil.Process:
-        """The worker that has this rank."""
+        """Return the process id of the worker with this rank."""
         workers = psutil.Process(self.launcher.pid).children()
         (found,) = (worker for worker in workers if worker.environ().get("RANK") == str(rank))
         return found
 
     def kill(self) -> None:
         """Kill all processes at once."""
-        self.launcher.kill()  # its workers die with it
+        self.launcher.kill()  # its workers die with the launcher
         self.launcher.communicate(timeout=60)
 
     def end(self, code: int, seconds: float = 150.0) -> str:
-        """Wait for the end, which must have this code, and return what was printed."""
+        """Wait for the end, which must have this exit code, and return the output."""
         try:
             output = self.launcher.communicate(timeout=seconds)[0]
         except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What packed rows must equal: every response alone, unpadded, through transformers on the same weights."""
+"""Compute the reference of packed rows: every response alone, unpadded, through transformers on the same weights."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Reference:
 
 
 def random_groups(vocab_size: int, shapes: Sequence[tuple[int, Sequence[int]]], seed: int) -> list[ScoredGroup]:
-    """Groups of (prompt length, response lengths), with random tokens and advantages.
+    """Return groups of (prompt length, response lengths), with random tokens and advantages.
 
-    The last response of three or more is equal to the first, with an advantage of its own.
+    The last of three or more responses equals the first, with a different advantage.
     """
     draw = random.Random(seed)
 
@@ -49,7 +49,7 @@ def random_groups(vocab_size: int, shapes: Sequence[tuple[int, Sequence[int]]], 
 
 
 def reference(hf_dir: Path, groups: Iterable[ScoredGroup]) -> Reference:
-    """One forward and backward pass a response, in float32."""
+    """Run one forward and backward pass per response, in float32."""
     model = AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32)
     log_probs, entropies = {}, {}
     objective = torch.zeros(())
@@ -69,12 +69,12 @@ def reference(hf_dir: Path, groups: Iterable[ScoredGroup]) -> Reference:
 
 
 def objective(log_probs_R: Tensor, batch: MicroBatch, responses: int) -> Tensor:
-    """The reference's objective over a row whose weights are ``sequence_mean`` ones of ``responses`` responses."""
+    """Return the reference's objective over a row with ``sequence_mean`` weights of ``responses`` responses."""
     return (log_probs_R * batch.advantages_R * batch.loss_weights_R).sum() * responses
 
 
 def assert_log_probs_equal(output_R2: Tensor, batch: MicroBatch, expected: Reference, tolerance: float) -> None:
-    """``output_R2`` holds the log-probability and the entropy of every response token of ``batch``."""
+    """Require equal log-probabilities; ``output_R2`` has log-probability and entropy of ``batch``'s response tokens."""
     for number in range(int(batch.response_index_R.max()) + 1):
         here = batch.response_index_R == number
         response = tuple(batch.labels_R[here].tolist())
@@ -83,7 +83,7 @@ def assert_log_probs_equal(output_R2: Tensor, batch: MicroBatch, expected: Refer
 
 
 def assert_gradients_equal(gradients: Iterable[tuple[str, Tensor]], expected: Reference, tolerance: float) -> None:
-    """Every tensor's difference is at most ``tolerance`` of its norm, and no tensor is missing."""
+    """Require that every tensor's difference is at most ``tolerance`` of its norm, and that no tensor is missing."""
     compared = set()
     for name, gradient in gradients:
         error = (gradient - expected.gradients[name]).norm() / expected.gradients[name].norm()

@@ -1,4 +1,4 @@
-"""A tensor that keeps FP8 bytes and one scale, and behaves towards torch as Transformer Engine's quantised ones do."""
+"""A tensor with FP8 bytes and one scale that behaves in torch like Transformer Engine's quantised tensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class StandInFloat8(torch.Tensor):
-    """Nominally bfloat16. Copying into it quantises; every other operation sees the values that its bytes stand for."""
+    """A nominally bfloat16 tensor. Copying into it quantises; all other operations see its dequantised values."""
 
     @staticmethod
     def __new__(cls, data: torch.Tensor, scale: torch.Tensor) -> StandInFloat8:
@@ -43,7 +43,7 @@ class StandInFloat8(torch.Tensor):
 
 
 def quantized_parameter(weight: torch.Tensor, keeps_initial_values: bool) -> torch.nn.Parameter:
-    """As ``te.quantized_model_init(preserve_high_precision_init_val=…)`` leaves a weight behind."""
+    """Return a weight in the state after ``te.quantized_model_init(preserve_high_precision_init_val=…)``."""
     parameter = torch.nn.Parameter(StandInFloat8.quantize(weight.detach()))
     if keeps_initial_values:
         parameter._high_precision_init_val = weight.detach().cpu()

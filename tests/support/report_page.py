@@ -1,4 +1,4 @@
-"""What the page of runs holds, read from its HTML."""
+"""Read the content of the page of runs from its HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, made up, for tests of the report."""
+"""Write synthetic run folders for tests of the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_run(
     corpus: str = "wiki_text_passage",
     seed: int = 0,
 ) -> Path:
-    """Write metrics, samples and a configuration; predictions grow better over the steps."""
+    """Write metrics, samples and a configuration; predictions improve over the steps."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(
@@ -122,7 +122,7 @@ def metrics(step: int, steps: int, rng: random.Random) -> dict[str, float]:
 def samples(
     rng: random.Random, skill: float, passages: int, masks: int, predictions: int, words: int
 ) -> Iterator[MaskSample]:
-    """Yield the masks of a step; ``skill`` from 0 to 1 is the chance of a right prediction."""
+    """Yield the masks of a step; ``skill``, from 0 to 1, is the probability of a right prediction."""
     for _ in range(passages):
         subject, vocabulary = rng.choice(list(SUBJECTS.items()))
         name = rng.choice(NAMES)

@@ -1,4 +1,4 @@
-"""The independent truth of the rollout tests: Hugging Face transformers on the same weights."""
+"""Compute the independent reference of the rollout tests with transformers on the same weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = RolloutConfig(
 
 
 def reference_model(model_dir: Path) -> torch.nn.Module:
-    """The checkpoint as transformers reads it, in float32."""
+    """Return the checkpoint as transformers reads it, in float32."""
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
@@ -28,7 +28,7 @@ def reference_model(model_dir: Path) -> torch.nn.Module:
 def largest_difference(
     model: torch.nn.Module, prompts: Sequence[Sequence[int]], groups: Sequence[Sequence[Response]]
 ) -> float:
-    """max |log p(rollout) - log p(transformers)| over all response tokens, nats."""
+    """Return the maximum of |log p(rollout) - log p(transformers)| over all response tokens, nats."""
     largest = 0.0
     for prompt, group in zip(prompts, groups, strict=True):
         for response in group:
@@ -41,27 +41,27 @@ def largest_difference(
 
 @torch.no_grad()
 def perturb(model: torch.nn.Module, seed: int) -> None:
-    """Change every weight: embeddings, norms, head and all."""
+    """Change every weight, including embeddings, norms and head."""
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         weight.mul_(1 + 0.2 * torch.randn(weight.shape, generator=generator))
 
 
 def weight_stream(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """All weights under their Hugging Face names; ``named_parameters`` names a tied head once, as the embedding."""
+    """Yield all weights under their Hugging Face names; ``named_parameters`` omits a tied head."""
     for name, weight in model.named_parameters():
         yield name, weight.detach().clone()
 
 
 def random_prompts(count: int, *, vocabulary: int, shortest: int, longest: int, seed: int = 0) -> list[list[int]]:
-    """Token ids from 3 on (the tiny tokenizer's special tokens come first), in mixed lengths."""
+    """Return prompts of mixed lengths with random token ids from 3 on (the first ones are special tokens)."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
 def die_in_step(engine: VllmEngine, step: int) -> None:
-    """Let vLLM's engine core be dead from its ``step``-th decoding step on, counted from now."""
+    """Make vLLM's engine core fail from its ``step``-th decoding step on, counted from now."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     core = engine.llm.llm_engine.engine_core

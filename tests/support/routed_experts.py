@@ -1,4 +1,4 @@
-"""Expert ids for responses, and transformers' Qwen3-MoE with its choices of experts replaced by them."""
+"""Make expert ids for responses, and force them in transformers' Qwen3-MoE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Ids = np.ndarray
 def with_random_experts(
     groups: Sequence[ScoredGroup], *, layers: int, experts: int, per_token: int, seed: int, dtype: type = np.uint8
 ) -> list[ScoredGroup]:
-    """Draw ids for every token that an engine would have computed; equal responses of a group have the same ones."""
+    """Draw ids for every token that an engine would compute; equal responses of a group have the same ids."""
     draw = random.Random(seed)
 
     def ids(tokens: int) -> bytes:
@@ -45,7 +45,7 @@ def ids_of(group: ScoredGroup, response: Response, layers: int, dtype: type = np
 
 
 def checkpoint_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield transformers' tensors by the names of a checkpoint, which keeps the experts one by one."""
+    """Yield transformers' tensors by the names of a checkpoint, which stores the experts separately."""
     for name, tensor in tensors:
         folder, _, last = name.rpartition(".")
         if last not in ("gate_up_proj", "down_proj"):
@@ -59,7 +59,7 @@ def checkpoint_tensors(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[
 
 
 class ForcedRouters:
-    """The routers of a transformers model, which choose what they are told and note what they would have chosen."""
+    """The routers of a transformers model, with forced choices and a record of their own preferences."""
 
     def __init__(self, model: Qwen3MoeForCausalLM) -> None:
         self.preferred: dict[int, torch.Tensor] = {}

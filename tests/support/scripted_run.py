@@ -1,4 +1,4 @@
-"""Whole runs in pytest's own process: the real loop, trainer and checkpoints; the engines' answers are scripted."""
+"""Whole runs in pytest's own process with the real loop, trainer and checkpoints, and scripted engines."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ from tests.support.tiny_corpus import PASSAGES
 
 
 class ScriptedEngine:
-    """Plays all roles by chance, drawn from each prompt's seed: masks a word of the passage, solves half of the masks,
-    and half of the sums that it is asked ("Question: 3 + 4").
+    """Plays all roles at random by each prompt's seed: masks a word of the passage, solves half of the masks,
+    and half of the requested sums ("Question: 3 + 4").
 
-    What :func:`load_weights` gave it is kept, so that a test can say whose weights it would have sampled from.
+    The weights from :func:`load_weights` are stored, so that a test can check from which ones it would have sampled.
     """
 
     started: ClassVar[list[ScriptedEngine]] = []
@@ -103,7 +103,7 @@ class ScriptedEngine:
     def answer(
         self, requests: Sequence[SampleRequest], *, stop: Sequence[str], then: FollowUp
     ) -> dict[Hashable, list[Response]]:
-        """Answer the requests in their order, and those that follow after them, as :meth:`generate` would."""
+        """Answer the requests in order, and their follow-ups after them, as :meth:`generate` would."""
         waiting, answers = list(requests), {}
         while waiting:
             request = waiting.pop(-1 if self.backwards else 0)
@@ -171,25 +171,25 @@ class ScriptedEngine:
 
 
 def answer(masked: str) -> str:
-    """The hidden words, found by comparing with the passages."""
+    """Return the hidden words, found by comparison with the passages."""
     before, after = masked.split("[mask]", 1)
     (passage,) = (each for each in PASSAGES if each.startswith(before) and each.endswith(after))
     return passage[len(before) : len(passage) - len(after)]
 
 
 def load_weights(engine: ScriptedEngine, stream: Iterator[tuple[str, torch.Tensor]]) -> None:
-    """In place of the rollout room's."""
+    """Replace the function of the rollout package."""
     engine.calls.append("load_weights")
     engine.weights = {name: tensor.detach().clone() for name, tensor in stream}
 
 
 def require_log_prob_semantics(engine: ScriptedEngine) -> None:
-    """In place of the rollout room's, which can only judge weights that the trainer has sent."""
+    """Replace the check of the rollout package, which needs weights that the trainer has sent."""
     assert engine.calls == ["load_weights"] and engine.weights
 
 
 def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
-    """Let runs start these instead of vLLM's; the fixture ``scripted_engines`` does it for a test."""
+    """Make runs start these engines instead of vLLM's; the fixture ``scripted_engines`` does this for a test."""
     monkeypatch.setattr(ScriptedEngine, "started", [])
     for module in (rollout_objective, rollout_rank):
         monkeypatch.setattr(module, "VllmEngine", ScriptedEngine)
@@ -199,7 +199,7 @@ def script_engines(monkeypatch: pytest.MonkeyPatch) -> type[ScriptedEngine]:
 
 
 def run_config(model: Path, corpus: str, save: Path) -> RunConfig:
-    """Four steps with two passages each, in float32, and a checkpoint after every second."""
+    """Return a configuration of four steps with two passages each, in float32, and a checkpoint every two steps."""
     return RunConfig(
         model=ModelConfig(hf_model=str(model), bf16=False),
         data=DataConfig(data_path=(corpus,)),
@@ -218,7 +218,7 @@ def run_config(model: Path, corpus: str, save: Path) -> RunConfig:
 
 
 def question_config(model: Path, save: Path, questions: Path, held_out: Path) -> RunConfig:
-    """Four steps with four sums each, as :func:`run_config`; both files are written."""
+    """Return a configuration like :func:`run_config` of four steps with four sums each; write both files."""
     for path, first in ((questions, 1), (held_out, 11)):
         sums = ({"question": f"{a} + {b}", "answer": a + b} for a in range(first, first + 4) for b in (2, 5))
         path.write_text("".join(json.dumps(each) + "\n" for each in sums))
@@ -239,13 +239,13 @@ def question_config(model: Path, save: Path, questions: Path, held_out: Path) ->
 
 
 def with_fields(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
-    """The configuration with some fields of some sections replaced."""
+    """Return the configuration with some fields of some sections replaced."""
     changed = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in sections.items()}
     return dataclasses.replace(config, **changed)
 
 
 def evaluated(config: RunConfig) -> RunConfig:
-    """The configuration with an evaluation of two passages after each step."""
+    """Return the configuration with an evaluation of two passages after each step."""
     data = {"valid_data_path": config.data.data_path}
     return with_fields(config, data=data, training={"eval_interval": 1, "eval_passages": 2})
 
@@ -254,9 +254,9 @@ def evaluated(config: RunConfig) -> RunConfig:
 def started_run(
     config: RunConfig, objective: MakeObjective = ReinforcementObjective, *, threads: bool = True
 ) -> Iterator[Run]:
-    """A run that is closed after the block; what a failure leaves of its process groups is destroyed.
+    """Yield a run that is closed after the block; process groups that remain after a failure are destroyed.
 
-    Rollout ranks, where the configuration has any, are threads of this process, or with ``threads=False`` processes.
+    Rollout ranks of the configuration are threads of this process, or with ``threads=False`` processes.
     """
     ranks = config.rollout.rollout_ranks
     try:
@@ -274,7 +274,7 @@ def started_run(
 
 
 class ThreadTopology(Topology):
-    """Threads of this process as the ranks of a group."""
+    """A group whose ranks are threads of this process."""
 
     barrier_of_threads: threading.Barrier
     slots: list[Any]
@@ -301,12 +301,12 @@ class ThreadTopology(Topology):
         return [sent[self.rank] for sent in self.all_gather_object(values)]
 
     def close(self) -> None:
-        """Leave the process group to the run."""
+        """Do nothing: the process group belongs to the run."""
 
 
 @contextmanager
 def rollout_rank_threads(config: RunConfig) -> Iterator[None]:
-    """The rollout ranks of a job whose only other process is this one."""
+    """Yield the rollout ranks of a job whose only other process is this one."""
     number = config.rollout.rollout_ranks
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     variables = {
@@ -355,7 +355,7 @@ def rollout_rank_threads(config: RunConfig) -> Iterator[None]:
 def run_to_the_end(
     config: RunConfig, objective: MakeObjective = ReinforcementObjective
 ) -> tuple[Run, list[dict[str, Any]]]:
-    """A run over all its steps, closed; and the metrics of all steps of its folder, without times and memory."""
+    """Run all steps and close; return the run and the metrics of its folder, without times and memory."""
     with started_run(config, objective) as run:
         assert run.train()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
@@ -363,7 +363,7 @@ def run_to_the_end(
 
 
 def steps_of_a_killed_run(config: RunConfig) -> list[dict[str, Any]]:
-    """The metrics of a run, which one that is killed after its checkpoint of step 2 repeats, as it does the weights."""
+    """Return the metrics of a run; require that a run killed after the checkpoint of step 2 repeats it."""
     run, steps = run_to_the_end(config)
     before = weights_of(run)
     without_steps(Path(config.training.save), after=2)
@@ -375,19 +375,19 @@ def steps_of_a_killed_run(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def without_times(step: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of a step that a repetition repeats."""
+    """Return the reproducible metrics of a step."""
     machine = ("time/", "memory/", "ahead/overlap")
     return {name: value for name, value in step.items() if not name.startswith(machine)}
 
 
 def played(run: Run) -> ReinforcementObjective:
-    """The objective of a run by :func:`started_run`."""
+    """Return the objective of a completed run by :func:`started_run`."""
     assert isinstance(run.objective, ReinforcementObjective)
     return run.objective
 
 
 def weights_of(run: Run) -> dict[str, Mapping[str, torch.Tensor]]:
-    """Every policy's weights by its name, read shard by shard: the process groups are gone once a run has closed."""
+    """Return every policy's weights by name, read by shard, because a closed run has no process groups."""
     assert isinstance(run.objective, RolloutObjective)
     return {
         learner.name: {name: weight.detach().clone() for name, weight in learner.policy.chunks[0].named_parameters()}

@@ -1,6 +1,6 @@
-"""A real Slurm on this machine for tests: munged, slurmctld and some slurmd on the loopback interface, no systemd.
+"""Run a real Slurm on this machine: munged, slurmctld and several slurmd on the loopback interface, without systemd.
 
-It needs root and Debian's packages ``slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins``.
+This needs root and Debian's packages ``slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=9
 
 
 def missing() -> str:
-    """Return why Slurm cannot be started here; empty where it can."""
+    """Return the reason why Slurm cannot be started; empty if it can."""
     if os.geteuid() != 0:
         return "a Slurm of one's own needs root"
     absent = [name for name in PROGRAMS if _program(name) is None]
@@ -72,7 +72,7 @@ def _program(name: str) -> str | None:
 
 
 class SlurmCluster:
-    """Daemons that die with this process; a context manager. Nodes are n1, n2, … with four cores and four fake GPUs."""
+    """A context manager of daemons that die with this process. Nodes n1, n2, … have four cores and four fake GPUs."""
 
     def __init__(self, folder: Path, nodes: int = 2, settings: tuple[str, ...] = ()) -> None:
         """Name the nodes; ``settings`` are further lines of slurm.conf."""
@@ -164,7 +164,7 @@ class SlurmCluster:
         self._start(node, "slurmd", "-D", "-N", node, "-c")
 
     def kill_node(self, node: str) -> None:
-        """Take a node down as a power cut does: its daemon and everything that runs on it."""
+        """Kill a node's daemon and all its processes, as a power failure would."""
         daemon = self._daemons.pop(node)
         processes = {daemon.pid}
         for path in Path("/proc").glob("[0-9]*/environ"):
@@ -184,7 +184,7 @@ class SlurmCluster:
         self.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
     def ask(self, *command: str) -> str:
-        """Run one of Slurm's commands, which must succeed; what it printed."""
+        """Run one of Slurm's commands, which must succeed, and return its output."""
         return subprocess.run(command, env=self.env, check=True, capture_output=True, text=True, timeout=60).stdout
 
     def submit(self, script: Path, *flags: str, sbatch: tuple[str, ...] = (), env: Mapping[str, str]) -> Job:
@@ -214,14 +214,14 @@ class SlurmCluster:
 
 
 class Job:
-    """A job that was submitted."""
+    """A submitted job."""
 
     def __init__(self, cluster: SlurmCluster, number: int) -> None:
         self.cluster, self.number = cluster, number
 
     @property
     def output(self) -> str:
-        """What the job's script has printed so far."""
+        """Return the output of the job's script so far."""
         try:
             return (self.cluster.folder / f"job-{self.number}.out").read_text()
         except FileNotFoundError:
@@ -234,11 +234,11 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether the job is over; one that is to be requeued is not."""
+        """Return whether the job is over; a job to be requeued is not."""
         return self.shown("JobState").startswith(ENDED)
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 400.0) -> None:
-        """Wait until something has happened; it must happen before the job ends."""
+        """Wait until a condition holds, which must happen before the job ends."""
         deadline = time.monotonic() + seconds
         while not condition():
             over = self.ended or time.monotonic() > deadline
@@ -246,18 +246,18 @@ class Job:
             time.sleep(0.1)
 
     def end(self, seconds: float = 400.0) -> tuple[str, int]:
-        """Wait for the end: Slurm's state and the script's exit code."""
+        """Wait for the end; return Slurm's state and the script's exit code."""
         self.wait_for(lambda: self.ended, "the job's end", seconds)
         return self.shown("JobState"), int(self.shown("ExitCode").split(":")[0])
 
     def describe(self) -> str:
-        """Tell all that is known of the job, for the message of a failed assertion."""
+        """Return all information about the job, for the message of a failed assertion."""
         shown = self.cluster.ask("scontrol", "show", "job", "--oneliner", str(self.number))
         return f"{shown}\n{self.output}"
 
 
 def _first_job() -> int:
-    """Return a job number that is far from those of the clusters beside: a job's rendezvous port follows from it."""
+    """Return a job number far from those of concurrent clusters, because it determines a job's rendezvous port."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     return 1 + 1000 * int(worker.removeprefix("gw"))
 
@@ -269,7 +269,7 @@ def _free_port() -> int:
 
 
 def _children_named(name: str, node: str) -> list[int]:
-    """Process numbers of a node's step daemons, which carry the node's name in their arguments or environment."""
+    """Return the process ids of a node's step daemons, by the node's name in their arguments or environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*/comm"):
         try:

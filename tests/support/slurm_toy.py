@@ -1,4 +1,4 @@
-"""The toy recipe as a Slurm job of two nodes, for the tests of the cluster's scripts."""
+"""Run the toy recipe as a Slurm job of two nodes, for the tests of the cluster's scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.torchrun import ROOT, shell_environment
 
 SCRIPT = ROOT / "slurm/pz_qwen3_4b.sh"
 
-# The interpreter, but for the module that the launcher starts.
+# The interpreter, except for the module that the launcher starts.
 PYTHON = """#!/usr/bin/env bash
 words=()
 for word; do
@@ -47,7 +47,7 @@ class Toy:
         }
 
     def python(self, module: str) -> str:
-        """Path of an interpreter that runs a module of ``workers/`` for ``megatron_pz.train``."""
+        """Return the path of an interpreter that runs a module of ``workers/`` for ``megatron_pz.train``."""
         path = self.folder / module
         path.write_text(PYTHON.format(module=module, python=sys.executable))
         path.chmod(0o755)
@@ -58,7 +58,7 @@ class Toy:
         return self.slurm.submit(SCRIPT, *flags, sbatch=given, env=self.env | variables)
 
     def preempt(self) -> Job:
-        """Submit a job of a higher tier that needs both nodes for a second."""
+        """Submit a job of a higher tier that needs both nodes for one second."""
         script = self.folder / "urgent.sh"
         script.write_text("#!/bin/sh\nsleep 1\n")
         script.chmod(0o755)
@@ -66,7 +66,7 @@ class Toy:
         return Job(self.slurm, int(self.slurm.ask("sbatch", "--parsable", *flags, str(script))))
 
     def alone(self, *flags: str, **variables: str) -> None:
-        """The same recipe on this machine, two processes, without Slurm."""
+        """Run the same recipe on this machine with two processes, without Slurm."""
         done = subprocess.run(
             ["bash", str(SCRIPT), *flags],
             cwd=ROOT,
@@ -79,21 +79,21 @@ class Toy:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def iteration(self) -> int:
-        """Newest step of the run; 0 before the first."""
+        """Return the newest step of the run; 0 before the first."""
         steps = metrics(self.save)
         return max(steps, default=0)
 
     def checkpoint(self) -> int:
-        """Iteration of the newest checkpoint; 0 before the first."""
+        """Return the iteration of the newest checkpoint; 0 before the first."""
         tracker = self.save / "latest_checkpointed_iteration.txt"
         return int(tracker.read_text()) if tracker.exists() else 0
 
     def process(self, rank: int) -> int:
-        """Process number of a rank of the last attempt."""
+        """Return the process id of a rank of the last attempt."""
         return int((self.save / f"rank-{rank}").read_text().split()[0])
 
     def assert_nothing_runs(self) -> None:
-        """No process of this run is left on the machine."""
+        """Require that no process of this run is left on the machine."""
         time_left = time.monotonic() + 20
         while left := [path for path in Path("/proc").glob("[0-9]*/environ") if self._is_ours(path)]:
             assert time.monotonic() < time_left, [(path.parent / "cmdline").read_text() for path in left]
@@ -107,7 +107,7 @@ class Toy:
 
 
 def metrics(save: Path) -> Mapping[int, Mapping[str, Any]]:
-    """The run's metrics by step, without times and memory; the last line of a step that was done twice."""
+    """Return the run's metrics by step, without times and memory; of a repeated step, the last line."""
     try:
         lines = (save / "metrics.jsonl").read_text().splitlines()
     except FileNotFoundError:

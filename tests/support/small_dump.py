@@ -1,4 +1,4 @@
-"""A small dump of articles and of pages that are dropped, and a run of the pipeline over it."""
+"""Make a small dump of articles and of dropped pages, and run the pipeline over it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def pages() -> list[str]:
 
 
 def use_small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test interrupts the power
     monkeypatch.setattr(streams, "JOB_BYTES", {"bz2": 900, "none": 1000, "zst": 900})
 
 

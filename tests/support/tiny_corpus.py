@@ -1,4 +1,4 @@
-"""Corpora of a few sentences, written from the format's parts and not by the preprocessing that is tested elsewhere."""
+"""Write corpora of a few sentences from the format's parts, independent of the preprocessing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS = [
 
 
 def write_corpus(prefix: Path, tokenizer_dir: Path, texts: Sequence[Sequence[str]] = TEXTS) -> str:
-    """A corpus of one document a list, written from the format's parts."""
+    """Write a corpus with one document per list, from the format's parts."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)

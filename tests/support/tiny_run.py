@@ -1,4 +1,4 @@
-"""A whole run in miniature: a corpus of a dozen articles, and a tiny model that a cold start has taught to play."""
+"""Small complete runs: a corpus of a dozen articles, and a tiny model that a cold start has taught both formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ cold_start: {cold_start_iters: 200, cold_start_passages: 4, cold_start_predictio
 
 
 def write_articles(folder: Path) -> Path:
-    """A file of a dozen articles, as tools/preprocess_wikipedia.py reads it."""
+    """Write a file of a dozen articles, as tools/preprocess_wikipedia.py reads it."""
     articles = [
         {
             "id": str(number),
@@ -52,7 +52,7 @@ def write_articles(folder: Path) -> Path:
 
 
 def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
-    """Articles through tools/preprocess_wikipedia.py; the prefix of the passages."""
+    """Run tools/preprocess_wikipedia.py on the articles; return the prefix of the passages."""
     source = write_articles(folder)
     arguments = ["--input", source, "--output-prefix", folder / "tiny", "--tokenizer-model", tokenizer_dir]
     run_tool("preprocess_wikipedia.py", *arguments, "--min-article-words", 5)
@@ -60,7 +60,7 @@ def make_corpus(folder: Path, tokenizer_dir: Path) -> str:
 
 
 def run_tool(name: str, *arguments: object) -> str:
-    """Run a command of tools/ that must succeed; what it printed."""
+    """Run a command of tools/, which must succeed, and return its output."""
     command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,13 +68,13 @@ def run_tool(name: str, *arguments: object) -> str:
 
 
 def train(config: Path, model: Path, data: str, save: Path, nproc: int, *flags: object) -> str:
-    """``megatron_pz.train`` on ``nproc`` ranks, which must succeed; what it printed."""
+    """Run ``megatron_pz.train`` on ``nproc`` ranks, which must succeed, and return its output."""
     arguments = ["--config", config, "--hf-model", model, "--data-path", data, "--save", save, *flags]
     return run_workers("megatron_pz.train", nproc, *arguments, timeout=280)
 
 
 def metrics_of(save: Path) -> list[dict[str, float]]:
-    """The run's metrics without its times and its memory."""
+    """Return the run's metrics without its times and its memory."""
     lines = [json.loads(line) for line in (save / "metrics.jsonl").read_text().splitlines()]
     machine = ("time/", "memory/", "ahead/overlap")
     return [{name: value for name, value in line.items() if not name.startswith(machine)} for line in lines]

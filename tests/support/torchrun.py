@@ -1,4 +1,4 @@
-"""Run a worker script under torchrun, as tests of several ranks need it."""
+"""Run a worker script under torchrun, for tests of several ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def shell_environment() -> dict[str, str]:
-    """The environment of a shell outside any job: what runs in this process may have left of theirs is not there."""
+    """Return the environment of a shell outside any job, without variables from runs in this process."""
     left = ("SLURM", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return {name: value for name, value in os.environ.items() if not name.startswith(left)}
 
@@ -28,14 +28,14 @@ def run_workers(
 ) -> str:
     """Run ``script`` (a ``.py`` file, or a module's dotted name) on ``nproc`` ranks and return what they printed.
 
-    The rendezvous takes a free port on the loopback interface, so that any number of calls can run side by side. The
-    text is torchrun's own, then rank by rank stdout and stderr: lines of two ranks never mix.
+    The rendezvous takes a free port on the loopback interface, so that any number of calls can run concurrently. The
+    text is torchrun's own output, then stdout and stderr by rank, so that lines of two ranks never mix.
 
     Args:
-        args: handed to the script, as strings.
-        timeout: seconds, after which torchrun is asked to end its workers.
-        env: variables over this process's own.
-        expect_failure: the run must fail, and a success is the error.
+        args: passed to the script, as strings.
+        timeout: seconds after which torchrun is asked to end its workers.
+        env: variables that override those of this process.
+        expect_failure: the run must fail, and success is an error.
 
     Raises:
         AssertionError: the ranks failed (or did not, with ``expect_failure``), or ran past ``timeout``. The message
@@ -50,7 +50,7 @@ def run_workers(
         **(env or {}),
     }
     with tempfile.TemporaryDirectory(prefix="run_workers_") as log_dir:
-        # `-m torch.distributed.run` and not the torchrun script: the interpreter is then this one, whatever PATH says.
+        # `-m torch.distributed.run` instead of the torchrun script, so that the interpreter is this one for any PATH.
         command = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
         command += ["--nnodes=1", f"--nproc-per-node={nproc}", "--local-addr=127.0.0.1"]
         command += [f"--log-dir={log_dir}", "--redirects=3", *target, *map(str, args)]
@@ -66,9 +66,9 @@ def run_workers(
 
 
 def _run(command: list[str], variables: Mapping[str, str], timeout: float) -> tuple[str, int | None]:
-    """Output and exit code of a torchrun command; the code is None when it ran past ``timeout`` seconds.
+    """Return output and exit code of a torchrun command; the code is None if it exceeded ``timeout`` seconds.
 
-    torchrun is asked to end, not killed: its workers lead sessions of their own and would be left behind.
+    torchrun is asked to end, not killed, because its workers have separate sessions and would survive.
     """
     launcher = subprocess.Popen(
         command, cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""The least model that Megatron-Core's wrappers take, with an optimizer, for tests of checkpoints and of AdamW."""
+"""A minimal model for Megatron-Core's wrappers, with an optimizer, for tests of checkpoints and of AdamW."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron.core.transformer import MegatronModule, TransformerConfig  # isort
 
 
 class Line(MegatronModule):
-    """y = w x: the least that Megatron's wrappers take for a model."""
+    """The minimal model y = w x for Megatron's wrappers."""
 
     def __init__(self, weight: float, size: int = 4, name: str = "weight") -> None:
         super().__init__(
@@ -32,7 +32,7 @@ class Line(MegatronModule):
 
 
 class Trainee:
-    """A :class:`Line` in bfloat16 with its AdamW, which makes steps on random inputs, saves and loads."""
+    """A :class:`Line` in bfloat16 with AdamW, which steps on random inputs, saves and loads."""
 
     def __init__(
         self, weight: float = 1.0, distributed: bool = False, settings: dict[str, float] | None = None, **shape: object
@@ -63,7 +63,7 @@ class Trainee:
         return load_checkpoint(folder, {"": self.model_state()}, iteration)
 
     def everything(self) -> list[torch.Tensor]:
-        """Weights, masters and moments."""
+        """Return weights, master weights and moments."""
         inner = self.optimizer.chained_optimizers[0].optimizer
         moments = [state[name] for state in inner.state.values() for name in sorted(state)]
         return [self.model.weight.detach(), self.masters(), *moments]

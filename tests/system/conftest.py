@@ -1,4 +1,4 @@
-"""A process group of one rank in pytest's own process, for engines that join one; a Slurm and the toy recipe on it."""
+"""Provide a process group of one rank in pytest's own process, and a Slurm with the toy recipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.slurm_toy import Toy
 
 @pytest.fixture(scope="module")
 def one_rank_process_group() -> Iterator[None]:
-    """torch.distributed's default group on gloo, without a port; engines must be closed before it goes."""
+    """Start torch.distributed's default group on gloo, without a port; engines must be closed before its end."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""tools/evaluate.py --benchmarks with vLLM: killed and continued, and shared by two ranks."""
+"""tools/evaluate.py --benchmarks with vLLM, killed and continued, and divided between two ranks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(tiny_llama_dir: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of an evaluation without interruption on one rank."""
+    """Return the results of an evaluation without interruption on one rank."""
     results = tmp_path_factory.mktemp("straight")
     run_tool(arguments(tiny_llama_dir, data, results))
     return results

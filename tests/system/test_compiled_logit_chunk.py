@@ -28,7 +28,7 @@ def test_what_was_compiled_for_other_vectors_is_not_used(tmp_path: Path) -> None
 
 
 def compare(dtype: str, **variables: str) -> None:
-    """Run the comparison in a process of its own: the compiler forks, and what it loads into a process stays there."""
+    """Run the comparison in a separate process, because the compiler forks and leaves loaded libraries."""
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.system.workers.compiled_logit_chunk", dtype]
     compared = subprocess.run(
         command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, check=False

@@ -71,7 +71,7 @@ def test_the_engine_calls_them(engine: VllmEngine, monkeypatch: pytest.MonkeyPat
 
 
 def test_its_tokens_are_those_of_the_inverse_transform(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The log-probability that is reported is that of the distribution drawn from, at the token drawn."""
+    """The reported log-probability is that of the drawn token under the sampled distribution."""
     drawn = []
     plain = cpu_sampling.inverse_transform
 
@@ -89,7 +89,7 @@ def test_its_tokens_are_those_of_the_inverse_transform(engine: VllmEngine, monke
 
 
 def test_vllm_uses_the_instructions_that_torch_uses(engine: VllmEngine) -> None:
-    """The library that is loaded in this process is the one for torch's instruction set."""
+    """The library loaded in this process is the one for torch's instruction set."""
     libraries = {
         Path(line.split()[-1]).name for line in Path("/proc/self/maps").read_text().splitlines() if "/" in line
     }

@@ -1,4 +1,4 @@
-"""tools/evaluate.py serves each model as its own directory describes it. The truth is transformers in float32."""
+"""tools/evaluate.py serves each model as described by its directory. The reference is transformers in float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PROMPTS = random_prompts(4, vocabulary=TINY_VOCAB_SIZE, shortest=20, longest=90)
 
 
 def other(source: Path, folder: Path, scale: float = 1.0, **config: object) -> Path:
-    """A copy of a model with other keys in config.json and all matrices scaled."""
+    """Return a copy of a model with other keys in config.json and all matrices scaled."""
     shutil.copytree(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, **config}))
@@ -37,7 +37,7 @@ def other(source: Path, folder: Path, scale: float = 1.0, **config: object) -> P
 
 
 def difference(engine: VllmEngine, directory: Path) -> float:
-    """Largest difference between the engine's log-probabilities and those of transformers."""
+    """Return the largest difference between the engine's log-probabilities and those of transformers."""
     groups = engine.generate(PROMPTS, 2, seeds=range(len(PROMPTS)), max_tokens=12, stop=[])
     return largest_difference(AutoModelForCausalLM.from_pretrained(directory).float().eval(), PROMPTS, groups)
 
@@ -96,7 +96,7 @@ def test_each_model_is_served_as_its_directory_describes_it(
 
 @pytest.mark.usefixtures("one_rank_process_group")
 def test_the_engine_reads_the_files_that_transformers_reads(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    """A stale index beside model.safetensors, which vLLM by itself would follow."""
+    """The engine ignores a stale index beside model.safetensors, which vLLM alone would follow."""
     folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
     stale = {name: torch.zeros_like(tensor) for name, tensor in load_file(folder / SINGLE).items()}
     save_file(stale, folder / "model-00001-of-00001.safetensors")

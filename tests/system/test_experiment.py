@@ -1,4 +1,4 @@
-"""A grid of real runs by tools/run_experiment.py, killed in the middle of it, continued, and compared."""
+"""A grid of real runs by tools/run_experiment.py is killed in the middle, continued, and compared."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Experiment:
 
 
 def wait_until_free(lock: Path) -> None:
-    """Wait for the end of the run that holds the folder: its processes die with the killed command, a moment later."""
+    """Wait for the end of the run that holds the folder: its processes die shortly after the killed command."""
     until = time.monotonic() + 60
     with lock.open("a") as file:
         while True:

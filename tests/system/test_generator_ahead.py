@@ -1,4 +1,4 @@
-"""The order of a run's rollouts on scripted engines: one queue for both roles, and the generator one step ahead."""
+"""Rollouts of a run on scripted engines, in one queue for both roles and with the generator one step ahead."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ahead(config: RunConfig) -> RunConfig:
     ids=["shared", "separate", "dynamic sampling", "warm-up"],
 )
 def test_a_killed_run_goes_on_with_its_pending_proposals(game: dict[str, Any], ahead: RunConfig) -> None:
-    """Bit for bit. An evaluation lies between the proposals and their predictions."""
+    """The resumed run is equal bit for bit. An evaluation lies between the proposals and their predictions."""
     steps = steps_of_a_killed_run(with_fields(evaluated(ahead), game=game))
     stale = [step.get("ahead/steps", 0.0) for step in steps]
     assert stale[0] == 0 and (stale[1] > 0) == (game != WARM_UP) and stale[3] > 0
@@ -56,13 +56,13 @@ def test_a_killed_run_goes_on_with_its_pending_proposals(game: dict[str, Any], a
 
 
 def test_pending_proposals_keep_the_experts_that_they_were_routed_to(ahead: RunConfig, tiny_mixture_dir: Path) -> None:
-    """The killed run goes on bit for bit, with the same ids in the step that learns from them."""
+    """The killed run resumes bit for bit, with the same ids in the step that learns from them."""
     model = {"hf_model": str(tiny_mixture_dir), "moe_enable_routing_replay": True}
     steps = steps_of_a_killed_run(with_fields(ahead, model=model))
     checkpoint = checkpoint_files.folder_of(Path(ahead.training.save), 2)
     ids = torch.load(checkpoint / checkpoint_files.binary_file(0))
     assert ids.keys() == {"pending 0", "pending 1"} and all(each.dtype == torch.uint8 for each in ids.values())
-    # Ids by chance are seldom those that the router prefers: two of eight are 1 in 28.
+    # Random ids rarely equal those that the router prefers: two of eight are 1 in 28.
     assert all(0.8 < step["health/routing_difference"] < 1 for step in steps)
 
 
@@ -95,7 +95,7 @@ def test_each_call_holds_this_steps_predictions_and_the_next_steps_proposals(
 
 
 def test_the_generator_learns_from_samples_of_the_weights_before_the_last_update(ahead: RunConfig) -> None:
-    """The weights that the engine holds when it is asked are those that the step before has learned."""
+    """During sampling the engine holds the weights that the previous step has learned."""
     with started_run(with_fields(ahead, training={"train_iters": 3})) as run:
         algorithm = played(run).algorithm
         for iteration in (1, 2, 3):
@@ -113,7 +113,7 @@ def test_the_generator_learns_from_samples_of_the_weights_before_the_last_update
 
 
 def rollouts_of(config: RunConfig) -> tuple[list[Proposals], list[Predictions]]:
-    """Those of the first draw of a run, whose folder is new."""
+    """Return the rollouts of the first draw of a run in a new folder."""
     with started_run(config) as run:
         algorithm = played(run).algorithm
         proposals, predictions = algorithm.worker.play(Draw(algorithm.draw_passages(), "1.0"))
@@ -125,7 +125,7 @@ def rollouts_of(config: RunConfig) -> tuple[list[Proposals], list[Predictions]]:
 def test_one_queue_gives_the_samples_of_two_calls(
     share: bool, backwards: bool, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever sample ends first; with shared masks, the predictions of equal masks are made once."""
+    """The order of completion does not matter; with shared masks, equal masks are predicted once."""
     several = with_fields(config, game={"share_equal_masks": share, "masks_per_passage": 8, "passages_per_step": 3})
     monkeypatch.setattr(ScriptedEngine, "backwards", backwards)
     in_one_queue = rollouts_of(several)
@@ -143,7 +143,7 @@ def test_one_queue_gives_the_samples_of_two_calls(
 
 
 def test_stored_proposals_go_to_another_number_of_ranks(ahead: RunConfig) -> None:
-    """A checkpoint of three ranks, of which one had two groups and one none."""
+    """The checkpoint is of three ranks, of which one had two groups and one had none."""
     with started_run(with_fields(ahead, game={"passages_per_step": 3})) as run:
         algorithm = played(run).algorithm
         draw = Draw(algorithm.draw_passages(), "1.0 ahead")

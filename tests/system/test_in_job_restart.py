@@ -1,6 +1,6 @@
-"""``ft_launcher`` starts killed ranks again within the job: the result is that of a run that nothing happened to.
+"""``ft_launcher`` restarts killed ranks within the job; the result is that of an undisturbed run.
 
-It needs nvidia-resiliency-ext (0.4.1 was tried), which no lock has.
+This needs nvidia-resiliency-ext (tested with 0.4.1), which no lock file has.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TORCHRUN = "torch.distributed.run"
 FT_LAUNCHER = "nvidia_resiliency_ext.fault_tolerance.launcher"
 OWN_FLAGS = {
     TORCHRUN: [],
-    # An interval of its checks below the length of the run, and a section that the watchdog's phases open.
+    # A check interval shorter than the run, and a section that the watchdog's phases open.
     FT_LAUNCHER: [
         *("--ft-workload-check-interval", "0.5", "--ft-enable-nic-monitor", "False"),
         *("--ft-rank-section-timeouts", "setup:300,step:300,writing_a_checkpoint:300"),
@@ -34,7 +34,7 @@ OWN_FLAGS = {
 
 
 def launch(launcher: str, dies_at: int, *flags: str) -> str:
-    """Run two ranks that may be started twice again, to success; everything that was printed."""
+    """Run two ranks, which may be restarted twice, to success, and return the output."""
     command = [sys.executable, "-m", launcher, "--nnodes=1", "--nproc-per-node=2", "--max-restarts=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--local-addr=127.0.0.1", *OWN_FLAGS[launcher]]
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}

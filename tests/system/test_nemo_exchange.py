@@ -1,7 +1,7 @@
 """Weights to NeMo 2 and back, judged by NeMo's own exporter and importer, where NeMo is installed.
 
-In an environment of its own, on a machine without a GPU; NeMo trains in Transformer Engine's layers, for which
-tests/stand_ins answers. What is compared passes through NeMo's model, its checkpoints and its mapping of the weights.
+This runs in a separate environment, on a machine without a GPU. NeMo trains in Transformer Engine's layers, for which
+tests/stand_ins is used. The weights pass through NeMo's model, its checkpoints and its mapping of the weights.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [
 
 @pytest.fixture
 def qwen3_dir(tmp_path: Path, tiny_tokenizer_dir: Path) -> Path:
-    """A random bfloat16 Qwen3 with the head size that NeMo's importer takes for granted."""
+    """Return a random bfloat16 Qwen3 with the head size that NeMo's importer assumes."""
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     sizes = {"vocab_size": 331, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
@@ -51,7 +51,7 @@ def nemo_side(way: str, family: str, source: Path, target: Path) -> None:
 
 
 def assert_same_bits(folder: Path, other: Path) -> None:
-    """Every tensor of the first, in the second. NeMo also exports an output layer that is tied."""
+    """Require every tensor of the first in the second. NeMo also exports a tied output layer."""
     wanted, found = (load_file(each / "model.safetensors") for each in (folder, other))
     assert wanted.keys() <= found.keys()
     assert found.keys() - wanted.keys() <= {"lm_head.weight"}

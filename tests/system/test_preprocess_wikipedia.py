@@ -1,4 +1,4 @@
-"""tools/preprocess_wikipedia.py as a process: killed, interrupted, out of disk, and how much memory it takes."""
+"""tools/preprocess_wikipedia.py as a process: killed, interrupted, out of disk space, and its memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def article(number: int) -> str:
 
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 streams of two articles."""
+    """Return a dump of 80 streams of two articles."""
     parts = [HEADER, *(article(n) + article(n + 1) for n in range(0, 160, 2)), "</mediawiki>\n"]
     path = tmp_path_factory.mktemp("dump") / "dump.xml.bz2"
     path.write_bytes(b"".join(bz2.compress(part.encode()) for part in parts))
@@ -46,7 +46,7 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(dump: Path, tiny_tokenizer_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a run that was left alone."""
+    """Return the files of an undisturbed run."""
     out = tmp_path_factory.mktemp("whole")
     ended = finish(command(dump, out, tiny_tokenizer_dir, workers=2))
     assert ended.returncode == 0, ended.stderr
@@ -125,7 +125,7 @@ def test_a_stream_that_kills_its_reader_is_named_by_the_next_run(
 
 @pytest.fixture
 def running(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """The tool with two workers, in the middle of its jobs."""
+    """Start the tool with two workers and yield it in the middle of its jobs."""
     arguments = command(dump, tmp_path, tiny_tokenizer_dir, workers=2)
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -176,7 +176,7 @@ def test_a_signal_ends_the_run_in_one_line_that_says_how_to_go_on(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 320 KB: not enough for the corpus beside its shards."""
+    """Mount a file system of 320 KB, too small for the corpus beside its shards, and yield it."""
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
 
 
 def test_a_full_disk_without_a_file_system_of_its_own(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
-    """A limit on the size of files strikes where shards are joined."""
+    """A limit on the size of files takes effect when shards are joined."""
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -242,7 +242,7 @@ def test_a_page_of_a_million_braces_is_a_page(tmp_path: Path, tiny_tokenizer_dir
 
 
 def test_a_worker_takes_less_than_300_mb_whatever_the_input_holds(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
-    """Jobs of the real size: one of 16 MB and a small one."""
+    """The jobs have the real size: one of 16 MB and a small one."""
     extract = tmp_path / "extract.jsonl"
     text = " ".join(f"Its tower number {tower} was built in {1000 + tower}." for tower in range(800))
     with extract.open("w") as file:

@@ -1,4 +1,4 @@
-"""The page of runs in a real browser: it opens from a file, can be clicked and filtered, and logs no error."""
+"""The page of runs in a real browser opens from a file, reacts to clicks and filters, and logs no error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def evaluation(folder: Path, name: str, accuracy: float) -> Path:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs and two evaluations."""
+    """Return a page of two runs and two evaluations."""
     folder = tmp_path_factory.mktemp("report")
     runs = [write_run(folder / name, seed=seed) for seed, name in enumerate(("pretrain_zero", "random_span"))]
     evaluations = [evaluation(folder, "before", 0.0), evaluation(folder, "after", 0.5)]

@@ -35,7 +35,7 @@ def test_it_stays_below_its_size_by_leaving_out_passages_evenly(page: Path) -> N
 
 @pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")
 def test_it_opens_in_three_seconds_of_work(page: Path, tmp_path: Path) -> None:
-    """CPU seconds of the page's own thread, from an empty page to the first texts, since other processes take turns."""
+    """This measures CPU seconds of the page's own thread, from an empty page to the first texts."""
     with browser(tmp_path) as driver:
         driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
         for tab, shown in (("curves", ".panel canvas"), ("masks", ".reader .passage")):

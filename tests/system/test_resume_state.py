@@ -1,4 +1,4 @@
-"""Every part of the run's state is needed for an exact resume, and whichever is lost, the comparison shows it."""
+"""Every part of the run's state is needed for an exact resume, and the comparison shows the loss of any part."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engi
 
 
 def outcome(config: RunConfig, **training: object) -> Outcome:
-    """The metrics of all steps of a run's folder, and the weights at the end."""
+    """Return the metrics of all steps of a run's folder, and the weights at the end."""
     run, steps = run_to_the_end(with_fields(config, training=training))
     return steps, dict(weights_of(run)[""])
 
 
 def in_parts(config: RunConfig) -> Outcome:
-    """Two steps, and two more in a run that resumes."""
+    """Run two steps, and two more in a resumed run."""
     outcome(config, train_iters=2)
     return outcome(config, load=config.training.save)
 
@@ -50,7 +50,7 @@ def without_the_moments(directory: str, parts: dict[str, ModelState], *rest: Any
 
 
 def one_step_behind(*arguments: Any) -> loader.LoadedState:
-    """The iteration is what schedule and seeds depend on."""
+    """Load a state with the iteration one step behind, on which schedule and seeds depend."""
     state = load(*arguments)
     return dataclasses.replace(state, iteration=state.iteration - 1)
 

@@ -1,4 +1,4 @@
-"""The real vLLM in this process: sampling, log-probabilities, weight sync. The truth is transformers in float32."""
+"""The real vLLM in this process: sampling, log-probabilities, weight sync. The reference is transformers in float32."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def engine(model_dir: Path, one_rank_process_group: None) -> Iterator[VllmEngine
 
 @pytest.fixture
 def synced(engine: VllmEngine, model_dir: Path) -> Iterator[VllmEngine]:
-    """The engine, which gets the checkpoint's weights back after the test."""
+    """Yield the engine, which gets the checkpoint's weights back after the test."""
     yield engine
     load_weights(engine, weight_stream(reference_model(model_dir)))
 
@@ -109,7 +109,7 @@ def test_start_up_check_passes_and_sees_tempered_or_truncated_sampling(
     engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_log_prob_semantics(engine)
-    # The engine refuses these settings at its start: they are put behind its back.
+    # The engine refuses these settings at its start, so they are set directly.
     for setting, message in (({"temperature": 0.8}, "another temperature"), ({"top_k": 5}, "truncates")):
         monkeypatch.setattr(engine, "rollout", replace(SETTINGS, **setting))
         with pytest.raises(LogProbSemanticsError, match=message):
@@ -128,7 +128,7 @@ def test_equal_seeds_give_equal_samples_whatever_ran_before(engine: VllmEngine) 
 
 
 def test_one_batch_with_follow_ups_gives_the_samples_of_separate_calls(engine: VllmEngine) -> None:
-    """Three groups of four, sample by sample or as wholes; each sample calls for a group that begins with it."""
+    """Three groups of four are requested by sample or as a whole; each sample requests a group that begins with it."""
 
     def request(key: object, prompt: Sequence[int], seed: int, samples: range, max_tokens: int) -> SampleRequest:
         return SampleRequest(key, tuple(prompt), seed, samples, max_tokens)
@@ -175,13 +175,13 @@ def test_a_group_of_equal_prompts_shares_nothing_but_its_prompt(engine: VllmEngi
 
 
 def test_samples_follow_the_probabilities_that_are_reported(engine: VllmEngine, model_dir: Path) -> None:
-    """Pearson's chi-square over the first token of 1,200 samples: neighbouring seeds must be as good as independent."""
+    """Pearson's chi-square over the first token of 1,200 samples shows that neighbouring seeds act as independent."""
     prompt, n = PROMPTS[1], 1200
     with torch.no_grad():
         expected_V = n * reference_model(model_dir)(torch.tensor([prompt])).logits[0, -1].softmax(-1)
     group = engine.generate([prompt], n, seeds=[5], max_tokens=1, stop=[])[0]
     counts_V = torch.bincount(torch.tensor([r.token_ids[0] for r in group]), minlength=TINY_VOCAB_SIZE)
-    # Rare tokens are put into one cell, so that each cell expects at least 5.
+    # Rare tokens are merged into one cell, so that each cell expects at least 5.
     frequent_V = expected_V >= 5
     expected = torch.cat([expected_V[frequent_V], expected_V[~frequent_V].sum()[None]])
     counts = torch.cat([counts_V[frequent_V], counts_V[~frequent_V].sum()[None]])
@@ -205,7 +205,7 @@ def test_responses_end_by_stop_string_end_token_or_length(engine: VllmEngine) ->
 
 
 def test_two_engines_of_one_process_hold_weights_of_their_own(engine: VllmEngine, model_dir: Path) -> None:
-    """And the end of one leaves the other the process groups that they share."""
+    """The end of one engine leaves the shared process groups to the other."""
     trainer, other = reference_model(model_dir), reference_model(model_dir)
     perturb(other, 4)
 
@@ -262,7 +262,7 @@ def test_the_comparison_would_see_a_stale_tied_head(
     monkeypatch.setattr(cpu_platform, "renew_tied_head", lambda model: None)
     load_weights(synced, weight_stream(trainer))
     difference = largest_difference(trainer, PROMPTS, synced.generate(PROMPTS, 2, seeds=SEEDS, max_tokens=12, stop=[]))
-    # An untied head receives its own tensor and needs no mend.
+    # An untied head receives its own tensor and needs no repair.
     assert difference > 1e-2 if synced.tied_head else difference < 1e-4
 
 
@@ -271,7 +271,7 @@ def test_prefixes_of_old_weights_are_forgotten(
 ) -> None:
     trainer = reference_model(model_dir)
     perturb(trainer, 4)
-    long_prompts = [prompt for prompt in PROMPTS if len(prompt) > 64]  # two blocks of the prefix cache and more
+    long_prompts = [prompt for prompt in PROMPTS if len(prompt) > 64]  # more than two blocks of the prefix cache
     seeds = range(len(long_prompts))
     synced.generate(long_prompts, 1, seeds=seeds, max_tokens=1, stop=[])
     load_weights(synced, weight_stream(trainer))
@@ -296,7 +296,7 @@ def test_vllm_quantises_weights_itself_under_the_name_that_it_is_given() -> None
 
     asked = resolve_quantization_config(QUANTIZATION["fp8"], None)
     assert asked is not None and asked.linear.weight.dtype == asked.moe.weight.dtype == torch.float8_e4m3fn
-    assert resolve_quantization_config("fp8", None) is None  # checkpoints bring theirs
+    assert resolve_quantization_config("fp8", None) is None  # checkpoints have their own
 
 
 def test_a_broken_stream_ends_the_engine_but_not_the_process(
@@ -320,7 +320,7 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
             with pytest.raises(EngineBroken, match="rank 3 is gone"):
                 use()
     gc.collect()
-    assert [name for name, module in modules.items() if module() is not None] == []  # their memory is free
+    assert [name for name, module in modules.items() if module() is not None] == []  # the engines' memory is free
     engine.close()  # a second time
     with pytest.raises(EngineBroken):
         engine.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=1, stop=[])
@@ -328,7 +328,7 @@ def test_a_broken_stream_ends_the_engine_but_not_the_process(
 
 
 def _hooked_into_the_compiler(model: torch.nn.Module) -> dict[str, weakref.ref[torch.nn.Module]]:
-    """A vLLM model's modules, after a hook was made of its layers as vLLM does where it compiles them: on a GPU."""
+    """Return a vLLM model's modules after hooking its layers as vLLM does when it compiles them on a GPU."""
     layers = model.model
     layers.hook = MethodType(lambda self, old, new: None, layers)
     convert_frame.register_bytecode_hook(layers.hook)

@@ -1,4 +1,4 @@
-"""An engine in each of two trainer ranks, or one in both together, in fresh processes."""
+"""Two trainer ranks with an engine each, or with one shared engine, in new processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKER = Path(__file__).parent / "workers" / "rollout_ranks.py"
 def test_two_ranks_sample_alike_from_equal_seeds_and_keep_their_group(
     tensor_parallel_size: int, tiny_llama_dir: Path
 ) -> None:
-    """Equal in both processes bit for bit; the trainer's group outlives the engines; both ranks end with code 0.
+    """Samples are equal in both processes bit for bit, the trainer's group outlives the engines, and both exit with 0.
 
     The worker compares log-probabilities with transformers', before and after new weights.
     """

@@ -1,4 +1,4 @@
-"""The real vLLM dies in the middle of its work: a new engine gives what the old one would have given."""
+"""If the real vLLM dies during its work, a new engine gives the results of the old one."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_step_is_the_same_after_an_engine_has_died(
     assert sample() == expected
 
     def in_one_queue() -> dict:
-        """Each sample calls for a second one of the next prompt."""
+        """Run one queue in which each sample requests a second one of the next prompt."""
         requests = [SampleRequest((k, "first"), tuple(PROMPTS[0]), 5, range(k, k + 1), 12) for k in range(3)]
 
         def follow(key: tuple[int, str], answers: object) -> list[SampleRequest]:

@@ -1,4 +1,4 @@
-"""Routing replay on the real vLLM: the expert ids that it returns, and the log-probabilities when they are replayed."""
+"""Routing replay on the real vLLM: its expert ids, and the log-probabilities under replay."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def groups_of(prompts: Sequence[Sequence[int]], sampled: Sequence[Sequence[Respo
 
 @torch.no_grad()
 def assert_chosen_by(model: Qwen3MoeForCausalLM, groups: Sequence[ScoredGroup]) -> None:
-    """The ids are those that transformers' routers choose for the same tokens: all but the last one of a response."""
+    """Require the ids that transformers' routers choose for the same tokens, except the last one of a response."""
     routers = ForcedRouters(model)
     for group in groups:
         for response in group.responses:
@@ -63,8 +63,8 @@ def assert_chosen_by(model: Qwen3MoeForCausalLM, groups: Sequence[ScoredGroup]) 
 
 
 def test_the_engine_returns_the_experts_that_transformers_chooses(tiny_mixture_dir: Path, topology: Topology) -> None:
-    """With common prefixes, stop strings, one request a sample, before and after a sync of all weights, and with a KV
-    cache of 30 blocks, so small that requests are put off and computed again."""
+    """Ids agree with common prefixes, stop strings, one request per sample, before and after a sync of all weights, and
+    with a KV cache of 30 blocks, so small that requests are preempted and recomputed."""
     model = Qwen3MoeForCausalLM.from_pretrained(tiny_mixture_dir, dtype=torch.float32)
     small = replace(SETTINGS, rollout_memory_gib=30 * 32 * 4 * 2 * 2 * 32 * 4 / 2**30)
     with VllmEngine(tiny_mixture_dir, small, seed=0, colocated=True, return_experts=True) as engine:
@@ -82,7 +82,7 @@ def test_the_engine_returns_the_experts_that_transformers_chooses(tiny_mixture_d
 
 
 def preemptions(engine: VllmEngine) -> list[str]:
-    """The requests that vLLM's scheduler puts off from now on."""
+    """Return a list that records the requests that vLLM's scheduler preempts from now on."""
     scheduler = engine.llm.llm_engine.engine_core.engine_core.scheduler
     put_off: list[str] = []
     plain = scheduler._preempt_request
@@ -97,7 +97,7 @@ def preemptions(engine: VllmEngine) -> list[str]:
 
 @pytest.fixture(scope="module")
 def dense_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Path:
-    """A dense model with as many weights for each token as the tiny mixture."""
+    """Return a dense model with as many weights for each token as the tiny mixture."""
     folder = tmp_path_factory.mktemp("dense")
     with torch.random.fork_rng():
         torch.manual_seed(3)
@@ -120,7 +120,7 @@ def dense_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path
 
 
 def differences(model_dir: Path, topology: Topology, *, mixture: bool) -> list[LogProbDifference]:
-    """Compare a bfloat16 engine with a bfloat16 trainer of the same weights: as sampled, and without expert ids."""
+    """Compare a bfloat16 engine with a bfloat16 trainer of the same weights, with and without expert ids."""
     bf16 = replace(SETTINGS, rollout_dtype="bfloat16")
     with VllmEngine(model_dir, bf16, seed=0, colocated=True, return_experts=mixture) as engine:
         groups = groups_of(PROMPTS, engine.generate(PROMPTS, 8, seeds=range(13), max_tokens=32, stop=[]))
@@ -149,12 +149,12 @@ def test_with_replay_a_mixture_is_as_close_to_its_engine_as_a_dense_model(
         print(f"{name:18} {each.tokens} tokens, mean {each.mean:.4f}, max {each.max:.3f}, k3 {each.k3:.2e}")
     assert dense == same and dense.tokens > 2000
     assert replayed.mean < 0.9 * alone.mean and replayed.max < 0.5 * alone.max
-    # Two models, so their own rounding differs. The largest of 3,000 differences varies more than the mean.
+    # The two models round differently. The largest of 3,000 differences varies more than the mean.
     assert replayed.mean <= min(1.2 * dense.mean, 0.025) and replayed.max <= min(2 * dense.max, 0.14)
 
 
 def test_every_rank_of_an_engine_collects_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM's own part for GPUs, on a rank that is not the first of its engine; all that needs a GPU is put aside."""
+    """This runs vLLM's part for GPUs on a rank that is not the first of its engine, without code that needs a GPU."""
     from vllm.distributed.aux_output_connector import worker
 
     monkeypatch.setattr(worker, "get_tp_group", lambda: SimpleNamespace(is_first_rank=False))

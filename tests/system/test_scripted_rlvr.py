@@ -1,4 +1,4 @@
-"""Question answering on the loop as a whole, on scripted engines: what is learned from, kept, resumed and refused."""
+"""Question answering in whole runs on scripted engines: learning, storage, resumption and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def held_out(config: RunConfig) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("gym", [False, True], ids=["files", "generated"])
 def test_a_resumed_run_is_the_run_in_one_piece(gym: bool, config: RunConfig, tmp_path: Path) -> None:
-    """Metrics, weights and held-out results, bit for bit, with dynamic sampling, two updates a step and a reference."""
+    """Metrics, weights and held-out results are equal bit for bit, with dynamic sampling, 2 updates and a reference."""
     if gym:
         pytest.importorskip("reasoning_gym")
         easy = "chain_sum:min_terms=2,max_terms=2,min_digits=1,max_digits=1,allow_negation=false"
@@ -72,7 +72,7 @@ def test_a_resumed_run_is_the_run_in_one_piece(gym: bool, config: RunConfig, tmp
 def test_a_verifier_that_fails_ends_the_run_where_it_can_go_on_exactly(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fifth call grades the third step, behind two evaluations; only the last step was to make a checkpoint."""
+    """The fifth call grades the third step, after two evaluations; only the last step would write a checkpoint."""
     config = with_fields(config, training={"save_interval": 4})
     _, whole = run_to_the_end(with_fields(config, training={"save": str(tmp_path / "whole")}), RlvrObjective)
     grade, calls = AnswerGrader.grade, list[int]()
@@ -121,7 +121,7 @@ def test_benchmarks_are_asked_on_the_way(config: RunConfig, monkeypatch: pytest.
 
 
 def test_the_held_out_questions_are_never_trained_on(config: RunConfig, tmp_path: Path) -> None:
-    """Both files hold the same questions but one, so that every step asks the one again and again."""
+    """Both files have the same questions except one, so that every step repeats that question."""
     same = Path(config.questions.question_path[0]).read_text()
     Path(config.questions.valid_question_path[0]).write_text("".join(same.splitlines(keepends=True)[1:]))
     asked = with_fields(config, questions={"questions_per_step": 2}, training={"train_iters": 1, "eval_interval": 0})
@@ -188,7 +188,7 @@ def test_a_resume_with_other_questions_is_refused(config: RunConfig, tmp_path: P
 
 
 def test_a_chat_template_keeps_the_questions_text_as_text(config: RunConfig) -> None:
-    """The template's control tokens are ids of their own; one that a question spells is not."""
+    """The template's control tokens have control ids; a control token in a question does not."""
     from megatron_pz.algorithm.question_rollouts import QuestionPrompts
     from megatron_pz.question_answering.question import Question
     from megatron_pz.run.inputs import open_tokenizer

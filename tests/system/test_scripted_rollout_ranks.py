@@ -1,4 +1,4 @@
-"""Rollout ranks on scripted engines, as threads of one process: order of a run, checkpoints, evaluations."""
+"""Rollout ranks with scripted engines as threads of one process: order of a run, checkpoints, evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def apart(config: RunConfig) -> RunConfig:
 
 @pytest.mark.parametrize("game", [{}, SEPARATE, DYNAMIC, WARM_UP], ids=["shared", "separate", "dynamic", "warm-up"])
 def test_a_killed_run_goes_on_with_the_experience_that_was_ready(game: dict[str, Any], apart: RunConfig) -> None:
-    """Bit for bit, with evaluations by the same rollout ranks between the steps."""
+    """The resumed run is equal bit for bit, with evaluations by the same rollout ranks between the steps."""
     steps = steps_of_a_killed_run(with_fields(evaluated(apart), game=game))
     assert [step.get("ahead/steps", 0.0) for step in steps] == [0.0, 1.0, 1.0, 1.0]
     assert all(step["ahead/staleness_mean"] > 0 for step in steps[1:] if step["train/responses"])
@@ -54,7 +54,7 @@ def test_a_killed_run_goes_on_with_the_experience_that_was_ready(game: dict[str,
 def test_the_first_step_is_that_of_engines_beside_the_trainer(
     game: dict[str, Any], config: RunConfig, tmp_path: Path
 ) -> None:
-    """Its weights are as old: whichever ranks sample, groups and rewards are the same."""
+    """Its weights have the same age, so groups and rewards do not depend on the sampling ranks."""
 
     def first_groups(ranks: int) -> list[ScoredGroup]:
         folder = {"save": str(tmp_path / f"ranks {ranks}")}
@@ -95,7 +95,7 @@ def test_the_sync_difference_is_that_of_the_policy_which_is_furthest_off(apart: 
 
 
 def test_a_killed_rollout_rank_is_started_again_and_nothing_changes(apart: RunConfig, tmp_path: Path) -> None:
-    """Nor does the other rollout rank need help: it starts again by itself."""
+    """The other rollout rank restarts on its own."""
     whole = with_fields(apart, training={"train_iters": 24, "save": str(tmp_path / "whole")})
     _, steps = run_to_the_end(whole)
     save = tmp_path / "killed"
@@ -112,7 +112,7 @@ def test_a_killed_rollout_rank_is_started_again_and_nothing_changes(apart: RunCo
 
 @pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 1), (2, 1)])
 def test_a_run_goes_on_with_another_number_of_rollout_ranks(before: int, after: int, config: RunConfig) -> None:
-    """What was ready is learned from, by whoever goes on."""
+    """The ranks that resume learn from the stored experience."""
     save, two = config.training.save, {"train_iters": 2}
     _, first = run_to_the_end(with_fields(config, rollout={"rollout_ranks": before}, training={"train_iters": 4}))
     without_steps(Path(save), after=2)

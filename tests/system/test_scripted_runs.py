@@ -1,4 +1,4 @@
-"""The training loop as a whole, on scripted engines: who learns from what, and that a resumed run repeats itself."""
+"""Whole runs of the training loop on scripted engines: what each role learns from, and exact resumption."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path, scripted_engi
 
 
 def assert_resumes_exactly(config: RunConfig, folder: Path) -> list[dict[str, float]]:
-    """A run in one go and the same run in two parts: equal metrics and equal weights, bit for bit. The metrics."""
+    """Require equal metrics and weights, bit for bit, of an uninterrupted and a resumed run; return the metrics."""
     whole, steps = run_to_the_end(with_fields(config, training={"save": str(folder / "whole")}))
     parts = {"save": str(folder / "parts")}
     run_to_the_end(with_fields(config, training={**parts, "train_iters": 2}))
@@ -103,7 +103,7 @@ def test_one_policy_learns_from_both_roles_and_has_one_engine(config: RunConfig,
 def test_the_number_of_ranks_does_not_enter_what_is_learned(
     grpo: dict[str, object], config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two ranks play every other passage and mask, and hand over what they have one after the other."""
+    """Two ranks process every other passage and mask, and exchange their results."""
     game = {"masks_per_passage": 4, "max_predictor_groups": 0 if grpo else 2}
     several = with_fields(config, grpo=grpo, game=game)
     run, steps = run_to_the_end(several)

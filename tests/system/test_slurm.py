@@ -1,4 +1,4 @@
-"""The cluster's scripts under a real Slurm of two nodes: ordinary events, each with the end that docs/cluster.md gives.
+"""The cluster's scripts under a real Slurm of two nodes: each event ends as docs/cluster.md states.
 
 Most jobs run ``workers/counting_run.py``, which has the project's stop, watchdog and launcher but no model.
 """
@@ -25,7 +25,7 @@ pytestmark = [
 
 
 def test_two_nodes_and_a_requeue_give_the_numbers_of_one_machine(toy: Toy) -> None:
-    """Real updates: the trainer, its checkpoints and its loop, on scripted engines."""
+    """Updates are real, by the trainer with its checkpoints and loop, on scripted engines."""
     python = toy.python("scripted_train")
     flags = ("--train-iters", "6", "--save-interval", "100", "--max-log-prob-difference", "100", "--precision", "fp32")
     job = toy.submit(*flags, PYTHON=python)
@@ -55,7 +55,7 @@ def test_a_preempted_job_comes_back_and_ends_as_if_nothing_had_been(toy: Toy) ->
 
 
 def test_a_clean_stop_saves_and_does_not_come_back(toy: Toy) -> None:
-    """KillWait is five seconds here, and scancel without a signal would leave a step no longer."""
+    """KillWait is five seconds, the time that scancel without a signal would leave a step."""
     job = toy.submit("--train-iters", "1000", "--save-interval", "1000", STEP_SECONDS="3")
     job.wait_for(lambda: toy.iteration() >= 1, "the first step")
     toy.slurm.ask("scancel", "--batch", "--signal=USR2", str(job.number))
@@ -147,7 +147,7 @@ def test_a_lost_node_puts_the_job_back_into_the_queue(toy: Toy) -> None:
 
 
 def test_two_jobs_and_an_array_do_not_meet(toy: Toy) -> None:
-    """Four runs on two nodes, of which two at a time: ports and directories of their own."""
+    """Four runs on two nodes, two at a time, have separate ports and directories."""
     single = ("--nodes=1",)
     first = toy.submit("--train-iters", "20", sbatch=single, SAVE=str(toy.folder / "first"))
     second = toy.submit("--train-iters", "20", sbatch=single, SAVE=str(toy.folder / "second"))
@@ -155,7 +155,7 @@ def test_two_jobs_and_an_array_do_not_meet(toy: Toy) -> None:
     array = toy.submit(
         "--seed", "{task}", "--train-iters", "5", sbatch=(*single, "--array=3-4"), SAVE=str(toy.folder / "seed-{seed}")
     )
-    # Not by the job's state, which is that of one task: the other may still run.
+    # Not by the job's state, which is that of one task; the other may still run.
     while toy.slurm.ask("squeue", "-h", "-j", str(array.number)).strip():
         time.sleep(0.1)
     values = {seed: metrics(toy.folder / f"seed-{seed}")[5]["value"] for seed in (3, 4)}
@@ -163,7 +163,7 @@ def test_two_jobs_and_an_array_do_not_meet(toy: Toy) -> None:
 
 
 def test_the_nodes_of_a_job_are_examined(toy: Toy) -> None:
-    """The rates are those of a busy machine, so that one rank may be called slow."""
+    """The rates are those of a busy machine, so that one rank may be reported as slow."""
     sbatch = ("--nodes=2", "--gpus-per-node=1")
     job = toy.slurm.submit(ROOT / "slurm/check_nodes.sh", sbatch=sbatch, env=toy.env)
     job.wait_for(lambda: job.ended, "the job's end")

@@ -1,4 +1,4 @@
-"""Steps that take longer than what is left of the time limit, under a real Slurm. Takes minutes, mostly asleep."""
+"""Steps longer than the rest of the time limit, under a real Slurm. This takes minutes, mostly idle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_requeue_in_the_last_minute_needs_a_checkpoint_of_this_attempt(toy: To
     without = toy.submit(*steps, "100", sbatch=single, SAVE=str(unsaved), **stuck)
     with_progress.wait_for(lambda: with_progress.shown("Restarts") == "1", "the requeue")
     assert "The step takes longer than the time left; on from iteration 2" in with_progress.output
-    # The second attempt starts at iteration 3, is stuck at once, and gets no further.
+    # The second attempt starts at iteration 3 and is stuck immediately.
     state, _ = without.end()
     assert state in ("FAILED", "TIMEOUT"), without.describe()
     assert without.shown("Restarts") == "0"

@@ -16,7 +16,7 @@ from tests.support.torchrun import ROOT, shell_environment
 
 
 def launch(*flags: str, **variables: str) -> str:
-    """What the script prints, on a machine where it must succeed."""
+    """Run the script, which must succeed, and return its output."""
     script = subprocess.Popen(
         ["bash", "slurm/pz_qwen3_4b.sh", *flags],
         cwd=ROOT,
@@ -28,7 +28,7 @@ def launch(*flags: str, **variables: str) -> str:
     try:
         output, _ = script.communicate(timeout=280)
     finally:
-        if script.poll() is None:  # killing it would leave torchrun and its workers behind
+        if script.poll() is None:  # killing it would leave torchrun and its workers running
             script.terminate()
             script.wait(timeout=60)
     assert script.returncode == 0, output[-6000:]

@@ -1,4 +1,4 @@
-"""vLLM's n-gram drafts in this process: the same samples in fewer passes. The truth is an engine without drafts."""
+"""vLLM's n-gram drafts give the same samples in fewer passes. The reference is an engine without drafts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAWS = 10_000
 
 
 def quoting(count: int, period: int) -> list[list[int]]:
-    """Prompts that repeat a few random tokens again and again."""
+    """Return prompts that repeat a few random tokens."""
     words = random_prompts(count, vocabulary=TINY_VOCAB_SIZE, shortest=period, longest=period, seed=3)
     return [(each * 90)[: 60 + number] for number, each in enumerate(words)]
 
@@ -38,7 +38,7 @@ PROMPTS = quoting(3, 5) + quoting(3, 2)
 
 
 def confident(model_dir: Path) -> torch.nn.Module:
-    """A model with few likely tokens, so that some drafts are right and some are wrong."""
+    """Return a model with few likely tokens, so that some drafts are right and some are wrong."""
     model = reference_model(model_dir)
     with torch.no_grad():
         model.lm_head.weight.mul_(3.0)
@@ -72,7 +72,7 @@ def drafting(
 
 
 def test_the_trainer_keeps_its_number_of_threads(drafting: VllmEngine, threads: int) -> None:
-    """With more of them, a repeated run may round otherwise. numba starts with the first drafts."""
+    """With more threads, a repeated run may round differently. numba starts with the first drafts."""
     drafting.generate(PROMPTS, 1, seeds=SEEDS, max_tokens=4, stop=[])
     assert torch.get_num_threads() == threads
 
@@ -105,7 +105,7 @@ def test_drafts_change_no_sample(
 
 
 def draft_the_last_token(worker: Any) -> None:
-    """Let a vLLM worker draft for every response in every pass; for ``LLM.collective_rpc``."""
+    """Make a vLLM worker draft for every response in every pass; for ``LLM.collective_rpc``."""
 
     def propose(count: int, sampled: list[list[int]], lengths: Any, tokens: Any, **_: object) -> list[list[int]]:
         return [[int(tokens[row, lengths[row] - 1])] * count if new else [] for row, new in enumerate(sampled)]
@@ -154,7 +154,7 @@ def distribution(model: torch.nn.Module, tokens: list[int]) -> torch.Tensor:
 
 
 def copying_prompt(model: torch.nn.Module) -> tuple[list[int], list[int]]:
-    """A prompt and a likely continuation that occurs in it after the prompt's last token, so that it is drafted."""
+    """Return a prompt and a likely continuation that follows the last token elsewhere in it, so that it is drafted."""
     best: tuple[float, list[int], list[int]] = (0.0, [], [])
     for start in random_prompts(60, vocabulary=TINY_VOCAB_SIZE, shortest=3, longest=3, seed=11):
         likely = [int(distribution(model, start * 3).argmax())]
@@ -168,7 +168,7 @@ def copying_prompt(model: torch.nn.Module) -> tuple[list[int], list[int]]:
 
 
 def chi_square(drawn: list[int], expected_V: torch.Tensor) -> tuple[float, int]:
-    """Pearson's, with rare tokens in one cell, and its degrees of freedom."""
+    """Return Pearson's chi-square with rare tokens in one cell, and its degrees of freedom."""
     expected_V = len(drawn) * expected_V
     counts_V = torch.bincount(torch.tensor(drawn), minlength=len(expected_V)).double()
     frequent_V = expected_V >= 5
@@ -178,7 +178,7 @@ def chi_square(drawn: list[int], expected_V: torch.Tensor) -> tuple[float, int]:
 
 
 def test_ten_thousand_draws_follow_the_exact_probabilities(drafting: VllmEngine, model: torch.nn.Module) -> None:
-    """Of the first token, of the next where it was drafted, and of the one after an accepted draft."""
+    """This covers the first token, the next one if it was drafted, and the one after an accepted draft."""
     prompt, likely = copying_prompt(model)
     drafting.take_draft_counts()
     group = drafting.generate([prompt], DRAWS, seeds=[5], max_tokens=3, stop=[])[0]

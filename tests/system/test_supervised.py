@@ -1,4 +1,4 @@
-"""The loop on given targets: both baselines against transformers, resumption, and the cold start as one source."""
+"""Supervised runs: both baselines against transformers, resumption, and the cold start as one source."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def config(tiny_corpus: str, tiny_llama_dir: Path, tmp_path: Path) -> RunConfig:
 
 
 def run(config: RunConfig, source: Source) -> list[dict[str, Any]]:
-    """A run to its end, and the metrics of its steps without times."""
+    """Run to the end; return the run and the metrics of its steps without times."""
 
     def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> SupervisedObjective:
         return SupervisedObjective(config, topology, source.from_config, lambda step: RATE)
@@ -55,7 +55,7 @@ def run(config: RunConfig, source: Source) -> list[dict[str, Any]]:
     try:
         run_objective(config, Schedule.from_config(config.training), objective)
     finally:
-        if dist.is_initialized():  # a run that was refused
+        if dist.is_initialized():  # a refused run
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
     lines = (Path(config.training.save) / "metrics.jsonl").read_text().splitlines()
@@ -72,7 +72,7 @@ def to(config: RunConfig, **training: object) -> RunConfig:
 
 @torch.no_grad()
 def likelihood(model: torch.nn.Module, prompt: list[int], target: list[int]) -> float:
-    """Sum of the target's negative log-probabilities."""
+    """Return the sum of the target's negative log-probabilities."""
     tokens = torch.tensor([prompt + target])
     log_probs = model(tokens).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     return -log_probs.gather(1, torch.tensor(target)[:, None]).sum().item()
@@ -149,7 +149,7 @@ def test_resume_is_exact_and_the_loss_falls(source: Source, config: RunConfig, t
 
 
 def test_a_run_of_another_kind_is_not_resumed(config: RunConfig, scripted_engines: type, tmp_path: Path) -> None:
-    """The weights fit, the rest of the state does not."""
+    """The weights fit, but the rest of the state does not."""
     supervised, played = str(tmp_path / "supervised"), str(tmp_path / "played")
     run(to(config, save=supervised, train_iters=2), PassageExamples)
     run_to_the_end(to(config, save=played, train_iters=2))
@@ -168,7 +168,7 @@ def test_a_run_of_another_objective_is_not_resumed(config: RunConfig, tmp_path: 
 
 
 def test_parts_meet_in_one_optimizer_step(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interleaved schedule wants rows of one length; each part was packed, and padded, by itself."""
+    """The interleaved schedule needs rows of one length; each part was packed and padded separately."""
     once = to(config, train_iters=1, micro_batch_tokens=40)
     expected = run(once, TeachingExamples)
     seen: list[set[int]] = []

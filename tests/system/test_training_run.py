@@ -39,7 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -
 
 @pytest.fixture(scope="module")
 def taught_model(tmp_path_factory: pytest.TempPathFactory, config: Path, corpus: str, tiny_llama_dir: Path) -> Path:
-    """The tiny model after a cold start on two ranks: it answers in the right form, and is sometimes right."""
+    """Return the tiny model after a cold start on two ranks; its answers are well-formed and sometimes right."""
     save = tmp_path_factory.mktemp("taught") / "run"
     arguments = ["--config", config, "--hf-model", tiny_llama_dir, "--data-path", corpus, "--save", save]
     run_workers("megatron_pz.cold_start", 2, *arguments, timeout=280)
@@ -49,7 +49,7 @@ def taught_model(tmp_path_factory: pytest.TempPathFactory, config: Path, corpus:
 
 
 def weights(save: Path, source: Path, out: Path, *flags: str) -> dict[str, torch.Tensor]:
-    """The run's last checkpoint as Hugging Face tensors."""
+    """Return the run's last checkpoint as Hugging Face tensors."""
     run_tool("convert_checkpoint.py", "megatron-to-hf", "--load", save, "--hf-model", source, "--save", out, *flags)
     return load_file(out / "model.safetensors")
 
@@ -58,7 +58,7 @@ def weights(save: Path, source: Path, out: Path, *flags: str) -> dict[str, torch
 def test_resume_is_exact(
     nproc: int, sharing: str, config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
-    """Six steps, and three steps + a new process + three steps: the same metrics and the same weights, bit for bit."""
+    """Six steps, and three steps + a new process + three steps, give the same metrics and weights, bit for bit."""
     whole, parts, flags = tmp_path / "whole", tmp_path / "parts", ("--policy-sharing", sharing)
     train(config, taught_model, corpus, whole, nproc, "--train-iters", 6, *flags)
     train(config, taught_model, corpus, parts, nproc, "--train-iters", 3, *flags)
@@ -66,7 +66,7 @@ def test_resume_is_exact(
 
     in_one_go = metrics_of(whole)
     assert [line["iteration"] for line in in_one_go] == [1, 2, 3, 4, 5, 6]
-    # Both roles must have learned something in both halves, or equality would say nothing.
+    # Both roles must have learned something in both halves for a meaningful comparison.
     for half in (in_one_go[:3], in_one_go[3:]):
         for role in ("generator", "predictor"):
             assert sum(line[f"{role}/groups_learned_from"] for line in half) > 0
@@ -82,10 +82,10 @@ def test_resume_is_exact(
         assert all(torch.equal(after[name], resumed[name]) for name in after)
         assert all(not torch.equal(after[name], before[name]) for name in after)
         ends.append(after)
-    if sharing == "separate":  # each role has gone its own way
+    if sharing == "separate":  # the roles' weights have diverged
         assert all(not torch.equal(ends[0][name], ends[1][name]) for name in before)
 
-    # The engine sampled with the trainer's weights in every step: float32 on both sides leaves only rounding.
+    # The engine sampled with the trainer's weights in every step; with float32 on both sides only rounding remains.
     assert max(line["health/log_prob_difference_max"] for line in in_one_go) < 1e-4
 
 
@@ -97,7 +97,7 @@ RANKS = ("--train-iters", 20, "--rollout-ranks", 1, "--keep-last", 2)
 def run_of_rollout_ranks(
     tmp_path_factory: pytest.TempPathFactory, config: Path, corpus: str, taught_model: Path
 ) -> list[dict[str, float]]:
-    """The metrics of a run that nothing has disturbed."""
+    """Return the metrics of an undisturbed run."""
     save = tmp_path_factory.mktemp("rollout_ranks") / "run"
     train(config, taught_model, corpus, save, 2, *RANKS)
     return metrics_of(save)
@@ -106,7 +106,7 @@ def run_of_rollout_ranks(
 def test_rollout_ranks_sample_what_engines_beside_the_trainer_do(
     run_of_rollout_ranks: list[dict[str, float]], config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
-    """The first step's weights are as old in both; from the second step on those of rollout ranks are older."""
+    """The first step's weights have the same age in both; from the second step on those of rollout ranks are older."""
     train(config, taught_model, corpus, tmp_path / "beside", 1, "--train-iters", 1)
     (beside,) = metrics_of(tmp_path / "beside")
     steps = run_of_rollout_ranks
@@ -118,7 +118,7 @@ def test_rollout_ranks_sample_what_engines_beside_the_trainer_do(
 def test_whatever_dies_with_rollout_ranks_the_run_is_the_same(
     run_of_rollout_ranks: list[dict[str, float]], config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
-    """A stopped rollout rank is named; a killed one is started again; all processes may be killed."""
+    """A stopped rollout rank is named, a killed one is restarted, and all processes may be killed."""
     save = tmp_path / "run"
     named = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, "--save", save, *RANKS]
     run = LaunchedRun("megatron_pz.train", 2, save, *named, "--heartbeat-timeout-minutes", 0.2)
@@ -162,7 +162,7 @@ def kill_after_step(step: int, config: Path, model: Path, data: str, save: Path,
 def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
     config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
-    """Real engines, two ranks: the proposals that were pending in the checkpoint are those that the run learns from."""
+    """With real engines on two ranks, the resumed run learns from the proposals that were pending in the checkpoint."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     flags = ("--train-iters", 7, "--save-interval", 3, "--generator-ahead")
     train(config, taught_model, corpus, whole, 2, *flags)
@@ -185,7 +185,7 @@ def test_a_killed_run_with_the_generator_ahead_resumes_exactly(
 
 @pytest.mark.timeout(600)
 def test_a_run_with_drafts_resumes_exactly(config: Path, corpus: str, taught_model: Path, tmp_path: Path) -> None:
-    """Four steps, and the last two of them again from the checkpoint in their middle, by a new process."""
+    """Of four steps, a new process repeats the last two exactly from the checkpoint after two."""
     whole, again = tmp_path / "whole", tmp_path / "again"
     flags = ("--train-iters", 4, "--save-interval", 2, "--rollout-speculative-tokens", 4)
     train(config, taught_model, corpus, whole, 1, *flags)
@@ -204,7 +204,7 @@ def test_a_run_with_drafts_resumes_exactly(config: Path, corpus: str, taught_mod
 
 
 def write_questions(folder: Path) -> tuple[Path, Path, Path]:
-    """The predictor's own prompts as questions with known answers: to train on, held out, and their template."""
+    """Write the predictor's own prompts as questions with answers; return training, held-out and template files."""
     lines = [
         json.dumps(
             {
@@ -223,7 +223,7 @@ def write_questions(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def test_rlvr_learns_from_real_engines_and_resumes_exactly(config: Path, taught_model: Path, tmp_path: Path) -> None:
-    """Four steps, and the last two of them again from the checkpoint in their middle."""
+    """Of four steps, the last two are repeated exactly from the checkpoint after two."""
     training, held_out, template = write_questions(tmp_path)
     whole, again = tmp_path / "whole", tmp_path / "again"
     flags = ["--config", config, "--hf-model", taught_model, "--question-path", training]
@@ -272,9 +272,9 @@ def test_a_run_in_any_layout_is_the_run_of_one_process(
     taught_model: Path,
     tmp_path: Path,
 ) -> None:
-    """Rollouts, rewards, updates and weight sync together: every metric of every step agrees, to float32's rounding.
+    """Every metric of every step of rollouts, rewards, updates and weight sync agrees, to float32's rounding.
 
-    One token sampled otherwise would show in the rewards and lengths.
+    A single differently sampled token would show in the rewards and lengths.
     """
     train(config, taught_model, corpus, tmp_path / "run", 2, "--train-iters", 3, *layout)
     for step, expected in zip(metrics_of(tmp_path / "run"), run_of_one_process, strict=True):
@@ -291,12 +291,12 @@ def test_a_run_in_any_layout_is_the_run_of_one_process(
 def test_a_dead_engine_changes_nothing_and_a_stalled_one_ends_the_run(
     config: Path, corpus: str, taught_model: Path, tmp_path: Path
 ) -> None:
-    """In its second step an engine of rank 1 dies, in its fourth one never answers; two ranks, a policy each role."""
+    """With a policy for each role on two ranks, an engine of rank 1 dies in step 2, and one never answers in step 4."""
     plain, failing = tmp_path / "plain", tmp_path / "failing"
     flags = ("--policy-sharing", "separate", "--save-interval", 1, "--async-save", "--train-iters", 6)
     flags += ("--rollout-timeout-minutes", 0.5)
     common = ["--config", config, "--hf-model", taught_model, "--data-path", corpus, *flags]
-    deeds = "die:1:3,stall:1:8"  # two calls a step, and the third one twice
+    deeds = "die:1:3,stall:1:8"  # two calls per step, and the third call twice
     output = run_workers(FAILING_RUN, 2, deeds, *common, "--save", failing, timeout=280, expect_failure=True)
     assert "this rank's rollout engine failed" in output
     lines = [line for line in output.splitlines() if line.startswith("error: ")]

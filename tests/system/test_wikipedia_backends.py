@@ -1,4 +1,4 @@
-"""A real tokenizer on real Wikipedia: gigatoken's corpora are those of Hugging Face, byte for byte."""
+"""With a real tokenizer on real Wikipedia, gigatoken's corpora equal those of Hugging Face byte for byte."""
 
 from __future__ import annotations
 

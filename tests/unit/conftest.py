@@ -1,4 +1,4 @@
-"""What unit tests share: the process groups of a run of one rank, and a folder with checkpoints."""
+"""Provide the process groups of a run of one rank, and a folder with checkpoints, for unit tests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:  # Megatron-Core takes seconds to import: only where a test asks for it
+if TYPE_CHECKING:  # Megatron-Core takes seconds to import, so it is imported only on request
     from megatron_pz.trainer.topology import Topology
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _process_groups_end_with_their_module() -> Iterator[None]:
-    """Free the groups that cycles of a module's models and runs hold.
+    """Free the groups held by reference cycles of a module's models and runs.
 
-    A run has 21 groups, and the thread of each wakes a hundred times a second, during all tests that follow.
+    A run has 21 groups, and the thread of each wakes a hundred times a second during all following tests.
     """
     yield
     if sum(map(_is_of_a_group, Path("/proc/self/task").iterdir())) > 2:  # Megatron-Core keeps two until its next start
@@ -34,7 +34,7 @@ def _is_of_a_group(thread: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def topology() -> Iterator[Topology]:
-    """A run of one rank in pytest's own process, while the tests of a module last."""
+    """Start a run of one rank in pytest's own process for the tests of a module."""
     from megatron_pz.config.schema import ParallelConfig
     from megatron_pz.trainer.topology import Topology
 
@@ -45,7 +45,7 @@ def topology() -> Iterator[Topology]:
 
 @pytest.fixture(scope="module")
 def saved(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the checkpoints of a ``Trainee`` after one step and after two; not to be changed."""
+    """Return a read-only directory with the checkpoints of a ``Trainee`` after one step and after two."""
     from tests.support.trainee import Trainee
 
     folder = tmp_path_factory.mktemp("saved")
@@ -58,5 +58,5 @@ def saved(topology: Topology, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved_copy(saved: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
+    """Return a copy of :func:`saved` that a test may change."""
     return Path(shutil.copytree(saved, tmp_path / "copy"))

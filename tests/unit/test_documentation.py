@@ -1,4 +1,4 @@
-"""What the READMEs tell a reader to type or to open: every path is there, and every flag is one of that command."""
+"""Commands and paths in the READMEs: every path exists, and every flag belongs to its command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATH = re.compile(
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Lines of indented blocks and code spans, without comments; a backslash at the end joins the next line."""
+    """Yield the lines of indented blocks and code spans, without comments; a final backslash joins the next line."""
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"^    (.+)$", text, re.MULTILINE)
     for line in blocks + re.findall(r"`([^`\n]+)`", text):
@@ -32,7 +32,7 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def known_flags(command: str) -> tuple[str, set[str]] | None:
-    """The part of a command with the flags of the program that it runs, and the flags that it has; None for others."""
+    """Return the part of a command with its program's flags, and the flags of that program; None for other commands."""
     scripts = {
         r"tools/doctor\.py(.*)": OF_A_RUN | {"--config", "--json"},
         r"-m megatron_pz\.(?:train|cold_start|baselines|rlvr)\b(.*)": OF_A_RUN | {"--config", "--help"},
@@ -69,13 +69,13 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(text: str, page: Path) -> list[str]:
-    """The links of a page to files or headings that do not exist; links to other sites are not followed."""
+    """Return the links of a page to files or headings that do not exist; links to other sites are not followed."""
     broken = []
     for target in LINK.findall(text):
         if re.match(r"[a-z]+:", target):
@@ -102,7 +102,7 @@ def test_the_readme_is_one_page() -> None:
 
 
 def test_there_is_something_to_check() -> None:
-    """Commands are found, and a wrong flag would be."""
+    """The check finds commands, and would find a wrong flag."""
     seen = [found for page in PAGES for command in commands(page) if (found := known_flags(command))]
     assert sum(len(FLAG.findall(given)) for given, _ in seen) > 30
     found = known_flags("torchrun --nproc-per-node 2 -m megatron_pz.train --config x --train-steps 3")

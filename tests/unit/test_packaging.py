@@ -1,4 +1,4 @@
-"""setup.py, the locked environment, and the script that makes it (with an interpreter that only takes notes)."""
+"""setup.py, the locked environment, and the script that makes it (with a recording imitation of the interpreter)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CPU_LOCKS = ("cpu-py311.lock", "cpu-py312.lock")
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What setup.py says of the package."""
+    """Return the metadata of the package in setup.py."""
     said: dict[str, Any] = {}
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(setuptools, "setup", said.update)
@@ -65,7 +65,7 @@ def test_the_package_has_the_promised_extras(package: dict[str, Any]) -> None:
     ("lock", "extra"), [("cpu-py311.lock", "cpu"), ("cpu-py312.lock", "cpu"), ("cluster-py312.lock", "gpu")]
 )
 def test_the_locks_have_what_setup_asks_for(lock: str, extra: str, package: dict[str, Any]) -> None:
-    pins = {"torch": "2.13.0"} | locked_versions(lock)  # the CPU build comes from an index of its own, before the lock
+    pins = {"torch": "2.13.0"} | locked_versions(lock)  # the CPU build comes from a separate index, before the lock
     extras = package["extras_require"]
     wanted = [*package["install_requires"], *extras[extra], *extras["wikipedia"]]
     for requirement in map(Requirement, [*wanted, *(extras["dev"] if extra == "cpu" else [])]):
@@ -95,7 +95,7 @@ def test_nothing_locked_for_the_cpu_brings_cuda_or_breaks_transformers(lock: str
 
 
 def test_no_version_of_megatron_core_is_promised_that_was_not_tested(package: dict[str, Any]) -> None:
-    """setup.py's range has just those releases that passed ``tests/run.sh versions``, as the README's table says."""
+    """setup.py's range has exactly the releases that passed ``tests/run.sh versions``, as in the README's table."""
     (promise,) = [each for each in map(Requirement, package["extras_require"]["gpu"]) if each.name == "megatron-core"]
     assert tuple(promise.specifier.filter(RELEASES)) == core_versions.PROMISED
     result = json.loads(core_versions.RESULT.read_text())
@@ -118,8 +118,8 @@ def test_the_package_carries_its_templates(tmp_path: Path) -> None:
     assert list(tmp_path.glob("megatron_pz/roles/templates/*/*.txt"))
 
 
-# The interpreter that the script finds. It answers the version probe, "makes" environments that hold a copy of itself,
-# notes every other call, and fails where FAIL is part of the call.
+# The interpreter that the script finds. It answers the version probe, "makes" environments with a copy of itself,
+# records every other call, and fails if FAIL is part of the call.
 NOTING_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   "-c import sys, venv"*) exit "${WRONG_VERSION:-0}" ;;
@@ -133,7 +133,7 @@ sleep "${SLOW:-0}"
 
 
 class Checkout:
-    """A folder with the script and its inputs, and nothing else of the project."""
+    """A folder with only the script and its inputs."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout with space"
@@ -162,7 +162,7 @@ class Checkout:
         return process.returncode, output
 
     def calls(self) -> list[str]:
-        """What was asked of the interpreter since the last question."""
+        """Return the calls of the interpreter since the last query."""
         calls = self.notes.read_text().splitlines()
         self.notes.write_text("")
         return calls
@@ -298,7 +298,7 @@ def test_machines_without_wheels_are_refused_in_one_line(
 
 
 def test_only_x86_64_gets_the_packages_that_exist_for_it_alone() -> None:
-    """What vLLM's CPU build itself asks for on x86-64 only, as its metadata says."""
+    """These are the packages that vLLM's CPU build requires only on x86-64, by its metadata."""
     for name in CPU_LOCKS:
         lines = [line for line in (LOCKS / name).read_text().splitlines() if not line.startswith("#") and ";" in line]
         assert {Requirement(line).name for line in lines} == {"intel-openmp", "intel-cmplr-lib-ur"}

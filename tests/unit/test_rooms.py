@@ -1,4 +1,4 @@
-"""The project's floor plan, enforced: a room imports only from the floors below it."""
+"""Enforce the layers of the project: a room (a group of packages) imports only from the floors below it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "megatron_pz"
 
 FLOORS: tuple[dict[str, tuple[str, ...]], ...] = (
-    # Room: the packages and modules in it. Rooms of one floor do not know each other.
+    # Room: its packages and modules. Rooms of the same floor do not import each other.
     {"runtime": ("runtime",)},
     {"config": ("config",), "corpus": ("corpus",), "hf": ("hf",), "wikitext": ("wikitext",)},
     {
@@ -64,14 +64,14 @@ BARRED = {
     "rl": {"megatron", "vllm", "transformers"},
     "model": {"vllm"},
     "corpus": {"vllm"},
-    # Weights go from the one to the other as a stream; neither knows the other's library.
+    # Weights pass between them as a stream; neither imports the other's library.
     "trainer": {"vllm"},
     "rollout": {"megatron"},
 }
 
 
 def room_of(module: str) -> tuple[int, str] | None:
-    """Floor and name of the room that a dotted module name lies in; the longest entry of the plan counts."""
+    """Return floor and name of the room of a dotted module name; the longest entry of the plan counts."""
     parts = module.split(".")
     names = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
     return next((ROOMS[name] for name in names if name in ROOMS), None)
@@ -83,7 +83,7 @@ def _import_statements(source: str) -> list[ast.Import | ast.ImportFrom]:
 
 
 def imported_modules(source: str, module: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything a module imports, wherever in the file: ``from a import b`` gives ``a.b``."""
+    """Yield line and dotted name of every import anywhere in a module: ``from a import b`` gives ``a.b``."""
     for node in _import_statements(source):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -95,7 +95,7 @@ def imported_modules(source: str, module: str) -> Iterator[tuple[int, str]]:
 
 
 def breaches(source: str, module: str) -> list[str]:
-    """What a module imports against the floor plan, one line each."""
+    """Return one line for each import of a module that violates the layers."""
     here = room_of(module)
     if here is None:
         return [f"{module} is in no room: put it into the floor plan"]
@@ -128,7 +128,7 @@ def test_every_room_imports_only_from_below() -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    """``import megatron_pz`` runs before every import of a room: what it imported, all rooms would."""
+    """``import megatron_pz`` runs before every import of a room, so all rooms would share its imports."""
     assert not list(imported_modules((ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8"), PACKAGE))
 
 
@@ -136,7 +136,7 @@ TRAINING_COMMANDS = {f"{PACKAGE}.{name}" for name in ("train", "cold_start", "ba
 
 
 def test_nobody_imports_a_training_command() -> None:
-    """Entry points are wiring only: whatever a test or another command needs belongs to a room."""
+    """Entry points only connect modules; code that tests or other commands need belongs to a room."""
     files = [path for folder in (PACKAGE, "tests", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     found = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
@@ -181,7 +181,7 @@ def test_what_is_allowed_is_not_a_breach(module: str, source: str) -> None:
 
 
 def test_one_module_names_megatrons_models() -> None:
-    """GPTModel and its successor, HybridModel; everything else works on a LanguageModule."""
+    """Only one module names GPTModel and its successor HybridModel; all others use LanguageModule."""
     imported = re.compile(r"import (GPTModel|HybridModel)\b")
     named = [path for path in sorted((ROOT / "megatron_pz").rglob("*.py")) if imported.search(path.read_text())]
     assert [path.relative_to(ROOT).as_posix() for path in named] == ["megatron_pz/model/gpt.py"]

@@ -1,4 +1,4 @@
-"""Trains a tiny model for a few steps, saving or loading on the way, and prints digests of every bit that it holds.
+"""Train a tiny model for a few steps with saves or loads, and print digests of its complete state.
 
 ``checkpoint_worker.py TASK FOLDER [flags]`` under torchrun or on forked ranks. Each task runs once for each way of
 optimizing (:data:`VARIANTS`), in a sub-folder of that name, and prints lines ``REPORT {json}``.
@@ -33,13 +33,13 @@ from tests.distributed.workers.tiny_gpt import VARIANTS, Trainee
 
 
 def _looking_at_all_files_is_rank_0s(rank: int) -> AbstractContextManager[object]:
-    """Hundreds of ranks would ask the file system for the sizes of as many files each."""
+    """Check that only rank 0 looks up all files; hundreds of ranks would query the sizes of as many files each."""
     forbidden = AssertionError("rank 0 is to look for all")
     return mock.patch.object(checkpoint_files, "read_header", side_effect=forbidden) if rank else nullcontext()
 
 
 def _bytes_read() -> int:
-    """By this process, from files and pipes."""
+    """Return the bytes that this process has read from files and pipes."""
     return int(Path("/proc/self/io").read_text().split()[1])
 
 
@@ -47,7 +47,7 @@ def _bytes_read() -> int:
 
 
 def straight(trainee: Trainee) -> None:
-    """Four steps in one go, with a checkpoint after two that is not read: saving must not disturb training."""
+    """Train four uninterrupted steps, with a checkpoint after two that is not read: saving must not affect training."""
     losses = trainee.train(range(2))
     trainee.save(2)
     losses += trainee.train(range(2, 4))
@@ -57,7 +57,7 @@ def straight(trainee: Trainee) -> None:
 
 
 def resume(trainee: Trainee) -> None:
-    """Steps three and four, from the checkpoint after two, in a process that started from other weights."""
+    """Train steps three and four from the checkpoint after two, in a process that started from other weights."""
     before = _bytes_read()
     with _looking_at_all_files_is_rank_0s(trainee.topology.rank):
         loaded = trainee.load()
@@ -77,7 +77,7 @@ def resume(trainee: Trainee) -> None:
 
 
 def resume_elsewhere(trainee: Trainee) -> None:
-    """The same in another layout: the generators of the ranks that wrote are of no use there, but to draw the data."""
+    """Resume in another layout, where the generators of the ranks that wrote are used only to draw the data."""
     loaded = trainee.load()
     assert loaded.per_rank is None
     states = torch.load(trainee.folder / "iter_0000002" / "rank_00000.pt")
@@ -92,8 +92,8 @@ def resume_elsewhere(trainee: Trainee) -> None:
 
 
 def ends(trainee: Trainee) -> None:
-    """How far the master weights after four steps lie apart, in one go and in two layouts, relative to the largest;
-    and the weights, with their optimizer and without."""
+    """Report the difference of the master weights after four steps, uninterrupted and in two layouts, relative to the
+    largest, and the weights with and without their optimizer."""
     trainee.folder = trainee.folder.with_name(f"{trainee.variant}-end")
     trainee.load()
     whole = trainee.masters()
@@ -114,7 +114,7 @@ def ends(trainee: Trainee) -> None:
 
 
 def contents(trainee: Trainee) -> None:
-    """What the checkpoint holds, and the copy beside it, as this layout sees them."""
+    """Report the contents of the checkpoint and of the copy beside it, as loaded in this layout."""
     for folder in (trainee.folder, trainee.folder.with_name("copy")):
         trainee.folder = folder
         loaded = trainee.load()
@@ -122,7 +122,7 @@ def contents(trainee: Trainee) -> None:
 
 
 def copy(trainee: Trainee) -> None:
-    """Save to the folder ``copy`` what was loaded from there, or at first from the variant: a move between layouts."""
+    """Save to the folder ``copy`` the state loaded from it, or first from the variant, to move it between layouts."""
     target = trainee.folder.with_name("copy")
     if target.exists():
         trainee.folder = target
@@ -132,7 +132,7 @@ def copy(trainee: Trainee) -> None:
 
 
 def fail_to_write(trainee: Trainee) -> None:
-    """A good checkpoint after step 1; then every way in which step 2's can fail; then step 3's is good again."""
+    """Write a good checkpoint after step 1, let that of step 2 fail in every way, and write that of step 3."""
     trainee.train(range(1))
     trainee.save(1)
     before = trainee.digests()
@@ -146,7 +146,7 @@ def fail_to_write(trainee: Trainee) -> None:
             outcome = str(error)
         found = sorted(path.name for path in trainee.folder.iterdir())
         trainee.report(failure=name, outcome=outcome, found=found)
-        trainee.topology.barrier()  # or rank 0's next attempt is found in this one
+        trainee.topology.barrier()  # otherwise rank 0's next attempt would be found in this one
 
     last = trainee.topology.world_size - 1
     for rank, most_bytes in ((0, 1000), (0, 25_000), (last, 25_000)):
@@ -169,14 +169,14 @@ def fail_to_write(trainee: Trainee) -> None:
 
 
 def write_on_full_disk(trainee: Trainee) -> None:
-    """Save, until the folder's file system is full."""
+    """Save until the folder's file system is full."""
     trainee.train(range(1))
     for iteration in range(1, 100):
         trainee.save(iteration)
 
 
 def until_stopped(trainee: Trainee) -> None:
-    """Step after step until a signal asks for the end; then a checkpoint."""
+    """Train until a signal requests the end, then write a checkpoint."""
     with StopRequest() as stop:
         for iteration in range(1, 100_000):
             trainee.train(range(iteration - 1, iteration))
@@ -188,7 +188,7 @@ def until_stopped(trainee: Trainee) -> None:
 
 
 def stuck_after_signal(trainee: Trainee) -> None:
-    """A run that heard the first signal and never comes to the end of its step."""
+    """Receive the first signal and never reach the end of the step."""
     with StopRequest() as stop:
         trainee.report(iteration=1, pid=os.getpid())
         while stop.signal is None:
@@ -198,7 +198,7 @@ def stuck_after_signal(trainee: Trainee) -> None:
 
 
 class _file_size_limit:  # noqa: N801 -- used as a function
-    """Within it this process cannot write a file beyond so many bytes: the system's own error, on one rank only."""
+    """Limits the size of files that this process can write in the block, for a real system error on one rank."""
 
     def __init__(self, most_bytes: int | None) -> None:
         self.most_bytes = most_bytes

@@ -1,4 +1,4 @@
-"""Ranks that train, save, and are killed at a chosen place of a save; and ranks that go on from what they left."""
+"""Train and save on ranks that are killed at a chosen point of a save, and resume from the remaining files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VARIANT = "bf16-distributed"
 LAST_STEP = 4
 
 PLACES: dict[str, tuple[str, int, bool]] = {
-    # What is killed: (function, which call of it, after it has run instead of before)
+    # Points of the kill: (function, number of the call, after the call instead of before)
     "before the first file": ("stage_tensors", 1, False),
     "before the tensors": ("write", 1, False),
     "in the middle of a file": ("_write_item", 5, True),
@@ -40,7 +40,7 @@ PLACES: dict[str, tuple[str, int, bool]] = {
     "between the rename and the record of the latest": ("replace", 1, True),
     "after the record": ("replace", 2, True),
     "an old one hidden": ("replace", 3, True),
-    "an old one half deleted": ("rmtree", 2, False),  # the first call is for what the new one replaced
+    "an old one half deleted": ("rmtree", 2, False),  # the first call is for the replaced directory
 }
 """The places of a save, in order; at the last four the new checkpoint has its name."""
 
@@ -56,7 +56,7 @@ OWNERS: dict[str, tuple[Any, str]] = {
 
 
 def trainee(folder: Path, seed: int) -> Trainee:
-    """A model on this rank, in a process group of its own. Two ranks share every layer, so that both have to write."""
+    """Return a model on this rank in a new process group. Two ranks share every layer, so that both have to write."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     options = argparse.Namespace(folder=folder, seed=seed, tp=int(os.environ["WORLD_SIZE"]), pp=1, ep=1, experts=None)
@@ -65,7 +65,7 @@ def trainee(folder: Path, seed: int) -> Trainee:
 
 
 def writer(trained: Trainee, asynchronous: bool) -> CheckpointWriter:
-    """Keeps the newest checkpoint only."""
+    """Return a writer that keeps only the newest checkpoint."""
     retention = Retention(keep_last=1)
     parts = {"": ModelState(trained.chunks, trained.optimizer)}
     return CheckpointWriter(trained.folder, parts, asynchronous=asynchronous, retention=retention)
@@ -76,7 +76,7 @@ def save(checkpoints: CheckpointWriter, iteration: int) -> None:
 
 
 def straight(folder: Path) -> None:
-    """All steps in one go, without a checkpoint."""
+    """Run all steps without a checkpoint."""
     trained = trainee(folder, seed=7)
     losses = trained.train(range(LAST_STEP))
     trained.report(losses=losses, **trained.digests())
@@ -84,7 +84,7 @@ def straight(folder: Path) -> None:
 
 
 def killed(folder: Path, asynchronous: bool, place: str, victim: int) -> None:
-    """A checkpoint after step 1, and SIGKILL for one rank while the one after step 2 is written."""
+    """Write a checkpoint after step 1, and kill one rank while that of step 2 is written."""
     trained = trainee(folder, seed=7)
     checkpoints = writer(trained, asynchronous)
     trained.train(range(1))
@@ -101,7 +101,7 @@ def killed(folder: Path, asynchronous: bool, place: str, victim: int) -> None:
 
 
 def resumed(folder: Path, asynchronous: bool) -> None:
-    """Go on from the latest checkpoint to the last step, with a checkpoint there."""
+    """Resume from the latest checkpoint up to the last step, and write a checkpoint."""
     trained = trainee(folder, seed=8)
     loaded = trained.load()
     restore_rng_state(loaded.per_rank)

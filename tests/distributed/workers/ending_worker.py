@@ -1,8 +1,8 @@
-"""A worker that ends as its arguments say, rank by rank: a code, ``kill``, ``hang``, or ``import`` for slow imports.
+"""End a worker as its arguments specify by rank: a code, ``kill``, ``hang``, or ``import`` for slow imports.
 
-``kill in service`` and ``75 in service``: so the first time, and the second time with 0.
+With ``kill in service`` and ``75 in service`` it ends so the first time, and the second time with 0.
 
-It does without torch, so that a test of the launcher takes no longer than the launcher.
+It does not import torch, so that a test of the launcher takes no longer than the launcher.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     elif ending == "import":
         while not (folder / "imported").exists():
             time.sleep(0.02)
-        with StopRequest() as stop:  # a signal that came during the imports is here at once
+        with StopRequest() as stop:  # a signal during the imports is delivered now
             raise SystemExit(3 if stop.signal is signal.SIGUSR1 else 1)
     elif ending == "2":
         raise BadInput("--data-path x: no such file")

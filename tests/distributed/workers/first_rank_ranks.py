@@ -1,4 +1,4 @@
-"""Ranks of which the first one works for all."""
+"""Run ranks of which the first one works for all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_pz.runtime.first_rank import on_first_rank
 
 
 def work_on_first_rank() -> None:
-    """Every rank gets rank 0's result, and then its failure."""
+    """Check that every rank gets rank 0's result, and then its failure."""
     dist.init_process_group("gloo")
     assert on_first_rank(lambda: f"from rank {dist.get_rank()}") == "from rank 0"
 

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face checkpoint in several layouts and holds logits and streamed weights against the files.
+"""Load a Hugging Face checkpoint in several layouts, and compare logits and streamed weights with the files.
 
 ``hf_mapping_worker.py FOLDER LAYOUT [LAYOUT …]`` under torchrun; a layout is ``tp2``, ``pp2``, ``tp2,sp``,
 ``pp2,first1`` (one layer on the first stage), or such parts joined by commas. Prints ``OK {layout}`` on rank 0.
@@ -67,7 +67,7 @@ def check_layout(folder: str, layout: str, input_ids_BS: torch.Tensor, expected_
 
 @torch.no_grad()
 def check_logits(model: torch.nn.Module, input_ids_BS: torch.Tensor, expected_BSV: torch.Tensor) -> None:
-    """One forward pass, stage after stage, on the last stage against transformers'."""
+    """Run one forward pass through all stages, and compare the last stage's logits with transformers."""
     ranks = parallel_state.get_tensor_model_parallel_world_size()
     if not model.pre_process:
         length = LENGTH // ranks if model.config.sequence_parallel else LENGTH
@@ -85,7 +85,7 @@ def check_logits(model: torch.nn.Module, input_ids_BS: torch.Tensor, expected_BS
 
 
 def check_stream(model: torch.nn.Module, arch: Architecture, folder: str, dtype: torch.dtype) -> None:
-    """On every rank: every tensor once, bit for bit what the file holds, in the model's dtype."""
+    """Check on every rank that the stream has every tensor once, bit for bit as in the file, in the model's dtype."""
     source = HFTensorSource(folder)
     streamed = []
     for name, tensor in stream_hf_weights([model], arch):

@@ -1,6 +1,6 @@
-"""Four updates of the same experience in one layout after another, for tests that hold them against one process.
+"""Run four updates of the same experience in several layouts, for tests that compare them with one process.
 
-Every layout starts from the same Hugging Face checkpoint and the same groups. What it did, in a form that does not
+Every layout starts from the same Hugging Face checkpoint and the same groups. Its results, in a form that does not
 depend on the layout, is an :class:`Outcome`.
 """
 
@@ -45,7 +45,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What four updates did."""
+    """The results of four updates."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -61,9 +61,9 @@ class Outcome:
 
 
 def experience(experts: Experts | None) -> list[ScoredGroup]:
-    """Groups of both roles; rollout log-probabilities near those of a model that knows nothing.
+    """Return groups of both roles, with rollout log-probabilities near those of a random model.
 
-    With experts, the responses of every second group have gone where chance sent them.
+    With experts, the responses of every second group have random expert ids.
     """
     draw = random.Random(7)
     groups = []
@@ -81,18 +81,18 @@ def experience(experts: Experts | None) -> list[ScoredGroup]:
 
 
 def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology, moe_aux_loss_coeff: float = 0.0) -> Outcome:
-    """Run them; the same outcome on every rank."""
+    """Run four updates; return the same outcome on every rank."""
     config = RunConfig(
         model=ModelConfig(hf_model=hf_dir, bf16=False, moe_aux_loss_coeff=moe_aux_loss_coeff),
         parallel=parallel,
-        # An eps above the rounding of gradients: Adam would make whole steps of that where a gradient is nearly zero.
+        # An eps above the rounding of gradients, which Adam would otherwise turn into full steps near zero gradients.
         optimizer=OptimizerConfig(lr=LEARNING_RATE, adam_eps=1e-5, weight_decay=0.01, clip_grad=1.0),
     )
     policy = Policy(config.model, config.parallel, config.optimizer, topology)
     _require_exact_export(policy, hf_dir)
     groups = experience(policy.architecture.experts)
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "sequence_mean", 16), MICRO_BATCH_TOKENS)
-    # Without a clip range a ratio near its edge cannot fall on the one side here and on the other side there.
+    # Without a clip range, rounding cannot move a ratio across its edge in only one of the layouts.
     loss = partial(policy_loss, grpo=GrpoConfig(grpo_clamp_eps_lower=0.9, grpo_clamp_eps_upper=9.0))
     before = policy.log_probs(rows)
     results = [policy.update(rows, loss, LEARNING_RATE)]
@@ -115,7 +115,7 @@ def four_updates(hf_dir: str, parallel: ParallelConfig, topology: Topology, moe_
 
 
 def _require_a_checkpoint_of_the_updated_weights(policy: Policy, topology: Topology) -> None:
-    """After an overlapped update each rank has its own share of the new weights only, until somebody asks for more."""
+    """Require a correct checkpoint after an overlapped update, when each rank has only its share of the new weights."""
 
     def weights() -> dict[str, torch.Tensor]:
         return {name: t.clone() for name, t in hf_stream.stream_hf_weights(policy.chunks, policy.architecture)}
@@ -131,7 +131,7 @@ def _require_a_checkpoint_of_the_updated_weights(policy: Policy, topology: Topol
 
 
 def _require_exact_export(policy: Policy, hf_dir: str) -> None:
-    """On every rank: what the layout streams is what it was loaded from, each tensor once and bit for bit."""
+    """Require on every rank that the layout streams each loaded tensor once and bit for bit."""
     source = HFTensorSource(hf_dir)
     for bucket_bytes in (hf_stream.BUCKET_BYTES, 60_000, 1):
         with recorded_buckets() as buckets:
@@ -140,13 +140,13 @@ def _require_exact_export(policy: Policy, hf_dir: str) -> None:
                 assert torch.equal(tensor, source.slices(name)[:]), name
                 streamed.append(name)
         assert sorted(streamed) == sorted(source.names())
-        # What is gathered at once stays within the bound, unless one parameter alone is larger.
+        # A bucket stays within the bound, unless a single parameter is larger.
         assert all(whole <= bucket_bytes or count == 1 for count, whole in buckets)
 
 
 @contextmanager
 def recorded_buckets() -> Iterator[list[tuple[int, int]]]:
-    """(parameters, bytes of their whole tensors) of every bucket that is exchanged meanwhile."""
+    """Record (parameters, bytes of their whole tensors) of every bucket that is exchanged in the block."""
     buckets: list[tuple[int, int]] = []
     exchange = hf_stream._exchange
 
@@ -167,7 +167,7 @@ def recorded_buckets() -> Iterator[list[tuple[int, int]]]:
 def _of_all_ranks(
     rows: list[MicroBatch], log_probs: list[torch.Tensor], topology: Topology
 ) -> dict[Tokens, torch.Tensor]:
-    """Response by response; ranks other than the last pipeline stage's have none."""
+    """Gather the values of all ranks by response; only ranks of the last pipeline stage have any."""
     own: dict[Tokens, torch.Tensor] = {}
     for row, log_probs_R in zip(rows, log_probs, strict=False):
         if row.loss_weights_R.any():
@@ -183,7 +183,7 @@ def one_process(
     parallel: ParallelConfig = ParallelConfig(),  # noqa: B008 -- frozen
     moe_aux_loss_coeff: float = 0.0,
 ) -> Outcome:
-    """The outcome without any parallelism, in this process; ``parallel`` may say what else belongs to a layout."""
+    """Return the outcome without parallelism, in this process; ``parallel`` may set the other options of a layout."""
     topology = Topology.start(parallel, seed=1)
     try:
         return four_updates(str(hf_dir), parallel, topology, moe_aux_loss_coeff)
@@ -192,7 +192,7 @@ def one_process(
 
 
 def run_layouts(cases: list[tuple[str, str, ParallelConfig]], folder: str, moe_aux_loss_coeff: float = 0.0) -> None:
-    """One rank of many: (name, checkpoint, layout) one after another; rank 0 writes ``folder/name.pt``."""
+    """Run, as one rank, each (name, checkpoint, layout) in turn; rank 0 writes ``folder/name.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name, hf_dir, parallel in cases:

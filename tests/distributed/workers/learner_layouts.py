@@ -1,4 +1,4 @@
-"""A step of two learners, and the entropies of passages, in one layout after another."""
+"""Run a step of two learners, and compute the entropies of passages, in several layouts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PASSAGES = ["The old castle stands near the river.", "Water boils.", "In 1887 th
 
 
 def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[str, Any]:
-    """Two shares, twice each, by response-level ratios and with a reference policy; the same on every rank."""
+    """Learn from two shares, twice each, with response-level ratios and a reference policy; the same on every rank."""
     config = RunConfig(
         model=ModelConfig(hf_model=hf_dir, bf16=False),
         parallel=parallel,
         game=GameConfig(policy_sharing="separate"),
         rollout=RolloutConfig(max_response_length=12),
-        # Without a narrow clip range a ratio near its edge cannot fall on the one side here and on the other there.
+        # With a wide clip range, rounding cannot move a ratio across its edge in only one of the layouts.
         grpo=GrpoConfig(
             importance_sampling_level="sequence",
             gspo_clamp_eps_lower=0.9,
@@ -63,7 +63,7 @@ def outcome(hf_dir: str, parallel: ParallelConfig, topology: Topology) -> dict[s
 
 
 def run_layouts(cases: dict[str, ParallelConfig], hf_dir: str, folder: str) -> None:
-    """One rank of many; every rank writes ``folder/name.rank.pt``."""
+    """Run the layouts as one rank; every rank writes ``folder/name.rank.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     for name, parallel in cases.items():

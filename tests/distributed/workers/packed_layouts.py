@@ -1,6 +1,6 @@
-"""Two ranks: packed rows under tensor, sequence, pipeline and context parallelism against transformers, one by one.
+"""Compare packed rows on two ranks, under each kind of parallelism, with transformers response by response.
 
-Arguments: directories of Hugging Face models. Prints one line a model and layout; raises where one differs.
+Arguments are directories of Hugging Face models. Prints one line per model and layout, and raises if one differs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LAYOUTS = {
 
 
 def check(hf_dir: Path, parallel: ParallelConfig, expected: Reference) -> None:
-    """Two rows of different lengths through megatron's schedule, with its gradient reductions."""
+    """Check two rows of different lengths through Megatron's schedule, with its gradient reductions."""
     architecture = Architecture.from_hf(hf_dir)
     config = transformer_config(architecture, ModelConfig(hf_model=str(hf_dir), bf16=False), parallel)
     model = build_model(architecture, config)
@@ -87,7 +87,7 @@ def check(hf_dir: Path, parallel: ParallelConfig, expected: Reference) -> None:
 
 
 def check_a_rank_of_padding() -> None:
-    """Of 100 rows the first 40 are the vocabulary: rank 1 has none of it, and must neither count nor give NaN."""
+    """Check a vocabulary of the first 40 of 100 rows: rank 1 has none of it, and must neither count nor give NaN."""
     generator = torch.Generator().manual_seed(0)
     hidden_RH = torch.randn(5, 8, generator=generator).requires_grad_()
     weight_VH, labels_R = torch.randn(100, 8, generator=generator), torch.arange(5) * 9

@@ -1,4 +1,4 @@
-"""Ranks that would measure different machines settle on the precision of rank 0."""
+"""Check that ranks with different measurements settle on the precision of rank 0."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from megatron_pz.runtime.matrix_speed import MatrixSpeed
 
 
 def settle_on_ranks(first_is_fast_in_bf16: bool) -> None:
-    """Settle ``auto`` where rank 0 is fast in one precision and the others in the other one."""
+    """Settle ``auto`` with rank 0 faster in one precision and the others in the other."""
     dist.init_process_group("gloo")
     slow, fast = MatrixSpeed(bf16=5.0, fp32=80.0), MatrixSpeed(bf16=800.0, fp32=160.0)
     own = fast if (dist.get_rank() == 0) == first_is_fast_in_bf16 else slow

@@ -1,4 +1,4 @@
-"""A run that writes nothing but where it stands: waits for a stop request, agrees on it with all ranks, and ends."""
+"""Run without results: report progress, wait for a stop request, agree on it with all ranks, and end."""
 
 from __future__ import annotations
 

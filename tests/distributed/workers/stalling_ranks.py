@@ -1,4 +1,4 @@
-"""Ranks that wait for each other in collectives, under the watchdog, and ways in which one lets the others down."""
+"""Run ranks that wait for each other in collectives, under the watchdog, with several failures of one rank."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CULPRIT = 1
 
 
 def stall(watchdog: Watchdog) -> None:
-    """An engine that never answers."""
+    """Imitate an engine that never answers."""
     with watchdog.phase("rollout", limit=1.0, setting="--rollout-timeout-minutes"):
         threading.Event().wait()
 
 
 def stall_with_the_lock(watchdog: Watchdog) -> None:
-    """The same, in native code that does not let go of Python's lock: not even the watchdog can run."""
+    """Stall in native code that holds Python's global interpreter lock, so that not even the watchdog can run."""
     import ctypes
 
     with watchdog.phase("rollout", limit=1.0, setting="--rollout-timeout-minutes"):
@@ -43,20 +43,20 @@ def refuse(watchdog: Watchdog) -> None:
 
 
 def wait(watchdog: Watchdog) -> None:
-    """Until a signal comes."""
+    """Wait until a signal arrives."""
     with watchdog.phase("update"):
         threading.Event().wait()
 
 
 def late(watchdog: Watchdog) -> None:
-    """Alive, and not in the collective where the others wait."""
+    """Stay alive without joining the collective in which the others wait."""
     with watchdog.phase("the dentist's waiting room"):
         time.sleep(600)
 
 
 @exits_with_one_line
 def ranks(deed: str) -> None:
-    """Three steps together; then the culprit does its deed while the others are in the next all-reduce."""
+    """Run three common steps; then the culprit fails while the others are in the next all-reduce."""
     warnings.simplefilter("ignore")
     timeout = timedelta(seconds=2 if deed == "late" else 60)
     dist.init_process_group("gloo", timeout=timeout)

@@ -1,4 +1,4 @@
-"""A tiny GPTModel that trains for a few steps, saves and loads, and gives digests of every bit that it holds."""
+"""A tiny GPTModel that trains for a few steps, saves and loads, and returns digests of its complete state."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Trainee:
         self.writers: dict[Path, CheckpointWriter] = {}
 
     def train(self, steps: range) -> list[float]:
-        """Next-token steps. What they learn from is drawn from torch's and Python's generators."""
+        """Train next-token steps on data drawn from torch's and Python's generators."""
         losses = []
         for iteration in steps:
             tokens = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH + 1))
@@ -87,7 +87,7 @@ class Trainee:
         return losses
 
     def save(self, iteration: int) -> None:
-        """Save with one writer a folder, as a run does: what its ranks settled at the first save serves the others."""
+        """Save with one writer per folder, as a run does, so that later saves reuse the agreement of the first."""
         parts = {"": ModelState(self.chunks, self.optimizer)}
         writer = self.writers.setdefault(self.folder, CheckpointWriter(self.folder, parts))
         common = {"cursor": 12 * iteration, "reward": 0.1}
@@ -98,12 +98,12 @@ class Trainee:
         return load_checkpoint(self.folder, parts, iteration)
 
     def masters(self) -> list[torch.Tensor]:
-        """Copies of this rank's float32 master weights."""
+        """Return copies of this rank's float32 master weights."""
         groups = [group for part in self.optimizer.chained_optimizers for group in part.optimizer.param_groups]
         return [master.detach().clone() for group in groups for master in group["params"]]
 
     def digests(self) -> dict[str, str]:
-        """A digest of each kind of state, bit by bit."""
+        """Return a digest of each kind of state, bit by bit."""
         kinds: dict[str, list[torch.Tensor]] = {"weights": [w.data for w in self.chunks[0].parameters()]}
         kinds |= {"masters": [], "exp_avg": [], "exp_avg_sq": [], "step": [], "torch": [torch.get_rng_state()]}
         inner = self.optimizer.chained_optimizers[0].optimizer
@@ -117,7 +117,7 @@ class Trainee:
 
     def report(self, **facts: object) -> None:
         line = json.dumps({"variant": self.variant, "rank": self.topology.rank, **facts})
-        os.write(1, f"REPORT {line}\n".encode())  # one write, or the lines of two ranks on one pipe mix
+        os.write(1, f"REPORT {line}\n".encode())  # a single write, so that the ranks' lines do not mix
 
 
 def _config(options: argparse.Namespace, bf16: bool, layers: int) -> TransformerConfig:

@@ -1,5 +1,7 @@
-"""The GPU's layer spec on the CPU: python transformer_engine_spec.py QWEN3_DIR LLAMA_DIR, with tests/stand_ins first on
-PYTHONPATH. Megatron-Core's wrappers of Transformer Engine are the real ones, what they wrap stands in for it.
+"""Check the GPU's layer spec on the CPU.
+
+``python transformer_engine_spec.py QWEN3_DIR LLAMA_DIR`` needs tests/stand_ins first on
+PYTHONPATH. Megatron-Core's wrappers of Transformer Engine are real; the wrapped modules are stand-ins.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def built(folder: Path, topology: Topology, model: ModelConfig) -> PolicyModel:
 
 
 def largest_difference(policy: PolicyModel, expected: Reference) -> float:
-    """|log p - log p of transformers| over the response tokens of packed rows."""
+    """Return the largest |log p - log p of transformers| over the response tokens of packed rows."""
     groups = random_groups(policy.architecture.vocab_size, SHAPES, seed=3)
     rows = policy.micro_batches(groups, LossWeighting.of(groups, "token_mean", 1), 64)
     assert all(row.tokens_S.numel() % policy.packed_shape.length_multiple == 0 for row in rows)
@@ -55,7 +57,7 @@ def largest_difference(policy: PolicyModel, expected: Reference) -> float:
 
 
 def check_modules(policy: PolicyModel) -> None:
-    """Fused norms, our attention, and every parameter known to the mapping under a name of its own."""
+    """Check fused norms, our attention, and that the mapping knows every parameter by a distinct name."""
     (model,) = policy.chunks
     for layer in model.decoder.layers:
         assert type(layer.self_attention.linear_qkv) is wrappers.TELayerNormColumnParallelLinear
@@ -74,12 +76,12 @@ def check_modules(policy: PolicyModel) -> None:
 
 
 def linear_layers(policy: PolicyModel) -> Iterator[te.Linear]:
-    """Those of Transformer Engine, in order."""
+    """Return Transformer Engine's linear layers, in order."""
     return (module for module in policy.chunks[0].modules() if isinstance(module, te.Linear))
 
 
 def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
-    """Each recipe reaches the layers; the output layer, and layers that shall stay in bfloat16, stay out."""
+    """Check that each recipe reaches the layers, except the output layer and layers that stay in bfloat16."""
     in_bf16 = largest_difference(built(folder, topology, ModelConfig()), expected)
     for recipe, name in FP8.items():
         policy = built(folder, topology, ModelConfig(fp8_format="hybrid", fp8_recipe=recipe))
@@ -96,7 +98,7 @@ def check_fp8(folder: Path, topology: Topology, expected: Reference) -> None:
 
 
 def check_training_and_resume(folder: Path, topology: Topology) -> None:
-    """An update changes every weight, and a checkpoint brings the scaling state of FP8 back."""
+    """Check that an update changes every weight, and that a checkpoint restores the scaling state of FP8."""
     config = RunConfig(
         model=ModelConfig(hf_model=str(folder), fp8_format="hybrid", fp8_recipe="delayed"),
         parallel=ParallelConfig(use_distributed_optimizer=True),
@@ -122,7 +124,7 @@ def check_training_and_resume(folder: Path, topology: Topology) -> None:
 
 
 def check_reading_on_a_cpu(folder: Path, topology: Topology, run: Path, written: PolicyModel) -> None:
-    """Where a checkpoint of a GPU is converted its layers are Megatron-Core's local ones."""
+    """Check a conversion of a GPU's checkpoint, for which the layers are Megatron-Core's local ones."""
     layers._local_layer = LOCAL_LAYER
     local = built(folder, topology, ModelConfig())
     layers._local_layer = layers._transformer_engine_layer
@@ -141,7 +143,7 @@ def linear_layers_of(layer: torch.nn.Module) -> Iterator[te.Linear]:
 
 
 def main(qwen3: Path, llama: Path) -> None:
-    layers._local_layer = layers._transformer_engine_layer  # what block_spec takes where there is a CUDA device
+    layers._local_layer = layers._transformer_engine_layer  # the specification that block_spec uses with a CUDA device
     policy_module.require_precision = lambda model, machine: None
     topology = Topology.start(ParallelConfig(), seed=1)
     for folder in (qwen3, llama):

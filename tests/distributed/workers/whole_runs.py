@@ -1,4 +1,4 @@
-"""A whole run on scripted engines as one rank of many; loop, trainer, checkpoints and logs are the real ones."""
+"""Run a whole run on scripted engines as one rank of many; loop, trainer, checkpoints and logs are real."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import scripted_run
 
 def run(config: RunConfig, result: str) -> None:
     """
-    Play all steps; rank 0 writes to ``result`` each policy's weights, and those that each engine of its was given.
+    Run all steps; rank 0 writes to ``result`` each policy's weights, and those that each of its engines received.
 
     The last ranks of a configuration with rollout ranks serve them.
     """

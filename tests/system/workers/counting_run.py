@@ -1,7 +1,7 @@
-"""A run without a model: a number that every step changes by an all-reduce, with this project's own stop and watchdog.
+"""Run without a model: an all-reduce changes a number in every step, with this project's own stop and watchdog.
 
-It reads the flags of ``megatron_pz.train`` and writes the same files, so that the cluster's scripts cannot tell it from
-a training run, and a step takes STEP_SECONDS instead of minutes. ``STUCK=RANK:ITERATION`` makes one rank wait for ever.
+It reads the flags of ``megatron_pz.train`` and writes the same files, so that the cluster's scripts treat it like
+a training run, and a step takes STEP_SECONDS instead of minutes. ``STUCK=RANK:ITERATION`` makes one rank wait forever.
 """
 
 from __future__ import annotations

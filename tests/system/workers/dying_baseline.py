@@ -1,6 +1,6 @@
 """``megatron_pz.baselines`` whose rank 1 is killed once: dying_baseline.py ITERATION [flags of megatron_pz.baselines]
 
-It dies at the beginning of ITERATION, in the first attempt that a launcher makes. ITERATION 0: never.
+It dies at the beginning of ITERATION, in the first attempt of a launcher; with ITERATION 0, never.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from megatron_pz.runtime.watchdog import Watchdog
 
 
 def die_at(iteration: int) -> None:
-    """Let this process kill itself where the loop names this iteration."""
+    """Make this process kill itself when the loop starts this iteration."""
     plain = Watchdog.step
 
     def step(watchdog: Watchdog, name: str) -> None:

@@ -1,6 +1,6 @@
 """``megatron_pz.train`` with failures: failing_run.py DEED:RANK:CALL[,…] [flags of megatron_pz.train]
 
-In its CALL-th call that has prompts of a step, the engines of RANK die (``die``) or never answer (``stall``).
+In their CALL-th call with prompts of a step, the engines of RANK die (``die``) or never answer (``stall``).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.support.rollout_reference import die_in_step
 
 
 def plan_failures(deeds: dict[int, str]) -> None:
-    """Let this rank's engines do what is written for their calls, counted over all of them."""
+    """Make this rank's engines fail in the planned calls, counted over all engines."""
     plain, calls = VllmEngine.run, iter(range(1, 1_000_000))
 
     def run(
         engine: VllmEngine, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], *then: Callable[..., Any]
     ) -> list[Any]:
-        # The check of an engine's log-probabilities at its start adds nothing to its prompts: it does not count.
+        # The check of an engine's log-probabilities at its start does not count as a call.
         deed = deeds.get(next(calls)) if prompts and then else None
         if deed == "die":
             die_in_step(engine, 3)

@@ -1,7 +1,7 @@
-"""NeMo's own importer and exporter on a machine without a GPU: python nemo_side.py import|export FAMILY FROM TO.
+"""Run NeMo's own importer or exporter without a GPU: python nemo_side.py import|export FAMILY FROM TO.
 
-With tests/stand_ins first on PYTHONPATH, so that NeMo builds the layers that it trains: its importer and its exporter
-know Transformer Engine's names only. What asks for CUDA, or for kernels that no conversion uses, is answered here.
+tests/stand_ins must be first on PYTHONPATH, so that NeMo builds the layers that it trains: its importer and exporter
+know only Transformer Engine's names. This script replaces parts that need CUDA or kernels unused by conversions.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from megatron_pz.runtime import cpu_backend
 
 
 class Attention(torch.nn.Module):
-    """Without parameters, as Transformer Engine's is."""
+    """Attention without parameters, like Transformer Engine's."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__()
 
 
 def prepare() -> None:
-    """Make NeMo importable, and content with a CPU."""
+    """Make NeMo importable and usable on a CPU."""
     te.DotProductAttention = Attention
     cpu_backend.install()
     torch.cuda.Stream = torch.cuda.Event = torch.cuda.current_stream = cpu_backend._FinishedStream
     torch.cuda.stream = lambda *_: contextlib.nullcontext()
     torch.cuda.current_device = lambda: cpu_backend.CPU
     zarr_only = "megatron.core.dist_checkpointing.strategies.tensorstore"
-    if importlib.util.find_spec(zarr_only) is None:  # gone in Megatron-Core 0.16, and imported by NeMo 2.7.3
+    if importlib.util.find_spec(zarr_only) is None:  # removed in Megatron-Core 0.16, but imported by NeMo 2.7.3
         module = ModuleType(zarr_only)
         module.TensorStoreLoadShardedStrategy = None
         sys.modules[zarr_only] = module
     from megatron.core.models.common.embeddings import rope_utils
 
-    rope_utils.fused_apply_rotary_pos_emb = prepare  # anything but None: NeMo's Llama is described with the kernel
+    rope_utils.fused_apply_rotary_pos_emb = prepare  # any value except None, because NeMo's Llama refers to the kernel
 
 
 def main(way: str, family: str, source: str, target: str) -> None:

@@ -1,4 +1,4 @@
-"""Two ranks of a trainer, with an engine each (TP 1) or one together (TP 2), under torchrun.
+"""Run two ranks of a trainer with an engine each (TP 1) or a shared one (TP 2), under torchrun.
 
 rollout_ranks.py MODEL_DIR TP
 """
@@ -37,7 +37,7 @@ def main(model_dir: Path, tensor_parallel_size: int) -> None:
         shared = random_prompts(4, vocabulary=TINY_VOCAB_SIZE, shortest=20, longest=96)
         same = engine.generate(shared, 2, seeds=range(4), max_tokens=8, stop=[])
         digest = hashlib.sha256(repr(same).encode()).hexdigest()
-        # An uneven load: neither engine may wait for the other; but ranks of one engine make the same calls.
+        # The load is uneven: engines may not wait for each other, but ranks of one engine make the same calls.
         for _ in range(1 + 2 * rank if tensor_parallel_size == 1 else 2):
             engine.generate(shared[:2], 1, seeds=[rank, rank], max_tokens=4, stop=[])
         trainer = reference_model(model_dir)

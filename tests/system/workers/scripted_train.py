@@ -1,4 +1,4 @@
-"""``megatron_pz.train`` with scripted engines in place of vLLM's: real updates, checkpoints and signals, in seconds."""
+"""Run ``megatron_pz.train`` with scripted engines instead of vLLM's: real updates, checkpoints and signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who has the GPU's memory when: the order of calls, in a step and around a checkpoint, and what offloading leaves."""
+"""Ownership of GPU memory: the order of calls in a step and around a checkpoint, and the effect of offloading."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.scripted_run import ScriptedEngine, run_config, run_to_the_en
 
 
 class Recorder:
-    """An engine and a trainer in one, which write down what is asked of them."""
+    """An engine and a trainer in one that record their calls."""
 
     def __init__(self, name: str, calls: list[str]) -> None:
         self.name, self.calls = name, calls
@@ -44,7 +44,7 @@ class Recorder:
 
 
 def step(*, sleep: bool, offload: bool, engines: int = 1) -> list[str]:
-    """The calls of a step of the loop."""
+    """Return the calls of a step of the loop."""
     calls: list[str] = []
     rollout = [Recorder(f"engine{number}", calls) for number in range(engines)]
     colocation = Colocation([Recorder("policy", calls)], [*rollout, rollout[0]], sleep=sleep, offload=offload)
@@ -101,7 +101,7 @@ def test_a_run_keeps_this_order_in_every_step_and_learns_the_same(
     scripted_engines: type[ScriptedEngine], tiny_llama_dir: Path, tiny_corpus: str, tmp_path: Path
 ) -> None:
     def run(offload: bool) -> tuple[list[str], list[float]]:
-        """The calls of its engine, repeated ones once, and its gradient norms."""
+        """Run; return the calls of its engine, repeated ones once, and its gradient norms."""
         save = tmp_path / f"offload {offload}"
         config = with_fields(
             run_config(tiny_llama_dir, tiny_corpus, save),

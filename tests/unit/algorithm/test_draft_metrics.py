@@ -1,4 +1,4 @@
-"""What drafts have saved reaches a step's metrics, and only the step's own part."""
+"""Draft counts reach a step's metrics, but only those of the step itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Engine:
 
 
 class Step(PolicyStep[Any]):
-    """One whose rollout drafts 40 tokens of 10 responses' passes, a quarter of them right."""
+    """A step whose rollout drafts 40 tokens in 10 responses' passes, of which a quarter is accepted."""
 
     def gather_experience(self, iteration: int) -> tuple[list[Any], list[Any]]:
         for engine in set(self._engines.values()):

@@ -1,4 +1,4 @@
-"""Several ranks call their engines together: the groups are those of one rank, whoever has sampled them."""
+"""If several ranks call their engines together, the groups equal those of one rank, whichever rank samples them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def requests_of(work: Work) -> list[SampleRequest]:
 
 
 def predict_each(key: Hashable, answers: object) -> list[SampleRequest]:
-    """Two predictions of each mask, in the engine that has proposed it."""
+    """Request two predictions of each mask, in the engine that has proposed it."""
     assert isinstance(key, SampleKey)
     item = (key.item, key.sample)
     return (
@@ -59,7 +59,7 @@ def predict_each(key: Hashable, answers: object) -> list[SampleRequest]:
 def on_ranks(
     world_size: int, ranks_of_engine: int, work: Callable[[EngineCalls], Any], make: type[Engine] = Engine
 ) -> list[Any]:
-    """Each rank's result, its engine and its calls."""
+    """Return each rank's result, engine and calls."""
     meeting, said = threading.Barrier(world_size), [[] for _ in range(world_size)]
     results: list[Any] = [None] * world_size
 
@@ -158,7 +158,7 @@ def test_an_engine_without_work_has_spent_no_time() -> None:
 
 
 def test_a_group_keeps_the_expert_ids_of_its_prompt_once() -> None:
-    """Every request of a sample brings them, and the bytes of a prompt are many."""
+    """Every request of a sample returns them, and a prompt has many bytes of ids."""
     samples = {n: Response((n,), (0.0,), "", False, prompt_experts=b"prompt", experts=b"own") for n in (2, 0, 1)}
     responses = SampledGroup((1, 2), samples).responses
     assert [response.token_ids for response in responses] == [(0,), (1,), (2,)]

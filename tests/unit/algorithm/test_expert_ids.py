@@ -1,4 +1,4 @@
-"""Expert ids reach the ranks that ask for them, and no others; stored apart they come back to their responses."""
+"""Expert ids reach only the ranks that request them; stored separately, they are restored to their responses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.scripted_run import ThreadTopology
 
 
 def groups_of(ranks: int) -> list[ScoredGroup]:
-    """Seven groups of three responses, each with its ids, sampled by the ranks in turn."""
+    """Return seven groups of three responses with ids, sampled by the ranks in turn."""
     plain = [
         ScoredGroup(
             "predictor",
@@ -71,7 +71,7 @@ def test_stored_responses_get_their_own_ids_back() -> None:
 
 
 def test_ids_in_json_are_refused_and_their_absence_is_not() -> None:
-    """As earlier versions stored them, in base64."""
+    """Earlier versions stored them in base64."""
     response = Response((1, 2), (-0.5, -0.25), "ab", False)
     old = {name: each for name, each in stored_response(response).items() if name != "expert_bytes"}
     assert restored_responses([old | {"prompt_experts": "", "experts": ""}], b"") == [response]

@@ -32,7 +32,7 @@ from megatron_pz.trainer.topology import Topology
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.packed_reference import random_groups
 
-# With a large epsilon Adam's step is smooth in the gradient: rounding is not blown up where a gradient is nearly zero.
+# With a large epsilon Adam's step is smooth in the gradient, so rounding is not amplified near zero gradients.
 OPTIMIZER = OptimizerConfig(lr=3e-3, lr_decay_style="constant", adam_eps=1e-2, weight_decay=0.0, clip_grad=0.5)
 
 
@@ -62,7 +62,7 @@ def learner_of(
 
 
 def experience() -> list[ScoredGroup]:
-    """Five groups, of both roles."""
+    """Return five groups of both roles."""
     groups = random_groups(
         TINY_VOCAB_SIZE, [(9, [5, 3]), (4, [2, 6, 2]), (12, [4, 4]), (7, [8, 2]), (3, [5, 5])], seed=3
     )
@@ -70,7 +70,7 @@ def experience() -> list[ScoredGroup]:
 
 
 def log_probs_of(model: torch.nn.Module, group: ScoredGroup) -> list[torch.Tensor]:
-    """For each response of the group."""
+    """Return the log-probabilities of each response of the group."""
     every = []
     for response in group.responses:
         tokens = torch.tensor([group.prompt_ids + response.token_ids])
@@ -80,7 +80,7 @@ def log_probs_of(model: torch.nn.Module, group: ScoredGroup) -> list[torch.Tenso
 
 
 def by_hand(model_dir: Path, groups: list[ScoredGroup], grpo: GrpoConfig) -> dict[str, torch.Tensor]:
-    """The weights after the optimizer steps that a learner is asked for, one response at a time."""
+    """Return the weights after the optimizer steps of a learner, computed one response at a time."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     adamw = torch.optim.AdamW(model.parameters(), OPTIMIZER.lr, (0.9, 0.95), OPTIMIZER.adam_eps, weight_decay=0.0)
     with torch.no_grad():
@@ -96,7 +96,7 @@ def by_hand(model_dir: Path, groups: list[ScoredGroup], grpo: GrpoConfig) -> dic
                 ):
                     ratio = (now - then).exp()
                     gain = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
-                    d = now - then  # the reference is what the run began with, and this is its first step
+                    d = now - then  # the reference is the initial model, and this is the first step
                     penalty = (-d).exp() - 1 + d
                     loss = loss + (grpo.grpo_kl_beta * penalty - gain).mean() / responses
             adamw.zero_grad()

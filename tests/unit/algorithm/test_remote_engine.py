@@ -1,4 +1,4 @@
-"""The trainer's ranks wait for rollout ranks outside of a collective, whose time would run out while these restart."""
+"""The trainer's ranks wait for rollout ranks outside of collectives, which would time out during a restart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Crew:
 
 
 class Waiting:
-    """A rank of two, whose collectives of objects do not include a broadcast that waits for rank 0's work."""
+    """One of two ranks, whose object collectives exclude a broadcast that waits for rank 0's work."""
 
     def __init__(self, rank: int) -> None:
         self.rank, self.names, self.done = rank, [], {}

@@ -29,7 +29,7 @@ def test_entropies_are_those_of_transformers(topology: Topology, micro_batch_tok
     for text, entropies in zip(TEXTS, found, strict=True):
         ids = tokenizer.encode(text, add_special_tokens=False)
         for word, entropy in zip(words_after_the_first(text), entropies, strict=True):
-            # The first token without which the text would end before the word begins.
+            # The first token whose removal would end the text before the word begins.
             before = next(n for n in range(len(ids)) if len(tokenizer.decode(ids[: n + 1])) > word.start())
             logits = model(torch.tensor([ids[:before]])).logits[0, -1]
             assert entropy == pytest.approx(torch.distributions.Categorical(logits=logits).entropy().item(), abs=1e-4)

@@ -1,4 +1,4 @@
-"""Which engine gets which samples: by hand, and over random loads."""
+"""The assignment of samples to engines, by hand and over random loads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_equal_prompts_take_turns() -> None:
 
 
 def test_the_engine_that_proposes_more_predicts_less_and_long_responses_start_first() -> None:
-    """A proposal group of 2 x 30 tokens weighs as much as three prediction groups of 2 x 10."""
+    """A proposal group of 2 x 30 tokens has the weight of three prediction groups of 2 x 10."""
     prompts = [Prompts("predictor", list("abcde"), 2, 10.0), Prompts("generator", [0], 2, 30.0)]
     shares = share_out(prompts, 2)
     assert [[work.item for work in share] for share in shares] == [[0, "d"], ["a", "b", "c", "e"]]
 
 
 def test_with_more_engines_than_prompts_each_engine_has_a_sample() -> None:
-    """32 x 8 proposals on 256 engines."""
+    """The load is 32 x 8 proposals on 256 engines."""
     shares = share_out([Prompts("generator", range(32), 8, 55.5)], 256)
     assert [[(work.item, *work.samples) for work in share] for share in shares] == [
         [(number // 8, number % 8)] for number in range(256)

@@ -1,4 +1,4 @@
-"""What the benchmarks refuse before they load a model."""
+"""Input that the benchmarks refuse before they load a model."""
 
 from __future__ import annotations
 

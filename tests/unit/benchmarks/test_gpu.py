@@ -1,4 +1,4 @@
-"""What tests/gpu/ measures with, on the CPU at toy size: right counts, right comparisons, results that read back."""
+"""The functions of tests/gpu/ on the CPU at a small size: counts, comparisons, and results that can be read back."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_random_model_is_one_that_we_and_transformers_read(random_model: Path)
 
 
 def test_the_operations_of_an_update_are_those_that_torch_counts() -> None:
-    """transformers on a single response without a prompt to share: linear layers, attention and output layer."""
+    """The reference is transformers on a response without a shared prompt: linear layers, attention and output."""
     length = 24
     (group,) = random_groups(331, prompt=8, response=length - 8, responses=1, count=1)
     linear = sum(2 * length * weight for weight in (64 * (128 + 2 * 64), 128 * 64, 3 * 64 * 96)) * 2
@@ -69,7 +69,7 @@ def test_the_operations_of_an_update_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counted:
         model(torch.zeros(1, length, dtype=torch.int64)).logits.sum().backward()
     all_pairs, all_rows = 4 * 128 * length * length * 2, 2 * length * 64 * 331  # no causal saving, logits of all tokens
-    # The first layer's input has no gradient to compute, but its embedding does: nothing is saved.
+    # The first layer's input needs no gradient, but its embedding does, so nothing is saved.
     assert counted.get_total_flops() == 3 * (linear + all_pairs + all_rows)
 
 
@@ -116,7 +116,7 @@ def test_packed_attention_is_compared_with_the_textbook(
 
 
 def test_a_response_sees_its_prompt_and_itself_only() -> None:
-    """A prompt of two, responses of two and one, then a group of one, by hand."""
+    """The example by hand has a prompt of two, responses of two and one, then a group of one."""
     segments_2S = torch.tensor([[0, 0, 0, 0, 0, 1], [0, 0, 1, 1, 2, 0]])
     rows = ["x.....", "xx....", "xxx...", "xxxx..", "xx..x.", ".....x"]
     assert ["".join(".x"[seen] for seen in row) for row in visible(segments_2S).tolist()] == rows

@@ -1,4 +1,4 @@
-"""What tests/gpu/conftest.py keeps of a part that does not end well, with a GPU that is only said to be there."""
+"""The results that tests/gpu/conftest.py stores of a failing part, with an imitated GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NODE = "tests/gpu/test_model.py::test_parity[bf16]"
 
 @pytest.fixture
 def part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of the part ``model``, after one figure."""
+    """Return the file of the part ``model``, after one figure."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(conftest, "_place", lambda: {"device": "NVIDIA H200"})
     monkeypatch.setenv("PZ_GPU_RESULTS", str(tmp_path))

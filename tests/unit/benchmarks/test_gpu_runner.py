@@ -1,4 +1,4 @@
-"""tests/gpu/run.sh: its flags, refusals and order of work, with a Python that only notes what it was asked to run."""
+"""tests/gpu/run.sh: its flags, refusals and order of work, with a Python that only records its commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the real script, the noting Python and an nvidia-smi that lists a GPU."""
+    """Return a checkout with the real script, the recording Python and an nvidia-smi that lists a GPU."""
     root = tmp_path / "checkout"
     (root / "tests" / "gpu").mkdir(parents=True)
     shutil.copy(ROOT / "tests" / "gpu" / "run.sh", root / "tests" / "gpu")
@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def call(root: Path, *flags: str, path: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """The script's result, and the commands that it gave to Python."""
+    """Run the script; return its result and its commands to Python."""
     notes = root.parent / "notes"
     notes.unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PZ_", "PYTHONPATH"))}
@@ -62,7 +62,7 @@ def test_all_parts_run_and_those_that_fail_or_take_too_long_are_named_at_the_end
     result, commands = call(checkout, "--seconds", "1", "--commit", "abc")
     assert result.returncode == 1
     asked = [word for command in commands for word in command.split() if word.startswith("tests/gpu/")]
-    of_rollout = ["rollout.py", "rollout.py::a", "rollout.py::b"]  # the list, then each in a process of its own
+    of_rollout = ["rollout.py", "rollout.py::a", "rollout.py::b"]  # the list, then each in a separate process
     assert asked == [f"tests/gpu/test_{name}" for name in ("model.py", *of_rollout, "train.py", "benchmarks.py")]
     assert "megatron_pz.doctor" in commands[0]
     assert "benchmarks.gpu.results" in commands[-1]

@@ -1,4 +1,4 @@
-"""The comparison with TRL: what it may not get wrong without anyone seeing it. No side runs here."""
+"""The comparison with TRL: errors that would not be noticed. No side runs here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def work(*, stop: tuple[str, ...] = ()) -> Work:
-    """Two steps of two prompts, three samples of four tokens."""
+    """Return the work of two steps of two prompts, with three samples of four tokens."""
     return Work(
         hf_model="model",
         prompts=("a", "b", "c", "d"),
@@ -31,7 +31,7 @@ def work(*, stop: tuple[str, ...] = ()) -> Work:
 
 
 def result(*cpu_seconds: float, prompt_tokens: int = 9, response_tokens: int = 24) -> Result:
-    """A side whose steps took so long, all of it for rollouts."""
+    """Return a side whose steps took these seconds, all in rollouts."""
     steps = [
         Step(1.0, each, {"rollout": each, "update": 0.0, "sync": 0.0}, prompt_tokens, response_tokens, 6)
         for each in cpu_seconds

@@ -1,4 +1,4 @@
-"""The preprocessing benchmark's dump and figures; its measurements are its own."""
+"""The preprocessing benchmark's dump and figures, without its measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk, and what comes back from it. Processes, layouts and exactness: tests/distributed."""
+"""The files of a checkpoint, and what is restored from them. Processes, layouts and exactness: tests/distributed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_generators_go_on_where_they_were() -> None:
     def draws() -> list[float]:
         return [random.random(), random.gauss(0, 1), *np.random.randn(3), *torch.rand(3).tolist()]
 
-    random.gauss(0, 1)  # Python and NumPy keep the second of a pair of normal numbers: part of the state
+    random.gauss(0, 1)  # Python and NumPy cache the second of a pair of normal numbers, which is part of the state
     np.random.randn(1)
     state = collect_rng_state()
     first = draws()
@@ -85,7 +85,7 @@ def test_generators_survive_the_disk(saved: Path) -> None:
 
 
 class Scaled(Line):
-    """A module of Transformer Engine has an extra state, were it an empty one."""
+    """A module with an extra state, like Transformer Engine's modules, whose state may be empty."""
 
     scales = torch.tensor([3, 1], dtype=torch.uint8)
 
@@ -118,5 +118,5 @@ def test_weights_kept_in_fp8_are_stored_as_the_bfloat16_that_they_stand_for(tmp_
     assert not torch.equal(bare.weight, values)
     other = Line(0.0)
     other.weight = quantized_parameter(torch.ones(4), keeps_initial_values=False)
-    other.weight.data.copy_(bare.weight)  # what a resume makes of it
+    other.weight.data.copy_(bare.weight)  # the result of a resume
     assert torch.equal(other.weight.dequantize(), bare.weight)

@@ -1,4 +1,4 @@
-"""A checkpoint knows its model's architecture: shapes tell neither RoPE's theta nor a padded vocabulary."""
+"""A checkpoint records its model's architecture, because shapes show neither RoPE's theta nor a padded vocabulary."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_another_architecture_is_refused_before_anything_is_loaded(change: dict,
 def test_a_checkpoint_without_an_architecture_says_so(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As checkpoints were written before."""
+    """Checkpoints of earlier versions have no architecture."""
     old = Path(shutil.copytree(stored, tmp_path / "old"))
     header = old / "iter_0000003" / "run_state.json"
     content = json.loads(header.read_text())

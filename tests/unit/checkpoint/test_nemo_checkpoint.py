@@ -1,7 +1,7 @@
-"""NeMo 2 checkpoints without NeMo: the keys that it asks for, what is read back, what is refused.
+"""NeMo 2 checkpoints without NeMo: the keys that it requires, reading back, and refusals.
 
-The keys and shapes below are those that NeMo 2.7.3 wrote for such models (tests/system/test_nemo_exchange.py asks NeMo
-itself where it is installed).
+The keys and shapes below are those that NeMo 2.7.3 wrote for such models (tests/system/test_nemo_exchange.py runs NeMo
+itself if it is installed).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.usefixtures("topology")
 
 
 def built(folder: Path, divisible_by: int = 1) -> tuple[GPTModel, Architecture]:
-    """A model whose weights are all zero."""
+    """Return a model whose weights are all zero."""
     arch = Architecture.from_hf(folder)
     config = transformer_config(
         arch, ModelConfig(bf16=False, make_vocab_size_divisible_by=divisible_by), ParallelConfig()
@@ -59,7 +59,7 @@ def built(folder: Path, divisible_by: int = 1) -> tuple[GPTModel, Architecture]:
 
 @pytest.fixture
 def written(tiny_qwen3_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, GPTModel]:
-    """A NeMo checkpoint without a context, and the model in it."""
+    """Return a NeMo checkpoint without a context, and the model in it."""
     model, arch = built(tiny_qwen3_dir)
     load_hf_weights(model, arch, HFTensorSource(tiny_qwen3_dir))
     monkeypatch.setattr(nemo_checkpoint, "_write_context", lambda folder, *_: folder.mkdir())
@@ -76,7 +76,7 @@ def test_the_keys_are_nemos(written: tuple[Path, GPTModel]) -> None:
 
 
 def test_transformer_engines_layers_find_their_scaling_states(written: tuple[Path, GPTModel]) -> None:
-    """One of each module in each layer, without content; Megatron-Core's loader fails on a module that has none."""
+    """Each module in each layer has an empty state; Megatron-Core's loader fails on a module without one."""
     from torch.distributed.checkpoint import FileSystemReader
 
     folder, _ = written
@@ -147,7 +147,7 @@ def test_families_without_a_nemo_form(tiny_qwen3_dir: Path) -> None:
 
 
 def test_writing_without_nemo(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "nemo", None)  # an import of it fails
+    monkeypatch.setitem(sys.modules, "nemo", None)  # importing it fails
     with pytest.raises(BadInput, match=r"cannot be imported here .* nemo-toolkit\[llm\]==2\.7\.3") as refusal:
         nemo_checkpoint.require_nemo()
     assert "\n" not in str(refusal.value)

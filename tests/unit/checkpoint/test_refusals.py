@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be loaded, and the one line that says why."""
+"""Checkpoints that cannot be loaded, and the line with the reason."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_damaged_run_state(saved_copy: Path, damage) -> None:
 
 
 def test_a_checkpoint_that_numbers_its_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they were written where ranks shared experts, before the state could move to where they do not."""
+    """Such checkpoints were written with expert parallelism before the state could move to runs without it."""
     plain = sharded_state._sharded_state
 
     def numbered(part: ModelState, is_loading: bool) -> dict:

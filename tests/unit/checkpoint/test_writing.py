@@ -1,4 +1,4 @@
-"""How checkpoints are written: beside the training, over an earlier one, with some pruned, and when a write fails."""
+"""Writing checkpoints: during training, over an earlier one, with pruning, and with a failing write."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_writer_keeps_the_newest_and_every_so_many(
 
 
 class Gate:
-    """Holds the checkpoint's writer back until it is opened, so that no test depends on who is faster."""
+    """Blocks the checkpoint's writer until it is opened, so that no test depends on timing."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._open = threading.Event()
@@ -80,7 +80,7 @@ class Gate:
 def test_an_asynchronous_checkpoint_is_of_the_moment_in_which_it_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training goes on while the writer is held back; what it then writes equals what was written at once."""
+    """Training continues while the writer is blocked; the result equals that of an immediate write."""
     trainee, gate = Trainee(distributed=True), Gate(monkeypatch)
     trainee.step()
     with monkeypatch.context() as at_once:
@@ -143,7 +143,7 @@ def test_the_next_save_waits_for_the_last_and_a_poll_gives_the_name(
 def test_shards_are_described_to_all_ranks_at_the_first_save_and_when_the_optimizer_joins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Later saves of the same state gather no descriptions again, and hold the state of their own moment."""
+    """Later saves of the same state gather no descriptions again, and hold the state at their own time."""
     asked: list[bool] = []
     plain = sharded_state.dist_checkpointing.save
 
@@ -168,9 +168,9 @@ def test_shards_are_described_to_all_ranks_at_the_first_save_and_when_the_optimi
 
 
 def call_as_megatron_core_0_19(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Let ``dist_checkpointing.save`` hand over what 0.19 does: a third argument, and the common state as an object.
+    """Make ``dist_checkpointing.save`` call as 0.19 does: with a third argument, and the common state as an object.
 
-    Returns that state. tests/distributed/test_core_versions.py runs the real versions, where they have been fetched.
+    Return that state. tests/distributed/test_core_versions.py runs the real versions if they have been fetched.
     """
     plain, common = sharded_state._StagedSave.async_save, {"content_metadata": {"written by": "0.19"}}
 
@@ -249,7 +249,7 @@ def test_a_state_that_json_cannot_hold_is_the_callers_mistake(tmp_path: Path) ->
 
 
 def test_a_state_of_one_rank_that_cannot_be_written_fails_like_a_disk(saved_copy: Path) -> None:
-    """On many ranks an exception that only one of them raises would leave the others waiting."""
+    """With several ranks, an exception on only one of them would leave the others waiting."""
     trainee = Trainee()
     before = sorted(path.name for path in saved_copy.iterdir())
     with pytest.raises(CheckpointWriteFailed, match=r"rank 0: .*; the one of iteration 2 is untouched"):
@@ -261,7 +261,7 @@ def test_a_state_of_one_rank_that_cannot_be_written_fails_like_a_disk(saved_copy
 def test_a_rename_that_fails_leaves_a_loadable_latest(
     saved_copy: Path, failing_call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Iteration 2 is written again; its three renames fail in turn."""
+    """Iteration 2 is written again, and its three renames fail in turn."""
     trainee, calls, plain = Trainee(weight=5.0), [], os.replace
 
     def replace(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""What --check finds on a login node."""
+"""The findings of --check on a login node."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_everything_that_is_absent_is_named_at_once(job: dict[str, str]) -> None
 
 
 def checkpoint(run: Path, **common: object) -> Path:
-    """A run directory with the header of a checkpoint of iteration 7."""
+    """Make a run directory with the header of a checkpoint of iteration 7."""
     folder = run / "iter_0000007"
     folder.mkdir(parents=True)
     (folder / "weights").write_bytes(b"four")

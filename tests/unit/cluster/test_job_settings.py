@@ -1,4 +1,4 @@
-"""What a job trains, resolved from variables and flags; and how many processes a node runs."""
+"""The settings of a job, resolved from variables and flags, and the number of processes of a node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe in a directory of its own, with the tests' directory as the checkout."""
+    """Return a recipe in a separate directory, with the tests' directory as the checkout."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "mine" / "config.yaml"
     path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Which workers the launcher signals, and whose failure is the first."""
+"""The workers that the launcher signals, and the determination of the first failure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLACE = Place(nodes=2, rank=1, processes=1, address="head", port=1)
 def test_a_worker_that_was_started_again_neither_gets_a_signal_nor_keeps_it_from_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It may still import, and would die of SIGTERM; the others can save a checkpoint meanwhile."""
+    """The restarted worker may still import, and SIGTERM would kill it; the others can save a checkpoint meanwhile."""
     workers = Workers.__new__(Workers)
     sent: list[int] = []
     handlers = {rank: SimpleNamespace(proc=SimpleNamespace(pid=100 + rank)) for rank in range(3)}

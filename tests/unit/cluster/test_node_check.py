@@ -1,4 +1,4 @@
-"""What the examination of a job's nodes reports. tests/system/test_slurm.py runs it on two nodes."""
+"""The report of the examination of a job's nodes. tests/system/test_slurm.py runs it on two nodes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_slow_device_is_named() -> None:
 
 
 def test_the_rate_is_that_of_the_links() -> None:
-    """A ring sends every byte 2 (n - 1) / n times: 1.5 GiB a rank for one of 1 GiB on four, in half a second."""
+    """A ring sends every byte 2 (n - 1) / n times: 1.5 GiB per rank for 1 GiB on four ranks, in half a second."""
     lines = summary([report(rank, "n1", 100.0 + rank) for rank in range(4)], 1024, 0.5)
     assert lines[1] == "all-reduce of 1024 MiB: 500.0 ms, 3.00 GiB/s a rank over the links"
     assert lines[2].endswith("slowest rank 0 on n1 with 100.00")

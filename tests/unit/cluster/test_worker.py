@@ -1,4 +1,4 @@
-"""What a worker sets before it runs its module."""
+"""The settings of a worker before it runs its module."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_caches_are_the_jobs_own_under_slurm_and_a_chosen_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in worker.CACHES:
-        monkeypatch.setenv(variable, "")  # so that it is put back afterwards
+        monkeypatch.setenv(variable, "")  # so that it is restored afterwards
         monkeypatch.delenv(variable)
     monkeypatch.setattr(worker.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)

@@ -1,4 +1,4 @@
-"""Configuration from YAML and flags: what is read, and what is refused in one line."""
+"""Configuration from YAML and flags: accepted input, and refusals in one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.torchrun import ROOT
 
 @pytest.fixture
 def required(tmp_path: Path) -> list[str]:
-    """The flags without which no run can be described."""
+    """Return the flags without which no run can be described."""
     return ["--hf-model", str(tmp_path), "--data-path", "prefix", "--save", str(tmp_path / "run")]
 
 
@@ -35,14 +35,14 @@ def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path,
 
 
 def test_field_names_are_unique_over_the_sections() -> None:
-    """Flags leave the section's name out."""
+    """Flags omit the section's name."""
     sections = [field.default_factory() for field in dataclasses.fields(RunConfig)]  # type: ignore[misc]
     names = [field.name for section in sections for field in dataclasses.fields(section)]
     assert len(names) == len(set(names))
 
 
 def test_every_number_of_the_schema_states_its_range() -> None:
-    """Other rules bound the exceptions: together with other fields, or with a reason of their own."""
+    """Other rules bound the exceptions, together with other fields or with a separate reason."""
     bounded_by_rules = {"temperature", "top_p", "top_k", "grpo_group_size", "grpo_dual_clip", "icepop_upper"}
     without_range = {
         name
@@ -117,7 +117,7 @@ def test_a_wrong_file_is_refused(text: str, complaint: str, tmp_path: Path) -> N
     "text",
     [
         f"training: {{seed: {'9' * 5000}}}",
-        # Four thousand million entries, by references.
+        # Four billion entries, by references.
         "parallel:\n- &l0 [x, x, x, x]\n" + "".join(f"- &l{n + 1} [{', '.join([f'*l{n}'] * 8)}]\n" for n in range(10)),
     ],
 )
@@ -370,7 +370,7 @@ def test_every_field_is_a_flag() -> None:
             words = value if isinstance(value, tuple) else (value,)
             if isinstance(value, bool):
                 flags.append(f"--{'' if value else 'no-'}{name}")
-            elif words and value is not None and name != "precision":  # named together with dtypes it is refused
+            elif words and value is not None and name != "precision":  # together with explicit dtypes it is refused
                 flags += [f"--{name.replace('_', '-')}", *map(str, words)]
     assert len(flags) > 200
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, precision="custom"))

@@ -1,4 +1,4 @@
-"""One precision sets trainer, rollouts and the bound of the mismatch check; a dtype that is named wins over it."""
+"""One precision sets trainer, rollouts and the bound of the mismatch check; an explicit dtype overrides it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every recipe under examples/: it reads, its layout fits its model, and the model is as large as the published one."""
+"""Every recipe under examples/ can be read, its layout fits its model, and the model has the published size."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_layout_fits_the_model_and_nodes_of_eight(name: str, tmp_path: Path)
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.usefixtures("topology")
 def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path) -> None:
-    """Counted as tensors of a Hugging Face checkpoint: no padding, a tied head once. On the meta device, full size."""
+    """The size is that of a Hugging Face checkpoint: no padding, a tied head once. Models are on the meta device."""
     arch = architecture(name, tmp_path)
     config = transformer_config(arch, ModelConfig(), ParallelConfig())
     with torch.device("meta"):

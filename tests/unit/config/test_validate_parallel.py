@@ -1,4 +1,4 @@
-"""Layouts that cannot be, refused by rules alone; and what those that can be ask of Megatron-Core and of packing."""
+"""Impossible layouts, refused by rules alone, and the requirements of possible ones on Megatron-Core and packing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_no_model_can_do(layout: dict[str, Any], reason: str) -> None:
         ),
         (SPARSE, {"expert_tensor_parallel_size": 2}, "2 beside --tensor-model-parallel-size 1 needs --expert-model"),
         (
-            HALF_SPARSE,  # trained, and its checkpoints could not be loaded
+            HALF_SPARSE,  # trained, but its checkpoints could not be loaded
             {"pipeline_model_parallel_size": 2, "expert_model_parallel_size": 2},
             r"pipeline stage 0 \(from 0\) would have no layer with experts",
         ),
@@ -111,7 +111,7 @@ def test_what_this_model_cannot_do(arch: Architecture, layout: dict[str, Any], r
 
 
 def test_a_model_of_experts_only_needs_no_divisible_feed_forward() -> None:
-    """30 channels of an expert divide by 3; the 96 of ``intermediate_size`` belong to no layer of this model."""
+    """An expert's 30 channels are divisible by 3; the 96 of ``intermediate_size`` belong to no layer of this model."""
     sparse = dataclasses.replace(SPARSE, ffn_hidden_size=97)
     refuse_layout(sparse, ParallelConfig(tensor_model_parallel_size=3, sequence_parallel=True))
     mixed = dataclasses.replace(sparse, experts=Experts(8, 2, 30, True, (False,) + (True,) * 11))
@@ -121,7 +121,7 @@ def test_a_model_of_experts_only_needs_no_divisible_feed_forward() -> None:
 
 def test_every_stage_has_some_experts() -> None:
     stages = {"pipeline_model_parallel_size": 2}
-    refuse_layout(HALF_SPARSE, ParallelConfig(**stages))  # experts that no ranks share are like other layers
+    refuse_layout(HALF_SPARSE, ParallelConfig(**stages))  # unsharded experts are like other layers
     shared = {**stages, "expert_model_parallel_size": 2}
     refuse_layout(HALF_SPARSE, ParallelConfig(**shared, decoder_first_pipeline_num_layers=7))
     # Interleaved, a stage has layers 0-2 and 6-8, or 3-5 and 9-11.

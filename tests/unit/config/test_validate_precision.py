@@ -1,4 +1,4 @@
-"""Which precisions are refused, on which machine, and with which words."""
+"""The refused precisions by machine, and their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of question answering that are refused, each in one line."""
+"""Refused settings of question answering, each in one line."""
 
 from __future__ import annotations
 

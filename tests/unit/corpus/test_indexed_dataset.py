@@ -1,4 +1,4 @@
-"""Our bulk writer against Megatron's own builder and readers."""
+"""Our bulk writer, compared with Megatron's own builder and readers."""
 
 from __future__ import annotations
 

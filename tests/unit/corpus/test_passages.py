@@ -37,7 +37,7 @@ def test_passages_with_their_articles(tmp_path: Path, tiny_tokenizer_dir: Path) 
 def test_articles_are_read_group_by_group(
     groups_kept: int, tmp_path: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Millions of names lie in every process otherwise: the file is not read when a corpus is opened."""
+    """The file is not read when a corpus is opened; otherwise every process would hold millions of names."""
     monkeypatch.setattr(Articles, "_GROUPS_KEPT", groups_kept)
     prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir)
     pq.write_table(pq.read_table(f"{prefix}.parquet"), f"{prefix}.parquet", row_group_size=1)
@@ -155,7 +155,7 @@ def test_another_tokenizer_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path) 
 
 
 def test_tokens_that_do_not_round_trip_are_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
-    """The hash fits, the ids do not: they are legal, but no text is tokenized to them."""
+    """The hash fits, but the ids do not: they are legal, but no text is tokenized to them."""
     prefix = write_corpus(tmp_path / "a", tiny_tokenizer_dir, [["the the"]])
     vocabulary = json.loads((tiny_tokenizer_dir / "tokenizer.json").read_text())["model"]["vocab"]
     letters = [vocabulary[letter] for letter in "the"]

@@ -1,4 +1,4 @@
-"""Control tokens that a text spells are text: no control id, decoding gives it back, the same in every library."""
+"""Control tokens written in a text are text: no control id, exact decoding, and the same result in every library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ASSETS = Path(__file__).resolve().parents[3] / ".cache/quickstart/assets/model"
 
 
 def byte_level(folder: Path) -> None:
-    """As SmolLM2's and Qwen's: control tokens above the vocabulary, one of them not special."""
+    """Return a tokenizer like SmolLM2's and Qwen's: control tokens above the vocabulary, one of them not special."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -40,7 +40,7 @@ def byte_level(folder: Path) -> None:
 
 
 def llama_like(folder: Path) -> None:
-    """As Llama 2's: control and byte tokens in the vocabulary, and merges that put them together from characters."""
+    """Return a tokenizer like Llama 2's: control and byte tokens in the vocabulary, and merges that build them."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     characters = sorted(set("".join(SPELLED).replace(" ", "▁").replace("\n", "")) - {"♞"})
     steps = [("<", "/"), ("</", "s"), ("</s", ">"), ("<", "s"), ("<s", ">"), ("<", "0"), ("<0", "x"), ("<0x", "0")]
@@ -58,7 +58,7 @@ def llama_like(folder: Path) -> None:
 
 
 def gemma_like(folder: Path) -> None:
-    """As Gemma's: runs of white space, spelled with low lines, and HTML tags are added tokens, too."""
+    """Return a tokenizer like Gemma's: runs of white space (as ``▁``) and HTML tags are also added tokens."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     characters = sorted(set("".join(SPELLED).replace(" ", "▁")) | {"b", "<", ">"})
     steps = [("▁", "▁"), ("\n", "\n"), ("<", "b"), ("<b", ">"), ("<", "e"), ("<e", "o"), ("<eo", "s"), ("<eos", ">")]
@@ -74,7 +74,7 @@ def gemma_like(folder: Path) -> None:
 
 
 def unigram(folder: Path) -> None:
-    """As T5's: a unigram model in whose vocabulary the control tokens have the best score."""
+    """Return a tokenizer like T5's: a unigram model in which the control tokens have the best score."""
     pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{byte:02X}>", 0.0) for byte in range(256))]
     characters = sorted(set("".join(SPELLED).replace(" ", "▁").replace("\n", "")))
     pieces += [(character, -2.0 - number / 100) for number, character in enumerate(characters)]

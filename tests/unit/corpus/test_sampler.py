@@ -1,4 +1,4 @@
-"""The sampler: every passage once an epoch, exact shares of a blend, and exact resumption."""
+"""The sampler: every passage once per epoch, exact shares of a blend, and exact resumption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor tells whether a configuration can run, and why not."""
+"""The doctor reports whether a configuration can run, and why not."""
 
 from __future__ import annotations
 

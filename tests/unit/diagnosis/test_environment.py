@@ -1,4 +1,4 @@
-"""The probes see what is installed and survive what crashes when it is imported."""
+"""The probes detect installed packages and survive packages that crash on import."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_gpu_needs_a_compiler_and_pythons_headers(
 
 
 def test_a_left_over_folder_of_transformer_engine_is_a_problem(installed) -> None:
-    """An empty folder of that name on the path is enough: Python imports it, and Megatron-Core stumbles over it."""
+    """An empty folder of that name on the path suffices: Python imports it, and Megatron-Core fails on it."""
     assert one(environment._transformer_engine()).mark == "absent"
     installed("anything", "1", {"transformer_engine/left_over.txt": ""})
     finding = one(environment._transformer_engine())

@@ -1,4 +1,4 @@
-"""Intervals over seeds and passages against SciPy's tests where they answer the same question, and by simulation."""
+"""Intervals over seeds and passages, against SciPy's tests where both apply, and by simulation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_one_passage_is_the_t_test_over_seeds() -> None:
 
 
 def test_passages_that_vary_like_the_rest_leave_the_t_test_over_the_seeds_means() -> None:
-    """Passages that differ no more than chance: the interval is SciPy's over the means of the seeds."""
+    """If passages differ only by chance, the interval is SciPy's over the means of the seeds."""
     values = np.array([[1.0, 3.0, 2.0], [4.0, 2.0, 3.0], [6.0, 7.0, 8.0]])
     assert values.mean(axis=0) == pytest.approx([11 / 3, 4, 13 / 3])
     found = crossed_estimate(values)
@@ -39,7 +39,7 @@ def test_passages_that_vary_like_the_rest_leave_the_t_test_over_the_seeds_means(
 
 
 def test_a_table_worked_by_hand() -> None:
-    """Rows 0, 2 / 1, 5: mean squares 4 between rows, 9 between columns, 1 of the rest; V = (4 + 8) / 4."""
+    """Rows 0, 2 / 1, 5 have mean squares 4 between rows, 9 between columns, 1 of the rest; V = (4 + 8) / 4."""
     found = crossed_estimate(np.array([[0.0, 2.0], [1.0, 5.0]]))
     degrees = 12**2 / (4**2 / 1 + 8**2 / 1)
     assert found.mean == 2.0
@@ -50,7 +50,7 @@ def test_a_table_worked_by_hand() -> None:
 
 @pytest.mark.parametrize(("of_seeds", "of_passages"), [(0.0, 0.0), (0.3, 0.3), (0.1, 1.0)])
 def test_intervals_cover_the_mean_for_other_seeds_and_other_passages(of_seeds: float, of_passages: float) -> None:
-    """600 studies of three seeds: at least 93 % cover the truth (binomial error 1 %); over passages alone fewer do."""
+    """Of 600 studies of three seeds, at least 93 % cover the truth (binomial error 1 %); by passages alone fewer do."""
     draw, covered, by_passages = np.random.default_rng(7), 0, 0
     for _ in range(600):
         table = 0.5 + draw.normal(0, of_seeds, (3, 1)) + draw.normal(0, of_passages, 60) + draw.normal(0, 1, (3, 60))
@@ -73,7 +73,7 @@ def test_what_does_not_vary() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """The example of Holm's paper in form: each p-value times the number of those not smaller, never decreasing."""
+    """Each p-value is multiplied by the number of p-values that are not smaller, and the results never decrease."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []

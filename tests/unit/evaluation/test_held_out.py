@@ -1,4 +1,4 @@
-"""The held-out evaluation, played against an engine whose answers are written down here."""
+"""The held-out evaluation with a scripted engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Characters:
 
 @dataclass
 class ScriptedEngine:
-    """Answers sample k of a prompt with ``answer(prompt, k)`` and remembers what it was asked."""
+    """Answers sample k of a prompt with ``answer(prompt, k)`` and records its prompts."""
 
     answer: Callable[[str, int], str]
     asked: list[tuple[str, int, int]] = field(default_factory=list)
@@ -59,7 +59,7 @@ def respond(text: str) -> Response:
 
 
 def player(prompt: str, k: int) -> str:
-    """Masks ``river`` first and nonsense second; finds ``river`` in one of four tries and no other word."""
+    """Mask ``river`` first and nonsense second; find ``river`` in one of four tries and no other word."""
     if prompt.startswith("Paragraph: The river"):
         return [" The \\mask{river}", " the \\mask{ocean}"][k]
     if prompt.startswith("Paragraph:"):
@@ -69,7 +69,7 @@ def player(prompt: str, k: int) -> str:
 
 @pytest.mark.parametrize("passages", [[], [RIVER], [RIVER, HILL]])
 def test_every_rank_calls_its_engine_equally_often(passages: list[str]) -> None:
-    """A call is a collective of all ranks: one with fewer passages, or without a valid mask, must not leave it out."""
+    """A call is a collective of all ranks, which a rank with fewer passages or without a valid mask must not omit."""
     silent, engine = ScriptedEngine(lambda prompt, k: " nothing"), ScriptedEngine(player)
     for each in (silent, engine):
         evaluate("p", each, Characters(), passages, GAME, SETTINGS)

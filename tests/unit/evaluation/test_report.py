@@ -1,4 +1,4 @@
-"""The command lines around an evaluation: what they write, and what they refuse in one line."""
+"""The command lines around an evaluation: their output, and refusals in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = EvaluationSettings(max_prompt_length=100, max_response_length=10)
 
 
 def saved(folder: Path, name: str, accuracy: float, passages: int = 8) -> str:
-    """An evaluation in which the repeated words have this accuracy, give or take, and half of the masks are valid."""
+    """Return an evaluation with about this accuracy on repeated words, in which half of the masks are valid."""
     results = []
     for number in range(passages):
         predictions = MaskPredictions("span", 0.5, 1.0, 4.0) if number % 2 else None

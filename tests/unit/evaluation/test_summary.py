@@ -1,4 +1,4 @@
-"""Intervals and comparisons, against numbers worked out by hand or by NumPy."""
+"""Intervals and comparisons, against numbers computed by hand or by NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments on disk without any run: checkpoints by their records only, evaluations with chosen values."""
+"""Make experiments on disk without runs: only the records of checkpoints, and evaluations with chosen values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ measures: [repeated_accuracy]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Callable[..., Experiment]:
-    """Reads an experiment of two arms and three seeds; each call may change its file."""
+    """Return a function that reads an experiment of two arms and three seeds; each call may change its file."""
 
     def read_it(lr: str = "1e-4", **replaced: str) -> Experiment:
         (tmp_path / "recipe.yaml").write_text("optimizer: {lr_decay_style: constant}\n")
@@ -44,9 +44,9 @@ def read(tmp_path: Path) -> Callable[..., Experiment]:
 
 
 def checkpoint(cell: Cell, flops: Sequence[float], *, idle: bool = False) -> None:
-    """Leave what a run of these steps leaves: metrics, and the records of its newest checkpoint.
+    """Write the files of a run of these steps: metrics, and the records of its newest checkpoint.
 
-    In an idle run no group is mixed, which the fifth step is the first to count as a sign of collapse.
+    In an idle run no group is mixed, which counts as a sign of collapse from the fifth step on.
     """
     run = cell.folder / "run"
     folder = run / f"iter_{len(flops):07d}"
@@ -69,7 +69,7 @@ def checkpoint(cell: Cell, flops: Sequence[float], *, idle: bool = False) -> Non
 
 
 def evaluation(name: str, accuracies: Sequence[float | None], seed: int = 11) -> Evaluation:
-    """An evaluation whose passages have these accuracies on fixed words, and a valid mask each."""
+    """Return an evaluation whose passages have these accuracies on fixed words, and a valid mask each."""
 
     def predictions(accuracy: float) -> MaskPredictions:
         return MaskPredictions("span", accuracy, 1.0, 4.0)

@@ -1,4 +1,4 @@
-"""The commands of an experiment: what they inherit, how signals and failures end them, and what Slurm is asked for."""
+"""The commands of an experiment: their environment, signals and failures, and the requests to Slurm."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ else:
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which a bash and a Python that only take notes write what they are to run."""
+    """Return the file in which imitations of bash and Python record their commands."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "launch.py").write_text(LAUNCH)
     bash = programs / "bash"
     bash.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -IS {programs / "launch.py"} "$@"\n')
-    python = programs / "python"  # tools/convert_checkpoint.py: makes the model's folder
+    python = programs / "python"  # tools/convert_checkpoint.py makes the model's folder
     python.write_text('#!/bin/sh\necho "convert $*" >>"$NOTES"\nfor last; do :; done\nmkdir -p "$last"\n')
     for program in (bash, python):
         program.chmod(0o755)
@@ -157,7 +157,7 @@ def test_a_command_knows_nothing_of_the_job_that_the_experiment_runs_in(monkeypa
 
 
 def test_a_signal_is_passed_on_and_ends_the_experiment_after_its_command(tmp_path: Path) -> None:
-    """The command saves, as a run does: it catches SIGTERM. Nothing is started after it."""
+    """The command catches SIGTERM and saves, as a run does. No further command is started."""
     ready, saved = tmp_path / "ready", tmp_path / "saved"
     command = ["sh", "-c", f"trap 'touch {saved}; exit 3' TERM; touch {ready}; while :; do sleep 0.05; done"]
 
@@ -178,7 +178,7 @@ def test_a_signal_is_passed_on_and_ends_the_experiment_after_its_command(tmp_pat
 
 
 def test_a_signal_while_a_command_is_started_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal that comes before the call that starts the command has returned."""
+    """The signal arrives before the call that starts the command has returned."""
     saved, start = tmp_path / "saved", subprocess.Popen
 
     def signalled(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
@@ -250,7 +250,7 @@ def test_flags_of_sbatch_are_words_as_in_a_shell() -> None:
 
 
 def test_an_array_task_trains_its_cell(read: Read, tmp_path: Path) -> None:
-    """What slurm/launch.sh resolves for task 4 of such an array."""
+    """This checks the settings that slurm/launch.sh resolves for task 4 of such an array."""
     from megatron_pz.cluster.job_settings import resolve
     from megatron_pz.experiment.progress import number_tasks, prepare
 

@@ -1,4 +1,4 @@
-"""Comparisons of arms, against SciPy's paired tests and by hand; unfinished experiments are compared, too."""
+"""Comparisons of arms, against SciPy's paired tests and by hand; unfinished experiments are also compared."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measured(name: str, accuracies: Sequence[float | None], seed: int = 11) -> M
 
 
 def arm(table: np.ndarray) -> dict[int, Measured]:
-    """Results of seeds 1, 2, … with a row of accuracies each."""
+    """Return the results of seeds 1, 2, … with one row of accuracies each."""
     return {seed: measured(f"seed {seed}", list(row)) for seed, row in enumerate(table, 1)}
 
 
@@ -44,7 +44,7 @@ def only(differences: list[Difference]) -> Difference:
 
 
 def test_pairs_have_the_same_seed_and_passage() -> None:
-    """What passages and seeds have in common cancels: both arms vary wildly, and the difference is exact."""
+    """Effects of passages and seeds cancel: both arms vary strongly, but the difference is exact."""
     common = np.random.default_rng(0).random((3, 5)) * 0.5
     found = only(differences_of_arms({"a": arm(common), "b": arm(common + 0.25)}, "a", MEASURE))
     assert found.estimate is not None
@@ -67,7 +67,7 @@ def test_without_passages_that_differ_it_is_scipys_paired_test_over_the_seeds() 
 
 
 def test_p_values_account_for_the_number_of_comparisons() -> None:
-    """One p of .03 alone is significant; among three comparisons it is .09."""
+    """A p-value of .03 is significant alone; among three comparisons it becomes .09."""
     shift = stats.t.ppf(1 - 0.03 / 2, 2) / math.sqrt(3)  # one-sample t over the seeds -1, 0, 1 with this mean
     base = np.full((3, 4), 0.5)
     moved = base + 0.1 * (np.array([[-1.0], [0.0], [1.0]]) + shift)

@@ -1,4 +1,4 @@
-"""Reading an experiment: the runs that it asks for, and what is refused in one line."""
+"""Reading an experiment: its runs, and refusals in one line."""
 
 from __future__ import annotations
 

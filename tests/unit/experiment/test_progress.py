@@ -1,4 +1,4 @@
-"""What an experiment finds on disk: settings that changed, runs that ended, and numbers that stay."""
+"""The state of an experiment on disk: changed settings, ended runs, and stable task numbers."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_cell_keeps_its_number_when_others_are_added(read: Read, tmp_path: Pat
 
 
 def test_the_budget_is_the_schedules() -> None:
-    """The experiment asks the rule by which the loop ends a run, and has none of its own."""
+    """The experiment uses the rule by which the loop ends a run."""
     from megatron_pz.experiment import progress
 
     assert progress.Schedule is Schedule

@@ -1,4 +1,4 @@
-"""Reading config.json, refusing what is not built, and Megatron-Core's configuration of a layout."""
+"""Reading config.json, refusing unsupported settings, and Megatron-Core's configuration of a layout."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_an_architecture_with_experts_differs_from_one_without(tmp_path: Path) -
 
 
 def test_what_changes_nothing_is_no_variant(tmp_path: Path) -> None:
-    """transformers ignores a window that is not switched on, and Qwen's published files name one."""
+    """transformers ignores a disabled window, and Qwen's published files contain one."""
     plain = read(tmp_path, QWEN3)
     harmless = {
         "architectures": ["Qwen3ForCausalLM"],

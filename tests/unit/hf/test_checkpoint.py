@@ -1,4 +1,4 @@
-"""Hugging Face directories: shards, companions, and what is refused or cleaned up."""
+"""Hugging Face directories: shards, companions, refusals and clean-up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def stream_of(folder: Path, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of a checkpoint, one by one."""
+    """Yield the weights of a checkpoint, one by one."""
     source = HFTensorSource(folder)
     for name in source.names():
         yield name, source.slices(name)[:].to(dtype)
@@ -53,7 +53,7 @@ def test_transformers_loads_what_is_saved_in_one_file_or_many(
 
 def test_the_tokenizer_comes_along_and_the_configuration_tells_the_dtype(tiny_llama_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "hf"
-    out.mkdir()  # an empty directory is as good as none
+    out.mkdir()  # an empty directory counts as none
     save_hf(stream_of(tiny_llama_dir, torch.bfloat16), Architecture.from_hf(tiny_llama_dir), tiny_llama_dir, out)
     assert AutoModelForCausalLM.from_pretrained(out).dtype == torch.bfloat16
     text = "The railway reached the village in 1887."
@@ -80,7 +80,7 @@ def test_a_source_of_another_architecture_is_refused(
 def test_a_full_disk_leaves_nothing_and_the_stream_runs_to_its_end(
     tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stream is a collective: were it left half way, the other ranks would wait in it for ever."""
+    """The stream is a collective; if it were abandoned, the other ranks would wait in it forever."""
     real_save, writes = hf_checkpoint.save_file, []
 
     def fails_at_the_second_file(*args: object, **kwargs: object) -> None:
@@ -132,7 +132,7 @@ def test_only_the_slice_asked_for_is_read(tiny_qwen3_dir: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_weight_matrices_decide_the_dtype(dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path) -> None:
-    """Norms and stray buffers in float32 do not widen it, in whatever order they come."""
+    """Norms and stray buffers in float32 do not widen the dtype, in any order."""
     folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
     mixed = {name: tensor.to(dtype) if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
@@ -219,7 +219,7 @@ def test_the_refusal_of_another_architecture_names_the_field_and_both_values(
 def test_a_link_in_a_companion_brings_no_weights_along(
     tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A copy through a link that leads upwards would hold the weights forty times."""
+    """A copy through a link to a parent directory would contain the weights forty times."""
     folder, out = tmp_path / "source", tmp_path / "out"
     shutil.copytree(tiny_llama_dir, folder)
     (folder / "chat_templates").mkdir()

@@ -1,4 +1,4 @@
-"""One reader of a Hugging Face directory: which files count, and that its tensors are those of its config.json."""
+"""The reader of a Hugging Face directory: the files that count, and the comparison of tensors with config.json."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_tied_head_may_only_be_a_copy_of_the_embedding(tiny_qwen3_dir: Path, t
 
 
 def test_a_single_file_counts_whatever_lies_beside_it(tmp_path: Path) -> None:
-    """As for transformers: neither a stale index nor another safetensors file changes what is read."""
+    """As in transformers, neither a stale index nor another safetensors file changes the result."""
     AutoModelForCausalLM.from_config(
         Qwen3Config(
             vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, head_dim=16
@@ -203,7 +203,7 @@ def test_end_tokens_are_one_id_or_several_or_none(tmp_path: Path, ids: object) -
     ],
 )
 def test_end_tokens_that_no_engine_would_find_are_refused(tmp_path: Path, content: str, reason: str) -> None:
-    """vLLM starts without a word for each of them."""
+    """vLLM starts silently with each of them."""
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(BadInput, match=reason):
         require_end_tokens(tmp_path, 331)
@@ -217,7 +217,7 @@ def test_end_tokens_behind_a_link_to_nothing_are_refused(tmp_path: Path) -> None
 
 
 def test_an_adapter_beside_the_weights_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    """transformers applies it, vLLM and Megatron do not."""
+    """transformers applies it, but vLLM and Megatron do not."""
     folder = changed(tiny_llama_dir, tmp_path / "m", {})
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(BadInput, match=r"holds an adapter \(adapter_config\.json\)"):

@@ -1,4 +1,4 @@
-"""The ranks of a node together read the weights from its disk once: the kernel counts the bytes."""
+"""The ranks of a node together read the weights from its disk once, as counted by the kernel."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ RANKS = 2
 def forget(file: Path) -> None:
     """Drop a file from the page cache."""
     descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)  # pages that are not on the disk yet stay
+    os.fsync(descriptor)  # pages that are not yet on the disk stay
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)
 
 
 def from_disk() -> int:
-    """Bytes that this process has had the disk read, as the kernel counts them."""
+    """Return the bytes that the disk has read for this process, as counted by the kernel."""
     counters = Path("/proc/self/io").read_text()
     return next(int(line.split()[1]) for line in counters.splitlines() if line.startswith("read_bytes"))
 
 
 def read(folder: Path, rank: int, ranks: int, caller: Connection) -> None:
-    """Read a rank's columns of all tensors once the caller says so; answer with the bytes and the sum of the values."""
+    """Read a rank's columns of all tensors on a signal of the caller; send the bytes read and the sum of the values."""
     source = HFTensorSource(folder)
     caller.send("ready")
     caller.recv()
@@ -43,8 +43,8 @@ def read(folder: Path, rank: int, ranks: int, caller: Connection) -> None:
 
 
 def read_by(folder: Path, slices: list[tuple[int, int]]) -> list[tuple[int, float]]:
-    """Read at the same time, in a process for each slice (number, of so many): bytes from the disk, sum of values."""
-    context = get_context("fork")  # torch need not be imported again
+    """Read concurrently in a process per slice (number, count); return bytes from the disk and sums of values."""
+    context = get_context("fork")  # avoids importing torch again
     readers, processes = [], []
     for number, of in slices:
         ours, theirs = context.Pipe()

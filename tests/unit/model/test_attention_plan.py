@@ -1,4 +1,4 @@
-"""Short responses in one kernel call: the same attention, and the same gradients, as a call for each of them."""
+"""Short responses in one kernel call have the same attention and gradients as separate calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LENGTH = 192
 
 
 def runs() -> list[tuple[int, bool]]:
-    """(tokens, whether they are a prompt), with filler up to the row's length as a prompt of its own."""
+    """Return runs (tokens, whether a prompt), with filler up to the row's length as a separate prompt."""
     found = []
     for prompt, responses in GROUPS:
         found += [(prompt, True), *((length, False) for length in responses)]
@@ -25,7 +25,7 @@ def runs() -> list[tuple[int, bool]]:
 
 
 def segments() -> torch.Tensor:
-    """int [2, S]: group and response of every token, as in a MicroBatch."""
+    """Return int [2, S], the group and response of every token, as in a MicroBatch."""
     rows, group, response = [], -1, 0
     for length, is_prompt in runs():
         group, response = (group + 1, 0) if is_prompt else (group, response + 1)
@@ -74,7 +74,7 @@ def test_a_response_that_ranks_share_has_a_call_of_its_own() -> None:
 
 
 def allowed_kernels() -> set[str]:
-    """Those that torch may take on a GPU; the flags are there without one."""
+    """Return the kernels that torch may use on a GPU; the flags also exist without one."""
     names = ("flash", "mem_efficient", "math", "cudnn")
     return {name for name in names if getattr(torch.backends.cuda, f"{name}_sdp_enabled")()}
 

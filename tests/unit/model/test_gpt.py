@@ -1,7 +1,7 @@
-"""GPTModel and HybridModel: the same names, the same values, the same checkpoints.
+"""GPTModel and HybridModel have the same names, values and checkpoints.
 
-What a forward pass gives is equal bit for bit. The backward pass of one and the same model differs in the last bits
-from call to call on a CPU, so gradients, and weights after a step, are compared to rounding.
+Forward passes are equal bit for bit. The backward pass of the same model differs in the last bits
+between calls on a CPU, so gradients, and weights after a step, are compared up to rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ RESPONSES = 5
 
 @pytest.fixture(scope="module")
 def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a random Qwen3-MoE: a dense layer, then one with experts."""
+    """Return the directory of a random Qwen3-MoE: a dense layer, then one with experts."""
     folder = tmp_path_factory.mktemp("mixture")
     config = Qwen3MoeConfig(
         vocab_size=331,
@@ -66,7 +66,7 @@ def tiny_mixture_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["tiny_qwen3_dir", "tiny_llama_dir", "tiny_smollm3_dir", "tiny_mixture_dir"])
 def hf_dir(request: pytest.FixtureRequest) -> Path:
-    """With QK norm; tied; tied with a layer without RoPE; with experts."""
+    """Return a model with QK norm, a tied one, a tied one with a layer without RoPE, and one with experts."""
     return request.getfixturevalue(request.param)
 
 

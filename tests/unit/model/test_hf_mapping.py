@@ -1,4 +1,4 @@
-"""Hugging Face weights in a Megatron-Core model: the same logits as transformers, and the same bits back."""
+"""Hugging Face weights in a Megatron-Core model give transformers' logits, and are exported with the same bits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def random_checkpoint(config: PreTrainedConfig, folder: Path) -> Path:
-    """A float32 checkpoint in which every tensor, norms included, is random: a swap of two of them shows."""
+    """Write a float32 checkpoint in which every tensor, including norms, is random, so that swaps are detected."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = AutoModelForCausalLM.from_config(config).float()
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_contradicts_its_configuration_is_refused(tmp_path: Pa
 
 
 def test_queries_keys_and_values_lie_group_by_group() -> None:
-    """Two groups of two heads of one channel, worked by hand: Megatron's order is q0 q1 k0 v0, q2 q3 k1 v1."""
+    """For two groups of two heads of one channel, worked by hand, Megatron's order is q0 q1 k0 v0, q2 q3 k1 v1."""
     arch = SimpleNamespace(num_attention_heads=4, num_query_groups=2, kv_channels=1)
     q = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     k, v = torch.tensor([[10.0], [11.0]]), torch.tensor([[20.0], [21.0]])
@@ -152,7 +152,7 @@ def test_queries_keys_and_values_lie_group_by_group() -> None:
 )
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_is_cut_for_the_ranks_joins_to_what_was_there(layout: ShardLayout, shard: tuple, ranks: int) -> None:
-    """The vocabulary of 7 leaves padding on rank 0 of one, and two ranks of three with nothing but padding."""
+    """The vocabulary of 7 leaves padding on rank 0 of one, and only padding on two of three ranks."""
     arch = SimpleNamespace(num_attention_heads=6 * ranks, num_query_groups=2 * ranks, kv_channels=2, vocab_size=7)
     if isinstance(layout, GroupedQKV):
         shard = (2 * 5 * 2, 5)  # two groups of three queries, a key and a value, of two channels each

@@ -1,4 +1,4 @@
-"""The buckets in which weights are streamed: all of them, in order, within the bound."""
+"""Weights are streamed completely and in order, in buckets within the bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_bucket_is_filled_up_to_the_bound_and_is_of_one_kind() -> None:
 
 
 def test_one_rank_streams_its_own_memory(tiny_qwen3_dir: Path) -> None:
-    """Nothing is copied where there is nobody to gather from: but queries, keys and values, which lie interleaved."""
+    """Without other ranks nothing is copied, except interleaved queries, keys and values."""
     arch = Architecture.from_hf(tiny_qwen3_dir)
     model = build_model(arch, transformer_config(arch, ModelConfig(bf16=False), ParallelConfig()))
     load_hf_weights(model, arch, HFTensorSource(tiny_qwen3_dir))

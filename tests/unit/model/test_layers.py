@@ -1,4 +1,4 @@
-"""The norm of the local layers, and where it and our core attention stand in a block."""
+"""The norm of the local layers, and the places of it and our core attention in a block."""
 
 from __future__ import annotations
 

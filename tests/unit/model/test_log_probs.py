@@ -17,7 +17,7 @@ def problem(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Ten
     generator = torch.Generator().manual_seed(4)
     hidden_RH = torch.randn(R, H, generator=generator).to(dtype).requires_grad_()
     weight_VH = torch.randn(PADDED, H, generator=generator).to(dtype)
-    weight_VH[VOCAB_SIZE:] = 50.0  # would dominate the sum if it took part
+    weight_VH[VOCAB_SIZE:] = 50.0  # would dominate the sum if it were included
     labels_R = torch.randint(0, VOCAB_SIZE, (R,), generator=generator)
     labels_R[:2] = torch.tensor([0, VOCAB_SIZE - 1])
     return hidden_RH, weight_VH.requires_grad_(), labels_R, torch.randn(R, generator=generator)
@@ -62,7 +62,7 @@ def test_bfloat16_matches_and_keeps_its_dtypes() -> None:
 def test_a_gpus_chunks_of_the_vocabulary_give_the_gradients_of_the_full_log_softmax(
     dtype: torch.dtype, vocab_start: int
 ) -> None:
-    """Of a rank with 700 rows, 690 of them real, in chunks of 128; the labels may be another rank's."""
+    """The rank has 700 rows, 690 of them real, in chunks of 128; labels may belong to another rank."""
     generator = torch.Generator().manual_seed(5)
     real, vocab = 690, vocab_start + 690
     hidden_RH = torch.randn(R, H, generator=generator).to(dtype).requires_grad_()
@@ -73,7 +73,7 @@ def test_a_gpus_chunks_of_the_vocabulary_give_the_gradients_of_the_full_log_soft
     log_normalizer_R = logits_RV.logsumexp(-1)
     truth = logits_RV.gather(1, labels_R[:, None])[:, 0] - log_normalizer_R
     of_hidden_RH, of_whole_VH = torch.autograd.grad(truth, (hidden_RH, whole_VH), upstream_R, retain_graph=True)
-    if vocab_start:  # this rank's part: without what the other ranks' rows give
+    if vocab_start:  # this rank's part, without the contribution of other ranks' rows
         rest = torch.autograd.grad(logits_RV[:, :vocab_start], hidden_RH, torch.autograd.grad(
             truth, logits_RV, upstream_R)[0][:, :vocab_start])[0]  # fmt: skip
         of_hidden_RH = of_hidden_RH - rest
@@ -101,7 +101,7 @@ def test_extreme_logits_stay_finite() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the most elements of any tensor that an operation returned."""
+    """Records the largest number of elements of any tensor that an operation returned."""
 
     elements = 0
 

@@ -1,4 +1,4 @@
-"""The sums and the gradient of a chunk of logits against float64 autograd."""
+"""The sums and the gradient of a chunk of logits, compared with float64 autograd."""
 
 from __future__ import annotations
 

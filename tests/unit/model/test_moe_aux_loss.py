@@ -1,4 +1,4 @@
-"""The load-balancing loss of a mixture of experts: its gradient is that of the published formula."""
+"""The load-balancing loss of a mixture of experts has the gradient of the published formula."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPERTS, CHOSEN = 4, 2
 
 @pytest.fixture(scope="module")
 def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One layer, so that nothing but the balancing loss moves its router while the policy's loss is zero."""
+    """Return a model of one layer, so that only the balancing loss moves its router while the policy's loss is zero."""
     folder = tmp_path_factory.mktemp("mixture")
     torch.manual_seed(5)
     config = Qwen3MoeConfig(
@@ -54,8 +54,8 @@ def no_loss(
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.25])
 def test_the_routers_gradient_is_that_of_the_switch_loss(coefficient: float, mixture: Path, topology: Topology) -> None:
-    """coefficient x experts x sum of (share of the choices) x (mean probability), as in the Switch Transformer (Fedus
-    et al., 2021, eq. 4) with several choices a token; the mean over the rows of a step."""
+    """The loss is coefficient x experts x sum of (share of choices) x (mean probability), as in the Switch model (Fedus
+    et al., 2021, eq. 4) with several choices per token, averaged over the rows of a step."""
     config = RunConfig(
         model=ModelConfig(hf_model=str(mixture), bf16=False, moe_aux_loss_coeff=coefficient),
         optimizer=OptimizerConfig(clip_grad=1e9),

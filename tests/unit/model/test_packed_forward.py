@@ -1,4 +1,4 @@
-"""The packed forward and backward pass of a megatron model against transformers, response by response."""
+"""The packed forward and backward pass of a Megatron model, compared with transformers response by response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RESPONSES = sum(len(lengths) for _, lengths in SHAPES)
 
 @pytest.fixture(scope="module", params=["tiny_qwen3_dir", "tiny_llama_dir", "tiny_smollm3_dir"])
 def hf_dir(request: pytest.FixtureRequest) -> Path:
-    """Untied with QK norm and wide heads; tied; tied with a layer without RoPE."""
+    """Return an untied model with QK norm and wide heads, a tied one, and a tied one with a layer without RoPE."""
     return request.getfixturevalue(request.param)
 
 
@@ -59,7 +59,7 @@ def model(hf_dir: Path, architecture: Architecture) -> GPTModel:
     config = transformer_config(architecture, ModelConfig(hf_model=str(hf_dir), bf16=False), ParallelConfig())
     model = build_model(architecture, config)
     load_hf_weights(model, architecture, HFTensorSource(hf_dir))
-    # Padding rows of the vocabulary must play no part, whatever training has made of them.
+    # Padding rows of the vocabulary must have no effect, whatever their values after training.
     head = model.embedding.word_embeddings.weight if architecture.tied_embeddings else model.output_layer.weight
     head.data[architecture.vocab_size :] = 7.0
     assert head.size(0) > architecture.vocab_size
@@ -73,7 +73,7 @@ def rows(architecture: Architecture, micro_batch_tokens: int) -> list[MicroBatch
 
 
 def gradients(model: GPTModel, architecture: Architecture) -> list[tuple[str, torch.Tensor]]:
-    """By Hugging Face name: the mapping of weights is that of their gradients."""
+    """Return gradients by Hugging Face name, through the mapping of the weights."""
     for weight in model.parameters():
         weight.data = weight.grad
     return list(stream_hf_weights([model], architecture))
@@ -97,7 +97,7 @@ def test_packed_equals_transformers_one_by_one(
 def test_recomputed_activations_change_nothing(
     model: GPTModel, architecture: Architecture, expected: Reference, granularity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor are the row's runs, for which a GPU has to be waited for, read again in any layer."""
+    """Also, no layer reads the row's runs again, which would synchronize with a GPU."""
     read = []
     plain = torch.unique_consecutive
     monkeypatch.setattr(torch, "unique_consecutive", lambda *a, **k: read.append(1) or plain(*a, **k))

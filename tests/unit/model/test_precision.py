@@ -1,4 +1,4 @@
-"""Our rules about precision against Megatron-Core's own, and what they become in its configurations."""
+"""Our rules about precision, compared with Megatron-Core's own, and the resulting configurations."""
 
 from __future__ import annotations
 

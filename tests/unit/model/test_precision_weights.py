@@ -1,4 +1,4 @@
-"""Weights that are kept in FP8: filled, streamed and exported, with a stand-in for Transformer Engine's tensors."""
+"""FP8 weights are filled, streamed and exported, with a stand-in for Transformer Engine's tensors."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_weights_in_fp8_are_streamed_and_exported_as_bfloat16(
     assert torch.equal(exported[DOWN], StandInFloat8.quantize(source[DOWN]).dequantize())
     for name in IN_FP8:  # e4m3 has three bits of mantissa
         torch.testing.assert_close(exported[name].float(), source[name], rtol=2**-4, atol=1e-3)
-    if keeps_initial_values:  # Megatron-Core makes the float32 weights of these
+    if keeps_initial_values:  # Megatron-Core makes the float32 weights from these
         assert torch.equal(fc2.weight.get_high_precision_init_val(), source[DOWN])
 
 

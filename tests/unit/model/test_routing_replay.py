@@ -1,4 +1,4 @@
-"""Replayed experts: packed sequences against transformers with the same experts forced on it, response by response."""
+"""Replay in packed sequences, compared with transformers with the same forced experts, response by response."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tokens = tuple[int, ...]
 
 @pytest.fixture(scope="module", params=[True, False], ids=["normalized", "not normalized"])
 def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three layers, the second without experts."""
+    """Return a mixture of three layers, the second without experts."""
     folder = tmp_path_factory.mktemp("mixture")
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -77,13 +77,13 @@ def pack(policy: Policy, of: list[ScoredGroup], tokens: int) -> list[MicroBatch]
 def loss(
     log_probs_R: torch.Tensor, entropy_R: torch.Tensor, batch: MicroBatch, frozen: OldAndReferenceLogProbs
 ) -> tuple[torch.Tensor, LossStatistics]:
-    """Minus the sum over responses of advantage * mean log-probability."""
+    """Return minus the sum over responses of advantage * mean log-probability."""
     value = -(log_probs_R * batch.advantages_R * batch.loss_weights_R).sum() * RESPONSES
     return value, LossStatistics.zero(log_probs_R.device)
 
 
 def updated(policy: Policy, batches: list[MicroBatch]) -> tuple[UpdateResult, dict[str, torch.Tensor]]:
-    """The result and the gradients by Hugging Face name; the policy is of no further use."""
+    """Update; return the result and the gradients by Hugging Face name. The policy cannot be used afterwards."""
     result = policy.update(batches, loss, 0.0)
     for weight in policy.chunks[0].parameters():
         weight.data = weight.main_grad.clone()
@@ -92,8 +92,8 @@ def updated(policy: Policy, batches: list[MicroBatch]) -> tuple[UpdateResult, di
 
 @pytest.fixture(scope="module")
 def expected(mixture: Path) -> tuple[dict[Tokens, torch.Tensor], dict[str, torch.Tensor], int]:
-    """transformers' log-probabilities by response, gradients, and (token, layer) pairs that its routers would have sent
-    elsewhere: every prompt and distinct response counts once, as they are packed."""
+    """Return transformers' log-probabilities by response, gradients, and (token, layer) pairs routed differently by its
+    own routers; every prompt and distinct response counts once, as in packing."""
     model = Qwen3MoeForCausalLM.from_pretrained(mixture, dtype=torch.float32)
     routers, log_probs, differing, objective = ForcedRouters(model), {}, 0, torch.zeros(())
     for group in groups():
@@ -154,7 +154,7 @@ def test_replay_is_transformers_with_the_same_experts(
 
 
 def test_tokens_without_ids_go_where_the_router_sends_them(make_policy: Callable[..., Policy]) -> None:
-    """A step may hold both kinds: an old checkpoint's pending proposals have no ids."""
+    """A step may have both kinds, because pending proposals of an old checkpoint have no ids."""
     policy = make_policy()
     mixed = [groups()[0], *groups(experts=False)[1:]]
     replayed, plain, both = (

@@ -1,4 +1,4 @@
-"""Transformer Engine keeps two norms of a layer inside the linear layers after them: the mapping knows both names."""
+"""Transformer Engine keeps two norms of a layer inside the next linear layers; the mapping knows both names."""
 
 from __future__ import annotations
 

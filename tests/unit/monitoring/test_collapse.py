@@ -1,4 +1,4 @@
-"""Signs of collapse: each one on a history made for it, and none on a run that learns."""
+"""Each sign of collapse occurs on a history made for it, and none on a run that learns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEALTHY = {
 
 
 def history(*values: float, metric: str = "", **fixed: float) -> list[StepMetrics]:
-    """A run of healthy steps but for one metric, whose values are given."""
+    """Return a run of healthy steps, except for one metric with given values."""
     return [
         StepMetrics(step, HEALTHY | {name.replace("__", "/"): value for name, value in fixed.items()} | {metric: value})
         for step, value in enumerate(values, 1)

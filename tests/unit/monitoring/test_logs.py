@@ -1,4 +1,4 @@
-"""The run's log: what is on disk after a run, after a crash and after a resume, and what the console shows."""
+"""The run's log: its files after a run, a crash and a resume, and the console output."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_half_written_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_resumed_file_is_cut_where_it_is(tmp_path: Path) -> None:
-    """The samples of thousands of steps are gigabytes: they are neither held in memory nor written again."""
+    """The samples of thousands of steps are gigabytes, so they are neither held in memory nor rewritten."""
     path = tmp_path / "samples.jsonl"
     line = json.dumps({"iteration": 1, "response": "x" * 10_000}) + "\n"
     path.write_text(line * 2000 + line.replace("1", "2", 1) * 3)
@@ -167,7 +167,7 @@ def test_an_unwritable_folder_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_the_iteration_line_is_megatrons() -> None:
-    """The fields up to the gradient norm are what Megatron-LM's training_log prints for these values."""
+    """The fields up to the gradient norm equal the output of Megatron-LM's training_log for these values."""
     metrics = {
         "train/grad_norm": 1.23456,
         "train/lr": 4e-5,
@@ -221,7 +221,7 @@ def test_the_page_shows_a_passage_once_with_all_its_masks(tmp_path: Path) -> Non
 
 
 def test_a_wandb_run_keeps_an_id_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two people's runs in directories of one name stay two; a resumed run, also one from before, continues itself."""
+    """Runs in directories of equal name stay separate; a resumed run, also an old one, continues its own run."""
     started: list[dict[str, str]] = []
     wandb = SimpleNamespace(init=lambda **settings: started.append(settings))
     monkeypatch.setitem(__import__("sys").modules, "wandb", wandb)

@@ -1,4 +1,4 @@
-"""The samples of a long run stay within their budget, spread over the whole run, also after a crash and a resume."""
+"""Samples of a long run stay within their budget, spread over the whole run, also after a crash and a resume."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def size(folder: Path) -> int:
 
 
 def run_steps(folder: Path, steps: range, budget_mib: float, resume_iteration: int = 0) -> list[int]:
-    """Return the bytes of the samples after each step."""
+    """Run steps; return the bytes of the samples after each."""
     logger = RunLogger(folder, 999, resume_iteration=resume_iteration, samples_budget_mib=budget_mib)
     sizes = []
     for step in steps:
@@ -57,7 +57,7 @@ def test_a_long_run_keeps_steps_of_all_its_length_within_the_budget(tmp_path: Pa
     kept = pages(run)
     assert kept == lines(run)
     assert kept[-1] == 400
-    # Evenly: no gap is wider than a quarter of the run, none of its quarters is left out.
+    # Even spread: no gap is wider than a quarter of the run, and no quarter is empty.
     assert {(iteration - 1) // 100 for iteration in kept} == {0, 1, 2, 3}
     rewritten = sum(after < before for before, after in pairwise(sizes))
     assert rewritten < 400 / 5, "half of the budget is freed at once, not a step at a time"
@@ -86,7 +86,7 @@ def test_a_resumed_run_goes_on_within_the_budget(tmp_path: Path, of_one_step: in
 def test_a_smaller_budget_takes_effect_at_the_next_step(tmp_path: Path, of_one_step: int) -> None:
     run = tmp_path / "run"
     run_steps(run, range(1, 33), 0)
-    # What a crash between the removal of pages and of their lines leaves.
+    # The state after a crash between the removal of pages and of their lines.
     (run / "samples" / "iter_0000032.md").unlink()
     assert run_steps(run, range(33, 34), 8.5 * of_one_step / MIB, resume_iteration=32)[0] <= 4.25 * of_one_step
     assert pages(run) == lines(run) == [8, 16, 24, 33]

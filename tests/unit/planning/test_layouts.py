@@ -1,4 +1,4 @@
-"""Which layouts are said to fit, in which order, and what is said of the others."""
+"""The layouts reported to fit, their order, and the reasons against the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GPUS = {"qwen3_4b": 16, "qwen3_8b": 32, "qwen3_30b_a3b": 64}
 
 
 def recipe(name: str, folder: Path) -> tuple[Architecture, Path]:
-    """The architecture of a published model, and the configuration of our recipe for it."""
+    """Return the architecture of a published model, and the configuration of our recipe for it."""
     (folder / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
     return Architecture.from_hf(folder), ROOT / "examples" / name / "config.yaml"
 

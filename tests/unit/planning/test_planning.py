@@ -1,4 +1,4 @@
-"""Planned sizes against what Megatron-Core really builds and allocates."""
+"""Planned sizes, compared with the actual allocations of Megatron-Core."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def architecture(name: str, folder: Path) -> Architecture:
 
 @contextmanager
 def one_of_many(parallel: ParallelConfig, stage: int, gpus: int = GPUS) -> Iterator[None]:
-    """The first process of a pipeline stage, of a run whose other processes are not there."""
+    """Imitate the first process of a pipeline stage, without the other processes of the run."""
     rank = stage * (gpus // parallel.pipeline_model_parallel_size)
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=gpus)
     chunks = parallel.virtual_pipeline_model_parallel_size
@@ -138,7 +138,7 @@ def test_states_are_as_large_as_those_of_a_real_policy(bf16: bool, tiny_qwen3_di
 def test_a_layer_keeps_what_is_planned_and_the_plain_layers_float32_copies(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The plain layers keep more than Transformer Engine's: norms in float32, and every step of the gated MLP."""
+    """The local layers keep more than Transformer Engine's: norms in float32, and every step of the gated MLP."""
     arch, parallel, tokens = architecture("qwen3_4b", tmp_path), ParallelConfig(**settings), 2048
     kept: dict[int, torch.Tensor] = {}
 
@@ -160,7 +160,7 @@ def test_a_layer_keeps_what_is_planned_and_the_plain_layers_float32_copies(
 
     tensor, sequence = parallel.tensor_model_parallel_size, tokens // own
     heads = (arch.num_attention_heads + arch.num_query_groups) * arch.kv_channels
-    # of each norm in float32 the input and the normalized; of the MLP silu(gate), up and gate apart
+    # float32 input and output of each norm; silu(gate), up and gate of the MLP separately
     copies = 2 * 2 * 4 * arch.hidden_size / sequence + 2 * 4 * heads / tensor + 2 * 2 * arch.ffn_hidden_size / tensor
     planned = layer_activations(arch, parallel, sparse=False)
     assert 0.9 < found / tokens / (planned + copies) < 1.1
@@ -178,7 +178,7 @@ def test_a_layer_keeps_what_is_planned_and_the_plain_layers_float32_copies(
     ],
 )
 def test_layers_under_way(settings: dict[str, Any], expected: list[float], tmp_path: Path) -> None:
-    """In units of one layer of one whole row; a layer's input is 1/23 of it in this model."""
+    """The unit is one layer of one whole row; a layer's input is 1/23 of it in this model."""
     arch = architecture("qwen3_4b", tmp_path)
     config = RunConfig(parallel=ParallelConfig(**settings))
     layer = layer_activations(arch, ParallelConfig(), sparse=False)
@@ -215,10 +215,10 @@ def test_the_tool_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFix
     plan_cluster.main([*recipe, "--gpus", "16", "--gpu-memory", "80"])
     told = capsys.readouterr().out
     assert "GiB to spare" in told
-    # 4.02 billion weights over two GPUs, of each a master weight and two moments in float32
+    # 4.02 billion weights over two GPUs, each with a master weight and two moments in float32
     assert f"written or read: {4.0225e9 / 2 * 12 / 2**30:.1f} GiB for each" in told
     plan_cluster.main([*recipe, "--gpus", "16", "--gpu-memory", "80", "--no-overlap-grad-reduce"])
-    # in one bucket one of the three is there twice more
+    # with one bucket, one of the three exists two more times
     assert f"written or read: {4.0225e9 / 2 * 20 / 2**30:.1f} GiB for each" in capsys.readouterr().out
     with pytest.raises(SystemExit) as refused:
         plan_cluster.main([*recipe, "--gpus", "16", "--gpu-memory", "40"])

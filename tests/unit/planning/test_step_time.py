@@ -1,4 +1,4 @@
-"""The simulation of a step against worked examples, and an engine's events against a count of every token step."""
+"""The simulation of a step, compared with worked examples, and an engine's events with a count of token steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def engine(arch: Architecture, sequences: int = 256, cache: int = 10**9, tensor:
 
 
 def every_step(responses: list[Response], cost: EngineCost) -> list[float]:
-    """The ends of the responses, by counting every token step; the cache never fills."""
+    """Return the ends of the responses, by counting every token step; the cache never fills."""
     waiting, running, cached = deque(responses), [], set()
     clock, ends = 0.0, []
     while waiting or running:
@@ -212,7 +212,7 @@ def test_what_cannot_be_simulated_is_one_line(qwen: Architecture) -> None:
 
 
 def test_a_recipe_with_rollout_ranks_parts_the_devices_as_it_says(qwen: Architecture) -> None:
-    """The layout counts the trainer's; no device holds an engine beside the trainer."""
+    """The layout counts the trainer's devices; no device holds both an engine and the trainer."""
     recipe = load_yaml(ROOT / "examples/qwen3_4b/config.yaml")
     parallel = replace(recipe.parallel, tensor_model_parallel_size=4, pipeline_model_parallel_size=1)
     config = replace(recipe, parallel=parallel, rollout=replace(recipe.rollout, rollout_ranks=6))

@@ -1,4 +1,4 @@
-"""Simulated steps against published ones: NeMo-RL's table, and a table simulated by another program."""
+"""Simulated steps, compared with NeMo-RL's published table and a table simulated by another program."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def architecture(config: dict[str, object], folder: Path) -> Architecture:
     ("stages", "mean", "schedule", "published"), [(2, 1019, "barrier", 92.8), (1, 1123, "rollout-ranks", 64.8)]
 )
 def test_nemo_rl(stages: int, mean: int, schedule: Schedule, published: float, tmp_path: Path) -> None:
-    """NeMo-RL 0.5, GRPO of Llama-3.1-8B on 16 H100: docs.nvidia.com/nemo/rl/0.5.0/about/performance-summary.html.
+    """The source is NeMo-RL 0.5, Llama-3.1-8B on 16 H100: docs.nvidia.com/nemo/rl/0.5.0/about/performance-summary.html.
 
-    The table has: 2048 samples (recipe: 64 prompts x 32), 512 in an optimizer step, at most 4096 tokens, generation
-    with one GPU an engine, training with TP 1, PP 2 (one step off: PP 1 on 8 GPUs, and 8 that generate), 1,581 and
-    2,478 tokens/s/GPU. Tokens a step over samples less the mean length leave prompts of 127 and 131 tokens. The recipe
+    The table states 2048 samples (recipe: 64 prompts x 32), 512 in an optimizer step, at most 4096 tokens, generation
+    with one GPU per engine, training with TP 1, PP 2 (one step off: PP 1 on 8 GPUs, and 8 that generate), 1,581 and
+    2,478 tokens/s/GPU. Tokens per step over samples minus the mean length are prompts of 127 and 131 tokens. The recipe
     (examples/configs/recipes/llm/performance/grpo-llama3.1-8b-instruct-2n8g.yaml) recomputes all activations and packs
     sequences, without sharing prompts, into 4096 tokens. The spread of the lengths is not published.
     """
@@ -98,10 +98,10 @@ SIMULATED = {
 
 
 def test_the_table_that_motivated_the_schedules(tmp_path: Path) -> None:
-    """Qwen3-4B on H100s as another program simulated it, with 70 % of the bandwidth, 1.5 ms and 40 % MFU.
+    """The table is of Qwen3-4B on H100s, simulated by another program with 70 % of the bandwidth, 1.5 ms and 40 % MFU.
 
-    What it does not state is chosen here: a sigma of 0.9 before the cut at 4096 tokens, prompts of 700 tokens, data
-    parallelism alone, a cache without end, no sync and no rest. With that all twelve cells agree within 7 %.
+    Unstated values are chosen here: a sigma of 0.9 before the cut at 4096 tokens, prompts of 700 tokens, data
+    parallelism only, an unlimited cache, no sync and no rest. All twelve cells then agree within 7 %.
     """
     arch = architecture(PUBLISHED["qwen3_4b"]["config"], tmp_path)
     config = replace(load_yaml(ROOT / "examples/qwen3_4b/config.yaml"), parallel=ParallelConfig())

@@ -1,10 +1,10 @@
-"""Simulated steps against runs of SmolLM2-135M on a CPU, whose measured times lie in ``tests/fixtures/step_times``.
+"""Simulated steps, compared with runs of SmolLM2-135M on a CPU with times in ``tests/fixtures/step_times``.
 
 Two runs of ``megatron_pz.train`` from the quickstart's cold start, bfloat16, one process with one thread of an AMD
-EPYC, 2026-11-30. The machine did other things, so the times are CPU seconds of the process (``time.process_time`` in
+EPYC, 2026-11-30. The machine had other load, so the times are CPU seconds of the process (``time.process_time`` in
 place of ``time.perf_counter``), which contention still lengthens. ``first``: 4 passages x 4 masks x 6 answers of at
 most 48 tokens. ``second``: 5 x 6 x 4 of at most 96 tokens. Of the samples only two steps' lengths are kept, as runs of
-x. The rates are fitted to steps of ``first``; what follows is predicted from its lengths and shares alone.
+x. The rates are fitted to steps of ``first``; the rest is predicted only from its lengths and shares.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODEL = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())[
 
 
 def measured(name: str, folder: Path) -> MeasuredRun:
-    """The run, with a model's directory that is there."""
+    """Return the run with an existing model directory."""
     run, model = folder / name, folder / "model"
     shutil.copytree(ROOT / "tests/fixtures/step_times" / name, run)
     model.mkdir(exist_ok=True)

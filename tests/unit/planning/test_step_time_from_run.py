@@ -1,4 +1,4 @@
-"""Work and rates that are read from a run, and what the planning tools print."""
+"""Work and rates that are read from a run, and the output of the planning tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORK = Workload(6, 4, 8, Lengths(12, DEFAULT_SIGMA, 48), Lengths(20, DEFAULT_SIG
 
 
 def write_run(folder: Path, device: str = "CPU", without: str = "", steps: int = 4, **times: float) -> Path:
-    """A run of SmolLM2-135M whose steps did the work of ``WORK`` in so many seconds."""
+    """Write a run of SmolLM2-135M whose steps did the work of ``WORK`` in the given seconds."""
     model = folder / "model"
     model.mkdir(parents=True)
     (model / "config.json").write_text(json.dumps(PUBLISHED["smollm2_135m"]["config"]))
@@ -77,7 +77,7 @@ def test_the_spread_of_lengths_comes_from_the_samples(tmp_path: Path) -> None:
 
 
 def test_a_run_is_simulated_by_the_schedule_that_it_followed(tmp_path: Path) -> None:
-    """Runs of version 0.1 had all proposals before all predictions, whatever today's settings choose."""
+    """Runs of version 0.1 had all proposals before all predictions, regardless of present defaults."""
     old = read_run(write_run(tmp_path / "old", rollout=8.0, update=4.0, sync=0.5))
     new = read_run(write_run(tmp_path / "new", rollout=8.0, update=4.0, sync=0.5, engine_tail=0.1))
     assert (old.schedule, new.schedule) == ("barrier", "one-queue")
@@ -95,7 +95,7 @@ def test_calibration_repeats_the_run_and_says_what_it_changed(tmp_path: Path) ->
     assert fitted.rates.update_flops_share != CPU_RATES.update_flops_share
     told = "\n".join(fitted.lines)
     assert "fitted to 3 steps" in told and "rollout: measured 8.00 s" in told and "update: share of the peak" in told
-    # a step with half of the answers takes less, and not half: the weights are read as often
+    # a step with half of the answers takes more than half, because the weights are read as often
     half = replace(run.work(), group_size=4)
     plan = plan_for(run.arch, run.config, run.device, 1)
     assert 4.0 < simulate_step(run.arch, run.config, plan, run.cluster(fitted.rates), half).rollout < 8.0

@@ -1,4 +1,4 @@
-"""BIG-Bench Extra Hard: the authors' examples, and forms in which models write answers."""
+"""BIG-Bench Extra Hard: the authors' examples, and other forms of models' answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers: every set in its public schema, and what is wrong with a file named with place and field."""
+"""Readers of every set in its public schema, and errors that name the place and field of a fault."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_missing_changed_or_empty_field_is_named_with_its_line(name: str, fiel
         assert refused(tmp_path, name).startswith(f"{path}:1: field '{field}' ")
 
 
-LATEX = [  # of MATH-500's kind: reference, and a response's answer that means the same
+LATEX = [  # as in MATH-500: reference, and an equivalent answer of a response
     ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3, \\frac{\\pi}{2})"),
     ("\\dfrac{14}{3}", "\\frac{14}{3}"),
     ("\\text{Evelyn}", "Evelyn"),
@@ -163,7 +163,7 @@ def test_math500s_references_in_latex_are_read_and_graded(tmp_path: Path) -> Non
 
 
 def test_supergpqas_options_are_read_as_they_are(tmp_path: Path) -> None:
-    """Texts that look like letters, numbers or LaTeX, and ten of them; the letter decides, whatever the text says."""
+    """Ten options have texts that look like letters, numbers or LaTeX; the letter decides regardless of the text."""
     options = ["B", "A", "10", "$\\frac{1}{2}$", "N/A", "all of the above", "(C)", "Æ", "none", "0.5"]
     odd = SUPERGPQA | {"options": options, "answer": "$\\frac{1}{2}$", "answer_letter": "D", "uuid": "1"}
     write(tmp_path, "supergpqa", [SUPERGPQA, odd], "SuperGPQA-all.jsonl")

@@ -1,4 +1,4 @@
-"""General-Reasoner's recipe: prompts, what is read in a response, and the random guess."""
+"""General-Reasoner's recipe: prompts, extraction from responses, and the random guess."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DUCKS = Question("gsm8k", "0", "gsm8k", "How many ducks?", "18", "test.jsonl:1")
         (r"First \boxed{A}, but then \boxed{B}.", "B"),
         (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed{a \boxed{b} c}", r"a \boxed{b} c"),
-        (r"\boxed{{{{1}}}}", None),  # more levels than the pattern knows
+        (r"\boxed{{{{1}}}}", None),  # more levels than the pattern supports
         (r"\boxed{{{{\boxed{1}}}}}", "1"),
         (r"\boxed{1} and \boxed{2", "1"),
         ("\\boxed{}\nFinal Answer: 7\n", " 7"),

@@ -1,4 +1,4 @@
-"""Mathematics: what Qwen2.5-Math's rules read, and both graders on answers that are hard to compare."""
+"""Mathematics: extraction by Qwen2.5-Math's rules, and both graders on answers that are hard to compare."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_megabyte_is_read_in_linear_time_and_is_no_answer(piece: str) -> None:
         ("-3/4", "-\\frac{3}{4}"),
         ("\\left( 1, \\infty \\right)", "(1,\\infty)"),
         ("2\\sqrt3", "2\\sqrt{3}"),
-        ("\\text{m}", ""),  # a unit alone goes, too
+        ("\\text{m}", ""),  # a unit alone is also removed
         ("", ""),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_grader_that_raises_counts_as_wrong_and_is_reported(monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["gsm8k", "aime24", "amc23", "minerva_math", "olympiadbench"])
 def test_every_reference_is_its_own_answer(name: str) -> None:
-    """With negative space before it, so that the texts are not the same; a sample of each set."""
+    """A negative space before the answer makes the texts differ; a sample of each set is used."""
     general, authors = (recipe(kind).protocol(name) for kind in ("general_reasoner", "authors"))
     for asked in load_benchmark(name, benchmark_data())[::60]:
         response = f"Hence $\\boxed{{\\!{asked.answer.replace('$', '')}}}$."

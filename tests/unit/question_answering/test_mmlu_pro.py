@@ -1,4 +1,4 @@
-"""MMLU-Pro as its authors ask and read it, against their patterns and against recorded answers of two models."""
+"""MMLU-Pro as its authors ask and read it, compared with their patterns and recorded answers of two models."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_both_versions_read_hard_answers_as_the_authors_do(response: str, first:
 
 
 def naive(text: str) -> str | None:
-    """The authors' patterns as they stand, quadratic or worse."""
+    """Apply the authors' patterns unchanged, in quadratic time or worse."""
     for pattern in (r"answer is \(?([A-J])\)?", r".*[aA]nswer:\s*([A-J])"):
         if found := re.search(pattern, text):
             return found.group(1)
@@ -99,7 +99,7 @@ def test_a_megabyte_is_read_in_linear_time(piece: str) -> None:
 
 
 def recorded(model: str) -> list[tuple[str, str, str]]:
-    """Question id, the letter that the authors' script recorded ("" for none), and the response."""
+    """Return question id, the letter that the authors' script recorded ("" for none), and the response."""
     rows = pq.read_table(benchmark_data() / f"mmlu_pro/outputs_{model}.parquet").to_pylist()
     return [(str(row["question_id"]), row["pred"], row["generated_text"]) for row in rows]
 
@@ -118,7 +118,7 @@ def test_the_first_version_read_every_answer_of_yi_6b_alike(letters: dict[str, s
 
 
 def test_the_later_version_read_every_readable_answer_of_llama_alike(letters: dict[str, str]) -> None:
-    """It recorded a random guess as if it had read it: what differs is just what has no letter to be read."""
+    """The authors' script recorded random guesses as read answers, so only responses without a letter differ."""
     answers = recorded("Meta-Llama-3_1-8B-Instruct")
     first = sum(read_sentence(response) == before for _, before, response in answers)
     three = [(read(response), before) for _, before, response in answers]

@@ -1,4 +1,4 @@
-"""Generated questions: a number names one question for ever, and faults are one line."""
+"""Generated questions: a number always names the same question, and errors are one line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_question_depends_on_seed_and_number_only() -> None:
 
 
 def test_another_process_generates_the_same_questions() -> None:
-    """Under another hash seed, which orders sets otherwise."""
+    """The other process has another hash seed, which orders sets differently."""
     pytest.importorskip("reasoning_gym")
     code = f"""
 from megatron_pz.question_answering.reasoning_gym_tasks import ReasoningGym

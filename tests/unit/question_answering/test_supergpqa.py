@@ -1,4 +1,4 @@
-"""SuperGPQA as its authors ask and read it, against their patterns in the form that they wrote them."""
+"""SuperGPQA as its authors ask and read it, compared with their original patterns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPTIONS = ("foo bar", "x", "10", "1", "-5", "5", "$x$", "(1", "\\frac{1}{2}")
         ("The answer is foo bar.", "A"),
         ("The answer is 10", "C"),  # and not D, whose "1" ends inside it
         ("answer \\boxed{$x$}", "G"),
-        ("-5", "F"),  # punctuation is skipped before an option may take it back
+        ("-5", "F"),  # punctuation is skipped, but an option may begin within it
         ("The option is $\\frac{1}{2}$.", "I"),
         ("nothing", None),
         ("", None),
@@ -49,7 +49,7 @@ SENTENCE = r"[Tt]he\s+(?:\w+\s+)?(?:answer|option)(?:\w+\s+)?\s+"
 
 
 def naive(response: str, options: tuple[str, ...]) -> str | None:
-    """The definition with its nested repetitions, exponential in the markup."""
+    """Apply the definition with its nested repetitions, in time exponential in the markup."""
     text = response.rstrip()
     letter, content = "([A-J])", f"({'|'.join(map(re.escape, options))})"
     starts = {
@@ -111,7 +111,7 @@ def test_reading_agrees_with_the_definition(parts: list[str]) -> None:
 
 @pytest.mark.parametrize("piece", ["$\\", " ", "the ", "The answer is ((", "answer   "])
 def test_a_long_response_is_read_in_linear_time(piece: str) -> None:
-    """A quadratic reading takes half a minute for 200,000 characters, this one 0.1 to 0.5 s."""
+    """A quadratic algorithm takes half a minute for 200,000 characters, this one 0.1 to 0.5 s."""
     text = piece * (200_000 // len(piece)) + "!"
     assert cpu_seconds(lambda: read(text, OPTIONS)) < 5
 

@@ -1,4 +1,4 @@
-"""The model verifier against a server that times out, fails and talks rubbish, as real ones do."""
+"""The model verifier with a server that times out, fails and sends malformed replies."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def hang_up(handler: BaseHTTPRequestHandler) -> None:
 
 
 class Server:
-    """Answers each request with the next of its replies, the last one again and again."""
+    """Answers each request with the next of its replies, and repeats the last one."""
 
     def __init__(self) -> None:
         self.replies: list[Reply] = []
@@ -161,7 +161,7 @@ def test_after_the_last_try_the_run_ends_with_one_line(server: Server) -> None:
 def test_a_server_that_is_not_there_is_waited_for(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """More often than a request is tried; several requests say so once."""
+    """The wait exceeds the attempts of a request, and several requests report it once."""
     server.replies = [raw(b"loading", 503)] * 4 + [say("Final Decision: Yes")]
     stream, refused = httpx.Client.stream, [1] * 4
 
@@ -206,7 +206,7 @@ def test_a_run_that_is_to_stop_waits_for_no_server(server: Server) -> None:
 def test_the_failure_that_is_told_is_the_one_that_ended_the_run(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first request is still being tried when the second one is refused."""
+    """The first request is still being retried when the second one is refused."""
     monkeypatch.setattr(verifier, "FIRST_PAUSE", 60.0)
     tried = threading.Event()
 

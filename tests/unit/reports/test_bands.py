@@ -1,4 +1,4 @@
-"""Curves of several methods: a mean line and a band for each, over compute or steps."""
+"""Curves of several methods, with a mean line and a band for each, over compute or steps."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ FACTS = {"recipe": "hand", "questions": 30, "of": 30}
 
 
 def results(folder: Path, name: str, right: int) -> tuple[ModelScores, Path]:
-    """Thirty questions of two subjects with two samples each; the first ``right`` ones are answered rightly."""
+    """Write results on thirty questions of two subjects with two samples each; the first ``right`` are right."""
     rows: list[dict[str, Any]] = [
         {
             "benchmark": "toy",

@@ -39,7 +39,7 @@ def test_shares_are_stacked_from_the_floor_in_order_of_size() -> None:
 
 
 def test_seconds_are_stacked_once() -> None:
-    """Neither totals nor parts of parts stand on top of the parts, and rates and shares are no seconds."""
+    """Neither totals nor parts of parts are stacked on the parts, and rates and shares are not seconds."""
     seconds = {"rollout": 6.0, "rollout_engines": 5.5, "update": 3.0, "update_passes": 2.5, "iteration": 9.5}
     engines = {"engine_tail": 1.5, "engine_idle_share": 0.1, "predictor_tokens_per_engine_second": 200.0}
     others = {"cpu_seconds": 18.0, "generator_tokens_per_engine_second": 30.0} | engines

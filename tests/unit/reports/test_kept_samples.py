@@ -41,7 +41,7 @@ def test_masks_of_a_passage_are_indexed_together_and_read_again(tmp_path: Path) 
 
 
 def test_samples_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """The fields of a line as they were before those of this page were added."""
+    """The line has the fields from before those of this page were added."""
     old = {
         "iteration": 7,
         "title": "Danube",

@@ -1,4 +1,4 @@
-"""The page of runs: what it holds, what it leaves out, and that no text breaks out of it. tests/system opens it."""
+"""The page of runs: its content, its omissions, and the escaping of texts. tests/system opens it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_runs_are_named_by_as_much_of_their_folders_as_tells_them_apart() -> Non
 
 
 def test_every_metric_that_is_documented_has_a_panel() -> None:
-    """The table in monitoring/metrics.py against panels.json."""
+    """The table in monitoring/metrics.py agrees with panels.json."""
     panels = [
         panel for section in json.loads((PAGE / "panels.json").read_text()) for row in section["rows"] for panel in row
     ]

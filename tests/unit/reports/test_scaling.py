@@ -1,4 +1,4 @@
-"""Starts of a run, and the speed of runs of several sizes, from what they have logged."""
+"""Starts of a run, and the speed of runs of several sizes, from their logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def launch(iteration: int, processes: int, nodes: int = 1, device: str = "CPU") 
 
 
 def write_run(folder: Path, processes: int, seconds: list[float], *, nodes: int = 1, device: str = "CPU") -> Path:
-    """A run whose steps took so long, half of it in the rollout; each samples 600 tokens and trains on 900."""
+    """Write a run whose steps took these seconds, half in the rollout; each samples 600 tokens and trains on 900."""
     folder.mkdir(parents=True)
     record_launch(folder, launch(0, processes, nodes, device))
     lines = []

@@ -1,4 +1,4 @@
-"""Advantages, and which groups have any, against numbers worked by hand."""
+"""Advantages, and the groups that have any, compared with numbers worked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the data-parallel ranks: every group once, in the form that a layout asks for."""
+"""Rows of the data-parallel ranks: every group once, in the form that a layout requires."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_lengths_and_counts_are_as_asked() -> None:
         assert len({row.tokens_S.numel() for row in share}) == 1
         assert share[0].tokens_S.numel() % 8 == 0
     assert len({len(share) for share in rows_of_ranks(3, PackedShape(equal_counts=True))}) == 1
-    # One group, three ranks: those without groups run rows that teach nothing.
+    # With one group on three ranks, ranks without groups run rows without effect.
     shares = rows_of_ranks(3, PackedShape(), [(5, [3])])
     assert [len(share) for share in shares] == [1, 1, 1]
     assert sum(bool(share[0].loss_weights_R.any()) for share in shares) == 1

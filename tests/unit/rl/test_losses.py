@@ -1,4 +1,4 @@
-"""The policy loss and its statistics, against numbers worked by hand."""
+"""The policy loss and its statistics, compared with numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def batch_of(
     responses: list[int] | None = None,
     stale: list[bool] | None = None,
 ) -> MicroBatch:
-    """A batch of tokens, each a response of its own unless said; only what the loss reads is filled in."""
+    """Return a batch of tokens, each a separate response by default, with only the fields that the loss reads."""
     tokens = len(advantages)
     nothing = torch.zeros(tokens, dtype=torch.int64)
     return MicroBatch(
@@ -86,7 +86,7 @@ def test_a_response_has_one_ratio_by_hand() -> None:
 
 
 def test_dual_clip_by_hand() -> None:
-    # Above 3 a negative advantage counts as at 3 and moves nothing; a positive one is clipped at 1.28 as ever.
+    # Above 3 a negative advantage counts as at 3 and has no gradient; a positive one is clipped at 1.28 as usual.
     new, old = log(0.8, 0.4, 0.8).requires_grad_(), log(0.2, 0.2, 0.2)
     batch = batch_of([-1.0, -1.0, 1.0], old.tolist(), [0.1, 0.2, 0.3])
     loss, statistics = policy_loss(
@@ -123,7 +123,7 @@ def test_kl_penalty_by_hand(estimator: str, value: list[float], slope: list[floa
 @pytest.mark.parametrize("d", [-20.5, -30.0, -100.0, -1e4, 20.5, 100.0])
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_a_distant_reference_never_pushes_the_policy_further_away(estimator: str, d: float) -> None:
-    """The penalty's slope in log p has the sign of d, or is zero beyond the bound, and all is finite."""
+    """The penalty's slope in log p has the sign of d, or is zero beyond the bound, and all values are finite."""
     new = torch.tensor([-1.0]).requires_grad_()
     grpo = GrpoConfig(grpo_kl_beta=1.0, kl_estimator=estimator)
     frozen = OldAndReferenceLogProbs(None, new.detach() - d)
@@ -260,12 +260,12 @@ def test_supervised_loss_is_the_weighted_likelihood() -> None:
 
 @pytest.mark.parametrize(("correction", "kept"), [("off", 1.0), ("tis", 2.0 / 3.0), ("icepop", 1.0)])
 def test_a_stale_tokens_ratio_is_against_the_weights_that_sampled_it(correction: str, kept: float) -> None:
-    """It was 0.2 then and is 0.6 now: the ratio 3 is clipped for A = 1, and for A = -1 truncated to the cap of 2."""
+    """The probability was 0.2 and is 0.6: the ratio 3 is clipped for A = 1, and truncated to the cap 2 for A = -1."""
     now = log(0.6, 0.6, 0.6).requires_grad_()
     batch = batch_of(
         [1.0, -1.0, -1.0], log(0.2, 0.2, 0.5).tolist(), [0.1, 0.2, 0.4], [True, True, False], stale=[True, True, False]
     )
-    # Of a step with several updates: what the trainer's weights said before the first counts for fresh tokens only.
+    # In a step with several updates, the old log-probabilities of the trainer apply only to fresh tokens.
     frozen = OldAndReferenceLogProbs(log(0.5, 0.5, 0.5))
     grpo = GrpoConfig(mismatch_correction=correction)
     loss, statistics = policy_loss(now, torch.zeros(3), batch, frozen, grpo)

@@ -1,4 +1,4 @@
-"""Losses of packed rows, against equation 11 written out sample by sample."""
+"""Losses of packed rows, compared with equation 11 written out sample by sample."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sampled_groups(seed: int) -> list[ScoredGroup]:
 def one_by_one(
     theta: torch.Tensor, old: torch.Tensor, reference: torch.Tensor, groups: list[ScoredGroup], grpo: GrpoConfig
 ) -> torch.Tensor:
-    """Plain loops over responses and tokens, with a response's ratio as the root of its product."""
+    """Compute the loss by plain loops over responses and tokens, with a response's ratio as the root of its product."""
     samples = [(g, r, a) for g in groups for r, a in zip(g.responses, g.advantages, strict=True)]
     total_tokens = sum(len(response.token_ids) for _, response, _ in samples)
     loss = theta.new_zeros(())
@@ -59,7 +59,7 @@ def one_by_one(
         low, high = grpo.grpo_clamp_eps_lower, grpo.grpo_clamp_eps_upper
         if grpo.importance_sampling_level == "sequence":
             whole = math.prod(ratios) ** (1 / length)
-            # Its value for all, each token's own gradient: a mismatch weight weighs its token (GSPO-token).
+            # The value is common, the gradient and the mismatch weight are each token's own (GSPO-token).
             ratios = [whole.detach() * ratio / ratio.detach() for ratio in ratios]
             low, high = grpo.gspo_clamp_eps_lower, grpo.gspo_clamp_eps_upper
         part = theta.new_zeros(())
@@ -87,7 +87,7 @@ LONGEST = 5
 
 @pytest.fixture(scope="module")
 def three_policies() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits of the policy being trained, the old one and the reference."""
+    """Return logits of the policy being trained, the old one and the reference."""
     generator = torch.Generator().manual_seed(3)
     old, reference = torch.randn(2, VOCABULARY, VOCABULARY, generator=generator)
     theta = old + 0.8 * torch.randn(VOCABULARY, VOCABULARY, generator=generator)
@@ -97,7 +97,7 @@ def three_policies() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def check_against_loops(
     policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor], grpo: GrpoConfig, row_tokens: int
 ) -> LossMetrics:
-    """Value and gradient of the packed rows' loss against the loops'; its figures."""
+    """Compare value and gradient of the packed rows' loss with the loops; return its figures."""
     theta, old, reference = policies
     groups = sampled_groups(5)
     expected = one_by_one(theta, old, reference, groups, grpo)
@@ -127,7 +127,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_single_samples(
     aggregation: str, row_tokens: int, three_policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> None:
     figures = check_against_loops(three_policies, GrpoConfig(loss_aggregation=aggregation), row_tokens)
-    assert figures.clip_low > 0 and figures.clip_high > 0  # the comparison has met both clips
+    assert figures.clip_low > 0 and figures.clip_high > 0  # the comparison covers both clips
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -135,7 +135,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_single_samples(
 def test_combined_forms_are_those_of_the_loops(
     level: str, dual_clip: float, three_policies: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> None:
-    # A Latin square: every pair of aggregation, correction and estimator meets once.
+    # A Latin square: every pair of aggregation, correction and estimator occurs once.
     estimators = ("k1", "k2", "k3")
     aggregations, corrections = ("sequence_mean", "token_mean", "token_sum_constant"), ("tis", "icepop", "off")
     for (i, aggregation), (j, correction) in itertools.product(enumerate(aggregations), enumerate(corrections)):

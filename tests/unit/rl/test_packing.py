@@ -30,7 +30,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 def make_group(prompt: Sequence[int], *responses: Sequence[int], role: str = "predictor") -> ScoredGroup:
-    """Log-probabilities are -token/100 and advantages 1, 2, 3, … so that their places can be checked."""
+    """Make a group with log-probabilities -token/100 and advantages 1, 2, 3, … so that their places can be checked."""
     return ScoredGroup(
         role=role,
         prompt_ids=tuple(prompt),
@@ -89,13 +89,13 @@ def test_equal_responses_share_their_tokens_and_keep_their_entries() -> None:
 
 
 def with_experts(group: ScoredGroup, prompt: Sequence[bytes], *responses: Sequence[bytes]) -> ScoredGroup:
-    """Ids by token; the last token of a response has none."""
+    """Add expert ids derived from the tokens; the last token of a response has none."""
     first, *others = (replace(r, experts=b"".join(ids)) for r, ids in zip(group.responses, responses, strict=True))
     return replace(group, responses=(replace(first, prompt_experts=b"".join(prompt)), *others))
 
 
 def test_expert_ids_lie_beside_their_tokens() -> None:
-    """Two bytes a token. Equal responses share the first one's; a group may have none."""
+    """Ids have two bytes per token. Equal responses share those of the first; a group may have none."""
     routed = with_experts(
         make_group([11, 12], [21, 22, 23], [31], [21, 22, 23]), [b"ab", b"cd"], [b"ef", b"gh"], [], [b"ef", b"xx"]
     )
@@ -136,7 +136,7 @@ def test_every_group_is_packed_once_and_within_the_budget(seed: int, count: int,
 
 
 def unpack(batch: MicroBatch) -> list[tuple[list[int], list[list[int]]]]:
-    """(prompt, responses) of each group, read back from tokens and segments alone; padding has no responses."""
+    """Return (prompt, responses) of each group, read only from tokens and segments; padding has no responses."""
     groups: dict[int, tuple[list[int], list[list[int]]]] = {}
     for token, group, response in zip(batch.tokens_S.tolist(), *batch.segments_2S.tolist(), strict=True):
         prompt, responses = groups.setdefault(group, ([], []))

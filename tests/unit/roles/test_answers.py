@@ -1,4 +1,4 @@
-r"""Reading commands out of responses: hand-worked cases, and a slow second reader for random ones."""
+r"""Reading commands from responses: hand-worked cases, and a slow second implementation for random ones."""
 
 import time
 import unicodedata
@@ -42,7 +42,7 @@ def test_the_commands_do_not_mix():
 
 
 def read_by_counting(text: str) -> str | None:
-    """The same rule, one command at a time from the last: walk until its brace closes."""
+    """Apply the same rule to one command at a time, from the last: scan until its brace closes."""
     text = text.replace("\\{", "\0\1").replace("\\}", "\0\2")
     begin = text.rfind("\\mask{")
     while begin >= 0:

@@ -1,4 +1,4 @@
-r"""Masks that no generator chose: passive strategies, cold-start examples, the fixed held-out set."""
+r"""Masks without a generator: passive strategies, cold-start examples, the fixed held-out set."""
 
 import random
 from collections import Counter
@@ -219,7 +219,7 @@ class TestHeldOut:
         alone = [made.masked for made in held_out_masks([PASSAGE], kind)]
         among = held_out_masks([*self.OTHERS, PASSAGE], kind)
         assert [made.masked for made in among if made.passage == 3] == alone
-        assert {made.passage for made in among} <= {1, 3}  # the first has no content word, the third a mask of its own
+        assert {made.passage for made in among} <= {1, 3}  # the first has no content word, the third has a literal mask
 
     def test_the_seed_changes_the_set(self):
         assert len({held_out_masks([PASSAGE], "once", seed)[0].masked.span for seed in range(30)}) > 3
@@ -229,7 +229,7 @@ class TestHeldOut:
         assert len(held_out_masks(["Bern " * 7], "repeated")) == 1
 
     def test_the_choice_is_the_same_for_ever(self):
-        """Written down when the set was made: results of different releases are compared on it."""
+        """The expected masks were recorded when the set was made; results of different releases are compared on it."""
         assert [held_out_masks([PASSAGE], kind)[0].masked.span for kind in ("repeated", "once")] == [
             "government",
             "Today",

@@ -1,4 +1,4 @@
-r"""Prompt families: the shipped ones obey the rules they teach, and a broken folder is named in one line."""
+r"""Prompt families: the shipped ones obey the rules that they state, and an invalid folder is named in one line."""
 
 import re
 
@@ -17,7 +17,7 @@ BRACES = r"Sets {1, 2}, {passage}, {masked_passage}, {0}, %s, $x and \mask{y}"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A family of one's own, complete and correct."""
+    """Return a complete and correct custom family."""
     (tmp_path / "generator.txt").write_text("G {passage} G\n")
     (tmp_path / "predictor.txt").write_text("P {masked_passage}\n\n")
     (tmp_path / "family.yaml").write_text("description: ours\nstop: ['}', end, no, 1e3]\nquote_words: 2\n")
@@ -69,7 +69,7 @@ def test_a_folder_of_ones_own(folder):
     family = PromptFamily.load(str(folder))
     assert family.name == folder.name
     assert family.generator_prompt("x") == "G x G"
-    assert family.predictor_prompt("x") == "P x\n"  # the last newline only belongs to the file
+    assert family.predictor_prompt("x") == "P x\n"  # only the last newline belongs to the file
     assert (family.stop, family.quote_words) == (("}", "end", "no", "1e3"), 2)
 
 

@@ -1,4 +1,4 @@
-r"""Both roles: what is read out of a response, and the rewards of equations 8 and 9 by hand."""
+r"""Both roles: extraction from responses, and the rewards of equations 8 and 9 by hand."""
 
 import math
 import unicodedata

@@ -1,4 +1,4 @@
-"""Span policies against occurrences counted by hand."""
+"""Span policies, compared with occurrences counted by hand."""
 
 import random
 import re
@@ -74,7 +74,7 @@ class TestOccurrences:
             ("Моск", "Москва"),
             ("186", "1865"),
             ("H2", "H2O"),
-            ("हिन्द", "हिन्दी"),  # followed by a combining vowel sign, which is no letter
+            ("हिन्द", "हिन्दी"),  # followed by a combining vowel sign, which is not a letter
         ],
     )
     def test_word_boundaries_of_other_scripts_and_digits(self, span, passage):

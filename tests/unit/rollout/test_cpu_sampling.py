@@ -1,4 +1,4 @@
-"""Sampling by inverse transform: the shares of evenly spaced numbers are the probabilities, up to the last number."""
+"""Inverse transform sampling: the shares of evenly spaced numbers equal the probabilities, up to the last number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which failures start a new engine, on which ranks, and how often. The real vLLM: tests/system."""
+"""The failures that start a new engine, on which ranks, and how often. tests/system has the real vLLM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class Engine:
-    """Answers with the weights that it holds; breaks in the calls that it is told."""
+    """Answers with its weights, and breaks in the planned calls."""
 
     def __init__(self, breaks_in: set[str]) -> None:
         self.breaks_in, self.weights, self.broken, self.closed = breaks_in, -1, False, False
@@ -66,7 +66,7 @@ class Engine:
 
 
 class Rank:
-    """A rank whose engines break as planned: one set of calls for each engine that it starts."""
+    """A rank whose engines break as planned, by one set of calls for each engine that it starts."""
 
     def __init__(self, *breaks_in: set[str], exchange: Callable = lambda own: [own], max_restarts: int = 2) -> None:
         self.plans, self.engines, self.trained = list(breaks_in), [], 0
@@ -143,7 +143,7 @@ def test_a_follow_up_that_no_engine_would_take_ends_the_run_at_once() -> None:
 
 
 def _broken_by(engine: Engine, follow: Callable) -> Callable:
-    """Answers as vLLM's engine does: an error among requests that are under way breaks it."""
+    """Answer as vLLM's engine does: an error during running requests breaks it."""
 
     def answer(requests: list, *, stop: list, then: Callable) -> dict:
         engine.broken = True
@@ -196,7 +196,7 @@ def test_after_so_many_restarts_the_failure_is_one_line() -> None:
 
 @pytest.fixture
 def engine() -> VllmEngine:
-    """One whose vLLM is what the test makes of it."""
+    """Return an engine with a replaceable vLLM."""
     engine = VllmEngine.__new__(VllmEngine)
     engine.rollout, engine._llm = RolloutConfig(), SimpleNamespace()
     engine._broken, engine._closed, engine._colocated = None, False, True
@@ -206,7 +206,7 @@ def engine() -> VllmEngine:
 
 
 def test_memory_pools_end_before_the_allocators_that_they_need() -> None:
-    """In both forms in which versions of vLLM keep them."""
+    """This holds for both forms in which versions of vLLM store them."""
     ended: list[str] = []
 
     class Held:
@@ -223,7 +223,7 @@ def test_memory_pools_end_before_the_allocators_that_they_need() -> None:
 
 
 def test_a_response_that_vllm_gave_up_breaks_the_engine(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that it is replaced, and its prompts asked again, instead of ending one rank's run."""
+    """The engine is then replaced and its prompts repeated, instead of ending one rank's run."""
     aborted = SimpleNamespace(outputs=[SimpleNamespace(finish_reason="abort")])
     monkeypatch.setattr(engine, "sampling", lambda *_, **__: None)
     monkeypatch.setattr(engine, "run", lambda prompts, sampling: [aborted])
@@ -254,7 +254,7 @@ def test_an_engine_that_does_not_end_in_order_lets_go_of_its_memory(
 
 
 def test_the_compiler_forgets_the_model_of_an_engine_that_ends() -> None:
-    """Every hook, also those of a module that has hung in two, and nobody else's."""
+    """All of the model's hooks are removed, also if a module has two, but no others."""
 
     class Layer(torch.nn.Module):
         def hook(self, old: object, new: object) -> None: ...
@@ -270,7 +270,7 @@ def test_the_compiler_forgets_the_model_of_an_engine_that_ends() -> None:
 
 
 def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call of vLLM's lies within a phase of the watchdog."""
+    """Each call of vLLM is within a phase of the watchdog."""
     open_phases: list[tuple[str, float, str]] = []
     seen: list[tuple[str, list[tuple[str, float, str]]]] = []
 
@@ -297,7 +297,7 @@ def test_sleep_waking_and_end_have_deadlines(engine: VllmEngine, monkeypatch: py
     engine.platform.closed = lambda last: None  # type: ignore[method-assign]
     engine.sleep()
     engine.wake("weights")
-    engine.close()  # which wakes the rest: memory that sleeps cannot be given back
+    engine.close()  # wakes the rest, because sleeping memory cannot be freed
     assert [
         (name, [(limit, setting) for _, limit, setting in phases], "rollout engine" in phases[0][0])
         for name, phases in seen

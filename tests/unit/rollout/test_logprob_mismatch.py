@@ -1,4 +1,4 @@
-"""When are rollout engine and trainer out of step? Against hand-worked numbers."""
+"""Detection of differences between rollout engine and trainer, compared with hand-worked numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Update:
 
 
 def update(tokens: float, difference: float, largest: float) -> Update:
-    """An optimizer step whose generator tokens differ by ``difference`` nats in sum."""
+    """Return an optimizer step whose generator tokens differ by ``difference`` nats in sum."""
     statistics = LossStatistics.zero()
     statistics.sums[0, SUMS.index("tokens")] = tokens
     statistics.sums[0, SUMS.index("difference")] = difference
@@ -76,7 +76,7 @@ def test_a_step_without_updates_is_in_sync() -> None:
 
 
 def test_statistics_may_be_on_another_device_than_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trainer's are on its GPU. "meta" is the one other device that every machine has, without values."""
+    """The trainer's statistics are on its GPU. "meta" is the only other device of every machine, without values."""
     figures = update(tokens=10, difference=5.0, largest=2.0).statistics.pooled()
     asked: list[str] = []
 
@@ -96,20 +96,20 @@ def test_statistics_may_be_on_another_device_than_the_cpu(monkeypatch: pytest.Mo
         ({"rollout_dtype": "float32"}, 0.01, "float32"),
         ({}, 0.1, None),
         ({}, 0.25, "bfloat16"),
-        ({"rollout_quantization": "fp8"}, 0.25, None),  # what another order of summation makes of FP8
+        ({"rollout_quantization": "fp8"}, 0.25, None),  # the difference of FP8 under another order of summation
         ({"rollout_quantization": "fp8"}, 0.45, "fp8"),
     ],
 )
 def test_the_start_up_check_allows_for_the_precision_of_the_rollouts(
     settings: dict[str, Any], apart: float, refused_for: str | None
 ) -> None:
-    """An engine whose decoded and scored log-probabilities are so far apart."""
+    """The engine's decoded and scored log-probabilities differ by this amount."""
 
     def generate(prompts: list, n: int, **_: Any) -> list[list[Response]]:
         return [[Response((5, 6), (-2.0, -3.0), "", True)] for _ in prompts]
 
     def run(prompts: list, sampling: list) -> list[Any]:
-        scored = [0.0] * (len(prompts[0]) - 3) + [-2.0 - apart, -3.0 + apart]  # nothing predicts the first
+        scored = [0.0] * (len(prompts[0]) - 3) + [-2.0 - apart, -3.0 + apart]  # the first token is not predicted
         whole = [0.0, *torch.full((50,), 1 / 50).log().tolist()]
         return [
             SimpleNamespace(

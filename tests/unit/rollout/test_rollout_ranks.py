@@ -1,4 +1,4 @@
-"""The talk between the trainer's rank 0 and rollout ranks, which are threads here: weights, commands, and a death."""
+"""Communication of the trainer's rank 0 with rollout ranks, which are threads: weights, commands, and a failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def some_weights(seed: int, dtype: torch.dtype = torch.float32) -> Named:
-    """Tensors of odd sizes: some share a bucket of 4096 bytes, the last needs a larger one."""
+    """Return tensors of odd sizes, of which some share a bucket of 4096 bytes, and the last needs a larger one."""
     generator = torch.Generator().manual_seed(seed)
     sizes = ((3, 5), (700,), (1,), (33, 7), (5000,))
     return [(f"t{number}", torch.randn(size, generator=generator).to(dtype)) for number, size in enumerate(sizes)]
@@ -98,17 +98,17 @@ def test_memory_is_used_again() -> None:
 
 
 class Broken(Exception):
-    """In place of a process's end."""
+    """Raised instead of the end of a process."""
 
 
 class FakeRank(threading.Thread):
-    """A rollout rank without engines: returns its rank and what it was asked; dies when it is asked to, once."""
+    """A rollout rank without engines that returns its rank and the request, and dies once on request."""
 
     deaths: set[int]
 
     def __init__(self, store: dist.TCPStore, rank: int, log: list[tuple[int, str]], deaths: set[int]) -> None:
         super().__init__(daemon=True)
-        # A client's calls exclude each other, and some wait.
+        # A client's calls are mutually exclusive, and some wait.
         self.store, self.rank, self.log, self.deaths = store.clone(), rank, log, deaths
         self.start()
 
@@ -121,7 +121,7 @@ class FakeRank(threading.Thread):
             try:
                 if next_meeting(shared_place(self.store), guest.meeting or 0) is None:
                     raise SystemExit
-            except dist.DistError:  # the test is over, and its store gone
+            except dist.DistError:  # the test is over, and its store is closed
                 raise SystemExit from None
             raise Broken
 
@@ -305,7 +305,7 @@ def test_a_rank_that_was_at_a_meeting_before_waits_for_the_next(store: dist.TCPS
 
 
 def test_the_end_of_a_run_reaches_ranks_whose_connection_broke_after_their_last_answer(store: dist.TCPStore) -> None:
-    """Also the one in the place of a rank that has died; else the job would never end."""
+    """This includes the replacement of a dead rank; otherwise the job would never end."""
     ranks = [FakeRank(store, rank, [], set()) for rank in (0, 1)]
     crew = crew_of(store, 2)
     crew.load("", iter(some_weights(1)), None)

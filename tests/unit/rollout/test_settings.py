@@ -1,4 +1,4 @@
-"""What the rollout engine refuses before it starts vLLM, and what it keeps from the trainer beside it."""
+"""Refusals of the rollout engine before it starts vLLM, and its isolation from the trainer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from megatron_pz.runtime.errors import BadInput
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
-    """As much of a model directory as the engine looks at before it asks vLLM."""
+    """Return the part of a model directory that the engine reads before it uses vLLM."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": 512}))
     save_file({"model.embed_tokens.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
     return tmp_path

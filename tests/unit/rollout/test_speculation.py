@@ -1,4 +1,4 @@
-"""Do drafts leave samples and log-probabilities alone? A Markov chain stands for the model, and one line for vLLM."""
+"""Drafts do not change samples and log-probabilities, tested with a Markov chain as model and an imitated vLLM."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ NO_PROCESSORS = Processors()
 
 @dataclass
 class Sampling:
-    """The fields of vLLM's SamplingMetadata that enter."""
+    """The relevant fields of vLLM's SamplingMetadata."""
 
     generators: dict[int, torch.Generator]
     temperature: Tensor
@@ -70,7 +70,7 @@ class Sampling:
 
 
 def sampler(logits: Tensor, sampling_metadata: Sampling) -> Sampled:
-    """One token of each request, as vLLM's sampler draws it on a CPU."""
+    """Draw one token of each request, as vLLM's sampler does on a CPU."""
     log_probs_BV = (logits / sampling_metadata.temperature[:, None]).log_softmax(-1)
     uniform_B = torch.rand(len(logits), dtype=torch.float64)
     for row, generator in sampling_metadata.generators.items():
@@ -84,7 +84,7 @@ Drafter = Callable[[int, list[int]], list[int]]
 
 
 def run(requests: int, drafter: Drafter, temperatures: Sequence[float]) -> tuple[list[list[tuple]], int]:
-    """Decode all requests to LENGTH tokens as vLLM's model runner does: (token, its log-probability and rank)."""
+    """Decode all requests to LENGTH tokens as vLLM's model runner does; return (token, log-probability and rank)."""
     generators = [torch.Generator().manual_seed(50 + request) for request in range(requests)]
     done: list[list[tuple]] = [[] for _ in range(requests)]
     accepted = 0
@@ -136,7 +136,7 @@ def test_tokens_and_log_probs_are_those_without_drafts(drafter: Drafter) -> None
 
 
 def test_ten_thousand_draws_follow_the_exact_probabilities() -> None:
-    """Of a drafted token, and of the one after it where the draft was right."""
+    """This covers a drafted token, and the one after a right draft."""
     draws, draft = 10_000, int(CHAIN_VV[0].argsort(descending=True)[1])
     generators = {number: torch.Generator().manual_seed(number) for number in range(draws)}
     output, accepted = sample_and_match(
@@ -172,7 +172,7 @@ def test_parameters_that_look_back_are_refused(parameter: dict[str, Any]) -> Non
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """As much of vLLM as the checks look at."""
+    """Imitate the part of vLLM that the checks use."""
     fake = SimpleNamespace(
         OutputProcessor=type("OutputProcessor", (), {"_trim_surplus_tokens": None}),
         RejectionSampler=type("RejectionSampler", (), {}),
@@ -206,7 +206,7 @@ def test_an_engine_is_verified_and_counted(vllm: SimpleNamespace) -> None:
     rejection = vllm.RejectionSampler()
     verification = SampledVerification()
     verification.install(SimpleNamespace(model_runner=SimpleNamespace(sampler=sampler, rejection_sampler=rejection)))
-    tokens = torch.tensor([1, 2, NO_TOKEN, NO_TOKEN])  # the last two are what vLLM pads a short prompt's row with
+    tokens = torch.tensor([1, 2, NO_TOKEN, NO_TOKEN])  # vLLM pads a short prompt's row with the last two
     metadata = SimpleNamespace(draft_token_ids=tokens, num_draft_tokens=[2, 0, 2])
     logits = CHAIN_VV[[0, 1, 2, 4, 0, 0, 0]]
     output = rejection.forward(metadata, None, logits, Sampling({}, torch.ones(3)))

@@ -1,4 +1,4 @@
-"""What ``tests/vllm_interface.py`` says of the vLLM that is installed, and of one from which something is gone."""
+"""The report of ``tests/vllm_interface.py`` on the installed vLLM, and on one with a missing name."""
 
 from __future__ import annotations
 

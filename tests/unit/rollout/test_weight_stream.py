@@ -1,4 +1,4 @@
-"""A weight stream is compared with the checkpoint tensor by tensor: vLLM itself goes on with stale ones."""
+"""A weight stream is compared with the checkpoint by tensor, because vLLM itself accepts stale weights."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_damaged_index_is_refused(content: str, tmp_path: Path) -> None:
 def test_whether_the_head_is_tied_is_known_without_being_told(
     told: bool, tiny_smollm3_dir: Path, tiny_qwen3_dir: Path
 ) -> None:
-    """A head that is tied and taken for one that is not goes stale in the CPU's engine, silently."""
+    """A tied head that is taken for an untied one silently becomes stale in the CPU's engine."""
     for model_dir, tied in ((tiny_smollm3_dir, True), (tiny_qwen3_dir, False)):
         config = read_hf_config(model_dir)
         assert config["tie_word_embeddings"] is tied

@@ -1,4 +1,4 @@
-"""Benchmarks of saved models, asked of engines whose answers are scripted: results, resumption and refusals."""
+"""Benchmarks of saved models on scripted engines: results, resumption and refusals."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ANSWERS = {text: f"So it is \\boxed{{{answer}}}." for text, answer in SUMS}
 
 
 class Killed(BaseException):
-    """In place of SIGKILL."""
+    """Raised instead of SIGKILL."""
 
 
 @dataclass
 class Calculator:
-    """Solves the sums, or only every second one; says B to everything else; dies in the call that it is told."""
+    """Solves the sums, or only every second one, answers B to all else, and dies in the planned call."""
 
     directory: Path
     rollout: RolloutConfig
@@ -66,11 +66,11 @@ class Calculator:
         return "\\boxed{B}"
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class Engines(list[Calculator]):
-    """The engines that were started."""
+    """The started engines."""
 
     lives = 1_000
     """Calls that an engine started from now on survives."""
@@ -82,7 +82,7 @@ class Engines(list[Calculator]):
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
-    """Engines in place of vLLM's; one that takes other weights becomes forgetful."""
+    """Replace vLLM's engines; an engine with changed weights solves only every second sum."""
     engines = Engines()
     monkeypatch.setattr(served_models, "VllmEngine", engines.start)
     monkeypatch.setattr(served_models, "load_weights", lambda engine, stream: setattr(engine, "forgetful", True))
@@ -91,7 +91,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
 
 @pytest.fixture
 def ask(tmp_path: Path, tiny_llama_dir: Path) -> Callable[..., str]:
-    """Evaluate the tiny model, by default on all data, with two questions a part."""
+    """Evaluate the tiny model, by default on all data, with two questions per part."""
     data = write_gsm8k(write_mmlu_pro(tmp_path / "data"))
 
     def evaluate(
@@ -172,7 +172,7 @@ def test_models_are_compared_in_pairs(
     tiny_llama_dir: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The second model, of equal shape, takes the first one's engine and forgets every second sum."""
+    """The second model, of equal shape, uses the first one's engine and fails every second sum."""
     other = Path(shutil.copytree(tiny_llama_dir, tmp_path / "other"))
     text = ask("results", models=(tiny_llama_dir, other))
     assert len(engines) == 1

@@ -22,7 +22,7 @@ Make = Callable[..., TrainingBenchmarks]
 
 @pytest.fixture
 def benchmarks(tiny_llama_dir: Path, tmp_path: Path) -> Make:
-    """Makes the benchmarks of a run whose responses are one token."""
+    """Return a function that makes the benchmarks of a run with responses of one token."""
     write_gsm8k(tmp_path)
     alone: Any = SimpleNamespace(rank=0, world_size=1, rollout_ranks=0, all_gather_object=lambda each: [each])
 

@@ -71,7 +71,7 @@ def test_the_lock_goes_with_a_killed_run(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_is_told_and_used(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lustre as many sites mount it."""
+    """Many sites mount Lustre without locks."""
 
     def flock(descriptor: int, operation: int) -> None:
         raise OSError(number, os.strerror(number))

@@ -1,4 +1,4 @@
-"""The identity of held-out questions: whatever decides the accuracy of the same answers."""
+"""The identity of held-out questions covers everything that determines the accuracy of the same answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A launcher that starts the ranks again within a job: the same command line goes on from the newest checkpoint."""
+"""After a launcher restarts ranks within a job, the same command line resumes from the newest checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A corpus that the prompt budget does not suffice for is refused before the first step, not in the middle of a run."""
+"""A corpus that exceeds the prompt budget is refused before the first step, not in the middle of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.tiny_corpus import PASSAGES, write_corpus
 def test_no_mask_leads_to_a_longer_prompt_than_was_asked_for(
     family: str, rules: dict[str, Any], tiny_tokenizer_dir: Path
 ) -> None:
-    """Every span of up to six characters, inside words too, against the least budget that is not refused."""
+    """Every span of up to six characters, also inside words, fits the smallest accepted budget."""
     config = GameConfig(prompt_family=family, **rules)
     policy, prompts = SpanRules.from_config(config), PromptFamily.load(family)
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
@@ -47,7 +47,7 @@ def test_no_mask_leads_to_a_longer_prompt_than_was_asked_for(
 
 
 def model_with_vocabulary(size: int, source: Path, folder: Path) -> ModelConfig:
-    """A directory with the tokenizer and the configuration of a model, whose vocabulary is of another size."""
+    """Return a directory with tokenizer and configuration of a model whose vocabulary has another size."""
     shutil.copytree(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**raw, "vocab_size": size}))
@@ -55,7 +55,7 @@ def model_with_vocabulary(size: int, source: Path, folder: Path) -> ModelConfig:
 
 
 def test_a_tokenizer_with_ids_beyond_the_vocabulary_is_refused(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    """Within Megatron's padding too, where they would train on rows of zeros."""
+    """This includes ids in Megatron's padding, which would train on rows of zeros."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
     size = max(tokenizer.get_vocab().values()) + 1
     open_tokenizer(model_with_vocabulary(size, tiny_llama_dir, tmp_path / "fits"))

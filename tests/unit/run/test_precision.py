@@ -1,4 +1,4 @@
-"""What ``precision: auto`` becomes: the checkpoint's precision, or the one that was measured to be faster."""
+"""``precision: auto`` becomes the checkpoint's precision, or the one measured as faster."""
 
 from __future__ import annotations
 

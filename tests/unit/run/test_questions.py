@@ -1,4 +1,4 @@
-"""The questions of a run: what a resume and an evaluation need, and what is refused."""
+"""The questions of a run: resumption, evaluation and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron_pz.runtime.errors import BadInput
 
 
 class NumberedTasks:
-    """In place of reasoning-gym: question i of a seed."""
+    """Replaces reasoning-gym with numbered questions of a seed."""
 
     def __init__(self, tasks: tuple[str, ...], seed: int, split: str) -> None:
         self.seed = seed
@@ -43,7 +43,7 @@ def test_generated_questions_go_on_with_the_same_seed_only(monkeypatch: pytest.M
 
 
 def test_an_evaluation_without_anything_to_ask_is_refused(tmp_path: Path) -> None:
-    """Passages to evaluate on are no questions, and questions no passages."""
+    """Held-out passages do not count as questions, nor questions as passages."""
     evaluated = TrainingConfig(eval_interval=5)
     asking = RunConfig(
         training=evaluated,

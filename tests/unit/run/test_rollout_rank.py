@@ -1,4 +1,4 @@
-"""How a rollout rank ends."""
+"""The end of a rollout rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_pz.run.rollout_rank import serve_to_the_end
 
 
 class Left(Exception):
-    """In place of a process's end."""
+    """Raised instead of the end of a process."""
 
 
 def leave() -> NoReturn:
@@ -27,7 +27,7 @@ def failing(message: str) -> Any:
 
 @pytest.mark.parametrize("part", ["serve", "close"])
 def test_a_rank_leaves_with_the_run_though_another_one_is_gone(part: str) -> None:
-    """Also where that happens after the last command: the run is complete."""
+    """This includes a failure after the last command, when the run is complete."""
     done: list[str] = []
     served: Any = SimpleNamespace(
         serve=lambda: done.append("serve"),

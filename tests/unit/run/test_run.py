@@ -1,4 +1,4 @@
-"""The training loop around an objective that counts: order of calls, signals, resumption and what it adds up."""
+"""The training loop with a counting objective: order of calls, signals, resumption and accumulated compute."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.trainee import Trainee
 
 
 class Counting(Objective):
-    """Trains one weight, counts its steps, writes down what it is asked, and sends itself a signal in one step."""
+    """Trains one weight, counts its steps, records its calls, and sends itself a signal in one step."""
 
     def __init__(self, calls: list[str], signal_in: int = 0, collapse_in: int = 0, not_done: int = 0) -> None:
         self.calls, self.signal_in, self.collapse_in, self.not_done = calls, signal_in, collapse_in, not_done
@@ -87,7 +87,7 @@ def calls_of(
     stop_on_collapse: bool = False,
     not_done: int = 0,
 ) -> list[str]:
-    """Run the objective; what it was asked, and the exit code behind it."""
+    """Run the objective; return its calls followed by the exit code."""
     calls: list[str] = []
 
     def objective(config: RunConfig, topology: Topology, watchdog: Watchdog) -> Counting:
@@ -105,7 +105,7 @@ def calls_of(
             raise
         calls.append(f"exit {failure.exit_code}: {failure}")
     finally:
-        if dist.is_initialized():  # a run that was refused
+        if dist.is_initialized():  # a refused run
             parallel_state.destroy_model_parallel()
             dist.destroy_process_group()
     return calls
@@ -159,7 +159,7 @@ def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capsys: pytest
 
 
 def test_a_run_ends_when_its_operations_are_used_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """0.5 operations a step: 1.2 are reached in the third one, whose checkpoint is the last, resumed or not."""
+    """With 0.5 operations per step, 1.2 are reached in the third step, whose checkpoint is the last, resumed or not."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     calls = calls_of(whole, 9, interval=5, flops=1.2)
     assert calls == ["start 1", "step 1", "step 2", "step 3", "onload", "offload", "finish", "close", "exit 0"]
@@ -191,7 +191,7 @@ def test_a_collapse_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_collapse_can_stop_the_run_after_a_checkpoint_and_is_remembered(tmp_path: Path) -> None:
-    """Steps 3 to 5 show it, of which a run that is stopped in step 4 and resumed has only seen the last itself."""
+    """Steps 3 to 5 show it; a run that is stopped in step 4 and resumed has itself seen only the last of them."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     stopped = calls_of(whole, 9, interval=9, collapse_in=3, stop_on_collapse=True)
     assert stopped[5:-1] == ["step 5", "onload", "offload", "close"]
@@ -216,7 +216,7 @@ def test_the_state_of_another_objective_is_refused(tmp_path: Path, monkeypatch: 
 
 
 def test_the_seed_is_that_of_the_schedule(tmp_path: Path) -> None:
-    """Two runs draw the same inputs whatever was drawn before; another seed draws others."""
+    """Two runs draw the same inputs regardless of earlier draws; another seed draws others."""
     calls_of(tmp_path / "one", 3)
     torch.rand(5)
     calls_of(tmp_path / "two", 3)

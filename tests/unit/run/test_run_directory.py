@@ -1,4 +1,4 @@
-"""What a run's folder says of how it was started: a resume that differs says in what."""
+"""The record of starts in a run's folder, with the differences of a resume."""
 
 from __future__ import annotations
 

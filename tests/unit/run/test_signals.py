@@ -11,7 +11,7 @@ from megatron_pz.run.signals import StopRequest
 
 
 class OneRank:
-    """Stands for the topology of a run of one rank."""
+    """Replaces the topology of a run of one rank."""
 
     def any_rank(self, flag: bool) -> bool:
         return flag
@@ -38,7 +38,7 @@ def test_schedulers_repeat_themselves() -> None:
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_after_ctrl_c_the_next_one_ends_the_process_at_once(second: signal.Signals) -> None:
-    """Also as SIGTERM: that is what torchrun sends for a second Ctrl-C."""
+    """This includes SIGTERM, which torchrun sends for a second Ctrl-C."""
     child = os.fork()
     if child == 0:
         with StopRequest():

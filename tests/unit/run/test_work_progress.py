@@ -1,4 +1,4 @@
-"""Progress of a work of hours, in words."""
+"""The lines of a long task's progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from megatron_pz.run.work_progress import WorkProgress
 
 
 def test_what_an_earlier_run_has_done_is_no_speed() -> None:
-    """Twenty of eighty responses in ten seconds leave sixty: half a minute. Twenty more were there before."""
+    """After twenty earlier responses, twenty of eighty in ten seconds leave sixty, which take half a minute."""
     progress = WorkProgress("model", "responses", total=100, done=20, stream=io.StringIO())
     assert progress.line(40, 10.0) == "model: 40 of 100 responses (40%), left: 00:30"
     assert progress.line(20, 10.0) == "model: 20 of 100 responses (20%), left: unknown"

@@ -1,4 +1,4 @@
-"""The CPU backend: Megatron-Core believes in a device, all others keep torch as it is, and Adam resumes exactly."""
+"""The CPU backend: Megatron-Core finds a device, other modules use torch unchanged, and Adam resumes exactly."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_large_tensors_come_from_memory_that_is_kept() -> None:
 
     libc.mallinfo2.restype = Mallinfo
     mapped = libc.mallinfo2().hblkhd
-    tensor = torch.ones(16 << 20)  # 64 MiB, twice the largest threshold that glibc takes by itself
+    tensor = torch.ones(16 << 20)  # 64 MiB, twice the largest threshold that glibc chooses itself
     assert libc.mallinfo2().hblkhd == mapped, "it was mapped on its own, and would be unmapped when freed"
     held = libc.mallinfo2().arena
     del tensor
@@ -109,7 +109,7 @@ def test_freed_memory_is_kept_until_it_is_released() -> None:
 
 def test_everybody_else_keeps_torch_as_it_is() -> None:
     assert safetensors.torch.torch is torch
-    with pytest.raises((AssertionError, RuntimeError)):  # a torch without CUDA says so
+    with pytest.raises((AssertionError, RuntimeError)):  # the message of a torch without CUDA
         torch.cuda.current_device()
     assert torch.zeros(1).type() == "torch.FloatTensor"
     assert torch.zeros(1).type(torch.int64).dtype == torch.int64
@@ -119,7 +119,7 @@ def test_everybody_else_keeps_torch_as_it_is() -> None:
 
 
 def test_from_pretrained_still_computes_its_buffers(tiny_qwen3_dir: Path) -> None:
-    """transformers builds on the meta device first; a wrapped torch.arange then leaves garbage in inv_freq."""
+    """transformers builds on the meta device first; a wrapped torch.arange would leave garbage in inv_freq."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_qwen3_dir)
@@ -141,9 +141,9 @@ def test_modules_that_were_imported_too_early_are_adapted() -> None:
 @pytest.mark.parametrize("mended", [True, False])
 @pytest.mark.usefixtures("topology")
 def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(monkeypatch: pytest.MonkeyPatch, mended: bool) -> None:
-    """Two steps, a reload into a fresh optimizer, one step more: the weights of three steps.
+    """Two steps, a reload into a new optimizer and one more step give the weights of three steps.
 
-    Without the mends the shared step counter runs ahead, and that this test then fails is asserted as well.
+    Without the patches the shared step counter runs ahead; the test also asserts that it then fails.
     """
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
@@ -166,7 +166,7 @@ def test_adam_goes_on_after_a_reload_as_if_nothing_had_been(monkeypatch: pytest.
 
 @pytest.mark.usefixtures("topology")
 def test_resharded_states_need_no_step() -> None:
-    """The loaders of resharded checkpoints hand over weights and moments only; upstream raises KeyError: 'step'."""
+    """The loaders of resharded checkpoints pass only weights and moments; upstream raises KeyError: 'step'."""
     model, optimizer = _trainee()
     _train(model, optimizer, 0)
     (inner,) = optimizer.chained_optimizers
@@ -185,7 +185,7 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _trainee() -> tuple[torch.nn.Module, object]:
-    """Two weights under Megatron's DDP and distributed optimizer."""
+    """Return two weights under Megatron's DDP and distributed optimizer."""
     from megatron.core.transformer import TransformerConfig
     from megatron.core.transformer.module import MegatronModule
 
@@ -212,7 +212,7 @@ def _train(model: torch.nn.Module, optimizer: object, step: int) -> None:
 
 @torch.no_grad()
 def _copy_moments(source: object, target: object) -> None:
-    """What a checkpoint's loader does after ``load_state_dict``: fill in weights and moments."""
+    """Copy weights and moments, as a checkpoint's loader does after ``load_state_dict``."""
     for one, other in zip(source.chained_optimizers, target.chained_optimizers, strict=True):
         params = zip(one.model_param_group_index_map, other.model_param_group_index_map, strict=True)
         for parameter, counterpart in params:

@@ -1,4 +1,4 @@
-"""What a command says and returns when it cannot go on."""
+"""The message and exit code of a command that cannot continue."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_only_the_first_rank_of_a_node_speaks(
 
 
 def test_torchrun_is_told_what_it_shows_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Read back as torchrun reads it: its summary's last line is then the reason, not a hint how to get a traceback."""
+    """The file is read as torchrun does, so that its summary ends in the reason instead of a hint on tracebacks."""
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
     @exits_with_one_line

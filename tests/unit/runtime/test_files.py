@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and folders that one process claims."""
+"""Atomically written files, and folders claimed by one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``ft_launcher``'s rank monitor is told. The stand-in has the signatures and the rules of the package's 0.4.1."""
+"""Reports to ``ft_launcher``'s rank monitor. The stand-in has the signatures and rules of the package's 0.4.1."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RankMonitorClientError(Exception):
 
 
 class RankMonitorClient:
-    """Refuses what the real client and its server refuse."""
+    """Refuses the same calls as the real client and its server."""
 
     made: ClassVar[list[RankMonitorClient]] = []
     timeouts: ClassVar[dict[str, float | None]] = {"setup": 60.0, "step": 60.0, "weight_sync": 10.0, "rollout": None}
@@ -67,7 +67,7 @@ class RankMonitorClient:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> type[RankMonitorClient]:
-    """The stand-in, installed, in a process that ``ft_launcher`` started."""
+    """Install the stand-in, in a process that ``ft_launcher`` appears to have started."""
     module = ModuleType("nvidia_resiliency_ext.fault_tolerance")
     module.RankMonitorClient = RankMonitorClient  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nvidia_resiliency_ext", ModuleType("nvidia_resiliency_ext"))

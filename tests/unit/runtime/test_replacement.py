@@ -1,4 +1,4 @@
-"""Which worker its launcher may start again."""
+"""The workers that their launcher may restart."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from megatron_pz.runtime.watchdog import Watchdog
 
 
 class Ended:
-    """Takes the verdict in the process's place."""
+    """Receives the verdict instead of ending the process."""
 
     def __init__(self) -> None:
         self.line = ""
@@ -106,7 +106,7 @@ def test_a_failure_of_this_rank_passes_and_is_told_to_the_others(
 
 @pytest.mark.parametrize("variable", ["MEGATRON_PZ_LAUNCHER", "TORCHELASTIC_RUN_ID", "HOME"])
 def test_a_rank_whose_launcher_has_died_ends(monkeypatch: pytest.MonkeyPatch, ended: Ended, variable: str) -> None:
-    """A process that no launcher started may outlive the shell that started it."""
+    """In contrast, a process without a launcher may outlive the shell that started it."""
     monkeypatch.setenv(variable, "4711")
     watchdog = Watchdog(0.4, end=ended)
     watchdog.watch(0, 1, None)

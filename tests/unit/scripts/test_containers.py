@@ -1,4 +1,4 @@
-"""The container recipes: what they copy is there, they agree, and install.sh asks pip for the right things."""
+"""The container recipes copy existing files and agree, and install.sh installs the right packages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ exit 0
 
 
 def copied_into_image() -> set[str]:
-    """The paths of the checkout that the Dockerfile copies, the wheelhouse aside."""
+    """Return the paths of the checkout that the Dockerfile copies, except the wheelhouse."""
     copies = re.findall(r"^COPY (.+) \S+$", (CONTAINERS / "Dockerfile").read_text(), re.MULTILINE)
     return {path for line in copies for path in line.split()} - {"${WHEELHOUSE}"}
 
@@ -46,7 +46,7 @@ def test_both_recipes_copy_the_same_existing_files_onto_the_same_image() -> None
 
 @pytest.fixture
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where an interpreter that does nothing notes how it was called."""
+    """Return the file in which an imitation of the interpreter records its calls."""
     python, notes = tmp_path / "python3.12", tmp_path / "notes"
     python.write_text(PYTHON)
     python.chmod(0o755)

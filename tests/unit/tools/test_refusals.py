@@ -1,4 +1,4 @@
-"""What the command lines refuse in one line before anything heavy starts, beyond what their rooms' tests have."""
+"""Refusals of the command lines in one line before expensive work, besides those in other tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools import convert_checkpoint, play
 
 
 def refused(capsys: pytest.CaptureFixture[str], stop: pytest.ExceptionInfo[SystemExit]) -> str:
-    """The one line that was said."""
+    """Run a command that must refuse; return its line."""
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -77,7 +77,7 @@ def test_convert(
     for iteration in (3, 12):
         folder = tmp_path / "run" / f"iter_{iteration:07d}"
         folder.mkdir(parents=True)
-        (folder / "run_state.json").touch()  # what marks a complete one
+        (folder / "run_state.json").touch()  # the mark of a complete one
     (tmp_path / "run" / "iter_0000003" / ".metadata").write_bytes(b"\x80" * 99)
     places = {name: tmp_path / name for name in ("file", "run", "new")}
     given = [flag.format(**places) for flag in flags]
@@ -143,7 +143,7 @@ def test_play_decodes_greedily_whatever_generation_config_says(tiny_llama_dir: P
 def test_a_conversion_there_and_back_keeps_every_bit_and_the_dtype(
     dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stray buffers in float32 do not widen it; float16 stays float16."""
+    """Stray buffers in float32 do not widen the dtype; float16 stays float16."""
     model = Path(shutil.copytree(tiny_llama_dir, tmp_path / "model"))
     weights = {name: tensor.to(dtype) for name, tensor in load_file(model / "model.safetensors").items()}
     stray = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}

@@ -60,7 +60,7 @@ def test_the_schedule_is_megatrons(style: str, warm_up: int, first_rate: float) 
 
 
 class Scale(MegatronModule):
-    """y = w x, with a matrix and a vector of weights: the least that Megatron's wrappers take for a model."""
+    """The minimal model y = w x for Megatron's wrappers, with a matrix and a vector of weights."""
 
     def __init__(self, bf16: bool) -> None:
         dtype = torch.bfloat16 if bf16 else torch.float32
@@ -86,7 +86,7 @@ def _step(model: Scale, config: OptimizerConfig, bf16: bool, distributed: bool):
 @pytest.mark.parametrize("distributed", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_one_step_of_adamw_by_hand(topology: Topology, bf16: bool, distributed: bool) -> None:
-    """Adam's first step is lr * sign(gradient); norms do not decay; float32 masters hold what bf16 rounds away."""
+    """Adam's first step is lr * sign(gradient); norms do not decay; float32 masters keep digits that bf16 loses."""
     model = Scale(bf16)
     config = OptimizerConfig(lr=1e-3, weight_decay=0.5, clip_grad=1.0)
     output, optimizer, (done, norm, _) = _step(model, config, bf16, distributed)
@@ -115,7 +115,7 @@ def test_the_rate_that_is_set_is_the_rate_that_is_used(topology: Topology) -> No
 
 @pytest.mark.parametrize("distributed", [False, True])
 def test_updates_too_small_for_bfloat16_add_up_in_the_masters(topology: Topology, distributed: bool) -> None:
-    """Near 3 bfloat16 has steps of 1/64: single updates of 1/1000 change no weight, the eighth of them does."""
+    """Near 3 bfloat16 has steps of 1/64: single updates of 1/1000 change no weight, but the eighth does."""
     model = Scale(bf16=True)
     parallel = ParallelConfig(use_distributed_optimizer=distributed)
     # Betas of 0 make every step of Adam lr * sign(gradient).
@@ -136,7 +136,7 @@ def test_updates_too_small_for_bfloat16_add_up_in_the_masters(topology: Topology
 
 @pytest.mark.parametrize("distributed", [False, True])
 def test_a_resumed_run_has_its_own_settings_of_adamw(topology: Topology, tmp_path: Path, distributed: bool) -> None:
-    """The state's own are those of the run that saved it."""
+    """The settings in the state are those of the run that saved it."""
     before = Trainee(distributed=distributed)
     before.step()
     before.save(tmp_path, 1)

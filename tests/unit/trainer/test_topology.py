@@ -1,4 +1,4 @@
-"""The process group of a run without a launcher, and layouts that cannot be."""
+"""The process group of a run without a launcher, and impossible layouts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_without_a_launcher_a_run_has_one_rank(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_ranks_wait_for_the_first_outside_of_a_collective(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also after waits that have run out."""
+    """This includes waits that have timed out."""
     monkeypatch.setattr(topology, "_STORE_WAIT", timedelta(milliseconds=50))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     together, done = threading.Barrier(2), threading.Event()

@@ -1,4 +1,4 @@
-"""Templates that show a country's name: every row of the tables, and what is no such template."""
+"""Templates that show a country's name: every row of the tables, and other templates."""
 
 from __future__ import annotations
 

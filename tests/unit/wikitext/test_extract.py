@@ -1,4 +1,4 @@
-"""Wikitext to text: hand-worked examples, a real-looking article, and any input whatsoever."""
+"""Wikitext to text: hand-worked examples, a realistic article, and arbitrary input."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
          "a b E = mc² [sic] USS Enterprise (CVN-65)"),
         ("{{hlist|a|b}} {{key press|Ctrl|C}} {{ndash}} {{'}} {{PAGENAME}} {{{1|default}}}",
          "a, b Ctrl+C – ' Title default"),
-        # What dropped markup leaves behind
+        # Leftovers of dropped markup
         ("X ({{lang-el|Χ}}; {{IPA-el|x}}) is", "X (Greek: Χ) is"),
         ("X ({{IPA|x}}; {{audio-ipa|y}}, {{unknown}}) is", "X is"),
         ("X (pronounced {{IPAc-en|x}}; born 1950) is", "X (born 1950) is"),

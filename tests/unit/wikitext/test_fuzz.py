@@ -1,4 +1,4 @@
-"""The scanner against any input: no exception, nothing left over, linear time, one result in both its forms."""
+"""The scanner on arbitrary input: no exception, no leftovers, linear time, the same result in both forms."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_parenthesis_loses_the_parts_that_vanish(parts: list[str], separator: 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("ab ,;:.()[]!?_"), max_size=20))
 def test_a_text_without_markup_stays(text: str) -> None:
-    """Only white space is normalised: a blank is one space, and goes before punctuation and inside parentheses."""
+    """Only white space is normalised: a blank is one space, and is removed before punctuation and in parentheses."""
     source = f"a{text}z"
     (shown,) = wikitext_to_paragraphs(source)
     if "]]" not in source and "[[" not in source and "__" not in source:
@@ -93,7 +93,7 @@ def test_a_text_without_markup_stays(text: str) -> None:
 
 @pytest.fixture(scope="module")
 def compiled() -> scanner_form.ScanPage:
-    """The compiled scanner, which must not be older than the source."""
+    """Return the compiled scanner, which must not be older than the source."""
     if scanner_form.FORM.startswith("interpreted") and "older" not in scanner_form.FORM:
         pytest.skip(f"there is no compiled scanner: {scanner_form.FORM}")
     assert scanner_form.FORM == "compiled"

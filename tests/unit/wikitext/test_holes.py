@@ -1,4 +1,4 @@
-"""Text that is not markup stays; a sentence that lost a word goes and is counted."""
+"""Text that is not markup stays; a sentence that lost a word is dropped and counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The punctuation that dropped markup leaves in a parenthesis goes in every script; what the author wrote stays."""
+"""Punctuation left by dropped markup in a parenthesis is removed in every script; the author's text stays."""
 
 from __future__ import annotations
 

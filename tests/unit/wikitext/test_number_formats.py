@@ -1,4 +1,4 @@
-"""Digits as each wiki groups them; examples by hand from MediaWiki's messages."""
+"""Digits are grouped as on each wiki; examples by hand from MediaWiki's messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_formatnum(language: str, shown: str) -> None:
 def test_digits_are_grouped_in_linear_time() -> None:
     start = time.process_time()
     shown = local_number("1" * 20_000, "en")
-    assert time.process_time() - start < 0.5  # 3 s where each place looks at all digits behind it
+    assert time.process_time() - start < 0.5  # 3 s if each position scans all following digits
     assert shown.startswith("11,111,") and shown.count(",") == 6_666
 
 

@@ -82,7 +82,7 @@ def test_every_text_can_be_shown(language: str) -> None:
         if "{" in pattern or not pattern.strip() or pattern == "<br>":
             assert shown != patterns.UNREAD, pattern
             assert ("{" in pattern) == any(value in shown for value in given.values()), pattern
-        else:  # a word that shows no argument is not understood with one
+        else:  # a word without arguments is not understood with one
             assert shown == patterns.UNREAD, pattern
             assert patterns.compiled(pattern)({}).strip(), pattern
 

@@ -120,7 +120,7 @@ EVERYWHERE_BEFORE_NUMBERS = frozenset.intersection(*(rules.before_numbers for ru
 
 
 def texts_of_rows(rules: module._Language) -> list[tuple[str, str, str]]:
-    """The rows of a language: (table, word, a text that the word keeps together)."""
+    """Return the rows of a language as (table, word, a text that the word keeps together)."""
     capital = {"Cyrillic": "Ж", "Greek": "Ω", "Armenian": "Ժ"}.get(rules.script, "Q") * 3
     is_base = rules.name == "en"
     abbreviations = rules.abbreviations if is_base else rules.abbreviations - EVERYWHERE

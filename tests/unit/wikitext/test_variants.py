@@ -1,4 +1,4 @@
-"""``-{…}-`` on wikis with language variants, by hand-worked examples; elsewhere it is text like any other."""
+"""``-{…}-`` on wikis with language variants, by hand-worked examples; elsewhere it is ordinary text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of names: every row counts, and what they decide on titles, links and pages."""
+"""The tables of names: every row has an effect, on titles, links and pages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TABLES = {
 
 
 def rows(table: str) -> Iterator[tuple[str, str]]:
-    """(language, row) of a table in all files."""
+    """Yield (language, row) of a table in all files."""
     for language in wiki_names.languages():
         for row in wiki_names._file(language).get(table, ()):
             yield language, row

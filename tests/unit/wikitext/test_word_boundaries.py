@@ -1,4 +1,4 @@
-"""What a word is in each script; the counts of scripts with spaces stay those of white space."""
+"""Words in each script; in scripts with spaces, the counts equal those of white space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the compiled scanner's module does besides scanning, in both forms against Python's own functions."""
+"""Other functions of the compiled scanner's module, in both forms, compared with Python's own functions."""
 
 from __future__ import annotations
 

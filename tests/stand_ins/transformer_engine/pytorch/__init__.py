@@ -1,4 +1,4 @@
-"""The modules that Megatron-Core wraps, with their parameters' names, in plain torch."""
+"""Stand-ins in plain torch for the modules that Megatron-Core wraps, with their parameters' names."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ class Linear(torch.nn.Module):
         weight = self.weight
         if recipe is not None:
             rows = inp.numel() // inp.size(-1)
-            if rows % 8 or inp.size(-1) % 16:  # the condition, and nearly the words, of the real one
+            if rows % 8 or inp.size(-1) % 16:  # the condition, and nearly the message, of the real one
                 raise ValueError(f"FP8 execution requires dimensions divisible by 8 and 16, got {list(inp.shape)}")
             self.amax_history.append(float(inp.detach().abs().max()))
             inp, weight = _rounded(inp), _rounded(weight)
         return inp @ weight.t()
 
     def get_extra_state(self) -> Tensor:
-        """The scaling state as bytes, none without any, like the real one."""
+        """Return the scaling state as bytes, none without any, like the real one."""
         content = pickle.dumps(self.amax_history) if self.amax_history else b""
         return torch.tensor(list(content), dtype=torch.uint8)
 
@@ -115,7 +115,7 @@ class DotProductAttention(torch.nn.Module):
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """To e4m3 with one scale, and straight through backwards."""
+    """Round to e4m3 with one scale; the backward pass is the identity."""
     scale = values.detach().float().abs().max().clamp(min=1e-12) / 448.0
     exact = (values.detach().float() / scale).to(torch.float8_e4m3fn).float() * scale
     return values + (exact.to(values.dtype) - values).detach()

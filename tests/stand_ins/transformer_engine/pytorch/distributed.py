@@ -1,4 +1,4 @@
-"""Names that Megatron-Core imports, or derives from, and that the tests do not reach."""
+"""Names that Megatron-Core imports or subclasses, and that the tests do not use."""
 
 from __future__ import annotations
 

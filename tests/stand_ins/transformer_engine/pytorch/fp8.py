@@ -1,4 +1,4 @@
-"""Which recipe modules run under."""
+"""Track the recipe under which modules run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking in parts: the same rows whoever asks them, and every row as the model and the grader had it."""
+"""Asking in parts gives the same rows on any rank, and rows record the model's text and the grader's verdict."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ BENCHMARK = PreparedBenchmark(
 
 
 def by_seed(prompt: str, seed: int) -> str:
-    """Right, wrong or silent, as the seed decides."""
+    """Return a right, wrong or empty answer, depending on the seed."""
     right = str(int(prompt.split()[0]) + 1)
     return {0: right, 1: "no", 2: ""}[hashlib.sha256(f"{prompt} {seed}".encode()).digest()[0] % 3]
 

@@ -1,4 +1,4 @@
-"""Questions in a corpus, found by words in a row."""
+"""Questions in a corpus, found by consecutive words."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_the_interval_of_a_mean_is_the_normal_one_where_that_holds() -> None:
 
 
 def test_samples_of_a_question_stay_together() -> None:
-    """Thirty-two equal samples of each question tell no more than one: the interval may not shrink."""
+    """Thirty-two equal samples of a question carry no more information than one; the interval may not shrink."""
     found = interval(micro, ONE, resampled_means(ONE))
     pretended = {"all": np.repeat(ONE["all"], 32)}
     naive = interval(micro, pretended, resampled_means(pretended))
@@ -49,7 +49,7 @@ def test_micro_weighs_questions_and_macro_subjects() -> None:
 
 
 def test_subjects_are_strata() -> None:
-    """What differs between subjects only is no uncertainty, since every resample has the same subjects."""
+    """Differences only between subjects are no uncertainty, because every resample has the same subjects."""
     strata = {"solved": np.ones(50), "not solved": np.zeros(50)}
     found = interval(micro, strata, resampled_means(strata))
     assert (found.low, found.mean, found.high) == (0.5, 0.5, 0.5)
@@ -65,7 +65,7 @@ def test_thirty_equal_answers_are_no_certainty(right: float) -> None:
 
 
 def test_pairs_are_compared_by_their_differences() -> None:
-    """Two models that differ on few questions: the interval is that of the differences, not of two means."""
+    """For two models that differ on few questions, the interval is that of the differences, not of two means."""
     after = ONE["all"].copy()
     after[np.flatnonzero(after == 0)[:20]] = 1.0
     found = difference(micro, ONE, {"all": after})
@@ -76,7 +76,7 @@ def test_pairs_are_compared_by_their_differences() -> None:
 
 
 def test_the_exchange_test_agrees_with_counting_all_exchanges() -> None:
-    """Six questions gained and one lost: 16 of the 128 exchanges give a change of 5 or more questions, in size."""
+    """With six questions gained and one lost, 16 of the 128 exchanges change 5 or more questions in absolute value."""
 
     def p_value(before: list[float], after: list[float]) -> float:
         return exchange_test(micro, {"all": np.array(before)}, {"all": np.array(after)})
@@ -87,7 +87,7 @@ def test_the_exchange_test_agrees_with_counting_all_exchanges() -> None:
 
 
 def test_each_score_has_a_test_of_its_own() -> None:
-    """A gain on a large subject moves the mean over questions, not one that the changes of a small subject dominate."""
+    """A gain on a large subject moves the mean over questions, but not a score dominated by a small subject."""
     before = {"large": np.repeat([1.0, 0.0], 100), "small": np.array([1.0, 0.0, 0.0, 0.0])}
     after = {"large": np.repeat([1.0, 0.0], [130, 70]), "small": np.array([0.0, 0.0, 0.0, 1.0])}
     assert exchange_test(micro, before, after) < 0.001

@@ -20,7 +20,7 @@ TEMPLATE = (
 
 @pytest.fixture
 def chat_dir(tiny_tokenizer_dir: Path, tmp_path: Path) -> Path:
-    """The tiny tokenizer with a chat template."""
+    """Return the tiny tokenizer with a chat template."""
     folder = Path(shutil.copytree(tiny_tokenizer_dir, tmp_path / "tokenizer"))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = TEMPLATE

@@ -122,7 +122,7 @@ def test_results_survive_their_file(tmp_path: Path) -> None:
 
 
 def model(folder: Path, name: str, right: set[int], **facts: Any) -> tuple[ModelScores, Path]:
-    """Forty questions of two subjects, of which some are right."""
+    """Return a model's scores on forty questions of two subjects, of which some are right."""
     rows = [row(str(n), "even odd".split()[n % 2], 0, n in right) for n in range(40)]
     store = AnswerStore(folder / name)
     store.claim("toy", FACTS)
@@ -132,8 +132,8 @@ def model(folder: Path, name: str, right: set[int], **facts: Any) -> tuple[Model
 
 
 def test_two_models_are_compared_question_by_question(tmp_path: Path) -> None:
-    """Twelve even questions gained, of forty. By counting, p = 2 / 2^12 over the set, corrected for one set; for two
-    subjects it is that of the even ones alone, doubled, and the odd ones do not differ."""
+    """Twelve even questions of forty are gained. By counting, p = 2 / 2^12 over the set, corrected for one set; for two
+    subjects it is that of the even ones, doubled, and the odd ones do not differ."""
     before = model(tmp_path, "base", set(range(10)))
     after = model(tmp_path, "trained", {*range(10), *range(10, 34, 2)})
     found = compare(*before, *after)

@@ -1,4 +1,4 @@
-"""The folder of a model's answers: nothing half written counts, and nothing of another kind is mixed in."""
+"""The folder of a model's answers: partial files do not count, and answers of other settings are never mixed in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_parts_become_one_file_in_their_order(tmp_path: Path) -> None:
 def test_a_part_that_a_crash_left_half_written_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = AnswerStore(tmp_path)
     store.write(PARTS[0], rows(0))
-    with monkeypatch.context() as patch:  # SIGKILL leaves the file that was being written
+    with monkeypatch.context() as patch:  # SIGKILL leaves a partial file
         patch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):

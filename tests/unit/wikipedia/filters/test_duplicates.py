@@ -1,4 +1,4 @@
-"""Exact and near duplicates against plain Python: sets of digests, and Jaccard similarities of sets of 5-grams."""
+"""Exact and near duplicates, compared with plain Python: sets of digests, and Jaccard similarities of 5-grams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Paragraphs = list[str]
 
 
 def reasons(documents: list[Paragraphs], near: float = 0.0, job: int = 7) -> list[str | None]:
-    """The drop reasons when ``job`` documents come at a time."""
+    """Return the drop reasons for ``job`` documents at a time."""
     fingerprinter, deduplicator = Fingerprinter(near), Deduplicator(near)
     records = np.array([(fingerprinter.fingerprint(text),) for text in documents], dtype=[("f", fingerprinter.dtype)])
     found: list[str | None] = []
@@ -71,7 +71,7 @@ def similarity(first: Paragraphs, second: Paragraphs) -> float:
 
 
 def texts_of_all_similarities(count: int) -> list[Paragraphs]:
-    """Pairs of a text and the same text with some words changed, far from each other in the list."""
+    """Return pairs of a text and the same text with some words changed, far apart in the list."""
     rng = np.random.default_rng(0)
     vocabulary = [f"word{number}" for number in range(5000)]
     originals = [[vocabulary[number] for number in rng.integers(0, 5000, size=400)] for _ in range(count)]
@@ -109,7 +109,7 @@ def test_what_is_dropped_does_not_depend_on_the_jobs(threshold: float) -> None:
 
 
 def test_near_duplicates_of_a_dropped_article_stay() -> None:
-    """A chain of small changes is compared with what was kept, not with what was dropped."""
+    """A chain of small changes is compared with kept articles, not with dropped ones."""
     pytest.importorskip("rensa")
     words = [f"word{number}" for number in range(400)]
     chain = [

@@ -1,4 +1,4 @@
-"""The filters at work in the pipeline: what is dropped, what is counted, and what the manifest says of it."""
+"""The filters in the pipeline: dropped articles, counts, and the manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Word n-grams, benchmark overlap and language against plain Python."""
+"""Word n-grams, benchmark overlap and language, compared with plain Python."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_what_overlaps_across_two_passages_is_in_neither(tmp_path: Path) -> None
 
 
 def test_overlap_is_that_of_sets_of_ngrams(tmp_path: Path) -> None:
-    """Against sets of tuples, on texts in which overlaps of every length around 13 occur."""
+    """The reference is sets of tuples, on texts with overlaps of every length around 13."""
     rng = np.random.default_rng(0)
     words = [f"w{number}" for number in range(400)]
     path = tmp_path / "questions.txt"

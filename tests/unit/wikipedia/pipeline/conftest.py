@@ -19,7 +19,7 @@ def small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def dump_path(tmp_path: Path) -> Path:
-    """A multi-stream dump of five pages a stream, in several jobs."""
+    """Return a multi-stream dump of five pages per stream, in several jobs."""
     every = pages()
     parts = [HEADER, *("".join(every[start : start + 5]) for start in range(0, len(every), 5)), "</mediawiki>\n"]
     path = tmp_path / "dump.xml.bz2"

@@ -1,4 +1,4 @@
-"""The identity of a run covers every file that decides its output."""
+"""The identity of a run covers every file that determines its output."""
 
 from __future__ import annotations
 

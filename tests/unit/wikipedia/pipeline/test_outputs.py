@@ -1,4 +1,4 @@
-"""What a run writes besides the corpus: the clean text, the cache, the manifest, a dry run; and several inputs."""
+"""Outputs besides the corpus: the clean text, the cache, the manifest, a dry run; and several inputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from megatron_pz.wikipedia.tokenize.passages import PassageOptions
 
 
 def dump_xml(language: str, numbers: range, file_namespace: str = "File") -> str:
-    """Articles, each with a picture that is named in the wiki's language."""
+    """Return articles, each with a picture named in the wiki's language."""
     head = (
         f'<mediawiki xml:lang="{language}"><siteinfo><dbname>{language}wiki</dbname>'
         f"<base>https://{language}.wikipedia.org/wiki/Main</base><namespaces><namespace key="
@@ -45,8 +45,8 @@ def dump_xml(language: str, numbers: range, file_namespace: str = "File") -> str
 
 @pytest.fixture
 def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twelve articles in several jobs."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
+    """Return a dump of twelve articles in several jobs."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test interrupts the power
     monkeypatch.setattr(streams, "JOB_BYTES", {"none": 1000, "bz2": 1, "zst": 1})
     path = tmp_path / "dump.xml.bz2"
     xml = dump_xml("en", range(12)).encode()
@@ -165,7 +165,7 @@ def test_a_dry_run_takes_the_first_articles_whatever_the_workers(
 
 
 def test_several_parts_and_languages_keep_their_own_site(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
-    """Each with its own file namespace: the pictures go in all of them. An index file beside them is not needed."""
+    """Each has its own file namespace, and pictures are removed in all. An index file beside them is not needed."""
     german = tmp_path / "dewiki.xml.gz"
     german.write_bytes(gzip.compress(dump_xml("de", range(100, 103), "Datei").encode()))
     index = tmp_path / "index.txt"

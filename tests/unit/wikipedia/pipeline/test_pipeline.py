@@ -1,4 +1,4 @@
-"""Dump to corpus: the same bytes for any number of workers, and every token traceable."""
+"""From dump to corpus: the same bytes for any number of workers, and every token is traceable."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_highest_id_of_a_small_vocabulary_decides_the_type(
     vocabulary = definition["model"]["vocab"]
     space = vocabulary["Ġ"]
     last = next(token for token, number in vocabulary.items() if number == max(vocabulary.values()))
-    vocabulary["Ġ"], vocabulary[last] = highest, space  # a space before a digit is a token of its own
+    vocabulary["Ġ"], vocabulary[last] = highest, space  # a space before a digit is a separate token
     (folder / "tokenizer.json").write_text(json.dumps(definition))
 
     report = preprocess(
@@ -186,7 +186,7 @@ def test_no_title_is_on_both_sides_of_a_split(
 def test_a_repeated_article_is_dropped_whatever_its_title_and_its_split(
     tmp_path: Path, leads_path: Path, tiny_tokenizer_dir: Path
 ) -> None:
-    """Without the repetitions in the input the corpus is the same, byte for byte but for the manifest."""
+    """Without the repetitions in the input the corpus is the same byte for byte, except for the manifest."""
     unique = leads_path.read_text().splitlines()
     repeated = [json.dumps(json.loads(line) | {"id": f"again {n}", "title": f"T {n}"}) for n, line in enumerate(unique)]
     mixed = leads_path.with_name("mixed.jsonl")

@@ -1,4 +1,4 @@
-"""Nothing is overwritten or half written, and impossible input is one line."""
+"""Nothing is overwritten or partially written, and impossible input gives one line."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_failure_keeps_what_is_finished_and_what_was_there(
     with pytest.raises(expected, match=words):
         run(out / "wiki", tiny_tokenizer_dir, dump_path, how=RunOptions(workers, overwrite=True))
     assert (out / "wiki_text_passage.bin").read_bytes() == b"the last good one"
-    kept = ["wiki.working"] if failure != "full disk" else []  # which struck in the first job
+    kept = ["wiki.working"] if failure != "full disk" else []  # the failure in the first job
     assert sorted(path.name for path in out.iterdir()) == [*kept, "wiki_text_passage.bin"]
 
     monkeypatch.undo()

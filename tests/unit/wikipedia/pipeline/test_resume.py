@@ -1,4 +1,4 @@
-"""A run that is killed: the same command goes on, and ends with the bytes of a run that was left alone."""
+"""After a kill, the same command continues and produces the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def article(number: int) -> str:
 
 @pytest.fixture
 def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six streams of three articles, a job each."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test cuts the power
+    """Return a dump of six streams of three articles, with one job each."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # the disk is slow, and no test interrupts the power
     monkeypatch.setitem(streams.JOB_BYTES, "bz2", 1)
-    monkeypatch.setattr(pipeline, "code_identity", lambda: "this")  # someone may be editing while the tests run
+    monkeypatch.setattr(pipeline, "code_identity", lambda: "this")  # files may be edited while the tests run
     parts = [HEADER + article(0), *("".join(map(article, range(n, n + 3))) for n in range(1, 16, 3)), "</mediawiki>\n"]
     path = tmp_path / "dump.xml.bz2"
     path.write_bytes(b"".join(bz2.compress(part.encode()) for part in parts))
@@ -62,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def dies_by(work: Callable[[], object], calls: int) -> bool:
-    """Do the work in a process that is killed at its n-th write to the disk; whether it got so far."""
+    """Do the work in a process that is killed at its n-th write to the disk; return whether it got that far."""
     child = os.fork()
     if child == 0:
         number = itertools.count(1)
@@ -90,7 +90,7 @@ def dies_by(work: Callable[[], object], calls: int) -> bool:
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
-    """At every fifteenth of the writes: while shards are written, journalled, joined, and put in place."""
+    """The kill is at every fifteenth write: while shards are written, journalled, joined, and published."""
     preprocess(options(dump, tmp_path / "whole" / "wiki", tiny_tokenizer_dir))
     whole = contents(tmp_path / "whole")
     assert len(whole) == 11
@@ -108,7 +108,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path: Path, dump: Path
 
 @pytest.fixture
 def interrupted(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A run that was ended by Ctrl-C after its jobs 0 to 3 of 7; holds the numbers of the jobs done after that."""
+    """End a run by Ctrl-C after its jobs 0 to 3 of 7; return a list of the jobs done afterwards."""
     done: list[int] = []
     stop_at = [4]
     process = jobs.process_job

@@ -1,4 +1,4 @@
-"""The dump's own templates: the same articles for any number of workers, and no stream is read in vain."""
+"""The dump's own templates: the same articles for any number of workers, and no unnecessary reads of streams."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PAGES = [
 
 
 def write_dump(path: Path) -> list[int]:
-    """Write a dump of two pages a stream; returns where the streams begin."""
+    """Write a dump of two pages per stream; return the starts of the streams."""
     parts = [HEADER, *("".join(PAGES[start : start + 2]) for start in range(0, len(PAGES), 2)), "</mediawiki>\n"]
     compressed = [bz2.compress(part.encode()) for part in parts]
     path.write_bytes(b"".join(compressed))

@@ -1,4 +1,4 @@
-"""Which pages and lines become articles."""
+"""The pages and lines that become articles."""
 
 from __future__ import annotations
 

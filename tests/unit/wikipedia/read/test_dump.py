@@ -1,4 +1,4 @@
-"""The dump reader against a general XML parser, on dumps cut in every way, and on damaged ones."""
+"""The dump reader, compared with a general XML parser, on dumps cut in every way, and on damaged ones."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Expected:
 
 
 def expected_pages(xml: str) -> list[Expected]:
-    """What the standard library's parser finds."""
+    """Return the pages that the standard library's parser finds."""
     space = "{http://www.mediawiki.org/xml/export-0.11/}"
     pages = []
     for element in ElementTree.parse(io.BytesIO(xml.encode())).getroot().iter(f"{space}page"):
@@ -93,7 +93,7 @@ def expected_pages(xml: str) -> list[Expected]:
 
 
 def bz2_streams(xml: bytes, size: int) -> bytes:
-    """A bz2 file whose streams are cut at every ``size`` bytes, wherever that is."""
+    """Return a bz2 file whose streams are cut at every ``size`` bytes, also within pages."""
     return b"".join(bz2.compress(xml[start : start + size]) for start in range(0, len(xml), size))
 
 
@@ -135,7 +135,7 @@ def test_jobs_of_plain_xml_share_the_pages(tmp_path: Path, monkeypatch: pytest.M
 
 
 def pages_of_every_byte(path: Path, xml: str) -> list[Expected]:
-    """Jobs that begin at each byte around the first page's tag."""
+    """Return the pages of jobs that begin at each byte around the first page's tag."""
     first = xml.encode().index(b"<page>")
     size = path.stat().st_size
     edges = [0, *range(first - 3, first + 9), size]
@@ -230,7 +230,7 @@ def test_a_page_without_an_end_is_named(tmp_path: Path) -> None:
 
 
 def only_page(tmp_path: Path, page: str, header: str = HEADER) -> Page:
-    """The page of a dump that holds no other."""
+    """Return the only page of a dump."""
     path = tmp_path / "dump.xml"
     path.write_text(f"{header}<page>{page}</page>{END}")
     ((found_page, _),) = [pair for job in plan_jobs(str(path)) for pair in read_pages(job)]

@@ -1,4 +1,4 @@
-"""Whole bz2 streams by the fast library: it must never say anything else than Python's module, nor keep anything."""
+"""Whole bz2 streams by the fast library, which must always agree with Python's module and keep no resources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONTENTS = [PROSE, b"", PROSE[:70], bytes(3000) + b"x" * 1000, RANDOM.randbytes(
 
 
 def read(path: Path, any_size: bool = True) -> tuple[bytes, list[Damage]]:
-    """(content, damage) of a file."""
+    """Return (content, damage) of a file."""
     log = DamageLog(skip=True)
     blocks = read_blocks(str(path), "bz2", 0, log, any_size=any_size)
     return b"".join(block.data for block in blocks), log.found
@@ -88,7 +88,7 @@ def test_what_is_not_one_sound_stream_is_left_to_pythons_module(
 
 
 def test_damage_anywhere_is_what_pythons_module_says(tmp_path: Path) -> None:
-    """Bits flipped and holes of every kind, in every part of the stream in the middle."""
+    """The damage is flipped bits and holes of every kind, in every part of the middle stream."""
     sound, middle = bz2.compress(PROSE), bz2.compress(PROSE[:9000])
     dice = random.Random(5)
     damages = 0
@@ -123,7 +123,7 @@ def test_large_content_is_left_to_pythons_module(tmp_path: Path, monkeypatch: py
 
 def test_a_result_that_is_not_whole_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Careless:
-        """Returns a little less than all, and says so."""
+        """Returns slightly less than all data, and reports this."""
 
         def __init__(self, file: int, parallelization: int) -> None:
             self.raw = SimpleNamespace(readinto=lambda buffer: 10)
@@ -151,7 +151,7 @@ def test_without_the_library_all_is_the_same(tmp_path: Path, monkeypatch: pytest
 
 
 def test_nothing_is_left_open_or_kept(tmp_path: Path) -> None:
-    """No thread that a fork could hang on, no file, and no copy of the streams that were read."""
+    """There is no thread on which a fork could hang, no open file, and no copy of the streams."""
 
     def there_are() -> tuple[int, int, int]:
         own = Path("/proc/self")

@@ -1,4 +1,4 @@
-"""Inputs in every packing, and with damage: what is sound is read, what is not is named by its byte."""
+"""Inputs in every compression, and with damage: undamaged data are read, damage is reported by its byte."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_packing_gives_all_pages_in_several_jobs(tmp_path: Path, packing: 
 
 
 def test_the_last_jobs_are_small(tmp_path: Path) -> None:
-    """Whichever worker takes the last one, the others wait for a quarter of a full job at most."""
+    """The other workers wait for the last one at most as long as a quarter of a full job."""
     path = tmp_path / "dump"
     path.write_bytes(HEADER.encode() + b" " * 30_000 + END.encode())
     jobs = list(plan_jobs(str(path)))
@@ -107,7 +107,7 @@ def test_a_truncated_file_of_every_packing_is_named_with_its_last_byte(
 
 
 def streams_with_damage(pack: Callable[[bytes], bytes], damaged: int) -> tuple[bytes, int]:
-    """The header, ten streams of three pages, the end; with bytes of one stream turned over. (content, its offset)."""
+    """Return (content, offset of the damage): header, ten streams of three pages, end, with one stream damaged."""
     texts = [HEADER, *("".join(map(page_xml, range(n, n + 3))) for n in range(0, 30, 3)), END]
     parts = [bytearray(pack(text.encode())) for text in texts]
     middle = len(parts[damaged]) // 2

@@ -21,7 +21,7 @@ from megatron_pz.wikitext.sentences import sentences
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
-    """A tokenizer whose tokens are words of at most five characters."""
+    """Count tokens as words of at most five characters."""
     return [sum(-(-len(word) // 5) for word in text.split()) for text in texts]
 
 
@@ -30,7 +30,7 @@ def encode_words(texts: Sequence[str]) -> list[np.ndarray]:
 
 
 class Cut:
-    """A cutter over that tokenizer, and what it cost."""
+    """A cutter with that tokenizer, and its counts."""
 
     def __init__(self, options: PassageOptions) -> None:
         self._cutter = PassageCutter(options, encode_words)
@@ -46,7 +46,7 @@ def cutter(unit: str = "paragraph", tokens: int = 16, least: int = 0, most: int 
 
 def test_whole_paragraphs_are_merged_up_to_the_budget() -> None:
     paragraphs = ["one two three", "four five", "six", "a b c d e f g h i j"]
-    # 3 + 2 + 1 = 6 tokens, since a break costs this tokenizer nothing, and the next ten do not fit.
+    # 3 + 2 + 1 = 6 tokens, because breaks have no tokens here, and the next ten do not fit.
     assert cutter(tokens=15).cut(paragraphs) == ["one two three\n\nfour five\n\nsix", "a b c d e f g h i j"]
     assert cutter(tokens=5).cut(paragraphs[:3]) == ["one two three\n\nfour five", "six"]
 
@@ -73,7 +73,7 @@ def test_leads_are_the_first_whole_sentences_and_the_rest_is_counted() -> None:
     cut = cutter("lead_sentences", tokens=100, least=3, most=6)
     paragraphs = [
         "One two three. Four five six. Seven eight.",  # the third sentence does not fit
-        "One two three four five six seven. Eight nine.",  # nor does the first of this one: nothing is left
+        "One two three four five six seven. Eight nine.",  # nor does the first of this one, so nothing is left
         "Too short.",
     ]
     assert cut.cut(paragraphs) == ["One two three. Four five six."]
@@ -122,7 +122,7 @@ def test_no_sentence_is_lost(paragraphs: list[str], unit: str, tokens: int, leas
 
 
 def byte_pair_like(pattern: str, prefix: str = "") -> Callable[[Sequence[str]], list[Ids]]:
-    """A tokenizer that cuts by a pattern, as byte-level tokenizers do, and then into pieces of five characters."""
+    """Return a tokenizer that splits by a pattern, as byte-level ones do, and then into pieces of five characters."""
     words = regex.compile(pattern)
 
     def encode(texts: Sequence[str]) -> list[Ids]:

@@ -1,4 +1,4 @@
-"""Token ids of both backends against transformers' AutoTokenizer, and what happens when gigatoken fails."""
+"""Token ids of both backends, compared with transformers' AutoTokenizer, and failures of gigatoken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def expected_ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def byteless_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer that lacks tokens for many bytes, as SmolLM2's lacks some, and merges across what it cannot see."""
+    """Return a tokenizer without tokens for many bytes (SmolLM2's lacks some), which merges across missing bytes."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -47,7 +47,7 @@ def byteless_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qwen_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny tokenizer of Qwen's class, which builds its rules in code."""
+    """Return a tiny tokenizer of Qwen's class, which builds its rules in code."""
     vocabulary = {token: number for number, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges = [("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("1", "2")]
     vocabulary |= {first + second: len(vocabulary) + number for number, (first, second) in enumerate(merges)}
@@ -95,7 +95,7 @@ def test_transformers_is_not_asked_where_the_file_says_all(
 
 
 def other_rules(definition: dict, config: dict) -> None:
-    """Digits stay together in the file; the class splits them all the same."""
+    """Return rules that keep digits together in the file, although the class splits them."""
     definition["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 
 

@@ -1,4 +1,4 @@
-"""A class that no tensor here has."""
+"""A class without instances in the tests."""
 
 import torch
 
