@@ -4,7 +4,7 @@ Names are ``section/quantity``. The sections and the quantities that the console
 
 =============  =====================================================================================================
 ``train``      ``lr``, ``grad_norm``, ``consumed_passages`` or ``consumed_questions`` (so far), ``responses`` (in the
-               update), ``loss`` (mean over the step's optimizer steps, as of ``grad_norm``), ``skipped_updates``
+               update), ``loss`` (mean over the step's optimizer steps, as for ``grad_norm``), ``skipped_updates``
                (gradients that were not finite), ``active_masks`` (1: the generator's, 0: passive ones),
                ``sampling_rounds`` (draws of passages or questions)
 ``generator``  ``reward``, ``valid_masks`` and ``fault_<cause>`` (shares of all rollouts), ``distinct_masks`` (different

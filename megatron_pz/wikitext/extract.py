@@ -11,7 +11,7 @@ from megatron_pz.wikitext.localization import Wiki
 from megatron_pz.wikitext.scanner_form import scan_page
 
 Kept = Literal["headings", "tables", "infoboxes", "galleries", "math", "code"]
-"""Parts that an article's text can hold beyond prose and lists: section headings as lines of their own, tables with one
+"""Optional parts of an article's text beyond prose and lists: section headings on lines of their own, tables with one
 row a line and ``|`` between cells, infoboxes with one ``name: value`` a line, the captions of galleries, code listings
 and ``<pre>`` blocks. Formulas (``math``) stay as their TeX by default; the name is accepted for older command lines."""
 KEEPABLE: tuple[str, ...] = get_args(Kept)
@@ -22,11 +22,11 @@ class TextOptions:
     """Parts of an article that its text keeps."""
 
     keep: tuple[Kept, ...] = ()
-    """Any of :data:`KEEPABLE`, beyond prose, lists and formulas."""
+    """Parts to keep beyond prose, lists and formulas: any of :data:`KEEPABLE`."""
     drop_formulas: bool = False
     """Drop the sentences that hold a formula; otherwise formulas stay as their TeX."""
     keep_incomplete_sentences: bool = False
-    """Keep sentences from which a word was lost, such as what an unknown template shows, without that word."""
+    """Keep sentences that lost a word, such as the text of an unknown template, without that word."""
 
     def __post_init__(self) -> None:
         if self.drop_formulas and "math" in self.keep:

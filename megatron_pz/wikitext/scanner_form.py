@@ -51,21 +51,21 @@ def load_interpreted() -> ScanPage:
 
 
 compiled, FORM = choose()
-"""The compiled form or None, and in words which form runs and why."""
+"""The compiled form or None, and a description of the running form with the reason for it."""
 scan_page: ScanPage = compiled.scan_page if compiled else load_interpreted()
 marked_inline: Callable[[str, str, Wiki], str] = (
     compiled.marked_inline if compiled else importlib.import_module("megatron_pz.wikitext.scanner.scan").marked_inline
 )
-"""The marked text of what a template expands to."""
+"""Return the marked text of a template's expansion."""
 is_simply_spaced: Callable[[str], bool] = (
     compiled.is_simply_spaced
     if compiled
     else importlib.import_module("megatron_pz.wikitext.scanner.counting").is_simply_spaced
 )
-"""Whether only spaces part the words of a text; false where that takes a closer look."""
+"""Return whether only spaces separate the words of a text; false if that needs a closer look."""
 words_of: Callable[[str], int] = (
     compiled.words_of if compiled else importlib.import_module("megatron_pz.wikitext.scanner.counting").words_of
 )
-"""Words of a text."""
+"""Return the number of words of a text."""
 unescaped: Callable[[bytes], bytearray | None] | None = compiled.unescaped if compiled else None
-"""Resolves XML's references; None where it would be interpreted, which an XML parser is faster than."""
+"""Resolve XML's references; None in the interpreted form, which is slower than an XML parser."""

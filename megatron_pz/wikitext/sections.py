@@ -10,21 +10,21 @@ _CITATION = re.compile(
     r"\b(?:ISBN|ISSN|OCLC|LCCN|PMID|ed\.|eds\.|hrsg\.|vol\. ?\d|pp?\. ?\d|s\. ?\d|стр?\. ?\d)|\bdoi:|https?://",
     re.IGNORECASE,
 )
-"""Matches what tells a line of a bibliography that is written without a bullet."""
+"""Matches text that identifies a bibliography line without a bullet."""
 _YEAR_OF_A_BOOK = re.compile(
     r"[(（]\d{4}[a-z]?[)）](?!\s*[a-zß-öø-ÿа-яё\u3040-\u9fff])|(?<!\d)[,.:] \d{4}[a-z]?[.,;]"
     r"|(?:, |\b[^\W\d_a-zß-öø-ÿа-яё][\w.-]*+ )\d{4}\.?$"
 )
-"""Matches a year as a bibliography writes it: behind authors, a place or a publisher. Prose may hold one, too."""
+"""Matches a year after authors, a place or a publisher, as in a bibliography. Prose may contain one, too."""
 _WORDS_OF_A_BOOK = 25
-"""A line with more words is a bibliography's only where something else tells it."""
+"""A longer line (in words) counts as a bibliography entry only with further evidence."""
 
 
 _JOINTS = re.compile(
     r"\s*[,/・、，;&+]\s*|\s+(?:and|und|et|y|e|ed|и|та|i|en|og|och|ja|ve|و|और)\s+|\s+و|[와과]\s+"
     r"|\s*(?:和|与|與|及び|および|及|と|และ)\s*"
 )
-"""What joins two names in a heading: "Notes and sources"."""
+"""Matches the text between two names in a heading: "Notes and sources"."""
 
 
 @functools.lru_cache(maxsize=4096)

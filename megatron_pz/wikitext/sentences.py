@@ -19,7 +19,7 @@ import regex
 
 _DATA: Final = Path(__file__).with_name("data") / "sentences"
 _DEFAULT: Final = "en"
-"""Its rules count where nothing tells the language; they are the base rules without additions."""
+"""Language of the rules for text of unknown language: the base rules without additions."""
 _EVERY_LANGUAGE: Final = "any"
 
 # The standard's terminators (STerm) without those that need white space after them and without the Burmese comma, and
@@ -40,7 +40,7 @@ _SPACE_ENDS: Final = rf"|(?<=[{_SCRIPT_WITHOUT_STOPS}{_CLOSE}])(?<![ๆໆฯຯ
 _LAST_WORD: Final = regex.compile(r"[[\w\p{M}\p{N}.’'-]--[\p{Han}\p{Hiragana}\p{Katakana}]]+$", regex.V1)
 _LONGEST_WORD: Final = 16
 _ELIDED: Final = regex.compile(r"^\w+['’](?=\w\w)")
-"""An article that is written with its noun: l'ing."""
+"""Matches an elided article before its noun: l'ing."""
 _ROMAN: Final = regex.compile(r"[IVXLC]+")
 _LONGEST_ORDINAL: Final = 3
 _MARK: Final = regex.compile(r"[\p{M}\u200c\u200d]")
@@ -49,9 +49,9 @@ _LETTER_WITHOUT_CASE: Final = regex.compile(
 )
 _GEORGIAN: Final = regex.compile(r"\p{Georgian}")
 _QUOTED_SPEECH: Final = regex.compile(r"[とっのなをが]")
-"""Japanese goes on after a quoted sentence with one of these particles."""
+"""Matches the particles with which a Japanese sentence continues after a quoted sentence."""
 _SAMPLE: Final = 2000
-"""Characters by which the language of a text is guessed."""
+"""Number of characters from which the language of a text is guessed."""
 _SAMPLE_WORD: Final = regex.compile(r"[\p{L}\p{M}\u200c'’]+")
 
 

@@ -11,7 +11,7 @@ _DROPPED_TAGS = (
     "categorytree includeonly style script rp".split()
 )
 LOSING_TAGS: Final = frozenset(["score", "hiero", "maplink"])
-"""Tags that show something which no text can: a sentence around one is not whole without it."""
+"""Tags whose content cannot be shown as text; the sentence around one is incomplete without it."""
 MATH_TAGS: Final = frozenset(["math", "chem", "ce"])
 BLOCK_TAGS: Final = frozenset("references gallery timeline imagemap graph mapframe inputbox categorytree".split())
 """Dropped tags that end the paragraph before them."""
@@ -29,11 +29,11 @@ MAGIC_WORDS: Final = frozenset(
     if not line.startswith("#")
     for word in line.split()
 )
-"""Words that vanish between double underscores."""
+"""Words that are removed when they stand between double underscores."""
 
 UNKNOWN, OPAQUE, RAISING, BREAKING, PARTING, LISTING, INLINE, VERSE, ENCLOSING = range(9)
-"""Actions that tags ask for: none (it is no tag); content that is no wikitext; raised or lowered content; a line break;
-a new paragraph; a list item; nothing but its content; content whose line ends stay; signs around its content."""
+"""Actions of tags, in order: none (not a tag); content that is not wikitext; superscript or subscript; a line break;
+a new paragraph; a list item; the content only; content whose line ends are kept; signs around the content."""
 
 ACTIONS: Final = (
     dict.fromkeys(_INLINE_TAGS, INLINE)
@@ -45,10 +45,10 @@ ACTIONS: Final = (
 )
 
 IN_LINE: Final = re.compile(r"\binline\b|enclose\s*=\s*[\"']?none", re.IGNORECASE)
-"""In the attributes of a code tag whose code is part of the line."""
+"""Matches the attributes of a code tag whose code is part of the line."""
 
 ENCLOSED: Final = {"q": ('"', '"'), "rt": ("(", ")")}
-"""Signs that stand around the content of a tag. Those that a page gives for old browsers, in ``<rp>``, are dropped."""
+"""Signs written around the content of a tag. The ``<rp>`` signs, which a page gives for old browsers, are dropped."""
 
 HIDDEN: Final = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|(?<!-)color\s*:\s*transparent", re.IGNORECASE)
-"""In the attributes of a tag whose content nobody sees."""
+"""Matches the attributes of a tag whose content is hidden."""

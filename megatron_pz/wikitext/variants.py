@@ -27,12 +27,12 @@ _READ_AS: Final = {
     "uz": "uz-latn uz",
     "zh": "zh-hans zh-cn zh",
 }
-"""The wikis that convert, by language: the variants that their text is read in, the best first."""
+"""Variants to read, best first, by the language of the wikis that convert between variants."""
 LANGUAGES: Final = frozenset(_READ_AS)
 
 _SILENT_FLAGS = frozenset("H-ND")
-"""A rule for the rest of the page (H), the end of one (-); and what only the software has words for: a variant's name
-(N), a description of the rule (D)."""
+"""Flags of markup that shows no text: a rule for the rest of the page (H) or its end (-), a variant's name (N), the
+description of a rule (D). The software supplies the text of the last two."""
 
 
 def shown(content: str, language: str) -> str:

@@ -30,11 +30,11 @@ _KATAKANA: Final = r"[\p{Katakana}&&\p{L}]ーｰﾞﾟ"
 _COMPLEX: Final = r"[\p{LineBreak=SA}&&\p{L}]"
 _BEFORE_CONSONANTS: Final = r"\p{Logical_Order_Exception}"
 _MAX_LEADING_VOWELS: Final = 4
-"""A word begins with one, or with two that write one vowel. The bound keeps the search linear in a run of them."""
+"""Largest number of vowels before a consonant. A word has at most two; the bound keeps the search linear."""
 _AFTER_CONSONANTS: Final = "ะาำๅๆฯະາຳຽໆຯៗ"
 _SMALL_KANA: Final = "ぁぃぅぇぉっゃゅょゎゕゖーゝゞ"
 _THAI_TAILS: Final = r"(?<=ื[่-๋]?)อ|(?<=เ\p{Thai}{1,2}ี[่-๋]?)ย|(?<=ั[่-๋]?)ว"
-"""Letters that write a vowel together with the marks before them: ``เมือ``, ``เรีย``, ``ตัว``."""
+"""Letters that form a vowel with the preceding marks: ``เมือ``, ``เรีย``, ``ตัว``."""
 _STACKERS: Final = "\u1039\u17d2\u1a60\uaaf6"
 _IN_UNSPACED: Final = rf"{_IDEOGRAPHS}\p{{Hiragana}}{_KATAKANA}{_COMPLEX}"
 _IN_SPACED: Final = rf"[[\p{{L}}\p{{M}}\p{{N}}՚-՜՞՟֊]--[{_IN_UNSPACED}]]"
@@ -54,7 +54,7 @@ _UNSPACED_WORD: Final = (
 )
 
 WORD: Final = regex.compile(rf"{SPACED_WORD}|{_UNSPACED_WORD}", regex.V1)
-"""A word, without the punctuation around it."""
+"""Matches a word without the surrounding punctuation."""
 
 _UNSPACED_RANGES: Final = (
     "\u0e00-\u109f\u1361\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u2e80-\u2fdf\u3005-\u3007\u3021-\u303b\u3041-\u3096"
@@ -62,7 +62,7 @@ _UNSPACED_RANGES: Final = (
     "\uf900-\ufaff\uff66-\uff9f\U00011700-\U0001174f\U00016fe0-\U00016fff\U0001aff0-\U0001b16f\U00020000-\U0003ffff"
 )
 UNSPACED: Final = re.compile(f"[{_UNSPACED_RANGES}]")
-"""A character of a script in which white space does not part words (``re`` searches much faster than ``regex``)."""
+"""Matches a character of a script without spaces between words. ``re`` searches much faster than ``regex``."""
 _OTHER_WHITE_SPACE: Final = "\t\r\x0b\x0c\x1c-\x1f\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _SPECIAL: Final = re.compile(f"[{_UNSPACED_RANGES}{_OTHER_WHITE_SPACE}]")
 
@@ -72,7 +72,7 @@ _JOINER_OF_SIGNS: Final = "\u200d"
 _EXTENDS: Final = regex.compile(r"[\p{M}\u200d]")
 _OPENING: Final = regex.compile(r"[\p{Ps}\p{Pi}]")
 _RUN: Final = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff々〻]+|(?![{_SMALL_KANA}])[ぁ-ゖ][ぁ-ゖゝゞー]*")
-"""Ideographs with their iteration marks, or hiragana: each character of such a run is a word or goes with one."""
+"""Matches a run of ideographs with iteration marks or of hiragana; each character is a word or belongs to one."""
 _CONTINUING: Final = str.maketrans("", "", f"々〻{_SMALL_KANA}")
 _LONE_MARK: Final = regex.compile(r"\n\p{M}")
 _CHUNK: Final = re.compile(r"\S+\s*")

@@ -42,7 +42,7 @@ FUNCTIONS: Final[Mapping[str, Render]] = {
     **numbers.FUNCTIONS,
     **roads.FUNCTIONS,
 }
-"""The functions that rows of ``[templates.computed]`` name."""
+"""Functions by the names used in the rows of ``[templates.computed]``."""
 
 _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "lc": str.lower,
@@ -55,14 +55,14 @@ _PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
 _FORMATTED_NUMBER: Final = "formatnum"
 PAGE_TITLE: Final = ("pagename", "fullpagename", "basepagename")
 _ANY_WIKI: Final = ""
-"""The rows that count on every wiki are those of one without a file."""
+"""Language without a file of its own; its rows are those that apply on every wiki."""
 _SHIP: Final = "ship"
 _SHIP_PREFIX: Final = "#ship:"
-"""Precedes the name of a ship's prefix, which is written in capitals."""
+"""Prefix of the key of a ship's prefix, which is written in capitals."""
 _PARENTHESES: Final = ("()", "（）")
 _MAX_KNOWN_NAMES = 20_000
 LEARNED: Final = "\0"
-"""Precedes the name of a template that the dump explains and no table does (``from_dump``)."""
+"""Prefix of the name of a template known only from the dump, not from a table (``from_dump``)."""
 _HOLE = re.compile(f"[{''.join(HOLES)}]")
 _FRACTION_NAME = re.compile(r"\d{1,3}/\d{1,3}")
 

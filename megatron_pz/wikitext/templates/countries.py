@@ -17,14 +17,14 @@ from megatron_pz.wikitext.templates.parameters import Parameters, Render, first,
 
 DIRECTORY: Final = Path(__file__).parents[1] / "data" / "countries"
 PREFIX: Final = "#country:"
-"""Precedes the name of a country that a template shows by its own name."""
+"""Prefix of the name of a country whose template is called by the country's name."""
 _WITHOUT_CODES: Final = ("ru",)
-"""Wikis on which a code is no template of a country."""
+"""Wikis without templates named by country codes."""
 _BY_NAME: Final = ("fr", "ru")
-"""Wikis on which a country's name is a template that shows it: ``{{Allemagne}}``."""
+"""Wikis with templates named by countries: ``{{Allemagne}}``."""
 _CODE: Final = re.compile(r"[A-Z]{3}")
 _TEAMS: Final = {"IRL": "Republic of Ireland"}
-"""Names that differ between a football team and its country."""
+"""Names of football teams that differ from the country's name, by code."""
 
 
 @functools.cache

@@ -17,7 +17,7 @@ _TOKEN: Final = re.compile(
     r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|(<=|>=|!=|<>|[-+*/^=<>()−]|\b(?:div|mod|round|and|or|not)\b))", re.I
 )
 _LARGEST: Final = 1e15
-"""From here on, and below :data:`_SMALLEST`, PHP writes an exponent."""
+"""PHP writes numbers from here on, and below :data:`_SMALLEST`, with an exponent."""
 _SMALLEST: Final = 1e-4
 
 
@@ -45,7 +45,7 @@ _LEVELS: Final[tuple[Mapping[str, _Operator], ...]] = (
     {"*": operator.mul, "/": operator.truediv, "div": operator.truediv, "mod": _remainder},
     {"^": lambda base, power: math.pow(base, power)},
 )  # fmt: skip
-"""Operators of two numbers, from those that bind least to those that bind most; all from left to right."""
+"""Binary operators by increasing precedence; all are left-associative."""
 
 
 class _Expression:

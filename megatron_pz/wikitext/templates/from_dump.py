@@ -24,13 +24,13 @@ _REDIRECT, _BOX, _DISAMBIGUATION = ">", "box", "disambiguation"
 _BODY: Final = "="
 _LONGEST_BODY: Final = 4000
 _LONGEST_CONSTANT: Final = 60
-"""Characters of a body without parameters: a longer one is a notice, not a word of the sentence."""
+"""Longest body without parameters, in characters. A longer one is a notice, not a part of a sentence."""
 _MAX_DEPTH: Final = 6
 _MAX_CALLS: Final = 50
 _MAX_REDIRECTS: Final = 5
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 _SUBSTITUTION = re.compile(r"\{\{\{\|(?:safe)?subst:\}\}\}|(?<=\{\{)(?:safe)?subst:", re.IGNORECASE)
-"""Prefixes that make a call inside a template expand when a page with it is saved; they have no effect here."""
+"""Matches prefixes that expand a call when the page is saved; they have no effect here."""
 _ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?(?:includeonly|noinclude)\s*/?>", re.IGNORECASE)
@@ -45,7 +45,7 @@ _BLOCK = re.compile(r"\{\||<(?:div|table|center|ul|ol)\b|\{\{\(!\}\}|^[:*#;=]|\n
 _POINTER_ABROAD = re.compile(
     r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
 )
-"""The small "(en)" behind a link helper's label, which leads to the article in another language."""
+"""Matches the small "(en)" after a link helper's label, a link to the article in another language."""
 _PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
 _FIRST_PLACEHOLDER: Final = 0xF0000
 _PLACEHOLDER = re.compile("[\U000f0000-\U000ffffd]")

@@ -15,7 +15,7 @@ from megatron_pz.wikitext.templates.parameters import Parameters, Render, first,
 
 _TRANSLITERATIONS: Final = ("translit", "tr", "r", "transl", "rom")
 _MEANING_SECOND: Final = ("ru", "uk")
-"""Wikis that write the meaning behind the text, and no transliteration."""
+"""Wikis whose templates give the meaning after the text, without a transliteration."""
 _OTHER_CODES = {"gre": "Greek", "grc-gre": "Greek", "iw": "Hebrew"}
 
 
@@ -157,7 +157,7 @@ def ruby(parameters: Parameters) -> str:
 
 
 _LOCAL_TRANSCRIPTIONS: Final = ("afi", "api", "мфа", "мфа2")
-"""Names of {{IPA}} in other languages; a file may follow the text."""
+"""Names of {{IPA}} on other wikis; a file may follow the text."""
 
 
 def transcription(parameters: Parameters) -> str:

@@ -19,12 +19,12 @@ _ENDINGS = frozenset(
     "st nd rd th er re ère ème eme me mes es lle lles te ier ière iers nde nds os as to vo mo ra ro ta ma va na da ño "
     "ña ie gr ts tm sm ste º ª".split()
 )
-"""Raised ends of ordinals and abbreviations of more than one letter, which are read as part of the word: 1st, Mme."""
+"""Superscript endings (more than one letter) of ordinals and abbreviations, read as part of the word: 1st, Mme."""
 _NUMBER_ENDINGS = "eoadrh"
 _CAPITAL_ENDINGS = "rte"
 _SMALL_ENDINGS = ("no", "vo", "fo", "ro")
 _TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
-"""In front of the raised m or s of a right ascension or a duration: 5h 35m 17s."""
+"""Matches the text before the superscript m or s of a right ascension or a duration: 5h 35m 17s."""
 _PUNCTUATION = ",;:"
 _LONGEST_SCRIPT = 24
 _FRACTION_MARK = re.compile(rf"(?<=\d){FRACTION}")

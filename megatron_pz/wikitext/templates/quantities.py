@@ -26,7 +26,7 @@ from megatron_pz.wikitext.templates.units import grouped, in_words, quantity
 
 _NUMBER = re.compile(r"[+\-−–]?(?:\d[\d,   ]*(?:\.\d+)?|\.\d+)(?:\(\d+\))?(?:\.\.\.|…)?$")
 _HYPHEN = re.compile(r"^[-–](?=[\d.])")
-"""In front of a number it is a minus."""
+"""Matches a hyphen before a number, which is a minus."""
 _COMPOUND = re.compile(r"[^\w.)\]}π∞°'’′]|(?<=\w)[+\-−*/](?=\w)")
 _UNIT_POWER = re.compile(r"(?<=[^\W\d_])([−-]?\d+)(?=$|[./⋅·* ])")
 _UNIT_NAMES: Final = {

@@ -19,9 +19,9 @@ _SCALES: Final = {"3": "thousand", "6": "million", "9": "billion", "12": "trilli
 METRE_OR_LITRE: Final = re.compile(r"(?<=met)re|(?<=lit)re")
 _BYTES: Final = ("kilo", "mega", "giga", "tera", "peta")
 _A_YEAR: Final = "a"
-"""Behind a stroke; alone it is an are."""
+"""Code of a year after a slash; elsewhere it means an are."""
 LONGEST: Final = 60
-"""Characters of a unit's code, and of a number that is not all digits. Reading takes quadratic time or recurs."""
+"""Longest unit code, or number with other signs than digits, in characters. Reading is quadratic or recursive."""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ _JOINTS: Final = {
 }  # fmt: skip
 _HYPHENATED: Final = (" to ", " by ", " or ")
 _REPEATING: Final = ("x", "×")
-"""Joints that are a word before a spelled unit, and put a short one behind each number: 3 by 4 feet, 3 ft × 4 ft."""
+"""Joints written as a word with a spelled unit; a short unit follows each number: 3 by 4 feet, 3 ft × 4 ft."""
 _UNIT_TWICE: Final = "\0"
-"""Stands for a short unit and the sign behind it until the unit is read."""
+"""Placeholder for a short unit and the sign after it, until the unit is read."""
 _FRACTION: Final = r"(?:\d+(?:\+|\s|-)?)?\d+(?://?|⁄)\d+"
 _WHOLE_FRACTION: Final = re.compile(_FRACTION)
 _ONLY_FRACTION: Final = re.compile(r"\d+(?://?|⁄)\d+")
@@ -67,7 +67,7 @@ _PARTS: Final = (
     "h",
     "hour",
 )
-"""Units that a smaller unit may follow as a part of the same quantity: feet and inches, pounds and ounces."""
+"""Units that a smaller unit may follow in the same quantity: feet and inches, pounds and ounces."""
 _SILENT_DISPLAYS: Final = (
     "",
     "or",
@@ -91,7 +91,7 @@ _KNOWN: Final = frozenset(
 
 
 _NOT_SHOWN: Final = ("0", "1", "<", "@")
-"""Keys of the parameters that do not bear on what follows the number."""
+"""Keys of the parameters that do not affect the text after the number."""
 
 
 _WORD_JOINTS: Final = {" to ": "–", " by ": " × "}
