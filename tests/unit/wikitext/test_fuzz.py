@@ -27,7 +27,8 @@ PIECES = [
     "</div> <gallery> </gallery> <li> <pre> </pre> & &amp; &amp;lt; &#123; &#0; &#xD800; &lt;ref ( ) （ ） ( ; , ) ; : "
     "* # File: Category: http://x [http://x [//x lang nowrap convert IPA quote ubl infobox gallery 1 2 a f é 東 "
     "e\u0301 \u200b \ud800 __TOC__ __ "
-    "---- _ 1= x= {{lang|fr| {{convert| {{nowrap| [[File:a| {{IPA|x}} {{!}} {{infobox|a=".split(" "),
+    "---- _ 1= x= {{lang|fr| {{convert| {{nowrap| [[File:a| {{IPA|x}} {{!}} {{infobox|a= "
+    "<nowiki/> <q> </q> <ruby> <rt> </rt> <rp> </rp> {{plainlist| {{hlist| {{frac| {{#expr: {{unknown}}".split(" "),
     *[
         " ",
         "\n",
