@@ -26,6 +26,7 @@ _UNCOVERED = re.compile(
     r"|[ ,;，、；・،؛]+(?=[)）］〕】])"
 )
 _SPACES = re.compile(" {2,}")
+_EMPTY_LINES = re.compile(r" *\n[ \n]*")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
 _HOLE = re.compile(f"[{''.join(HOLES)}]")
@@ -68,6 +69,7 @@ def without_ref_tags(text: str) -> str:
         return text
     for _ in range(_PASSES):
         shorter = _SPACES.sub(" ", _UNCOVERED.sub("", _REF_TAG.sub("", text))).strip()
+        shorter = _EMPTY_LINES.sub("\n", shorter)
         if len(shorter) == len(text):
             return text
         text = shorter

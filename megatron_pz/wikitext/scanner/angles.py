@@ -147,9 +147,10 @@ def _opaque_tag(scan: Scan, name: str, alone: bool, attributes_start: int, attri
     if name == "nowiki":
         text = _unescaped(scan, content_start, begin)
         scan.count_brackets(text)
+        is_end = scan.source.data[attributes_start - len(name) - 1] == "/"
         if text:
             _literal(scan, text)
-        else:
+        elif not is_end:
             scan.out.write(f"{LITERAL}{LITERAL_END}")
     elif name in tags.MATH_TAGS:
         formula = " ".join(_unescaped(scan, content_start, begin).split())

@@ -96,12 +96,15 @@ def close_bracket(scan: Scan) -> None:
             _close_link(scan)
             used = 2
         else:
-            used = run if run <= scan.single_brackets else min(run, 2)
-            if used <= scan.single_brackets:  # x[y[1]]
-                scan.single_brackets -= used
-                scan.out.write(f"{LITERAL}{']' * used}{LITERAL_END}" if used > 1 else "]")
-            elif used == 1:
-                scan.out.push("]")
+            matched = min(run, scan.single_brackets)  # x[y[1]]
+            scan.single_brackets -= matched
+            if matched:
+                scan.out.write(f"{LITERAL}{']' * matched}{LITERAL_END}" if matched > 1 else "]")
+                used = run if run == matched + 1 else matched  # a single one more has no partner
+            else:
+                used = min(run, 2)
+                if used == 1:
+                    scan.out.push("]")
         run -= used
         scan.position += used
 

@@ -12,6 +12,8 @@ from .tables import close_table, open_table, table_line
 from .unclosed import go_back_to_unclosed
 
 _DEEPEST_HEADING = 6
+_LONGEST_PARAGRAPH = 1000
+"""Characters of a caption that are looked at behind a blank line."""
 
 
 def newline(scan: Scan) -> None:
@@ -39,15 +41,33 @@ def newline(scan: Scan) -> None:
 
 def _end_paragraph(scan: Scan) -> None:
     depth = scan.frames.depth
-    while depth and _ends_with_paragraph(scan.frames.stack[depth - 1]):
+    while depth and _ends_with_paragraph(scan, scan.frames.stack[depth - 1]):
         depth -= 1
     scan.frames.abandon_from(depth)
 
 
-def _ends_with_paragraph(frame: Frame) -> bool:
+def _ends_with_paragraph(scan: Scan, frame: Frame) -> bool:
     if frame.kind == TAG:
         return not (frame.dropped and frame.name in ("table", "div"))
-    return frame.kind == LINK or frame.kind == EXTERNAL
+    return frame.kind == EXTERNAL or (frame.kind == LINK and not (frame.dropped and _caption_goes_on(scan, frame)))
+
+
+def _caption_goes_on(scan: Scan, frame: Frame) -> bool:
+    """Return whether the brackets of a file that is not shown end not far behind a blank line, before a heading."""
+    index = scan.position
+    last = min(scan.end, index + _LONGEST_PARAGRAPH)
+    depth = frame.nested + 1
+    while index < last and not scan.follows(index, "\n", "="):
+        if scan.follows(index, "[", "["):
+            depth += 1
+            index += 1
+        elif scan.follows(index, "]", "]"):
+            depth -= 1
+            index += 1
+            if depth == 0:
+                return True
+        index += 1
+    return False
 
 
 def begin_line(scan: Scan) -> None:

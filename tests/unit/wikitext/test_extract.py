@@ -39,6 +39,8 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("<i style='background-color:transparent'>7</i>", "7"),
         ("One<gallery>\nA.jpg|b\n</gallery>two<references />three", "One\n\ntwo\n\nthree"),
         ("a <nowiki/>&lt;ref b", "a b"),
+        ("a<br>&lt;ref<br>b", "a\nb"),
+        ("[[File:a.jpg|thumb|b [[c]]\n\nd [[e]]]]Text.\n\n[[File:f.jpg|g\n\nh [[i]]\n\nj", "Text.\n\nh i\n\nj"),
         ("<ruby>漢<rt>かん</rt></ruby> <ruby>字<rp>(</rp><rt>じ</rt><rp>)</rp></ruby> <ruby>a<rt>b</ruby> <q>c</q>",
          "漢(かん) 字(じ) ab \"c\""),
         ("<span style='display: none'>no</span>yes<table><tr><td>no</td></tr></table>", "yes"),

@@ -21,6 +21,7 @@ from megatron_pz.wikitext.localization import Wiki
          "The list [[1, 2], [3, 4]] and x[[[y], z]] of {{1}, {2}}."),
         ("Write [<nowiki/>[x]] or &#123;{y}} or <nowiki>[</nowiki>[z]] or '<nowiki/>'a'<nowiki/>'.",
          "Write [[x]] or {{y}} or [[z]] or ''a''."),
+        ("See a[b]] or [1]] or x[y[2]]] there.", "See a[b] or [1] or x[y[2]] there."),
         ("If a <3 then (;_;) and f( ).", "If a <3 then (;_;) and f()."),
         ("A [[c|d]] and [[e [f]]] or [[[g]]]. {{nowrap|a} b}} c.", "A d and [[e [f]]] or [g]. a} b c."),
         ("A [[Foo (a)] b, [[c|d]].", "A Foo (a)] b, d."),
