@@ -68,7 +68,7 @@ class Place:
     processes: int
     """Workers on each node; all nodes have the same number."""
     address: str
-    """Host of the store; the first node itself where there is only one."""
+    """Host of the store; with one node, that node itself."""
     port: int
     """Port of the store; 0 takes a free one, which only a single node can do."""
 

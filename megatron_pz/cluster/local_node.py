@@ -12,7 +12,7 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 LAST_PORT = 65535
 """The highest number of a TCP port."""
 _ALLOCATED = re.compile(r"(?:[^,]*:)?([0-9]{1,4})(?:\([^)]*\))?")
-"""A count of GPUs as Slurm writes it: 8, a100:4, gpu:a100:4(S:0-1)."""
+"""Matches a number of GPUs as Slurm writes it: 8, a100:4, gpu:a100:4(S:0-1)."""
 
 
 def count_processes(environment: Mapping[str, str]) -> int:

@@ -56,7 +56,7 @@ class Training:
     ended: bool
     """Whether the run has ended, by its budget or by a configured stop after a collapse."""
     collapse: str
-    """Signs of the first collapse, with their evidence; empty where there was none."""
+    """Signs of the first collapse, with their evidence; empty without a collapse."""
 
     def save(self, path: Path) -> None:
         """Write the record of a run that has ended. Raise BadInput if that fails."""

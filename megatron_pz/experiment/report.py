@@ -46,7 +46,7 @@ class Found:
 
     trainings: dict[Cell, Training | None]
     results: dict[str, dict[int, Measured]]
-    """By arm and seed; an arm without any has an empty entry."""
+    """Results by arm and seed; an arm without results has an empty entry."""
     steps: dict[Cell, list[StepMetrics]]
     start: Measured | None
     missing: dict[Cell, str]

@@ -31,7 +31,7 @@ class PredictionSample:
     response: str
     """The whole text."""
     answer: str | None
-    """The span read from it; None where there is none to read."""
+    """The span read from the response; None if there is none."""
     right: bool
     tokens: int = 0
     """Tokens of the response; 0 in samples of earlier versions."""
@@ -102,7 +102,7 @@ class AnswerSample:
     response: str
     """The whole text."""
     answer: str | None
-    """The answer read from it; None where there is none to read."""
+    """The answer read from the response; None if there is none."""
     right: bool
     reward: float
     error: str | None = None

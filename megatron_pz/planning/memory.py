@@ -173,9 +173,9 @@ class _Kept:
     """Bytes per token."""
 
     kept: float
-    """From the forward to the backward pass."""
+    """Bytes per token kept from the forward to the backward pass."""
     passing: float
-    """While one layer, or group of layers, is recomputed."""
+    """Bytes per token held while one layer, or group of layers, is recomputed."""
 
 
 def _kept_layers(arch: Architecture, parallel: ParallelConfig, layers: int, sparse: int) -> _Kept:

@@ -36,7 +36,7 @@ class Grade:
     """The answer read from a response, and its score."""
 
     answer: str | None
-    """None where nothing was read, or the response was truncated."""
+    """Answer as read; None if nothing was read or the response was truncated."""
     score: float = 0.0
     """0 for wrong to 1 for right; between them only where the grader has partial scores."""
     error: str | None = None

@@ -36,10 +36,10 @@ class Verdict:
     """The answer read from a response, and whether it is right."""
 
     extracted: str | None
-    """The answer as read from the response; None where nothing was read. A guess is never put here."""
+    """The answer as read from the response; None if nothing was read. A guess is never stored here."""
     correct: bool
     guessed: bool = False
-    """Whether nothing was read and ``correct`` is the outcome of a random guess, as the benchmark's authors do it."""
+    """Whether nothing was read and ``correct`` results from a random guess, as in the benchmark authors' code."""
     error: str | None = None
     """One line about a grader that failed; the response then counts as wrong under that grader."""
     graders: Mapping[str, bool] = field(default_factory=dict)

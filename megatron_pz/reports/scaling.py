@@ -42,7 +42,7 @@ class ScalingPoint:
     nodes: int
     device: str
     recipe: str
-    """The model and the size of a step in words; empty where the run directory does not tell."""
+    """Description of the model and the step's size; empty if the run directory does not record them."""
     steps: int
     """Number of steps that count."""
     seconds: float

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 200
-"""Characters; wide enough that nothing is folded or cut, whatever the terminal."""
+"""Width in characters, large enough that nothing is folded or cut on any terminal."""
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

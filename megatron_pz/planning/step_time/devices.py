@@ -63,7 +63,7 @@ DEVICES = {
         ),
     )
 }  # fmt: skip
-"""By name, in the order of messages."""
+"""Devices by name, in the order in which messages list them."""
 
 
 def find_device(name: str) -> Device:

@@ -17,7 +17,7 @@ Group = tuple[int, tuple[int, ...]]
 """Tokens of a prompt and of its responses."""
 _BF16, _FP32 = 2, 4
 _ADAM_BYTES = 40
-"""Bytes of a parameter that move: gradient, its norm and its zero (12), master weight and both moments (24), weight."""
+"""Bytes moved per parameter: gradient, its norm and its zero (12), master weight and both moments (24), weight."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Response:
     length: int
     """Tokens."""
     followers: tuple[Response, ...] = ()
-    """A proposal's predictions."""
+    """Predictions of a proposal."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class DrawnStep:
     """One draw of a step's lengths."""
 
     proposals: tuple[tuple[Response, ...], ...]
-    """By passage; empty where masks are passive. Each has its predictions as followers."""
+    """Proposals by passage; empty if masks are passive. Each has its predictions as followers."""
     predictions: tuple[tuple[Response, ...], ...]
-    """By mask."""
+    """Predictions by mask."""
     learned: tuple[tuple[int, tuple[int, ...]], ...]
     """Prompt and response tokens of the groups in the update."""
 
