@@ -134,6 +134,14 @@ def test_every_currency_has_a_sign_of_its_own() -> None:
             assert shown == [f"It cost {sign}5 then."], name
 
 
+def test_every_road_is_named() -> None:
+    for place, forms in language_data.language_file("en")["roads"].items():
+        name = "state" if len(place) == 2 else "country"
+        for kind, form in forms.items():
+            shown = wikitext_to_paragraphs(f"It is {{{{jct|{name}={place}|{kind}|5}}}} there.")
+            assert shown == [f"It is {form.format(5)} there."], (place, kind)
+
+
 def test_every_magic_word_vanishes_and_others_stay() -> None:
     path = Path(tags.__file__).with_name("data") / "magic_words.txt"
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
