@@ -92,7 +92,7 @@ class EngineCalls:
         """Number of engines of a role."""
         self.lengths = lengths
         self.parts: list[list[EngineCall]] = []
-        """For each call since the list was emptied the part of every engine."""
+        """Part of every engine in each call since the list was cleared."""
 
     def sample(
         self,

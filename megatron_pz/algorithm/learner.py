@@ -32,8 +32,8 @@ class LearnerReport:
     seconds_computing: float = 0.0
     """Wall time that this rank spent in forward passes, backward passes and optimizer steps."""
     differences: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
-    """By the number of a group among those of the roles: for each response the mean |log p(trainer) - log p(rollout)|
-    over its tokens, nats. This rank's share; stages of a pipeline other than the last have none."""
+    """Mean |log p(trainer) - log p(rollout)| over the tokens of each response, nats, by the number of its group among
+    those of the roles. This rank's share; only the last stage of a pipeline has any."""
 
 
 @dataclass(frozen=True)

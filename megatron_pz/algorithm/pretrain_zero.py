@@ -53,7 +53,7 @@ class RolloutBatch:
     """Age of the proposals' weights, in steps, relative to those of the predictions."""
     proposals: list[Proposals]
     generator_rewards: list[list[float]]
-    """For each proposal group the reward of each response."""
+    """Reward of each response, by proposal group."""
     predictions: list[Predictions]
     rng_key: str
     """Name of the draw of passages."""

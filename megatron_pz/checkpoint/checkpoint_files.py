@@ -28,7 +28,7 @@ BINARY_FILES = "binary_*.pt"
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints to keep. The latest is always kept."""
+    """Rule for keeping checkpoints. The latest is always kept."""
 
     keep_last: int = 0
     """Number of newest checkpoints to keep; 0: all of them."""

@@ -73,7 +73,7 @@ class ModelState:
     """A model with its optimizer. A checkpoint holds one, or several by name."""
 
     chunks: Sequence[MegatronModule]
-    """As built or as wrapped."""
+    """Chunks of the model, plain or wrapped by DDP."""
     optimizer: MegatronOptimizer | None
     """None: the weights only."""
 

@@ -285,7 +285,7 @@ class OptimizerConfig:
     lr: PositiveFloat = 5e-7
     """[P]"""
     generator_lr: NonNegativeFloat = 0.0
-    """With policy_sharing ``separate``: the generator's learning rate; 0: the same as lr [C]."""
+    """Learning rate of the generator with policy_sharing ``separate``; 0: the same as lr [C]."""
     min_lr: NonNegativeFloat = 0.0
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
     """[P] cosine, over train_iters."""

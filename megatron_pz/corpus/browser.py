@@ -23,7 +23,7 @@ class StoredPassage:
 
     index: int
     token_ids: np.ndarray
-    """Without the end-of-text token."""
+    """Token ids, without the end-of-text token."""
     title: str
     url: str
     page_id: str

@@ -55,7 +55,7 @@ class OwnMask:
     predictions: MaskPredictions | None
     """None without a valid mask."""
     reward: float
-    """By the run's form of equation 9; 0 without a valid mask, since the penalty belongs to training only."""
+    """Reward by the run's form of equation 9; 0 without a valid mask, since the penalty belongs to training only."""
     sub_word: bool
     """An occurrence of the span lies inside a longer word."""
     function_word: bool

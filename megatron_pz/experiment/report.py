@@ -50,7 +50,7 @@ class Found:
     steps: dict[Cell, list[StepMetrics]]
     start: Measured | None
     missing: dict[Cell, str]
-    """What is left to do for each cell that is not done."""
+    """Remaining work of each unfinished cell."""
 
 
 def find(experiment: Experiment, output: Path) -> Found:

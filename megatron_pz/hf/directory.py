@@ -29,7 +29,7 @@ class StoredTensor:
 
     file: Path
     dtype: str
-    """As safetensors writes it: BF16, F16, F32, …"""
+    """Dtype in safetensors' notation: BF16, F16, F32, …"""
     shape: tuple[int, ...]
 
 

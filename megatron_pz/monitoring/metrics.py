@@ -68,9 +68,9 @@ class StepMetrics:
     """The measurements of one training step."""
 
     iteration: int
-    """From 1."""
+    """One-based step number."""
     values: Mapping[str, float]
-    """By name; NaN where the step had nothing to measure, such as the accuracy of a step without a valid mask."""
+    """Values by metric name; NaN if the step had nothing to measure, e.g. the accuracy without a valid mask."""
 
     def to_json(self) -> str:
         """Return one line of JSON. Non-finite numbers have no JSON form and become null."""

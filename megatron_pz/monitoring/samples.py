@@ -58,7 +58,7 @@ class MaskSample:
     tokens: int = 0
     """Tokens of the response; 0 in samples of earlier versions and for a mask that no model chose."""
     log_prob_difference: float | None = None
-    """As of a prediction."""
+    """The same as for a prediction."""
     strategy: str = "active"
     """Source of the mask: ``active``, the generator, or a passive strategy, which leaves ``response`` empty."""
     url: str = ""

@@ -84,7 +84,7 @@ class ModelVerifier:
         self._missed_since: float | None = None
         """When a request first found no server; None once one was answered."""
         self._said: set[str] = set()
-        """Which of the two lines about a missing server the present call of :meth:`grade` has printed."""
+        """Lines about a missing server that the current call of :meth:`grade` has printed."""
         self.prompt = _read_prompt(config.verifier_prompt)
         key = os.environ.get("VERIFIER_API_KEY")
         self._client = httpx.Client(

@@ -29,7 +29,7 @@ class KeptPassage:
     """Byte of the file at which the lines of this passage begin."""
     end: int
     outcomes: list[float | str] = field(default_factory=list)
-    """Of every mask: the share of right predictions, or the reason why the mask is not valid."""
+    """Share of correct predictions of each mask, or the reason why the mask is not valid."""
     kinds: list[str] = field(default_factory=list)
     """Kind of the hidden words of every valid mask, in order (:func:`.word_kinds.kind_of_span`)."""
     masks: list[tuple[float, float]] = field(default_factory=list)
@@ -119,9 +119,9 @@ class PlacedMasks:
 
     text: str
     starts: tuple[tuple[int, ...], ...]
-    """For every sample the offsets of the hidden occurrences; none where they cannot be told."""
+    """Offsets of the hidden occurrences of each sample; empty if they are unknown."""
     shown_until: tuple[int | None, ...]
-    """For every sample the offset at which the predictor's passage ended, None where it saw all of it."""
+    """Offset at which the predictor's passage ended, by sample; None if it saw all of it."""
 
 
 def place_masks(samples: list[MaskSample]) -> PlacedMasks:

@@ -29,7 +29,7 @@ class SimulatedPoint:
     nodes: int
     devices: int
     seconds: float
-    """Of a step."""
+    """Seconds of a step."""
     sampled: float
     """Tokens that the engines sample, per second of the whole step."""
     idle: float

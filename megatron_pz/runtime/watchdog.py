@@ -106,7 +106,7 @@ class Watchdog:
         self._rank, self._world_size = 0, 1
         self._beats = 0
         self._last_change: dict[int, tuple[int, float]] = {}
-        """For each peer its number of heartbeats, and since when it has been this number."""
+        """Number of heartbeats of each peer, and the time since which it has not changed."""
         self._launcher = os.getppid() if _LAUNCHED & os.environ.keys() else None
 
     # ---- called by the training thread ----

@@ -48,7 +48,7 @@ class Part:
 
     benchmark: str
     number: int
-    """From 0."""
+    """Zero-based index."""
     start: int
     stop: int
     """Questions ``[start, stop)``."""

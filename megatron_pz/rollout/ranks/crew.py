@@ -52,7 +52,7 @@ class RolloutCrew:
         self._policies, self.restarts = policies, 0
         self._weights: dict[str, HostWeights] = {}
         self._loads: dict[str, Send] = {}
-        """For each policy what sends the weights again that its engines have."""
+        """Function of each policy that resends the weights which its engines have."""
         self._command: Send | None = None
         self._lost: str | None = None
         self._host = Host(store, ranks)

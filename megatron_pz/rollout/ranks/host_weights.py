@@ -170,7 +170,7 @@ class ReceivedWeights:
         self._connection = connection
         self._buckets: list[Bucket] = []
         self._memory: dict[tuple[int, int], _Memory] = {}
-        """By offset and size: what is mapped stays mapped, since its first use is expensive."""
+        """Mapped regions by offset and size. They stay mapped, since the first access is expensive."""
         self._path: str | None = None
         self._file: int | None = None
         self._arriving = False

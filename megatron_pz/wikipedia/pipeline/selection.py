@@ -27,7 +27,7 @@ class Selection:
     jobs: int
     """Number of jobs, from the first, that count."""
     dropped: list[dict[int, np.ndarray]]
-    """For every split: job -> the dropped documents of its shard, ascending."""
+    """Dropped documents of a job's shard in ascending order, by split and job."""
     counts: Counter[str]
     """Counts over these jobs, the duplicates included."""
     damage: tuple[Damage, ...]
