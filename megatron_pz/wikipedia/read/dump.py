@@ -98,8 +98,9 @@ def _language(name: str, base: str, declared: str) -> str:
     ``xml:lang`` only names the language of the content.
     """
     host = _HOST.match(base)
-    of_host = wiki_code(host[1]) if host else ""
-    return code_of_database(name) or (of_host if of_host in language_codes() else "") or wiki_code(declared) or "en"
+    code = wiki_code(declared)
+    candidates = (wiki_code(host[1]) if host else "", code, code.partition("-")[0])  # xml:lang="pt-BR"
+    return code_of_database(name) or next((known for known in candidates if known in language_codes()), code) or "en"
 
 
 def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = True) -> Iterator[tuple[Page, int]]:

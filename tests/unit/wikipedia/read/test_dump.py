@@ -322,6 +322,10 @@ def test_the_content_model(tmp_path: Path) -> None:
         ("commonswiki", "https://commons.wikimedia.org/wiki/X", "en", "en"),
         ("mywiki", "https://my.wikipedia.org/wiki/X", "my", "my"),
         ("in_house", "https://wiki.example.com/wiki/X", "nb", "no"),
+        ("in_house", "", "pt-BR", "pt"),
+        ("in_house", "", "zh-Hant", "zh"),
+        ("in_house", "", "zh-yue", "zh-yue"),
+        ("in_house", "", "tlh", "tlh"),
         ("in_house", "", "", "en"),
     ],
 )
