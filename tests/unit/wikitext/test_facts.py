@@ -146,6 +146,8 @@ def test_arguments_that_are_not_understood_cost_their_sentence(template: str) ->
         ("{{#expr: 1 <= 2 and not 0}}, {{#expr: 3 <> 3}}, {{formatnum:{{#expr: 40*50}}}}", "1, 0, 2,000"),
         ("{{jct|state=NY|I|90|dir1=east|NY|17}}, {{jct|state=MI|M|28}}", "I-90 east / NY 17, M-28"),
         ("{{height|ft=6|in=1+1/2}}, {{nhly|1999}}, {{flag|UK}}", "6 ft 1 1/2 in, 1999–2000, United Kingdom"),
+        ("{{stl|MTR|Central}}, {{stnlink|York}}, {{DLR stations|station=Bank}}", "Central, York, Bank"),
+        ("{{ru|ENG}}, {{vb|ITA}}, {{cnspan|a claim}}, {{flourished|1200}}", "England, Italy, a claim, fl. 1200"),
         ("{{percentage|1|3|1}}, {{pct|1|4}}, {{spellnum|42}}, {{nth|3}}", "33.3%, 25%, forty-two, 3rd"),
         ("{{rtl-para|he|א}}, {{hands|15.2}}, {{BWV|232}}, non{{nbhyph}}free", "א, 15.2 hands, BWV 232, non-free"),
         ("{{jct|state=CA|US|101}}, {{jct|country=GBR|M|25}}, {{jct|state=TX|to1=yes|SH|71}}", "US 101, M25, To SH 71"),
