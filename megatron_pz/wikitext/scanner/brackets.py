@@ -51,7 +51,7 @@ def _is_nested_list(scan: Scan, start: int) -> bool:
     if is_external(scan.source.text(start, min(start + _LONGEST_PROTOCOL, last))):
         return False
     depth = 2
-    while index < last and depth > 0 and data[index] != "\n":
+    while index < last and depth > 0 and data[index] not in "\n<" and not scan.follows(index, "{", "{"):
         if data[index] == "[":
             depth += 1
         elif data[index] == "]":

@@ -38,6 +38,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("<i style='visibility:hidden'>0</i>5 <i style='color: transparent'>0</i>6", "5 6"),
         ("<i style='background-color:transparent'>7</i>", "7"),
         ("One<gallery>\nA.jpg|b\n</gallery>two<references />three", "One\n\ntwo\n\nthree"),
+        ("a [[]b<ref>]</ref>]] c", "a ]b c"),
         ("a <nowiki/>&lt;ref b", "a b"),
         ("a<br>&lt;ref<br>b", "a\nb"),
         ("[[File:a.jpg|thumb|b [[c]]\n\nd [[e]]]]Text.\n\n[[File:f.jpg|g\n\nh [[i]]\n\nj", "Text.\n\nh i\n\nj"),
