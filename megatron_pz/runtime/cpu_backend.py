@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 
+from megatron_pz.runtime.gloo_device import share_gloo_device
+
 CPU = torch.device("cpu")
 _SCOPE = "megatron.core"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -55,6 +57,7 @@ def install() -> None:
     _keep_freed_memory()
     _bound_kernel_caches()
     separate_compiled_code()
+    share_gloo_device()
     _answer_tensor_questions()
     sys.meta_path.insert(0, _AdaptingFinder())
     for module in [m for name, m in sys.modules.items() if _in_scope(name) and isinstance(m, ModuleType)]:

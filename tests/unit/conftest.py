@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +11,6 @@ import pytest
 
 if TYPE_CHECKING:  # Megatron-Core takes seconds to import, so it is imported only on request
     from megatron_pz.trainer.topology import Topology
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _process_groups_end_with_their_module() -> Iterator[None]:
-    """Free the groups held by reference cycles of a module's models and runs.
-
-    A run has 21 groups, and the thread of each wakes a hundred times a second during all following tests.
-    """
-    yield
-    if sum(map(_is_of_a_group, Path("/proc/self/task").iterdir())) > 2:  # Megatron-Core keeps two until its next start
-        gc.collect()
-
-
-def _is_of_a_group(thread: Path) -> bool:
-    try:
-        return (thread / "comm").read_text() == "gloo_tcp_loop\n"
-    except OSError:  # it has ended meanwhile
-        return False
 
 
 @pytest.fixture(scope="module")
