@@ -28,7 +28,7 @@ def test_two_nodes_and_a_requeue_give_the_numbers_of_one_machine(toy: Toy) -> No
     """Updates are real, by the trainer with its checkpoints and loop, on scripted engines."""
     python = toy.python("scripted_train")
     flags = ("--train-iters", "6", "--save-interval", "100", "--max-log-prob-difference", "100", "--precision", "fp32")
-    job = toy.submit(*flags, PYTHON=python)
+    job = toy.submit(*flags, PYTHON=python, STEP_SECONDS="2")
     job.wait_for(lambda: toy.iteration() >= 2, "the second step")
     toy.slurm.ask("scancel", "--batch", "--signal=USR1", str(job.number))
     assert job.end() == ("COMPLETED", 0), job.describe()
