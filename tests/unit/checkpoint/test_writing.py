@@ -292,6 +292,7 @@ def test_a_disk_that_hangs_ends_the_run_within_the_deadline(
 
     parallel = ParallelConfig(distributed_timeout_minutes=0.1 / 60)
     training = TrainingConfig(save=str(tmp_path), async_save=asynchronous)
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)  # would end pytest's own process
     watchdog = Watchdog(0.4, end=end)
     watchdog.watch(0, 1, None)
     watchdog.step("iteration 1")

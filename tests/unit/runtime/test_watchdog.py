@@ -26,6 +26,12 @@ class Ended:
         self.heard.set()
 
 
+@pytest.fixture(autouse=True)
+def _this_process_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable the exit of last resort, which a busy machine reaches half a second after a phase begins."""
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *_, **__: None)
+
+
 @pytest.fixture
 def store() -> dist.Store:
     store = dist.HashStore()
