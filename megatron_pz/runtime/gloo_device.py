@@ -13,6 +13,7 @@ from typing import Any
 from torch.distributed import ProcessGroupGloo, distributed_c10d
 from torch.distributed.constants import default_pg_timeout
 
+_c10d: Any = distributed_c10d  # typed loosely: its stub lacks the options, and its class is to be replaced
 _devices: dict[int, Any] = {}
 """Device by process, since the thread of a device does not survive a fork."""
 
@@ -21,7 +22,7 @@ class SharedDeviceGloo(ProcessGroupGloo):
     """A gloo backend on the device of the process."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta = default_pg_timeout) -> None:
-        options = ProcessGroupGloo._Options()
+        options = _c10d.ProcessGroupGloo._Options()
         options._timeout = timeout
         options._devices = [_device()]
         super().__init__(store, rank, size, options)
@@ -40,4 +41,4 @@ def share_gloo_device() -> None:
     Nothing changes if ``GLOO_SOCKET_IFNAME`` names several interfaces, for which torch creates a device each.
     """
     if "," not in os.environ.get("GLOO_SOCKET_IFNAME", ""):
-        distributed_c10d.ProcessGroupGloo = SharedDeviceGloo
+        _c10d.ProcessGroupGloo = SharedDeviceGloo
