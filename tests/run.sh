@@ -96,7 +96,11 @@ for name in "${groups[@]}"; do
 done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
 if ((${#processes[@]})); then # two files at a time: their processes wait for each other, and for engines that load
-  check "pytest ${processes[*]}" run_pytest "${processes[@]}" --numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile
+  check "pytest ${processes[*]}" run_pytest "${processes[@]}" --numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile \
+    --ignore-glob '*/test_slurm*.py'
+fi
+if [[ " ${processes[*]} " == *" tests/system "* ]]; then # alone: Slurm's daemons have deadlines of their own
+  check "pytest tests/system/test_slurm*.py" run_pytest tests/system/test_slurm*.py
 fi
 if $on_gpu; then check "pytest tests/gpu" run_pytest tests/gpu; fi
 

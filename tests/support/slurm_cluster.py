@@ -107,14 +107,7 @@ class SlurmCluster:
 
     def stop(self) -> None:
         """End the jobs, then the daemons."""
-        subprocess.run(["scancel", "--user=root"], env=self.env, check=False, capture_output=True)
-        subprocess.run(["scancel", "--signal=KILL", "--user=root"], env=self.env, check=False, capture_output=True)
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline and "slurmctld" in self._daemons:
-            done = subprocess.run(["squeue", "-h"], env=self.env, check=False, capture_output=True)
-            if not done.stdout.strip():
-                break
-            time.sleep(0.2)
+        self.cancel_all()
         for daemon in reversed(self._daemons.values()):
             daemon.terminate()
         for daemon in self._daemons.values():
@@ -124,6 +117,17 @@ class SlurmCluster:
                 daemon.kill()
                 daemon.wait()
         self._daemons.clear()
+
+    def cancel_all(self) -> None:
+        """Cancel the jobs that are left, and wait up to 15 seconds for their ends."""
+        deadline = time.monotonic() + 15
+        while "slurmctld" in self._daemons and time.monotonic() < deadline:
+            jobs = subprocess.run(["squeue", "-h"], env=self.env, check=False, capture_output=True).stdout
+            if not jobs.strip():
+                break
+            subprocess.run(["scancel", "--user=root"], env=self.env, check=False, capture_output=True)
+            subprocess.run(["scancel", "--signal=KILL", "--user=root"], env=self.env, check=False, capture_output=True)
+            time.sleep(0.5)
 
     def _configure(self) -> None:
         host = socket.gethostname().partition(".")[0]
@@ -229,7 +233,12 @@ class Job:
 
     def shown(self, field: str) -> str:
         """Return a field of ``scontrol show job``."""
-        text = self.cluster.ask("scontrol", "show", "job", "--oneliner", str(self.number))
+        command = ("scontrol", "show", "job", "--oneliner", str(self.number))
+        try:
+            text = self.cluster.ask(*command)
+        except subprocess.CalledProcessError:  # a busy controller drops a connection now and then
+            time.sleep(1.0)
+            text = self.cluster.ask(*command)
         return next(word.partition("=")[2] for word in text.split() if word.startswith(f"{field}="))
 
     @property

@@ -27,5 +27,6 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 
 
 @pytest.fixture
-def toy(slurm: SlurmCluster, tmp_path: Path, tiny_llama_dir: Path, tiny_corpus: str) -> Toy:
-    return Toy(slurm, tmp_path, tiny_llama_dir, tiny_corpus)
+def toy(slurm: SlurmCluster, tmp_path: Path, tiny_llama_dir: Path, tiny_corpus: str) -> Iterator[Toy]:
+    yield Toy(slurm, tmp_path, tiny_llama_dir, tiny_corpus)
+    slurm.cancel_all()  # the job of a failed test would keep the nodes from all others
