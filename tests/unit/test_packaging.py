@@ -146,11 +146,22 @@ class Checkout:
         self.python.chmod(0o755)
         self.notes = folder / "notes"
         self.notes.touch()
+        self.commands = folder / "bin"
+        self.commands.mkdir()
+        df = self.commands / "df"  # the machine's own disk decides nothing
+        df.write_text('#!/bin/sh\nprintf "header\\nfile system 0 %s\\n" "${FREE_MIB:-30000}"\n')
+        df.chmod(0o755)
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [self.root / "examples/setup_environment.sh", *arguments],
-            env={**os.environ, "PYTHON": str(self.python), "NOTES": str(self.notes), **variables},
+            env={
+                **os.environ,
+                "PATH": f"{self.commands}:{os.environ['PATH']}",
+                "PYTHON": str(self.python),
+                "NOTES": str(self.notes),
+                **variables,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -171,6 +182,15 @@ class Checkout:
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "version", "free"), [((), "3.11.9", "4999"), (("--cluster",), "3.12.7", "24999")])
+def test_a_disk_with_too_little_room_is_one_line(
+    checkout: Checkout, flags: tuple[str, ...], version: str, free: str
+) -> None:
+    code, output = checkout.run(*flags, VERSION=version, FREE_MIB=free)
+    assert code == 1 and output.startswith("error: ") and output.count("\n") == 1
+    assert f"has {free} MiB free, the environment needs {int(free) + 1} MiB" in output
 
 
 def test_set_up_installs_torch_first_and_the_second_call_does_nothing(checkout: Checkout) -> None:
