@@ -23,8 +23,8 @@ class Work:
     teraflops: float
     """Matrix products, 10^12 operations: they take as long as this machine's measured rate says."""
     cpu_seconds: float
-    """Everything else, shared out over the cores: between what two AMD EPYCs need, one of the fourth generation a fifth
-    less, one of the third (2.45 GHz) a fifth more."""
+    """Everything else, shared out over the cores: between what two AMD EPYCs need, one of the fourth generation up to
+    a fifth less, one of the third (2.45 GHz) up to a fifth more."""
 
     def seconds(self, gigaflops: float, cores: int) -> float:
         """Return the time at a rate of ``gigaflops`` on all cores together."""
@@ -36,7 +36,8 @@ STEP = Work(teraflops=3.75, cpu_seconds=33.0)
 """One step of PretrainZero: 48 proposals, 8 predictions of each different mask, one update. It takes 33.6 seconds on
 two idle cores of the newer EPYC at 91 GFLOP/s each (float32, AVX2) and 42 on two of the older at 81."""
 EVALUATION = Work(teraflops=11.4, cpu_seconds=58.0)
-"""One model on 160 passages: about 32,000 prompt tokens and 18,000 sampled ones."""
+"""One model on 160 passages: about 32,000 prompt tokens and 18,000 sampled ones. The CPU-seconds were measured on a
+Xeon (48) and scaled as the step's; they were not fitted."""
 START_UP_SECONDS = 120.0
 """Imports, three engines, passages, export, report: on one core."""
 
