@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 _LONGEST: Final = 80
+_MOST_PARENTHESES: Final = 10
+"""Each one takes several frames of Python's stack, whose depth at the call is unknown."""
 _TOKEN: Final = re.compile(
     r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|(<=|>=|!=|<>|[-+*/^=<>()−]|\b(?:div|mod|round|and|or|not)\b))", re.I
 )
@@ -103,7 +105,7 @@ def value_of(text: str) -> str:
     >>> value_of("5 * 300"), value_of("10 / 4 round 0"), value_of("1/3"), value_of("1 > 2"), value_of("2 apples")
     ('1500', '3', '0.33333333333333', '0', '')
     """
-    if len(text) > _LONGEST or not text.strip():
+    if len(text) > _LONGEST or text.count("(") > _MOST_PARENTHESES or not text.strip():
         return ""
     try:
         number = _Expression(text.rstrip()).value()
