@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 from torch.distributed import DistNetworkError, HashStore
 
-from megatron_pz.cluster import launcher
-from megatron_pz.cluster.launcher import FAILED, Agreement, Place, Workers
+from megatron_pz.cluster import launcher, worker_group
+from megatron_pz.cluster.launcher import Agreement
+from megatron_pz.cluster.worker_group import FAILED, Place, Workers
 
 PLACE = Place(nodes=2, rank=1, processes=1, address="head", port=1)
 
@@ -25,12 +26,12 @@ def test_a_worker_that_was_started_again_neither_gets_a_signal_nor_keeps_it_from
     handlers = {rank: SimpleNamespace(proc=SimpleNamespace(pid=100 + rank)) for rank in range(3)}
     workers._context = SimpleNamespace(subprocess_handlers=handlers)
     workers._codes, workers._replaced = {}, {2}
-    monkeypatch.setattr(launcher, "catches", lambda process, number: process != 102)
+    monkeypatch.setattr(worker_group, "catches", lambda process, number: process != 102)
     monkeypatch.setattr(os, "kill", lambda process, number: sent.append(process))
     assert workers.can_stop()
     workers.signal(signal.SIGTERM)
     assert sent == [100, 101]
-    monkeypatch.setattr(launcher, "catches", lambda process, number: process != 101)
+    monkeypatch.setattr(worker_group, "catches", lambda process, number: process != 101)
     assert not workers.can_stop()
     assert workers.running == [100, 101, 102]
 
