@@ -97,7 +97,7 @@ done
 if [[ -n $mypy ]]; then check "mypy" await_mypy; fi
 if ((${#processes[@]})); then # two files at a time: their processes wait for each other, and for engines that load
   check "pytest ${processes[*]}" run_pytest "${processes[@]}" --numprocesses "$((cores < 2 ? 1 : 2))" --dist loadfile \
-    --ignore-glob '*/test_slurm*.py'
+    --no-loadscope-reorder --ignore-glob '*/test_slurm*.py'
 fi
 if [[ " ${processes[*]} " == *" tests/system "* ]]; then # alone: Slurm's daemons have deadlines of their own
   check "pytest tests/system/test_slurm*.py" run_pytest tests/system/test_slurm*.py

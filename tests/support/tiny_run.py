@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
 
 from tests.support.torchrun import ROOT, run_workers
 
@@ -67,10 +72,41 @@ def run_tool(name: str, *arguments: object) -> str:
     return done.stdout
 
 
-def train(config: Path, model: Path, data: str, save: Path, nproc: int, *flags: object) -> str:
-    """Run ``megatron_pz.train`` on ``nproc`` ranks, which must succeed, and return its output."""
-    arguments = ["--config", config, "--hf-model", model, "--data-path", data, "--save", save, *flags]
-    return run_workers("megatron_pz.train", nproc, *arguments, timeout=280)
+@dataclass(frozen=True)
+class TaughtRun:
+    """Starts runs from a tiny model after a cold start; its answers are well-formed and sometimes right."""
+
+    config: Path
+    corpus: str
+    """Prefix of the passages."""
+    model: Path
+    """Hugging Face folder."""
+
+    @classmethod
+    def teach(cls, folder: Path, model: Path, tokenizer_dir: Path) -> TaughtRun:
+        """Write configuration and corpus under ``folder``, and run the cold start of ``model`` there on two ranks."""
+        config, save = folder / "config.yaml", folder / "cold_start"
+        config.write_text(CONFIG)
+        untaught = cls(config, make_corpus(folder, tokenizer_dir), model)
+        run_workers("megatron_pz.cold_start", 2, *untaught.flags(save), timeout=280)
+        losses = [line["train/loss"] for line in metrics_of(save)]
+        assert losses[-1] < losses[0] / 4
+        return dataclasses.replace(untaught, model=save / "hf")
+
+    def flags(self, save: Path, *more: object) -> list[object]:
+        """Return the flags of a run that saves to ``save``."""
+        common = ("--config", self.config, "--hf-model", self.model, "--data-path", self.corpus, "--save", save)
+        return [*common, *more]
+
+    def train(self, save: Path, nproc: int, *more: object) -> str:
+        """Run ``megatron_pz.train`` on ``nproc`` ranks, which must succeed, and return its output."""
+        return run_workers("megatron_pz.train", nproc, *self.flags(save, *more), timeout=280)
+
+    def weights(self, save: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
+        """Return a run's last checkpoint as Hugging Face tensors."""
+        flags = ("--load", save, "--hf-model", self.model, "--save", out, *more)
+        run_tool("convert_checkpoint.py", "megatron-to-hf", *flags)
+        return load_file(out / "model.safetensors")
 
 
 def metrics_of(save: Path) -> list[dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Provide a process group of one rank in pytest's own process, and a Slurm with the toy recipe."""
+"""Provide a process group of one rank in pytest's own process, a taught tiny model, and a Slurm with the toy recipe."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from tests.support.slurm_cluster import SlurmCluster
 from tests.support.slurm_toy import Toy
+from tests.support.tiny_run import TaughtRun
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,11 @@ def one_rank_process_group() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def taught_run(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path, tiny_tokenizer_dir: Path) -> TaughtRun:
+    return TaughtRun.teach(tmp_path_factory.mktemp("taught"), tiny_llama_dir, tiny_tokenizer_dir)
 
 
 @pytest.fixture(scope="module")
