@@ -15,9 +15,11 @@ from typing import Final
 from megatron_pz.wikitext.language_data import ENGLISH, template_rows
 from megatron_pz.wikitext.marks import DROPPED, HOLES, IN_ONE_LINE, MARKS, PARAGRAPH, ROW, SOUND, UNKNOWN, UNREAD
 from megatron_pz.wikitext.templates import (
+    amounts,
     countries,
     dates,
     expressions,
+    formulas,
     french,
     languages,
     numbers,
@@ -31,11 +33,13 @@ from megatron_pz.wikitext.templates import (
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
 from megatron_pz.wikitext.wiki_names import names_of_all
 
+_NUMERIC: Final[Mapping[str, Render]] = {**quantities.FUNCTIONS, **formulas.FUNCTIONS, **amounts.FUNCTIONS}
+"""Functions that read numbers or signs from their arguments, and so understand none with a hole."""
 FUNCTIONS: Final[Mapping[str, Render]] = {
     **words.FUNCTIONS,
     **languages.FUNCTIONS,
     **dates.FUNCTIONS,
-    **quantities.FUNCTIONS,
+    **_NUMERIC,
     **french.FUNCTIONS,
     **other_wikis.FUNCTIONS,
     **countries.FUNCTIONS,
@@ -167,7 +171,7 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
         is_twice = shown[:1] == before[-1:] and shown[:1] + shown[-1:] in _PARENTHESES
         return shown[1:-1] if is_twice else shown
     if (function := rows.computed.get(name)) is not None:
-        if function in quantities.FUNCTIONS and any(map(_HOLE.search, parameters.values())):
+        if function in _NUMERIC and any(map(_HOLE.search, parameters.values())):
             return UNREAD
         parameters["0"], parameters["<"], parameters["@"] = name, before, language
         is_foreign = language not in ENGLISH
