@@ -311,10 +311,11 @@ class Paragraphs:
                 if is_separator(last) or last in ":：" or (character == last and last in ".。"):
                     self._take_back()
                     last = self._last()
-                self.pending &= ~WHITE
+                if self.language != "fr" or character not in ":;":  # French puts a space in front of them
+                    self.pending &= ~WHITE
             if is_behind_gap and is_opening(last) and character not in ".。":
                 return
-        elif character in "!?]" and self.pending & GAP:
+        elif self.pending & GAP and (character == "]" or (character in "!?" and self.language != "fr")):
             self.pending &= ~WHITE
         if is_opening(last):
             self.pending &= ~(WHITE | NEWLINE)

@@ -13,6 +13,13 @@ CASES = [
     ("en", f"Paris ({LOST}, {LOST}; 1950) is big.", "Paris (1950) is big."),
     ("de", f"Köln ({LOST}; * 1950) ist groß.", "Köln (* 1950) ist groß."),
     ("fr", f"Nice ({LOST} ; {LOST}) est belle.", "Nice est belle."),
+    ("fr", f"Nice ({LOST} ; 1950) est belle.", "Nice (1950) est belle."),
+    (
+        "fr",
+        "En 1994<ref>a</ref> : l'un<ref>b</ref> ; l'autre<ref>c</ref> ! Et<ref>d</ref> , quoi<ref>e</ref> ?",
+        "En 1994 : l'un ; l'autre ! Et, quoi ?",
+    ),
+    ("en", "In 1994<ref>a</ref> : one<ref>b</ref> ; two<ref>c</ref> !", "In 1994: one; two!"),
     ("ru", f"Омск ({LOST}, {LOST}) — город.", "Омск — город."),
     ("ja", f"東京（{LOST}、{LOST}、1950年 - ）は都市である。", "東京（1950年 -）は都市である。"),
     ("ja", f"東京【{LOST}・{LOST}・1950年】は都市。", "東京【1950年】は都市。"),
