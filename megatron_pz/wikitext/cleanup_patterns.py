@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 
 from megatron_pz.wikitext.marks import HOLES
 from megatron_pz.wikitext.sentences import sentences
@@ -30,6 +31,8 @@ _EMPTY_LINES = re.compile(r" *\n[ \n]*")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
 _HOLE = re.compile(f"[{''.join(HOLES)}]")
+_OPENING, _CLOSING = "(（", ")）"
+_LONGEST_PARENTHESIS = 1000
 
 
 def without_sound_words(text: str) -> str:
@@ -54,13 +57,34 @@ def without_incomplete_sentences(text: str, language: str, dropped: dict[str, in
         dropped: Counts by reason, as in :data:`~megatron_pz.wikitext.marks.HOLES`.
     """
     kept: list[str] = []
-    for sentence in sentences(text, language):
+    for sentence in _joined_in_parentheses(sentences(text, language)):
         hole = _HOLE.search(sentence)
         if hole is None:
             kept.append(sentence)
         else:
             dropped[HOLES[hole[0]]] = dropped.get(HOLES[hole[0]], 0) + 1
     return "".join(kept).strip()
+
+
+def _joined_in_parentheses(pieces: Iterable[str]) -> Iterator[str]:
+    """Join sentences that end inside a parenthesis, because of an abbreviation: ``(in collab. With A)``.
+
+    A parenthesis that stays open for more than :data:`_LONGEST_PARENTHESIS` characters was never closed.
+    """
+    waiting: list[str] = []
+    depth = size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        depth += sum(map(piece.count, _OPENING)) - sum(map(piece.count, _CLOSING))
+        if depth <= 0:
+            yield "".join(waiting)
+        elif size > _LONGEST_PARENTHESIS:
+            yield from waiting
+        else:
+            continue
+        waiting, depth, size = [], 0, 0
+    yield "".join(waiting)
 
 
 def without_ref_tags(text: str) -> str:
