@@ -2,13 +2,14 @@
 from .frames cimport Frame
 from .state cimport Scan
 
-cdef Py_ssize_t _LONGEST_PROTOCOL, _LONGEST_LIST
+cdef Py_ssize_t _LONGEST_PROTOCOL, _LONGEST_LIST, _LONGEST_SIGN
 
 
 cdef int open_bracket(Scan scan) except -1
 cdef bint _is_nested_list(Scan scan, Py_ssize_t start) except -1
 cdef void _open_external(Scan scan) except *
 cdef void close_bracket(Scan scan) except *
+cdef str _picture(Scan scan, Frame frame, Py_ssize_t end)
 cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)
 cdef int close_dropped(Scan scan, Py_ssize_t run) except -1
 cdef bint _holds_citation(Scan scan, Py_ssize_t start, Py_ssize_t end) except -1

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.links import is_external, is_silent, pipe_trick
-from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, UNKNOWN
+from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, LOST, UNKNOWN
+from megatron_pz.wikitext.wiki_names import folded
 
 from .frames import EXTERNAL, LINK, Frame
 from .state import Scan
 
 _LONGEST_PROTOCOL = 12
 _LONGEST_LIST = 1000
+_LONGEST_SIGN = 2
+_BEFORE_WORD = (":", "：", "=", "“", "„", "«", "「")
+_BEHIND_WORD = ")）.,;،؛。，；”“»」"
+"""Characters around a picture that stands for a word."""
 
 
 def open_bracket(scan: Scan) -> None:
@@ -32,8 +37,8 @@ def open_bracket(scan: Scan) -> None:
             scan.single_brackets += 2
             scan.emit(f"{LITERAL}[[{LITERAL_END}", 2)
         else:
+            frames.push(LINK).source_start = scan.position
             scan.position += 2
-            frames.push(LINK)
 
 
 def _is_nested_list(scan: Scan, start: int) -> bool:
@@ -121,10 +126,32 @@ def close_dropped(scan: Scan, run: int) -> None:
     frame.nested -= inner
     if pairs > inner:
         end = scan.position + 2 * (inner + 1)
-        scan.frames.close(DROPPED if frame.kind == LINK else hole_or_gap(scan, frame, frame.mark, end))
+        scan.frames.close(
+            _picture(scan, frame, end) if frame.kind == LINK else hole_or_gap(scan, frame, frame.mark, end)
+        )
         scan.position += 2 * (inner + 1)
     else:
         scan.position += run
+
+
+def _picture(scan: Scan, frame: Frame, end: int) -> str:
+    """Choose what a silent link leaves; a picture in place of a word, ``(sign: [[File:…]])``, is its sign or a hole.
+
+    Args:
+        scan: The scan.
+        frame: The frame of the link.
+        end: The end of the link in the source.
+    """
+    if end >= scan.end or scan.source.data[end] not in _BEHIND_WORD:
+        return DROPPED
+    if not scan.frames.before().rstrip().endswith(_BEFORE_WORD):
+        return DROPPED
+    name, _, options = scan.source.text(frame.source_start + 2, end - 2).partition("|")
+    if folded(name.partition(":")[0]) not in scan.wiki.file_namespaces:
+        return DROPPED
+    text = options.rpartition("|")[2].strip()  # shown to readers who see no pictures
+    is_sign = 0 < len(text) <= _LONGEST_SIGN and not any(map(str.isascii, text)) and not any(map(str.isalnum, text))
+    return text if is_sign else LOST
 
 
 def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
@@ -190,7 +217,7 @@ def _close_link(scan: Scan) -> None:
         if begin < out.size and out.data[begin] == ":":
             _show_target(scan, begin + 1)
         elif _has_colon(scan, frame) and is_silent(frames.content(), scan.wiki):
-            frames.close(DROPPED)
+            frames.close(_picture(scan, frame, scan.position + 2))
         else:
             _show_target(scan, begin)
     elif _is_blank(scan, frame.bar):

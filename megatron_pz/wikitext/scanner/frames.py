@@ -28,7 +28,7 @@ class Frame:
         self.start = start  # size of the output when it opened, the start of its content
         self.dropped = dropped  # its content is not emitted
         self.mark = ""  # mark of a template that shows no text
-        self.source_start = 0  # start of a template in the source
+        self.source_start = 0  # start of a template or link in the source
         self.name = ""  # name of a tag, or of a template as returned by templates.name_and_mark
         self.braces = 2
         self.nested = 0  # open brackets of the frame's own kind inside it, counted if content is dropped

@@ -43,6 +43,11 @@ from megatron_pz.wikitext.localization import Wiki
         ("<poem>\nRoses\nViolets\n\nSugar\n</poem>After\nall.", "Roses\nViolets\n\nSugar\n\nAfter all."),
         ("{{poem|Roses\nViolets}}", "Roses\nViolets"),
         ("X (born 1950; {{IPA|x}}) is, y ({{sfn|A}}) is.", "X (born 1950) is, y is."),
+        ("Venus (sign: [[File:Venus.svg|9px|♀]]) is. X = [[File:x.svg|♂]], so.", "Venus (sign: ♀) is. X = ♂, so."),
+        ("Won by [[File:F.svg|20px]] France, [[File:S.svg]] Spain. [[File:x.jpg|thumb|X: [[File:y.svg|9px]].]]",
+         "Won by France, Spain."),
+        ("* Winner: [[File:Flag.svg|20px]] France", "- Winner: France"),
+        ("The sites: [[Category:X]].", "The sites."),
     ],
 )  # fmt: skip
 def test_text_stays(wikitext: str, text: str) -> None:
@@ -148,6 +153,36 @@ def test_a_hole_on_a_line_of_its_own_counts_where_the_sentence_goes_on() -> None
     dropped: dict[str, int] = {}
     assert wikitext_to_paragraphs(source, dropped=dropped) == ["The end. Next.", "Last."]
     assert dropped == {"unknown_template": 1}
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Mars (sign: [[File:Mars.svg|16px]]) is.",
+        "The sign is “[[File:x.png|9px|old glyph]]”, so.",
+        "X = [[File:x.svg]].",
+    ],
+)
+def test_a_picture_in_place_of_a_word_is_a_hole(sentence: str) -> None:
+    dropped: dict[str, int] = {}
+    assert wikitext_to_paragraphs(f"First one. {sentence} Last one.", dropped=dropped) == ["First one. Last one."]
+    assert dropped == {"unknown_element": 1}
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("One. It is (in coll. With {{no such}} there) two. Three.", "One. Three."),
+        ("One. It is (in coll. With {{no such}} there.", "One."),
+        ("One (in coll. With A) two. See {{no such}} there. Three.", "One (in coll. With A) two. Three."),
+        (
+            f"One (two. {'Three is here. ' * 100}See {{{{no such}}}} there. Four.",
+            f"One (two. {'Three is here. ' * 100}Four.",
+        ),
+    ],
+)
+def test_a_sentence_goes_on_behind_a_full_stop_in_a_parenthesis(wikitext: str, text: str) -> None:
+    assert " ".join(wikitext_to_paragraphs(wikitext)) == text
 
 
 def test_bold_text_behind_a_box_is_the_articles_first_sentence() -> None:
