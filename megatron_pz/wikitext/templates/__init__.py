@@ -179,7 +179,8 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
             return units.local_quantity(parameters, language) if is_foreign else units.quantity(parameters)
         return FUNCTIONS[function](parameters) or UNREAD
     if name.startswith("lang-"):
-        return languages.labelled(name.removeprefix("lang-"), parameters, language)
+        shown = languages.labelled(name.removeprefix("lang-"), parameters, language)
+        return shown.removeprefix("en ") if language == "fr" and before.endswith("en ") else shown
     if is_infobox(name):
         return _infobox(parameters)
     if _FRACTION_NAME.fullmatch(name):

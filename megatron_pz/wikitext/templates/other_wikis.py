@@ -61,7 +61,11 @@ _HEIGHT_SYSTEMS: Final = {"DE-NN": "ü. NN", "DE-NHN": "ü. NHN", "AT": "ü. A."
 def _german_height(parameters: Parameters) -> str:
     """Render ``{{Höhe|500|DE-NHN|link=true}}`` -> 500 m ü. NHN."""
     system = _HEIGHT_SYSTEMS.get(second(parameters))
-    return f"{first(parameters).replace('.', ',')} m {system}" if first(parameters) and system else UNREAD
+    return (
+        f"{first(parameters).replace('-', '−').replace('.', ',')} m {system}"
+        if first(parameters) and system
+        else UNREAD
+    )
 
 
 def _unit_with_power(parameters: Parameters) -> str:
@@ -93,6 +97,30 @@ def _iberian_date(parameters: Parameters) -> str:
 
 
 _RUSSIAN_MONTHS: Final = "января февраля марта апреля мая июня июля августа сентября октября ноября декабря".split()
+_UKRAINIAN_MONTHS: Final = (
+    "січня лютого березня квітня травня червня липня серпня вересня жовтня листопада грудня".split()
+)
+
+
+def _east_slavic_date(parameters: Parameters) -> str:
+    """Render ``{{ДР|1|2|1931}}`` -> 1 февраля 1931, ``{{ДН|20|2|1889|8}}`` -> 8 (20) лютого 1889.
+
+    The fourth and fifth parameter are the day and the month of the Julian calendar. The year may also come first.
+    """
+    fields = [parameters.get(str(number), "") for number in range(1, 6)]
+    if len(fields[0]) > 2:
+        fields[:3] = fields[2::-1]
+    day, month, year, old_day, old_month = (small_number(field) or 0 for field in fields)
+    is_complete = 1 <= day <= 31 and 1 <= month <= 12 and year and old_day <= 31 and old_month <= 12
+    is_in_month_before = old_day > day and not old_month
+    if not is_complete or is_in_month_before or any(fields[3:]) != bool(old_day):
+        return UNREAD
+    months = _UKRAINIAN_MONTHS if parameters["@"] == "uk" else _RUSSIAN_MONTHS
+    if not old_day:
+        return f"{day} {months[month - 1]} {year}"
+    if old_month in (0, month):
+        return f"{old_day} ({day}) {months[month - 1]} {year}"
+    return f"{old_day} {months[old_month - 1]} ({day} {months[month - 1]}) {year}"
 
 
 def _gregorian(old: date) -> date:
@@ -154,15 +182,34 @@ def _east_asian_date(parameters: Parameters) -> str:
     return between.join(f"{number}{name}" for number, name in zip(numbers, names, strict=False))
 
 
-def _japanese_date_of_death(parameters: Parameters) -> str:
-    """Render ``{{死亡年月日と没年齢|1900|1|1|1950|2|2}}``, with the birth first -> 1950年2月2日（50歳没）."""
+def _japanese_age_at_death(parameters: Parameters) -> str:
+    """Render ``{{没年齢|1900|1|1|1950|2|2}}``, with the birth first -> 50歳没."""
     numbers = [small_number(parameters.get(str(number), "")) or 0 for number in range(1, 7)]
     try:
         birth, death = date(*numbers[:3]), date(*numbers[3:])
     except ValueError:
         return UNREAD
-    age = death.year - birth.year - ((death.month, death.day) < (birth.month, birth.day))
-    return f"{death.year}年{death.month}月{death.day}日（{age}歳没）"
+    return f"{death.year - birth.year - ((death.month, death.day) < (birth.month, birth.day))}歳没"
+
+
+def _japanese_date_of_death(parameters: Parameters) -> str:
+    """Render ``{{死亡年月日と没年齢|1900|1|1|1950|2|2}}``, with the birth first -> 1950年2月2日（50歳没）."""
+    age = _japanese_age_at_death(parameters)
+    year, month, day = (small_number(parameters.get(str(number), "")) for number in range(4, 7))
+    return UNREAD if age == UNREAD else f"{year}年{month}月{day}日（{age}）"
+
+
+_JAPANESE_ERAS: Final = ((2019, "令和"), (1989, "平成"), (1926, "昭和"), (1912, "大正"), (1868, "明治"))
+"""Eras by the year in which they began; that year belongs to two."""
+
+
+def _japanese_era(parameters: Parameters) -> str:
+    """Render ``{{和暦|2021}}`` -> 令和3年; a year of two eras, or one of the lunar calendar, is not understood."""
+    year = small_number(first(parameters)) or 0
+    if second(parameters) or year < 1873:
+        return UNREAD
+    begin, era = next(row for row in _JAPANESE_ERAS if row[0] <= year)
+    return UNREAD if begin == year else f"{era}{year - begin + 1}年"
 
 
 _SPANISH_CENTURY: Final = {"": "", "s": "siglo ", "S": "Siglo "}
@@ -197,6 +244,9 @@ FUNCTIONS: Final[dict[str, Render]] = {
     "iberian_date": _iberian_date,
     "east_asian_date": _east_asian_date,
     "japanese_date_of_death": _japanese_date_of_death,
+    "japanese_age_at_death": _japanese_age_at_death,
+    "japanese_era": _japanese_era,
+    "east_slavic_date": _east_slavic_date,
     "german_julian_date": _german_julian_date,
     "russian_old_style_date": _russian_old_style_date,
     "italian_measure": _italian_measure,
