@@ -1,9 +1,11 @@
-"""Render chemical formulas and nuclides."""
+"""Render chemical formulas, nuclides and particles."""
 
 from __future__ import annotations
 
 import re
+from typing import Final
 
+from megatron_pz.wikitext.language_data import language_file
 from megatron_pz.wikitext.marks import UNREAD
 from megatron_pz.wikitext.templates.parameters import (
     Parameters,
@@ -44,7 +46,7 @@ _ARROWS = {"->": "→", "<-": "←", "<->": "⇌", "<=>": "⇌", "<==>": "⇌", 
 _FORMULA_TOKEN = re.compile(
     r"(?P<above>\^(?:\{(?P<raised>[^{}]+)\}|[0-9n+\-−]+))|(?P<below>_(?:\{(?P<lowered>[^{}]+)\}|[0-9n+\-−]+))"
     r"|\((?P<charge>\d*[+\-−])\)|(?P<bond>\\[sdt])|(?P<dot>\*)|(?P<count>(?<=[A-Za-z)\]}])\d+(?:\.\d+)?)"
-    r"|(?P<sign>[+\-−])(?=$|\()|(?P<text>[A-Za-z]+|[()\[\]{}\d.,'=≡–·→⇌←−:/-]|[^\x00-\x7f])"
+    r"|(?P<sign>[+\-−](?=$|\()|\+(?=[A-Z\[]))|(?P<text>[A-Za-z]+|[()\[\]{}\d.,'=≡–·→⇌←−:/-]|[^\x00-\x7f])"
 )
 
 
@@ -93,7 +95,18 @@ def nuclide(parameters: Parameters) -> str:
     return f"{element.capitalize()}-{mass}" if len(element) > 2 and mass else f"{superscript(mass)}{element}"
 
 
+_PARTICLES: Final = {name: sign for sign, names in language_file("en")["particles"].items() for name in names}
+
+
+def subatomic_particle(parameters: Parameters) -> str:
+    """Render ``{{subatomic particle|electron|link=yes}}`` -> e⁻."""
+    if second(parameters) or not knows(parameters, ("link",)):
+        return UNREAD
+    return _PARTICLES.get(first(parameters).casefold(), UNREAD)
+
+
 FUNCTIONS: dict[str, Render] = {
+    "subatomic_particle": subatomic_particle,
     "formula_of_elements": formula_of_elements,
     "inline_formula": inline_formula,
     "nuclide": nuclide,

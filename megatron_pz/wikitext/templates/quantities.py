@@ -59,6 +59,7 @@ def fraction(parameters: Parameters) -> str:
     values = positional(parameters)
     if not 1 <= len(values) <= 3 or not all(values[-2:]):
         return UNREAD
+    values = [_HYPHEN.sub("−", value) for value in values]
     whole, above, below = ["", "1", "", *values][-3:] if len(values) > 1 else ["", "1", values[0]]
     part = f"{_grouped_term(above)}/{_grouped_term(below)}"
     return f"{FRACTION}{whole} {part}" if len(values) == 3 and whole else FRACTION + part
@@ -66,7 +67,7 @@ def fraction(parameters: Parameters) -> str:
 
 def _grouped_term(text: str) -> str:
     """Write a numerator or denominator, in parentheses if it has several terms."""
-    return f"({text})" if _COMPOUND.search(text.strip()) else text
+    return f"({text})" if _COMPOUND.search(text.strip().removeprefix("−")) else text
 
 
 def named_fraction(name: str) -> str:
@@ -129,7 +130,7 @@ def _measured(values: list[str]) -> str | None:
 
 def digits_in_groups(parameters: Parameters) -> str:
     """Render ``{{gaps|1|234|567|e=3|u=m}}`` -> 1234567×10³ m."""
-    number = "".join(positional(parameters))
+    number = _HYPHEN.sub("−", "".join(positional(parameters)))
     exponent, unit = parameters.get("e", ""), parameters.get("u", "")
     power = superscript(exponent)
     if not number or not knows(parameters, ("e", "u")) or (exponent and power == exponent):

@@ -134,6 +134,13 @@ def test_every_currency_has_a_sign_of_its_own() -> None:
             assert shown == [f"It cost {sign}5 then."], name
 
 
+def test_every_particle_has_a_sign() -> None:
+    for sign, names in language_data.language_file("en")["particles"].items():
+        for name in names:
+            shown = wikitext_to_paragraphs(f"It is {{{{subatomic particle|{name}|link=yes}}}} there.")
+            assert shown == [f"It is {sign} there."], name
+
+
 def test_every_road_is_named() -> None:
     for place, forms in language_data.language_file("en")["roads"].items():
         name = "state" if len(place) == 2 else "country"
