@@ -33,7 +33,7 @@ def open_bracket(scan: Scan) -> None:
         if run % 2:
             scan.single_brackets += 1
             scan.emit("[", 1)
-        if _is_nested_list(scan, scan.position + 2):
+        if frames.innermost(LINK) < 0 and _is_nested_list(scan, scan.position + 2):
             scan.single_brackets += 2
             scan.emit(f"{LITERAL}[[{LITERAL_END}", 2)
         else:

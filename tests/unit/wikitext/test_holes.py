@@ -25,6 +25,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("If a <3 then (;_;) and f( ).", "If a <3 then (;_;) and f()."),
         ("A [[c|d]] and [[e [f]]] or [[[g]]]. {{nowrap|a} b}} c.", "A d and [[e [f]]] or [g]. a} b c."),
         ("A [[Foo (a)] b, [[c|d]].", "A Foo (a)] b, d."),
+        ("A [[c [[[[d]]]] b.", "A c d b."),
         ("Prose.\n int x;\n int y;\nMore.", "Prose.\n\nint x;\nint y;\n\nMore."),
         ("Prose.\n f() {\n   g();\n }\nMore.", "Prose.\n\nf() {\ng();\n}\n\nMore."),
         ("{{term|Apple}}{{defn|A fruit.}}", "Apple\n\nA fruit."),
