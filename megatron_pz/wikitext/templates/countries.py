@@ -52,6 +52,7 @@ def of_template(text: str, language: str) -> str:
     text = text.strip()
     if _CODE.fullmatch(text):
         return "" if language in _WITHOUT_CODES else of_code(text, language)
+    text = text[:1].upper() + text[1:]
     return text if language in _BY_NAME and text in names(language).values() else ""
 
 

@@ -53,6 +53,7 @@ def test_a_code_names_one_country() -> None:
          "Soviet Union beat Czechoslovakia, Yugoslavia and East Germany."),
         ("ru", "Он жил в стране {{СССР}}.", "Он жил в стране СССР."),
         ("fr", "Il vit en {{Allemagne}} et {{ITA}}.", "Il vit en Allemagne et Italie."),
+        ("fr", "Le kurde ({{turquie}}, {{irak}}) est là.", "Le kurde (Turquie, Irak) est là."),
         ("ru", "{{Германия}} победила.", "Германия победила."),
     ],
 )  # fmt: skip
