@@ -25,7 +25,9 @@ with atheris.instrument_imports(include=["megatron_pz"]):
 
 LEFTOVERS = re.compile(r"\{\{|\}\}|\[\[|\]\]|\{\||<ref|''|[\x00-\x08\x0b-\x1f]", re.IGNORECASE)
 TEXT_LIKE_MARKUP = re.compile(
-    r"<nowiki|<math|<chem|<ce|inline|&|(?<!\[)\[(?!\[)|(?<!\{)\{(?!\{)|(?<![}|])\}(?!\})", re.IGNORECASE
+    r"<nowiki|<math|<chem|<ce|inline|&|(?<!\[)\[(?!\[)|\[\[[^][|\n]*(?:\[|\](?!\]))"  # [[1, 2], [3, 4]]
+    r"|(?<!\{)\{(?!\{)|(?<![}|])\}(?!\})",
+    re.IGNORECASE,
 )
 SECONDS_A_CHARACTER = 2e-4
 WIKI = Wiki()
