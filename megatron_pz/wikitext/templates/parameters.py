@@ -26,7 +26,7 @@ _SMALL_ENDINGS = ("no", "vo", "fo", "ro")
 _TIME = re.compile(r"\dh ?\d+$|\dm ?[\d.]+$")
 """Matches the text before the superscript m or s of a right ascension or a duration: 5h 35m 17s."""
 _PUNCTUATION = ",;:"
-_LONGEST_SCRIPT = 24
+_LONGEST_SCRIPT = 48
 _FRACTION_MARK = re.compile(rf"(?<=\d){FRACTION}")
 
 

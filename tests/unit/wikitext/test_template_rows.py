@@ -137,6 +137,8 @@ def test_every_row_is_used(language: str) -> None:
         ("uk", "Він ({{нар}} {{рік у театрі|1924}}) жив{{ref+|примітка}} у домі{{перехід|#x}}.",
          "Він (нар. 1924) жив у домі."),
         ("de", "Die Zeitung ({{hiS|जागरण}}) ist alt.", "Die Zeitung (Hindi जागरण) ist alt."),
+        ("fr", "La {{lien|trad=Oracle RAC|lang=en}} ({{cf.}} ''x'') a 2<sup>taille de l'adresse - masque</sup>.",
+         "La Oracle RAC (cf. x) a 2^(taille de l'adresse - masque)."),
         ("fr", "Il dit :\n\n{{citation bilingue bloc|lang=en|It is.|C'est.|Fielding}}\n\nFin du texte.",
          "Il dit :\n\n« It is. »\n\n« C'est. »\n\nFin du texte."),
         ("fa", "تهران ({{lang-en|Tehran}}) و {{به عربی|طهران}}{{مدرک}} است.",
