@@ -25,6 +25,8 @@ _DTYPE_CODES: dict[int, type[np.generic]] = {4: np.int32, 8: np.uint16}
 _LARGEST_UINT16_VOCABULARY = 65_500  # DType.optimal_dtype of Megatron
 _HEADER = struct.Struct("<QBQQ")
 _COPY_BYTES = 1 << 24
+_BLOCK = 1 << 20
+"""Sequences that are checked at a time."""
 
 
 def token_dtype(id_range: int) -> np.dtype:
@@ -83,7 +85,8 @@ class IndexedTokens:
     """A memory-mapped ``.bin/.idx`` pair with random access to its sequences; its consistency is checked on opening.
 
     Raises:
-        BadInput: one of the files is missing, the ``.idx`` is foreign or truncated, or the ``.bin`` has the wrong size.
+        BadInput: one of the files is missing, the ``.idx`` is foreign, truncated or damaged, or the ``.bin`` has
+            the wrong size.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -99,7 +102,21 @@ class IndexedTokens:
         size = tokens.stat().st_size
         if size != expected:
             raise BadInput(f"{tokens}: has {size} bytes where its .idx names {expected}; preprocess the corpus again")
+        if not self._is_contiguous():
+            raise BadInput(f"{index}: names sequences that do not follow one another; preprocess the corpus again")
         self._tokens = np.memmap(tokens, dtype=self.dtype, mode="r") if size else np.empty(0, self.dtype)
+
+    def _is_contiguous(self) -> bool:
+        """Return whether every sequence begins where the one before ends, and every document at a sequence."""
+        begin = 0
+        for first in range(0, len(self), _BLOCK):
+            lengths, offsets = self.lengths[first : first + _BLOCK], self.offsets[first : first + _BLOCK]
+            ends = begin + np.cumsum(lengths, dtype=np.int64) * self.dtype.itemsize
+            if offsets[0] != begin or not np.array_equal(offsets[1:], ends[:-1]) or lengths.min() < 0:
+                return False
+            begin = int(ends[-1])
+        bounds = self.documents
+        return bool(bounds.size and bounds[0] == 0 and bounds[-1] == len(self) and (np.diff(bounds) >= 0).all())
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -117,6 +117,13 @@ def test_a_prefix_that_is_almost_one_is_told_the_whole(tmp_path: Path, asked: st
         IndexedTokens(str(tmp_path / asked))
 
 
+def changed(data: bytes, part: str, values: list[int]) -> bytes:
+    """Return the bytes of the index of ``DOCUMENTS`` with other lengths, offsets or bounds of documents."""
+    begin, kind = {"lengths": (34, "<i4"), "offsets": (34 + 6 * 4, "<i8"), "documents": (34 + 6 * 12, "<i8")}[part]
+    new = np.array(values, dtype=kind).tobytes()
+    return data[:begin] + new + data[begin + len(new) :]
+
+
 @pytest.mark.parametrize(
     ("suffix", "change", "words"),
     [
@@ -127,6 +134,12 @@ def test_a_prefix_that_is_almost_one_is_told_the_whole(tmp_path: Path, asked: st
         (".idx", lambda data: data[:20], "truncated"),
         (".idx", lambda data: b"NOTANIDX" + data[8:], "no Megatron index"),
         (".idx", lambda data: data[:17] + b"\x09" + data[18:], "dtype code 9"),
+        (".idx", lambda data: changed(data, "lengths", [3, 1, 2, 5, 1, 2]), "do not follow one another"),
+        (".idx", lambda data: changed(data, "lengths", [3, -1, 4, 5, 2, 1]), "do not follow one another"),
+        (".idx", lambda data: changed(data, "offsets", [2, 6, 8, 12, 22, 26]), "do not follow one another"),
+        (".idx", lambda data: changed(data, "offsets", [0, 6, 8, 1 << 40, 22, 26]), "do not follow one another"),
+        (".idx", lambda data: changed(data, "documents", [0, 2, 3, 3, 5]), "do not follow one another"),
+        (".idx", lambda data: changed(data, "documents", [0, 3, 2, 3, 6]), "do not follow one another"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(tmp_path: Path, suffix: str, change: object, words: str) -> None:

@@ -40,9 +40,7 @@ def test_the_slower_precision_is_never_chosen(slow: Precision, monkeypatch: pyte
 
     def with_a_slow_one(dtype: torch.dtype) -> list[Callable[[], torch.Tensor]]:
         made = products(dtype)
-        return (
-            [lambda each=each: [each() for _ in range(10)].pop() for each in made] if dtype == DTYPES[slow] else made
-        )
+        return [lambda each=each: [each() for _ in range(10)].pop() for each in made] if dtype == DTYPES[slow] else made
 
     monkeypatch.setattr(matrix_speed_module, "_training_products", with_a_slow_one)
     assert matrix_speed.__wrapped__().fastest != slow
