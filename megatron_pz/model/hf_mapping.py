@@ -20,6 +20,7 @@ from megatron.core.utils import unwrap_model
 from megatron_pz.hf.architecture import Architecture
 from megatron_pz.hf.checkpoint import HFTensorSource, Sliceable
 from megatron_pz.model.precision import keep_unrounded
+from megatron_pz.runtime.errors import BadInput
 
 Shape = tuple[int, ...]
 
@@ -217,7 +218,8 @@ def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTenso
     read from the disk once. Values are cast to the parameters' dtype.
 
     Raises:
-        BadInput: the checkpoint's tensors are not exactly those of ``arch`` (:meth:`HFTensorSource.require`).
+        BadInput: the checkpoint's tensors are not exactly those of ``arch`` (:meth:`HFTensorSource.require`), or a
+            value of this rank's part is not finite.
     """
     tensors.require(arch)
     model = unwrap_model(model)
@@ -232,6 +234,8 @@ def load_hf_weights(model: torch.nn.Module, arch: Architecture, tensors: HFTenso
             if found != expected:
                 raise RuntimeError(f"{name} is built for {hf_name} of shape {list(expected)}, not {list(found)}")
         values = source.layout.cut([tensors.slices(hf_name) for hf_name in hf_names], shard, rank, arch)
+        if not all(bound.isfinite() for bound in values.aminmax()):  # a NaN is both minimum and maximum
+            raise BadInput(f"{tensors.directory}: {' or '.join(hf_names)} holds NaN or infinity; fetch it again")
         parameter.copy_(values)
         keep_unrounded(parameter, values)
 

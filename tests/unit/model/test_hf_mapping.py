@@ -134,6 +134,16 @@ def test_a_checkpoint_that_contradicts_its_configuration_is_refused(tmp_path: Pa
         loaded_model(folder)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_refused(value: float, tmp_path: Path) -> None:
+    folder = random_checkpoint(VARIANTS["llama untied, no grouping"], tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.self_attn.k_proj.weight"][3, 5] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(BadInput, match=r"layers\.1\.self_attn\.k_proj\.weight.* holds NaN or infinity"):
+        loaded_model(folder)
+
+
 def test_queries_keys_and_values_lie_group_by_group() -> None:
     """For two groups of two heads of one channel, worked by hand, Megatron's order is q0 q1 k0 v0, q2 q3 k1 v1."""
     arch = SimpleNamespace(num_attention_heads=4, num_query_groups=2, kv_channels=1)
