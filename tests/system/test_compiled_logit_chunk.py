@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,15 +15,21 @@ from tests.support.torchrun import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, there is none")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the directory of compiled code, which compiles anew at the first use of each dtype."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_steps_equal_the_eager_ones_for_any_number_of_rows(dtype: str, tmp_path: Path) -> None:
-    compare(dtype, TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
+def test_compiled_steps_equal_the_eager_ones_for_any_number_of_rows(dtype: str, cache: str) -> None:
+    compare(dtype, TORCHINDUCTOR_CACHE_DIR=cache)
 
 
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="one instruction set, not two")
-def test_what_was_compiled_for_other_vectors_is_not_used(tmp_path: Path) -> None:
-    compare("float32", TORCHINDUCTOR_CACHE_DIR=str(tmp_path))
-    compare("float32", TORCHINDUCTOR_CACHE_DIR=str(tmp_path), ATEN_CPU_CAPABILITY="avx2")
+def test_what_was_compiled_for_other_vectors_is_not_used(cache: str) -> None:
+    compare("float32", TORCHINDUCTOR_CACHE_DIR=cache)
+    compare("float32", TORCHINDUCTOR_CACHE_DIR=cache, ATEN_CPU_CAPABILITY="avx2")
 
 
 def compare(dtype: str, **variables: str) -> None:
