@@ -4,10 +4,10 @@
         [--predictions 8] [--mean 64] [--cap 384] [--steps 3] [--precision fp32]
 
 Every rank has an engine. The lengths of responses follow a lognormal distribution (sigma 1, cut at the cap), drawn by
-the seed of each sample, so that all sides sample the same tokens; this is checked in float32. Masks are words of the
-passage, read from the response, and one in five is invalid. The sides alternate within each step. The measure is wall
-time from the first request to the last response on all ranks: a tail leaves processors idle, which CPU-seconds would
-not show. The machine should have a core for each rank and no other load.
+the seed of each sample, so that all sides sample the same tokens but for those that rounding flips; in float32 this is
+checked. Masks are words of the passage, read from the response, and one in five is invalid. The sides alternate within
+each step. The measure is wall time from the first request to the last response on all ranks: a tail leaves processors
+idle, which CPU-seconds would not show. The machine should have a core for each rank and no other load.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.roles.mask_generator import MaskGenerator, MaskProposal
 from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.runtime.errors import exits_with_one_line
+from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.topology import Topology
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 SIGMA, WORDS = 1.0, 60
 GOALS = {"one queue": 1.05, "generator ahead": 1.3}
+LEAST_EQUAL = 0.9
+"""Share of a step's responses; the others follow from tokens that rounding flips."""
 Sampled = tuple[list[Proposals], list[Predictions]]
 
 
@@ -158,9 +160,25 @@ class Sides:
         )
 
 
-def tokens_of(sampled: Sampled) -> list[tuple[int, ...]]:
-    """List the tokens of all responses."""
-    return [response.token_ids for groups in sampled for group in groups for response in group.responses]
+def tokens_of(sampled: Sampled) -> dict[tuple[object, int], tuple[int, ...]]:
+    """Return the tokens of all responses by passage or mask and number."""
+    proposals, predictions = sampled
+    groups: dict[object, Any] = {f"passage {group.passage_index}": group for group in proposals}
+    groups |= {group.mask.key: group for group in predictions}
+    return {
+        (key, number): response.token_ids
+        for key, group in groups.items()
+        for number, response in enumerate(group.responses)
+    }
+
+
+def share_of_equal(sampled: Sampled, expected: Sampled) -> float:
+    """Return the share of expected responses that were sampled alike.
+
+    A token that rounding flips in a proposal may choose another mask, whose predictions are then others.
+    """
+    found, wanted = tokens_of(sampled), tokens_of(expected)
+    return sum(found.get(place) == tokens for place, tokens in wanted.items()) / len(wanted)
 
 
 @exits_with_one_line
@@ -201,18 +219,20 @@ def main() -> None:
             "one queue": sides.one_queue,
             "generator ahead": sides.generator_ahead,
         }
-        responses = 0
+        responses, equal = 0, dict.fromkeys(GOALS, 1.0)
         for step in range(given.steps):
             sampled = {name: sides.take(name, side, step) for name, side in work.items()}
-            if given.precision == "fp32":
-                assert tokens_of(sampled["two calls"]) == tokens_of(sampled["one queue"])
-                assert tokens_of(sampled["two calls"]) == tokens_of(sampled["generator ahead"])
+            for name in GOALS:
+                equal[name] = min(equal[name], share_of_equal(sampled[name], sampled["two calls"]))
+                if given.precision == "fp32" and equal[name] < LEAST_EQUAL:
+                    raise BadInput(f"{name}: only {equal[name]:.1%} of a step's responses are those of two calls")
             responses += len(tokens_of(sampled["two calls"]))
         figures: dict[str, Any] = {"responses of a step": responses / given.steps}
         for name, seconds in sides.seconds.items():
             figures[f"{name}: wall seconds of a step"] = statistics.mean(seconds)
             figures[f"{name}: share of engine time idle"] = statistics.mean(sides.idle[name])
         for name, goal in GOALS.items():
+            figures[f"{name}: least share of a step's responses that are those of two calls"] = equal[name]
             ratios = [two / one for two, one in zip(sides.seconds["two calls"], sides.seconds[name], strict=True)]
             figures[f"{name}: times as fast, median of steps (goal {goal})"] = statistics.median(ratios)
         if topology.rank == 0:
