@@ -34,6 +34,7 @@ from .holes import holds_hole, holds_word, is_hole, is_in_parenthesis
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
+_DASHES = "-–—"
 
 # State pending until the next visible character: white space, a line break, a gap left by dropped markup, and whether
 # more of the same leftover character is dropped.
@@ -211,8 +212,6 @@ class Paragraphs:
                 if self.hole != CLOSED:
                     self._settle_hole(data[index])
                 if self.pending:
-                    if is_opening(self._last()):
-                        self.pending = NOTHING
                     self._push_white()
                 self.out.extend(self.marked, index, run)
                 index = run
@@ -317,8 +316,6 @@ class Paragraphs:
                 return
         elif self.pending & GAP and (character == "]" or (character in "!?" and self.language != "fr")):
             self.pending &= ~WHITE
-        if is_opening(last):
-            self.pending &= ~(WHITE | NEWLINE)
         if character in "[]{}'|" and not self.is_literal and self._is_leftover(character, last):
             return
         is_behind_gap = is_behind_gap and not self.is_literal
@@ -329,8 +326,10 @@ class Paragraphs:
             self.gap_end = self.out.size
 
     def _push_white(self) -> None:
-        """Append the pending white space."""
-        if self.out.size > self.floor:
+        """Append the pending white space, unless dropped markup or a line break put it behind an opening bracket."""
+        if self.pending & (GAP | NEWLINE) and is_opening(self._last()):
+            self.pending = NOTHING
+        elif self.out.size > self.floor:
             if self.pending & NEWLINE:
                 self._trim()
                 if self._last() != "\n":
@@ -358,10 +357,10 @@ class Paragraphs:
     def _close_parenthesis(self, is_behind_gap: bool) -> bool:
         """Remove separators left by a gap, and a pair that a gap has emptied; return whether the pair was removed.
 
-        A pair that is empty in the source stays: ``main()``.
+        A pair that is empty in the source stays: ``main()``. The blank goes behind an open range: ``(1950 - )``.
         """
         if not is_behind_gap:
-            self.pending &= ~(WHITE | NEWLINE)
+            self.pending &= ~(WHITE | NEWLINE) if self._last() in _DASHES else ~NEWLINE
             return False
         while self._last() == " " or is_separator(self._last()) or (self.pending & GAP and self._last() in ":："):
             self.out.truncate(self.out.size - 1)

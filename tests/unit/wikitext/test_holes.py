@@ -12,7 +12,9 @@ from megatron_pz.wikitext.localization import Wiki
 @pytest.mark.parametrize(
     ("wikitext", "text"),
     [
-        ("Call main(), a[] and f( ) of __FILE__.", "Call main(), a[] and f() of __FILE__."),
+        ("Call main(), a[] and f( ) of __FILE__.", "Call main(), a[] and f( ) of __FILE__."),
+        ("So :( and ( a ) or f( x ) and [ b ]（ c ）stay.", "So :( and ( a ) or f( x ) and [ b ]（ c ）stay."),
+        ("A ({{efn|x}} b {{efn|y}}) or (<!-- x --> c) or (d - ) ends.", "A (b) or (c) or (d -) ends."),
         ("The tuple (a,) and the smiley (: are x[y[1]] or {a, {b}}.",
          "The tuple (a,) and the smiley (: are x[y[1]] or {a, {b}}."),
         ("Write <nowiki>[[x]] {{y}} ''z'' <ref></nowiki> or &#91;&#91;x&#93;&#93;.",
@@ -22,7 +24,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("Write [<nowiki/>[x]] or &#123;{y}} or <nowiki>[</nowiki>[z]] or '<nowiki/>'a'<nowiki/>'.",
          "Write [[x]] or {{y}} or [[z]] or ''a''."),
         ("See a[b]] or [1]] or x[y[2]]] there.", "See a[b] or [1] or x[y[2]] there."),
-        ("If a <3 then (;_;) and f( ).", "If a <3 then (;_;) and f()."),
+        ("If a <3 then (;_;) and f( ).", "If a <3 then (;_;) and f( )."),
         ("A [[c|d]] and [[e [f]]] or [[[g]]]. {{nowrap|a} b}} c.", "A d and [[e [f]]] or [g]. a} b c."),
         ("A [[Foo (a)] b, [[c|d]].", "A Foo (a)] b, d."),
         ("A [[c [[[[d]]]] b.", "A c d b."),
