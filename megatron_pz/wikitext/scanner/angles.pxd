@@ -17,3 +17,4 @@ cdef str _unescaped(Scan scan, Py_ssize_t start, Py_ssize_t end)
 cdef void _gallery(Scan scan, bint alone) except *
 cdef void _tag_in_dropped(Scan scan, str name, bint closing, bint alone) except *
 cdef void _framed_tag(Scan scan, str name, bint closing, bint alone) except *
+cdef str _numerator(str before)

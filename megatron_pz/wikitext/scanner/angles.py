@@ -18,7 +18,7 @@ from megatron_pz.wikitext.marks import (
     SOUND,
     SPACE,
 )
-from megatron_pz.wikitext.templates.parameters import lowered, raised
+from megatron_pz.wikitext.templates.parameters import RAISED_NUMERATOR, fraction_of, lowered, raised
 
 from .characters import is_letter
 from .frames import GALLERY, TAG
@@ -214,4 +214,16 @@ def _framed_tag(scan: Scan, name: str, closing: bool, alone: bool) -> None:
     if depth >= 0:
         frames.abandon_from(depth + 1)
         content, before = frames.content(), frames.before()
-        frames.close(raised(before, content) if name == "sup" else lowered(before, content))
+        numerator = _numerator(before) if name == "sub" and content.isdecimal() else ""
+        if numerator:
+            frames.close("")
+            scan.out.truncate(scan.out.size - len(numerator))
+            scan.out.write(fraction_of(numerator, content))
+        else:
+            frames.close(raised(before, content) if name == "sup" else lowered(before, content))
+
+
+def _numerator(before: str) -> str:
+    """Return the raised digits and the stroke at the end of ``before``: ``<sup>1</sup>/<sub>2</sub>``."""
+    found = RAISED_NUMERATOR.search(before) if before.endswith(("/", "⁄")) else None
+    return found[0] if found else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 
 from megatron_pz.wikitext.marks import FRACTION, MARKS, UNKNOWN, UNREAD
@@ -14,6 +15,8 @@ Render = Callable[[Parameters], str]
 
 _SUPERSCRIPTS = str.maketrans("0123456789+-−–=()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁻⁼⁽⁾ⁿ")
 _SUBSCRIPTS = str.maketrans("0123456789+-−–=()n", "₀₁₂₃₄₅₆₇₈₉₊₋₋₋₌₍₎ₙ")
+RAISED_NUMERATOR = re.compile(r"(?:^|(?<=[\s\d(\-–—~≈$£€]))[⁰¹²³⁴⁵⁶⁷⁸⁹]+[/⁄]$")
+"""Matches the numerator of a fraction that is written with raised and lowered digits; m² is none."""
 _RAISABLE = re.compile(r"[0-9+\-−–=()n]+$")
 _ENDINGS = frozenset(
     "st nd rd th er re ère ème eme me mes es lle lles te ier ière iers nde nds os as to vo mo ra ro ta ma va na da ño "
@@ -74,6 +77,15 @@ def lowered(before: str, content: str) -> str:
     ('₂', '_i', '_max')
     """
     return _scripted(before, content, "_", _SUBSCRIPTS)
+
+
+def fraction_of(numerator: str, denominator: str) -> str:
+    """Render a fraction written with raised and lowered digits; a number in front of it is a whole number.
+
+    >>> fraction_of("³/", "8").removeprefix(FRACTION)
+    '3/8'
+    """
+    return f"{FRACTION}{unicodedata.normalize('NFKC', numerator[:-1])}/{denominator}"
 
 
 def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> str:

@@ -152,6 +152,8 @@ def test_arguments_that_are_not_understood_cost_their_sentence(template: str) ->
         ("{{rtl-para|he|א}}, {{hands|15.2}}, {{BWV|232}}, non{{nbhyph}}free", "א, 15.2 hands, BWV 232, non-free"),
         ("{{jct|state=CA|US|101}}, {{jct|country=GBR|M|25}}, {{jct|state=TX|to1=yes|SH|71}}", "US 101, M25, To SH 71"),
         ("{{formatnum:-1234}}, {{formatnum:1,234|R}}, {{formatnum:1234|NOSEP}}", "−1,234, 1234, 1234"),
+        ("12<sup>3</sup>/<sub>8</sub>, <sup>1</sup>&frasl;<sub>16</sub>", "12 3/8, 1/16"),
+        ("{{nowrap|4<sup>7</sup>⁄<sub>10</sub> in}}, m<sup>2</sup>/<sub>3</sub>", "4 7/10 in, m²/₃"),
         ("3<sup>k</sup>", "3^k"),
         ("e<sup>iπ</sup>", "e^(iπ)"),
         ("2<sup>n+1</sup>", "2ⁿ⁺¹"),
