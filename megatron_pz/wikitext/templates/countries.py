@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from megatron_pz.wikitext.language_data import ENGLISH
 from megatron_pz.wikitext.marks import DROPPED, UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second
 
@@ -68,8 +69,10 @@ def render(name: str, parameters: Parameters) -> str:
 
 
 def _named_country(parameters: Parameters) -> str:
-    """Render ``{{flagcountry|ESP}}`` -> Spain; a name is kept."""
-    name = parameters.get("name") or first(parameters)
+    """Render ``{{flagcountry|ESP}}`` -> Spain, ``{{flag|Spain|name=Team A}}`` -> Team A."""
+    if shown := parameters.get("name"):
+        return shown
+    name = first(parameters)
     if name.isascii() and name.isupper() and len(name) <= 3:
         return of_code(name, parameters.get("@", "en")) or UNREAD
     return name or UNREAD
@@ -77,7 +80,8 @@ def _named_country(parameters: Parameters) -> str:
 
 def _country_of_team(parameters: Parameters) -> str:
     """Render ``{{fb|ENG}}`` -> England."""
-    return _TEAMS.get(first(parameters)) or _named_country({**parameters, "name": ""})
+    team = _TEAMS.get(first(parameters)) if parameters.get("@") in ENGLISH else ""
+    return team or _named_country({**parameters, "name": ""})
 
 
 def _country_of_selection(parameters: Parameters) -> str:

@@ -23,7 +23,7 @@ def test_every_country_is_shown_by_its_codes(language: str) -> None:
             if name:
                 used.add(country)
                 assert countries.of_code(code, language) == countries.of_code(country, language) == name
-    assert used | {"ENG", "SCO", "WAL", "NIR"} >= set(countries.names(language))
+    assert used | {"ENG", "SCO", "WAL", "NIR", "TPE", "FRG", "ZAI"} >= set(countries.names(language))
 
 
 def test_a_code_names_one_country() -> None:
@@ -55,6 +55,9 @@ def test_a_code_names_one_country() -> None:
         ("fr", "Il vit en {{Allemagne}} et {{ITA}}.", "Il vit en Allemagne et Italie."),
         ("fr", "Le kurde ({{turquie}}, {{irak}}) est là.", "Le kurde (Turquie, Irak) est là."),
         ("ru", "{{Германия}} победила.", "Германия победила."),
+        ("en", "{{fb|TPE}} met {{fb|FRG}} and {{flag|Spain|name=ESP B}}.",
+         "Chinese Taipei met West Germany and ESP B."),
+        ("es", "Ganó {{sel|IRL}} a {{TPE}}.", "Ganó Irlanda a China Taipéi."),
     ],
 )  # fmt: skip
 def test_countries(language: str, wikitext: str, text: str) -> None:
