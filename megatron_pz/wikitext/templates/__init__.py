@@ -30,7 +30,7 @@ from megatron_pz.wikitext.templates import (
     units,
     words,
 )
-from megatron_pz.wikitext.templates.parameters import Parameters, Render, first
+from megatron_pz.wikitext.templates.parameters import Parameters, Render, first, second
 from megatron_pz.wikitext.wiki_names import names_of_all
 
 _NUMERIC: Final[Mapping[str, Render]] = {**quantities.FUNCTIONS, **formulas.FUNCTIONS, **amounts.FUNCTIONS}
@@ -186,7 +186,7 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     if _FRACTION_NAME.fullmatch(name):
         return quantities.named_fraction(name)
     if language == "fr" and (shown := french.named_ordinal(name)):
-        return f"{shown} {first(parameters)}".rstrip()
+        return UNREAD if second(parameters) else f"{shown} {first(parameters)}".rstrip()
     function_name, colon, _ = name.partition(":")
     if colon and function_name in _PARSER_FUNCTIONS:
         return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD

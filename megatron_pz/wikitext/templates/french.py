@@ -128,6 +128,8 @@ def named_ordinal(name: str) -> str:
 
 def french_ordinal(parameters: Parameters) -> str:
     """Render ``XX{{e}}`` -> XXe; ``{{e|siècle}}`` -> e siècle."""
+    if second(parameters):
+        return UNREAD
     name = {"ième": "e", "eme": "e"}.get(parameters["0"], parameters["0"])
     return " ".join(filter(None, [name, first(parameters)]))
 

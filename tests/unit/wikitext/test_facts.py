@@ -34,6 +34,7 @@ def text_of(wikitext: str, language: str = "en") -> str:
         ("3|GHz", "3 gigahertz"),
         ("5|μm", "5 micrometres"),
         ("3|,|4|,|and|5|mi", "3, 4, and 5 miles"),
+        ("1,00,000|m2", "1,00,000 square metres"),
         ("3|-|4|mi", "3–4 miles"),
         ("3|by|4|by|5|ft", "3 by 4 by 5 feet"),
         ("3|x|4|ft|abbr=on", "3 ft × 4 ft"),

@@ -1,0 +1,44 @@
+"""Arguments that change what a template shows, on several wikis; those not understood drop the sentence."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_pz.wikitext.extract import wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+
+
+@pytest.mark.parametrize(
+    ("language", "wikitext", "text"),
+    [
+        ("en", "He gave [[Media:Speech.ogg|a long speech]] there.", "He gave a long speech there."),
+        ("en", "The claim {{clarify|text=is odd|date=May 2010}} here{{clarify|reason=x}}.", "The claim is odd here."),
+        ("nl", "Hij ({{lang-en|bus}}) kwam.", "Hij (Engels: bus) kwam."),
+        ("sv", "Han ({{lang-en|buss}}) kom.", "Han (engelska: buss) kom."),
+        ("vi", "Ông ({{lang-fr|bus}}) đến.", "Ông (tiếng Pháp: bus) đến."),
+        ("id", "Dia ({{lang-nl|bus}}) datang.", "Dia (bahasa Belanda: bus) datang."),
+        ("tr", "O ({{lang-en|bus}}) geldi.", "O (İngilizce: bus) geldi."),
+        ("pl", "On ({{lang-ru|автобус}}) jest.", "On (ros. автобус) jest."),
+        ("cs", "On ({{vjazyce2|en|bus}}) a {{cizojazyčně|de|Bus}} přišel.", "On (anglicky bus) a Bus přišel."),
+        ("he", "הוא ({{אנג|bus}}) בא.", "הוא (באנגלית: bus) בא."),
+        ("pt", "A {{quem?}} moça veio.", "A moça veio."),
+        ("fr", "La {{3e|division}} et le 2{{e|régiment}} arrivent.", "La 3e division et le 2e régiment arrivent."),
+    ],
+)
+def test_shown(language: str, wikitext: str, text: str) -> None:
+    assert wikitext_to_paragraphs(wikitext, wiki=Wiki(language=language)) == [text]
+
+
+@pytest.mark.parametrize(
+    ("language", "wikitext"),
+    [
+        ("fr", "Le {{1er|janvier|2000}} il part."),
+        ("fr", "Le 1{{er|janvier|2000}} il part."),
+        ("ru", "Он {{цвет|red|текст}} там."),
+        ("en", "It is {{convert|12,5|km}} big."),
+    ],
+)
+def test_sentence_dropped(language: str, wikitext: str) -> None:
+    dropped: dict[str, int] = {}
+    assert not wikitext_to_paragraphs(wikitext, wiki=Wiki(language=language), dropped=dropped)
+    assert dropped == {"unread_arguments": 1}
