@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 from typing import get_args
 
 from megatron_pz.config.command_line import Parser
@@ -32,7 +33,7 @@ from megatron_pz.wikipedia.tokenize.passages import PassageOptions, PassageUnit
 from megatron_pz.wikipedia.tokenize.text_encoder import TokenizerBackend
 from megatron_pz.wikitext import scanner_form
 from megatron_pz.wikitext.extract import KEEPABLE, TextOptions
-from megatron_pz.wikitext.marks import HOLES
+from megatron_pz.wikitext.marks import HOLES, PLACES
 
 INTERRUPTED = 130
 
@@ -216,8 +217,9 @@ def _add_text(parser: Parser) -> None:
     group.add_argument(
         "--keep-incomplete-sentences",
         action="store_true",
-        help="keep sentences from which a word was lost, as by a template that is not known, without that word "
-        "(default: they are dropped and counted by reason)",
+        help="keep sentences from which a word was lost, as by a template that is not known, without that word, and "
+        "count the lost parts (default: the sentences are dropped and counted by reason); a sentence that lost a part "
+        "of a parenthesis or a note stays in either case, and the part is counted",
     )
 
 
@@ -278,6 +280,9 @@ def _show(report: PreprocessReport, output: OutputOptions) -> None:
     for reason in HOLES.values():
         if number := counts[f"sentences_dropped_{reason}"]:
             table.add_row(f"sentences dropped: {reason.replace('_', ' ')}", f"{number:,}", "")
+    for place, reason in product(PLACES, HOLES.values()):
+        if number := counts[f"parts_lost_{place}_{reason}"]:
+            table.add_row(f"parts lost {place.replace('_', ' ')}: {reason.replace('_', ' ')}", f"{number:,}", "")
     table.add_row(
         "passages dropped: too short", f"{counts['short_passages']:,}", f"{counts['short_passage_words']:,} words"
     )

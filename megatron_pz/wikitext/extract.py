@@ -26,7 +26,10 @@ class TextOptions:
     drop_formulas: bool = False
     """Drop the sentences that hold a formula; otherwise formulas stay as their TeX."""
     keep_incomplete_sentences: bool = False
-    """Keep sentences that lost a word, such as the text of an unknown template, without that word."""
+    """Keep sentences that lost a word, such as the text of an unknown template, without that word.
+
+    A sentence that lost a part of a parenthesis or a note stays in either case.
+    """
 
     def __post_init__(self) -> None:
         if self.drop_formulas and "math" in self.keep:
@@ -64,6 +67,7 @@ def wikitext_to_paragraphs(
     wiki: Wiki | None = None,
     options: TextOptions | None = None,
     dropped: dict[str, int] | None = None,
+    lost: dict[str, int] | None = None,
 ) -> list[str]:
     """Turn a page into clean text. This never raises, for any input, and the time is linear in its length.
 
@@ -74,8 +78,10 @@ def wikitext_to_paragraphs(
         options: Parts that are kept.
         dropped: Receives the number of sentences that were dropped because they lost a word, by reason (the values of
             :data:`megatron_pz.wikitext.marks.HOLES`).
+        lost: Receives the number of constructs that were not understood and vanished from text that stays, by place
+            and reason: ``in_parentheses_unknown_template`` (:data:`megatron_pz.wikitext.marks.PLACES`).
 
     Returns:
         The paragraphs in order, none empty. A list is one paragraph with one item per line.
     """
-    return scan_page(wikitext, title, wiki or _english_wikipedia(), (options or TextOptions()).kept, dropped)
+    return scan_page(wikitext, title, wiki or _english_wikipedia(), (options or TextOptions()).kept, dropped, lost)

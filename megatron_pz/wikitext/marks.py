@@ -56,6 +56,13 @@ HOLES: Final = {
     SOUND: "pronunciation",
 }
 """The marks that make a sentence incomplete, and the names that its reason is counted under."""
+PLACES: Final = ("between_words", "in_parentheses", "behind_words", "as_list_items", "on_lines_of_their_own")
+"""Places where something vanished, and the names that it is counted under unless its sentence is dropped.
+
+A sentence that lost something between words is dropped, unless an option keeps it. In parentheses, a whole parenthesis
+or a part between its separators vanished. Directly behind a word or a sentence stand notes. A list item, a definition
+or a table's row vanished as a whole. Templates on lines of their own are mostly hatnotes and navigation bars.
+"""
 PARAGRAPH = "\n\n"
 """A paragraph ends and another begins."""
 

@@ -23,7 +23,13 @@ class ScanPage(Protocol):
     """The type of the scanner's entry point, :func:`megatron_pz.wikitext.scanner.scan.scan_page`."""
 
     def __call__(
-        self, text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
+        self,
+        text: str,
+        title: str,
+        wiki: Wiki,
+        keeps: frozenset[str],
+        dropped: dict[str, int] | None = None,
+        lost: dict[str, int] | None = None,
     ) -> list[str]:
         """Return the paragraphs of a page."""
         ...

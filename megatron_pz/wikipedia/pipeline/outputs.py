@@ -24,7 +24,7 @@ from megatron_pz.wikipedia.pipeline.shards import Totals, join_shards
 from megatron_pz.wikipedia.pipeline.worker import Worker, cache_part_path, shard_stem
 from megatron_pz.wikipedia.read.streams import cache_header
 from megatron_pz.wikipedia.tokenize.passages import PASSAGE_COUNTS
-from megatron_pz.wikitext.marks import HOLES
+from megatron_pz.wikitext.marks import HOLES, PLACES
 
 _DATA = (".bin", ".idx", ".parquet")
 
@@ -156,6 +156,10 @@ def _all_splits(selection: Selection) -> dict[str, Any]:
         "articles": counts["articles"],
         "dropped": {reason: counts[f"dropped_{reason}"] for reason in REASONS},
         "sentences_dropped": {reason: counts[f"sentences_dropped_{reason}"] for reason in sorted(HOLES.values())},
+        "parts_lost": {
+            place: {reason: counts[f"parts_lost_{place}_{reason}"] for reason in sorted(HOLES.values())}
+            for place in PLACES
+        },
         "damaged": [
             {"name": Path(damage.path).name, "offset": damage.offset, "reason": damage.reason}
             for damage in selection.damage

@@ -48,7 +48,8 @@ class PreprocessReport:
     outputs: dict[str, Totals]
     """Size of every corpus, by its prefix."""
     counts: Counter[str]
-    """``pages``, ``articles``, ``dropped_<reason>``, ``damaged``, and the counts of a passage cutter."""
+    """``pages``, ``articles``, ``dropped_<reason>``, ``sentences_dropped_<reason>``, ``parts_lost_<place>_<reason>``,
+    ``damaged``, and the counts of a passage cutter."""
 
 
 def preprocess(options: PreprocessOptions) -> PreprocessReport:

@@ -147,7 +147,8 @@ def cache_part_path(work: Path, number: int) -> Path:
 def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str]) -> Iterator[Article | str]:
     """Yield the job's articles, and the reason for every page that is not an article.
 
-    At the end of the job, ``counts`` receives the number of sentences that were dropped because they lost a word.
+    At the end of the job, ``counts`` receives the number of sentences that were dropped because they lost a word, and
+    of parts that vanished from others.
     """
     if job.kind.content == "cache":
         yield from read_cache(job, damage)
@@ -166,6 +167,7 @@ def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str])
         else:
             yield article
     counts.update({f"sentences_dropped_{reason}": number for reason, number in reader.dropped_sentences.items()})
+    counts.update({f"parts_lost_{name}": number for name, number in reader.lost_parts.items()})
 
 
 def _passages(worker: Worker, cutter: PassageCutter, article: Article) -> list[Passage]:

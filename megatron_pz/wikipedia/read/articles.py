@@ -82,6 +82,8 @@ class ArticleReader:
         self._options = options
         self.dropped_sentences: dict[str, int] = {}
         """Sentences dropped so far because a word of theirs was lost, by reason."""
+        self.lost_parts: dict[str, int] = {}
+        """What vanished so far from text that stays because it was not understood, by place and reason."""
         self._namespaces = localization.Namespaces(site.language, site.namespaces)
         self._disambiguation = localization.DisambiguationTemplates(
             site.language, templates.disambiguations() if templates else ()
@@ -111,7 +113,9 @@ class ArticleReader:
                 return "disambiguation"
         if self._options.drop_lists and localization.is_list_title(page.title):
             return "list"
-        paragraphs = wikitext_to_paragraphs(text, page.title, self._wiki, self._text, self.dropped_sentences)
+        paragraphs = wikitext_to_paragraphs(
+            text, page.title, self._wiki, self._text, self.dropped_sentences, self.lost_parts
+        )
         if not _has_words(paragraphs, self._options.min_article_words):
             return "too_short"
         url = self._article_url + quote(page.title.replace(" ", "_"), safe="/:(),!*'@;")

@@ -1,12 +1,14 @@
-"""Detect holes: places where a word was lost, because a template or an element was not understood."""
+"""Classify holes: places where a template or an element vanished because it was not understood."""
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import SOUND, UNREAD
+from megatron_pz.wikitext.marks import HOLES, INDENT, ITEM, PLACES, ROW, SOUND, UNREAD
 
 from .buffer import Buffer
 from .characters import is_closing, is_opening, is_separator
 
+BETWEEN_WORDS, IN_PARENTHESIS, BEHIND_WORD, WHOLE_ITEM, WHOLE_LINE = range(5)  # places of a hole, as in PLACES
+CLOSED = "\0"
 _ENDS = ".!?…。！？｡।॥؟۔։።፧។៕။།"
 _CLOSERS = ")）］〕】]\"'”’»›」』"
 _SIGNS = "$£€¥₹₩#=~≈<>+−±×/*-–—"
@@ -18,12 +20,72 @@ _FIRST_UNSPACED = "\u1100"
 """Most scripts from here on put no space between words, so a word may have been lost directly behind another one."""
 
 
-def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool, is_attached: bool) -> bool:
-    """Return whether the sentence lacks a word because of a construct dropped between the output and ``following``.
+class Holes:
+    """The constructs that vanished since the last visible character, and the counts of those that cost no sentence.
 
-    The sentence is complete if the dropped construct was a note or a whole part of a parenthesis: directly after a word
-    or the sentence's end and before a space or punctuation, or between the separators of a parenthesis. A template that
-    is known to show text is not a note: after a word, it was a part of that word.
+    Args:
+        keeps: Sentences that lost a word stay.
+        lost: Receives the number of constructs that vanished from text that stays, by place and reason.
+    """
+
+    def __init__(self, keeps: bool, lost: dict[str, int]) -> None:
+        self.keeps = keeps
+        self.lost = lost
+        self.mark = CLOSED  # mark of the hole, if there is one
+        self.is_attached = False  # the hole directly follows the text in front of it
+        self.vanished: list[str] = []  # marks of the constructs
+
+    def add(self, mark: str, is_attached: bool) -> None:
+        """Add a construct. Anything unknown next to a pronunciation is the hole, because a pronunciation may go."""
+        if self.mark == CLOSED:
+            self.is_attached = is_attached
+        if self.mark == CLOSED or self.mark == SOUND:
+            self.mark = mark
+        self.vanished.append(mark)
+
+    def settle(self, out: Buffer, floor: int, following: str, is_spaced: bool) -> str:
+        """Return the mark of the hole if its sentence has to go, otherwise :data:`CLOSED`; no hole is left.
+
+        The arguments are those of :func:`place_of_hole`.
+        """
+        mark = self.mark
+        place = place_of_hole(out, floor, mark, following, is_spaced, self.is_attached)
+        if place != BETWEEN_WORDS or self.keeps:
+            for vanished in self.vanished:
+                self._count(vanished, place)
+            mark = CLOSED
+        self.vanished.clear()
+        self.mark = CLOSED
+        return mark
+
+    def count_line(self, text: Buffer, start: int, end: int) -> None:
+        """Count the constructs of the line ``text[start:end]``, which vanishes as a whole."""
+        place = WHOLE_LINE
+        while start < end:
+            if text.data[start] in (ITEM, INDENT, ROW):
+                place = WHOLE_ITEM
+            elif is_unknown(text.data[start]):
+                self._count(text.data[start], place)
+            start += 1
+
+    def _count(self, mark: str, place: int) -> None:
+        """Count a construct. A pronunciation is lost only between words; elsewhere it goes on purpose."""
+        if mark != SOUND or place == BETWEEN_WORDS:
+            name = f"{PLACES[place]}_{HOLES[mark]}"
+            self.lost[name] = self.lost.get(name, 0) + 1
+
+
+def is_unknown(character: str) -> bool:
+    """Return whether the character is the mark of a lost word other than a pronunciation."""
+    return "\x10" <= character <= "\x13"  # UNKNOWN … LOST
+
+
+def place_of_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool, is_attached: bool) -> int:
+    """Return the place of a construct dropped between the output and ``following``, an index of ``PLACES``.
+
+    Between words, the sentence lacks one. It is complete without a note or a whole part of a parenthesis: directly
+    after a word or the sentence's end and before a space or punctuation, or between the separators of a parenthesis.
+    A template that is known to show text is not a note: after a word, it was a part of that word.
 
     Args:
         out: The paragraph so far.
@@ -35,22 +97,24 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
     """
     last = out.data[out.size - 1] if out.size > floor else "\n"
     ends_part = is_separator(following) or is_closing(following)
-    if following == "\n" and (last == "\n" or last in _ENDS or last in _CLOSERS):
-        return False
+    if following == "\n" and last == "\n":
+        return WHOLE_ITEM
+    if following == "\n" and (last in _ENDS or last in _CLOSERS):
+        return BEHIND_WORD
     if is_opening(last) and ends_part:
-        return False
+        return IN_PARENTHESIS
     if mark == SOUND:
         if is_separator(last) and (following == "." or ends_part):
-            return False
+            return BEHIND_WORD
         begins_part = is_opening(last) or is_separator(last) or last == ":"
         if (begins_part or ends_part) and is_in_parenthesis(out, floor):
-            return False
+            return IN_PARENTHESIS
     if is_separator(last) and ends_part and is_in_parenthesis(out, floor):
-        return False
+        return IN_PARENTHESIS
     if _is_prefix(out, floor) or (is_attached and last == ":" and _is_ratio(out, floor)):
-        return True
+        return BETWEEN_WORDS
     if mark == UNREAD and is_attached and last.isalnum():
-        return True
+        return BETWEEN_WORDS
     if (
         not is_attached
         or last == "\n"
@@ -59,8 +123,10 @@ def is_hole(out: Buffer, floor: int, mark: str, following: str, is_spaced: bool,
         or is_opening(last)
         or last in _SIGNS
     ):
-        return True
-    return not (is_spaced or ends_part or following in ":]\n：" or following in _ENDS)
+        return BETWEEN_WORDS
+    if not (is_spaced or ends_part or following in ":]\n：" or following in _ENDS):
+        return BETWEEN_WORDS
+    return IN_PARENTHESIS if last == "[" else BEHIND_WORD
 
 
 def _is_prefix(out: Buffer, floor: int) -> bool:
@@ -97,7 +163,7 @@ def holds_hole(text: Buffer, start: int, end: int) -> bool:
     """Return whether ``text[start:end]`` contains the mark of a lost word other than a pronunciation."""
     data = text.data
     while start < end:
-        if "\x10" <= data[start] <= "\x13":  # UNKNOWN … LOST
+        if is_unknown(data[start]):
             return True
         start += 1
     return False

@@ -1,8 +1,9 @@
 # C types of paragraphs.py.
 cimport cython
 from .buffer cimport Buffer
+from .holes cimport Holes
 
-cdef Py_UCS4 CLOSED, BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END, LITERAL, LITERAL_END, PREFORMATTED
+cdef Py_UCS4 BREAK, HEADING, INDENT, ITEM, ROW, SOUND, SPACE, FRACTION, SPOKEN, SPOKEN_END, LITERAL, LITERAL_END, PREFORMATTED
 cdef Py_UCS4 _FIRST_COMPOSED
 cdef Py_ssize_t _LONGEST_SOUND_WORDS
 cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
@@ -11,11 +12,12 @@ cdef int NOTHING, WHITE, NEWLINE, GAP, EATING
 @cython.final
 cdef class Paragraphs:
     cdef Buffer marked, out
-    cdef bint keeps_headings, keeps_holes, is_literal, has_literal, may_compose, has_angle, is_attached, has_hole
+    cdef Holes holes
+    cdef bint keeps_headings, is_literal, has_literal, may_compose, has_angle, has_hole
     cdef str language
     cdef dict dropped
     cdef Py_ssize_t floor, gap_end, literal_end
-    cdef Py_UCS4 kind, eaten, hole
+    cdef Py_UCS4 kind, eaten
     cdef int level, pending
     cdef list found
     cdef dict levels
@@ -32,7 +34,8 @@ cdef class Paragraphs:
     cdef Py_ssize_t _drop_transcription(self, Py_ssize_t start, Py_ssize_t end) except -1
     cdef Py_ssize_t _run_end(self, Py_ssize_t start, Py_ssize_t end) noexcept
     cdef int _add_mark(self, Py_UCS4 mark) except -1
-    cdef void _settle_hole(self, Py_UCS4 following) except *
+    @cython.locals(mark=Py_UCS4)
+    cdef void _settle_holes(self, Py_UCS4 following) except *
     cdef Py_UCS4 _last(self) noexcept
     cdef void _push(self, Py_UCS4 character) except *
     cdef int _push_white(self) except -1

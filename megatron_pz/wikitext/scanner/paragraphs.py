@@ -30,7 +30,7 @@ from megatron_pz.wikitext.sections import without_empty_sections
 
 from .buffer import Buffer
 from .characters import is_closing, is_opening, is_plain, is_prose, is_separator, is_white
-from .holes import holds_hole, holds_word, is_hole, is_in_parenthesis
+from .holes import CLOSED, Holes, holds_hole, holds_word, is_in_parenthesis, is_unknown
 
 _FIRST_COMPOSED = "\u0300"
 _LONGEST_SOUND_WORDS = 80
@@ -38,7 +38,6 @@ _DASHES = "-–—"
 
 # State pending until the next visible character: white space, a line break, a gap left by dropped markup, and whether
 # more of the same leftover character is dropped.
-CLOSED = "\0"
 NOTHING, WHITE, NEWLINE, GAP, EATING = 0, 1, 2, 4, 8
 
 
@@ -51,6 +50,7 @@ class Paragraphs:
         keeps_holes: Sentences that lost a word stay.
         language: Language of the wiki, whose rules determine the ends of sentences.
         dropped: Receives the number of sentences that were dropped because they lost a word, by reason.
+        lost: Receives the number of constructs that vanished from text that stays, by place and reason.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Paragraphs:
         keeps_holes: bool,
         language: str,
         dropped: dict[str, int],
+        lost: dict[str, int],
     ) -> None:
         self.marked = marked
         self.keeps_headings = keeps_headings
@@ -67,11 +68,9 @@ class Paragraphs:
         self.has_literal = False  # the item has text that is not cleaned up
         self.gap_end = 0  # size of the item where a separator was pushed directly behind a gap
         self.literal_end = 0  # the same where text began or ended that is not cleaned up
-        self.keeps_holes = keeps_holes
         self.language = language
         self.dropped = dropped
-        self.hole = CLOSED  # mark of a hole that the next visible character resolves
-        self.is_attached = False  # that hole directly follows the text in front of it
+        self.holes = Holes(keeps_holes, lost)  # the next visible character settles them
         self.has_hole = False  # the item has marks of holes
         self.out = Buffer(self.marked.size + 64)  # the paragraph so far
         self.floor = 0  # start of the present item in it; nothing before it is ever removed
@@ -99,11 +98,12 @@ class Paragraphs:
                 self.kind == PREFORMATTED and first < end and data[first] == PREFORMATTED
             ):
                 is_apart = self._line(start, first, end, is_apart)
-            elif not (self._goes_on() and holds_hole(self.marked, start, end)):
-                is_apart = True
-            else:
+            elif self._goes_on() and holds_hole(self.marked, start, end):
                 self.pending |= WHITE
                 self._add(start, end)
+            else:
+                self.holes.count_line(self.marked, start, end)
+                is_apart = True
             start = end + 1
         self._end()
         return without_empty_sections(self.found, self.levels) if self.levels else self.found
@@ -156,15 +156,14 @@ class Paragraphs:
         self.floor = self.out.size
         self.pending = NOTHING
         self.has_angle = False
-        self.hole = CLOSED
         self.has_hole = self.is_literal = self.has_literal = False
         self.gap_end = self.literal_end = -1
 
     def _end_item(self) -> None:
         """Close the item. Drop an item without a word, with its dash and its line break, but keep a line of code."""
         out = self.out
-        if self.hole != CLOSED:
-            self._settle_hole("\n")
+        if self.holes.mark != CLOSED:
+            self._settle_holes("\n")
         while self.pending & GAP and out.size > self.floor and is_separator(self._last()):
             out.truncate(out.size - 1)
         if self.has_hole:
@@ -209,8 +208,8 @@ class Paragraphs:
         while index < end:
             if is_plain(data[index]):
                 run = self._run_end(index, end)
-                if self.hole != CLOSED:
-                    self._settle_hole(data[index])
+                if self.holes.mark != CLOSED:
+                    self._settle_holes(data[index])
                 if self.pending:
                     self._push_white()
                 self.out.extend(self.marked, index, run)
@@ -267,22 +266,16 @@ class Paragraphs:
                 self.pending |= WHITE
         elif mark == SOUND:
             self._take_back_sound_words()
-            if self.hole == CLOSED and not self.keeps_holes:
-                self.hole = SOUND
-                self.is_attached = False
+            self.holes.add(mark, False)
             self.pending |= GAP
-        elif "\x10" <= mark <= "\x13":  # UNKNOWN … LOST
-            if self.hole == CLOSED and not self.keeps_holes:
-                self.hole = mark
-                self.is_attached = not self.pending & (WHITE | NEWLINE)
+        elif is_unknown(mark):
+            self.holes.add(mark, not self.pending & (WHITE | NEWLINE))
             self.pending |= GAP
 
-    def _settle_hole(self, following: str) -> None:
-        """Push the mark of the hole if its sentence is incomplete, before ``following`` is pushed."""
-        mark = self.hole
-        self.hole = CLOSED
-        is_spaced = self.pending & (WHITE | NEWLINE) != 0
-        if is_hole(self.out, self.floor, mark, following, is_spaced, self.is_attached):
+    def _settle_holes(self, following: str) -> None:
+        """Push the mark of a hole if its sentence is incomplete, before ``following`` is pushed."""
+        mark = self.holes.settle(self.out, self.floor, following, self.pending & (WHITE | NEWLINE) != 0)
+        if mark != CLOSED:
             if self.pending:
                 self._push_white()
             self.out.push(mark)
@@ -294,8 +287,8 @@ class Paragraphs:
 
     def _push(self, character: str) -> None:
         """Append a visible character, unless it and the characters before it are leftovers of dropped markup."""
-        if self.hole != CLOSED:
-            self._settle_hole(character)
+        if self.holes.mark != CLOSED:
+            self._settle_holes(character)
         last = self._last()
         is_behind_gap = self.pending & GAP != 0 or self.out.size == self.gap_end
         if self.is_literal:

@@ -41,7 +41,12 @@ _OF_MARKUP = frozenset("<>&\"'")
 
 
 def scan_page(
-    text: str, title: str, wiki: Wiki, keeps: frozenset[str], dropped: dict[str, int] | None = None
+    text: str,
+    title: str,
+    wiki: Wiki,
+    keeps: frozenset[str],
+    dropped: dict[str, int] | None = None,
+    lost: dict[str, int] | None = None,
 ) -> list[str]:
     """Return the paragraphs of a page, in order, none empty.
 
@@ -51,11 +56,13 @@ def scan_page(
         wiki: Names that the wiki uses.
         keeps: The kept parts, as in ``TextOptions.kept``.
         dropped: Receives the number of sentences that were dropped because they lost a word, by reason.
+        lost: Receives the number of constructs that vanished from text that stays, by place and reason.
     """
     scan = Scan(text, title, wiki, keeps)
     marked = marked_text(scan)
-    counts: dict[str, int] = {} if dropped is None else dropped
-    return Paragraphs(marked, "headings" in keeps, "holes" in keeps, scan.language, counts).all()
+    dropped = {} if dropped is None else dropped
+    lost = {} if lost is None else lost
+    return Paragraphs(marked, "headings" in keeps, "holes" in keeps, scan.language, dropped, lost).all()
 
 
 def marked_inline(text: str, title: str, wiki: Wiki) -> str:

@@ -1,0 +1,142 @@
+"""What is not understood never vanishes uncounted: it costs its sentence, or it is counted by place and reason."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
+from megatron_pz.wikitext.localization import Wiki
+
+UNKNOWN = [
+    ("{{no such|x}}", "unknown_template"),
+    ("{{#no such:x|y}}", "unknown_template"),
+    ("{{{1}}}", "unknown_template"),
+    ("{{convert|5|no such unit}}", "unread_arguments"),
+    ("<hiero>A1</hiero>", "unknown_element"),
+]
+FORMS = [scanner_form.load_interpreted()] + ([scanner_form.scan_page] if scanner_form.compiled else [])
+
+
+@pytest.mark.parametrize("scan_page", FORMS, ids=["interpreted", "compiled"][: len(FORMS)])
+@pytest.mark.parametrize(("unknown", "reason"), UNKNOWN)
+@pytest.mark.parametrize(
+    ("wikitext", "text"),
+    [
+        ("Alpha ({}; born 1950) is a town.", "Alpha (born 1950) is a town."),
+        ("Alpha (born 1950, {}) is a town.", "Alpha (born 1950) is a town."),
+        ("Alpha (born 1950; {}, a man) is a town.", "Alpha (born 1950, a man) is a town."),
+        ("Alpha ({}) is a town.", "Alpha is a town."),
+        ("甲（{}、1950年）是城市。", "甲（1950年）是城市。"),
+        ("甲（1950年；{}）是城市。", "甲（1950年）是城市。"),
+        ("甲［{}］是城市。", "甲是城市。"),
+        ("甲【{}・1950年】是城市。", "甲【1950年】是城市。"),
+        ("甲〔{}，1950年〕是城市。", "甲〔1950年〕是城市。"),
+        ("القاهرة ({}، 1950) مدينة.", "القاهرة (1950) مدينة."),
+    ],
+)
+def test_a_part_of_a_parenthesis_is_counted(
+    scan_page: scanner_form.ScanPage, unknown: str, reason: str, wikitext: str, text: str
+) -> None:
+    dropped: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    assert scan_page(wikitext.format(unknown), "T", Wiki(), frozenset(), dropped, lost) == [text]
+    assert dropped == {}
+    assert lost == {f"in_parentheses_{reason}": 1}
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text", "place"),
+    [
+        ("The end{{no such}}. Next.", "The end. Next.", "behind_words"),
+        ("The end.{{no such}} Next.", "The end. Next.", "behind_words"),
+        ("The end. Next. {{no such}}", "The end. Next.", "behind_words"),
+        ("The [{{no such}}] end.", "The end.", "in_parentheses"),
+        ("* The end.\n* {{no such}}\n* Next.", "- The end.\n\n- Next.", "as_list_items"),
+        ("The end.\n: {{no such}}\n", "The end.", "as_list_items"),
+        ("<gallery>\nFile:a.jpg|{{no such}}\nFile:b.jpg|The end.\n</gallery>", "- The end.", "as_list_items"),
+        ("{{no such}}\nThe end.", "The end.", "on_lines_of_their_own"),
+        ("The end.\n({{no such}})\nNext.", "The end.\n\nNext.", "on_lines_of_their_own"),
+        ("Alpha ({{IPA|x}} {{no such}}; b) is.", "Alpha (b) is.", "in_parentheses"),
+    ],
+)
+def test_what_stands_apart_is_counted_by_its_place(wikitext: str, text: str, place: str) -> None:
+    dropped: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    options = TextOptions.keeping("galleries")
+    assert "\n\n".join(wikitext_to_paragraphs(wikitext, options=options, dropped=dropped, lost=lost)) == text
+    assert dropped == {}
+    assert lost == {f"{place}_unknown_template": 1}
+
+
+@pytest.mark.parametrize(
+    "wikitext",
+    [
+        "Alpha ({{IPA|x}}; born 1950) is.",
+        "Alpha<ref>a</ref> ({{clarify|date=1}} born 1950).{{sfn|A}}\n* {{anchor|x}}",
+        "[[File:a.jpg|thumb|A caption ({{no such}}) of it.]]Alpha is.\n[[Category:A]]",
+        "{{No such box\n| a = {{no such}}\n}}\n'''Alpha''' is.",
+        "Alpha is.{{no such note|{{cite web|title=x}}}}",
+    ],
+)
+def test_what_is_known_to_show_no_word_is_not_counted(wikitext: str) -> None:
+    lost: dict[str, int] = {}
+    assert wikitext_to_paragraphs(wikitext, lost=lost)
+    assert lost == {}
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "text", "reason"),
+    [
+        ("Alpha ({{IPA|x}} {{no such}} b) is. Next.", "Next.", "unknown_template"),
+    ],
+)
+def test_no_sentence_loses_a_word_unnoticed(wikitext: str, text: str, reason: str) -> None:
+    dropped: dict[str, int] = {}
+    assert "\n\n".join(wikitext_to_paragraphs(wikitext, dropped=dropped)) == text
+    assert dropped == {reason: 1}
+
+
+def test_kept_incomplete_sentences_are_counted() -> None:
+    source = "The {{no such}} was (a; {{no such}}). It was pronounced {{respell|a|b}}."
+    dropped: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    options = TextOptions(keep_incomplete_sentences=True)
+    assert wikitext_to_paragraphs(source, options=options, dropped=dropped, lost=lost) == ["The was (a). It was."]
+    assert dropped == {}
+    assert lost == {
+        "between_words_unknown_template": 1,
+        "in_parentheses_unknown_template": 1,
+        "between_words_pronunciation": 1,
+    }
+
+
+LOSING = [source for source, _ in UNKNOWN] + [
+    *("''{{no such}}''", "<small>{{no such}}</small>", "<sup>{{no such}}</sup>", "[[A|{{no such}}]]"),
+    *("{{nowrap|{{no such}}}}", "{{lang|fr|{{no such}}}}", "{{ubl|{{no such}}}}", "{{no<!-- --> such|a=b}}"),
+]
+PIECES = [
+    *LOSING,
+    *("word", "1950", "( ", ")", "[", "]", "; ", ", ", ". ", ": ", "“", "”", "（", "）", "、", "「", "」", "。"),
+    *(" ", "\n", "\n\n", "\n* ", "\n: ", "{{IPA|x}}", "<ref>a</ref>"),
+]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_everything_unknown_is_counted(pieces: list[str]) -> None:
+    source = "".join(pieces)
+    unknown = sum(piece in LOSING for piece in pieces)
+    for keeps in (False, True):
+        dropped: dict[str, int] = {}
+        lost: dict[str, int] = {}
+        options = TextOptions(keep_incomplete_sentences=keeps)
+        wikitext_to_paragraphs(source, options=options, dropped=dropped, lost=lost)
+        counted = sum(number for name, number in lost.items() if not name.endswith("_pronunciation"))
+        if dropped:
+            assert not keeps
+            assert counted <= unknown
+        else:
+            assert counted == unknown
