@@ -1,4 +1,6 @@
 # C types of brackets.py.
+cimport cython
+
 from .frames cimport Frame
 from .state cimport Scan
 
@@ -10,6 +12,8 @@ cdef bint _is_nested_list(Scan scan, Py_ssize_t start) except -1
 cdef void _open_external(Scan scan) except *
 cdef void close_bracket(Scan scan) except *
 cdef str _picture(Scan scan, Frame frame, Py_ssize_t end)
+@cython.locals(following=Py_UCS4, last=Py_UCS4, ends_part=bint)
+cdef bint _stands_for_word(Scan scan, Py_ssize_t end) except -1
 cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)
 cdef int close_dropped(Scan scan, Py_ssize_t run) except -1
 cdef bint _holds_citation(Scan scan, Py_ssize_t start, Py_ssize_t end) except -1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from megatron_pz.wikitext.links import is_external, is_silent, pipe_trick
-from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, LOST, UNKNOWN
+from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, LOST, SOUND, UNKNOWN
 from megatron_pz.wikitext.wiki_names import folded
 
+from .characters import is_closing, is_opening, is_separator
 from .frames import EXTERNAL, LINK, Frame
 from .state import Scan
 
@@ -14,7 +15,8 @@ _LONGEST_LIST = 1000
 _LONGEST_SIGN = 2
 _BEFORE_WORD = (":", "：", "=", "“", "„", "«", "「")
 _BEHIND_WORD = ")）.,;،؛。，；”“»」"
-"""Characters around a picture that stands for a word."""
+"""Characters around a picture that stands for a word, unless it is a part of a parenthesis or of a list."""
+_SOUND_FILES = (".ogg", ".oga", ".opus", ".wav", ".mp3", ".flac", ".mid", ".midi")
 
 
 def open_bracket(scan: Scan) -> None:
@@ -142,16 +144,32 @@ def _picture(scan: Scan, frame: Frame, end: int) -> str:
         frame: The frame of the link.
         end: The end of the link in the source.
     """
-    if end >= scan.end or scan.source.data[end] not in _BEHIND_WORD:
-        return DROPPED
-    if not scan.frames.before().rstrip().endswith(_BEFORE_WORD):
+    if not _stands_for_word(scan, end):
         return DROPPED
     name, _, options = scan.source.text(frame.source_start + 2, end - 2).partition("|")
     if folded(name.partition(":")[0]) not in scan.wiki.file_namespaces:
         return DROPPED
+    if name.rstrip().casefold().endswith(_SOUND_FILES):
+        return SOUND
     text = options.rpartition("|")[2].strip()  # shown to readers who see no pictures
     is_sign = 0 < len(text) <= _LONGEST_SIGN and not any(map(str.isascii, text)) and not any(map(str.isalnum, text))
     return text if is_sign else LOST
+
+
+def _stands_for_word(scan: Scan, end: int) -> bool:
+    """Return whether the picture that ends at ``end`` is in place of a word.
+
+    It stands behind a sign such as a colon, or is a part of a parenthesis or a list: ``([[File:…]]; born 1950)``.
+    """
+    if end >= scan.end:
+        return False
+    following = scan.source.data[end]
+    ends_part = is_closing(following) or is_separator(following)
+    if not ends_part and following not in _BEHIND_WORD:
+        return False
+    before = scan.frames.before().rstrip(f" {DROPPED}{SOUND}{LOST}")
+    last = before[-1:] or "\n"
+    return before.endswith(_BEFORE_WORD) or (ends_part and (is_opening(last) or is_separator(last)))
 
 
 def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:

@@ -16,6 +16,7 @@ UNKNOWN = [
     ("{{{1}}}", "unknown_template"),
     ("{{convert|5|no such unit}}", "unread_arguments"),
     ("<hiero>A1</hiero>", "unknown_element"),
+    ("[[File:x.svg|20px]]", "unknown_element"),
 ]
 FORMS = [scanner_form.load_interpreted()] + ([scanner_form.scan_page] if scanner_form.compiled else [])
 
@@ -75,6 +76,7 @@ def test_what_stands_apart_is_counted_by_its_place(wikitext: str, text: str, pla
     "wikitext",
     [
         "Alpha ({{IPA|x}}; born 1950) is.",
+        "Alpha (born 1950, [[File:Alpha.ogg|listen]]) is.",
         "Alpha<ref>a</ref> ({{clarify|date=1}} born 1950).{{sfn|A}}\n* {{anchor|x}}",
         "[[File:a.jpg|thumb|A caption ({{no such}}) of it.]]Alpha is.\n[[Category:A]]",
         "{{No such box\n| a = {{no such}}\n}}\n'''Alpha''' is.",
@@ -84,6 +86,14 @@ def test_what_stands_apart_is_counted_by_its_place(wikitext: str, text: str, pla
 def test_what_is_known_to_show_no_word_is_not_counted(wikitext: str) -> None:
     lost: dict[str, int] = {}
     assert wikitext_to_paragraphs(wikitext, lost=lost)
+    assert lost == {}
+
+
+def test_a_picture_of_a_sign_in_a_parenthesis_is_its_sign() -> None:
+    lost: dict[str, int] = {}
+    assert wikitext_to_paragraphs("Venus ([[File:Venus.svg|9px|♀]], a planet) is.", lost=lost) == [
+        "Venus (♀, a planet) is."
+    ]
     assert lost == {}
 
 
@@ -113,7 +123,7 @@ def test_kept_incomplete_sentences_are_counted() -> None:
     }
 
 
-LOSING = [source for source, _ in UNKNOWN] + [
+LOSING = [source for source, _ in UNKNOWN[:-1]] + [
     *("''{{no such}}''", "<small>{{no such}}</small>", "<sup>{{no such}}</sup>", "[[A|{{no such}}]]"),
     *("{{nowrap|{{no such}}}}", "{{lang|fr|{{no such}}}}", "{{ubl|{{no such}}}}", "{{no<!-- --> such|a=b}}"),
 ]
