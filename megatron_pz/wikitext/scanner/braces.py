@@ -6,7 +6,7 @@ On wikis with language variants, also scan ``-{variant:text;…}-``.
 from __future__ import annotations
 
 from megatron_pz.wikitext import templates, variants
-from megatron_pz.wikitext.marks import DROPPED, LITERAL, LITERAL_END, UNKNOWN
+from megatron_pz.wikitext.marks import LITERAL, LITERAL_END, UNKNOWN
 
 from .brackets import bar, close_dropped, hole_or_gap
 from .frames import LINK, TEMPLATE, VARIANT
@@ -186,7 +186,7 @@ def _close_template(scan: Scan) -> None:
         frames.close(scan.title)
     elif learned is not None and name.startswith(templates.LEARNED):
         stands_alone = _stands_alone(scan, frame.start)
-        frames.close(DROPPED if stands_alone else learned.render(name, frames.parameters(), scan.title, scan.wiki))
+        frames.close(UNKNOWN if stands_alone else learned.render(name, frames.parameters(), scan.title, scan.wiki))
     else:
         frames.close(templates.render(name, first, frames.parameters(), scan.language, frames.before()))
 

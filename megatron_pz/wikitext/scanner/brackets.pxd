@@ -16,6 +16,7 @@ cdef str _picture(Scan scan, Frame frame, Py_ssize_t end)
 cdef bint _stands_for_word(Scan scan, Py_ssize_t end) except -1
 cdef str hole_or_gap(Scan scan, Frame frame, str mark, Py_ssize_t end)
 cdef int close_dropped(Scan scan, Py_ssize_t run) except -1
+cdef bint _goes_on(Scan scan, Py_ssize_t start, Py_ssize_t end) noexcept
 cdef bint _holds_citation(Scan scan, Py_ssize_t start, Py_ssize_t end) except -1
 cdef int _close_external(Scan scan) except -1
 cdef void _close_link(Scan scan) except *

@@ -129,7 +129,9 @@ def close_dropped(scan: Scan, run: int) -> None:
     if pairs > inner:
         end = scan.position + 2 * (inner + 1)
         scan.frames.close(
-            _picture(scan, frame, end) if frame.kind == LINK else hole_or_gap(scan, frame, frame.mark, end)
+            _picture(scan, frame, end)
+            if frame.kind == LINK and not frame.mark
+            else hole_or_gap(scan, frame, frame.mark, end)
         )
         scan.position += 2 * (inner + 1)
     else:
@@ -176,7 +178,8 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
     """Choose the mark of a template that shows no text; an unknown template that is a separate block leaves no hole.
 
     A template is a block if it begins its line and spans several lines, or if bold text follows directly, as after
-    boxes in front of an article's first sentence. A template that holds a citation is a note.
+    boxes in front of an article's first sentence, and if no sentence goes on around it. A template that holds a
+    citation is a note.
 
     Args:
         scan: The scan.
@@ -194,10 +197,20 @@ def hole_or_gap(scan: Scan, frame: Frame, mark: str, end: int) -> str:
         start -= 1
     if start > 0 and data[start - 1] != "\n" and data[start - 1] != "}":
         return mark
+    if _goes_on(scan, start, end):
+        return mark
     is_followed_by_bold = scan.follows(end, "'", "'") and scan.follows(end + 1, "'", "'")
     if is_followed_by_bold or scan.source.find("\n", frame.source_start, end) < end:
         return DROPPED
     return mark
+
+
+def _goes_on(scan: Scan, start: int, end: int) -> bool:
+    """Return whether a sentence of the line before ``start`` goes on in the line that begins at ``end``."""
+    data = scan.source.data
+    if start < 2 or end + 1 >= scan.end or data[end] != "\n" or not data[end + 1].isalnum():
+        return False
+    return data[start - 1] == "\n" and (data[start - 2].isalnum() or is_separator(data[start - 2]))
 
 
 def _holds_citation(scan: Scan, start: int, end: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import DROPPED
+from megatron_pz.wikitext.marks import DROPPED, LOST
 
 from .buffer import Buffer
 
@@ -27,7 +27,7 @@ class Frame:
         self.kind = kind
         self.start = start  # size of the output when it opened, the start of its content
         self.dropped = dropped  # its content is not emitted
-        self.mark = ""  # mark of a template that shows no text
+        self.mark = ""  # mark of a construct that shows no text
         self.source_start = 0  # start of a template or link in the source
         self.name = ""  # name of a tag, or of a template as returned by templates.name_and_mark
         self.braces = 2
@@ -61,6 +61,8 @@ class Frames:
         self.kind = kind
         self.dropping = dropped or self.depth > MAX_DEPTH
         frame.open(kind, self.out.size, self.dropping)
+        if self.depth > MAX_DEPTH:
+            frame.mark = LOST
         return frame
 
     def pop(self) -> Frame:
@@ -89,12 +91,12 @@ class Frames:
     def abandon_from(self, depth: int) -> None:
         """Abandon the frames from ``depth`` on, whose ends are missing; kept content stays, dropped content is lost.
 
-        Of a link, the text after its last ``|`` stays.
+        Of a link, the text after its last ``|`` stays; a file without an end is a hole.
         """
         while self.depth > depth:
             frame = self.pop()
             if frame.dropped:
-                self.out.write(DROPPED)
+                self.out.write(LOST if frame.kind == LINK else DROPPED)
             elif frame.kind == LINK and frame.bar >= 0:
                 self.out.remove(frame.start, frame.last_bar)
 

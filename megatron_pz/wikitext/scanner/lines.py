@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from megatron_pz.wikitext.marks import BREAK, HEADING, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED, UNREAD
+import re
+
+from megatron_pz.wikitext.marks import BREAK, HEADING, HOLES, INDENT, ITEM, MARKS, PARAGRAPH, PREFORMATTED, UNREAD
 from megatron_pz.wikitext.sections import is_closing_heading
 
 from .closing import begin_closing_section, end_closing_sections, may_hold_prose, section_end
@@ -11,6 +13,7 @@ from .state import Scan
 from .tables import close_table, open_table, table_line
 from .unclosed import go_back_to_unclosed
 
+_MARKS_BUT_HOLES = re.compile(f"(?![{''.join(HOLES)}]){MARKS.pattern}")
 _DEEPEST_HEADING = 6
 _LONGEST_PARAGRAPH = 1000
 """Characters of a caption that are looked at behind a blank line."""
@@ -204,7 +207,8 @@ def end_heading(scan: Scan) -> None:
     """Emit a heading whose text has been scanned, or skip the section that it begins."""
     out = scan.out
     scan.frames.abandon_from(0)
-    heading = " ".join(MARKS.sub("", out.text(scan.heading_start, out.size)).split())
+    marked = out.text(scan.heading_start, out.size)
+    heading = " ".join(MARKS.sub("", marked).split())
     level = scan.heading_level
     out.truncate(scan.heading_start)
     scan.heading_level = 0
@@ -217,4 +221,5 @@ def end_heading(scan: Scan) -> None:
             scan.position = end
             return
         begin_closing_section(scan, level)
-    out.write(f"{PARAGRAPH}{HEADING}{level}{heading}{PARAGRAPH}")
+    shown = " ".join(_MARKS_BUT_HOLES.sub("", marked).split()) if scan.keeps_headings else heading
+    out.write(f"{PARAGRAPH}{HEADING}{level}{shown}{PARAGRAPH}")

@@ -14,7 +14,7 @@ cdef class Scan:
     cdef object wiki
     cdef bint has_variants
     cdef frozenset trailing_sections
-    cdef bint keeps_tables, keeps_infoboxes, keeps_galleries, keeps_math, keeps_code
+    cdef bint keeps_headings, keeps_tables, keeps_infoboxes, keeps_galleries, keeps_math, keeps_code
     cdef bint is_verse
     cdef int heading_level
     cdef Py_ssize_t single_brackets, single_braces

@@ -32,6 +32,7 @@ class Scan:
         self.language = wiki.language
         self.has_variants = wiki.language in variants.LANGUAGES
         self.trailing_sections = wiki.trailing_sections
+        self.keeps_headings = "headings" in keeps
         self.keeps_tables = "tables" in keeps
         self.keeps_infoboxes = "infoboxes" in keeps
         self.keeps_galleries = "galleries" in keeps

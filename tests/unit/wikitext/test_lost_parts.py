@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_pz.wikitext import scanner_form
+from megatron_pz.wikitext import scanner_form, templates
 from megatron_pz.wikitext.extract import TextOptions, wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
+from megatron_pz.wikitext.templates.from_dump import DumpTemplates, summary
 
 UNKNOWN = [
     ("{{no such|x}}", "unknown_template"),
@@ -100,13 +101,35 @@ def test_a_picture_of_a_sign_in_a_parenthesis_is_its_sign() -> None:
 @pytest.mark.parametrize(
     ("wikitext", "text", "reason"),
     [
+        ("First.\nThe list is\n{{no such\n|a}}\nof two. Next.", "First. Next.", "unknown_template"),
         ("Alpha ({{IPA|x}} {{no such}} b) is. Next.", "Next.", "unknown_template"),
+        ("First. Alpha [[File:a.jpg|20px is a town.\n\nNext.", "First.\n\nNext.", "unknown_element"),
+        (f"First. A {'{{nowrap|' * 45}b{'}}' * 45} is. Next.", "First. Next.", "unknown_element"),
+        ("== A {{no such}} b ==\nNext.", "Next.", "unknown_template"),
     ],
 )
 def test_no_sentence_loses_a_word_unnoticed(wikitext: str, text: str, reason: str) -> None:
     dropped: dict[str, int] = {}
-    assert "\n\n".join(wikitext_to_paragraphs(wikitext, dropped=dropped)) == text
+    options = TextOptions.keeping("headings")
+    assert "\n\n".join(wikitext_to_paragraphs(wikitext, options=options, dropped=dropped)) == text
     assert dropped == {reason: 1}
+
+
+def test_a_heading_that_is_not_kept_is_not_counted() -> None:
+    dropped: dict[str, int] = {}
+    lost: dict[str, int] = {}
+    assert wikitext_to_paragraphs("== A {{no such}} b ==\nNext.", dropped=dropped, lost=lost) == ["Next."]
+    assert dropped == lost == {}
+
+
+def test_a_template_of_the_dump_that_stands_alone_inside_a_sentence_costs_it() -> None:
+    body = summary("<b>{{{1}}}</b>", None)
+    assert body is not None
+    wiki = Wiki(templates=DumpTemplates({templates.template_name("Strong wrap"): body}, "en"))
+    dropped: dict[str, int] = {}
+    source = "First.\nThe list is\n{{strong wrap|a}}\nof two. Next."
+    assert wikitext_to_paragraphs(source, wiki=wiki, dropped=dropped) == ["First. Next."]
+    assert dropped == {"unknown_template": 1}
 
 
 def test_kept_incomplete_sentences_are_counted() -> None:
