@@ -90,7 +90,7 @@ def _one_formula(word: str) -> str | None:
 def nuclide(parameters: Parameters) -> str:
     """Render ``{{nuclide|carbon|14}}`` -> ¹⁴carbon."""
     element, mass = first(parameters), second(parameters)
-    if not element or parameters.get("3"):
+    if not element or parameters.get("3") or not knows(parameters, ("link", "anchor")):
         return UNREAD
     return f"{element.capitalize()}-{mass}" if len(element) > 2 and mass else f"{superscript(mass)}{element}"
 

@@ -48,6 +48,8 @@ def french_quantity(parameters: Parameters) -> str:
         if raised == exponent:
             return UNREAD
         text += f"×10{raised}"
+    if any(value in _JOINTS and value != "/" for value in values[1:]):
+        return UNREAD
     for place, unit in enumerate(values[1:]):
         if re.fullmatch(r"[+\-−]?\d+", unit) and place:
             text += superscript(unit)
@@ -91,6 +93,9 @@ def french_century(parameters: Parameters) -> str:
     values = [value for value in positional(parameters) if value]
     shown: list[str] = []
     era = "av. J.-C." if name.startswith("-") else ""
+    ending = {"s": "s", "siècles": "s", "siècle": ""}.get(values[-1]) if values else None
+    if ending is not None:
+        values.pop()
     count = 0
     while values:
         value = values.pop(0)
@@ -109,7 +114,7 @@ def french_century(parameters: Parameters) -> str:
         return UNREAD
     noun = "millénaire" if "millénaire" in name or name.strip("-").startswith("m") else "siècle"
     text = re.sub(r" (,)|(?: ([–/-]) )", r"\1\2", " ".join(shown))
-    return " ".join(filter(None, [text, noun + "s" * (count > 1), era]))
+    return " ".join(filter(None, [text, noun + ("s" * (count > 1) if ending is None else ending), era]))
 
 
 _NAMED = re.compile(

@@ -113,7 +113,8 @@ def _east_slavic_date(parameters: Parameters) -> str:
     day, month, year, old_day, old_month = (small_number(field) or 0 for field in fields)
     is_complete = 1 <= day <= 31 and 1 <= month <= 12 and year and old_day <= 31 and old_month <= 12
     is_in_month_before = old_day > day and not old_month
-    if not is_complete or is_in_month_before or any(fields[3:]) != bool(old_day):
+    is_other_date = bool(parameters.get("6")) or old_month not in (0, month, month - 1 or 12)
+    if not is_complete or is_in_month_before or is_other_date or any(fields[3:]) != bool(old_day):
         return UNREAD
     months = _UKRAINIAN_MONTHS if parameters["@"] == "uk" else _RUSSIAN_MONTHS
     if not old_day:

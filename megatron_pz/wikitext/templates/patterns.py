@@ -3,7 +3,7 @@
 =================  =================================================================================
 ``{1}``            the parameter 1; if it is missing or empty, the template is not understood
 ``{lt|1}``         the first of these parameters that is not empty
-``{1!}``           the parameter 1, where it is the only positional one
+``{2!}``           the parameter 2, where it is the last positional one
 ``{-1}``           the last positional parameter
 ``{*, }``          all positional parameters, separated by the text after the star
 ``[ ({2})]``       shown if every parameter in it is present
@@ -97,8 +97,9 @@ def _value(names: str, pattern: str) -> _Piece:
         return lambda parameters: separator.join(filter(None, positional(parameters))) or None
     if names == "-1":
         return lambda parameters: next(filter(None, reversed(positional(parameters))), None)
-    if names == "1!":
-        return lambda parameters: None if parameters.get("2") else parameters.get("1") or None
+    if names.endswith("!"):
+        number, following = names[:-1], str(int(names[:-1]) + 1)
+        return lambda parameters: None if parameters.get(following) else parameters.get(number) or None
     choices = names.split("|")
     if not all(choices):
         raise ValueError(f"{pattern!r}: a parameter without a name")

@@ -13,6 +13,8 @@ from megatron_pz.wikitext.localization import Wiki
     [
         ("en", "He gave [[Media:Speech.ogg|a long speech]] there.", "He gave a long speech there."),
         ("en", "The claim {{clarify|text=is odd|date=May 2010}} here{{clarify|reason=x}}.", "The claim is odd here."),
+        ("en", "It is {{font color|green|yellow|warm}} and {{font color|blue|cold}}.", "It is warm and cold."),
+        ("es", "Es {{color|rojo|cálido}}.", "Es cálido."),
         ("nl", "Hij ({{lang-en|bus}}) kwam.", "Hij (Engels: bus) kwam."),
         ("sv", "Han ({{lang-en|buss}}) kom.", "Han (engelska: buss) kom."),
         ("vi", "Ông ({{lang-fr|bus}}) đến.", "Ông (tiếng Pháp: bus) đến."),
@@ -22,6 +24,17 @@ from megatron_pz.wikitext.localization import Wiki
         ("cs", "On ({{vjazyce2|en|bus}}) a {{cizojazyčně|de|Bus}} přišel.", "On (anglicky bus) a Bus přišel."),
         ("he", "הוא ({{אנג|bus}}) בא.", "הוא (באנגלית: bus) בא."),
         ("pt", "A {{quem?}} moça veio.", "A moça veio."),
+        (
+            "fr",
+            "Du {{sp|IX|e|au|XI|e|siècle}} aux {{sp-|XII|e|et|XIII|e|s}}.",
+            "Du IXe au XIe siècle aux XIIe et XIIIe siècles.",
+        ),
+        ("fr", "Une aire de 5 km{{2}} et 3 m{{3}}.", "Une aire de 5 km² et 3 m³."),
+        (
+            "ja",
+            "{{読み仮名|藤井 聡太|ふじい そうた|2002年 - }}は棋士。",
+            "藤井 聡太（ふじい そうた、2002年 -）は棋士。",
+        ),
         ("fr", "La {{3e|division}} et le 2{{e|régiment}} arrivent.", "La 3e division et le 2e régiment arrivent."),
     ],
 )
@@ -34,8 +47,13 @@ def test_shown(language: str, wikitext: str, text: str) -> None:
     [
         ("fr", "Le {{1er|janvier|2000}} il part."),
         ("fr", "Le 1{{er|janvier|2000}} il part."),
+        ("fr", "Il pèse {{unité|5|à|7|g}} ici."),
+        ("ru", "Он умер {{ДС|1|2|1850|5|6|1799}} там."),
         ("ru", "Он {{цвет|red|текст}} там."),
         ("en", "It is {{convert|12,5|km}} big."),
+        ("en", "See {{slink|Foo|Bar|Baz}} there."),
+        ("en", "The {{nuclide|U|235|charge=2+}} decays."),
+        ("de", "Das {{Farbe|rot|blau|Wort}} ist."),
     ],
 )
 def test_sentence_dropped(language: str, wikitext: str) -> None:
