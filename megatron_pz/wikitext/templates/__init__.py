@@ -48,7 +48,7 @@ FUNCTIONS: Final[Mapping[str, Render]] = {
 }
 """Functions by the names used in the rows of ``[templates.computed]``."""
 
-_PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
+PARSER_FUNCTIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "lc": str.lower,
     "uc": str.upper,
     "lcfirst": lambda text: text[:1].lower() + text[1:],
@@ -91,7 +91,7 @@ def is_shown(name: str, language: str) -> bool:
         name in rows.text
         or name in rows.computed
         or (name.startswith("lang-") and name not in rows.sounds)
-        or name.partition(":")[0] in _PARSER_FUNCTIONS
+        or name.partition(":")[0] in PARSER_FUNCTIONS
         or name.startswith(f"{_FORMATTED_NUMBER}:")
         or _FRACTION_NAME.fullmatch(name) is not None
         or (language == "fr" and french.named_ordinal(name) != "")
@@ -188,8 +188,8 @@ def render(name: str, first_field: str, parameters: dict[str, str], language: st
     if language == "fr" and (shown := french.named_ordinal(name)):
         return UNREAD if second(parameters) else f"{shown} {first(parameters)}".rstrip()
     function_name, colon, _ = name.partition(":")
-    if colon and function_name in _PARSER_FUNCTIONS:
-        return _PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD
+    if colon and function_name in PARSER_FUNCTIONS:
+        return PARSER_FUNCTIONS[function_name](first_field.partition(":")[2].strip()) or UNREAD
     if function_name == _FORMATTED_NUMBER:
         return numbers.formatted(first_field.partition(":")[2].strip(), first(parameters), language) or UNREAD
     return UNKNOWN

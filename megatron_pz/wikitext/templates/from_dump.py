@@ -46,10 +46,18 @@ _POINTER_ABROAD = re.compile(
     r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
 )
 """Matches the small "(en)" after a link helper's label, a link to the article in another language."""
+_NOT_PRINTED = re.compile(
+    r"<(sup|small|span)\b[^<>]*\bclass\s*=\s*[\"'][^\"'<>]*\bnoprint\b[^<>]*>(?:(?!</?\1\b).)*</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+"""Matches a part of a line that is no text of the article, such as a link to edit it."""
 _PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
 _FIRST_PLACEHOLDER: Final = 0xF0000
 _PLACEHOLDER = re.compile("[\U000f0000-\U000ffffd]")
 _VARIABLES: Final = frozenset(["pagename", "fullpagename", "basepagename", "subpagename"])
+_NO_NAMESPACE: Final = frozenset(["namespace", "articlespace", "subjectspace", "ns:0", "ns:"])
+"""Variables that are empty on an article."""
+_CHANGED_CASE = re.compile(r"\{\{\s*(lc|uc|lcfirst|ucfirst):([^{}|]*)\}\}", re.IGNORECASE)
 _SILENT_FUNCTIONS: Final = ("#tag:ref", "defaultsort:", "displaytitle:", "#related:", "#seo:")
 
 
@@ -70,7 +78,7 @@ def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | 
     body = _included(wikitext)
     if has_disambiguation_word(body, language) or _disambiguations(language).are_in(body):
         return _DISAMBIGUATION
-    body = _POINTER_ABROAD.sub("", body)
+    body = _NOT_PRINTED.sub("", _POINTER_ABROAD.sub("", body))
     if _CALLS_BOX.search(body) or _RAISED_NOTE.fullmatch(body) or not body:
         return _BOX
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
@@ -201,7 +209,14 @@ class _Expansion:
         return chr(_FIRST_PLACEHOLDER + len(self._values) - 1)
 
     def _decoded(self, text: str) -> str:
-        return MARKS.sub("", _with_values(self.text(text), self._values)).strip()
+        """Return a text that is compared. Raise :class:`NotUnderstood` if a template's text is a part of it."""
+        expanded = _CHANGED_CASE.sub(self._in_case, self.text(text))
+        if "{{" in expanded.replace("{{{", ""):
+            raise NotUnderstood(expanded)
+        return MARKS.sub("", _with_values(expanded, self._values)).strip()
+
+    def _in_case(self, call: re.Match[str]) -> str:
+        return templates.PARSER_FUNCTIONS[call[1].lower()](_with_values(call[2], self._values).strip())
 
     def _branch(self, fields: list[str], number: int) -> str:
         return self.text(fields[number]).strip() if number < len(fields) else ""
@@ -211,7 +226,7 @@ class _Expansion:
         function = head.casefold()
         if function in _VARIABLES:
             return self._title
-        if function.startswith(_SILENT_FUNCTIONS):
+        if function in _NO_NAMESPACE or function.startswith(_SILENT_FUNCTIONS):
             return ""
         if not function.startswith("#"):
             return "{{" + "|".join(self.text(field) for field in fields) + "}}"

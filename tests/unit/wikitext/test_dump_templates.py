@@ -36,6 +36,10 @@ PAGES = {
     "Doubted span": "{{Fix-span|content={{{1|}}}|text=doubtful}}",
     "Saved": "{{{{{|safesubst:}}}#if:{{{1|}}}|{{SafeSubst:nowrap|{{{1}}}!}}|x}}",
     "Older": "{{#expr: {{{2}}} - {{{1}}}}}{{#ifexpr: {{{2}}} - {{{1}}} > 50|!}}",
+    "Language": "{{#switch: {{lc:{{{1|}}}}} | de = German | fr | fra = French | {{{1}}} }}",
+    "Place": "{{#ifeq:{{NAMESPACE}}|{{ns:0}}|{{{1}}}|no article}}",
+    "Wrapped": "{{#ifeq:{{strong wrap|{{{1}}}}}|a|first|other}}",
+    "Edited": '{{{1}}}<span class="plainlinks noprint"> [edit]</span>',
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
 REDIRECTS = {
@@ -57,6 +61,9 @@ def dump_templates(language: str = "en") -> DumpTemplates:
     ("wikitext", "text"),
     [
         ("A {{strong wrap|b}} c.", "A b c."),
+        ("A {{language|DE}}, {{language|fr}}, {{language|It}} b.", "A German, French, It b."),
+        ("A {{place|b}} {{edited|c}} d.", "A b c d."),
+        ("A {{wrapped|a}} b.", ""),
         ("A {{Sw|b}} and {{sw2|c}} d.", "A b and c d."),
         ("It is {{cv|5|km}} long.", "It is 5 kilometres long."),
         ("He met {{helper|Alpha}} and {{helper|Beta|the beta|Gamma|lang=fr}} there.",
