@@ -112,14 +112,20 @@ def is_letter_of_text(character: str) -> bool:
 
 
 def _gallery_line(scan: Scan) -> None:
-    """Turn ``File:a.jpg|alt=text|caption`` into an item with the caption."""
+    """Turn ``File:a.jpg|alt=text|caption`` into an item with the caption; a name with braces is no file."""
     data = scan.source.data
     end = scan.position
+    is_file = True
+    is_name = True
     while end < scan.end and data[end] != "\n" and data[end] != "<":
-        if data[end] == "|" and not (scan.is_word(end + 1, "alt=") or scan.is_word(end + 1, "link=")):
-            scan.position = end + 1
-            scan.out.write(ITEM)
-            return
+        if is_name and data[end] == "{":
+            is_file = False
+        if is_file and data[end] == "|":
+            is_name = False
+            if not (scan.is_word(end + 1, "alt=") or scan.is_word(end + 1, "link=")):
+                scan.position = end + 1
+                scan.out.write(ITEM)
+                return
         end += 1
     scan.position = end
 

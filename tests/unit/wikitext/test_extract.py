@@ -194,6 +194,11 @@ def test_tables_are_kept_on_request_with_a_row_a_line() -> None:
     ]
 
 
+def test_a_gallery_line_that_names_no_file_is_dropped() -> None:
+    source = "<gallery>\nG{{convert|1|km}}\nFile:a.jpg|alt={{x}}|The {{convert|2|km}}\n</gallery>Text."
+    assert text_of(source, "galleries") == "- The 2 kilometres\n\nText."
+
+
 def test_infoboxes_and_captions_of_galleries_are_kept_on_request() -> None:
     source = (
         "{{Infobox person\n| name = [[Ada]]\n| birth_date = {{birth date|1815|12|10}}\n| image =\n}}\nText."
