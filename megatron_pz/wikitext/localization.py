@@ -147,8 +147,12 @@ class DisambiguationTemplates:
         self._names = rows | frozenset(map(wiki_names.folded, learned))
         self._others = wiki_names.folded_names("not_disambiguation_templates", language)
         self._prefixes = tuple(f"{name}:" for name in namespace_names(TEMPLATE, language))
+        self._decide = functools.lru_cache(maxsize=1 << 16)(self._is_one)  # most calls of a dump repeat a few names
 
     def __contains__(self, name: str) -> bool:
+        return self._decide(name)
+
+    def _is_one(self, name: str) -> bool:
         name = wiki_names.folded(name)
         for prefix in self._prefixes:
             name = name.removeprefix(prefix).removeprefix("_")
