@@ -11,7 +11,7 @@ from tests.support.launched_run import LaunchedRun
 from tests.support.tiny_run import TaughtRun, metrics_of
 
 RANKS = ("--train-iters", 20, "--rollout-ranks", 1, "--keep-last", 2)
-"""Of a run with one rank for the trainer and one for rollouts."""
+"""Flags of a run with one rank for the trainer and one for rollouts."""
 
 
 @pytest.fixture(scope="module")

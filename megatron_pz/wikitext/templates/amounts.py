@@ -90,7 +90,7 @@ def ordinal(parameters: Parameters) -> str:
 
 
 def percentage(parameters: Parameters) -> str:
-    """``{{percentage|1|3|1}}`` -> 33.3%."""
+    """Render ``{{percentage|1|3|1}}`` -> 33.3%."""
     part, whole = first(parameters), second(parameters)
     digits = parameters.get("3", "") or "0"
     if not re.fullmatch(r"\d", digits) or not knows(parameters, ()):
@@ -100,7 +100,7 @@ def percentage(parameters: Parameters) -> str:
 
 
 def spelled_number(parameters: Parameters) -> str:
-    """``{{spellnum|42}}`` -> forty-two."""
+    """Render ``{{spellnum|42}}`` -> forty-two."""
     return (in_words(first(parameters)) if knows(parameters, ()) else "") or UNREAD
 
 
