@@ -29,9 +29,9 @@ from megatron_pz.config.command_line import Parser
 from megatron_pz.config.schema import ModelConfig, OptimizerConfig, ParallelConfig, RolloutConfig
 from megatron_pz.monitoring.metrics import read_metrics
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.rollout.ranks.crew import CLOSE, RolloutCrew
+from megatron_pz.rollout.ranks.controller import CLOSE, RolloutController
 from megatron_pz.rollout.ranks.host_weights import ReceivedWeights
-from megatron_pz.rollout.ranks.meeting import Guest
+from megatron_pz.rollout.ranks.rendezvous import RendezvousClient
 from megatron_pz.rollout.weight_sync import load_weights
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 from megatron_pz.trainer.policy import Policy
@@ -44,11 +44,11 @@ MINUTES = timedelta(minutes=10)
 def serve(hf_model: str, precision: str) -> None:
     """Receive weights until the end; answer each transfer with the CPU-seconds that it took on this rank."""
     store = open_job_store(MINUTES)
-    guest = Guest(store, 0)
-    topology = meet_rollout_ranks(ParallelConfig(), guest.store, 0, 1)
+    client = RendezvousClient(store, 0)
+    topology = meet_rollout_ranks(ParallelConfig(), client.store, 0, 1)
     rollout = RolloutConfig(256, 64, rollout_dtype="float32" if precision == "fp32" else "bfloat16")
     with VllmEngine(hf_model, rollout, seed=0, colocated=True, read_weights=False) as engine:
-        connection = guest.connect(lambda: sys.exit(1))
+        connection = client.connect(lambda: sys.exit(1))
         weights = ReceivedWeights(connection)
         while (command := connection.recv())[0] != CLOSE:
             weights.expect(command[2])
@@ -61,8 +61,8 @@ def serve(hf_model: str, precision: str) -> None:
 class Sides:
     """The measurements of rank 0, alternating: CPU-seconds of both ranks, and wall seconds."""
 
-    def __init__(self, policy: Policy, crew: RolloutCrew) -> None:
-        self.policy, self.crew = policy, crew
+    def __init__(self, policy: Policy, controller: RolloutController) -> None:
+        self.policy, self.controller = policy, controller
         sources = [tensor.clone() for _, tensor in policy.weights()]
         self.pairs = [(source, torch.empty_like(source)) for source in sources]
         self.bytes = sum(source.numel() * source.dtype.itemsize for source in sources)
@@ -77,9 +77,9 @@ class Sides:
 
     def transfer(self, *, local: bool) -> float:
         """Load the policy's weights into the engine; return the CPU-seconds of its rank."""
-        for channel in self.crew._channels:
+        for channel in self.controller._channels:
             channel.local = local
-        (seconds,) = self.crew.load("", self.policy.weights(), None)
+        (seconds,) = self.controller.load("", self.policy.weights(), None)
         return float(seconds)
 
     def take(self, name: str) -> None:
@@ -95,8 +95,8 @@ def measure(hf_model: str, precision: str, repeats: int) -> dict[str, Any]:
     topology = Topology.start(ParallelConfig(), 1, rollout_ranks=1)
     model = ModelConfig(hf_model=hf_model, bf16=precision == "bf16")
     policy = Policy(model, ParallelConfig(), OptimizerConfig(), topology)
-    crew = RolloutCrew(topology.store, 1, 1, 0, lambda *_: nullcontext())
-    sides = Sides(policy, crew)
+    controller = RolloutController(topology.store, 1, 1, 0, lambda *_: nullcontext())
+    sides = Sides(policy, controller)
     names = ("copy", "shared memory", "over TCP")
     for turn in range(repeats + 1):
         for name in names:
@@ -104,7 +104,7 @@ def measure(hf_model: str, precision: str, repeats: int) -> dict[str, Any]:
         if turn == 0:  # the first call touches new memory
             sides.processors.clear()
             sides.clock.clear()
-    crew.close()
+    controller.close()
     topology.close()
     figures: dict[str, Any] = {"MiB of weights": sides.bytes / 2**20}
     for unit, taken in (("CPU-s", sides.processors), ("wall s", sides.clock)):

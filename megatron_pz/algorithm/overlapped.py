@@ -17,7 +17,7 @@ from megatron_pz.corpus.passages import PassageBlend
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.monitoring.timers import Timers
 from megatron_pz.rl.experience import Role, ScoredGroup
-from megatron_pz.rollout.ranks.crew import EXPERIENCE, RolloutCrew
+from megatron_pz.rollout.ranks.controller import EXPERIENCE, RolloutController
 from megatron_pz.rollout.speculation import DraftCounts
 
 
@@ -41,17 +41,17 @@ class OverlappedPretrainZero(PretrainZero):
         passages: PassageBlend,
         sampler: PassageSampler,
         engines: Mapping[Role, RemoteEngine],
-        crew: RolloutCrew | None,
+        controller: RolloutController | None,
     ) -> None:
         """Keep the parts of the run.
 
         Args:
             worker: reads and scores the samples; it has no engines.
             engines: receive the weights.
-            crew: the rollout ranks; None on all ranks but the first.
+            controller: the rollout ranks; None on all ranks but the first.
         """
         super().__init__(config, worker, learners, passages, sampler, engines)
-        self._crew = crew
+        self._controller = controller
         self._drafts = DraftCounts()
         self._wanted = 0
         """The step whose experience was last asked for."""
@@ -90,8 +90,8 @@ class OverlappedPretrainZero(PretrainZero):
     def _ask(self, wanted: int, iteration: int) -> None:
         """Request the samples of step ``wanted`` from the rollout ranks during ``iteration``. Collective."""
         state = {"sampler": self.sampler.state_dict(), "rollouts": self.state_dict(), "expert_ids": self._pending_ids()}
-        if self._crew is not None:
-            self._crew.start([(EXPERIENCE, wanted, state)] * self._crew.ranks)
+        if self._controller is not None:
+            self._controller.start([(EXPERIENCE, wanted, state)] * self._controller.ranks)
         self._wanted, self._asked = wanted, iteration
 
     def _pending_ids(self) -> dict[str, bytes]:
@@ -107,8 +107,8 @@ class OverlappedPretrainZero(PretrainZero):
         ids: dict[str, bytes] = {}
 
         def finish() -> StoredExperience:
-            assert self._crew is not None
-            whole = merged(self._crew.finish())
+            assert self._controller is not None
+            whole = merged(self._controller.finish())
             ids.update(whole.pop("expert_ids"))
             return whole
 

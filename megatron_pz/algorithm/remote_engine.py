@@ -15,7 +15,7 @@ from megatron_pz.rl.packing import LossWeighting
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.lifecycle import Part
 from megatron_pz.rollout.logprob_mismatch import LogProbDifference
-from megatron_pz.rollout.ranks.crew import GENERATE, RolloutCrew
+from megatron_pz.rollout.ranks.controller import GENERATE, RolloutController
 from megatron_pz.rollout.speculation import DraftCounts
 from megatron_pz.trainer.topology import Topology
 
@@ -33,13 +33,15 @@ class RemoteEngine:
     which holds the same weights at that moment, scores the answers.
     """
 
-    def __init__(self, crew: RolloutCrew | None, learner: Learner, topology: Topology, config: RunConfig) -> None:
+    def __init__(
+        self, controller: RolloutController | None, learner: Learner, topology: Topology, config: RunConfig
+    ) -> None:
         """Give the policy's weights to its engines.
 
         Args:
-            crew: the rollout ranks; None on all ranks but the first.
+            controller: the rollout ranks; None on all ranks but the first.
         """
-        self._crew, self._learner, self._topology, self._config = crew, learner, topology, config
+        self._controller, self._learner, self._topology, self._config = controller, learner, topology, config
         self.name = learner.name
         self.difference = LogProbDifference(0, 0.0, 0.0, 0.0)
         """Between the answers' log-probabilities of engines and trainer after the last transfer."""
@@ -56,10 +58,10 @@ class RemoteEngine:
         prompts, weights = self._prompts(), self._learner.policy.weights()
 
         def load() -> list[list[Response]]:
-            assert self._crew is not None
-            return self._crew.load(self.name, weights, prompts)
+            assert self._controller is not None
+            return self._controller.load(self.name, weights, prompts)
 
-        if self._crew is None:
+        if self._controller is None:
             for _ in weights:  # a collective
                 pass
         self._compare(prompts, self._when_done(load))
@@ -113,15 +115,15 @@ class RemoteEngine:
         together = [prompt for share in shares for prompt in share]
 
         def ask() -> list[list[Response]]:
-            assert self._crew is not None
-            ranks = self._crew.ranks
+            assert self._controller is not None
+            ranks = self._controller.ranks
             settings: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "decoding": decoding}
             commands = []
             for rank in range(ranks):
                 own = together[rank::ranks]
                 seeded = settings | {"seeds": [seed for _, seed in own]}
                 commands.append((GENERATE, self.name, [prompt for prompt, _ in own], n, seeded))
-            answers = self._crew.ask(commands)
+            answers = self._controller.ask(commands)
             return [answers[index % ranks][index // ranks] for index in range(len(together))]
 
         first = sum(len(share) for share in shares[: self._topology.rank])

@@ -69,7 +69,7 @@ class ReinforcementObjective(RolloutObjective):
         )
         if apart:
             self.algorithm = OverlappedPretrainZero(
-                config, self.worker, self.learners, self.passages, self.sampler, remote, self.crew
+                config, self.worker, self.learners, self.passages, self.sampler, remote, self.controller
             )
         else:
             self.algorithm = PretrainZero(config, self.worker, self.learners, self.passages, self.sampler)

@@ -20,7 +20,7 @@ from megatron_pz.rl.experience import Role
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
-from megatron_pz.rollout.ranks.crew import RolloutCrew
+from megatron_pz.rollout.ranks.controller import RolloutController
 from megatron_pz.run.benchmarks import TrainingBenchmarks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.run.objective import Objective
@@ -50,7 +50,7 @@ class RolloutObjective(Objective):
         self.learners = make_learners(config, topology, roles)
         self.flop_counter = FlopCounter(self.learners[0].policy.architecture)
         self.engines: Mapping[Role, PolicyEngine] = {}
-        self.crew: RolloutCrew | None = None
+        self.controller: RolloutController | None = None
         """The rollout ranks, where this is rank 0 and there are any."""
 
     @property
@@ -70,10 +70,10 @@ class RolloutObjective(Objective):
         if topology.rank == 0:
             ranks, first = topology.rollout_ranks, topology.world_size
             restarts, policies = rollout.max_engine_restarts, len(self.learners)
-            self.crew = RolloutCrew(topology.store, ranks, first, restarts, limited, policies)
+            self.controller = RolloutController(topology.store, ranks, first, restarts, limited, policies)
         engines: dict[Role, RemoteEngine] = {}
         for learner in self.learners:
-            engines |= dict.fromkeys(learner.roles, RemoteEngine(self.crew, learner, topology, self.config))
+            engines |= dict.fromkeys(learner.roles, RemoteEngine(self.controller, learner, topology, self.config))
         return engines
 
     def start_engines(self) -> dict[Role, RestartingEngine]:
@@ -129,5 +129,5 @@ class RolloutObjective(Objective):
         """End the engines."""
         for engine in self.engines.values():
             engine.close()
-        if self.crew is not None:
-            self.crew.close()
+        if self.controller is not None:
+            self.controller.close()

@@ -20,9 +20,9 @@ from megatron_pz.rl.statistics import GAME_ROLES
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
-from megatron_pz.rollout.ranks.crew import CLOSE, EXPERIENCE, GENERATE, WEIGHTS
+from megatron_pz.rollout.ranks.controller import CLOSE, EXPERIENCE, GENERATE, WEIGHTS
 from megatron_pz.rollout.ranks.host_weights import ReceivedWeights
-from megatron_pz.rollout.ranks.meeting import Guest, TrainerConnection, settled_config, tell_host
+from megatron_pz.rollout.ranks.rendezvous import RendezvousClient, TrainerConnection, settled_config, tell_host
 from megatron_pz.run.inputs import open_passages, open_tokenizer, tokenizer_dir
 from megatron_pz.run.precision import require_machine
 from megatron_pz.run.run_directory import this_host
@@ -55,9 +55,9 @@ def serve_rollouts(config: RunConfig) -> None:
         watchdog.watch(rank, world_size, store)
         config = settled_config(store)
         require_machine(config)
-        guest = Guest(store, rank - trainer_ranks(config.rollout.rollout_ranks))
-        tell_host(store, guest.rank, this_host())
-        if guest.meeting is None:  # an earlier process of this rank died at the end of the run
+        client = RendezvousClient(store, rank - trainer_ranks(config.rollout.rollout_ranks))
+        tell_host(store, client.rank, this_host())
+        if client.round is None:  # an earlier process of this rank died at the end of the run
             return
 
         def start_again() -> NoReturn:
@@ -65,17 +65,17 @@ def serve_rollouts(config: RunConfig) -> None:
             os._exit(START_AGAIN)  # engines and process group may wait for a dead rank
 
         def leave_with_the_run() -> NoReturn:
-            guest.wait_until_over()
+            client.wait_until_over()
             watchdog.stop()
             sys.stdout.flush()
             os._exit(0)  # exit without the closing collectives, which would wait for a dead rank
 
         def connect(lost: Callable[[], NoReturn]) -> TrainerConnection:
             declare_replaceable()  # from here on the death of another rank may end this process
-            return guest.connect(lost)
+            return client.connect(lost)
 
-        guest.at_the_next_meeting(store, start_again)
-        topology = meet_rollout_ranks(config.parallel, guest.store, guest.rank, config.rollout.rollout_ranks)
+        client.at_the_next_round(store, start_again)
+        topology = meet_rollout_ranks(config.parallel, client.store, client.rank, config.rollout.rollout_ranks)
         serve_to_the_end(RolloutRank(config, topology, watchdog, connect, leave_with_the_run), leave_with_the_run)
 
 

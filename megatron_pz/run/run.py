@@ -17,7 +17,7 @@ from megatron_pz.monitoring.collapse import COUNT, CollapseSign, CollapseWatch
 from megatron_pz.monitoring.compute import ComputeUsed
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.monitoring.run_logger import RunLogger
-from megatron_pz.rollout.ranks.meeting import publish_config
+from megatron_pz.rollout.ranks.rendezvous import publish_config
 from megatron_pz.run.directory_lock import claim_run_directory
 from megatron_pz.run.in_job_restart import resumed_after_restart
 from megatron_pz.run.objective import MakeObjective, Schedule, StepNotDone

@@ -13,7 +13,7 @@ import yaml
 
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.monitoring.launches import Launch, record_launch
-from megatron_pz.rollout.ranks.meeting import hosts as hosts_of_rollout_ranks
+from megatron_pz.rollout.ranks.rendezvous import hosts as hosts_of_rollout_ranks
 from megatron_pz.runtime.files import write_text_whole
 from megatron_pz.trainer.topology import Topology
 

@@ -242,7 +242,7 @@ def meet_rollout_ranks(config: ParallelConfig, store: dist.Store, rank: int, wor
     vLLM reads this rank and the size of the group from the environment.
 
     Args:
-        store: a store for only these ranks and this meeting; restarted ranks meet under another name.
+        store: a store for only these ranks and this round of their rendezvous; restarted ranks use another name.
     """
     device = _own_device()
     timeout = timedelta(minutes=config.distributed_timeout_minutes)

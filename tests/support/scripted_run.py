@@ -31,7 +31,7 @@ from megatron_pz.config.schema import (
 )
 from megatron_pz.rl.experience import Decoding, Response, SampleRequest
 from megatron_pz.rollout import fault_tolerance as restarting
-from megatron_pz.rollout.ranks.meeting import Guest, settled_config, tell_host
+from megatron_pz.rollout.ranks.rendezvous import RendezvousClient, settled_config, tell_host
 from megatron_pz.rollout.requests import FollowUp
 from megatron_pz.run import rollout_objective, rollout_rank
 from megatron_pz.run.objective import MakeObjective, Schedule
@@ -325,9 +325,9 @@ def rollout_rank_threads(config: RunConfig) -> Iterator[None]:
         try:
             own = store.clone()
             settled = settled_config(own)
-            guest = Guest(own, topology.rank)
+            client = RendezvousClient(own, topology.rank)
             tell_host(own, topology.rank, "this one")
-            served = rollout_rank.RolloutRank(settled, topology, Watchdog(3600.0), guest.connect, lost)
+            served = rollout_rank.RolloutRank(settled, topology, Watchdog(3600.0), client.connect, lost)
             served.serve()
             served.close()
         except BaseException as failure:

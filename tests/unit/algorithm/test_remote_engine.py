@@ -12,10 +12,10 @@ import torch
 from megatron_pz.algorithm.remote_engine import PROBES, RemoteEngine
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rl.experience import Response
-from megatron_pz.rollout.ranks.crew import RolloutCrew
+from megatron_pz.rollout.ranks.controller import RolloutController
 
 
-class Crew:
+class Controller:
     """Two rollout ranks."""
 
     ranks = 2
@@ -62,8 +62,8 @@ def test_ranks_wait_at_the_store_for_weights_and_samples(rank: int) -> None:
         done = [[[Response((1,), (-0.5,), "", False)] * PROBES] * 2] * 2
         answers = [*done, [[Response((prompt,), (), "", False)] for prompt in (1, 2, 3, 1, 2, 3)]]
         topology.done = {f"call {number} of the policy predictor": each for number, each in enumerate(answers)}
-    crew: RolloutCrew | None = None if rank else Crew()  # type: ignore[assignment]
-    engine = RemoteEngine(crew, learner(), topology, RunConfig())
+    controller: RolloutController | None = None if rank else Controller()  # type: ignore[assignment]
+    engine = RemoteEngine(controller, learner(), topology, RunConfig())
     engine.sync()
     sampled = engine.generate([[1], [2], [3]], 1, seeds=[0, 0, 0], max_tokens=4, stop=())
     assert [response.token_ids for (response,) in sampled] == [(1,), (2,), (3,)]

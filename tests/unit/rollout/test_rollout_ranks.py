@@ -18,14 +18,14 @@ import torch.distributed as dist
 
 from megatron_pz.config.schema import RolloutConfig, RunConfig
 from megatron_pz.rollout.fault_tolerance import TooManyEngineFailures
-from megatron_pz.rollout.ranks import host_weights, meeting
-from megatron_pz.rollout.ranks.crew import CLOSE, GENERATE, WEIGHTS, RolloutCrew
+from megatron_pz.rollout.ranks import host_weights, rendezvous
+from megatron_pz.rollout.ranks.controller import CLOSE, GENERATE, WEIGHTS, RolloutController
 from megatron_pz.rollout.ranks.host_weights import Bucket, HostWeights, ReceivedWeights
-from megatron_pz.rollout.ranks.meeting import (
-    Guest,
-    Host,
+from megatron_pz.rollout.ranks.rendezvous import (
+    RendezvousClient,
+    RendezvousServer,
     TrainerConnection,
-    next_meeting,
+    next_round,
     publish_config,
     settled_config,
     shared_place,
@@ -119,17 +119,17 @@ class FakeRank(threading.Thread):
     def serve(self) -> None:
         def lost() -> NoReturn:
             try:
-                if next_meeting(shared_place(self.store), guest.meeting or 0) is None:
+                if next_round(shared_place(self.store), client.round or 0) is None:
                     raise SystemExit
             except dist.DistError:  # the test is over, and its store is closed
                 raise SystemExit from None
             raise Broken
 
         while True:
-            guest = Guest(self.store, self.rank)
-            if guest.meeting is None:
+            client = RendezvousClient(self.store, self.rank)
+            if client.round is None:
                 return
-            connection = guest.connect(lost)
+            connection = client.connect(lost)
             weights = ReceivedWeights(connection)
             with contextlib.suppress(Broken):
                 while True:
@@ -155,8 +155,8 @@ def store() -> Iterator[dist.TCPStore]:
     yield dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def crew_of(store: dist.Store, ranks: int, restarts: int = 1) -> RolloutCrew:
-    return RolloutCrew(store, ranks, 2, restarts, lambda *_: nullcontext())
+def controller_of(store: dist.Store, ranks: int, restarts: int = 1) -> RolloutController:
+    return RolloutController(store, ranks, 2, restarts, lambda *_: nullcontext())
 
 
 def total_of(weights: Named) -> float:
@@ -167,12 +167,12 @@ def test_commands_reach_every_rank_and_answers_keep_their_order(store: dist.TCPS
     log: list[tuple[int, str]] = []
     for rank in (2, 0, 1):
         FakeRank(store, rank, log, set())
-    crew = crew_of(store, 3)
-    answers = crew.load("", iter(some_weights(1)), "probe")
+    controller = controller_of(store, 3)
+    answers = controller.load("", iter(some_weights(1)), "probe")
     assert answers == [("", "probe", total_of(some_weights(1)))] * 3
-    crew.start([(GENERATE, number) for number in (10, 11, 12)])
-    assert [answer[:2] for answer in crew.finish()] == [(0, 10), (1, 11), (2, 12)]
-    crew.close()
+    controller.start([(GENERATE, number) for number in (10, 11, 12)])
+    assert [answer[:2] for answer in controller.finish()] == [(0, 10), (1, 11), (2, 12)]
+    controller.close()
 
 
 def test_after_a_death_all_ranks_get_their_weights_and_the_command_again(store: dist.TCPStore) -> None:
@@ -180,34 +180,34 @@ def test_after_a_death_all_ranks_get_their_weights_and_the_command_again(store: 
     deaths = {1}
     for rank in (0, 1):
         FakeRank(store, rank, log, deaths)
-    crew = crew_of(store, 2)
-    crew.load("", iter(some_weights(1)), "probe")
+    controller = controller_of(store, 2)
+    controller.load("", iter(some_weights(1)), "probe")
     weights = total_of(some_weights(1))
-    assert crew.ask([(GENERATE, "deadly")] * 2) == [(0, "deadly", weights), (1, "deadly", weights)]
-    assert crew.restarts == 1
+    assert controller.ask([(GENERATE, "deadly")] * 2) == [(0, "deadly", weights), (1, "deadly", weights)]
+    assert controller.restarts == 1
     deaths.add(0)
     with pytest.raises(TooManyEngineFailures, match=r"rank 2 has ended .* after 1 restarts of the rollout ranks"):
-        crew.ask([(GENERATE, "deadly")] * 2)
-    crew.close()
+        controller.ask([(GENERATE, "deadly")] * 2)
+    controller.close()
 
 
 def test_weights_are_read_to_their_end_though_a_rank_is_lost(store: dist.TCPStore) -> None:
     """The other ranks of the trainer wait in the stream's collectives."""
     FakeRank(store, 0, [], set())
-    crew = crew_of(store, 1)
-    crew.load("", iter(some_weights(1)), None)
+    controller = controller_of(store, 1)
+    controller.load("", iter(some_weights(1)), None)
     read: list[str] = []
 
     def stream() -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in some_weights(2):
             if not read:
-                crew._channels[0].connection.close()
+                controller._channels[0].connection.close()
             read.append(name)
             yield name, tensor
 
-    assert crew.load("", stream(), None) == [("", None, total_of(some_weights(2)))]
-    assert len(read) == 5 and crew.restarts == 1
-    crew.close()
+    assert controller.load("", stream(), None) == [("", None, total_of(some_weights(2)))]
+    assert len(read) == 5 and controller.restarts == 1
+    controller.close()
 
 
 def test_a_start_during_a_weight_sync_has_its_own_limit(store: dist.TCPStore) -> None:
@@ -222,45 +222,45 @@ def test_a_start_during_a_weight_sync_has_its_own_limit(store: dist.TCPStore) ->
         yield
         open_blocks.pop()
 
-    crew = RolloutCrew(store, 1, 2, 1, limited, policies=2)
-    crew._channels[0].connection.close()
-    crew.load("", iter(some_weights(1)), None)
-    assert crew.restarts == 1
+    controller = RolloutController(store, 1, 2, 1, limited, policies=2)
+    controller._channels[0].connection.close()
+    controller.load("", iter(some_weights(1)), None)
+    assert controller.restarts == 1
     start = "0 the start of the rollout ranks: 3 sync_timeout_minutes"
     assert entered == [start, "0 the weight sync: 1 sync_timeout_minutes", start]
-    crew.close()
+    controller.close()
 
 
 def test_a_stranger_is_not_let_in(store: dist.TCPStore) -> None:
-    host = Host(store, 1)
+    server = RendezvousServer(store, 1)
     met: list[Any] = []
-    thread = threading.Thread(target=lambda: met.append(host.meet()))
+    thread = threading.Thread(target=lambda: met.append(server.begin_round()))
     thread.start()
-    port = host._server.getsockname()[1]
+    port = server._server.getsockname()[1]
     for words in (b"x" * 32, b"short", b"y" * 500):
         stranger = Connection(socket.create_connection(("127.0.0.1", port)).detach())
         stranger.send_bytes(words)
         with pytest.raises((EOFError, OSError)):
             stranger.recv()
-    Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))
+    RendezvousClient(store.clone(), 0).connect(lambda: pytest.fail("lost"))
     thread.join(10)
     assert [channel.rank for channel in met[0]] == [0] and met[0][0].local
-    host.close()
+    server.close()
 
 
 def test_a_stranger_that_stops_in_the_middle_of_a_word_keeps_nobody_waiting(
     store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "_POLITE", 1)
-    host = Host(store, 1)
-    thread = threading.Thread(target=host.meet, daemon=True)
+    monkeypatch.setattr(rendezvous, "_IDENTIFY_SECONDS", 1)
+    server = RendezvousServer(store, 1)
+    thread = threading.Thread(target=server.begin_round, daemon=True)
     thread.start()
-    with socket.create_connection(host._server.getsockname()[:2]) as stranger:
+    with socket.create_connection(server._server.getsockname()[:2]) as stranger:
         stranger.sendall(b"GE")
-        Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))
+        RendezvousClient(store.clone(), 0).connect(lambda: pytest.fail("lost"))
         thread.join(10)
         assert not thread.is_alive()
-    host.close()
+    server.close()
 
 
 @pytest.mark.parametrize(("of_node", "open_to_all"), [("3", False), ("1", True)])
@@ -269,63 +269,63 @@ def test_a_job_of_several_nodes_is_reached_where_the_host_has_its_name_on_a_loop
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", of_node)
-    host = Host(store, 1)
-    address = host._server.getsockname()[0]
+    server = RendezvousServer(store, 1)
+    address = server._server.getsockname()[0]
     assert address in ("::", "0.0.0.0") if open_to_all else address == "127.0.0.1"
-    thread = threading.Thread(target=host.meet, daemon=True)
+    thread = threading.Thread(target=server.begin_round, daemon=True)
     thread.start()
-    Guest(store.clone(), 0).connect(lambda: pytest.fail("lost"))  # also by IPv4
+    RendezvousClient(store.clone(), 0).connect(lambda: pytest.fail("lost"))  # also by IPv4
     thread.join(10)
     assert not thread.is_alive()
-    host.close()
+    server.close()
 
 
 def test_a_trainer_that_cannot_be_reached_is_one_line(store: dist.TCPStore) -> None:
-    host = Host(store, 1)
-    shared_place(store).set("meeting", "1")
-    guest = Guest(store.clone(), 0)
-    host._server.close()
+    server = RendezvousServer(store, 1)
+    shared_place(store).set("round", "1")
+    client = RendezvousClient(store.clone(), 0)
+    server._server.close()
     with pytest.raises(ExpectedFailure, match=r"rollout rank 0 on .* does not reach the trainer's rank 0 at 127"):
-        guest.connect(lambda: pytest.fail("lost"))
+        client.connect(lambda: pytest.fail("lost"))
 
 
-def test_a_rank_that_was_at_a_meeting_before_waits_for_the_next(store: dist.TCPStore) -> None:
+def test_a_rank_that_joined_a_round_before_waits_for_the_next(store: dist.TCPStore) -> None:
     place = shared_place(store)
-    place.set("meeting", "1")
-    assert Guest(store, 0).meeting == 1
+    place.set("round", "1")
+    assert RendezvousClient(store, 0).round == 1
     found: list[int | None] = []
-    thread = threading.Thread(target=lambda: found.append(Guest(store.clone(), 0).meeting))
+    thread = threading.Thread(target=lambda: found.append(RendezvousClient(store.clone(), 0).round))
     thread.start()
     assert not found
-    place.set("meeting", "2")
+    place.set("round", "2")
     thread.join(10)
     assert found == [2]
-    place.set("meeting", "over")
-    assert Guest(store.clone(), 0).meeting is None
+    place.set("round", "over")
+    assert RendezvousClient(store.clone(), 0).round is None
 
 
 def test_the_end_of_a_run_reaches_ranks_whose_connection_broke_after_their_last_answer(store: dist.TCPStore) -> None:
     """This includes the replacement of a dead rank; otherwise the job would never end."""
     ranks = [FakeRank(store, rank, [], set()) for rank in (0, 1)]
-    crew = crew_of(store, 2)
-    crew.load("", iter(some_weights(1)), None)
-    crew._channels[0].connection.close()
+    controller = controller_of(store, 2)
+    controller.load("", iter(some_weights(1)), None)
+    controller._channels[0].connection.close()
     again = FakeRank(store, 1, [], set())
-    crew.close()
+    controller.close()
     for rank in (*ranks, again):
         rank.join(10)
         assert not rank.is_alive()
 
 
 def test_the_end_of_the_store_is_the_end_of_the_run(store: dist.TCPStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared_place(store).set("meeting", "1")
-    guest = Guest(store.clone(), 0)
+    shared_place(store).set("round", "1")
+    client = RendezvousClient(store.clone(), 0)
 
     def gone(*_: Any) -> NoReturn:
         raise dist.DistNetworkError("connection reset by peer")
 
-    monkeypatch.setattr(meeting, "next_meeting", gone)
-    guest.wait_until_over()
+    monkeypatch.setattr(rendezvous, "next_round", gone)
+    client.wait_until_over()
 
 
 def test_rollout_ranks_learn_the_settled_configuration(store: dist.TCPStore) -> None:

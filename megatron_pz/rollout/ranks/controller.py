@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from megatron_pz.rollout.fault_tolerance import TooManyEngineFailures
 from megatron_pz.rollout.ranks.host_weights import Bucket, HostWeights
-from megatron_pz.rollout.ranks.meeting import Channel, Host
+from megatron_pz.rollout.ranks.rendezvous import Channel, RendezvousServer
 from megatron_pz.rollout.weight_sync import WeightStream
 from megatron_pz.runtime.errors import one_line
 
@@ -28,7 +28,7 @@ WEIGHTS, EXPERIENCE, GENERATE, CLOSE = "weights", "experience", "generate", "clo
 """Commands; the first element of what is sent. All but the last are answered."""
 
 
-class RolloutCrew:
+class RolloutController:
     """All rollout ranks. One command runs at a time; the trainer may work between its start and its end.
 
     When a rank dies, its connection breaks. All ranks are then restarted, because they share a process group. They
@@ -55,13 +55,13 @@ class RolloutCrew:
         """Function of each policy that resends the weights which its engines have."""
         self._command: Send | None = None
         self._lost: str | None = None
-        self._host = Host(store, ranks)
-        self._channels = self._met()
+        self._server = RendezvousServer(store, ranks)
+        self._channels = self._begin_round()
 
-    def _met(self) -> list[Channel]:
+    def _begin_round(self) -> list[Channel]:
         # A rank whose engine takes too long ends the run itself; this limit is for a rank that never connects.
         with self._limited("the start of the rollout ranks", "sync_timeout_minutes", self._policies + 1):
-            return self._host.meet()
+            return self._server.begin_round()
 
     def load(self, policy: str, stream: WeightStream, request: Any) -> list[Any]:
         """Send a policy's weights to its engines bucket by bucket while they load; return every rank's answer.
@@ -153,7 +153,7 @@ class RolloutCrew:
         self._lost = f"rank {self._first_rank + channel.rank} has ended ({one_line(error)})"
 
     def _start_again(self) -> None:
-        """Begin another meeting. Live ranks exit when their connections close, and reconnect as new processes."""
+        """Begin another round. Live ranks exit when their connections close, and reconnect as new processes."""
         if self.restarts >= self._max_restarts:
             raise TooManyEngineFailures(
                 f"{self._lost} after {self.restarts} restarts of the rollout ranks: no more are allowed "
@@ -164,7 +164,7 @@ class RolloutCrew:
         for channel in self._channels:
             channel.connection.close()
         self._lost = None
-        self._channels = self._met()
+        self._channels = self._begin_round()
 
     def close(self) -> None:
         """End the rollout ranks and free the weights."""
@@ -174,4 +174,4 @@ class RolloutCrew:
             channel.connection.close()
         for weights in self._weights.values():
             weights.close()
-        self._host.close()
+        self._server.close()

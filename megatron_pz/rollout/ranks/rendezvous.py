@@ -1,8 +1,8 @@
 """Rendezvous of the rollout ranks with each other and the trainer's rank 0, repeated after a rank has died.
 
 The store of the job holds the address of the trainer's rank 0, a secret, the settled configuration, and the number of
-the present *meeting*. All rollout ranks of a meeting have one process group. When one of them dies, the next meeting
-begins, which all ranks join as new processes.
+the current *round* of the rendezvous. All rollout ranks of a round share one process group. When one of them dies, the
+next round begins, which all ranks join as new processes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from megatron_pz.runtime.errors import ExpectedFailure, one_line
 
 Received = TypeVar("Received")
 
-_CONFIG, _ADDRESS, _MEETING = "config", "address", "meeting"
+_CONFIG, _ADDRESS, _ROUND = "config", "address", "round"
 _OVER = "over"
-"""Replaces the meeting's number after the end of the run."""
+"""Replaces the number of the round after the end of the run."""
 _TOKEN_BYTES = 32
-_POLITE = 10.0
-"""Seconds within which a connecting process must identify itself."""
+_IDENTIFY_SECONDS = 10.0
+"""Time for a connecting process to identify itself."""
 _POLL = 0.5
 """Polling interval of the store in seconds."""
 
@@ -79,7 +79,7 @@ class Channel:
     """Both run on one node."""
 
 
-class Host:
+class RendezvousServer:
     """The trainer's rank 0, to which rollout ranks connect."""
 
     def __init__(self, store: dist.Store, ranks: int) -> None:
@@ -88,24 +88,24 @@ class Host:
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         host = os.environ["MASTER_ADDR"]
         self._server = _listen(host, ranks)
-        self._meeting = 0
+        self._round = 0
         port = self._server.getsockname()[1]
         self._place.set(_ADDRESS, json.dumps([host, port, self._token.hex()]))
 
-    def meet(self) -> list[Channel]:
-        """Begin the next meeting, and wait until all rollout ranks have started their engines and connected."""
-        self._meeting += 1
-        self._place.set(_MEETING, str(self._meeting))
+    def begin_round(self) -> list[Channel]:
+        """Begin the next round, and wait until all rollout ranks have started their engines and connected."""
+        self._round += 1
+        self._place.set(_ROUND, str(self._round))
         channels: dict[int, Channel] = {}
         while len(channels) < self._ranks:
             sock, _ = self._server.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _limit_reads(sock, _POLITE)
+            _limit_reads(sock, _IDENTIFY_SECONDS)
             connection = Connection(os.dup(sock.fileno()))
             hello = self._hello(connection)
             _limit_reads(sock, 0)
             sock.close()
-            if hello is None or hello["meeting"] != self._meeting:
+            if hello is None or hello["round"] != self._round:
                 connection.close()
                 continue
             channels[hello["rank"]] = Channel(hello["rank"], connection, hello["node"] == this_node())
@@ -120,8 +120,8 @@ class Host:
         return None
 
     def close(self) -> None:
-        """Stop listening, and tell ranks that wait for another meeting that there is none."""
-        self._place.set(_MEETING, _OVER)
+        """Stop listening, and tell ranks that wait for another round that there is none."""
+        self._place.set(_ROUND, _OVER)
         self._server.close()
 
 
@@ -144,21 +144,21 @@ def _limit_reads(sock: socket.socket, seconds: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(seconds), 0))
 
 
-class Guest:
-    """A rollout rank in a meeting."""
+class RendezvousClient:
+    """A rollout rank in one round of the rendezvous."""
 
     def __init__(self, store: dist.Store, rank: int) -> None:
-        """Find the present meeting. If an earlier process of this rank has joined it, wait for the next one."""
+        """Find the current round. If an earlier process of this rank has joined it, wait for the next one."""
         self.rank, self._place = rank, shared_place(store)
-        self.meeting = next_meeting(self._place)
+        self.round = next_round(self._place)
         """Its number; None where the run is over."""
-        while self.meeting is not None and self._place.add(f"{self.meeting}.{rank}", 1) > 1:
-            self.meeting = next_meeting(self._place, self.meeting)
+        while self.round is not None and self._place.add(f"{self.round}.{rank}", 1) > 1:
+            self.round = next_round(self._place, self.round)
 
     @property
     def store(self) -> dist.Store:
-        """Return the store in which the ranks of this meeting make their process group."""
-        return dist.PrefixStore(str(self.meeting), self._place)
+        """Return the store in which the ranks of this round make their process group."""
+        return dist.PrefixStore(str(self.round), self._place)
 
     def connect(self, lost: Callable[[], NoReturn]) -> TrainerConnection:
         """Connect to the trainer's rank 0 once this rank is ready. For ``lost`` see :class:`TrainerConnection`."""
@@ -173,34 +173,34 @@ class Guest:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(sock.detach())
         connection.send_bytes(bytes.fromhex(token))
-        connection.send_bytes(json.dumps({"meeting": self.meeting, "rank": self.rank, "node": this_node()}).encode())
+        connection.send_bytes(json.dumps({"round": self.round, "rank": self.rank, "node": this_node()}).encode())
         return TrainerConnection(connection, lost)
 
     def wait_until_over(self) -> None:
-        """Wait for the end of the run. A new meeting before that ends the process (:meth:`at_the_next_meeting`)."""
-        meeting = self.meeting
+        """Wait for the end of the run. A new round before that ends the process (:meth:`at_the_next_round`)."""
+        number = self.round
         with contextlib.suppress(dist.DistError):  # the store ends with the job
-            while meeting is not None:
-                meeting = next_meeting(self._place, meeting)
+            while number is not None:
+                number = next_round(self._place, number)
 
-    def at_the_next_meeting(self, store: dist.Store, act: Callable[[], None]) -> None:
-        """Call ``act`` as soon as another meeting begins, in a thread, because an engine may block the main thread."""
-        assert self.meeting is not None
-        meeting: int = self.meeting
+    def at_the_next_round(self, store: dist.Store, act: Callable[[], None]) -> None:
+        """Call ``act`` as soon as another round begins, in a thread, because an engine may block the main thread."""
+        assert self.round is not None
+        number: int = self.round
 
         def wait() -> None:
             with contextlib.suppress(dist.DistError):  # the store ends with the job
-                if next_meeting(own, meeting) is not None:
+                if next_round(own, number) is not None:
                     act()
 
         connection: Any = store  # a TCPStore; its type stubs lack this method
         own = shared_place(connection.clone())
-        threading.Thread(target=wait, name="next meeting", daemon=True).start()
+        threading.Thread(target=wait, name="next round", daemon=True).start()
 
 
-def next_meeting(place: dist.Store, meeting: int = 0) -> int | None:
-    """Wait until the next meeting has begun and return its number, or return None if the run is over."""
-    while (now := place.get(_MEETING).decode()) == str(meeting):
+def next_round(place: dist.Store, number: int = 0) -> int | None:
+    """Wait until the next round has begun and return its number, or return None if the run is over."""
+    while (now := place.get(_ROUND).decode()) == str(number):
         time.sleep(_POLL)
     return None if now == _OVER else int(now)
 
