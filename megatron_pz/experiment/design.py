@@ -158,8 +158,8 @@ def read_experiment(
     design = _read_design(path)
     recipe = path.parent / design.config
     sections = _sections(recipe)
-    settings = {**design.settings, **inputs} | _budget(path, design)
-    common = _config(path, recipe, sections, settings)
+    settings = {**design.settings, **inputs} | _budget(design)
+    common = _config(path, sections, settings)
     arms = _crossed(path, design)
     if design.reference and design.reference not in arms:
         raise BadInput(f"{path}: reference {design.reference!r} is none of the arms {', '.join(arms)}")
@@ -169,7 +169,7 @@ def read_experiment(
     if len({str(folder).lower() for folder in folders.values()}) < len(arms):
         raise BadInput(f"{path}: two arms would share a folder: {', '.join(arms)}; name them more differently")
     cells = tuple(
-        Cell(arm, seed, folders[arm] / f"seed-{seed}", _config(path, recipe, sections, settings | own | {"seed": seed}))
+        Cell(arm, seed, folders[arm] / f"seed-{seed}", _config(path, sections, settings | own | {"seed": seed}))
         for seed in design.seeds
         for arm, own in arms.items()
     )
@@ -219,7 +219,7 @@ def _sections(recipe: Path) -> dict[str, Any]:
     return sections
 
 
-def _budget(path: Path, design: Design) -> dict[str, Any]:
+def _budget(design: Design) -> dict[str, Any]:
     if design.equal == "compute":
         return {"train_flops": repr(design.budget), "train_iters": str(ENDLESS)}
     return {"train_flops": "0", "train_iters": str(int(design.budget))}
@@ -242,7 +242,7 @@ def _crossed(path: Path, design: Design) -> dict[str, dict[str, Any]]:
     return crossed
 
 
-def _config(path: Path, recipe: Path, sections: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
+def _config(path: Path, sections: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
     content = copy.deepcopy(dict(sections))
     for name, value in settings.items():
         section = content.setdefault(SECTION_OF[name], {})
