@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import cache
 from pathlib import Path
@@ -13,14 +12,12 @@ import torch
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.config.schema import ModelConfig, ParallelConfig, RunConfig
 from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
-from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.gpt import build_model
 from megatron_pz.model.hf_mapping import OUTPUT_LAYER, hf_tensor_names
 from megatron_pz.model.transformer_config import transformer_config
+from tests.support.published_models import PUBLISHED, architecture
 
 ROOT = Path(__file__).resolve().parents[3]
-PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())
-"""Sizes from the models' config.json on the Hugging Face hub, and the parameters that their safetensors hold."""
 WITHOUT_A_MODEL = {"quickstart", "toy", "rlvr_smollm2_135m"}
 OF_A_MODEL = {"rlvr_qwen3_4b": "qwen3_4b"}
 """Recipes that train the model of another."""
@@ -40,11 +37,6 @@ def test_rlvr_trains_the_model_of_the_game_in_its_layout() -> None:
         assert (ROOT / "examples" / name / "README.md").is_file()
         sizes = [(p.tensor_model_parallel_size, p.sequence_parallel) for p in (recipe.parallel, other.parallel)]
         assert sizes[0] == sizes[1]
-
-
-def architecture(name: str, folder: Path) -> Architecture:
-    (folder / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
-    return Architecture.from_hf(folder)
 
 
 def test_every_recipe_has_a_published_model_and_every_model_a_recipe() -> None:
@@ -81,3 +73,39 @@ def test_the_model_is_as_large_as_the_published_one(name: str, tmp_path: Path) -
             sizes |= {hf_name: math.prod(shape) for hf_name, shape in zip(source.hf_names[0], shapes, strict=True)}
     assert model.embedding.word_embeddings.weight.is_meta
     assert sum(sizes.values()) == PUBLISHED[name]["parameters"]
+
+
+def test_the_qwen3_recipe_is_the_papers() -> None:
+    """The values of the paper's section on settings are a second list besides the recipe and the defaults."""
+    recipe = load_yaml(ROOT / "examples/qwen3_4b/config.yaml")
+    assert recipe.training.train_iters == 2000
+    assert (recipe.optimizer.lr, recipe.optimizer.lr_decay_style) == (5e-7, "cosine")
+    assert (recipe.rollout.max_prompt_length, recipe.rollout.max_response_length) == (1536, 4096)
+    game = recipe.game
+    masks = game.passages_per_step * game.masks_per_passage
+    assert (masks, masks * (1 + game.grpo_group_size)) == (256, 2304), "masks, and responses in a step"
+    assert (game.policy_sharing, game.mask_strategy, game.generator_reward) == (
+        "shared",
+        "active",
+        "one_minus_accuracy",
+    )
+    assert recipe.grpo.grpo_clamp_eps_upper > recipe.grpo.grpo_clamp_eps_lower, "clip-higher"
+    assert recipe.grpo.advantage_scale == "group_std"
+
+
+def test_the_rlvr_recipe_is_general_reasoners_at_the_papers_size() -> None:
+    """The values of the paper and of General-Reasoner's published script are a second list besides the recipe."""
+    recipe = load_yaml(ROOT / "examples/rlvr_qwen3_4b/config.yaml")
+    assert (recipe.training.train_iters, recipe.questions.questions_per_step, recipe.game.grpo_group_size) == (
+        400,
+        128,
+        8,
+    )
+    assert (recipe.optimizer.lr, recipe.optimizer.lr_decay_style) == (5e-7, "constant")
+    assert (recipe.rollout.max_prompt_length, recipe.rollout.max_response_length) == (1024, 8192)
+    grpo = recipe.grpo
+    assert (grpo.grpo_clamp_eps_lower, grpo.grpo_clamp_eps_upper, grpo.grpo_dual_clip) == (0.3, 0.3, 10)
+    assert (grpo.grpo_kl_beta, grpo.kl_estimator) == (1e-4, "k3")
+    asked = recipe.questions
+    assert (asked.no_answer_reward, asked.answer_length_penalty, asked.answer_length_cap) == (-0.5, 0.05, 10)
+    assert (asked.grader, asked.verifier_max_tokens) == ("verifier", 2048)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.config.schema import ModelConfig, OptimizerConfig, ParallelConfig, RolloutConfig, RunConfig
 from megatron_pz.config.validate_parallel import expert_tensor_parallel_size
-from megatron_pz.hf.architecture import Architecture
 from megatron_pz.model.gpt import build_chunks
 from megatron_pz.model.transformer_config import transformer_config
 from megatron_pz.planning.memory import GIB, data_parallel_sizes, layer_activations, plan_memory, stage_activations
@@ -27,10 +25,10 @@ from megatron_pz.planning.parameters import ShardSize, model_size, shard_sizes
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.trainer.policy import Policy
 from megatron_pz.trainer.topology import Topology
+from tests.support.published_models import PUBLISHED, architecture
 from tools import plan_cluster
 
 ROOT = Path(__file__).resolve().parents[3]
-PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())
 
 LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("qwen3_0.6b", {}),
@@ -53,11 +51,6 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 GPUS = 48
-
-
-def architecture(name: str, folder: Path) -> Architecture:
-    (folder / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
-    return Architecture.from_hf(folder)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from dataclasses import replace
@@ -27,15 +26,10 @@ from megatron_pz.planning.step_time.step import Cluster, simulate_step
 from megatron_pz.planning.step_time.update import UpdateCost
 from megatron_pz.planning.step_time.workload import Response, draw_step, workload_of
 from megatron_pz.runtime.errors import BadInput
+from tests.support.published_models import architecture
 
 ROOT = Path(__file__).resolve().parents[3]
-PUBLISHED = json.loads((ROOT / "tests/fixtures/published_models.json").read_text())
 H100 = find_device("h100")
-
-
-def architecture(name: str, folder: Path) -> Architecture:
-    (folder / "config.json").write_text(json.dumps(PUBLISHED[name]["config"]))
-    return Architecture.from_hf(folder)
 
 
 @pytest.fixture
