@@ -91,10 +91,12 @@ def run_group(version: str, group: str) -> dict[str, Any]:
 
 def table(result: dict[str, dict[str, Any]]) -> str:
     """Return the Markdown table of a result, with one row per version and one column per group."""
-    lines = [f"| megatron-core | {' | '.join(GROUPS)} |", "|---" * (1 + len(GROUPS)) + "|"]
+    lines = [f"| megatron-core | {' | '.join(GROUPS)} | Python, torch |", "|---" * (2 + len(GROUPS)) + "|"]
     for version in PROMISED:
-        cells = [_cell(result.get(version, {}).get(group)) for group in GROUPS]
-        lines.append(f"| {version} | {' | '.join(cells)} |")
+        found = result.get(version, {})
+        cells = [_cell(found.get(group)) for group in GROUPS]
+        places = sorted({f"{each['python']}, {each['versions']['torch']}" for each in found.values()})
+        lines.append(f"| {version} | {' | '.join(cells)} | {'; '.join(places)} |")
     return "\n".join(lines)
 
 
@@ -111,7 +113,7 @@ def _cell(found: dict[str, Any] | None) -> str:
     counts = f"{found['passed']} passed"
     for name in ("failed", "skipped"):
         counts += f", {found[name]} {name}" if found[name] else ""
-    return f"{counts} ({found['date']}, Python {found['python']}, torch {found['versions']['torch']})"
+    return f"{counts} ({found['date']})"
 
 
 def _version(distribution: str) -> str | None:
