@@ -1,6 +1,6 @@
 """Compare the scanner's text with the consensus of five other tools, on articles not used during its development.
 
-    python benchmarks/wikipedia/consensus.py DUMP.xml.bz2 [--half held-out] [--show 20]
+    python -m benchmarks.wikipedia.consensus DUMP.xml.bz2 [--half held-out] [--show 20]
 
 Half of the articles are held out by a hash of their titles (see ``is_held_out``); the other half (``--half open``) is
 for development. The peers are installed into a separate environment under .cache/, never into the project's.

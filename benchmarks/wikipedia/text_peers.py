@@ -1,6 +1,6 @@
 """Produce other tools' text of the same articles; consensus.py runs this in their environment.
 
-    python wikitext_peers.py ARTICLES.jsonl PEER OUTPUT.jsonl
+    python text_peers.py ARTICLES.jsonl PEER OUTPUT.jsonl
 
 Every line is an article {"title", "wikitext"}; the output has one text per line, in the same order, and at the end the
 CPU seconds of the conversion.
