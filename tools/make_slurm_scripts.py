@@ -149,7 +149,7 @@ TRAINING = """\
 
   sbatch slurm/{name}.sh                              # nodes of eight GPUs: {nodes}
   sbatch --nodes=8 slurm/{name}.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
-  bash slurm/{name}.sh --check                        # what a job would stumble on, on a login node
+  bash slurm/{name}.sh --check                        # on a login node: checks the job before it is submitted
   bash slurm/{name}.sh --print                        # what would run; nothing is started
   NPROC_PER_NODE=2 bash slurm/{name}.sh               # no Slurm: this machine, two processes
 
