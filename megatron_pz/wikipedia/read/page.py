@@ -96,7 +96,7 @@ def _newest_revision(page: bytes, start: int) -> tuple[int, int]:
     newest, newest_time = (len(page), len(page)), b""
     begin = page.find(_REVISION, start)
     while begin >= 0:
-        following = page.find(_REVISION, begin + len(_REVISION))
+        following = _next_revision(page, begin + len(_REVISION))
         end = page.rfind(_REVISION_END, begin, following if following >= 0 else len(page))
         if following < 0 and not newest_time:
             return begin, len(page) if end < 0 else end
@@ -106,6 +106,15 @@ def _newest_revision(page: bytes, start: int) -> tuple[int, int]:
             newest, newest_time = (begin, len(page) if end < 0 else end), time
         begin = following
     return newest
+
+
+def _next_revision(page: bytes, start: int) -> int:
+    """Find the start of the next revision, or -1. The text between two tags is skipped, because it may be long."""
+    if text := _TEXT.search(page, start):
+        if (found := page.find(_REVISION, start, text.start())) >= 0:
+            return found
+        start = max(page.find(b"<", text.end()), text.end())
+    return page.find(_REVISION, start)
 
 
 def _parse_any_form(page: bytes) -> Page:

@@ -121,7 +121,7 @@ class Joints:
     def _cut_at_breaks(self, whole: Ids, paragraphs: int) -> Measured | None:
         """Split ``whole`` into this number of paragraphs; return None if not all breaks can be identified."""
         if self.kind == "attached":
-            ends = np.flatnonzero(self._ends_break[np.minimum(whole, len(self._ends_break) - 1)]) + 1
+            ends = np.flatnonzero(self._ends_break.take(whole, mode="clip")) + 1
             starts = np.concatenate([[0], ends[:-1]])
             complete = len(ends) == paragraphs
         else:

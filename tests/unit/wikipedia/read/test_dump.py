@@ -279,6 +279,8 @@ def test_cdata_is_text(tmp_path: Path) -> None:
 def test_cdata_that_spells_the_end_of_a_page_is_text(tmp_path: Path) -> None:
     page = "a </page> <page> b </text> c"
     assert only_page(tmp_path, FIELDS + revision(f"<![CDATA[{page}]]> d")).text == f"{page} d"
+    longer = f"{page} {'more ' * 1_000_000}"  # ends in a later block of the reader
+    assert only_page(tmp_path, FIELDS + revision(f"<![CDATA[{longer}]]> d")).text == f"{longer} d"
 
 
 def test_a_page_or_revision_without_text_is_empty(tmp_path: Path) -> None:
@@ -286,6 +288,8 @@ def test_a_page_or_revision_without_text_is_empty(tmp_path: Path) -> None:
         assert only_page(tmp_path, FIELDS + rest).text == ""
     later = "<revision><id>9</id><timestamp>2011-01-01T00:00:00Z</timestamp></revision>"
     page = only_page(tmp_path, FIELDS + revision("old", "2010-01-01T00:00:00Z") + later)
+    assert (page.revision_id, page.text) == ("9", "")
+    page = only_page(tmp_path, FIELDS + later + revision("old", "2010-01-01T00:00:00Z"))
     assert (page.revision_id, page.text) == ("9", "")
 
 
