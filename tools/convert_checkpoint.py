@@ -188,7 +188,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "direction",
         choices=directions,
-        help="what is made of what; megatron-to-nemo needs nemo-toolkit 2.7.3 in the environment, the others do not",
+        help="conversion to perform; megatron-to-nemo needs nemo-toolkit 2.7.3 in the environment, the others do not",
     )
     parser.add_argument(
         "--hf-model",
@@ -199,8 +199,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--load", type=Path, help="the directory of Megatron-Core checkpoints, or the NeMo 2 checkpoint"
     )
-    parser.add_argument("--iteration", type=int, help="which of them; the latest if absent")
-    parser.add_argument("--role", choices=("generator", "predictor"), default="", help="whose, with a policy for each")
+    parser.add_argument("--iteration", type=int, help="iteration to convert (default: the latest)")
+    parser.add_argument(
+        "--role", choices=("generator", "predictor"), default="", help="role of the policy, if there are two"
+    )
     parser.add_argument("--save", type=Path, required=True, help="the directory that is written")
     for kind in ("tensor", "pipeline", "expert"):
         shared = "processes that share the model, under torchrun; the checkpoint does not depend on it"

@@ -56,7 +56,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags and run the checks that need no model."""
     parser = Parser("Evaluate Hugging Face models on held-out passages in both roles, on benchmarks, or on both.")
     parser.add_argument(
-        "--config", type=Path, help="the run's configuration: its rules and limits hold; benchmarks need none"
+        "--config", type=Path, help="configuration of the run, whose rules and limits apply; benchmarks need none"
     )
     parser.add_argument("--hf-model", type=Path, nargs="+", required=True, help="model directories")
     parser.add_argument("--name", nargs="+", help="names in the table; the directories' names when left out")
@@ -72,19 +72,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _add_held_out_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--valid-data-path", nargs="+", help="prefix of a passage dataset, or a blend")
-    group.add_argument("--passages", type=int, default=200, help="how many held-out passages are asked")
+    group.add_argument("--passages", type=int, default=200, help="number of held-out passages")
     group.add_argument("--masks-per-passage", type=int, default=2, help="masks that the model proposes for a passage")
     group.add_argument(
         "--samples-per-repeated-word",
         type=int,
         default=4,
-        help="predictions of a fixed word that stands elsewhere, too; 0: not asked",
+        help="predictions of each fixed word that also occurs elsewhere in the passage; 0: not asked",
     )
     group.add_argument(
         "--samples-per-once-word",
         type=int,
         default=4,
-        help="predictions of a fixed word that stands nowhere else; 0: not asked",
+        help="predictions of each fixed word that occurs once in the passage; 0: not asked",
     )
     group.add_argument(
         "--predictions-per-mask",

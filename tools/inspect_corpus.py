@@ -43,8 +43,8 @@ def main() -> None:
     parser = Parser(__doc__ or "")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("prefix", help="the corpus: path without .bin")
-    parser.add_argument("--tokenizer-model", metavar="DIR", help="its tokenizer; without it no passages are shown")
-    parser.add_argument("--passages", type=int, default=10, help="how many to draw at random (default 10)")
+    parser.add_argument("--tokenizer-model", metavar="DIR", help="tokenizer of the corpus; needed to show passages")
+    parser.add_argument("--passages", type=int, default=10, help="number of passages to draw at random (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--index", type=int, nargs="+", metavar="N", help="show these passages instead, by number")
     parser.add_argument("--title", nargs="+", metavar="TITLE", help="show the passages of these articles instead")

@@ -16,7 +16,7 @@ from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAD = 600
-"""Seconds before the time limit at which a training job is asked for a checkpoint."""
+"""Seconds before the time limit at which Slurm signals a training job to save a checkpoint."""
 
 
 @dataclass(frozen=True)

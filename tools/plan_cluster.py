@@ -90,14 +90,14 @@ def _slower(layout: Layout, times: Mapping[str, StepTime]) -> float:
 
 def _parser() -> Parser:
     parser = Parser(
-        "Does a recipe fit on a cluster, and how long does a step take? Further flags: megatron_pz.train's."
+        "Plan a recipe on a cluster: memory, layouts and step time. Further flags are those of megatron_pz.train."
     )
-    parser.add_argument("--gpus", type=int, required=True, help="of all nodes together")
+    parser.add_argument("--gpus", type=int, required=True, help="number of GPUs of all nodes together")
     parser.add_argument("--gpu", default="", help=f"kind of GPU, for memory and time: {', '.join(DEVICES)}")
-    parser.add_argument("--gpu-memory", type=float, help="of one, in GiB; default: that of --gpu")
+    parser.add_argument("--gpu-memory", type=float, help="memory of one GPU in GiB (default: that of --gpu)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="tensor parallel ranks share a node")
-    parser.add_argument("--layouts", action="store_true", help="judge every layout, not the recipe's own alone")
-    parser.add_argument("--schedule", choices=SCHEDULES, help="of --layouts: what to sort by (default: the recipe's)")
+    parser.add_argument("--layouts", action="store_true", help="judge every layout instead of the recipe's")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="schedule that --layouts times (default: the recipe's)")
     add_work_flags(parser)
     return parser
 

@@ -108,14 +108,14 @@ def _add_files(parser: Parser) -> None:
     group.add_argument(
         "--split",
         default="",
-        help="sizes of train,valid or train,valid,test; e.g. 95,5. By a hash of the title, not of the page id, so that "
-        "an article is on the same side in every dump, and in an extract that numbers it otherwise",
+        help="relative sizes of train,valid or train,valid,test, e.g. 95,5; the hash of its title decides, so that an "
+        "article is on the same side in every dump and extract",
     )
     group.add_argument(
         "--level",
         choices=get_args(Level),
         default="passage",
-        help="what one sequence is: a passage (default) or a whole article",
+        help="unit of a sequence: a passage (default) or a whole article",
     )
     group.add_argument("--append-eod", action="store_true", help="end every article with the end-of-text token")
     group.add_argument(
@@ -132,10 +132,10 @@ def _add_files(parser: Parser) -> None:
 
 
 def _add_run(parser: Parser) -> None:
-    group = parser.add_argument_group("how to work (nothing here shows in the output)")
+    group = parser.add_argument_group("execution (without effect on the output)")
     group.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     group.add_argument("--overwrite", action="store_true", help="replace existing outputs")
-    group.add_argument("--fresh", action="store_true", help="drop an unfinished run instead of going on from it")
+    group.add_argument("--fresh", action="store_true", help="discard an unfinished run instead of continuing it")
     group.add_argument(
         "--skip-damaged",
         action="store_true",
@@ -202,12 +202,12 @@ def _add_text(parser: Parser) -> None:
         "--templates",
         choices=get_args(TemplateSource),
         default=ArticleOptions().templates,
-        help="what explains templates that the tables do not know: the dump's own pages unless a large file without an "
-        "index would have to be decompressed twice (auto), in any case (dump), or nothing (tables)",
+        help="source of templates that the tables lack: the dump's own pages unless a large file without an index "
+        "would have to be decompressed twice (auto), the dump's own pages in any case (dump), or none (tables)",
     )
     group.add_argument("--drop-lists", action="store_true", help='drop "List of …" pages')
     group.add_argument(
-        "--keep", default="", metavar="WHAT,…", help=f"besides prose and lists, any of {', '.join(KEEPABLE)}"
+        "--keep", default="", metavar="WHAT,…", help=f"further parts to keep: any of {', '.join(KEEPABLE)}"
     )
     group.add_argument(
         "--drop-formulas",
@@ -217,14 +217,14 @@ def _add_text(parser: Parser) -> None:
     group.add_argument(
         "--keep-incomplete-sentences",
         action="store_true",
-        help="keep sentences from which a word was lost, as by a template that is not known, without that word, and "
-        "count the lost parts (default: the sentences are dropped and counted by reason); a sentence that lost a part "
-        "of a parenthesis or a note stays in either case, and the part is counted",
+        help="keep sentences that lost a word, for example to an unknown template, without that word, and count the "
+        "lost parts (default: drop these sentences and count them by reason); a sentence that lost a part of a "
+        "parenthesis or a note stays in either case, and the part is counted",
     )
 
 
 def _add_filters(parser: Parser) -> None:
-    group = parser.add_argument_group("filters (articles with equal text are always dropped but the first)")
+    group = parser.add_argument_group("filters (of articles with equal text, only the first is ever kept)")
     defaults = FilterOptions()
     group.add_argument(
         "--near-duplicates",
@@ -245,7 +245,7 @@ def _add_filters(parser: Parser) -> None:
         "--decontaminate-words",
         type=int,
         default=defaults.decontaminate_words,
-        help=f"how many words in a row (default {defaults.decontaminate_words})",
+        help=f"number of consecutive words (default {defaults.decontaminate_words})",
     )
     group.add_argument(
         "--language", default="", metavar="CODE", help="drop articles in other languages, e.g. en; needs py3langid"
@@ -254,7 +254,7 @@ def _add_filters(parser: Parser) -> None:
         "--min-language-probability",
         type=float,
         default=defaults.min_language_probability,
-        help=f"how sure it must be (default {defaults.min_language_probability:g})",
+        help=f"minimum probability of the language (default {defaults.min_language_probability:g})",
     )
 
 

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags of both forms of the command."""
-    parser = Parser("Put the results of runs together: a page to look at, or a table and pictures of evaluations.")
+    parser = Parser("Report the results of runs: one HTML page, or a table and pictures of evaluations.")
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="--save directories of runs, for the page")
     parser.add_argument(
         "--name", nargs="+", help="names of the runs on the page; those of their directories if left out"
@@ -88,9 +88,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         default=[],
-        help="of tools/evaluate.py, in order: files, and for the page also directories of --benchmarks",
+        help="results of tools/evaluate.py, in order: files, and for the page also directories of --benchmarks",
     )
-    parser.add_argument("--run", type=Path, help="the run's --save directory, for the pictures")
+    parser.add_argument("--run", type=Path, help="--save directory of the run, for the pictures")
     parser.add_argument("--output", type=Path, help="the page (report.html in the run's directory), or a directory")
     parser.add_argument(
         "--max-mib", type=float, default=MAX_MIB, help="maximum size of the page, MiB; what exceeds it is sampled"

@@ -33,20 +33,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags."""
     parser = Parser("Run a grid of trainings, evaluate every run alike, and compare the arms.")
     parser.add_argument("experiment", type=Path, help="the experiment's YAML file")
-    parser.add_argument("--output", type=Path, required=True, help="directory of the experiment; the same to go on")
+    parser.add_argument("--output", type=Path, required=True, help="directory of a new or unfinished experiment")
     parser.add_argument("--hf-model", type=Path, help="the model that all runs start from; default: the recipe's")
     parser.add_argument("--data-path", nargs="+", help="passages to train on; default: the recipe's")
     parser.add_argument("--valid-data-path", nargs="+", help="held-out passages; default: the recipe's")
     parser.add_argument(
-        "--precision", choices=["bf16", "fp32"], help="of all runs; default: the file's or the recipe's"
+        "--precision", choices=["bf16", "fp32"], help="precision of all runs (default: the file's or the recipe's)"
     )
     parser.add_argument("--benchmark-data", type=Path, help="directory of the benchmarks, if the experiment asks any")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--list", action="store_true", help="only show what is left to do")
+    mode.add_argument("--list", action="store_true", help="only list the remaining work")
     mode.add_argument("--compare", action="store_true", help="only compare what is there")
-    mode.add_argument("--no-training", action="store_true", help="only evaluate and compare what is trained")
+    mode.add_argument("--no-training", action="store_true", help="only evaluate and compare the trained runs")
     mode.add_argument("--sbatch", metavar="SCRIPT", help="submit the runs as an array of this script of slurm/")
-    parser.add_argument("--sbatch-flags", default="", help='of the array, e.g. "--nodes=1 --time=4:00:00"')
+    parser.add_argument("--sbatch-flags", default="", help='sbatch flags of the array, e.g. "--nodes=1 --time=4:00:00"')
     flags = parser.parse_args(argv)
     if flags.sbatch_flags and not flags.sbatch:
         raise BadInput("--sbatch-flags: give --sbatch, too")

@@ -265,22 +265,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--hf-model", type=Path, required=True, help="Hugging Face directory of the model")
     parser.add_argument("--data-path", nargs="+", required=True, help="prefix of a passage dataset, or a blend")
     parser.add_argument(
-        "--side", nargs="+", choices=list(SIDES), default=list(SIDES), help="who runs; ours always does"
+        "--side", nargs="+", choices=list(SIDES), default=list(SIDES), help="sides to run; ours always runs"
     )
     parser.add_argument("--passages", type=int, default=8, help="passages a step, each with a prompt of either role")
     parser.add_argument("--samples", type=int, default=8, help="responses to a prompt")
     parser.add_argument("--response-tokens", type=int, default=48, help="length of a response")
     parser.add_argument("--stopping", action="store_true", help="responses end where the quote family's do, if earlier")
-    parser.add_argument("--max-passage-words", type=int, default=0, help="longest passage that is drawn; 0: any")
+    parser.add_argument("--max-passage-words", type=int, default=0, help="maximum words of a passage; 0: any")
     parser.add_argument("--steps", type=int, default=2, help="counted steps, after one that warms up")
     parser.add_argument("--lr", type=float, default=1e-6, help="learning rate of both sides")
     parser.add_argument("--seed", type=int, default=1234)
-    parser.add_argument("--micro-batch-tokens", type=int, default=1536, help="ours: tokens of a packed row")
+    parser.add_argument("--micro-batch-tokens", type=int, default=1536, help="maximum tokens of our packed rows")
     parser.add_argument(
-        "--trl-micro-batch-size", type=int, default=8, help="TRL's: sequences; a divisor of the samples"
+        "--trl-micro-batch-size", type=int, default=8, help="sequences of TRL's batches; a divisor of the samples"
     )
-    parser.add_argument("--time-limit", type=float, default=900.0, help="seconds that one side may take")
-    parser.add_argument("--output", type=Path, help="of the JSON and the text, without a suffix [results/DATE_…]")
+    parser.add_argument("--time-limit", type=float, default=900.0, help="time limit of one side in seconds")
+    parser.add_argument("--output", type=Path, help="path of the JSON and the text without a suffix [results/DATE_…]")
     flags = parser.parse_args(argv)
     for name in ("passages", "samples", "response_tokens", "steps", "trl_micro_batch_size"):
         if getattr(flags, name) < 1:
