@@ -19,7 +19,7 @@ class AttentionErrors:
 
     output: float
     gradient: float
-    """The largest of queries', keys' and values'."""
+    """The largest error of the gradients of queries, keys and values."""
 
 
 def compare_attention(

@@ -14,7 +14,7 @@ from megatron_pz.hf.architecture import Architecture
 QWEN3_4B = Architecture("qwen3", 36, 2560, 9728, 32, 8, 128, 151_936, 40_960, 1e-6, 1e6, tied_embeddings=True)
 """Qwen3-4B's config.json."""
 QWEN3_06B = Architecture("qwen3", 28, 1024, 3072, 16, 8, 128, 151_936, 40_960, 1e-6, 1e6, tied_embeddings=True)
-"""Qwen3-0.6B's."""
+"""Qwen3-0.6B's config.json."""
 
 
 def write_random_model(folder: Path, arch: Architecture, device: torch.device, seed: int = 0) -> Path:

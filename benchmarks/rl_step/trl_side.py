@@ -35,7 +35,7 @@ class MeasuredTrainer(GRPOTrainer):
     def __init__(self, *, mended: bool, **settings: Any) -> None:
         self.step = Step()
         self.experience_seconds = 0.0
-        """CPU-seconds from prompts to advantages; what the rest of a step takes is the update."""
+        """CPU-seconds from prompts to advantages; the rest of a step is the update."""
         self.last_rollout: Sampled | None = None
         super().__init__(**settings)
         if self.use_vllm:

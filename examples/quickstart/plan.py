@@ -21,10 +21,10 @@ class Work:
     """The cost of a phase, with SmolLM2-135M and the settings of ``config.yaml``."""
 
     teraflops: float
-    """Matrix products, 10^12 operations: they take as long as this machine's measured rate says."""
+    """Matrix products in 10^12 operations; this machine's measured rate gives their time."""
     cpu_seconds: float
-    """Everything else, shared out over the cores: between what two AMD EPYCs need, one of the fourth generation up to
-    a fifth less, one of the third (2.45 GHz) up to a fifth more."""
+    """All other work, divided among the cores: a value between those of two AMD EPYCs. One of the fourth generation needs
+    up to a fifth less, one of the third (2.45 GHz) up to a fifth more."""
 
     def seconds(self, gigaflops: float, cores: int) -> float:
         """Return the time at a rate of ``gigaflops`` on all cores together."""

@@ -1,4 +1,4 @@
-"""PretrainZero with engines on rollout ranks, which sample the next step while the trainer learns from this one."""
+"""Run PretrainZero with engines on rollout ranks, which sample the next step while the trainer learns from this one."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class OverlappedPretrainZero(PretrainZero):
         self._controller = controller
         self._drafts = DraftCounts()
         self._wanted = 0
-        """The step whose experience was last asked for."""
+        """The step whose experience was requested last."""
         self._asked: int | None = None
-        """The step before whose update the experience under way is sampled."""
+        """The step before whose update the experience was requested; None without an open request."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Return the experience that was sampled during the previous step, and request that of the next step."""

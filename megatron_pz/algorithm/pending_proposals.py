@@ -22,7 +22,7 @@ class PendingProposals:
 
     draw: Draw
     proposals: list[Proposals]
-    """This rank's."""
+    """The proposals of this rank."""
     iteration: int
     """The step in which they were sampled, before its update."""
 

@@ -1,4 +1,4 @@
-"""The step that all objectives with rollouts share: sample and score, update the policies, sync the engines."""
+"""Run the step that all objectives with rollouts share: sample and score, update the policies, sync the engines."""
 
 from __future__ import annotations
 

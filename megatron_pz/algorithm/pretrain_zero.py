@@ -1,4 +1,4 @@
-"""PretrainZero, one step at a time (arXiv 2512.03442, section 3). Read it beside the paper.
+"""Run PretrainZero, one step at a time (arXiv 2512.03442, section 3); to be read beside the paper.
 
 Departures from the paper, each a configuration field where there is a choice ("[C]" in ``config/schema.py``):
 

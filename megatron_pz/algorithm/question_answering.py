@@ -1,4 +1,4 @@
-"""Reinforcement learning with verifiable rewards, one step at a time: one policy answers questions.
+"""Run reinforcement learning with verifiable rewards, one step at a time: one policy answers questions.
 
 Departures from General-Reasoner (arXiv 2505.14652), whose recipe the paper follows after pretraining:
 

@@ -1,4 +1,4 @@
-"""The trainer's view of engines on rollout ranks: it sends weights, and asks for samples in evaluations."""
+"""Control engines on rollout ranks from the trainer: send weights, and request samples for evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RemoteEngine:
         self._controller, self._learner, self._topology, self._config = controller, learner, topology, config
         self.name = learner.name
         self.difference = LogProbDifference(0, 0.0, 0.0, 0.0)
-        """Between the answers' log-probabilities of engines and trainer after the last transfer."""
+        """Difference of log-probabilities between engines and trainer on the answers after the last transfer."""
         self._calls = itertools.count()
         self.sync()
 

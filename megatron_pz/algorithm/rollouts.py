@@ -1,4 +1,4 @@
-"""The rollouts of a step over all ranks: prompts of both roles, masks, rewards, and the exchange between ranks.
+"""Sample the rollouts of a step over all ranks: prompts of both roles, masks, rewards, and the exchange between ranks.
 
 Every engine samples its share of the prompts (:mod:`.engine_calls`). The ranks exchange spans, rewards and the groups
 that are trained on, never logits or weights. Nothing here depends on the trainer's parallel layout.

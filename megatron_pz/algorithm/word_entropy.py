@@ -1,4 +1,4 @@
-"""Entropy of the policy at each word of a passage, for the strategy that masks words of high entropy (RPT)."""
+"""Compute the policy's entropy at each word of a passage, for the strategy that masks words of high entropy (RPT)."""
 
 from __future__ import annotations
 

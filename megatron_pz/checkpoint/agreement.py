@@ -14,7 +14,7 @@ class AgreedProblem(Exception):
 
 
 def agree(problem: str | None) -> None:
-    """Raise AgreedProblem on every rank if any rank reports a problem. A collective."""
+    """Raise AgreedProblem on every rank if any rank reports a problem. Collective."""
     problems: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(problems, problem)
     for rank, found in enumerate(problems):
@@ -23,7 +23,7 @@ def agree(problem: str | None) -> None:
 
 
 def run_on_all_ranks_or_raise(action: Callable[[], object], only_rank: int | None = None) -> None:
-    """Do local work on all ranks, or on one, and raise AgreedProblem on all if one failed. A collective."""
+    """Do local work on all ranks, or on one, and raise AgreedProblem on all if one failed. Collective."""
     problem = None
     if only_rank in (None, dist.get_rank()):
         try:

@@ -67,7 +67,7 @@ class LoadedState:
 
 
 def load_checkpoint(directory: str | Path, parts: ModelStates, iteration: int | None = None) -> LoadedState:
-    """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. A collective.
+    """Load weights and optimizers in place from the latest checkpoint, or from that of ``iteration``. Collective.
 
     The number of ranks and the parallel sizes may differ from those that wrote it; ``use_distributed_optimizer`` and
     the precision may not. Raises BadInput if there is no checkpoint, or it is damaged or of another model.
@@ -124,7 +124,7 @@ def _names_of(parts: Iterable[str]) -> str:
 
 
 def _opened(root: Path, iteration: int | None) -> tuple[Path, dict[str, Any]]:
-    """Return the directory and the header of an iteration, or of the latest. A collective.
+    """Return the directory and the header of an iteration, or of the latest. Collective.
 
     Rank 0 looks it up for all ranks. The check queries the size of every file, at least one for each rank that wrote,
     and clients of a network file system may briefly disagree on the latest checkpoint.

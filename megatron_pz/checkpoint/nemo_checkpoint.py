@@ -77,7 +77,7 @@ def weights_folder(checkpoint: Path) -> Path:
 
 
 def load_nemo_weights(checkpoint: Path, model: LanguageModule, arch: Architecture) -> None:
-    """Fill this rank's part of a model from a NeMo 2 checkpoint, in any parallel layout. A collective.
+    """Fill this rank's part of a model from a NeMo 2 checkpoint, in any parallel layout. Collective.
 
     Optimizer state and FP8 scaling state are not loaded, nor is ``common.pt``, whose pickles need NeMo's classes. Rows
     that pad the vocabulary become zero. Raises BadInput if the checkpoint is damaged or of another model.
@@ -144,7 +144,7 @@ def _tensors(state: Any) -> Iterator[ShardedTensor]:
 
 
 def save_nemo(checkpoint: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
-    """Write a NeMo 2 checkpoint of this model: weights, description, tokenizer. A collective.
+    """Write a NeMo 2 checkpoint of this model: weights, description, tokenizer. Collective.
 
     The directory gets its name only when it is complete. Raises BadInput on every rank where it is not empty, NeMo is
     not installed, or the disk refuses.

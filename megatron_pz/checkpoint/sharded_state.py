@@ -110,7 +110,7 @@ class StagedTensors:
         self._results = self._strategy.write()
 
     def seal(self) -> None:
-        """Write the index of all files after every rank has written. A collective; raises AgreedProblem on failure."""
+        """Write the index of all files after every rank has written. Collective; raises AgreedProblem on failure."""
         problem = None
         try:
             self._strategy.write_index(self._results)
@@ -124,7 +124,7 @@ class StagedTensors:
 def stage_tensors(
     parts: ModelStates, folder: Path, *, copy: bool, agreement: SaveAgreement | None = None
 ) -> StagedTensors:
-    """Plan how to save the models, and their optimizers if any, in an existing directory. A collective.
+    """Plan how to save the models, and their optimizers if any, in an existing directory. Collective.
 
     Args:
         copy: copy all tensors to host memory, so that training can continue before they are written; otherwise they
@@ -169,7 +169,7 @@ def stage_state(
 
 
 def load_tensors(folder: Path, parts: ModelStates) -> None:
-    """Load these parts of a checkpoint in place, with their optimizers if they have any. A collective.
+    """Load these parts of a checkpoint in place, with their optimizers if they have any. Collective.
 
     Optimizers keep their own settings (weight decay, betas, epsilon), not those that the checkpoint was written with.
     Raises BadInput if the checkpoint is of another model. Errors of the readers for unreadable files propagate.

@@ -128,7 +128,7 @@ class Launcher:
     def __init__(self, workers: Workers, agreement: Agreement, log: NodeLog) -> None:
         self._workers, self._agreement, self._log = workers, agreement, log
         self._code: int | None = None
-        """The first failure's, once there is one."""
+        """Exit code of the first failure; None without one."""
         self._kill_at: float | None = None
         self._interrupts = 0
 

@@ -1,4 +1,4 @@
-"""Types of configuration fields whose annotations state their range."""
+"""Define types of configuration fields whose annotations state their range."""
 
 from __future__ import annotations
 

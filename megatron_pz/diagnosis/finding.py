@@ -1,4 +1,4 @@
-"""Results of the probes."""
+"""Hold the results of the probes."""
 
 from __future__ import annotations
 

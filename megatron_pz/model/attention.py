@@ -1,4 +1,4 @@
-"""Core attention for packed sequences: exact shared-prompt attention on torch's scaled-dot-product kernels.
+"""Compute core attention for packed sequences: exact shared-prompt attention on torch's scaled-dot-product kernels.
 
 This core attention replaces Megatron-Core's ``DotProductAttention``, which refuses packed sequences, in a layer
 specification. The same code runs on CPU and GPU.

@@ -69,7 +69,7 @@ class RouterReplay:
         self.replayed: Tensor | int = 0
         """Tokens that were replayed in forward passes with gradients."""
         self.differing: Tensor | int = 0
-        """Those of them for which this router would have chosen other experts."""
+        """Replayed tokens for which this router would have chosen other experts."""
 
     def begin(self, tokens: ReplayedTokens | None) -> None:
         """Start a forward pass that replays these tokens; with None, the router chooses."""

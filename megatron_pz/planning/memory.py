@@ -22,7 +22,7 @@ from megatron_pz.runtime.errors import BadInput
 
 GIB = 2**30
 BF16, FP32 = 2, 4
-"""Bytes of a number."""
+"""Bytes per number."""
 
 
 @dataclass(frozen=True)

@@ -75,16 +75,16 @@ class ModelVerifier:
         """
         self.config = config
         self.is_stopping: Callable[[], bool] = lambda: False
-        """Tells whether the run is to stop, so that nothing is waited for any longer."""
+        """Returns whether the run has to stop, which ends all waits."""
         self._failed = threading.Event()
-        """Ends the pauses of the other requests once one of them has failed for good."""
+        """Set when a request has failed permanently; ends the pauses of the others."""
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
-        """The first that was final."""
+        """The first permanent failure."""
         self._missed_since: float | None = None
-        """When a request first found no server; None once one was answered."""
+        """Time at which a request first found no server; None after an answer."""
         self._said: set[str] = set()
-        """Lines about a missing server that the current call of :meth:`grade` has printed."""
+        """Messages about a missing server printed during the current call of :meth:`grade`."""
         self.prompt = _read_prompt(config.verifier_prompt)
         key = os.environ.get("VERIFIER_API_KEY")
         self._client = httpx.Client(

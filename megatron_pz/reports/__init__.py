@@ -1,1 +1,1 @@
-"""Reports on finished runs and corpora: tables, curves, the scaling study and the page of a corpus."""
+"""Reports on finished runs and corpora: tables, curves, scaling studies and HTML pages."""

@@ -15,7 +15,7 @@ from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.evaluation_tables import mean_score
 
 MAX_CHARACTERS = 12_000_000
-"""Of the items' texts, before compression: about 4 MB of the page."""
+"""Maximum number of characters of the items' texts, before compression: about 4 MB of the page."""
 
 
 MARKS = (

@@ -15,7 +15,7 @@ from megatron_pz.corpus.browser import CorpusBrowser, Lengths
 from megatron_pz.runtime.files import write_whole
 
 KEPT, DROPPED, MARK, INK = "#0072B2", "#BBBBBB", "#D55E00", "#333333"
-"""Of the Okabe-Ito palette, which colour-blind readers can tell apart."""
+"""Colours of the Okabe-Ito palette, which colour-blind readers can tell apart."""
 _BINS = 40
 _SPAN_OF_LOGARITHM = 100
 """Ratio of longest to shortest length above which an axis is logarithmic."""

@@ -28,7 +28,7 @@ from megatron_pz.runtime.files import write_text_whole
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("dom.js", "charts.js", "masks.js", "difficulty.js", "evaluations.js", "main.js")
 MAX_MIB = 28.0
-"""29.4 MB."""
+"""Default maximum size of a page, 29.4 MB."""
 MIB = 2**20
 _INDEX_ENTRY = 48
 """Bytes to keep free for the index entry of a shown passage: step, title, topic, place, outcomes."""

@@ -1,4 +1,4 @@
-"""Group-relative advantages (equation 10) and DAPO's filter of groups without a gradient.
+"""Compute group-relative advantages (equation 10), and find groups without a gradient (DAPO's filter).
 
 Inputs and outputs are Python floats: a step has a few thousand rewards.
 """

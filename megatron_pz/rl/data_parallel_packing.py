@@ -1,4 +1,4 @@
-"""Packed sequences of one data-parallel rank, in the shape that the parallel layout requires."""
+"""Pack the sequences of one data-parallel rank in the shape that the parallel layout requires."""
 
 from __future__ import annotations
 

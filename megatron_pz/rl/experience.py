@@ -1,4 +1,4 @@
-"""Typed, frozen batches that pass between the rollout engine, the roles and the trainer.
+"""Define the frozen batches that pass between the rollout engine, the roles and the trainer.
 
 Letters at the end of a tensor's name are its axes: S the tokens of a packed sequence, R its response tokens, E the
 bytes of a token's expert ids.

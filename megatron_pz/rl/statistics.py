@@ -1,4 +1,4 @@
-"""Statistics of the loss that add up over micro-batches and ranks, role by role.
+"""Collect statistics of the loss that add up over micro-batches and ranks, role by role.
 
 :class:`LossStatistics` holds two small tensors, so that a step needs one all-reduce with SUM and one with MAX and does
 not synchronize with the GPU in between. :meth:`LossStatistics.by_role` and :meth:`LossStatistics.pooled` turn the sums
@@ -91,7 +91,7 @@ class LossMetrics:
     log_prob: float
     """Mean natural log-probability under the weights being trained."""
     entropy: float
-    """Mean, nats."""
+    """Mean entropy of the distributions, nats."""
     clip_low: float
     """Share of the tokens whose gradient the lower clip stopped."""
     clip_high: float

@@ -19,7 +19,7 @@ Choice = TypeVar("Choice")
 Kind = Literal["repeated", "once"]
 
 _POLICY = SpanRules(whole_words=True)
-"""Not the run's: results under different span policies are compared on the same masks."""
+"""Independent of the run's policy, so that results under different span policies are compared on the same masks."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class HeldOutMask:
     passage: int
     """Index of the passage in the sequence that was given."""
     kind: Kind
-    """``repeated``: one occurrence of a repeated content word, whose answer stands elsewhere in the passage;
-    ``once``: a content word that occurs once, so that only its context gives it away."""
+    """``repeated``: one occurrence of a repeated content word, whose answer occurs elsewhere in the passage;
+    ``once``: a content word that occurs once, so that it can only be inferred from its context."""
     masked: MaskedPassage
 
 

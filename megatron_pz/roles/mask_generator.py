@@ -1,4 +1,4 @@
-r"""The mask generator: its prompt, the mask in its response, and its reward (equation 9)."""
+r"""Prompt the mask generator, read the mask in its response, and compute its reward (equation 9)."""
 
 from __future__ import annotations
 

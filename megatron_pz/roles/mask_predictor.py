@@ -1,4 +1,4 @@
-r"""The mask predictor: its prompt, and the reward of its answer (equation 8)."""
+r"""Prompt the mask predictor, and reward its answer (equation 8)."""
 
 from __future__ import annotations
 

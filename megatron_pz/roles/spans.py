@@ -1,4 +1,4 @@
-"""Rules for spans: which may be masked, and how masking changes the passage (paper, section 4.4).
+"""Decide which spans may be masked, and mask them in the passage (paper, section 4.4).
 
 A span is matched **exactly as it occurs in the passage**: case, punctuation and white space inside it count. A span
 across a line break must therefore contain that line break; with a space instead, it does not match. The one exception

@@ -29,7 +29,7 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
         "tensor_parallel_size": rollout.rollout_tensor_parallel_size,
         "enable_chunked_prefill": False,  # chunked prefill breaks seeded requests, see rollout.engine
         "enable_prefix_caching": True,
-        # Of the sampling distribution, so that log_prob_semantics detects truncation and temperature.
+        # Log-probabilities of the sampling distribution, so that log_prob_semantics detects truncation and temperature.
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": -1,  # no limit on the requested number
         "use_tqdm_on_load": False,
@@ -40,7 +40,7 @@ def engine_arguments(rollout: RolloutConfig, platform: Platform, *, colocated: b
     # Tokens in one forward pass, which must hold one sequence of full length.
     arguments["max_num_batched_tokens"] = max(max_model_len, arguments["max_num_batched_tokens"])
     if rollout.rollout_quantization != "none":
-        arguments["quantization"] = QUANTIZATION[rollout.rollout_quantization]  # of weights as they are (re)loaded
+        arguments["quantization"] = QUANTIZATION[rollout.rollout_quantization]  # on every load of weights
     if colocated:
         arguments["distributed_executor_backend"] = "external_launcher"
     return arguments

@@ -31,7 +31,7 @@ class RunDirectory:
 
 
 def claim_run_directory(save: str | Path, load: str | Path) -> RunDirectory:
-    """Claim ``save`` for this run: create it if necessary and lock it. A collective of all ranks.
+    """Claim ``save`` for this run: create it if necessary and lock it. Collective over all ranks.
 
     A directory that is new, or empty apart from hidden names, can be claimed; any other only if ``load`` is the same
     directory. Rank 0 holds an exclusive lock on ``<save>/.lock``.

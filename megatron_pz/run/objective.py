@@ -67,11 +67,11 @@ class Objective(ABC):
     """
 
     is_stopping: Callable[[], bool] = staticmethod(lambda: False)
-    """Tells whether a signal has asked this rank to stop; the loop sets it."""
+    """Returns whether a signal has asked this rank to stop; the loop sets it."""
     read_binary: Callable[[Collection[str]], Mapping[str, bytes]] = staticmethod(lambda names: {})
-    """Reads :meth:`binary_state` of all ranks from the checkpoint that the run goes on from; the loop sets it."""
+    """Reads :meth:`binary_state` of all ranks from the checkpoint that the run resumes from; the loop sets it."""
     starts = "everything"
-    """Name of the parts that :meth:`start` starts, for the line that says they are ready."""
+    """Name of the components that :meth:`start` starts, for the log line that reports them ready."""
 
     @property
     @abstractmethod

@@ -92,7 +92,7 @@ def use_own_settings(optimizer: MegatronOptimizer) -> None:
 
 
 def gather_weights(chunks: Sequence[torch.nn.Module]) -> None:
-    """Gather the updated weights that ``overlap_param_gather`` defers to the next forward pass. A collective.
+    """Gather the updated weights that ``overlap_param_gather`` defers to the next forward pass. Collective.
 
     With that setting, each rank has only its own share of the new weights after an optimizer step. Call this before
     weights are read outside an update. Bare chunks and other layouts already have all weights.

@@ -54,7 +54,7 @@ class UpdateResult:
     replayed_choices: int = 0
     """(token, layer) pairs of all ranks whose experts were those that the rollout engine chose."""
     differing_choices: int = 0
-    """Those of them in which the trainer's router would have chosen other experts."""
+    """Replayed pairs in which the trainer's router would have chosen other experts."""
 
 
 class PolicyModel:

@@ -1,4 +1,4 @@
-"""Peak speeds of GPUs by name, from their makers' public data sheets. Every GPU has one port of the node's network."""
+"""List peak speeds of GPUs by name, from their makers' data sheets. Every GPU has one port of the node's network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Device:
     flops: float
     """Floating point operations per second of dense bfloat16 matrix products, without sparsity."""
     bandwidth: float
-    """Bytes per second of its own memory."""
+    """Bytes per second of the device's memory."""
     memory_gib: float
     """GiB as CUDA reports them, approximately."""
     peer_link: float

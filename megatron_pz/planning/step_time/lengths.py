@@ -1,4 +1,4 @@
-"""Distributions of response lengths: lognormal, truncated at the limit, with the mean that a run reports."""
+"""Draw response lengths: lognormal, truncated at the limit, with the mean that a run reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rates of the simulation: the shares of a device's peaks that real code reaches, and fixed overheads."""
+"""Define the rates of the simulation: the shares of a device's peaks that real code reaches, and fixed overheads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of a step: the number and lengths of prompts and responses, and the share that the update learns from."""
+"""Describe the work of a step: number and lengths of prompts and responses, and the share that is learned from."""
 
 from __future__ import annotations
 

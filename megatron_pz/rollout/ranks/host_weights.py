@@ -88,7 +88,7 @@ class HostWeights:
         self._end = 0
         self._memory: list[_Memory] = []
         self.buckets: list[Bucket] = []
-        """Those of the last :meth:`write`."""
+        """The buckets of the last :meth:`write`."""
 
     @property
     def path(self) -> str:

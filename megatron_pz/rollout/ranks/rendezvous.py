@@ -1,4 +1,4 @@
-"""Rendezvous of the rollout ranks with each other and the trainer's rank 0, repeated after a rank has died.
+"""Connect the rollout ranks with each other and the trainer's rank 0, again whenever a rank has died.
 
 The store of the job holds the address of the trainer's rank 0, a secret, the settled configuration, and the number of
 the current *round* of the rendezvous. All rollout ranks of a round share one process group. When one of them dies, the
@@ -73,7 +73,7 @@ class Channel:
     """Connection of the trainer's rank 0 to one rollout rank."""
 
     rank: int
-    """Among the rollout ranks."""
+    """Position among the rollout ranks."""
     connection: Connection
     local: bool
     """Both run on one node."""

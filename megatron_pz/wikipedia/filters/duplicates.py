@@ -20,7 +20,7 @@ DUPLICATE_REASONS: Final[tuple[str, ...]] = get_args(DuplicateReason)
 
 _DIGEST_BYTES = 16
 _NORMALISED = bytes(range(256)).lower().replace(b"\n", b" ")
-"""Byte for byte: white space in an article is single spaces and newlines already."""
+"""Replacement of each byte; white space in an article is already single spaces and newlines."""
 
 
 class Fingerprinter:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 _BASE: Final = 0x9E3779B97F4A7C15
-"""Odd, so that it has an inverse modulo 2^64; otherwise arbitrary (2^64 over the golden ratio)."""
+"""Base of the hash: odd, so that it has an inverse modulo 2^64; otherwise arbitrary (2^64 over the golden ratio)."""
 _SPREAD: Final = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT: Final = np.uint64(32)
 _SMALLEST_TABLE: Final = 16

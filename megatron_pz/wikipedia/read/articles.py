@@ -28,9 +28,9 @@ TemplateSource = Literal["auto", "dump", "tables"]
 DROP_REASONS: tuple[str, ...] = get_args(DropReason)
 
 _TEMPLATE_AT_AN_END = 1 << 12
-"""Characters from the beginning and the end of a page in which the template stands that makes it a disambiguation."""
+"""Characters at the beginning and the end of a page that are searched for the template of a disambiguation."""
 _NOT_READ = re.compile(r"<!--(?:.*?-->|.*+)|<nowiki>(?:.*?</nowiki>|.*+)", re.DOTALL | re.IGNORECASE)
-"""Comments and text that is no wikitext: a template's name in them calls none."""
+"""Matches comments and text that is not wikitext, in which a template's name is not a call."""
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -81,9 +81,9 @@ class ArticleReader:
         self._text = text
         self._options = options
         self.dropped_sentences: dict[str, int] = {}
-        """Sentences dropped so far because a word of theirs was lost, by reason."""
+        """Number of sentences dropped so far because they lost a word, by reason."""
         self.lost_parts: dict[str, int] = {}
-        """What vanished so far from text that stays because it was not understood, by place and reason."""
+        """Number of constructs that were not understood and vanished from text that stays, by place and reason."""
         self._namespaces = localization.Namespaces(site.language, site.namespaces)
         self._disambiguation = localization.DisambiguationTemplates(
             site.language, templates.disambiguations() if templates else ()

@@ -31,7 +31,7 @@ _ZST_FRAME = re.compile(rb"\x28\xb5\x2f\xfd")
 _LONGEST_BEGIN = 10
 """Bytes that the longer of these two patterns matches."""
 _SEARCHED_AT_ONCE = 1 << 20
-"""Bytes. The pages of a file that is mapped as a whole would count as this process's memory, up to the dump's size."""
+"""Bytes searched at a time. A file that is mapped as a whole would count as this process's memory."""
 
 
 class Decompressor(Protocol):

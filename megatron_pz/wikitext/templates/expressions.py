@@ -1,4 +1,4 @@
-"""Arithmetic of ``{{#expr: 5 * 300}}``, as MediaWiki's ParserFunctions compute it.
+"""Compute ``{{#expr: 5 * 300}}`` as MediaWiki's ParserFunctions do.
 
 Only numbers, signs and parentheses are understood; functions, constants and numbers that PHP would write with an
 exponent are not. See https://www.mediawiki.org/wiki/Help:Extension:ParserFunctions for the order of operators.
@@ -51,7 +51,7 @@ _LEVELS: Final[tuple[Mapping[str, _Operator], ...]] = (
 
 
 class _Expression:
-    """Reads one expression by its levels. Raises :class:`ValueError` where it is not understood."""
+    """Parser of one expression by levels of precedence. Raises :class:`ValueError` if it is not understood."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[str] = []
@@ -100,7 +100,7 @@ class _Expression:
 
 
 def value_of(text: str) -> str:
-    """Compute an expression; empty where it is not understood.
+    """Return the value of an expression, or an empty string if it is not understood.
 
     >>> value_of("5 * 300"), value_of("10 / 4 round 0"), value_of("1/3"), value_of("1 > 2"), value_of("2 apples")
     ('1500', '3', '0.33333333333333', '0', '')

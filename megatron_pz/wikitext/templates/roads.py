@@ -1,4 +1,4 @@
-"""Numbers of roads as ``{{jct}}`` writes them."""
+"""Render the numbers of roads as ``{{jct}}`` does."""
 
 from __future__ import annotations
 
