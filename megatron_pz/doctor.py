@@ -46,7 +46,7 @@ def as_text(diagnosis: Diagnosis) -> str:
         "cpu": "usable: the CPU path (no CUDA device)",
         "none": "usable: nothing, see the lines marked X",
     }
-    return "\n".join([*lines, "", "+ works   - is not there   ! look at it   X is a problem", verdict[diagnosis.path]])
+    return "\n".join([*lines, "", "+ works   - missing   ! check this   X problem", verdict[diagnosis.path]])
 
 
 def as_json(diagnosis: Diagnosis) -> str:

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     require_equal_seeds(flags.before, flags.after)
     rows = compare([HeldOutRecord(run) for run in flags.before], [HeldOutRecord(run) for run in flags.after])
     print(table("Held-out accuracy", ["step", "before", "after", "paired difference", "seed by seed"], rows))
-    print("± half of a 95 % interval over questions; * marks a difference whose interval excludes zero")
+    print("± half-width of a 95 % interval over questions; * marks a difference whose interval excludes zero")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main() -> None:
     except KeyboardInterrupt:
         work = folder_of(options.output.output_prefix)
         kept = (
-            f"finished work is kept in {work}; give the same command again to go on"
+            f"finished work is kept in {work}; give the same command again to continue"
             if work.exists()
             else "nothing done"
         )

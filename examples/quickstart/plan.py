@@ -23,8 +23,8 @@ class Work:
     teraflops: float
     """Matrix products in 10^12 operations; this machine's measured rate gives their time."""
     cpu_seconds: float
-    """All other work, divided among the cores: a value between those of two AMD EPYCs. One of the fourth generation needs
-    up to a fifth less, one of the third (2.45 GHz) up to a fifth more."""
+    """All other work, divided among the cores: a value between those of two AMD EPYCs. One of the fourth generation
+    needs up to a fifth less, one of the third (2.45 GHz) up to a fifth more."""
 
     def seconds(self, gigaflops: float, cores: int) -> float:
         """Return the time at a rate of ``gigaflops`` on all cores together."""

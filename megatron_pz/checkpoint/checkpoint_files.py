@@ -84,7 +84,7 @@ def latest_iteration(directory: str | Path) -> int | None:
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{record} cannot be read: {error}") from None
     if not text.isdecimal():
-        raise BadInput(f"{record} holds {text[:40]!r} where the number of an iteration should stand")
+        raise BadInput(f"{record} holds {text[:40]!r} instead of the number of an iteration")
     return int(text)
 
 

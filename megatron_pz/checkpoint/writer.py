@@ -228,7 +228,7 @@ class CheckpointWriter:
             kept = "no earlier one exists" if last_good is None else f"the one of iteration {last_good} is untouched"
             raise CheckpointWriteFailed(
                 f"the checkpoint of iteration {iteration} could not be written to {self.root} ({problem}; "
-                f"{files.free_space(self.root)}); {kept}; make room or mend the disk, then resume"
+                f"{files.free_space(self.root)}); {kept}; free space or repair the disk, then resume"
             ) from None
 
 

@@ -151,7 +151,7 @@ def check_checkpoint(settings: JobSettings, module: str) -> str:
     """Compare the checkpoint to resume with its record of files, and its objective with that of the module."""
     root = settings.config.training.load
     if not root:
-        return "none to go on from"
+        return "none to continue from"
     iteration = latest_iteration(root)
     if iteration is None:
         raise BadInput(f"--load {root} has no checkpoint")
@@ -160,7 +160,7 @@ def check_checkpoint(settings: JobSettings, module: str) -> str:
         raise BadInput(
             f"{folder} is of another objective than {module}: choose another SAVE, or the script that wrote it"
         )
-    return f"goes on after iteration {iteration} in {root}"
+    return f"continues after iteration {iteration} in {root}"
 
 
 def check_data(settings: JobSettings, module: str) -> str:

@@ -76,7 +76,7 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
         template = environment.get("SAVE") or chosen.save or f"runs/{Path(recipe).resolve().parent.name}"
     save = _fill(_fill(template, "task", task), "seed", str(seed))
     if unknown := re.search(r"\{\w*\}", save):
-        raise BadInput(f"SAVE={template}: {unknown[0]} stands for nothing; {{task}} and {{seed}} have values")
+        raise BadInput(f"SAVE={template}: {unknown[0]} is no placeholder; {{task}} and {{seed}} are")
     tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "2") if task else "1")
     varies = "{task}" in template or ("{seed}" in template and "{task}" in (value_of("--seed", given) or ""))
     if tasks > 1 and not varies:
@@ -224,7 +224,7 @@ def _refuse_another_model(save: Path, config: RunConfig) -> None:
     if before and Path(before).resolve() != Path(config.model.hf_model).resolve():
         raise BadInput(
             f"--save {save} holds a run of {before}, and this one trains {config.model.hf_model}: "
-            f"choose another SAVE, or add --load {save} to go on with it"
+            f"choose another SAVE, or add --load {save} to continue it"
         )
 
 
@@ -246,7 +246,7 @@ def main() -> None:
     if not dry_run and settings.iteration is None and (moved := set_aside_if_unfinished(save, settings.config)):
         print(f"{save} held a run without a checkpoint; it is now {moved}", file=sys.stderr)
     if settings.iteration is not None:
-        print(f"Going on from iteration {settings.iteration} in {save}", file=sys.stderr)
+        print(f"Continuing from iteration {settings.iteration} in {save}", file=sys.stderr)
     _print(settings.save, 0 if dry_run else free_port(os.environ), settings.flags)
 
 

@@ -229,7 +229,7 @@ def launch(place: Place, module: str, flags: list[str], log_file: Path | None = 
 @exits_with_one_line
 def main(argv: list[str] | None = None) -> None:
     """Start workers on this node and exit with the run's code."""
-    parser = Parser("Start the processes of one node and exit with the code that tells how the run ended.")
+    parser = Parser("Start the processes of one node and exit with the code of the run.")
     parser.add_argument("--nproc-per-node", type=int, default=1, metavar="N", help="processes on every node")
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="nodes of the job")
     parser.add_argument("--node-rank", type=int, default=0, metavar="N", help="number of this node, from 0")

@@ -67,7 +67,7 @@ def _devices() -> Iterator[Finding]:
         driver = shutil.which("nvidia-smi") is not None
         remark = "there is an NVIDIA driver: torch is a CPU build, or the driver too old for it" if driver else ""
         yield Finding("CUDA devices", "note" if driver else "absent", "none", remark)
-        yield Finding("NCCL", "absent", "not used", "processes talk by gloo where there is no CUDA device")
+        yield Finding("NCCL", "absent", "not used", "processes communicate by gloo where there is no CUDA device")
         speed = matrix_speed()
         yield Finding("matrix products", "ok", str(speed), f"precision auto: {speed.fastest}")
         return
@@ -87,7 +87,7 @@ def _megatron_core() -> Iterator[Finding]:
     elif not (0, 16) <= numbers < (0, 20):
         yield Finding("megatron-core", "problem", version, "0.16 to 0.19 are supported")
     elif numbers >= (0, 18) and importlib.util.find_spec("triton") is None:
-        remark = "megatron-core imports it since 0.18 without asking for it: pip install triton"
+        remark = "megatron-core imports it since 0.18 without declaring it: pip install triton"
         yield Finding("megatron-core", "problem", f"{version} without triton", remark)
     else:
         yield Finding("megatron-core", "ok", version)
@@ -98,7 +98,7 @@ def _transformer_engine() -> Iterator[Finding]:
     version = installed_version("transformer-engine") or installed_version("transformer-engine-torch")
     if version is None and importlib.util.find_spec("transformer_engine") is not None:
         remark = (
-            "Megatron-Core asks for its version and cannot be imported: install it properly, or take it off the path"
+            "Megatron-Core asks for its version and cannot be imported: install it properly, or remove it from the path"
         )
         yield Finding(subject, "problem", "a directory of that name, without metadata", remark)
         return

@@ -84,7 +84,7 @@ class Children:
                 )
                 code = self._wait(self._child)
         if self.signalled:
-            raise Interrupted("stopped by a signal; the same command goes on where this one ended")
+            raise Interrupted("stopped by a signal; the same command continues it")
         return code
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:

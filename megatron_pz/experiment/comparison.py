@@ -61,7 +61,7 @@ class Difference:
         if self.estimate is None:
             return "no common values"
         if math.isnan(self.adjusted_p):
-            return "one seed: says nothing of others"
+            return "one seed: says nothing about others"
         if self.adjusted_p < LEVEL:
             return "significantly higher" if self.estimate.mean > 0 else "significantly lower"
         return "not significant, once all are counted" if self.estimate.p_value < LEVEL else "not significant"

@@ -34,10 +34,10 @@ from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import write_text_whole
 
 INTERVALS = """\
-± is half of a 95 % interval for other training seeds and other items (passages or questions) alike, by Student's t with
-the few degrees of freedom of the seeds. Pairs have the same seed, which draws the same training passages, and the same
-items. It does not cover another starting model, corpus, budget or recipe. With one seed, and for the start, it covers
-items only."""
+± is the half-width of a 95 % interval over other training seeds and other items (passages or questions), by Student's t
+with the few degrees of freedom of the seeds. Pairs have the same seed, which draws the same training passages, and the
+same items. It does not cover another starting model, corpus, budget or recipe. With one seed, and for the start, it
+covers items only."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def load_benchmark(name: str, directory: Path) -> list[Question]:
             number = record.number if name == "bbeh" else len(questions)
             question = read(replace(record, number=number), name, path)
             if (before := seen.get(question.id)) is not None:
-                raise BadInput(f"{question.source}: identifier {question.id!r} stands at {before} already")
+                raise BadInput(f"{question.source}: identifier {question.id!r} already occurs at {before}")
             seen[question.id] = question.source
             questions.append(question)
     return questions

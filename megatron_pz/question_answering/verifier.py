@@ -196,7 +196,7 @@ class ModelVerifier:
     def _require_time(self, cause: str) -> None:
         """Raise VerifierFailed if the run has to stop, so that a failed request is not retried."""
         if self.is_stopping():
-            raise VerifierFailed(f"--verifier-url {self.config.verifier_url}: {cause}, and the run is to stop")
+            raise VerifierFailed(f"--verifier-url {self.config.verifier_url}: {cause}, and the run has to stop")
 
     def _say_once(self, subject: str, line: str) -> None:
         with self._lock:

@@ -84,7 +84,7 @@ _COUNTED: Mapping[str, Callable[[BenchmarkScore], str]] = {
     "cut off at the limit": lambda score: _share(score.counts.truncated, score),
     "prompts too long for the context, wrong": lambda score: str(len(score.too_long)) if score.too_long else "",
     "the grader failed, wrong": lambda score: _share(score.counts.grader_errors, score),
-    "questions that stand in the corpus": lambda score: (
+    "questions that occur in the corpus": lambda score: (
         "" if score.contamination is None else f"{len(score.contamination.questions)} of {score.facts['questions']}"
     ),
 }
@@ -115,8 +115,8 @@ def _how_asked(models: Sequence[ModelScores]) -> list[str]:
         if score.contamination is not None:
             found = score.contamination
             lines.append(
-                f"    looked for in {found.passages:,} passages of {', '.join(found.corpus)}: {found.words} words in a "
-                f"row; {found.too_short} questions are too short to be looked for"
+                f"    searched for in {found.passages:,} passages of {', '.join(found.corpus)}: {found.words} words in "
+                f"a row; {found.too_short} questions are too short to be searched for"
             )
     return lines
 
@@ -156,7 +156,7 @@ def _verdicts(comparison: Comparison) -> list[str]:
         + ". Intervals are not corrected, and cover the choice of questions, not of training seeds."
     ]
     if not changed:
-        return [*lines, f"No set tells {comparison.after} from {comparison.before}."]
+        return [*lines, f"No set distinguishes {comparison.after} from {comparison.before}."]
     better = _named(each for each in changed if each.change.mean > 0)
     worse = _named(each for each in changed if each.change.mean < 0)
     lines += [f"{comparison.after} is better than {comparison.before} on {better}."] if better else []

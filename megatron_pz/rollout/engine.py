@@ -195,7 +195,7 @@ class VllmEngine(EngineLifecycle):
                 return run_to_the_end(self._llm, prompts, sampling, then)
         except BaseException as error:
             # Unfinished requests stay in vLLM's queues and would be returned by the next call.
-            self.mark_broken(f"generation was cut short by {type(error).__name__}: {one_line(error)}")
+            self.mark_broken(f"generation was interrupted by {type(error).__name__}: {one_line(error)}")
             raise
 
     def reset_prefix_cache(self) -> None:

@@ -87,5 +87,5 @@ def _refuse_another_run(path: Path, load: Path | None) -> None:
     if present:
         raise BadInput(
             f"--save {path} is not empty (it holds {present[0]}): choose a new directory, "
-            f"or go on with the run in it by --load {path}"
+            f"or continue the run in it by --load {path}"
         )

@@ -105,9 +105,7 @@ def slow_warning(config: RunConfig, speed: MatrixSpeed) -> str:
     other: Precision = "fp32" if config.model.bf16 else "bf16"
     if speed.of(other) < SLOW * speed.of(own):
         return ""
-    return (
-        f"{_NAMES[own]} was asked for by name and is slow on this CPU ({speed}): --precision auto uses {_NAMES[other]}"
-    )
+    return f"{_NAMES[own]} was requested and is slow on this CPU ({speed}): --precision auto uses {_NAMES[other]}"
 
 
 def _of_checkpoint(config: RunConfig) -> RunConfig | None:

@@ -33,7 +33,7 @@ def describe_run(config: RunConfig, topology: Topology, iteration: int) -> None:
     changes = changed_settings(Path(config.training.load) / CONFIG_FILE, config) if iteration else {}
     if changes:
         listed = ", ".join(f"{name} {before!r} -> {now!r}" for name, (before, now) in changes.items())
-        print(f"goes on after iteration {iteration} with other settings: {listed}", flush=True)
+        print(f"continues after iteration {iteration} with other settings: {listed}", flush=True)
     write_config(config, folder / CONFIG_FILE)
     device = torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "CPU"
     record_launch(folder, Launch.now(iteration, hosts, device, topology.data_parallel_size, changes))

@@ -261,7 +261,7 @@ class Watchdog:
         if silent < self.heartbeat_timeout:
             return None
         if heartbeat is None:
-            return f"rank {peer} never came up: no heartbeat in {silent:.0f} s"
+            return f"rank {peer} never started: no heartbeat in {silent:.0f} s"
         return (
             f"{heartbeat} has given no heartbeat for {silent:.0f} s (stopped, killed, or its node is lost): it was "
             f"last in {heartbeat.place}; resume from the last checkpoint"

@@ -272,7 +272,7 @@ def _meet(device: torch.device, timeout: timedelta, **group: Any) -> None:
         raise BadInput(
             f"rank {os.environ.get('RANK', '?')} did not meet all {world_size} ranks at {where} "
             f"within {timeout.total_seconds():g} s ({' '.join(str(error).split())[:200]}): "
-            "see that every node runs and reaches that address"
+            "make sure that every node runs and reaches that address"
         ) from None
 
 

@@ -93,7 +93,7 @@ def test_a_killed_experiment_goes_on_and_repeats_nothing(tmp_path: Path, tiny_ll
     assert "begun, at step" in experiment.run("--list")
 
     said = experiment.run()
-    assert "Going on from iteration" in (first.parent / "log.txt").read_text()
+    assert "Continuing from iteration" in (first.parent / "log.txt").read_text()
     assert "2 of 2 runs are evaluated" in said and "Missing" not in said
     for arm in ("active", "random_spans"):
         steps = metrics_of(experiment.run_of(arm))
@@ -120,5 +120,5 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, tiny_ll
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 3, output
-    assert output.splitlines()[-1] == "error: stopped by a signal; the same command goes on where this one ended"
+    assert output.splitlines()[-1] == "error: stopped by a signal; the same command continues it"
     wait_until_free(first / ".lock")

@@ -165,7 +165,7 @@ def test_a_signal_ends_the_run_in_one_line_that_says_how_to_go_on(
     error = running.communicate(timeout=DEADLINE)[1]
     assert running.returncode == 130
     assert error.splitlines()[-1] == (
-        f"interrupted: finished work is kept in {tmp_path}/wiki.working; give the same command again to go on"
+        f"interrupted: finished work is kept in {tmp_path}/wiki.working; give the same command again to continue"
     )
     assert "Traceback" not in error
     assert not any(map(is_alive, workers))
@@ -224,7 +224,7 @@ def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(
     os.kill(children(running.pid)[0], signal.SIGKILL)
     error = running.communicate(timeout=DEADLINE)[1]
     assert running.returncode == 2
-    assert error.splitlines()[-1].startswith("error: a worker process was killed, most likely for want of memory; ")
+    assert error.splitlines()[-1].startswith("error: a worker process was killed, most likely because memory ran out; ")
     ended = finish(command(dump, tmp_path, tiny_tokenizer_dir, workers=1))
     assert ended.returncode == 0, ended.stderr
     assert contents(tmp_path) == whole

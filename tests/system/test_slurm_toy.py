@@ -51,7 +51,7 @@ def test_the_toy_recipe_runs_on_two_processes_and_goes_on_where_it_ended(tmp_pat
     assert [step["iteration"] for step in metrics_of(run)] == [1]
 
     resumed = launch("--train-iters", "2", **variables)
-    assert "Going on from iteration 1" in resumed
+    assert "Continuing from iteration 1" in resumed
     assert f"precision: trainer {dtype}, rollouts {dtype} (that of the checkpoint in {run})" in resumed
     steps = metrics_of(run)
     assert [step["iteration"] for step in steps] == [1, 2]

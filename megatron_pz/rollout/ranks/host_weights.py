@@ -137,7 +137,7 @@ class HostWeights:
             return _Memory(mmap.mmap(self._file, size, offset=offset))
         except OSError as error:
             raise BadInput(
-                f"--rollout-ranks: no host memory for the weights that travel, {(offset + size) / 2**20:.0f} MiB so "
+                f"--rollout-ranks: no host memory for the weights in transfer, {(offset + size) / 2**20:.0f} MiB so "
                 f"far: {error.strerror}"
             ) from None
 

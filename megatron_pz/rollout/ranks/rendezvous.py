@@ -168,7 +168,7 @@ class RendezvousClient:
         except OSError as error:
             raise ExpectedFailure(
                 f"rollout rank {self.rank} on {socket.gethostname()} does not reach the trainer's rank 0 at "
-                f"{host}:{port} ({one_line(error)}): see that nodes reach each other at any port"
+                f"{host}:{port} ({one_line(error)}): make sure that nodes reach each other on any port"
             ) from None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(sock.detach())

@@ -149,7 +149,7 @@ class Journal:
         if other:
             raise BadInput(
                 f"{self._path.parent}: holds an unfinished run with another {', '.join(other)}; repeat its command to "
-                "go on with it, give --fresh to drop it, or another --output-prefix"
+                "continue it, give --fresh to discard it, or another --output-prefix"
             )
 
 

@@ -62,8 +62,8 @@ def map_unordered(
                 yield from (future.result() for future in done)
         except BrokenProcessPool:
             raise BadInput(
-                "a worker process was killed, most likely for want of memory; what is finished is kept, the same "
-                "command with fewer --workers goes on"
+                "a worker process was killed, most likely because memory ran out; finished work is kept, the same "
+                "command with fewer --workers continues"
             ) from None
         finally:
             stop.value = 1

@@ -50,7 +50,7 @@ def working_folder(output_prefix: str, fresh: bool, part: Part | None = None) ->
             free = shutil.disk_usage(work.parent).free
             raise BadInput(
                 f"{work.parent}: the disk is full ({free >> 20} MiB free, {error.strerror}); make room and give the "
-                "same command again, which goes on from what is finished"
+                "same command again, which continues from the finished work"
             ) from None
         raise BadInput(f"{error.filename or work}: cannot be written ({error.strerror or error})") from None
 

@@ -25,7 +25,9 @@ class DamagedInput(BadInput):
 
     def __str__(self) -> str:
         damage: Damage = self.args[0]
-        return f"{damage.path}: {damage.reason}; download it again, or give --skip-damaged to go on without that part"
+        return (
+            f"{damage.path}: {damage.reason}; download it again, or give --skip-damaged to continue without that part"
+        )
 
 
 class DamageLog:

@@ -37,7 +37,7 @@ def test_nothing_to_load(tmp_path: Path, saved: Path) -> None:
 @pytest.mark.parametrize("text", ["", "ten", "-3"])
 def test_a_broken_record_of_the_latest(tmp_path: Path, text: str) -> None:
     (tmp_path / checkpoint_files.LATEST).write_text(text)
-    with pytest.raises(BadInput, match="where the number of an iteration should stand"):
+    with pytest.raises(BadInput, match="instead of the number of an iteration"):
         latest_iteration(tmp_path)
 
 

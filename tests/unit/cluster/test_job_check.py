@@ -95,7 +95,7 @@ def checkpoint(run: Path, **common: object) -> Path:
 def test_a_directory_of_another_objective_is_named(job: dict[str, str]) -> None:
     folder = checkpoint(Path(job["SAVE"]), consumed_passages=5)
     results = {subject: finding for subject, finding, _ in examine(job, [])}
-    assert results["checkpoint"] == f"goes on after iteration 7 in {job['SAVE']}"
+    assert results["checkpoint"] == f"continues after iteration 7 in {job['SAVE']}"
     for module in ("megatron_pz.rlvr", "megatron_pz.cold_start", "megatron_pz.baselines"):
         said = failures(job | {"MODULE": module})["checkpoint"]
         assert said.startswith(f"{folder} is of another objective than {module}: ")

@@ -88,7 +88,7 @@ def test_only_seeds_that_both_arms_have_are_compared() -> None:
     two, one, none = differences_of_arms(results, "a", MEASURE)
     assert two.seeds == (2, 3) and two.adjusted_p < 0.05
     assert one.seeds == (2,) and math.isnan(one.adjusted_p)
-    assert one.verdict == "one seed: says nothing of others"
+    assert one.verdict == "one seed: says nothing about others"
     assert none.estimate is None and none.verdict == "no common values"
     assert difference_rows([none])[0][2:7] == ["0", "0", "–", "–", "–"]
     assert conclusion([one, none]) == ["Nothing was tested: a comparison of methods needs at least two seeds of both."]

@@ -218,7 +218,7 @@ def test_a_value_that_cannot_be_is_named(name: str, change: dict[str, Any], word
 
 def test_an_identifier_may_stand_once(tmp_path: Path) -> None:
     path = write(tmp_path, "aime24", [RECORDS["aime24"], RECORDS["aime24"]])
-    assert refused(tmp_path, "aime24") == f"{path}:2: identifier '60' stands at {path}:1 already"
+    assert refused(tmp_path, "aime24") == f"{path}:2: identifier '60' already occurs at {path}:1"
 
 
 @pytest.mark.parametrize(

@@ -193,12 +193,12 @@ def test_a_run_that_is_to_stop_waits_for_no_server(server: Server) -> None:
     grader = ModelVerifier(nowhere)
     looked: list[int] = []
     grader.is_stopping = lambda: len(looked) > 3 or looked.append(1) is not None
-    with pytest.raises(VerifierFailed, match=r"ConnectError: .*, and the run is to stop"):
+    with pytest.raises(VerifierFailed, match=r"ConnectError: .*, and the run has to stop"):
         grader.grade([answered(r"\boxed{2}")])
     server.replies = [raw(b"CUDA error", 500)]
     failing = ModelVerifier(settings(server))
     failing.is_stopping = lambda: True
-    with pytest.raises(VerifierFailed, match=r"status 500 .*, and the run is to stop"):
+    with pytest.raises(VerifierFailed, match=r"status 500 .*, and the run has to stop"):
         failing.grade([answered(r"\boxed{2}")])
     assert len(server.requests) == 1
 

@@ -91,8 +91,8 @@ def test_a_resume_on_the_same_machine_changes_no_setting(
 @pytest.mark.parametrize(
     ("model", "rollout", "speed", "words"),
     [
-        (ModelConfig(), RolloutConfig(), AVX2, "bfloat16 was asked for by name and is slow on this CPU"),
-        (ModelConfig(bf16=False), RolloutConfig(), AMX, "float32 was asked for by name and is slow on this CPU"),
+        (ModelConfig(), RolloutConfig(), AVX2, "bfloat16 was requested and is slow on this CPU"),
+        (ModelConfig(bf16=False), RolloutConfig(), AMX, "float32 was requested and is slow on this CPU"),
         (ModelConfig(), RolloutConfig(), AMX, ""),
         (ModelConfig(), RolloutConfig(), MatrixSpeed(bf16=60.0, fp32=100.0), ""),
     ],

@@ -47,7 +47,7 @@ def test_a_resume_names_what_differs_and_the_launch_keeps_it(
     describe_run(first, topology, 0)
     describe_run(resumed, topology, 7)
     assert capsys.readouterr().out.splitlines() == [
-        "goes on after iteration 7 with other settings: data.data_path ['0.3', 'a', '0.7', 'b'] -> ['c'], "
+        "continues after iteration 7 with other settings: data.data_path ['0.3', 'a', '0.7', 'b'] -> ['c'], "
         "optimizer.lr 0.0001 -> 0.0002"
     ]
     assert [launch.changes for launch in read_launches(tmp_path)] == [

@@ -88,7 +88,7 @@ def test_the_verdict_of_another_rank_ends_this_one(
 def test_a_rank_that_never_comes_up_is_named(watchdog: Watchdog, ended: Ended, store: dist.Store) -> None:
     watchdog.watch(0, 3, store)
     assert ended.heard.wait(10)
-    assert ended.line.startswith("rank 1 never came up")
+    assert ended.line.startswith("rank 1 never started")
 
 
 def test_who_is_done_is_not_missing(watchdog: Watchdog, ended: Ended, store: dist.Store) -> None:

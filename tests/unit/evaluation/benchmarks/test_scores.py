@@ -165,7 +165,7 @@ def test_no_difference_is_said_in_words(tmp_path: Path) -> None:
     before, after = model(tmp_path, "base", {1, 2}), model(tmp_path, "trained", {2, 3})
     found = compare(*before, *after)
     assert found.sets[0].change.low < 0 < found.sets[0].change.high
-    assert "No set tells trained from base." in results_text([before[0], after[0]], [found])
+    assert "No set distinguishes trained from base." in results_text([before[0], after[0]], [found])
 
 
 @pytest.mark.parametrize(
