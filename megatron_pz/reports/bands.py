@@ -33,7 +33,7 @@ class Panel:
 
 PANELS = (
     Panel("predictor/accuracy", "Predictor: accuracy on the masks of the run", "share right"),
-    Panel("predictor/groups_mixed", "Predictor: groups that teach", "share of masks"),
+    Panel("predictor/groups_mixed", "Predictor: groups with a gradient", "share of masks"),
     Panel("predictor/format", "Predictor: readable answers", "share of responses"),
     Panel("predictor/response_length", "Predictor: response length", "tokens"),
     Panel("predictor/entropy", "Predictor: entropy", "nats a token"),

@@ -160,7 +160,7 @@ class Curves {
   // The last tenth of every run in figures.
   summary() {
     const columns = [["predictor/accuracy", "accuracy"], ["generator/reward", "generator's reward"], ["generator/valid_masks", "valid masks"],
-      ["predictor/groups_mixed", "groups that teach"], ["health/log_prob_difference_mean", "log-probability difference"], ["time/iteration", "seconds a step"]];
+      ["predictor/groups_mixed", "groups with a gradient"], ["health/log_prob_difference_mean", "log-probability difference"], ["time/iteration", "seconds a step"]];
     const mean = (values) => {
       const found = (values || []).slice(-Math.ceil((values || []).length / 10)).filter((value) => value !== null);
       return found.length ? found.reduce((sum, value) => sum + value, 0) / found.length : null;

@@ -14,11 +14,11 @@ class Difficulty {
 
   view() {
     const runs = this.report.runs.filter((run) => run.difficulty.edges.length);
-    if (!runs.length) return h("p", { className: "empty" }, "No samples are kept in this run’s folder, so that there is nothing to sort.");
+    if (!runs.length) return h("p", { className: "empty" }, "No samples are kept in this run’s folder, so there is nothing to sort.");
     this.root = h("div", {});
     const bar = h("div", { className: "bar" }, select("Cells show", Object.entries(MEASURES).map(([key, { label }]) => [key, label]), this.measure, (key) => { this.measure = key; this.fill(runs); }));
     this.fill(runs);
-    return h("div", {}, h("p", { className: "quiet" }, "From all kept samples, those without room on this page too. A small figure is the number of masks; a cell with few masks says little."), bar, this.root);
+    return h("div", {}, h("p", { className: "quiet" }, "From all kept samples, including those that do not fit on this page. A small figure is the number of masks; a cell with few masks says little."), bar, this.root);
   }
 
   fill(runs) {

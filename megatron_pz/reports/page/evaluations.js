@@ -14,7 +14,7 @@ class Evaluations {
     if (items) {
       this.list = h("div", { className: "items" });
       this.controls = h("div", { className: "bar" });
-      parts.push(h("section", {}, h("h2", {}, "Items to read ", hint("The items that most models got wrong come first. Frames show where the expected words stand; the models saw the passage with one or all of these places hidden.")), this.controls, this.list));
+      parts.push(h("section", {}, h("h2", {}, "Items to read ", hint("The items that most models got wrong come first. Frames mark the expected words; the models saw the passage with one or all of these places hidden.")), this.controls, this.list));
       this.load(items);
     }
     return h("div", {}, parts);
