@@ -16,7 +16,7 @@ import sys
 
 from megatron_pz.config.parse import parse_run_config
 from megatron_pz.run.objective import Schedule
-from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.pretrain_zero import PretrainZeroObjective
 from megatron_pz.run.rollout_rank import is_rollout_rank, serve_rollouts
 from megatron_pz.run.run import run
 from megatron_pz.runtime.errors import exits_with_one_line
@@ -31,7 +31,7 @@ def main() -> None:
     if is_rollout_rank(ranks):
         serve_rollouts(config)
     else:
-        run(config, Schedule.from_config(config.training), ReinforcementObjective, ranks)
+        run(config, Schedule.from_config(config.training), PretrainZeroObjective, ranks)
 
 
 if __name__ == "__main__":

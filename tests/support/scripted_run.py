@@ -35,7 +35,7 @@ from megatron_pz.rollout.ranks.rendezvous import RendezvousClient, settled_confi
 from megatron_pz.rollout.requests import FollowUp
 from megatron_pz.run import rollout_objective, rollout_rank
 from megatron_pz.run.objective import MakeObjective, Schedule
-from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.pretrain_zero import PretrainZeroObjective
 from megatron_pz.run.rollout_objective import RolloutObjective
 from megatron_pz.run.run import Run
 from megatron_pz.runtime.watchdog import Watchdog
@@ -252,7 +252,7 @@ def evaluated(config: RunConfig) -> RunConfig:
 
 @contextmanager
 def started_run(
-    config: RunConfig, objective: MakeObjective = ReinforcementObjective, *, threads: bool = True
+    config: RunConfig, objective: MakeObjective = PretrainZeroObjective, *, threads: bool = True
 ) -> Iterator[Run]:
     """Yield a run that is closed after the block; process groups that remain after a failure are destroyed.
 
@@ -353,7 +353,7 @@ def rollout_rank_threads(config: RunConfig) -> Iterator[None]:
 
 
 def run_to_the_end(
-    config: RunConfig, objective: MakeObjective = ReinforcementObjective
+    config: RunConfig, objective: MakeObjective = PretrainZeroObjective
 ) -> tuple[Run, list[dict[str, Any]]]:
     """Run all steps and close; return the run and the metrics of its folder, without times and memory."""
     with started_run(config, objective) as run:
@@ -380,9 +380,9 @@ def without_times(step: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in step.items() if not name.startswith(machine)}
 
 
-def played(run: Run) -> ReinforcementObjective:
+def played(run: Run) -> PretrainZeroObjective:
     """Return the objective of a completed run by :func:`started_run`."""
-    assert isinstance(run.objective, ReinforcementObjective)
+    assert isinstance(run.objective, PretrainZeroObjective)
     return run.objective
 
 

@@ -8,7 +8,7 @@ import torch
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.run import rollout_objective, rollout_rank
-from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.pretrain_zero import PretrainZeroObjective
 from megatron_pz.run.rlvr import RlvrObjective
 from tests.support import scripted_run
 
@@ -23,7 +23,7 @@ def run(config: RunConfig, result: str) -> None:
     scripted_run.script_engines(pytest.MonkeyPatch())
     if rollout_rank.is_rollout_rank(config.rollout.rollout_ranks):
         rollout_rank.serve_rollouts(config)
-    kind = RlvrObjective if config.questions.question_path else ReinforcementObjective
+    kind = RlvrObjective if config.questions.question_path else PretrainZeroObjective
     with scripted_run.started_run(config, kind, threads=False) as started:
         assert started.train()
         objective = started.objective

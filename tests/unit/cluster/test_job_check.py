@@ -20,7 +20,7 @@ from megatron_pz.cluster.job_check import (
     seconds_of,
 )
 from megatron_pz.cluster.job_settings import PROGRAM, RLVR, TRAINING_MODULES
-from megatron_pz.run.reinforcement import ReinforcementObjective
+from megatron_pz.run.pretrain_zero import PretrainZeroObjective
 from megatron_pz.run.rlvr import RlvrObjective
 from megatron_pz.run.supervised import SupervisedObjective
 from megatron_pz.runtime.errors import BadInput
@@ -107,7 +107,7 @@ def test_the_state_that_tells_an_objective_is_a_part_of_its_checkpoints() -> Non
         sampler=part, consumed_passages=0, engines=None, examples=part,
         questions=SimpleNamespace(stream=part), consumed_questions=0,
     )  # fmt: skip
-    objectives = {PROGRAM: ReinforcementObjective, RLVR: RlvrObjective}
+    objectives = {PROGRAM: PretrainZeroObjective, RLVR: RlvrObjective}
     states = {
         module: objectives.get(module, SupervisedObjective).state_dict(run)  # type: ignore[arg-type]
         for module in TRAINING_MODULES

@@ -23,7 +23,7 @@ from megatron_pz.runtime.watchdog import Watchdog
 from megatron_pz.trainer.topology import Topology
 
 
-class ReinforcementObjective(RolloutObjective):
+class PretrainZeroObjective(RolloutObjective):
     """The min-max game of mask generator and mask predictor on this run's passages."""
 
     algorithm: PretrainZero
