@@ -194,7 +194,7 @@ preempted() {
   scontrol show job --oneliner "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'
 }
 
-# The time limit in seconds since 1970; 0 where there is none. Slurm before 23.02 does not set the variable.
+# The time limit in seconds since 1970; 0 if there is none. Slurm before 23.02 does not set the variable.
 end_time() {
   local at=${SLURM_JOB_END_TIME:-} said
   if [[ -z $at ]]; then

@@ -75,7 +75,7 @@ class Sources:
         return _nodes(self.text(path))
 
     def module(self, name: str) -> str | None:
-        """Return the file of a module, None where there is none."""
+        """Return the file of a module, None if there is none."""
         for path in (f"{name.replace('.', '/')}.py", f"{name.replace('.', '/')}/__init__.py"):
             if (self.folder / path).is_file():
                 return path

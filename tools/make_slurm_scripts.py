@@ -37,7 +37,7 @@ class Script:
     usage: str = ""
     """Command lines for the head of a script that does not train."""
     resumes: bool = False
-    """True where a requeued job continues its work; training does."""
+    """Whether a requeued job continues its work, as training does."""
 
 
 SCRIPTS = (

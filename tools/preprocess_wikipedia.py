@@ -125,7 +125,7 @@ def _add_files(parser: Parser) -> None:
         "--cache",
         default="",
         metavar="FILE",
-        help="keep the clean articles here (.zst); where the file is there, it is read in place of the inputs, so that "
+        help="keep the clean articles here (.zst); if the file exists, it is read instead of the inputs, so that "
         "another tokenizer needs no second pass over the dump",
     )
     group.add_argument("--limit", type=int, default=0, metavar="N", help="dry run: only the first N articles")
@@ -165,7 +165,7 @@ def _add_tokenizer(parser: Parser) -> None:
         "--tokenizer-backend",
         choices=get_args(TokenizerBackend),
         default="auto",
-        help="library that encodes: gigatoken where it is installed and agrees with Hugging Face (default), or one of "
+        help="library that encodes: gigatoken if it is installed and agrees with Hugging Face (default), or one of "
         "them; the ids are the same",
     )
 

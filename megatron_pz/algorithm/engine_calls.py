@@ -77,7 +77,7 @@ class EngineCalls:
         """Find this rank's engine.
 
         Args:
-            engines: this rank's engine of each role; the same one twice where one policy plays both.
+            engines: this rank's engine of each role; the same one twice if one policy plays both.
             sampler: adds up the seconds that the engines take.
             ranks_of_engine: ranks that hold an engine together.
             from_all_ranks: gathers every rank's items, in the order of ranks.

@@ -1,6 +1,6 @@
 """Run PretrainZero, one step at a time (arXiv 2512.03442, section 3); to be read beside the paper.
 
-Departures from the paper, each a configuration field where there is a choice ("[C]" in ``config/schema.py``):
+Departures from the paper, each a configuration field if there is a choice ("[C]" in ``config/schema.py``):
 
 - Equation 10's second equality cannot hold, because the mean advantage of a group is zero. Its first part is used.
 - A generator group is kept while its rewards differ, whatever the accuracies of its masks; otherwise the zero of
@@ -77,11 +77,11 @@ class PretrainZero(PolicyStep[RolloutBatch]):
         super().__init__(config, worker, worker.sampler, worker.engines if engines is None else engines, learners)
         self.worker, self.passages, self.sampler = worker, passages, sampler
         self.pending: PendingProposals | None = None
-        """Proposals of the next draw with active masks, where an earlier call has sampled them."""
+        """Proposals of the next draw with active masks, if an earlier call has sampled them."""
         self.ready: StoredExperience | None = None
-        """The next step's rollouts, where they have been sampled during the step before."""
+        """The next step's rollouts, if they have been sampled during the previous step."""
         self.ready_ids: Mapping[str, bytes] = {}
-        """The expert ids of this rank's share of them."""
+        """The expert ids of this rank's share of :attr:`ready`."""
 
     def gather_experience(self, iteration: int) -> tuple[list[RolloutBatch], list[ScoredGroup]]:
         """Roll out once, or with dynamic sampling until there are enough groups to learn from.

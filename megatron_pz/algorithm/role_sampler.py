@@ -100,7 +100,7 @@ class RoleSampler(EngineSampler):
         Args:
             game: span rules, prompt family and answer normalization.
             tokenizer: encodes the prompts, as plain completion prompts without special tokens.
-            engines: the engine of each role; the same one where one policy plays both.
+            engines: the engine of each role; the same one if one policy plays both.
             max_response_length: maximum number of tokens of a response of each role.
 
         Raises:

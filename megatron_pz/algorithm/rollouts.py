@@ -91,7 +91,7 @@ class RolloutWorker(RankShares):
         """Prepare the prompts.
 
         Args:
-            engines: one per role, the same one twice where one policy plays both.
+            engines: one per role, the same one twice if one policy plays both.
             lengths: running means of the responses' lengths, which every call of the engines updates.
         """
         super().__init__(seed, topology)

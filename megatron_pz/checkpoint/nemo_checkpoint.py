@@ -146,7 +146,7 @@ def _tensors(state: Any) -> Iterator[ShardedTensor]:
 def save_nemo(checkpoint: Path, model: LanguageModule, arch: Architecture, hf_model: Path) -> None:
     """Write a NeMo 2 checkpoint of this model: weights, description, tokenizer. Collective.
 
-    The directory gets its name only when it is complete. Raises BadInput on every rank where it is not empty, NeMo is
+    The directory gets its name only when it is complete. Raises BadInput on every rank if it is not empty, NeMo is
     not installed, or the disk refuses.
     """
     refuse_existing(checkpoint)

@@ -138,7 +138,7 @@ def value_of(flag: str, words: Sequence[str]) -> str | None:
 
 
 def newest_iteration(save: Path) -> int | None:
-    """Return the iteration of the newest checkpoint in a run directory, None where there is none."""
+    """Return the iteration of the newest checkpoint in a run directory, None if there is none."""
     try:
         return int((save / TRACKER).read_text())
     except FileNotFoundError:

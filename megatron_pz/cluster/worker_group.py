@@ -129,7 +129,7 @@ class Workers:
         number = self._first_rank + local_rank
         who = f"rank {number} ({socket.gethostname()}, process {self._context.pids()[local_rank]})"
         if code < 0:
-            hint = "; the kernel does so where memory runs out" if code == -signal.SIGKILL else ""
+            hint = "; the kernel does so when memory runs out" if code == -signal.SIGKILL else ""
             return f"error: {who} was killed by {signal.Signals(-code).name}{hint}"
         return f"error: {who} ended with code {code}; its log has the reason"
 

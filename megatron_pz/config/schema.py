@@ -162,7 +162,7 @@ class GameConfig:
     proposal separately, as the paper's batch sizes imply [C]."""
     dynamic_sampling: bool = False
     """Draw further passages until the step has passages_per_step groups with unequal rewards (DAPO) [C]. Groups of the
-    generator count, or of the predictor where masks are passive. In question answering, of questions_per_step."""
+    generator count, or of the predictor if masks are passive. In question answering, of questions_per_step."""
     max_sampling_rounds: PositiveInt = 3
     """Maximum number of draws in a step with dynamic_sampling."""
     max_predictor_groups: NonNegativeInt = 0
@@ -189,7 +189,7 @@ class RolloutConfig:
     rollout_tensor_parallel_size: PositiveInt = 1
     """Neighbouring ranks that share one engine (vLLM's tensor parallelism), for models that do not fit beside the
     trainer on one device [C]. Independent of the trainer's layout; must divide the number of processes, or of
-    rollout_ranks where there are any."""
+    rollout_ranks if there are any."""
     rollout_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     rollout_quantization: Literal["none", "fp8"] = "none"
     """GPU only: vLLM quantises the weights that it receives, and its activations, to FP8 [C]. Tokens are then sampled
@@ -230,7 +230,7 @@ class RolloutConfig:
     gets the current weights and generates its prompts again from the same seeds."""
     max_log_prob_difference: NonNegativeFloat = 0.0
     """Mean |log p(rollout) - log p(trainer)| over a step's sampled tokens above which the run stops: the engine does
-    not hold the trainer's weights. 0: 0.01 where both compute in float32, else 0.3 [C]. bf16 on both sides is about
+    not hold the trainer's weights. 0: 0.01 if both compute in float32, else 0.3 [C]. bf16 on both sides is about
     0.03-0.05, float32 1e-5; FP8 rollouts of a model of 135 M parameters about 0.2 (emulated)."""
 
     def longest_response(self, role: Literal["generator", "predictor", "solver"]) -> int:

@@ -29,7 +29,7 @@ def flag(name: str) -> str:
 
 
 def field_types(section: Any, *, include_extras: bool = False) -> dict[str, Any]:
-    """Return the annotation of each field of a section's class, with its bounds where ``include_extras`` is set."""
+    """Return the annotation of each field of a section's class, with its bounds if ``include_extras`` is set."""
     return _resolved_types(section, include_extras)
 
 

@@ -124,7 +124,7 @@ class Article:
     title: str
     url: str
     revision_id: str
-    """Empty where the source named none."""
+    """Empty if the source named none."""
 
 
 class Articles:

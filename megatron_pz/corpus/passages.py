@@ -37,7 +37,7 @@ class Passage:
     index: int
     """Number of the passage in the blend that it was read from."""
     revision_id: str = ""
-    """Revision of the article that the corpus was made from; empty where the source named none."""
+    """Revision of the article that the corpus was made from; empty if the source named none."""
 
 
 class PassageDataset:
@@ -112,7 +112,7 @@ class PassageDataset:
 class PassageBlend:
     """Several corpora as one sequence of passages, one corpus after another.
 
-    A :class:`~megatron_pz.corpus.sampler.PassageSampler` is built from ``sizes`` and ``weights``, which is None where
+    A :class:`~megatron_pz.corpus.sampler.PassageSampler` is built from ``sizes`` and ``weights``, which is None if
     every passage is equally likely.
     """
 

@@ -67,7 +67,7 @@ def _devices() -> Iterator[Finding]:
         driver = shutil.which("nvidia-smi") is not None
         remark = "there is an NVIDIA driver: torch is a CPU build, or the driver too old for it" if driver else ""
         yield Finding("CUDA devices", "note" if driver else "absent", "none", remark)
-        yield Finding("NCCL", "absent", "not used", "processes communicate by gloo where there is no CUDA device")
+        yield Finding("NCCL", "absent", "not used", "processes communicate by gloo if there is no CUDA device")
         speed = matrix_speed()
         yield Finding("matrix products", "ok", str(speed), f"precision auto: {speed.fastest}")
         return

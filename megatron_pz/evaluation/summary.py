@@ -16,7 +16,7 @@ from megatron_pz.roles.spans import InvalidMaskReason
 from megatron_pz.wikitext.words import count_words
 
 Measure = Callable[[PassageResult], float | None]
-"""Computes one passage's value; None where the quantity is undefined for it."""
+"""Computes one passage's value; None if the quantity is undefined for it."""
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -31,9 +31,9 @@ class Family:
     skips_rope: bool = False
     """Some layers have no position embedding."""
     rotary_base: float = 10_000.0
-    """RoPE's theta where config.json is silent."""
+    """RoPE's theta if config.json does not give it."""
     tied_embeddings: bool = False
-    """The output layer is the embedding where config.json is silent."""
+    """Whether the output layer is the embedding if config.json does not say."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -152,7 +152,7 @@ _HF_KEYS: Mapping[str, str] = {
     "experts.normalized": "norm_topk_prob",
     "experts.in_layer": "decoder_sparse_step and mlp_only_layers",
 }
-"""The keys of config.json that fields of an :class:`Architecture` come from, where they have other names."""
+"""The keys of config.json that fields of an :class:`Architecture` come from, if they have other names."""
 
 
 def plain_architecture(arch: Architecture) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[
     """Compare two architectures in the form of :func:`plain_architecture`.
 
     Returns:
-        The key of config.json that differs and its value in each; None where the architectures are the same.
+        The key of config.json that differs and its value in each; None if the architectures are the same.
     """
     left, right = _flat(one), _flat(other)
     for name in dict.fromkeys((*left, *right)):

@@ -38,7 +38,7 @@ class Schedule:
     plan: AttentionPlan
     calls: tuple[Call, ...]
     gather: Gather | None
-    """None where every call has a single piece."""
+    """None if every call has a single piece."""
 
     @classmethod
     def of(cls, plan: AttentionPlan, device: torch.device, short: int) -> Schedule:

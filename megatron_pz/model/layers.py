@@ -34,7 +34,7 @@ def block_spec(
 ) -> TransformerBlockSubmodules:
     """Return the specification of this pipeline stage's layers and final norm, with ``core_attention`` in each layer.
 
-    Modules are Transformer Engine's where there is a CUDA device, and Megatron-Core's local ones elsewhere: Transformer
+    Modules are Transformer Engine's if there is a CUDA device, and Megatron-Core's local ones elsewhere: Transformer
     Engine can be imported on a machine without a GPU, but its modules fail when they are constructed there.
     """
     make_layer = _transformer_engine_layer if torch.cuda.is_available() else _local_layer

@@ -1,4 +1,4 @@
-"""Print Megatron-LM's iteration lines, and a progress bar where standard error is a terminal."""
+"""Print Megatron-LM's iteration lines, and a progress bar if standard error is a terminal."""
 
 from __future__ import annotations
 

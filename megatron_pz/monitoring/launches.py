@@ -40,7 +40,7 @@ class Launch:
     """Kind of device that a process has, such as ``NVIDIA H200`` or ``CPU``."""
     data_parallel_size: int
     commit: str
-    """Commit of the checkout, followed by ``-dirty`` where files differ; empty for an installed package."""
+    """Commit of the checkout, followed by ``-dirty`` if files differ; empty for an installed package."""
     versions: Mapping[str, str]
     """Version of this package and of the libraries that compute, by distribution."""
     changes: Mapping[str, Sequence[Any]] = field(default_factory=dict)

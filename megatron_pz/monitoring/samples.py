@@ -36,7 +36,7 @@ class PredictionSample:
     tokens: int = 0
     """Tokens of the response; 0 in samples of earlier versions."""
     log_prob_difference: float | None = None
-    """Mean |log p(trainer) - log p(rollout)| over its tokens, nats; None where the step did not learn from it."""
+    """Mean |log p(trainer) - log p(rollout)| over its tokens, nats; None if the step did not learn from it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MaskSample:
     response: str
     """The generator's whole text."""
     span: str | None
-    """The masked words; None where the response names no valid mask."""
+    """The masked words; None if the response names no valid mask."""
     fault: str
     """Why the mask is not valid; empty when it is."""
     reward: float
@@ -62,9 +62,9 @@ class MaskSample:
     strategy: str = "active"
     """Source of the mask: ``active``, the generator, or a passive strategy, which leaves ``response`` empty."""
     url: str = ""
-    """Address of the article; empty where the corpus has none."""
+    """Address of the article; empty if the corpus has none."""
     revision_id: str = ""
-    """Revision of the article that the corpus was made from; empty where the corpus has none."""
+    """Revision of the article that the corpus was made from; empty if the corpus has none."""
 
     @classmethod
     def page(cls, samples: Sequence[MaskSample]) -> list[str]:

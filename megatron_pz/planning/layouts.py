@@ -30,7 +30,7 @@ class Layout:
     plan: MemoryPlan | None
     """None if the layout is impossible regardless of memory."""
     refusal: str
-    """One line; empty where the layout fits."""
+    """One line; empty if the layout fits."""
 
     @property
     def gpus_of_a_copy(self) -> int:

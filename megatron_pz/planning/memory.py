@@ -50,7 +50,7 @@ class StageMemory:
 
 @dataclass(frozen=True)
 class EngineMemory:
-    """Bytes on a GPU of the rollout engine, or of both where each role has its own."""
+    """Bytes on a GPU of the rollout engine, or of both if each role has its own."""
 
     weights: float
     cache: float

@@ -33,7 +33,7 @@ _LETTER_INSTRUCTION: Final = (
 def extract(response: str, nesting: int | None = _NESTING) -> str | None:
     r"""Return the answer that a response gives: its last box, else its last "Final Answer:" or "The answer is:" line.
 
-    A line counts only where a line break ends it. An empty box does not count.
+    A line counts only if a line break ends it. An empty box does not count.
 
     Args:
         response: The model's text.

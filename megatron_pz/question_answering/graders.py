@@ -38,7 +38,7 @@ class Grade:
     answer: str | None
     """Answer as read; None if nothing was read or the response was truncated."""
     score: float = 0.0
-    """0 for wrong to 1 for right; between them only where the grader has partial scores."""
+    """0 for wrong to 1 for right; between them only if the grader has partial scores."""
     error: str | None = None
     """One line from a grader that could not judge the answer, which then counts as wrong."""
 

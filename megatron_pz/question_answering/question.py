@@ -17,16 +17,16 @@ class Question:
     benchmark: str
     """Name of the set, one of :data:`megatron_pz.question_answering.benchmarks.BENCHMARKS`."""
     id: str
-    """Identifier within the set: the file's own where it has one, else the row's number from 0."""
+    """Identifier within the set: the file's own if it has one, else the row's number from 0."""
     subject: str
-    """Category, discipline, task or field that the set reports scores by; the set's name where it has none."""
+    """Category, discipline, task or field that the set reports scores by; the set's name if it has none."""
     text: str
     answer: str
     """The reference answer: a letter for multiple choice, else text or LaTeX without a box around it."""
     source: str
     """Place it was read from, ``file:line`` or ``file:row N``; rows count from 1."""
     options: tuple[str, ...] = ()
-    """Texts of the options A, B, …; empty where the answer is free."""
+    """Texts of the options A, B, …; empty if the answer is free."""
     extras: Mapping[str, object] = field(default_factory=dict)
     """All fields of the record, under their names in the file."""
 

@@ -39,7 +39,7 @@ class ShownPassage:
     index: int
     title: str
     url: str
-    """Empty where it is not known."""
+    """Empty if it is unknown."""
     text: str
     tokens: int
 

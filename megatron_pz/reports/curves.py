@@ -28,7 +28,7 @@ SHARES = ("#E69F00", "#56B4E9", "#CC79A7", "#F0E442", "#D55E00", "#0072B2", "#99
 """Colours of the Okabe-Ito palette, which colour-blind readers can tell apart, for parts without a fixed colour."""
 
 Series = Callable[[str], np.ndarray]
-"""Metric name to one value an iteration, NaN where it was not measured."""
+"""Metric name to one value an iteration, NaN if it was not measured."""
 
 
 @dataclass(frozen=True)

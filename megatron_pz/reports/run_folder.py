@@ -26,9 +26,9 @@ class RunFolder:
     name: str
     steps: tuple[StepMetrics, ...]
     settings: dict[str, Any]
-    """Value of every setting by ``section.field``; empty where the folder has no configuration."""
+    """Value of every setting by ``section.field``; empty if the folder has no configuration."""
     samples: KeptSamples | None
-    """None where the folder has no samples."""
+    """None if the folder has no samples."""
 
     @classmethod
     def open(cls, folder: Path, name: str) -> RunFolder:

@@ -27,9 +27,9 @@ class Topics:
     """Topics of a list of passages."""
 
     labels: tuple[str, ...]
-    """The most typical words of every topic; empty where there are too few passages for topics."""
+    """The most typical words of every topic; empty if there are too few passages for topics."""
     of_passage: tuple[int, ...]
-    """Number of every passage's topic; -1 for all where there are no topics."""
+    """Number of every passage's topic; -1 for all if there are no topics."""
 
 
 def find_topics(passages: Sequence[str]) -> Topics:

@@ -68,7 +68,7 @@ def shares_of_ranks(groups: Sequence[ScoredGroup], n_ranks: int, hidden_size: in
 
 
 def match_packed_shape(micro_batches: Sequence[MicroBatch], shape: PackedShape) -> list[MicroBatch]:
-    """Pad all packed sequences of one optimizer step to equal length where the shape requires it."""
+    """Pad all packed sequences of one optimizer step to equal length if the shape requires it."""
     longest = max(batch.tokens_S.numel() for batch in micro_batches)
     return [pad_to_length(batch, longest) if shape.equal_lengths else batch for batch in micro_batches]
 

@@ -103,13 +103,13 @@ class MicroBatch:
     response_index_R: torch.Tensor
     """int64: index of the response within this packed sequence"""
     group_index_R: torch.Tensor
-    """int64: index of the response's group in the step's list of groups; -1 where there is no group"""
+    """int64: index of the response's group in the step's list of groups; -1 if there is no group"""
     role_R: torch.Tensor
     """int64: index in :data:`megatron_pz.rl.statistics.ROLES` of the role whose response the token belongs to"""
     is_stale_R: torch.Tensor
     """bool: the response was sampled by the weights of an earlier step"""
     experts_SE: torch.Tensor
-    """uint8: the expert ids of each token, as in :class:`Response`; E is 0 where no group has any"""
+    """uint8: the expert ids of each token, as in :class:`Response`; E is 0 if no group has any"""
     has_experts_S: torch.Tensor
     """bool: the token has expert ids, as all have but padding and the last token of each response"""
 

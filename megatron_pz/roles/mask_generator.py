@@ -20,7 +20,7 @@ class MaskProposal:
     """The mask that one response proposes."""
 
     span: str | None
-    """The span to hand to ``SpanRules.apply``; None when there is no valid one."""
+    """The span to hand to ``SpanRules.apply``; None if there is no valid one."""
     fault: InvalidMaskReason
 
 

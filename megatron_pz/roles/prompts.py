@@ -34,7 +34,7 @@ class PromptFamily:
     """The prompt before and after the masked passage."""
     stop: tuple[str, ...]
     """Strings that end a response. The engine must keep them in the response's text, which is incomplete without the
-    closing brace. Where there are none, the model's end-of-text token ends it."""
+    closing brace. Without any, the model's end-of-text token ends it."""
     quote_words: int
     """Words before the span that an example's answer quotes first: a very short chain of thought; 0: none."""
 

@@ -51,7 +51,7 @@ class StepResult:
     compute: ComputeUsed
     """Compute that the step used, over all ranks."""
     samples: Sequence[Sample] | None = None
-    """Rollouts to read, of which rank 0 keeps its own; None where the objective makes none."""
+    """Rollouts to read, of which rank 0 keeps its own; None if the objective makes none."""
 
 
 class StepNotDone(ExpectedFailure):

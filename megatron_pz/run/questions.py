@@ -149,7 +149,7 @@ class RunQuestions:
     prompts: QuestionPrompts
     stream: QuestionStream
     held_out: list[Question]
-    """Empty where the configuration names none."""
+    """Empty if the configuration names none."""
 
     @classmethod
     def open(cls, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunQuestions:

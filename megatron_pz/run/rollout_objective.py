@@ -51,7 +51,7 @@ class RolloutObjective(Objective):
         self.flop_counter = FlopCounter(self.learners[0].policy.architecture)
         self.engines: Mapping[Role, PolicyEngine] = {}
         self.controller: RolloutController | None = None
-        """The rollout ranks, where this is rank 0 and there are any."""
+        """The rollout ranks, if this is rank 0 and there are any."""
 
     @property
     def models(self) -> dict[str, ModelState]:

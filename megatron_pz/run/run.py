@@ -91,7 +91,7 @@ class Run:
         )
         self.collapse_watch = CollapseWatch.resumed(self.config.collapse, training.load, self.first_iteration - 1)
         self.ended_by: ExpectedFailure | None = None
-        """Set where the run has stopped itself: its training has collapsed, or a step could not be done."""
+        """Set if the run has stopped itself, because training collapsed or a step could not be done."""
         describe_run(self.config, self.topology, self.first_iteration - 1)
 
     def resume(self) -> int:

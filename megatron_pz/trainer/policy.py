@@ -46,7 +46,7 @@ class UpdateResult:
     """Outcome of one optimizer step."""
 
     grad_norm: float
-    """Global gradient norm before clipping; NaN where the gradient was not finite."""
+    """Global gradient norm before clipping; NaN if the gradient was not finite."""
     applied: bool
     """False when the gradient was not finite: the step was skipped and the weights are unchanged."""
     statistics: LossStatistics

@@ -60,7 +60,7 @@ class Topology:
     rollout_ranks: int = 0
     """Ranks of the job that follow these and hold only engines; they have process groups of their own."""
     job_store: dist.Store | None = None
-    """The store of all processes of the job, where there are rollout ranks."""
+    """The store of all processes of the job, if there are rollout ranks."""
 
     @classmethod
     def start(cls, parallel: ParallelConfig, seed: int, rollout_ranks: int = 0) -> Topology:

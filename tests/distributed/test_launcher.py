@@ -114,7 +114,7 @@ def test_before_the_first_step_there_is_nothing_to_wait_for(tmp_path: Path, numb
         (("3", "3"), 3, ""),
         (("0", "2"), 2, "error: --data-path x: no such file\n"),
         (("3", "5"), 5, "ended with code 5; its log has the reason\n"),
-        (("0", "kill"), 1, "was killed by SIGKILL; the kernel does so where memory runs out\n"),
+        (("0", "kill"), 1, "was killed by SIGKILL; the kernel does so when memory runs out\n"),
         (("0", "kill in service"), 0, "; it is started again\n"),
         (("0", "75 in service"), 0, ""),
         (("0", "75"), 75, "ended with code 75; its log has the reason\n"),

@@ -122,7 +122,7 @@ def compare_in_turn(models: Sequence[ModelScores], folders: Sequence[Path]) -> l
 
 
 def save_comparisons(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Write comparisons as a JSON list. Raises :class:`BadInput` where the file cannot be written."""
+    """Write comparisons as a JSON list. Raises :class:`BadInput` if the file cannot be written."""
     content = TypeAdapter(list[Comparison]).dump_json(list(comparisons), indent=1) + b"\n"
     try:
         write_whole(path, lambda partial: partial.write_bytes(content))

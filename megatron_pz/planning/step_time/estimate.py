@@ -39,7 +39,7 @@ class KnownWork:
     lengths: Path | None = None
     """Run from which lengths and shares are taken; the other values override it."""
     calibrate: Path | None = None
-    """Run whose times correct the rates, and whose lengths are taken where ``lengths`` names no run."""
+    """Run whose times correct the rates, and whose lengths are taken if ``lengths`` names no run."""
 
     @classmethod
     def of_flags(cls, flags: argparse.Namespace) -> KnownWork:

@@ -18,7 +18,7 @@ class Workload:
     masks_per_passage: int
     group_size: int
     proposals: Lengths | None
-    """Lengths of the generator's responses; None where a passive strategy chooses the masks."""
+    """Lengths of the generator's responses; None if a passive strategy chooses the masks."""
     predictions: Lengths
     generator_prompt: float
     """Mean tokens."""

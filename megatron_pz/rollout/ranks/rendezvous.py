@@ -151,7 +151,7 @@ class RendezvousClient:
         """Find the current round. If an earlier process of this rank has joined it, wait for the next one."""
         self.rank, self._place = rank, shared_place(store)
         self.round = next_round(self._place)
-        """Its number; None where the run is over."""
+        """Its number; None if the run is over."""
         while self.round is not None and self._place.add(f"{self.round}.{rank}", 1) > 1:
             self.round = next_round(self._place, self.round)
 

@@ -30,7 +30,7 @@ class Page:
     namespace: int | None
     """None if the dump does not state it, as before 2012; the title's prefix then determines it."""
     redirect: str | None
-    """Title that the page redirects to, empty where the dump only says that it redirects; None for other pages."""
+    """Title that the page redirects to, empty if the dump only says that it redirects; None for other pages."""
     escaped_text: bytes
     """Wikitext as written in the XML. Most pages of a dump are dropped before it must be decoded."""
     model: str = WIKITEXT

@@ -76,7 +76,7 @@ class Job:
     end: int
     """Bytes [start, end) of the file."""
     payload: bytes | None = None
-    """The decompressed content, where the file could not be entered at ``start``."""
+    """The decompressed content, if reading cannot start at ``start``."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ _QWEN2_RULES = "ebf649c6991fbb0c"
 """Qwen2Tokenizer takes vocabulary and merges from the file and its rules from its code. Where the file states the same
 rules, which all files of Qwen2 and Qwen3 do, nothing changes. See :func:`_rules_digest`."""
 _MODEL_TYPES = frozenset({"", "llama", "qwen3", "qwen3_moe", "smollm3"})
-"""``model_type`` of ``config.json`` for which transformers lets ``tokenizer_class`` decide; "" where there is none."""
+"""``model_type`` of ``config.json`` for which transformers lets ``tokenizer_class`` decide; "" if there is none."""
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 

@@ -64,7 +64,7 @@ class _Piece:
     text: str
     tokens: int
     words: int
-    """0 where nobody asks for words."""
+    """0 if the number of words is not needed."""
 
 
 def joints_of(options: PassageOptions, encode: Encode) -> Joints:

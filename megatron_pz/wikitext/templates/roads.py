@@ -16,7 +16,7 @@ _SHOWN_PLACES: Final = 4
 
 
 def _name(parameters: Parameters, kind: str, number: str) -> str:
-    """Write a road of this kind, empty where its form is not known in this state."""
+    """Write a road of this kind, empty if its form is not known in this state."""
     rows = language_file("en")["roads"]
     country, state = parameters.get("country", "").upper(), parameters.get("state", "").upper()
     for place in (state, country or "USA"):
