@@ -1,9 +1,9 @@
 """Measure TRL's side: its unmodified GRPOTrainer, with its fastest settings on a CPU.
 
-python -m benchmarks.rl_step.trl_side WORK.json OUTCOME.json {float32|bfloat16} {generate|vllm|vllm-mended}
+python -m benchmarks.rl_step.trl_side WORK.json OUTCOME.json {float32|bfloat16} {generate|vllm|vllm-patched}
 
 ``float32`` weights are used under bf16 autocast, which corresponds to this project's float32 master weights;
-``bfloat16`` weights are updated in bf16, which is faster but loses updates below a weight's rounding. ``vllm-mended``
+``bfloat16`` weights are updated in bf16, which is faster but loses updates below a weight's rounding. ``vllm-patched``
 replaces the transfer of weights into vLLM, which fails on a CPU because vLLM has packed the weights.
 """
 
@@ -32,14 +32,14 @@ Sampled = tuple[list[list[int]], list[list[int]], list[list[float]]]
 class MeasuredTrainer(GRPOTrainer):
     """GRPOTrainer with measurements for :class:`Step` at the boundaries of its parts."""
 
-    def __init__(self, *, mended: bool, **settings: Any) -> None:
+    def __init__(self, *, patched: bool, **settings: Any) -> None:
         self.step = Step()
         self.experience_seconds = 0.0
         """CPU-seconds from prompts to advantages; the rest of a step is the update."""
         self.last_rollout: Sampled | None = None
         super().__init__(**settings)
         if self.use_vllm:
-            self.transfer = self.repacking_transfer if mended else self.vllm_generation.sync_weights
+            self.transfer = self.repacking_transfer if patched else self.vllm_generation.sync_weights
             self.vllm_generation.sync_weights = self.measured_transfer
 
     def repacking_transfer(self) -> None:
@@ -166,7 +166,7 @@ def main() -> None:
         model.generation_config.eos_token_id = end_tokens(work.stop, tokenizer)
     callback = StepCallback()
     callback.trainer = trainer = MeasuredTrainer(
-        mended=rollout == "vllm-mended",
+        patched=rollout == "vllm-patched",
         model=model,
         args=grpo_settings(work, rollout, path.parent),
         processing_class=tokenizer,

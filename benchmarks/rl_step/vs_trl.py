@@ -12,7 +12,7 @@ is not counted.
 TRL runs with one thread, sdpa attention, bf16, a key-value cache, no gradient checkpointing, no logs, no checkpoints,
 and, under vLLM, without the second forward pass for its importance weights (this project has such weights).
 ``trl vllm`` is unmodified TRL. If vLLM packs its weights, as on this CPU, TRL's weight transfer fails;
-``trl vllm-mended`` uses this project's transfer instead, to measure TRL with vLLM.
+``trl vllm-patched`` uses this project's transfer instead, to measure TRL with vLLM (``vllm-mended`` in older results).
 
 The difference has these causes: TRL's rows repeat the prompt for every sample, and without Triton, as on a CPU, TRL
 also multiplies prompt tokens by the vocabulary (nearly half of its update here). Under vLLM it requests every sample
@@ -73,7 +73,7 @@ SIDES: dict[str, tuple[str, ...]] = {
     "trl float32": ("float32", "generate"),
     "trl bfloat16": ("bfloat16", "generate"),
     "trl vllm": ("bfloat16", "vllm"),
-    "trl vllm-mended": ("bfloat16", "vllm-mended"),
+    "trl vllm-patched": ("bfloat16", "vllm-patched"),
 }
 """Name of a side, and the settings of :mod:`benchmarks.rl_step.trl_side`."""
 
@@ -226,7 +226,7 @@ def as_table(results: Mapping[str, Result], work: Work, place: Mapping[str, Any]
 def verdicts(results: Mapping[str, Result]) -> list[str]:
     """Return the ratio that has a goal, and the one against TRL with its weight sync patched."""
     lines = []
-    for name, sides in (("TRL as it is", AS_IT_IS), ("TRL with a mended vLLM", ("trl vllm-mended",))):
+    for name, sides in (("TRL as it is", AS_IT_IS), ("TRL with a patched vLLM", ("trl vllm-patched",))):
         ran = {side: results[side].seconds() for side in sides if side in results and results[side].outcome}
         if ran:
             fastest = min(ran, key=lambda side: ran[side])

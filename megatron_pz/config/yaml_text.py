@@ -32,7 +32,7 @@ class _TextLoader(yaml.SafeLoader):
                 continue
             if key.value in keys:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
                 )
             keys.add(key.value)
         return super().construct_mapping(node, deep)

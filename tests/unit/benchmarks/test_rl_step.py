@@ -72,11 +72,11 @@ def test_ratios_are_of_counted_steps_and_of_the_fastest_side_that_ran() -> None:
         "trl float32": result(0.0, 12.0),
         "trl bfloat16": result(0.0, 9.0),
         "trl vllm": Result(None, "AttributeError: no"),
-        "trl vllm-mended": result(0.0, 4.5),
+        "trl vllm-patched": result(0.0, 4.5),
     }
-    as_it_is, mended = verdicts(results)
+    as_it_is, patched = verdicts(results)
     assert "(trl bfloat16), takes 3.00 times" in as_it_is and "met" in as_it_is
-    assert "takes 1.50 times" in mended and "missed" in mended
+    assert "takes 1.50 times" in patched and "missed" in patched
     place = {
         "cpu": "C",
         "load_average": 0.0,
