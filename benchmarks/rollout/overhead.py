@@ -35,6 +35,7 @@ GOALS = {"rollouts": 0.95, "sync": 10.0}
 
 @exits_with_one_line
 def main() -> None:
+    """Measure rollouts and the weight sync, and write the result."""
     flags = Parser(__doc__.split("\n")[0])
     flags.add_argument("--hf-model", required=True)
     flags.add_argument("--precision", choices=["bf16", "fp32"], default=fastest_precision())
@@ -54,52 +55,62 @@ def main() -> None:
     topology = Topology.start(ParallelConfig(), seed=1)
     policy = PolicyModel(ModelConfig(hf_model=given.hf_model, bf16=bf16), ParallelConfig(), topology)
     with VllmEngine(given.hf_model, rollout, seed=0, colocated=True) as engine:
-        from vllm import SamplingParams, TokensPrompt
-
         draw = random.Random(0)
         vocabulary = policy.architecture.vocab_size
         prompts = [[draw.randrange(vocabulary) for _ in range(PROMPT)] for _ in range(given.prompts)]
-        bare = SamplingParams(n=SAMPLES, temperature=1.0, max_tokens=given.response, ignore_eos=True, detokenize=True)
-        generated: dict[str, int] = {}
-
-        def through_vllm() -> None:
-            engine.llm.collective_rpc(_take_vllms_sampler)
-            engine.reset_prefix_cache()  # the other side's call has left the same prompts in the cache
-            requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
-            outputs = engine.llm.generate(requests, bare, use_tqdm=False)
-            generated["bare"] = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
-
-        plain_sampling = engine.sampling
-        engine.sampling = lambda *args, **more: plain_sampling(*args, **more, ignore_eos=True)  # type: ignore[method-assign]
-
-        def through_the_project() -> None:
-            engine.llm.collective_rpc(cpu_sampling.install)
-            groups = engine.generate(prompts, SAMPLES, seeds=range(len(prompts)), max_tokens=given.response, stop=[])
-            generated["project"] = sum(len(response.token_ids) for group in groups for response in group)
-
-        seconds = compared({"bare": through_vllm, "project": through_the_project}, repeats=given.repeats)
-        assert generated["bare"] == generated["project"], "both sides do the same work"
-        weights = [tensor.detach().clone() for _, tensor in policy.weights()]
-        room = [torch.empty_like(tensor) for tensor in weights]
-
-        def copy() -> None:
-            for target, source in zip(room, weights, strict=True):
-                target.copy_(source)
-
-        def stream() -> None:
-            for _ in policy.weights():
-                pass
-
-        sides = {"copy": copy, "stream": stream, "sync": lambda: load_weights(engine, policy.weights())}
-        sync = compared(sides, repeats=7, warm_up=2)
-        figures = {f"{side}: tokens a CPU-second": generated[side] / taken for side, taken in seconds.items()}
-        figures[f"rollouts: project / bare (goal {GOALS['rollouts']})"] = seconds["bare"] / seconds["project"]
-        figures["weights, MB"] = sum(tensor.nbytes for tensor in weights) / 1e6
-        figures |= {f"{name} of the weights, CPU-s": taken for name, taken in sync.items()}
-        figures["stream / copy: the trainer's part of the sync"] = sync["stream"] / sync["copy"]
-        figures[f"sync / copy (goal at most {GOALS['sync']:g})"] = sync["sync"] / sync["copy"]
+        figures = rollouts(engine, prompts, given.response, given.repeats) | sync(engine, policy)
         write_result(f"rollout_overhead_{given.precision}", vars(given), figures)
     topology.close()
+
+
+def rollouts(engine: VllmEngine, prompts: list[list[int]], response: int, repeats: int) -> dict[str, float]:
+    """Compare sampling ``response`` tokens to each prompt through bare vLLM and through the project."""
+    from vllm import SamplingParams, TokensPrompt
+
+    bare = SamplingParams(n=SAMPLES, temperature=1.0, max_tokens=response, ignore_eos=True, detokenize=True)
+    generated: dict[str, int] = {}
+
+    def through_vllm() -> None:
+        engine.llm.collective_rpc(_take_vllms_sampler)
+        engine.reset_prefix_cache()  # the other side's call has left the same prompts in the cache
+        requests = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts]
+        outputs = engine.llm.generate(requests, bare, use_tqdm=False)
+        generated["bare"] = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+
+    plain_sampling = engine.sampling
+    engine.sampling = lambda *args, **more: plain_sampling(*args, **more, ignore_eos=True)  # type: ignore[method-assign]
+
+    def through_the_project() -> None:
+        engine.llm.collective_rpc(cpu_sampling.install)
+        groups = engine.generate(prompts, SAMPLES, seeds=range(len(prompts)), max_tokens=response, stop=[])
+        generated["project"] = sum(len(sample.token_ids) for group in groups for sample in group)
+
+    seconds = compared({"bare": through_vllm, "project": through_the_project}, repeats=repeats)
+    assert generated["bare"] == generated["project"], "both sides do the same work"
+    figures = {f"{side}: tokens a CPU-second": generated[side] / taken for side, taken in seconds.items()}
+    return figures | {f"rollouts: project / bare (goal {GOALS['rollouts']})": seconds["bare"] / seconds["project"]}
+
+
+def sync(engine: VllmEngine, policy: PolicyModel) -> dict[str, float]:
+    """Compare the weight sync, and the trainer's part of it, with a copy of the weights."""
+    weights = [tensor.detach().clone() for _, tensor in policy.weights()]
+    targets = [torch.empty_like(tensor) for tensor in weights]
+
+    def copy() -> None:
+        for target, source in zip(targets, weights, strict=True):
+            target.copy_(source)
+
+    def stream() -> None:
+        for _ in policy.weights():
+            pass
+
+    sides = {"copy": copy, "stream": stream, "sync": lambda: load_weights(engine, policy.weights())}
+    seconds = compared(sides, repeats=7, warm_up=2)
+    figures = {"weights, MB": sum(tensor.nbytes for tensor in weights) / 1e6}
+    figures |= {f"{name} of the weights, CPU-s": taken for name, taken in seconds.items()}
+    figures["stream / copy: the trainer's part of the sync"] = seconds["stream"] / seconds["copy"]
+    figures[f"sync / copy (goal at most {GOALS['sync']:g})"] = seconds["sync"] / seconds["copy"]
+    return figures
 
 
 def _take_vllms_sampler(worker: Any) -> None:
