@@ -59,6 +59,18 @@ def test_a_title_in_another_namespace_is_no_article() -> None:
     assert Namespaces("de", {100: "Modul"}).number_of("Modul:A") == 100
 
 
+@pytest.mark.parametrize(
+    ("language", "title"),
+    [
+        ("ro", "Discuție:A"), ("ro", "Discuţie_Utilizator:A"), ("bn", "আলাপ:A"), ("el", "Συζήτηση χρήστη:A"),
+        ("da", "Brugerdiskussion:A"), ("nn", "Diskusjon:A"), ("ca", "Viquipèdia:A"), ("cs", "Diskuse k souboru:A"),
+        ("simple", "Image talk:A"), ("ta", "பேச்சு:A"),
+    ],
+)  # fmt: skip
+def test_talk_and_other_pages_need_no_number_and_no_siteinfo(language: str, title: str) -> None:
+    assert Namespaces(language, {}).number_of(title) != 0
+
+
 def test_every_redirect_word_redirects() -> None:
     for language, row in rows("redirect"):
         for word in (row, row.lower(), row.upper()):
