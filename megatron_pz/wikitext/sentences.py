@@ -69,6 +69,7 @@ class _Language:
     ends: str = ""
     spaces_end: bool = False
     continues: tuple[str, ...] = ()
+    short_words: frozenset[str] = frozenset()
 
     @cached_property
     def boundary(self) -> regex.Pattern[str]:
@@ -100,6 +101,7 @@ def _languages() -> dict[str, _Language]:
             ends=row.get("ends", ""),
             spaces_end=row.get("spaces_end", False),
             continues=tuple(row.get("continues", "").split()),
+            short_words=frozenset(row.get("short_words", "").split()),
         )
         for name, row in rows.items()
     }
@@ -164,14 +166,13 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
     following = paragraph[end.end()]
     if _MARK.match(following):
         return False
+    continues = paragraph.startswith(rules.continues, end.end())
     if not mark:
-        return "\n" in end[0] or not (
-            paragraph.startswith(rules.continues, end.end()) or paragraph.endswith(rules.continues, start, end.start())
-        )
+        return "\n" in end[0] or not (continues or paragraph.endswith(rules.continues, start, end.start()))
     if mark[0] in rules.ends:
         return following.isupper()
     if mark[0] not in _SPACED_MARKS:
-        return not (mark[-1] in "」』" and _QUOTED_SPEECH.match(following))
+        return not (continues or (mark[-1] in "」』" and _QUOTED_SPEECH.match(following)))
     if following in _CONTINUES or (following.islower() and not _GEORGIAN.match(following)):
         return False
     return mark != "." or not _is_abbreviation(paragraph, max(start, end.start() - _LONGEST_WORD), end, rules)
@@ -184,6 +185,8 @@ def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _
         return False
     last = word[0].strip("'’-")
     follows_number = paragraph[end.end()].isdigit()
+    if last in rules.short_words:
+        return False
     if rules.ordinals and _is_ordinal(last, follows_number):
         return True
     if (

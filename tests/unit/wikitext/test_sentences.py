@@ -20,6 +20,7 @@ LANGUAGES = module._languages()
     [
         ["He met Dr. Smith in the U.S. Senate. ", "They spoke."],
         ["It costs $3.50 (approx. 3 euros)! ", '"Why?" ', "He asked."],
+        ["In Roe v. Wade (est. 1970) it was so. ", "It ended."],
         ["J. R. R. Tolkien wrote it, e.g. in vol. 2. ", "No. 5 is next. ", "In 1999. ", "Then 2000."],
         ["He said no. ", "Five came. ", "Is it? yes it is."],
         ["Wait... what? ", "So it goes… ", "End."],
@@ -74,7 +75,11 @@ BY_LANGUAGE = {
     "th": ["กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย ", "เมืองนี้ก่อตั้งเมื่อ พ.ศ. 2325 โดยรัชกาลที่ 1 มีวัดมาก ๆ หลายแห่ง และมีคลอง"],
     "lo": ["ວຽງຈັນເປັນນະຄອນຫຼວງ ", "ມັນໃຫຍ່ ແລະ ເກົ່າ"],
     "my": ["မြန်မာနိုင်ငံသည် အရှေ့တောင်အာရှတွင်၊ ရှိသည်။ ", "ရန်ကုန်သည် မြို့ကြီး ဖြစ်သည်။"],
-    "km": ["ភ្នំពេញគឺជារាជធានី។ ", "វាធំ។"],
+    "km": ["ភ្នំពេញគឺជារាជធានី។ ", "ក ខ គ ។ល។ ", "វាធំ។"],
+    "gu": ["અમદાવાદ શહેર છે. ", "ડૉ. ક. મા. મુનશી લેખક છે. ", "તે મોટું છે."],
+    "si": ["කොළඹ නගරයක් වේ. ", "එය විශාල ය. ", "ජ. රත්නායක."],
+    "ku": ["Hewlêr bajar e. ", "Ew herî mezin e û ji bajarên B. Barzanî ye."],
+    "mr": ["तो एम. एस. स्वामीनाथन यांना भेटला. ", "ते गेले."],
     "bo": ["བོད་ནི་ཡུལ་ཞིག་རེད། །", "ལྷ་ས་ནི་རྒྱལ་ས་རེད།"],
     "hy": ["Երևանը Հայաստանի մայրաքաղաքն է։ ", "Այն շատ հին է: ", "Ինչո՞ւ է նա այստեղ, 1950 թ. Երևանում։"],
     "am": ["አዲስ አበባ የኢትዮጵያ ዋና ከተማ ናት። ", "እሷ ትልቅ ናት፡፡", "ለምን፧"],
@@ -125,11 +130,11 @@ def texts_of_rows(rules: module._Language) -> list[tuple[str, str, str]]:
     is_base = rules.name == "en"
     abbreviations = rules.abbreviations if is_base else rules.abbreviations - EVERYWHERE
     before_numbers = rules.before_numbers if is_base else rules.before_numbers - EVERYWHERE_BEFORE_NUMBERS
-    letters = {"th": "กกก", "lo": "ກກກ"}.get(rules.name)
+    form = {"th": "กกก {}กกก", "lo": "ກກກ {}ກກກ", "km": "ក។{}"}.get(rules.name, "{}")
     return [
         *(("abbreviations", word, f"{capital} {word}. {capital}") for word in abbreviations),
         *(("before_numbers", word, f"{capital} {word}. 5") for word in before_numbers),
-        *(("continues", word, f"{letters} {word}{letters}") for word in rules.continues),
+        *(("continues", word, form.format(word)) for word in rules.continues),
     ]
 
 
