@@ -34,8 +34,11 @@ _SUBSTITUTION = re.compile(r"\{\{\{\|(?:safe)?subst:\}\}\}|(?<=\{\{)(?:safe)?sub
 _ONLY_INCLUDED = re.compile(r"<onlyinclude>(.*?)(?:</onlyinclude>|$)", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude\s*>.*?(?:</noinclude\s*>|$)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?(?:includeonly|noinclude)\s*/?>", re.IGNORECASE)
-_CALLS_BOX = re.compile(
-    r"\{\{\s*(?:template:)?[^{}|<>]*(?:navbox|infobox|taxobox|sidebar|[atofc]?mbox|asbox|hatnote|rellink|fix(?!-span)(?:-\w+)?)\s*[|}\n]|"
+_BOX_CALL = re.compile(
+    r"\{\{\s*(?:template:)?[^{}|<>]*(?:navbox|infobox|taxobox|sidebar|[atofc]?mbox|asbox|hatnote|rellink|fix(?!-span)(?:-\w+)?)\s*[|}\n]",
+    re.IGNORECASE,
+)
+_BOX_CLASS = re.compile(
     r"class\s*=\s*[\"'][^\"']*\b(?:navbox|infobox|[atofc]?mbox|metadata|noprint|hatnote|dablink|stub|sidebar|navigation)",
     re.IGNORECASE,
 )
@@ -43,15 +46,16 @@ _RAISED_NOTE = re.compile(r"<sup\b[^<>]*>[\s']*(?:\[(?!\[)|&#91;).*(?:\]|&#93;)[
 """Matches a template that shows nothing but a note such as "[who?]"."""
 _BLOCK = re.compile(r"\{\||<(?:div|table|center|ul|ol)\b|\{\{\(!\}\}|^[:*#;=]|\n\s*[*#:;=]|\n\s*\n", re.IGNORECASE)
 _POINTER_ABROAD = re.compile(
-    r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?:(?!</?\1\b).)*</\1\s*>", re.DOTALL | re.IGNORECASE
-)
-"""Matches the small "(en)" after a link helper's label, a link to the article in another language."""
-_NOT_PRINTED = re.compile(
-    r"<(sup|small|span)\b[^<>]*\bclass\s*=\s*[\"'][^\"'<>]*\bnoprint\b[^<>]*>(?:(?!</?\1\b).)*</\1\s*>",
+    r"<(sup|small|span)\b[^<>]*>(?:(?!</?\1\b).)*?\[\[:(?!\{\{\{[^{}]*\}\}\}[|\]])(?:(?!</?\1\b).)*</\1\s*>",
     re.DOTALL | re.IGNORECASE,
 )
-"""Matches a part of a line that is no text of the article, such as a link to edit it."""
+"""Matches the small "(en)" after a link helper's label, a link to the article in another language."""
+_INLINE_TAG = re.compile(r"<(/?)(sup|small|span)\b([^<>]*)>", re.IGNORECASE)
+_NOT_PRINTED = re.compile(r"\bclass\s*=\s*[\"'][^\"']*\bnoprint\b", re.IGNORECASE)
+"""Matches the attribute of an element that is no text of the article, such as a link to edit it."""
 _PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
+_PROBE: Final = "SHOWN"
+_SHOWN_PARAMETERS: Final = ("1", "text", "content")
 _FIRST_PLACEHOLDER: Final = 0xF0000
 _PLACEHOLDER = re.compile("[\U000f0000-\U000ffffd]")
 _VARIABLES: Final = frozenset(["pagename", "fullpagename", "basepagename", "subpagename"])
@@ -78,8 +82,10 @@ def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | 
     body = _included(wikitext)
     if has_disambiguation_word(body, language) or _disambiguations(language).are_in(body):
         return _DISAMBIGUATION
-    body = _NOT_PRINTED.sub("", _POINTER_ABROAD.sub("", body))
-    if _CALLS_BOX.search(body) or _RAISED_NOTE.fullmatch(body) or not body:
+    body = _printed(_POINTER_ABROAD.sub("", body)).strip()
+    if _BOX_CALL.search(body):
+        body = _beside_boxes(body)
+    if _BOX_CLASS.search(body) or _RAISED_NOTE.fullmatch(body) or not body:
         return _BOX
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
         return None
@@ -97,6 +103,38 @@ def _included(wikitext: str) -> str:
     if only := _ONLY_INCLUDED.findall(text):
         return "".join(only).strip()
     return _INCLUDE_TAGS.sub("", _NOT_INCLUDED.sub("", text)).strip()
+
+
+def _printed(body: str) -> str:
+    """Remove the elements that are not printed, with those inside them."""
+    parts: list[str] = []
+    start = depth = 0  # of the text that is kept; elements open since one that is not printed
+    opened = ""
+    for tag in _INLINE_TAG.finditer(body):
+        name = tag[2].casefold()
+        if depth == 0 and not tag[1] and _NOT_PRINTED.search(tag[3]):
+            parts.append(body[start : tag.start()])
+            start, depth, opened = tag.start(), 1, name
+        elif depth and name == opened and not tag[3].endswith("/"):
+            depth += -1 if tag[1] else 1
+            if depth == 0:
+                start = tag.end()
+    return "".join(parts) + body[start:]
+
+
+def _beside_boxes(body: str) -> str:
+    """Remove the calls of boxes and notes; nothing is left unless the rest shows the template's first parameter."""
+    parts: list[str] = []
+    start = 0
+    try:
+        while found := _BOX_CALL.search(body, start):
+            parts.append(body[start : found.start()])
+            start = _balanced(body, found.start())[1]
+        rest = ("".join(parts) + body[start:]).strip()
+        shows = rest and _PROBE in _Expansion(dict.fromkeys(_SHOWN_PARAMETERS, _PROBE), [], "").text(rest)
+    except NotUnderstood:
+        return ""
+    return rest if shows else ""
 
 
 class DumpTemplates:
@@ -290,19 +328,22 @@ def _balanced(text: str, begin: int) -> tuple[int, int]:
 
 
 def _fields(content: str) -> Iterator[str]:
-    """Yield the parts between bars, ignoring bars in inner templates and links."""
-    start = depth = index = 0
+    """Yield the parts between bars, ignoring bars in inner templates and links.
+
+    Raise :class:`NotUnderstood` if an inner template has no end.
+    """
+    start = links = index = 0
     while index < len(content):
         pair = content[index : index + 2]
-        if pair in ("{{", "[["):
-            depth += 1
+        if pair == "{{":
+            index = _balanced(content, index)[1]
+            continue
+        if pair in ("[[", "]]"):
+            links = links + 1 if pair == "[[" else max(links - 1, 0)
             index += 2
-        elif pair in ("}}", "]]"):
-            depth -= 1
-            index += 2
-        else:
-            if pair[:1] == "|" and depth == 0:
-                yield content[start:index]
-                start = index + 1
-            index += 1
+            continue
+        if pair[0] == "|" and links == 0:
+            yield content[start:index]
+            start = index + 1
+        index += 1
     yield content[start:]

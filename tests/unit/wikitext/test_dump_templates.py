@@ -40,6 +40,13 @@ PAGES = {
     "Place": "{{#ifeq:{{NAMESPACE}}|{{ns:0}}|{{{1}}}|no article}}",
     "Wrapped": "{{#ifeq:{{strong wrap|{{{1}}}}}|a|first|other}}",
     "Edited": '{{{1}}}<span class="plainlinks noprint"> [edit]</span>',
+    "Exists": "{{#ifexist:{{{1}}}|[[{{{1}}}|{{{3|{{{1}}}}}}]]|{{{3|{{{1}}}}}} (none)}}",
+    "Doubtful claim": '<span class="x">{{{1|}}}</span>{{Fix|text=doubtful|date={{{date|}}}}}',
+    "Fixed": "{{fix|text={{{1|}}}}}{{#if:{{{1|}}}|[[Category:Doubts]]}}",
+    "Shown link": (
+        "<span class='a'>[[:{{{1}}}|{{{d|{{{1}}}}}}]]<span class='noprint b'>(<span>[[:en:{{{2}}}|en]]</span>)</span>"
+        "</span>"
+    ),
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
 REDIRECTS = {
@@ -64,6 +71,9 @@ def dump_templates(language: str = "en") -> DumpTemplates:
         ("A {{language|DE}}, {{language|fr}}, {{language|It}} b.", "A German, French, It b."),
         ("A {{place|b}} {{edited|c}} d.", "A b c d."),
         ("A {{wrapped|a}} b.", ""),
+        ("A {{exists|Alpha}} and {{exists|Alpha|b|beta}} c.", "A Alpha and beta c."),
+        ("A {{doubtful claim|b|date=1}} c{{fixed|d}} e.", "A b c e."),
+        ("A {{shown link|Alpha|B}} and {{shown link|Alpha|B|d=beta}} c.", "A Alpha and beta c."),
         ("A {{Sw|b}} and {{sw2|c}} d.", "A b and c d."),
         ("It is {{cv|5|km}} long.", "It is 5 kilometres long."),
         ("He met {{helper|Alpha}} and {{helper|Beta|the beta|Gamma|lang=fr}} there.",
