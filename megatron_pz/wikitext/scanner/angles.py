@@ -76,15 +76,26 @@ def _reference(scan: Scan) -> bool:
         end += 1
     if end >= scan.end or data[end] != ">":
         return False
+    mark = DROPPED
+    start = scan.position
     scan.position = end + 1
     if data[end - 1] != "/":
         if scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
             scan.position = scan.closing_end
         else:  # the end is missing, so the note ends at the end of the line or at a heading
             scan.position = scan.line_end(scan.position)
+            mark = DROPPED if _is_in_item(scan, start) else LOST  # the rest of the sentence may be in it
     if not scan.frames.dropping:
-        scan.out.push(DROPPED)
+        scan.out.push(mark)
     return True
+
+
+def _is_in_item(scan: Scan, position: int) -> bool:
+    """Return whether the line of the position is an item of a list or a table, which may end without a full stop."""
+    data = scan.source.data
+    while position > 0 and data[position - 1] != "\n":
+        position -= 1
+    return data[position] in "*#:;|!"
 
 
 def _comment(scan: Scan) -> None:

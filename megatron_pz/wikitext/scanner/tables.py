@@ -29,9 +29,13 @@ def begins_table(scan: Scan) -> bool:
     """Return whether ``{|`` at the position, inside a line, begins a table, as after a template's line break."""
     if not scan.follows(scan.position, "{", "|"):
         return False
-    data = scan.source.data
-    start = scan.after_blanks(scan.position + 2)
-    if start < scan.end and data[start] == "\n":
+    return _has_attributes(scan, scan.position + 2)
+
+
+def _has_attributes(scan: Scan, position: int) -> bool:
+    """Return whether a table's attributes or a line break follow."""
+    start = scan.after_blanks(position)
+    if start < scan.end and scan.source.data[start] == "\n":
         return True
     word = scan.source.text(start, min(start + 8, scan.end))
     return word.startswith(("class", "style", "border", "width", "align", "cell", "bgcolor", "id="))
@@ -50,7 +54,7 @@ def table_sign(scan: Scan) -> bool:
     if start + 5 > scan.end or data[start + 2] not in "!({":
         return False
     if scan.is_word(start, "{{(!}}") or scan.is_word(start, "{{{!}}"):
-        if frames.dropping and frames.kind != TABLE:
+        if (frames.dropping and frames.kind != TABLE) or not _may_begin_table(scan, start):
             return False
         scan.position = start + 4
         open_table(scan)
@@ -81,6 +85,15 @@ def table_sign(scan: Scan) -> bool:
     else:
         return False
     return True
+
+
+def _may_begin_table(scan: Scan, start: int) -> bool:
+    """Return whether ``{{(!}}`` or ``{{{!}}`` at ``start`` begins a line or a parameter, or attributes follow it."""
+    data = scan.source.data
+    before = start - 1
+    while before >= 0 and data[before] in " \t:":
+        before -= 1
+    return before < 0 or data[before] in "\n|=}>" or _has_attributes(scan, start + len("{{(!}}"))
 
 
 def close_table(scan: Scan) -> None:

@@ -72,6 +72,8 @@ def test_closing_sections_go_for_what_they_hold(section: str, language: str, kep
         ("Good one. Bad {{convert|5|km long.\n\nText {{nowrap|ok}}.", "Good one.\nText ok."),
         ("One.\n\n{{a {{b {{c\n\nTwo.\n\n{{cn}} Three.", "One.\nTwo.\nThree."),
         ("A {{cn|b}} c}} d.\n\nE {{nowrap|f}}.", "A c d.\nE f."),
+        ("Good one. Bad <ref>Smith, p. 5 and more. End.\n\nText.", "Good one.\nText."),
+        ("Good one. <ref>Smith, p. 5\n\nText.\n* Item <ref>Smith\n* Two", "Good one.\nText.\n- Item\n- Two"),
     ],
 )  # fmt: skip
 def test_an_unclosed_template_costs_its_own_sentence(wikitext: str, text: str) -> None:
@@ -91,6 +93,8 @@ def test_an_unclosed_template_costs_its_own_sentence(wikitext: str, text: str) -
         ("a\n{| class=x\n|-\n| b\n{{!)}}\nd", "tables", "a\nb\nd"),
         ("a\n{{(!}}\n{{!}}\n{{(!}}\n{{!}} b\n{{!)}}\n{{!)}}\nd", "", "a\nd"),
         ("{{quote|a\n{{(!}}\n{{!}} b\n{{!)}}\nd}}", "", "a\nd"),
+        ("One. The sign {{(!}} is big. Two.\n\nThree. {{{!}} is a sign.\n\nFour.", "",
+         "One. Two.\nThree. | is a sign.\nFour."),
     ],
 )  # fmt: skip
 def test_bars_that_templates_spell(wikitext: str, keep: str, text: str) -> None:
