@@ -188,7 +188,7 @@ def season(parameters: Parameters) -> str:
     return {"": f"{year}–{short}", "start": year, "end": following}.get(form, UNREAD)
 
 
-_INVITATIONS = ("", "listen", "pronunciation", "play", "pronounced", "anhören", "aussprache", "ton", "hör", "écouter")
+_INVITATIONS = frozenset(["", *"listen pronunciation play pronounced anhören aussprache ton hör écouter nghe".split()])
 
 
 def audio(parameters: Parameters) -> str:

@@ -21,6 +21,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("ro", "Roma (în {{lang-it|Roma}}) este.", "Roma (în italiană Roma) este."),
         ("no", "Roma ({{lang-grc|Ῥώμη}}) er.", "Roma (gammelgresk: Ῥώμη) er."),
         ("vi", "Ông ({{lang-fr|bus}}) đến.", "Ông (tiếng Pháp: bus) đến."),
+        ("vi", "Tên {{âm thanh|a.ogg|Hà Nội}}, {{âm thanh|b.ogg|nghe}} đến.", "Tên Hà Nội, đến."),
         ("id", "Dia ({{lang-nl|bus}}) datang.", "Dia (bahasa Belanda: bus) datang."),
         ("tr", "O ({{lang-en|bus}}) geldi.", "O (İngilizce: bus) geldi."),
         ("pl", "On ({{lang-ru|автобус}}) jest.", "On (ros. автобус) jest."),
