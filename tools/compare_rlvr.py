@@ -75,9 +75,13 @@ def _shown(value: Estimate, sign: str = "") -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the flags."""
-    parser = Parser("Compare RLVR from two starts on held-out questions.")
-    parser.add_argument("--before", type=Path, nargs="+", required=True, help="runs from one start, a seed each")
-    parser.add_argument("--after", type=Path, nargs="+", required=True, help="runs from the other, in the same order")
+    parser = Parser("Compare RLVR from two initial models on held-out questions.")
+    parser.add_argument(
+        "--before", type=Path, nargs="+", required=True, help="runs from one initial model, one per seed"
+    )
+    parser.add_argument(
+        "--after", type=Path, nargs="+", required=True, help="runs from the other initial model, in the same order"
+    )
     return parser.parse_args(argv)
 
 

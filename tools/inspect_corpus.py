@@ -45,10 +45,10 @@ def main() -> None:
     parser.add_argument("prefix", help="the corpus: path without .bin")
     parser.add_argument("--tokenizer-model", metavar="DIR", help="tokenizer of the corpus; needed to show passages")
     parser.add_argument("--passages", type=int, default=10, help="number of passages to draw at random (default 10)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
     parser.add_argument("--index", type=int, nargs="+", metavar="N", help="show these passages instead, by number")
     parser.add_argument("--title", nargs="+", metavar="TITLE", help="show the passages of these articles instead")
-    parser.add_argument("--output", metavar="FILE", help="also draw a picture (.png), or write a page with it (.html)")
+    parser.add_argument("--output", metavar="FILE", help="also write a picture (.png) or a page (.html)")
     flags = parser.parse_args()
     if flags.passages < 0:
         raise BadInput(f"--passages {flags.passages}: cannot be negative")

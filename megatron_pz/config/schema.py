@@ -83,8 +83,7 @@ class ParallelConfig:
     expert_model_parallel_size: PositiveInt = 1
     """Ranks that share the experts of a mixture, taken from the data, context and tensor parallel ranks."""
     expert_tensor_parallel_size: NonNegativeInt = 0
-    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Any other size needs an
-    expert_model_parallel_size of at least 2."""
+    """Ranks that share each expert's matrices; 0: tensor_model_parallel_size. Others need expert parallelism."""
     virtual_pipeline_model_parallel_size: PositiveInt = 1
     """Model chunks on each pipeline stage (the interleaved schedule); 1: plain 1F1B."""
     decoder_first_pipeline_num_layers: NonNegativeInt = 0
@@ -128,11 +127,11 @@ class GameConfig:
     """``shared``: one set of weights plays both roles [P]. ``separate``: each role has its own weights, optimizer,
     learning rate and rollout engine, and learns from its own samples; both start from hf_model [C]."""
     mask_strategy: MaskStrategy = "active"
-    """The chooser of the masks: the generator [P], or one of the paper's passive baselines."""
+    """Source of the masks: the generator [P], or one of the paper's passive baselines."""
     passive_warmup_iters: NonNegativeInt = 0
     """Number of first steps that use warmup_mask_strategy in place of the generator [C]; 100 for SmolLM3 [P]."""
     warmup_mask_strategy: PassiveStrategy = "random_span"
-    """[P]"""
+    """Source of the masks during passive_warmup_iters [P]."""
     entropy_top_share: Annotated[float, Gt(0), Le(1)] = 0.2
     """``entropy_next_token`` draws from this share of a passage's words, those of highest entropy [P, after RPT]."""
     passages_per_step: PositiveInt = 32
@@ -174,12 +173,11 @@ class RolloutConfig:
     """The vLLM engines that sample masks and predictions."""
 
     max_prompt_length: Annotated[int, Ge(8)] = 1536
-    """Tokens [P]."""
+    """Maximum number of tokens of a prompt [P]."""
     max_response_length: PositiveInt = 4096
-    """Tokens [P]. A response that reaches it is truncated: a predictor's earns 0, a generator's names no mask [C]."""
+    """Maximum tokens of a response [P]; one that reaches it is truncated, and earns 0 or names no mask [C]."""
     generator_max_response_length: NonNegativeInt = 0
-    """Limit for the generator alone, at most max_response_length; 0: the same [C]. Short responses are cheap, and make
-    the generator quote only what it needs."""
+    """Limit for the generator alone, at most max_response_length; 0: the same [C]. Short responses are cheap."""
     temperature: float = 1.0
     """[C] Anything but 1 is refused: the log-probabilities that the update uses are those of temperature 1."""
     top_p: float = 1.0
@@ -283,13 +281,15 @@ class OptimizerConfig:
     """AdamW and its schedule. Iterations are steps of the training loop."""
 
     lr: PositiveFloat = 5e-7
-    """[P]"""
+    """Learning rate after the warm-up [P]."""
     generator_lr: NonNegativeFloat = 0.0
     """Learning rate of the generator with policy_sharing ``separate``; 0: the same as lr [C]."""
     min_lr: NonNegativeFloat = 0.0
+    """Learning rate at the end of the decay."""
     lr_decay_style: Literal["cosine", "linear", "constant"] = "cosine"
-    """[P] cosine, over train_iters."""
+    """Decay of the learning rate over train_iters; cosine [P]."""
     lr_warmup_iters: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly from lr_warmup_init to lr."""
     lr_warmup_init: NonNegativeFloat = 0.0
     """Learning rate of the first step, where the warm-up begins. Megatron-LM's name."""
     weight_decay: NonNegativeFloat = 0.0
@@ -308,13 +308,14 @@ class TrainingConfig:
     """Length, batching, checkpoints and logs of the run."""
 
     train_iters: PositiveInt = 2000
-    """[P]"""
+    """Number of steps [P]."""
     train_flops: NonNegativeFloat = 0.0
     """End after the step in which the metric ``compute/flops`` reaches this, or earlier after train_iters [C]; 0: no
     bound. The learning rate must be constant, since a decay counts steps."""
     micro_batch_tokens: PositiveInt = 16384
     """Maximum number of tokens in one forward pass, after shared-prompt packing."""
     seed: Seed = 1234
+    """Seed of passages, samples and random masks."""
     save: str = ""
     """Directory of the run: checkpoints, metrics, samples. It must be new, or hold a run that ``load`` resumes."""
     load: str = ""
@@ -326,8 +327,7 @@ class TrainingConfig:
     keep_every: NonNegativeInt = 0
     """Checkpoints of iterations that are a multiple of this are never deleted; 0: none [C]."""
     async_save: bool = False
-    """Write checkpoints in a background thread (Megatron-LM's flag): the step waits for a copy of weights and optimizer
-    state in host memory instead of the disk [C]."""
+    """Write checkpoints in a background thread: the step waits for a copy in host memory, not for the disk [C]."""
     log_interval: PositiveInt = 1
     sampled_passages: NonNegativeInt = 2
     """Passages of a step whose masks and predictions are stored as samples, within samples_budget_mib; 0: none [C]."""

@@ -54,17 +54,22 @@ class KnownWork:
 
 def add_work_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of :class:`KnownWork`."""
-    work = parser.add_argument_group("the work of a step; only with --gpu")
+    work = parser.add_argument_group("work of a step (only with --gpu)")
     work.add_argument("--mean-response", type=float, help="mean tokens of a response (default: 1000, or limit / 4)")
-    work.add_argument("--mean-proposal", type=float, help="the generator's (default: --mean-response)")
-    work.add_argument("--mean-prompt", type=float, help="mean tokens of a prompt (default: half of its limit)")
-    work.add_argument("--sigma", type=float, help="of the lognormal lengths (default: 0.9)")
     work.add_argument(
-        "--learned-share", type=float, help="groups with unequal rewards (default: 1, all are learned from)"
+        "--mean-proposal", type=float, help="mean tokens of the generator's responses (default: --mean-response)"
+    )
+    work.add_argument("--mean-prompt", type=float, help="mean tokens of a prompt (default: half of its limit)")
+    work.add_argument("--sigma", type=float, help="standard deviation of the lengths' logarithm (default: 0.9)")
+    work.add_argument(
+        "--learned-share", type=float, help="share of groups with unequal rewards, which are learned from (default: 1)"
     )
     work.add_argument("--lengths", type=Path, metavar="RUN", help="take lengths and shares from a --save directory")
     work.add_argument(
-        "--calibrate", type=Path, metavar="RUN", help="fit rates to a --save directory's times; its lengths"
+        "--calibrate",
+        type=Path,
+        metavar="RUN",
+        help="fit rates to the times of a --save directory, and take its lengths",
     )
 
 
