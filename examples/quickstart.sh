@@ -9,13 +9,12 @@
 #   --steps N       steps of reinforcement learning; default 17
 #   --output DIR    directory of results, which must be new; default runs/quickstart-DATE-TIME
 #   --nproc N       processes, each with a shard of the batch and a rollout engine; default 1, with a thread a core
-#   --resume        go on with the interrupted run in --output
+#   --resume        continue the interrupted run in --output
 #
-# What it does: set up .venv/, fetch model and text, make passages, teach both answer formats by a short supervised cold
-# start, run PretrainZero, export, evaluate before and after on held-out passages. At its start it says in which
-# precision it computes on this machine, and about how long it will take. What does not depend on --steps is kept in
-# .cache/quickstart, so that a second call begins at the reinforcement learning. The settings are in
-# examples/quickstart/config.yaml.
+# It sets up .venv/, fetches model and text, makes passages, teaches both answer formats by a short supervised cold start,
+# runs PretrainZero, exports the model, and evaluates before and after on held-out passages. It first prints its precision
+# on this machine and the expected duration. Results that do not depend on --steps are cached in .cache/quickstart, so
+# that a second call starts with reinforcement learning. The settings are in examples/quickstart/config.yaml.
 set -euo pipefail
 
 phases=8
@@ -102,7 +101,7 @@ parse_flags() {
     [[ -n $output && -f $output/run/latest_checkpointed_iteration.txt ]] ||
       fail "--resume needs the --output of an interrupted run that holds a checkpoint"
   elif [[ -n $output && -e $output ]]; then
-    fail "--output $output exists; give a new folder, or --resume to go on with an interrupted run"
+    fail "--output $output exists; give a new folder, or --resume to continue an interrupted run"
   fi
   output=${output:-$PWD/runs/quickstart-$(date +%Y%m%d-%H%M%S)}
   settings=(--config "$config" --train-iters "$steps")
@@ -158,7 +157,8 @@ fetch() {
   if ((${#dumps[@]} == 0)); then dumps=("$cache/assets/enwiki.xml.bz2" "$cache/assets/leads.jsonl"); fi
 }
 
-# Passages of 28 to 60 words, the whole sentences that a paragraph begins with; a tenth of the articles is held out, by a hash of the title.
+# A passage is the first whole sentences of a paragraph, 28 to 60 words. A tenth of the articles is held out by a hash of
+# the title.
 make_passages() {
   local options=(--split '90,10' --passage-unit lead_sentences --max-passage-tokens 120)
   options+=(--min-passage-words 28 --max-passage-words 60)
@@ -218,12 +218,12 @@ pretrain_zero() {
   mkdir -p "$output/evaluations"
   cp "$base_evaluation" "$output/evaluations/base.json"
   cp "$cold_evaluation" "$output/evaluations/cold_start.json"
-  trap : INT # the run saves a checkpoint and ends; this script then says how to go on
+  trap : INT # the run saves a checkpoint and ends; this script then says how to continue
   if ! distributed -m megatron_pz.train "${settings[@]}" --hf-model "$cold" --data-path "$train_data" \
     --save "$output/run" "${from[@]}"; then
     if [[ -f $output/run/latest_checkpointed_iteration.txt ]]; then
       echo "stopped at iteration $(<"$output/run/latest_checkpointed_iteration.txt"); the same command with" \
-        "--output $output --resume goes on" >&2
+        "--output $output --resume continues it" >&2
     fi
     exit 1
   fi

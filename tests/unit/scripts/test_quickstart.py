@@ -161,7 +161,7 @@ def test_own_model_and_dump_are_used_and_nothing_is_fetched(checkout: Path) -> N
 def test_an_interrupted_run_goes_on(checkout: Path) -> None:
     result, _ = call(checkout, "--output", "out", INTERRUPTED="1")
     assert result.returncode == 1
-    assert "--resume goes on" in result.stderr.splitlines()[-1]
+    assert "--resume continues it" in result.stderr.splitlines()[-1]
     result, commands = call(checkout, "--output", "out", "--resume")
     assert result.returncode == 0, result.stderr
     train = next(command for command in commands if "megatron_pz.train" in command)
