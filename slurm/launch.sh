@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start one training run: on the nodes of a Slurm job, or here as one node where there is no job. Recipes call it.
+# Start one training run: on the nodes of a Slurm job, or here as one node without a job. Recipes call it.
 #
 #   CONFIG=FILE slurm/launch.sh [--print | --check | --help] [flags of megatron_pz.train]
 #
@@ -32,7 +32,7 @@
 # it has saved a checkpoint meanwhile. A preempted job is requeued.
 # SIGUSR2 (scancel --signal=USR2 --batch JOB) or SIGTERM: finish the step, save, do not requeue; without Slurm, Ctrl-C.
 # Exit codes: 0 done, 1 failure, 2 bad input, 3 stopped after a checkpoint, 4 training has collapsed. docs/cluster.md
-# has the whole.
+# has the details.
 set -euo pipefail
 
 main() {
@@ -89,7 +89,7 @@ resolve() {
   save=${fields[0]} port=${fields[1]} flags=("${fields[@]:2}")
 }
 
-# The file that a node sources first; nothing where there is none to source.
+# Print the file that a node sources first; nothing if there is none.
 activation() {
   if [[ ${ACTIVATE:-} == none ]]; then
     return
@@ -162,7 +162,7 @@ run_job() {
   trap 'ask_to_stop TERM' TERM
   wait_for_child
   end_helpers
-  if ((code > 128 && code != 130)); then code=1; fi # srun's own word for a launcher or a node that was killed
+  if ((code > 128 && code != 130)); then code=1; fi # srun's code for a launcher or a node that was killed
   if ((code == 0 || code == 2)); then
     return "$code"
   elif preempted; then
@@ -258,7 +258,7 @@ wait_for_child() {
 run_node() {
   trap '' USR1
   activate
-  export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes have no way out
+  export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes have no network
   export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR}
   node_command
   exec "${command[@]}" "$module" "$@" </dev/null

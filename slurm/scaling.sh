@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A scaling study: the same recipe on several numbers of nodes, some steps each, and what the speed grows by.
+# Run a scaling study: the same recipe on several numbers of nodes, a few steps each, and a report of the speed-ups.
 #
 #   slurm/scaling.sh --nodes 1,2,4,8 --output runs/scaling [--flags] [-- flags of megatron_pz.train]
 #   slurm/scaling.sh --processes 1,2 --output runs/scaling      # no Slurm: one run after the other on this machine

@@ -3,15 +3,15 @@
 #
 #   ./tests/gpu/run.sh                       all parts, in the active environment (its python)
 #   ./tests/gpu/run.sh --part model          one part; may be given again: model, rollout, train, benchmarks
-#   ./tests/gpu/run.sh --wheels DIR          install DIR/*.whl first, without network: .cache/gpu_site/, beside what is there
-#   ./tests/gpu/run.sh --model DIR           the real small model (Qwen3 or Llama); default: the one the quickstart keeps
-#   ./tests/gpu/run.sh --output PATH         of the result, PATH.json and PATH.md; default: benchmarks/results/DATE_CARD
+#   ./tests/gpu/run.sh --wheels DIR          install DIR/*.whl first, without network, into .cache/gpu_site/
+#   ./tests/gpu/run.sh --model DIR           a small model (Qwen3 or Llama); default: the one that the quickstart fetched
+#   ./tests/gpu/run.sh --output PATH         write PATH.json and PATH.md; default: benchmarks/results/DATE_CARD
 #   ./tests/gpu/run.sh --seconds N           stop a part after N seconds; default: 600
-#   ./tests/gpu/run.sh --commit ID           of the code, for the result, where this is a copy without its git folder
+#   ./tests/gpu/run.sh --commit ID           commit to record, if this is a copy without its git folder
 #
-# A part ends within ten minutes, or is stopped; what it has measured by then is kept. The part model needs Megatron-Core
-# and Transformer Engine only, and takes random weights where there is no model; train and rollout need vLLM and a model.
-# Exit code 0 when no check failed; a figure that misses its goal is told in the table and fails nothing.
+# A part that takes longer than ten minutes is stopped, and its measurements so far are kept. The part model needs only
+# Megatron-Core and Transformer Engine, and uses random weights without a model; train and rollout need vLLM and a model.
+# The exit code is 0 if no check failed; the table marks a figure that misses its goal, which is not a failure.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
