@@ -107,11 +107,6 @@ class Topology:
         )
 
     @property
-    def is_first_stage(self) -> bool:
-        """Return whether this rank holds the embedding."""
-        return self.pipeline_parallel_rank == 0
-
-    @property
     def is_last_stage(self) -> bool:
         """Return whether this rank holds the output layer and therefore computes log-probabilities and the loss."""
         return self.pipeline_parallel_rank == self.pipeline_parallel_size - 1

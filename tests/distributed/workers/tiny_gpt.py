@@ -50,7 +50,7 @@ class Trainee:
             get_gpt_layer_local_spec(num_experts=options.experts),
             vocab_size=VOCABULARY,
             max_sequence_length=LENGTH,
-            pre_process=topology.is_first_stage,
+            pre_process=topology.pipeline_parallel_rank == 0,
             post_process=topology.is_last_stage,
             position_embedding_type="rope",
         )

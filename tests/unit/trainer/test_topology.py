@@ -26,7 +26,6 @@ def test_without_a_launcher_a_run_has_one_rank(monkeypatch: pytest.MonkeyPatch) 
     topology = Topology.start(ParallelConfig(), seed=5)
     try:
         assert (topology.rank, topology.world_size, topology.data_parallel_size) == (0, 1, 1)
-        assert topology.is_first_stage
         assert topology.is_last_stage
         assert topology.all_gather_object({"a": 1}) == [{"a": 1}]
         assert topology.all_to_all_object(["c"]) == ["c"]
