@@ -13,7 +13,7 @@ from megatron_pz.wikitext.marks import UNREAD
 from megatron_pz.wikitext.templates.parameters import Parameters, Render, in_groups, knows, positional
 
 _SIGNS: Final = {"space": (" ", ","), "dot": (".", ","), "comma": (",", ".")}
-_NUMBER: Final = re.compile(r"([-−+]?)(\d+)(?:\.(\d+))?", re.ASCII)
+_NUMBER: Final = re.compile(r"([-−+]?)(\d+)(?:([.,])(\d+))?", re.ASCII)
 _ENGLISH_NUMBER: Final = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?", re.ASCII)
 
 
@@ -37,13 +37,15 @@ def local_number(text: str, language: str) -> str:
 
     >>> local_number("12345.6", "de"), local_number("1234", "es"), local_number("1234", "en"), local_number("x", "en")
     ('12.345,6', '1234', '1,234', 'x')
+    >>> local_number("12345,6", "de"), local_number("12345,6", "en")
+    ('12.345,6', '12345,6')
     """
     number = _NUMBER.fullmatch(text)
     style = _format(language)
-    if number is None or style is None:
+    if number is None or style is None or number[3] not in (None, ".", style[1]):
         return text
     group, decimal, together = style
-    sign, whole, fraction = number.groups()
+    sign, whole, _, fraction = number.groups()
     if len(whole) > together:
         whole = in_groups(whole, group)
     sign = sign.replace("-", "−")

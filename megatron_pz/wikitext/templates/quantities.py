@@ -143,7 +143,8 @@ def unit_sign(code: str) -> str:
     code = code.strip()
     if code in _UNIT_NAMES:
         return _UNIT_NAMES[code]
-    return _UNIT_POWER.sub(lambda power: superscript(power[1]), code).replace(".", "⋅").replace("*", "⋅")
+    shown = _UNIT_POWER.sub(lambda power: superscript(power[1]), code)
+    return shown if shown.endswith(".") else shown.replace(".", "⋅").replace("*", "⋅")  # m s.l.m. is abbreviated
 
 
 def power_of_ten(parameters: Parameters) -> str:

@@ -60,6 +60,9 @@ def test_numbers_may_stay_raw() -> None:
         ("ru", "Там {{num|50000|кг}} и {{число|1234}}.", "Там 50 000 кг и 1234."),
         ("it", "Sono {{M|12345.6|u=km}}.", "Sono 12 345,6 km."),
         ("es", "Son {{unidad|1234.5|m|2}}.", "Son 1234,5 m²."),
+        ("es", "Son {{unidad|12345,6|km}}.", "Son 12 345,6 km."),
+        ("fr", "Il a {{unité|1234,5|m|2}} ici.", "Il a 1 234,5 m² ici."),
+        ("it", "Il monte ({{M|1234|ul=m s.l.m.}}) è.", "Il monte (1 234 m s.l.m.) è."),
     ],
 )
 def test_quantities_have_the_wikis_digits(language: str, wikitext: str, text: str) -> None:

@@ -164,6 +164,7 @@ def test_what_a_wiki_shows(language: str, wikitext: str, text: str) -> None:
         ("ru", "сс3|31|12|9999"), ("ru", "др|3|3|1850|19"), ("ru", "др|1931"), ("uk", "дн|31|13|1889"),
         ("ja", "和暦|1989"), ("ja", "和暦|1872"), ("ja", "没年齢|1966|7|11"), ("uk", "as of|2021|7"),
         ("ja", "birth date|1950|13|1"), ("zh", "start date|1990||5"), ("de", "julgregdatum|15|Februar|1564"),
+        ("pt", "séc|V|a.C."), ("ru", "температура|5|10"), ("ja", "hands|15|16"),
     ],
 )  # fmt: skip
 def test_no_english_words_on_other_wikis(language: str, template: str) -> None:
