@@ -58,7 +58,8 @@ def _plain(text: str) -> str:
     return _EXPONENT.sub(r"\1\\times 10^{\2}", text)
 
 
-_TEXT: Final = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
+_TEXT: Final = re.compile(r"\\(?:text|mathrm|mbox)\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+"""Text whose braces nest two more levels."""
 _COUNTED: Final = re.compile(r"(-?\d[\d,]*+(?:\.\d++)?(?:[eE][+-]?\d++)?) ?(?:[A-Za-z]{2,}+[ .]*+)++")
 _EXPONENT: Final = re.compile(r"(?<![\w.\\])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])")
 

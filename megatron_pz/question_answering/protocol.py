@@ -29,7 +29,7 @@ class Protocol:
     write: Callable[[Question, Tokens | None], str]
     """Writes the user's text; may leave out worked examples to stay within :attr:`max_prompt_tokens`."""
     extract: Callable[[Question, str], str | None]
-    """Reads the answer in a response; returns None if there is none."""
+    """Reads the answer in a response; None, and text of nothing but white space, is no answer."""
     graders: Mapping[str, Compare]
     """Comparisons of an extracted answer with the reference, by name; the verdict of the first one counts."""
     guess: Callable[[Question], Sequence[str]] | None = None
@@ -84,7 +84,7 @@ class Protocol:
             seed: Determines the guess if the recipe guesses. Each sample of a question needs a different seed.
         """
         extracted = self.extract(question, response)
-        if extracted is None:
+        if extracted is None or not extracted.strip():
             guess = self._guess(question, seed)
             verdicts = dict.fromkeys(self.graders, guess == question.answer)
             return self._verdict(None, verdicts, guessed=guess is not None)

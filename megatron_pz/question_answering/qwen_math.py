@@ -25,9 +25,11 @@ _UNITS: Final = (
     "secs? minutes? mins? hours? hrs? days? months? years? yrs? gallons? gal liters? litres? acres? hectares? "
     "rupees? percent square cubic sq ohms? units? men women soldiers? coins? tiles? apples?"
 ).split()
-_UNIT: Final = re.compile(rf"(?<![^\W_])(?<!\\)(?:{'|'.join(_UNITS)})(?![^\W_])")
-_TRAILING_TEXT: Final = re.compile(r"\\text\{[^{}]*\}$")
-_TEXT: Final = re.compile(r"\\(?:text|mbox)\{([^{}]*)\}")
+_UNIT: Final = re.compile(rf"(?<!\w)(?<!\\)(?:{'|'.join(_UNITS)})(?!\w)")
+_NESTED: Final = r"\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+"""Braces that nest two more levels."""
+_TRAILING_TEXT: Final = re.compile(rf"\\text{_NESTED}$")
+_TEXT: Final = re.compile(rf"\\(?:text|mbox){_NESTED}")
 _ARRAY: Final = re.compile(r"\\begin\{array\}\{[^{}]*\}")
 _WHOLE: Final = re.compile(r"(\d+)\.0*(?!\d)")
 _DIGIT_FRACTION: Final = re.compile(r"\\frac(?:(\d)(\d|\{[^{}]*\})|(\{[^{}]*\})(\d))")

@@ -83,8 +83,9 @@ def test_gsm8k_is_asked_and_graded() -> None:
     right = protocol.grade(DUCKS, r"9 \cdot 2 = \boxed{\$18.00}", seed=0)
     assert (right.extracted, right.correct, right.graders) == (r"\$18.00", True, {"math_verify": True, "qwen": True})
     assert not protocol.grade(DUCKS, r"\boxed{17}", seed=0).correct
-    unread = protocol.grade(DUCKS, "18", seed=0)
-    assert (unread.extracted, unread.correct, unread.guessed) == (None, False, False)
+    for response in ("18", "Final Answer:\n", r"\boxed{ }", r"The answer is: \boxed{}"):
+        unread = protocol.grade(DUCKS, response, seed=0)
+        assert (unread.extracted, unread.correct, unread.guessed) == (None, False, False), response
 
 
 def test_multiple_choice_is_asked_and_guessed() -> None:

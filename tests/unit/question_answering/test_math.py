@@ -49,6 +49,9 @@ def question(answer: str, benchmark: str = "math500") -> Question:
         ("4.5e33", "4.5 \\times 10^{33}", True, False),
         ("\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}", True, True),
         ("\\text{Evelyn}", "Evelyn", True, True),
+        ("20 \\sqrt{7}", "\\text{20 \\sqrt{7}}", True, True),
+        ("\\frac{12}{169}", "\\text{\\frac{12}{169}}", True, True),
+        ("2^{k}", "\\text{2^{k}}", True, True),
         ("5", "5x", False, False),
         ("5", "", False, False),
         ("\\pi", "3.14159", False, True),
@@ -127,6 +130,8 @@ def test_a_megabyte_is_read_in_linear_time_and_is_no_answer(piece: str) -> None:
         ("\\left( 1, \\infty \\right)", "(1,\\infty)"),
         ("2\\sqrt3", "2\\sqrt{3}"),
         ("\\text{m}", ""),  # a unit alone is also removed
+        ("5 \\text{ cm$^{2}$}", "5"),
+        ("m_1 + 3 m", "m_1+3"),  # and a name that begins like one is not
         ("", ""),
     ],
 )
