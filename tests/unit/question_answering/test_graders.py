@@ -36,6 +36,11 @@ def score(grader: str, answer: str, response: str) -> float:
         ("number", "-7", r"\boxed{x = -7}", 1.0),
         ("number", "7", r"\boxed{-7}", 0.0),
         ("number", "7", r"\boxed{7 or 8}", 0.0),
+        ("number", "-7", "\\boxed{\N{MINUS SIGN}7}", 1.0),
+        ("number", "7", "\\boxed{x = \N{MINUS SIGN} 7}", 0.0),
+        ("number", "-1200", r"\boxed{-\$1,200}", 1.0),
+        ("number", "-5", r"\boxed{x = - 5}", 1.0),
+        ("number", "-2", r"\boxed{3 - 5}", 0.0),
         ("number", "0.3", r"\boxed{0.30000000000000004}", 0.0),
         ("number", "7", r"\boxed{seven}", 0.0),
         ("number", "7", r"\boxed{7/0}", 0.0),
@@ -96,4 +101,4 @@ def test_a_grader_is_made_by_its_name() -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(graders).attempted == 4
+    assert doctest.testmod(graders).attempted == 5
