@@ -136,6 +136,8 @@ def _letter_question(
     record: Record, benchmark: str, identifier: str, options: tuple[str, ...], answer_field: str, subject: str
 ) -> Question:
     letters = LETTERS[: len(options)]
+    if len(options) < 2:
+        raise BadInput(f"{record.place}: field 'options' has {len(options)} options besides 'N/A', fewer than 2")
     if len(options) > len(LETTERS):
         raise BadInput(f"{record.place}: field 'options' has {len(options)} entries, more than {len(LETTERS)}")
     answer = record.text(answer_field)
@@ -160,13 +162,11 @@ def _bbeh(record: Record, benchmark: str, path: Path) -> Question:
 
 def _gsm8k(record: Record, benchmark: str, path: Path) -> Question:
     """Read ``question, answer``; the reference follows the last ``####`` of the worked answer."""
-    _, marker, answer = record.text("answer").rpartition("####")
-    if not marker or not answer.strip():
+    _, marker, after = record.text("answer").rpartition("####")
+    answer = after.strip().replace(",", "")  # digits are grouped by commas in a few answers ("1,450")
+    if not marker or not answer:
         raise BadInput(f"{record.place}: field 'answer' has no text after '####'")
-    # Digits are grouped by commas in a few answers ("1,450").
-    return _question(
-        record, benchmark, record.number, record.text("question"), answer.strip().replace(",", ""), benchmark
-    )
+    return _question(record, benchmark, record.number, record.text("question"), answer, benchmark)
 
 
 def _math500(record: Record, benchmark: str, path: Path) -> Question:
@@ -189,12 +189,15 @@ def _olympiadbench(record: Record, benchmark: str, path: Path) -> Question:
     if len(answers) > 1:
         raise BadInput(f"{record.place}: field 'final_answer' has {len(answers)} entries; one is read")
     # The answer is enclosed in dollar signs; if there are several, each of them is.
+    answer = answers[0].strip("$")
+    if not answer.strip():
+        raise BadInput(f"{record.place}: field 'final_answer' has an empty entry, number 0")
     return _question(
         record,
         benchmark,
         record.number_or_text("id"),
         record.text("question"),
-        answers[0].strip("$"),
+        answer,
         record.text("subfield"),
     )
 

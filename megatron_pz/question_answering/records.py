@@ -39,6 +39,8 @@ class Record:
             raise self.wrong(name, value, "text")
         if not value.strip():
             raise BadInput(f"{self.place}: field {name!r} is empty")
+        if not _is_unicode(value):
+            raise self.wrong(name, value, "Unicode text (half a character of UTF-16)")
         return value
 
     def number_or_text(self, name: str) -> str:
@@ -60,6 +62,8 @@ class Record:
         for index, each in enumerate(value):
             if not each.strip():
                 raise BadInput(f"{self.place}: field {name!r} has an empty entry, number {index}")
+            if not _is_unicode(each):
+                raise self.wrong(name, each, "Unicode texts (half a character of UTF-16)")
         return tuple(value)
 
     def wrong(self, name: str, value: object, wanted: str) -> BadInput:
@@ -99,7 +103,7 @@ def _json_lines(path: Path) -> Iterator[Record]:
             place = f"{path}:{line_number}"
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadInput(f"{place}: not JSON: {brief(error)}") from None
             yield _record(value, place, number)
             number += 1
@@ -110,7 +114,7 @@ def _json(path: Path) -> Iterator[Record]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON: {brief(error)}") from None
     items = value.get("examples") if isinstance(value, dict) else value
     if not isinstance(items, list):
@@ -126,6 +130,15 @@ def _parquet(path: Path) -> Iterator[Record]:
             for fields in batch.to_pylist():
                 yield Record(fields, f"{path}:row {number + 1}", number)
                 number += 1
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether UTF-8 can represent the text. JSON can escape one half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _record(value: object, place: str, number: int) -> Record:
