@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from megatron_pz.algorithm.rank_shares import RankShares
@@ -69,7 +68,7 @@ class QuestionPrompts:
         turn = [{"role": "user", "content": _PLACE}]
         try:
             whole = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except Exception as error:  # a template may compute anything
             raise BadInput(f"--chat-template: that of {self.tokenizer.name_or_path} fails: {one_line(error)}") from None
         before, place, after = whole.partition(_PLACE)
         if not place:

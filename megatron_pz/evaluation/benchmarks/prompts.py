@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_pz.question_answering.benchmarks import load_benchmark
@@ -94,7 +93,8 @@ class BenchmarkTokenizer:
         """Write and encode the prompt of a question. A plain completion begins as the tokenizer begins any text.
 
         Raises:
-            BadInput: a chat is requested, but the tokenizer has no chat template or one that refuses it.
+            BadInput: a chat is requested, but the tokenizer has no chat template, or one that fails or leaves the
+                question out.
         """
         if not chat:
             text = protocol.completion(question, self._tokens)
@@ -107,8 +107,12 @@ class BenchmarkTokenizer:
         messages = protocol.messages(question, self._tokens)
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
+        except Exception as error:  # a template may compute anything
             raise BadInput(f"{self.directory}: the chat template refuses the prompt: {one_line(error)}") from None
+        if messages[-1]["content"].strip() not in text:
+            raise BadInput(
+                f"{self.directory}: the chat template does not show the user's text; use --prompt-format plain"
+            )
         return Prompt(text, tuple(self.tokenizer.encode(text, add_special_tokens=False)))
 
     def _tokens(self, text: str) -> int:

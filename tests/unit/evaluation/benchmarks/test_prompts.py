@@ -59,6 +59,26 @@ def test_a_model_without_a_chat_template_is_refused_in_one_line(tiny_tokenizer_d
         prepare(loaded, BenchmarkTokenizer(tiny_tokenizer_dir), settings)
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% if %}", "refuses the prompt"),
+        ("{{ messages + 1 }}", "refuses the prompt: can only concatenate list"),
+        ("{{ 1 / 0 }}", "refuses the prompt: division by zero"),
+        ("{# nothing #}", "does not show the user's text"),
+        ("{{ messages[0].content }}", "does not show the user's text"),
+    ],
+)
+def test_a_chat_template_that_fails_or_hides_the_question_is_refused(
+    template: str, words: str, chat_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = BenchmarkTokenizer(chat_dir)
+    tokenizer.tokenizer.chat_template = template
+    settings = BenchmarkSettings("general_reasoner")
+    with pytest.raises(BadInput, match=words):
+        prepare(load_questions(["gsm8k"], write_gsm8k(tmp_path), settings), tokenizer, settings)
+
+
 def test_a_slice_is_fixed_and_in_the_order_of_the_file(tmp_path: Path) -> None:
     data = write_gsm8k(write_mmlu_pro(tmp_path))
 
