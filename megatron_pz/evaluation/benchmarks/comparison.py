@@ -81,7 +81,8 @@ def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_
     """Compare two models on the sets that both have.
 
     Raises:
-        BadInput: no set is in both, or the two models were asked a set with different recipes, settings or data.
+        BadInput: no set is in both, the two models were asked a set with different recipes, settings or data, or
+            their answers do not match their records.
     """
     scored = {each.benchmark: each for each in before.benchmarks}
     both = [each for each in after.benchmarks if each.benchmark in scored]
@@ -91,6 +92,11 @@ def compare(before: ModelScores, before_folder: Path, after: ModelScores, after_
     for each in both:
         require_alike(each.benchmark, before.name, scored[each.benchmark].facts, after.name, each.facts)
         old, new = (strata(AnswerStore(folder).read(each.benchmark)) for folder in (before_folder, after_folder))
+        if [(subject, len(old[subject])) for subject in old] != [(subject, len(new[subject])) for subject in new]:
+            raise BadInput(
+                f"{each.benchmark}: the answers in {before_folder} and {after_folder} are to other questions, although "
+                "their records agree: a file was replaced; remove it and ask again"
+            )
         sets[each.benchmark] = (old, new)
     subjects: dict[tuple[str, str], Pair] = {
         (benchmark, subject): ({subject: old[subject]}, {subject: new[subject]})

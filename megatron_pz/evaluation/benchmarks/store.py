@@ -63,22 +63,20 @@ class AnswerStore:
         write_table(path, rows)
 
     def join(self, benchmark: str, parts: Sequence[Part]) -> None:
-        """Join the parts of a benchmark, which must be complete, into one file, and remove them."""
+        """Join the parts of a benchmark, which must be complete, into one file, and remove them.
+
+        Raises:
+            BadInput: a part is damaged.
+        """
         if not self._whole(benchmark).is_file():
-            table = pa.concat_tables(pq.read_table(self._part(part), schema=ANSWERS_SCHEMA) for part in parts)
+            table = pa.concat_tables(_read_answers(self._part(part)) for part in parts)
             table = table.combine_chunks()
             write_table(self._whole(benchmark), table)
         shutil.rmtree(self._parts(benchmark), ignore_errors=True)
 
     def read(self, benchmark: str) -> pa.Table:
         """Read all answers of a benchmark. Raise :class:`BadInput` if they are incomplete or damaged."""
-        path = self._whole(benchmark)
-        try:
-            return pq.read_table(path, schema=ANSWERS_SCHEMA)
-        except FileNotFoundError:
-            raise BadInput(f"{path}: is missing; give the same command again to finish the benchmark") from None
-        except (OSError, pa.ArrowException, ValueError) as error:
-            raise BadInput(f"{path}: is no file of answers ({one_line(error)}); remove it and ask again") from None
+        return _read_answers(self._whole(benchmark))
 
     def _whole(self, benchmark: str) -> Path:
         return self.folder / f"{benchmark}.parquet"
@@ -88,6 +86,21 @@ class AnswerStore:
 
     def _part(self, part: Part) -> Path:
         return self._parts(part.benchmark) / f"{part.number:05d}.parquet"
+
+
+def _read_answers(path: Path) -> pa.Table:
+    """Read a file of :func:`write_table`. Raise :class:`BadInput` if it is missing, damaged or of another schema."""
+    try:
+        if lacking := [name for name in ANSWERS_SCHEMA.names if name not in pq.read_schema(path).names]:
+            raise ValueError(f"no column {lacking[0]!r}")
+        answers = pq.read_table(path, schema=ANSWERS_SCHEMA)
+        if not len(answers):
+            raise ValueError("no answers")
+    except FileNotFoundError:
+        raise BadInput(f"{path}: is missing; give the same command again to finish the benchmark") from None
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise BadInput(f"{path}: is no file of answers ({one_line(error)}); remove it and ask again") from None
+    return answers
 
 
 def write_table(path: Path, rows: pa.Table) -> None:
@@ -106,7 +119,7 @@ def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; give a folder of tools/evaluate.py --benchmarks") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
         raise BadInput(f"{path}: is no JSON object; remove the folder and ask again")

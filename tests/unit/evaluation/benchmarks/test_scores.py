@@ -14,7 +14,7 @@ from megatron_pz.evaluation.benchmarks.asking import ANSWERS_SCHEMA, Part
 from megatron_pz.evaluation.benchmarks.comparison import compare
 from megatron_pz.evaluation.benchmarks.contamination import Contamination
 from megatron_pz.evaluation.benchmarks.scores import ModelScores, score
-from megatron_pz.evaluation.benchmarks.store import AnswerStore
+from megatron_pz.evaluation.benchmarks.store import AnswerStore, write_table
 from megatron_pz.question_answering.scores import adjusted_harmonic_mean
 from megatron_pz.reports.benchmark_text import results_text
 from megatron_pz.runtime.errors import BadInput
@@ -175,6 +175,14 @@ def test_no_difference_is_said_in_words(tmp_path: Path) -> None:
 def test_results_of_other_settings_are_not_compared(tmp_path: Path, facts: dict[str, Any], words: str) -> None:
     before, after = model(tmp_path, "base", {1}), model(tmp_path, "trained", {2}, **facts)
     with pytest.raises(BadInput, match=f"^toy: base and trained were not asked alike, they differ in {words};"):
+        compare(*before, *after)
+
+
+def test_answers_that_do_not_match_their_record_are_not_compared(tmp_path: Path) -> None:
+    before, after = model(tmp_path, "base", {1}), model(tmp_path, "trained", {2})
+    rows = [row(str(n), "even", 0, True) for n in range(40)]
+    write_table(after[1] / "toy.parquet", table(rows))
+    with pytest.raises(BadInput, match=r"^toy: the answers in .*/base and .*/trained are to other questions"):
         compare(*before, *after)
 
 
