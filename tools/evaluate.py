@@ -30,7 +30,7 @@ from megatron_pz.corpus.passages import Passage
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, PromptFormat
 from megatron_pz.evaluation.results import EvaluationSettings
 from megatron_pz.question_answering.recipes import RECIPES
-from megatron_pz.run.benchmark_models import BenchmarkRequest, evaluate_benchmarks
+from megatron_pz.run.benchmark_models import COMPARISONS_FILE, TEXT_FILE, BenchmarkRequest, evaluate_benchmarks
 from megatron_pz.run.held_out_models import chosen_passages, evaluate_models, held_out_table
 from megatron_pz.run.precision import settle_precision
 from megatron_pz.run.served_models import ServedModel
@@ -143,8 +143,8 @@ def _check(flags: argparse.Namespace) -> None:
             raise BadInput(f"{flag} {value}: must be at least {bound}")
     if len(set(flags.name)) < len(flags.name):
         raise BadInput(f"the names {', '.join(flags.name)} are not all different; tell the models apart with --name")
-    if flags.benchmarks and (outside := [name for name in flags.name if Path(name).name != name]):
-        raise BadInput(f"--name {outside[0]}: a model's results get a directory of this name, so it cannot be a path")
+    if flags.benchmarks:
+        require_directory_names(flags.name)
     for directory in flags.hf_model:
         if not (directory / "config.json").is_file():
             raise BadInput(f"--hf-model {directory}: no config.json there; give a Hugging Face directory")
@@ -152,6 +152,17 @@ def _check(flags: argparse.Namespace) -> None:
         raise BadInput(f"--output {' '.join(map(str, flags.output))}: give every model a file of its own")
     for path in flags.output:
         require_writable(path)
+
+
+def require_directory_names(names: Sequence[str]) -> None:
+    """Raise :class:`BadInput` if a model's results cannot have a directory of its name in ``--results``."""
+    for name in names:
+        if not name or name == ".." or Path(name).name != name:
+            raise BadInput(
+                f"--name {name or repr(name)}: a model's results get a directory of this name, so it cannot be a path"
+            )
+        if name in (TEXT_FILE, COMPARISONS_FILE):
+            raise BadInput(f"--name {name}: --results holds a file of this name; give the model another")
 
 
 def require_writable(path: Path) -> None:

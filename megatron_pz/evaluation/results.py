@@ -109,12 +109,15 @@ class Evaluation:
             BadInput: the file is missing or has another content.
         """
         try:
-            return TypeAdapter(cls).validate_json(path.read_bytes())
+            evaluation = TypeAdapter(cls).validate_json(path.read_bytes())
         except OSError as error:
             raise BadInput(f"evaluation {path}: {error.strerror}") from None
         except ValidationError as error:
             faults = error.error_count()
             raise BadInput(f"{path} is not a result of tools/evaluate.py ({faults} faults); make it again") from None
+        if not evaluation.passages:
+            raise BadInput(f"{path} holds no passage; make it again")
+        return evaluation
 
 
 def rules_of(game: GameConfig) -> str:

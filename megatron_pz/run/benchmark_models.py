@@ -33,6 +33,7 @@ from megatron_pz.reports.benchmark_text import results_text
 from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 from megatron_pz.run.work_progress import WorkProgress
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import claimed_directory, write_text_whole
 from megatron_pz.runtime.first_rank import on_first_rank
 
@@ -129,6 +130,12 @@ def _plan(
         request.context or model.positions,
         model.positions,
     )
+    for each in prepared.values():
+        if all(len(prompt.token_ids) >= context for prompt in each.prompts):
+            raise BadInput(
+                f"--benchmarks {each.name}: no prompt is shorter than the context of {context} tokens; "
+                "raise --context, or leave the benchmark out"
+            )
     # Only their sum counts in an evaluation (VllmEngine.context).
     own = dataclasses.replace(rollout, max_prompt_length=context // 2, max_response_length=context - context // 2)
     store = AnswerStore(request.results / name)

@@ -9,6 +9,7 @@ import pytest
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, MaskPredictions, OwnMask, PassageResult
 from megatron_pz.monitoring.metrics import StepMetrics
 from megatron_pz.runtime.errors import BadInput
+from tests.support.benchmark_files import write_gsm8k
 from tools import evaluate, report
 
 SETTINGS = EvaluationSettings(max_prompt_length=100, max_response_length=10)
@@ -37,6 +38,38 @@ def test_benchmarks_that_name_no_set_are_refused(tmp_path: Path) -> None:
     flags = ["--hf-model", str(tmp_path), "--benchmarks", ", ", "--data", str(tmp_path), "--results", str(tmp_path)]
     with pytest.raises(BadInput, match="--benchmarks ', ': names no set"):
         evaluate.parse(flags)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "results.txt", "comparisons.json"])
+def test_a_name_that_cannot_be_a_directory_of_the_results_is_refused(name: str, tmp_path: Path) -> None:
+    flags = ["--hf-model", str(tmp_path), "--benchmarks", "gsm8k", "--data", str(tmp_path), "--results", str(tmp_path)]
+    with pytest.raises(BadInput, match="--name"):
+        evaluate.parse([*flags, "--name", name])
+
+
+def test_a_context_without_room_for_any_prompt_is_refused(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_gsm8k(tmp_path)
+    flags = [
+        "--hf-model",
+        tiny_llama_dir,
+        "--benchmarks",
+        "gsm8k",
+        "--data",
+        tmp_path,
+        "--results",
+        tmp_path / "results",
+    ]
+    flags += ["--prompt-format", "plain", "--precision", "fp32", "--context", "2"]
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(flag) for flag in flags])
+    assert "--benchmarks gsm8k: no prompt is shorter than the context of 2 tokens" in one_line_of(capsys, stop)
+
+
+def test_an_evaluation_without_passages_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"none\.json holds no passage"):
+        Evaluation.load(Path(saved(tmp_path, "none", 0.1, passages=0)))
 
 
 def test_the_report_says_what_moved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
