@@ -64,6 +64,43 @@ def test_thirty_equal_answers_are_no_certainty(right: float) -> None:
     assert (found.low, found.high) == pytest.approx(expected, abs=5e-5)
 
 
+def spread(strata: Strata) -> float:
+    """Return the width of the interval of the mean over all questions, in standard errors of a normal interval."""
+    found = interval(micro, strata, resampled_means(strata))
+    return (found.high - found.low) / (2 * 1.959964)
+
+
+def test_subjects_with_few_questions_keep_their_variance() -> None:
+    """The variance of a mean over two questions of a subject is s^2 / 2, with s^2 from one degree of freedom."""
+    rng = np.random.default_rng(7)
+    pairs = {f"subject {number}": (rng.random(2) < 0.5).astype(float) for number in range(60)}
+    expected = math.sqrt(sum(float(values.var(ddof=1)) / 2 for values in pairs.values())) / 60
+    assert spread(pairs) == pytest.approx(expected, rel=0.1)
+
+
+def test_subjects_with_one_question_vary_together() -> None:
+    right = (np.random.default_rng(8).random(60) < 0.5).astype(float)
+    single = {f"subject {number}": right[number : number + 1] for number in range(60)}
+    assert spread(single) == pytest.approx(float(right.std(ddof=1)) / math.sqrt(60), rel=0.1)
+    found = difference(micro, single, {name: np.ones(1) for name in single})
+    assert found.low < 1 - right.mean() < found.high
+    lone = {"many": np.tile([0.0, 1.0], 20), "one": np.ones(1)}
+    found = interval(macro, lone, resampled_means(lone))
+    assert found.high - found.low > 0.4, "one question tells little of its subject"
+
+
+def test_equal_changes_are_no_certainty() -> None:
+    """Of 30 questions none changes: at most 11.57 % of all change (Clopper and Pearson), in either direction."""
+    wrong, right = {"all": np.zeros(30)}, {"all": np.ones(30)}
+    found = difference(micro, wrong, wrong)
+    assert (found.low, found.mean, found.high) == pytest.approx((-0.1157, 0.0, 0.1157), abs=5e-5)
+    found = difference(micro, wrong, right)
+    assert (found.low, found.mean, found.high) == pytest.approx((1 - 2 * 0.1157, 1.0, 1.0), abs=1e-4)
+    half = {"all": np.full(30, 0.5)}
+    found = interval(micro, half, resampled_means(half))
+    assert found.low < 0.4 and found.high > 0.6, "thirty questions that are right every second time"
+
+
 def test_pairs_are_compared_by_their_differences() -> None:
     """For two models that differ on few questions, the interval is that of the differences, not of two means."""
     after = ONE["all"].copy()
