@@ -13,10 +13,12 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from megatron_pz.config.command_line import Parser
 from megatron_pz.config.parse import load_yaml
 from megatron_pz.evaluation.statistics import Estimate, estimate, paired_difference
+from megatron_pz.reports.run_folder import names_of
 from megatron_pz.reports.tables import table
 from megatron_pz.run.comparable import require_identical_settings
 from megatron_pz.run.held_out_questions import HELD_OUT_FILE
@@ -31,18 +33,27 @@ class HeldOutRecord:
         try:
             lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             self.questions = {line["questions"] for line in lines}
-            self.accuracy: dict[int, list[float]] = {line["iteration"]: line["accuracy"] for line in lines}
+            self.accuracy = {int(line["iteration"]): [_share(each) for each in line["accuracy"]] for line in lines}
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror}; give runs of megatron_pz.rlvr with --eval-interval") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BadInput(f"{path} holds a line that megatron_pz.rlvr did not write") from None
+        sizes = {len(of_step) for of_step in self.accuracy.values()}
+        if 0 in sizes or len(sizes) > 1:
+            raise BadInput(f"{path}: its evaluations are not of equally many questions; a line was changed")
+
+
+def _share(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share of right answers")
+    return value
 
 
 def compare(before: Sequence[HeldOutRecord], after: Sequence[HeldOutRecord]) -> list[list[str]]:
     """Return the rows of a table, one for each iteration at which all runs were evaluated.
 
     Raises:
-        BadInput: the runs were asked different questions, or have no evaluation in common.
+        BadInput: the runs were asked different questions or different numbers of them, or have no evaluation in common.
     """
     runs = [*before, *after]
     if len({digest for run in runs for digest in run.questions}) != 1:
@@ -50,6 +61,8 @@ def compare(before: Sequence[HeldOutRecord], after: Sequence[HeldOutRecord]) -> 
     common = sorted(set.intersection(*(set(run.accuracy) for run in runs)))
     if not common:
         raise BadInput("no iteration at which all of these runs were evaluated")
+    if len({len(run.accuracy[common[0]]) for run in runs}) != 1:
+        raise BadInput("the runs have accuracies of different numbers of held-out questions: a file was changed")
     return [_row(step, *([run.accuracy[step] for run in each] for each in (before, after))) for step in common]
 
 
@@ -102,6 +115,8 @@ def main(argv: list[str] | None = None) -> None:
         raise BadInput(
             f"--before names {len(flags.before)} runs and --after {len(flags.after)}: give pairs, a seed each"
         )
+    for runs in (flags.before, flags.after):
+        names_of(runs)  # refuses a run that is named twice, which would pass for two seeds
     require_identical_settings([*flags.before, *flags.after])
     require_equal_seeds(flags.before, flags.after)
     rows = compare([HeldOutRecord(run) for run in flags.before], [HeldOutRecord(run) for run in flags.after])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +65,30 @@ def test_runs_that_are_not_alike_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one/held_out.jsonl").unlink()
     with pytest.raises(BadInput, match=r"give runs of megatron_pz.rlvr with --eval-interval"):
         main.__wrapped__(["--before", one, "--after", one])
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "words"),
+    [
+        ({0: [1, 0], 9: [1]}, "not of equally many questions"),
+        ({0: []}, "not of equally many questions"),
+        ({0: [1]}, "different numbers of held-out questions"),
+        ({0: ["x", "y"]}, "a line that megatron_pz.rlvr did not write"),
+        ({0: [None, 1]}, "a line that megatron_pz.rlvr did not write"),
+        ({0: [1, 1.5]}, "a line that megatron_pz.rlvr did not write"),
+        ({0: "ab"}, "a line that megatron_pz.rlvr did not write"),
+    ],
+)
+def test_accuracies_that_no_run_has_are_refused(accuracy: dict[int, Any], words: str, tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "one", {0: [1, 0]}), make_run(tmp_path / "other", accuracy)
+    with pytest.raises(BadInput, match=words):
+        main.__wrapped__(["--before", one, "--after", other])
+
+
+def test_a_run_stands_for_one_seed_only(tmp_path: Path) -> None:
+    one, other = (make_run(tmp_path / name, {0: [1, 0]}) for name in ("one", "other"))
+    with pytest.raises(BadInput, match="named twice"):
+        main.__wrapped__(["--before", one, one, "--after", other, other])
 
 
 def test_runs_are_paired_by_their_seeds(tmp_path: Path) -> None:
