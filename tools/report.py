@@ -14,6 +14,7 @@ prints the table and writes ``results.txt`` and ``evaluation.png``, and with ``-
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
 import time
@@ -107,6 +108,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise BadInput(f"--name has {len(flags.name)} values for {len(flags.runs)} runs: name each")
     if flags.name and len(set(flags.name)) < len(flags.name):
         raise BadInput("--name: two runs have the same name")
+    if not 0 < flags.max_mib < math.inf:
+        raise BadInput(f"--max-mib {flags.max_mib:g}: must be above 0")
     if flags.watch is not None and not (flags.runs and flags.watch > 0):
         raise BadInput("--watch needs the directory of a run and a number of seconds above 0")
     return flags

@@ -79,10 +79,26 @@ class StepMetrics:
 
     @classmethod
     def from_json(cls, line: str) -> StepMetrics:
-        """Parse a line of :meth:`to_json`; null becomes NaN."""
+        """Parse a line of :meth:`to_json`; null becomes NaN.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError, OverflowError or RecursionError: the line is another one.
+        """
         record: dict[str, Any] = json.loads(line)
         iteration = record.pop("iteration")
-        return cls(iteration, {name: math.nan if value is None else value for name, value in record.items()})
+        if not isinstance(iteration, int):
+            raise TypeError(f"iteration {iteration!r} is no whole number")
+        return cls(iteration, {name: _number(value) for name, value in record.items()})
+
+
+def _number(value: Any) -> float:
+    """Return a number of a line of metrics, NaN for null. Raise TypeError or OverflowError for anything else."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no number")
+    float(value)  # an integer may be too large
+    return value
 
 
 class IterationLog:
@@ -116,7 +132,7 @@ class IterationLog:
                     if not line.endswith(b"\n") or json.loads(line)["iteration"] > resume_iteration:
                         break
                     kept += len(line)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise BadInput(f"{path} holds a line that this program did not write; move the file away") from None
         os.truncate(path, kept)
 
@@ -157,12 +173,12 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     """Read all steps of a metrics file, or of the run directory that holds it; an incomplete last line is left out.
 
     Raises:
-        BadInput: there is no such file, or one of its lines is not JSON with an iteration.
+        BadInput: there is no such file, or one of its lines is not JSON with an iteration and numbers.
     """
     file = path / METRICS_FILE if path.is_dir() else path
     if not file.is_file():
         raise BadInput(f"no metrics at {file}: give the --save directory of a run")
     try:
         return [StepMetrics.from_json(line) for line in _whole_lines(file)]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"{file} is not a metrics file: a line is not JSON with an iteration") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise BadInput(f"{file} is not a metrics file: a line is not JSON with an iteration and numbers") from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_type_hints
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -81,18 +81,28 @@ class MaskSample:
 
         Raises:
             KeyError: a field without a default is missing.
-            TypeError: the predictions are not a list of objects.
+            TypeError: the predictions are not a list of objects, or a field has a value of another type.
         """
-        predictions = tuple(
-            PredictionSample(**{name: value for name, value in each.items() if name in _OF_PREDICTION})
-            for each in record["predictions"]
-        )
-        known = {name: value for name, value in record.items() if name in _OF_MASK}
-        return cls(**{**known, "predictions": predictions})
+        predictions = tuple(PredictionSample(**_known(each, _OF_PREDICTION)) for each in record["predictions"])
+        return cls(**_known(record, _OF_MASK), predictions=predictions)
 
 
-_OF_PREDICTION = frozenset(field.name for field in fields(PredictionSample))
-_OF_MASK = frozenset(field.name for field in fields(MaskSample))
+def _types(sample: type) -> dict[str, Any]:
+    """Return the types that a field's value may have, by name; JSON may write a float as an integer."""
+    hints = {name: hint for name, hint in get_type_hints(sample).items() if name != "predictions"}
+    return {name: hint | int if float in (hint, *get_args(hint)) else hint for name, hint in hints.items()}
+
+
+def _known(record: dict[str, Any], types: dict[str, Any]) -> dict[str, Any]:
+    """Return the known fields of a record. Raise TypeError for a value of another type."""
+    known = {name: value for name, value in record.items() if name in types}
+    for name, value in known.items():
+        if not isinstance(value, types[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return known
+
+
+_OF_PREDICTION, _OF_MASK = _types(PredictionSample), _types(MaskSample)
 
 
 @dataclass(frozen=True)

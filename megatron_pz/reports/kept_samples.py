@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample, PredictionSample
+from megatron_pz.monitoring.samples import SAMPLES_FILE, MaskSample
 from megatron_pz.reports.word_kinds import kind_of_span
 from megatron_pz.roles.spans import MASK
 from megatron_pz.runtime.errors import BadInput
@@ -56,7 +57,7 @@ class KeptSamples:
             ) from None
         try:
             self.passages = list(self._index())
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BadInput(f"{self._path} holds a line that this program did not write; move the file away") from None
 
     def read(self, passage: KeptPassage) -> list[MaskSample]:
@@ -77,6 +78,8 @@ class KeptSamples:
                 break
             record = json.loads(line)
             iteration, sample = record["iteration"], sample_of(record)
+            if not isinstance(iteration, int) or not math.isfinite(sample.reward):
+                raise ValueError("a step is a whole number, a reward finite")
             key = (iteration, sample.title, sample.passage)
             if current is None or key != (current.iteration, current.title, current.text):
                 if current is not None:
@@ -101,15 +104,17 @@ def sample_of(record: dict[str, Any]) -> MaskSample:
     if "question" not in record:
         return MaskSample.from_record(record)
     answers = record["answers"]
-    return MaskSample(
-        title=record["id"],
-        passage=record["question"],
-        response="",
-        span=record["reference"],
-        fault="",
-        reward=sum(answer["reward"] for answer in answers) / max(len(answers), 1),
-        predictions=tuple(PredictionSample(each["response"], each["answer"], each["right"]) for each in answers),
-        strategy=QUESTION,
+    return MaskSample.from_record(
+        {
+            "title": record["id"],
+            "passage": record["question"],
+            "response": "",
+            "span": record["reference"],
+            "fault": "",
+            "reward": sum(answer["reward"] for answer in answers) / max(len(answers), 1),
+            "predictions": [{name: each[name] for name in ("response", "answer", "right")} for each in answers],
+            "strategy": QUESTION,
+        }
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -122,8 +123,10 @@ def _prediction(prediction: PredictionSample) -> dict[str, Any]:
 
 
 def _figures(sample: MaskSample | PredictionSample) -> dict[str, Any]:
+    """Return the figures of a response; its difference is None if it is unknown or not finite."""
     difference = sample.log_prob_difference
-    return {"tokens": sample.tokens, "difference": None if difference is None else float(f"{difference:.3g}")}
+    known = difference is not None and math.isfinite(difference)
+    return {"tokens": sample.tokens, "difference": float(f"{difference:.3g}") if known else None}
 
 
 def _links(sample: MaskSample) -> tuple[str, str]:

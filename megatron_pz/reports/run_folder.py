@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import math
 from collections.abc import Sequence
@@ -48,10 +49,29 @@ class RunFolder:
         return found if isinstance(found, int) else None
 
     @property
+    def questions(self) -> tuple[str, ...] | None:
+        """Return the files or tasks that the questions of an RLVR run come from; None for another run."""
+        found = self.settings.get("questions.question_path") or self.settings.get("questions.reasoning_gym_tasks")
+        return tuple(map(str, found)) if isinstance(found, list) and found else None
+
+    @property
     def corpus(self) -> tuple[str, ...] | None:
         """Return the names of the corpora, with weights if there are any; None if they are unknown."""
-        found = self.settings.get("data.data_path")
+        found = self._data_path()
         return tuple(Path(str(part)).name for part in found) if isinstance(found, list) and found else None
+
+    def has_other_files(self, other: RunFolder) -> bool:
+        """Return whether the corpora of two runs differ in their indexes, as far as these are on this machine."""
+        pairs = zip(self._data_path() or (), other._data_path() or (), strict=False)
+        indexes = [(Path(f"{mine}.idx"), Path(f"{theirs}.idx")) for mine, theirs in pairs if mine != theirs]
+        return any(
+            mine.is_file() and theirs.is_file() and not filecmp.cmp(mine, theirs, shallow=False)
+            for mine, theirs in indexes
+        )
+
+    def _data_path(self) -> list[Any] | None:
+        found = self.settings.get("data.data_path")
+        return found if isinstance(found, list) else None
 
     def columns(self) -> dict[str, list[float | None]]:
         """Return the values of every metric, one for each step, with five digits; None for missing values."""
@@ -78,18 +98,31 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def require_one_corpus(runs: Sequence[RunFolder]) -> None:
-    """Refuse to compare runs of different corpora. A run without a configuration is accepted.
+    """Refuse to compare runs of different corpora or questions. A run without a configuration is accepted.
+
+    Corpora are alike if their files have the same names, and the same indexes where these can be read.
 
     Raises:
         BadInput: the corpora differ; the message names two runs and their corpora.
     """
+    asking = [run for run in runs if run.questions is not None]
+    for run in asking[1:]:
+        if run.questions != asking[0].questions:
+            raise _not_alike(asking[0], run, "questions", asking[0].questions, run.questions)
     known = [run for run in runs if run.corpus is not None]
     for run in known[1:]:
-        if run.corpus != known[0].corpus:
-            raise BadInput(
-                f"{known[0].name} is of the corpus {' '.join(known[0].corpus or ())}, {run.name} of "
-                f"{' '.join(run.corpus or ())}: rewards on different passages cannot be compared; make a page for each"
-            )
+        if run.corpus != known[0].corpus or run.has_other_files(known[0]):
+            raise _not_alike(known[0], run, "corpus", known[0].corpus, run.corpus)
+
+
+def _not_alike(
+    one: RunFolder, other: RunFolder, words: str, former: Sequence[str] | None, latter: Sequence[str] | None
+) -> BadInput:
+    theirs = "others of the same names" if former == latter else " ".join(latter or ())
+    return BadInput(
+        f"{one.name} is of the {words} {' '.join(former or ())}, {other.name} of {theirs}: rewards on different "
+        "passages or questions cannot be compared; make a page for each"
+    )
 
 
 def _settings(path: Path) -> dict[str, Any]:

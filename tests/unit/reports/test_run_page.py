@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -117,15 +118,63 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert "no metrics at" in refused(capsys, tmp_path)
     line = refused(capsys, run, other, "--output", tmp_path / "x.html")
     assert "pz is of the corpus wiki_text_passage, other of dewiki_text_passage" in line
+    for name, place in (("a", "one"), ("b", "two")):  # two corpora of one name
+        folder = write_run(tmp_path / place, steps=2)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wiki.idx").write_text(name)
+        (folder / "config.yaml").write_text(f"data: {{data_path: [{tmp_path / name / 'wiki'}]}}")
+    line = refused(capsys, tmp_path / "one", tmp_path / "two", "--output", tmp_path / "x.html")
+    assert "one is of the corpus wiki, two of others of the same names" in line
+    for name, task in (("one", "gcd"), ("two", "lcm")):
+        (tmp_path / name / "config.yaml").write_text(f"questions: {{reasoning_gym_tasks: [{task}]}}")
+    line = refused(capsys, tmp_path / "one", tmp_path / "two", "--output", tmp_path / "x.html")
+    assert "one is of the questions gcd, two of lcm" in line
     assert "named twice" in refused(capsys, run, run)
     assert "--name has 2 values for 1 runs" in refused(capsys, run, "--name", "a", "b")
     assert "give more" in refused(capsys, run, "--max-mib", 0.01)
+    for limit in ("nan", "inf", "-1"):
+        assert "must be above 0" in refused(capsys, run, "--max-mib", limit)
     assert "is a directory" in refused(capsys, run, "--output", tmp_path)
     assert "cannot write /proc/none/x.html" in refused(capsys, run, "--output", "/proc/none/x.html")
     assert "--watch needs" in refused(capsys, run, "--watch", 0)
     assert "give the directories of runs" in refused(capsys)
     (run / "config.yaml").write_text("[")
     assert "is not the configuration of a run" in refused(capsys, run)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        *(("metrics.jsonl", "generator/reward", value) for value in ("high", [1], 10**400)),
+        *(("metrics.jsonl", "iteration", value) for value in ("1", None, 1.5)),
+        *(("samples.jsonl", "reward", value) for value in ("high", None, math.nan)),
+        ("samples.jsonl", "iteration", "1"),
+        ("samples.jsonl", "response", None),
+        ("samples.jsonl", "url", 3),
+        ("samples.jsonl", "predictions", [{"response": "", "answer": None, "right": "yes"}]),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(
+    file: str, name: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "pz", steps=2)
+    lines = [json.loads(line) | {name: value} for line in (run / file).read_text(encoding="utf-8").splitlines()]
+    (run / file).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert file in refused(capsys, run)
+
+
+def test_a_difference_that_is_not_finite_is_shown_as_unknown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "pz", steps=1, passages=1, masks=1)
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["log_prob_difference"] = math.nan
+        for prediction in line["predictions"]:
+            prediction["log_prob_difference"] = math.inf
+    (run / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    report.main([str(run)])
+    (described,) = unpack(blob(run / "report.html", "data"))["runs"]
+    (record,) = passages(run / "report.html", described)
+    assert {each["difference"] for mask in record["masks"] for each in mask["responses"]} == {None}
 
 
 def test_a_watched_page_follows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
