@@ -187,7 +187,8 @@ def _read_design(path: Path) -> Design:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadInput(f"{path}: {where}: {first['msg']} (got {first['input']!r})") from None
+        got = repr(first["input"])
+        raise BadInput(f"{path}: {where}: {first['msg']} (got {got[:80]}{'…' if len(got) > 80 else ''})") from None
     lists: dict[str, Collection[Any]] = {"arms": design.arms, "seeds": design.seeds, "measures": design.measures}
     if design.benchmarks:
         lists["benchmarks.names"] = design.benchmarks.names
@@ -199,6 +200,11 @@ def _read_design(path: Path) -> Design:
             raise BadInput(f"{path}: measures: unknown {measure!r}{_nearest(measure, MEASURES)}")
     if design.equal == "steps" and not design.budget.is_integer():
         raise BadInput(f"{path}: budget {design.budget:g}: with equal: steps give a whole number")
+    if "" in (arm.strip() for arm in design.arms):
+        raise BadInput(f"{path}: arms: one has no name")
+    for name, values in design.grid.items():
+        if isinstance(values, str):
+            raise BadInput(f"{path}: grid: {name} is {values!r}, not a list of values")
     for settings in (design.settings, design.grid, *design.arms.values()):
         for name in settings:
             if name in OF_THE_EXPERIMENT:
