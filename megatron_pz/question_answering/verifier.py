@@ -2,7 +2,8 @@
 
 The protocol is General-Reasoner's (arXiv 2505.14652): decoding is greedy, and an answer is right if the verdict
 contains "Final Decision: Yes". Departures: the answer is read from the whole response, not its last 1024 tokens, and a
-box may nest braces to any depth, not two levels; the prompt is ours unless ``verifier_prompt`` names a file; the
+box may nest braces to any depth, not two levels; without a box, lines after "Final Answer:" and "The answer is:" are
+read, not those after "Answer:" and "Solution:"; the prompt is ours unless ``verifier_prompt`` names a file; the
 policy's tokenizer counts the tokens of the length term.
 """
 
