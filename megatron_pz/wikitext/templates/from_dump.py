@@ -56,6 +56,7 @@ _NOT_PRINTED = re.compile(r"\bclass\s*=\s*[\"'][^\"']*\bnoprint\b", re.IGNORECAS
 _PLAIN_VALUE = re.compile(r"[^\[\]{}<>'|=&_\n\x00-\x1f#*:;]*")
 _PROBE: Final = "SHOWN"
 _SHOWN_PARAMETERS: Final = ("1", "text", "content")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,15}\.?\d{0,15}|\.\d{1,15})", re.ASCII)
 _FIRST_PLACEHOLDER: Final = 0xF0000
 _PLACEHOLDER = re.compile("[\U000f0000-\U000ffffd]")
 _VARIABLES: Final = frozenset(["pagename", "fullpagename", "basepagename", "subpagename"])
@@ -99,10 +100,10 @@ def _disambiguations(language: str) -> DisambiguationTemplates:
 
 def _included(wikitext: str) -> str:
     """Return the part of a template's page that is transcluded by pages that call it."""
-    text = _SUBSTITUTION.sub("", _COMMENT.sub("", wikitext))
-    if only := _ONLY_INCLUDED.findall(text):
-        return "".join(only).strip()
-    return _INCLUDE_TAGS.sub("", _NOT_INCLUDED.sub("", text)).strip()
+    text = _COMMENT.sub("", wikitext)
+    only = _ONLY_INCLUDED.findall(text)
+    included = "".join(only) if only else _INCLUDE_TAGS.sub("", _NOT_INCLUDED.sub("", text))
+    return _SUBSTITUTION.sub("", included).strip()
 
 
 def _printed(body: str) -> str:
@@ -124,6 +125,8 @@ def _printed(body: str) -> str:
 
 def _beside_boxes(body: str) -> str:
     """Remove the calls of boxes and notes; nothing is left unless the rest shows the template's first parameter."""
+    if len(body) > _LONGEST_BODY:
+        return ""
     parts: list[str] = []
     start = 0
     try:
@@ -132,7 +135,7 @@ def _beside_boxes(body: str) -> str:
             start = _balanced(body, found.start())[1]
         rest = ("".join(parts) + body[start:]).strip()
         shows = rest and _PROBE in _Expansion(dict.fromkeys(_SHOWN_PARAMETERS, _PROBE), [], "").text(rest)
-    except NotUnderstood:
+    except (NotUnderstood, RecursionError):
         return ""
     return rest if shows else ""
 
@@ -204,7 +207,7 @@ class DumpTemplates:
             if len(expanded) > _LONGEST_BODY:
                 return UNKNOWN
             shown = marked_inline(expanded, title, wiki)
-        except NotUnderstood:
+        except (NotUnderstood, RecursionError):
             return UNKNOWN
         finally:
             self._depth -= 1
@@ -273,7 +276,7 @@ class _Expansion:
         if name == "#if":
             return self._branch(fields, 1 if self._decoded(condition) else 2)
         if name == "#ifeq":
-            return self._branch(fields, 2 if self._decoded(condition) == self._decoded(fields[1]) else 3)
+            return self._branch(fields, 2 if _is_same(self._decoded(condition), self._decoded(fields[1])) else 3)
         if name == "#ifexist":  # both branches of a link helper show the label
             return self._branch(fields, 1)
         if name == "#switch":
@@ -288,15 +291,20 @@ class _Expansion:
         for number, case in enumerate(cases):
             name, equals, result = case.partition("=")
             if not equals:
-                found = found or self._decoded(name) == value
+                found = found or _is_same(self._decoded(name), value)
                 if number == len(cases) - 1:
                     default = name
                 continue
-            if found or self._decoded(name) == value:
+            if found or _is_same(self._decoded(name), value):
                 return self.text(result).strip()
             if name.strip().casefold() == "#default":
                 default = result
         return self.text(default).strip()
+
+
+def _is_same(text: str, other: str) -> bool:
+    """Return whether two texts are equal for MediaWiki, which compares numbers by value."""
+    return text == other or bool(_NUMBER.fullmatch(text) and _NUMBER.fullmatch(other) and float(text) == float(other))
 
 
 def _balanced(text: str, begin: int) -> tuple[int, int]:

@@ -47,6 +47,8 @@ PAGES = {
         "<span class='a'>[[:{{{1}}}|{{{d|{{{1}}}}}}]]<span class='noprint b'>(<span>[[:en:{{{2}}}|en]]</span>)</span>"
         "</span>"
     ),
+    "Tagged": "{{<includeonly>safesubst:</includeonly>#if:{{{1|}}}|{{{1}}}|x}}",
+    "Number": "{{#ifeq:{{{1}}}|1|one|{{#switch:{{{1}}}|2=two|many}}}}",
     "Shown": "{{{name}}}, {{{1}}} {{PAGENAME}}",
 }
 REDIRECTS = {
@@ -72,6 +74,7 @@ def dump_templates(language: str = "en") -> DumpTemplates:
         ("A {{place|b}} {{edited|c}} d.", "A b c d."),
         ("A {{wrapped|a}} b.", ""),
         ("A {{exists|Alpha}} and {{exists|Alpha|b|beta}} c.", "A Alpha and beta c."),
+        ("A {{tagged|b}} {{tagged}} {{number|01}} {{number|2.0}} {{number|3}} c.", "A b x one two many c."),
         ("A {{doubtful claim|b|date=1}} c{{fixed|d}} e.", "A b c e."),
         ("A {{shown link|Alpha|B}} and {{shown link|Alpha|B|d=beta}} c.", "A Alpha and beta c."),
         ("A {{Sw|b}} and {{sw2|c}} d.", "A b and c d."),
@@ -118,3 +121,9 @@ def test_deep_templates_cost_little() -> None:
     pages = {f"t{n}": summary(f"{{{{t{n + 1}|{{{{{{1}}}}}}}}}}" * 20, None) or "" for n in range(20)}
     wiki = Wiki(templates=DumpTemplates(pages, "en"))
     assert wikitext_to_paragraphs("Good. A {{t0|b}} cat. Good too.", "T", wiki) == ["Good. Good too."]
+
+
+@pytest.mark.parametrize("body", ["{{#if:x|" * 20_000 + "a" + "}}" * 20_000, "{{#if:x|" * 390 + "a" + "}}" * 390])
+def test_a_long_or_deep_page_costs_little(body: str) -> None:
+    summary(f"{{{{fix|a}}}}{{{{{{1}}}}}}{body}", None)
+    summary(body, None)
