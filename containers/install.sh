@@ -32,7 +32,7 @@ install() {
 (($# == 2 || $# == 3)) || fail "give VENV, LOCK and WHEELHOUSE, or VENV and CHECKOUT"
 venv=$1 python=${PYTHON:-python3.12}
 if (($# == 2)); then
-  [[ -x $venv/bin/python ]] || fail "$venv is no environment: make it from a lock first"
+  [[ -x $venv/bin/python ]] || fail "$venv is not an environment: make it from a lock first"
   # The interpreter that the environment was made on: the environment's own comes first on the image's PATH.
   python=$("$venv/bin/python" -c 'import sys; print(sys._base_executable)')
   install --no-build-isolation --editable "$2"

@@ -134,7 +134,7 @@ quoted() {
 run_job() {
   local nodes prefix first lead=${SIGNAL_LEAD:-0}
   [[ $lead =~ ^[0-9]{1,9}$ ]] || fail "SIGNAL_LEAD=$lead: give a whole number of seconds"
-  lead=$((10#$lead)) # 0900 is no octal number
+  lead=$((10#$lead)) # 0900 is not an octal number
   end=$(end_time)
   if ((end)) && ((end - $(date +%s) <= lead)); then
     fail "$(((end - $(date +%s) + 59) / 60)) minutes are left to the time limit, and Slurm asks for a checkpoint" \

@@ -45,7 +45,7 @@ class HeldOutRecord:
 
 def _share(value: Any) -> float:
     if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise ValueError(f"{value!r} is no share of right answers")
+        raise ValueError(f"{value!r} is not a share of right answers")
     return value
 
 

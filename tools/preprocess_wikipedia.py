@@ -146,7 +146,7 @@ def _add_run(parser: Parser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="where stderr is no terminal: a line of progress every N articles (default: every 30 seconds)",
+        help="if stderr is not a terminal: a line of progress every N articles (default: every 30 seconds)",
     )
     group.add_argument(
         "--part",

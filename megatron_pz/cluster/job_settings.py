@@ -76,7 +76,7 @@ def resolve(environment: Mapping[str, str], given: Sequence[str], *, check: bool
         template = environment.get("SAVE") or chosen.save or f"runs/{Path(recipe).resolve().parent.name}"
     save = _fill(_fill(template, "task", task), "seed", str(seed))
     if unknown := re.search(r"\{\w*\}", save):
-        raise BadInput(f"SAVE={template}: {unknown[0]} is no placeholder; {{task}} and {{seed}} are")
+        raise BadInput(f"SAVE={template}: {unknown[0]} is not a placeholder; {{task}} and {{seed}} are")
     tasks = int(environment.get("SLURM_ARRAY_TASK_COUNT", "2") if task else "1")
     varies = "{task}" in template or ("{seed}" in template and "{task}" in (value_of("--seed", given) or ""))
     if tasks > 1 and not varies:
@@ -184,7 +184,7 @@ def _set_aside(save: Path) -> Path | None:
 def free_port(environment: Mapping[str, str]) -> int:
     """Return a free port of this machine, the same for equal job numbers if it is free.
 
-    Raises BadInput if MASTER_PORT is given and in use, or a variable is no number.
+    Raises BadInput if MASTER_PORT is given and in use, or a variable is not a number.
     """
     if given := environment.get("MASTER_PORT"):
         port = positive("MASTER_PORT", given)

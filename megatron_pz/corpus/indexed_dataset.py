@@ -141,7 +141,7 @@ def _way_to_a_corpus(prefix: str) -> str:
 
 
 def _read_index(path: Path) -> tuple[np.dtype, np.ndarray, np.ndarray, np.ndarray]:
-    damaged = f"{path}: is no Megatron index or is truncated; preprocess the corpus again"
+    damaged = f"{path}: is not a Megatron index, or is truncated; preprocess the corpus again"
     data = path.read_bytes() if path.stat().st_size < 1 << 20 else np.memmap(path, dtype=np.uint8, mode="r")
     head = len(MAGIC) + _HEADER.size
     if len(data) < head or bytes(data[: len(MAGIC)]) != MAGIC:

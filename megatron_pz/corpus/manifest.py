@@ -107,7 +107,7 @@ def open_documents(prefix: str, documents: int) -> pq.ParquetFile:
     except FileNotFoundError:
         raise BadInput(f"{path}: is missing; preprocess the corpus again") from None
     except (OSError, pa.ArrowInvalid):
-        raise BadInput(f"{path}: is no Parquet file or is truncated; preprocess the corpus again") from None
+        raise BadInput(f"{path}: is not a Parquet file, or is truncated; preprocess the corpus again") from None
     rows = file.metadata.num_rows
     if rows != documents:
         raise BadInput(

@@ -126,7 +126,9 @@ def training_of(cell: Cell) -> Training | None:
     try:
         compute = ComputeUsed(**read_header(folder_of(run, iteration))["common"]["work"])
     except (KeyError, TypeError):
-        raise BadInput(f"{folder_of(run, iteration)}: is no checkpoint of a run; delete {run} to run it anew") from None
+        raise BadInput(
+            f"{folder_of(run, iteration)}: is not a checkpoint of a run; delete {run} to run it anew"
+        ) from None
     steps = [step for step in read_metrics(run) if step.iteration <= iteration]
     collapse = cell.config.collapse
     stopped = bool(collapse.stop_on_collapse and steps and steps[-1].values.get(COUNT, 0.0) > 0)

@@ -108,7 +108,7 @@ class Architecture:
         refuse_variants(raw, path)
         family, read = FAMILIES[model_type], HFConfigReader(raw, path)
         if (classes := read.entries("architectures")) and classes != [family.model_class]:
-            raise BadInput(f"{path}: architectures {classes} is no {model_type}, which is {family.model_class}")
+            raise BadInput(f"{path}: architectures {classes} is not {model_type}, which is {family.model_class}")
         heads, hidden = read.size("num_attention_heads"), read.size("hidden_size")
         layers = read.size("num_hidden_layers")
         groups = read.size("num_key_value_heads", default=heads if family.derives_heads else None)

@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def refuse_variants(raw: Mapping[str, Any], path: Path) -> None:
     """Raise BadInput if a key requests a computation that is not implemented."""
     for key, value in _ONLY.items():
-        off = (None,) if not value else ()  # null turns a feature off, but is no valid function or factor
+        off = (None,) if not value else ()  # null turns a feature off, but is not a valid function or factor
         if raw.get(key, value) not in (value, *off):
             raise BadInput(f"{path}: {key} {raw[key]!r} is not supported, only {value!r}")
     # transformers reads it only if use_sliding_window is true; for Llama, vLLM always reads it.

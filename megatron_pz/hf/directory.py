@@ -52,7 +52,7 @@ def require_end_tokens(model_dir: Path, vocab_size: int) -> None:
     ids = read_json(path).get("eos_token_id")
     for each in ids if isinstance(ids, list) else [] if ids is None else [ids]:
         if type(each) is not int or not 0 <= each < vocab_size:
-            raise BadInput(f"{path}: eos_token_id {each!r} is no token of the model, which has {vocab_size}")
+            raise BadInput(f"{path}: eos_token_id {each!r} is not a token of the model, which has {vocab_size}")
 
 
 def stored_tensors(model_dir: Path) -> dict[str, StoredTensor]:

@@ -87,7 +87,7 @@ class StepMetrics:
         record: dict[str, Any] = json.loads(line)
         iteration = record.pop("iteration")
         if not isinstance(iteration, int):
-            raise TypeError(f"iteration {iteration!r} is no whole number")
+            raise TypeError(f"iteration {iteration!r} is not a whole number")
         return cls(iteration, {name: _number(value) for name, value in record.items()})
 
 
@@ -96,7 +96,7 @@ def _number(value: Any) -> float:
     if value is None:
         return math.nan
     if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is no number")
+        raise TypeError(f"{value!r} is not a number")
     float(value)  # an integer may be too large
     return value
 

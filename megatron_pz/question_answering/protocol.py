@@ -29,7 +29,7 @@ class Protocol:
     write: Callable[[Question, Tokens | None], str]
     """Writes the user's text; may leave out worked examples to stay within :attr:`max_prompt_tokens`."""
     extract: Callable[[Question, str], str | None]
-    """Reads the answer in a response; None, and text of nothing but white space, is no answer."""
+    """Reads the answer in a response; None and white space count as no answer."""
     graders: Mapping[str, Compare]
     """Comparisons of an extracted answer with the reference, by name; the verdict of the first one counts."""
     guess: Callable[[Question], Sequence[str]] | None = None

@@ -15,7 +15,7 @@ from megatron_pz.question_answering.question import Question
 SYSTEM: Final = "Please reason step by step, and put your final answer within \\boxed{}."
 STOP: Final = ("</s>", "<|im_end|>", "<|endoftext|>")
 LONGEST_ANSWER: Final = 2_000
-"""Longest answer in characters. A longer text, as after an unclosed box, is no answer and not normalized."""
+"""Longest answer in characters. A longer text, as after an unclosed box, is not an answer and is not normalized."""
 
 _CHINESE_PHRASE: Final = "答案是"
 _NUMBER: Final = re.compile(r"-?\d*\.?\d+")

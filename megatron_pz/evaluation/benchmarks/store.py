@@ -99,7 +99,7 @@ def _read_answers(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise BadInput(f"{path}: is missing; give the same command again to finish the benchmark") from None
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise BadInput(f"{path}: is no file of answers ({one_line(error)}); remove it and ask again") from None
+        raise BadInput(f"{path}: is not a file of answers ({one_line(error)}); remove it and ask again") from None
     return answers
 
 
@@ -122,7 +122,7 @@ def read_facts(folder: Path, benchmark: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
-        raise BadInput(f"{path}: is no JSON object; remove the folder and ask again")
+        raise BadInput(f"{path}: is not a JSON object; remove the folder and ask again")
     return facts
 
 

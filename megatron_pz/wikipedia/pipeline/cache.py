@@ -76,7 +76,7 @@ def check_cache(path: str, options: PreprocessOptions) -> dict[str, Any]:
     """Read the header of a cache that matches these options. Raise :class:`BadInput` for another cache."""
     header = cache_header(path) if input_kind(path).content == "cache" else None
     if header is None or header.get("megatron_pz_articles") != FORMAT:
-        raise BadInput(f"{path}: is no cache of layout {FORMAT}; remove it or give another --cache")
+        raise BadInput(f"{path}: is not a cache of layout {FORMAT}; remove it or give another --cache")
     wanted = extraction(options)
     for group, settings in wanted.items():
         there = header["options"].get(group, {})

@@ -163,7 +163,7 @@ def _lines(job: Job) -> Iterator[tuple[bytes, int]]:
 def _read_extract(line: bytes, options: ArticleOptions) -> Article | DropReason:
     record = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
     if not all(isinstance(record[name], str | int | float) for name in ("id", "title")):
-        raise ValueError("an id or a title is no text")
+        raise ValueError("an id or a title is not text")
     page_id, title, text = str(record["id"]), str(record["title"]), record["text"]
     for value in (page_id, title, text, str(record.get("revision_id")), str(record.get("url"))):
         value.encode()  # raises UnicodeEncodeError for half a surrogate pair in JSON

@@ -135,7 +135,7 @@ def _parse_any_form(page: bytes) -> Page:
     try:
         number = int(namespace) if namespace else None
     except ValueError:
-        raise PageError(f"has the namespace {namespace!r}, which is no number") from None
+        raise PageError(f"has the namespace {namespace!r}, which is not a number") from None
     return Page(
         page_id=page_id.strip(),
         revision_id=(newest.findtext("id") or "").strip(),

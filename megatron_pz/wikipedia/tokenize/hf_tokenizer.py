@@ -93,7 +93,7 @@ def _load_with_transformers(directory: str) -> HFTokenizer:
         reason = " ".join(str(error).split())
         raise BadInput(f"--tokenizer-model {directory}: transformers cannot load it ({reason})") from None
     if not tokenizer.is_fast:
-        raise BadInput(f"--tokenizer-model {directory}: is no fast tokenizer; convert it to a tokenizer.json")
+        raise BadInput(f"--tokenizer-model {directory}: is not a fast tokenizer; convert it to a tokenizer.json")
     backend = tokenizer.backend_tokenizer
     return HFTokenizer(backend, backend.to_str(), tokenizer.eos_token_id, is_plain=False)
 

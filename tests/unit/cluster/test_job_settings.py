@@ -94,7 +94,7 @@ def test_tasks_of_an_array_have_directories_of_their_own(recipe: Path) -> None:
         resolve(recipe, SAVE="runs/{task}")
     assert resolve(recipe, SAVE="runs/{seed}").save == "runs/5"
     for unknown in ("{job}", "{Seed}", "{}"):
-        with pytest.raises(BadInput, match=rf"SAVE=runs/{{task}}-{unknown}: {unknown} is no placeholder"):
+        with pytest.raises(BadInput, match=rf"SAVE=runs/{{task}}-{unknown}: {unknown} is not a placeholder"):
             resolve(recipe, SAVE=f"runs/{{task}}-{unknown}", **array)
 
 

@@ -115,7 +115,7 @@ def change_manifest(prefix: str, **parts: object) -> None:
         (lambda prefix: Path(f"{prefix}.parquet").unlink(), "a.parquet: is missing"),
         (
             lambda prefix: Path(f"{prefix}.parquet").write_bytes(b"PAR1"),
-            "a.parquet: is no Parquet file or is truncated",
+            "a.parquet: is not a Parquet file, or is truncated",
         ),
         (lambda prefix: Path(f"{prefix}.manifest.json").unlink(), "a.manifest.json: is missing"),
         (lambda prefix: Path(f"{prefix}.manifest.json").write_text("{"), "a.manifest.json: cannot be read"),

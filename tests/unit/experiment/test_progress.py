@@ -60,7 +60,7 @@ def test_a_checkpoint_of_something_else_is_one_line(read: Read, common: str) -> 
     cell = read().cells[0]
     checkpoint(cell, [4.0])
     (cell.folder / "run/iter_0000001/run_state.json").write_text(f'{{"files": {{}}, "common": {common}}}')
-    with pytest.raises(BadInput, match="iter_0000001: is no checkpoint of a run"):
+    with pytest.raises(BadInput, match="iter_0000001: is not a checkpoint of a run"):
         training_of(cell)
 
 

@@ -137,7 +137,7 @@ def test_rope_theta_is_found_in_old_and_new_configurations(tmp_path: Path, rope:
         ({**LLAMA, "text_config": {"hidden_size": 48}}, "text_config"),
         ({**LLAMA, "is_encoder_decoder": True}, "is_encoder_decoder True"),
         ({**LLAMA, "head_dim": 7}, "the attention heads have 7 channels"),
-        ({**LLAMA, "architectures": ["Qwen3ForCausalLM"]}, "architectures ['Qwen3ForCausalLM'] is no llama"),
+        ({**LLAMA, "architectures": ["Qwen3ForCausalLM"]}, "architectures ['Qwen3ForCausalLM'] is not llama"),
         ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "which is LlamaForCausalLM"),
         ({**LLAMA, "architectures": "LlamaForCausalLM"}, "architectures is 'LlamaForCausalLM', not a list"),
         ({**QWEN3, "layer_types": ["full_attention"] * 5}, "layer_types has 5 entries for 6 layers"),

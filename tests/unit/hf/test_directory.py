@@ -194,11 +194,11 @@ def test_end_tokens_are_one_id_or_several_or_none(tmp_path: Path, ids: object) -
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"eos_token_id": "2"}', "eos_token_id '2' is no token of the model, which has 331"),
-        ('{"eos_token_id": [0, 331]}', "eos_token_id 331 is no token"),
-        ('{"eos_token_id": [[0]]}', r"eos_token_id \[0\] is no token"),
-        ('{"eos_token_id": -1}', "eos_token_id -1 is no token"),
-        ('{"eos_token_id": true}', "eos_token_id True is no token"),
+        ('{"eos_token_id": "2"}', "eos_token_id '2' is not a token of the model, which has 331"),
+        ('{"eos_token_id": [0, 331]}', "eos_token_id 331 is not a token"),
+        ('{"eos_token_id": [[0]]}', r"eos_token_id \[0\] is not a token"),
+        ('{"eos_token_id": -1}', "eos_token_id -1 is not a token"),
+        ('{"eos_token_id": true}', "eos_token_id True is not a token"),
         ('{"eos_token', "generation_config.json cannot be read"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_corpus_with_ids_beyond_the_vocabulary_is_refused(
 def test_end_tokens_that_are_none_are_refused_before_a_run(tiny_llama_dir: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_llama_dir, tmp_path / "m"))
     (folder / "generation_config.json").write_text('{"eos_token_id": "2"}')
-    with pytest.raises(BadInput, match="eos_token_id '2' is no token"):
+    with pytest.raises(BadInput, match="eos_token_id '2' is not a token"):
         open_tokenizer(ModelConfig(hf_model=str(folder)))
 
 

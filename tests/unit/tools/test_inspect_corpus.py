@@ -246,7 +246,7 @@ def test_a_damaged_sidecar_is_one_line(corpus_prefix: str, tmp_path: Path) -> No
         Path(f"{prefix}{suffix}").write_bytes(Path(f"{corpus_prefix}{suffix}").read_bytes())
     sidecar = Path(f"{prefix}.parquet")
     sidecar.write_bytes(sidecar.read_bytes()[:-20])
-    with pytest.raises(BadInput, match=r"copy.parquet: is no Parquet file or is truncated"):
+    with pytest.raises(BadInput, match=r"copy.parquet: is not a Parquet file, or is truncated"):
         CorpusBrowser(prefix)
     sidecar.unlink()
     with pytest.raises(BadInput, match=r"copy.parquet: is missing"):

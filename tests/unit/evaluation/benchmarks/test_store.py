@@ -64,24 +64,26 @@ def test_answers_that_are_not_there_or_damaged_are_named(tmp_path: Path) -> None
     with pytest.raises(BadInput, match=r"toy\.parquet: is missing; give the same command again"):
         store.read("toy")
     (tmp_path / "toy.parquet").write_bytes(b"PAR1")
-    with pytest.raises(BadInput, match=r"toy\.parquet: is no file of answers"):
+    with pytest.raises(BadInput, match=r"toy\.parquet: is not a file of answers"):
         store.read("toy")
     other = pa.table({"question": ["1"], "options": [["a", "b"]]})
     for table, words in ((other, "no column 'benchmark'"), (ANSWERS_SCHEMA.empty_table(), "no answers")):
         pq.write_table(table, tmp_path / "toy.parquet")
         with pytest.raises(
-            BadInput, match=rf"toy\.parquet: is no file of answers \({words}\); remove it and ask again"
+            BadInput, match=rf"toy\.parquet: is not a file of answers \({words}\); remove it and ask again"
         ):
             store.read("toy")
     (tmp_path / "toy.parquet").unlink()
     for part in PARTS:
         store.write(part, rows(part.number))
     (tmp_path / "toy.parts/00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(BadInput, match=r"toy\.parts/00001\.parquet: is no file of answers .*; remove it and ask again"):
+    with pytest.raises(
+        BadInput, match=r"toy\.parts/00001\.parquet: is not a file of answers .*; remove it and ask again"
+    ):
         store.join("toy", PARTS)
     assert store.missing(PARTS) == [], "the other parts are kept"
     (tmp_path / "toy.json").write_text("[1]")
-    with pytest.raises(BadInput, match=r"toy\.json: is no JSON object"):
+    with pytest.raises(BadInput, match=r"toy\.json: is not a JSON object"):
         read_facts(tmp_path, "toy")
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"--results .*file/model: cannot be written"):

@@ -141,7 +141,7 @@ def test_a_cache_of_something_else_is_refused(tmp_path: Path, dump: Path, tiny_t
             run(tmp_path / "wiki", tiny_tokenizer_dir, dump, cache=cache, **changes)
     with pytest.raises(BadInput, match=r"articles\.zst: was made from other inputs"):
         run(tmp_path / "wiki", tiny_tokenizer_dir, other, cache=cache)
-    with pytest.raises(BadInput, match=r"other\.xml: is no cache"):
+    with pytest.raises(BadInput, match=r"other\.xml: is not a cache"):
         run(tmp_path / "wiki", tiny_tokenizer_dir, dump, cache=other)
     assert not list(tmp_path.glob("wiki*"))
 
