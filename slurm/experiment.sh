@@ -12,7 +12,7 @@
 #
 # Made by tools/make_slurm_scripts.py.
 #
-# Evaluate and compare the runs of an experiment, behind the array that trains them. From the root of the checkout:
+# Evaluate and compare the runs of an experiment, after the array that trains them. From the root of the checkout:
 #
 #   python tools/run_experiment.py EXPERIMENT.yaml --output DIR --sbatch slurm/pz_qwen3_4b.sh
 #

@@ -16,7 +16,7 @@
 # PretrainZero on Qwen3-30B-A3B-Base. From the root of the checkout:
 #
 #   sbatch slurm/pz_qwen3_30b_a3b.sh                              # nodes of eight GPUs: 8
-#   sbatch --nodes=8 slurm/pz_qwen3_30b_a3b.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
+#   sbatch --nodes=8 slurm/pz_qwen3_30b_a3b.sh --train-iters 400  # sbatch's flags before the script, the run's after it
 #   bash slurm/pz_qwen3_30b_a3b.sh --check                        # on a login node: checks the job before it is submitted
 #   bash slurm/pz_qwen3_30b_a3b.sh --print                        # what would run; nothing is started
 #   NPROC_PER_NODE=2 bash slurm/pz_qwen3_30b_a3b.sh               # no Slurm: this machine, two processes

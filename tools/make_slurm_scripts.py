@@ -98,7 +98,7 @@ SCRIPTS = (
     ),
     Script(
         "experiment",
-        "Evaluate and compare the runs of an experiment, behind the array that trains them",
+        "Evaluate and compare the runs of an experiment, after the array that trains them",
         1,
         "8:00:00",
         module="tools.run_experiment",
@@ -148,7 +148,7 @@ TRAINING = """\
 {title}. From the root of the checkout:
 
   sbatch slurm/{name}.sh                              # nodes of eight GPUs: {nodes}
-  sbatch --nodes=8 slurm/{name}.sh --train-iters 400  # sbatch's flags before the script, the run's behind it
+  sbatch --nodes=8 slurm/{name}.sh --train-iters 400  # sbatch's flags before the script, the run's after it
   bash slurm/{name}.sh --check                        # on a login node: checks the job before it is submitted
   bash slurm/{name}.sh --print                        # what would run; nothing is started
   NPROC_PER_NODE=2 bash slurm/{name}.sh               # no Slurm: this machine, two processes

@@ -293,7 +293,7 @@ def _show(report: PreprocessReport, output: OutputOptions) -> None:
             f"{counts['overlapping_passage_words']:,} words",
         )
     if counts["words_after_leads"]:
-        table.add_row("dropped behind the leads", "", f"{counts['words_after_leads']:,} words")
+        table.add_row("dropped after the leads", "", f"{counts['words_after_leads']:,} words")
     table.add_row("sentences cut to the budget", f"{counts['sentences_cut']:,}", "")
     console.print(table)
     made = Table("corpus", "articles", "passages", "tokens")

@@ -10,7 +10,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 _GROUP_OF = ("wd_mult", "lr_mult", "is_decoupled_lr")
-"""Settings that identify an optimizer's parameter group, beside ``is_expert_parallel``."""
+"""Settings that identify an optimizer's parameter group, besides ``is_expert_parallel``."""
 
 
 def optimizer_kind(optimizer: MegatronOptimizer) -> str:

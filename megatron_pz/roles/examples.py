@@ -15,7 +15,7 @@ from megatron_pz.roles.spans import MASK, InvalidMaskReason, MaskedPassage, Span
 from megatron_pz.roles.words import content_words, names, repeated_words
 
 NAME_SHARE = 0.25
-"""Share of teaching spans that are capitalised names. The rest, beside repeated words, are any content words."""
+"""Share of teaching spans that are capitalised names. The rest, besides repeated words, are any content words."""
 
 
 def teaching_span(passage: str, rules: SpanRules, rng: random.Random, repeated_share: float) -> str | None:

@@ -64,7 +64,7 @@ class PromptFamily:
         return before + passage + after
 
     def predictor_prompt(self, masked_text: str) -> str:
-        """Return the prompt that asks for the words behind ``[mask]``."""
+        """Return the prompt that asks for the words hidden by ``[mask]``."""
         before, after = self.predictor_template
         return before + masked_text + after
 

@@ -14,7 +14,7 @@ from megatron_pz.rl.statistics import LossStatistics
 from megatron_pz.runtime.errors import ExpectedFailure
 
 LogProbs = torch.Tensor | Sequence[float] | Sequence[Sequence[float]] | Sequence[torch.Tensor]
-"""Log-probabilities of sampled tokens: flat, or one sequence a response."""
+"""Log-probabilities of sampled tokens: flat, or one sequence per response."""
 
 
 class EngineOutOfSync(ExpectedFailure):

@@ -94,7 +94,7 @@ def require_speculation() -> None:
     if importlib.util.find_spec("numba") is None:
         raise _refusal("vLLM looks n-grams up with numba, which is not installed; install it")
     if not hasattr(OutputProcessor, "_trim_surplus_tokens"):
-        raise _refusal("this release of vLLM leaves tokens behind a stop string in a response; use a newer one")
+        raise _refusal("this release of vLLM leaves tokens after a stop string in a response; use a newer one")
 
 
 def _refusal(reason: str) -> BadInput:

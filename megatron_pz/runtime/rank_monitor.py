@@ -19,7 +19,7 @@ from megatron_pz.runtime.errors import BadInput, brief
 SOCKET_VARIABLE = "FT_RANK_MONITOR_IPC_SOCKET"
 """Set by ``ft_launcher`` in its workers."""
 SETUP, STEP = "setup", "step"
-"""Sections beside the watchdog's phases: from the process groups to the first step, and one step."""
+"""Sections in addition to the watchdog's phases: from the process groups to the first step, and one step."""
 
 
 class SectionTimeouts(Protocol):

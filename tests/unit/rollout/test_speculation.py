@@ -190,7 +190,7 @@ def test_releases_that_would_give_other_samples_are_refused(
     require_speculation()
     with monkeypatch.context() as without:
         without.setattr(vllm, "OutputProcessor", object)
-        with pytest.raises(BadInput, match="leaves tokens behind a stop string"):
+        with pytest.raises(BadInput, match="leaves tokens after a stop string"):
             require_speculation()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="numba, which is not installed"):
