@@ -48,9 +48,12 @@ def math_verify_equal(gold: str, answer: str) -> bool:
 def _plain(text: str) -> str:
     """Return LaTeX without dollar signs, with ``1.5e3`` as a power of ten, and numbers without following words.
 
-    math-verify reads ``1.5e3`` as a product and multiplies the letters of an unknown unit.
+    math-verify reads ``1.5e3`` as a product, multiplies the letters of an unknown unit, and reads no number that ends
+    in a point, such as ``18.`` and ``3./2``, or whose digits are grouped by spaces.
     """
-    text = text.replace("\\$", "").replace("$", "").strip()
+    text = _SPACE.sub(" ", text.replace("\\$", "").replace("$", "")).strip()
+    text = _POINT.sub("", text)
+    text = _GROUPED.sub(lambda found: found.group().replace(" ", ""), text)
     if whole := _TEXT.fullmatch(text):
         text = whole.group(1).strip()
     if counted := _COUNTED.fullmatch(text):
@@ -58,6 +61,10 @@ def _plain(text: str) -> str:
     return _EXPONENT.sub(r"\1\\times 10^{\2}", text)
 
 
+_SPACE: Final = re.compile(r"~|(?<!\\)\\[,;: ]")
+"""Spaces of LaTeX."""
+_POINT: Final = re.compile(r"(?<=\d)\.(?=\s*[/,;)\]}])|(?<!\.)\.\s*$")
+_GROUPED: Final = re.compile(r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d,])")
 _TEXT: Final = re.compile(r"\\(?:text|mathrm|mbox)\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
 """Text whose braces nest two more levels."""
 _COUNTED: Final = re.compile(r"(-?\d[\d,]*+(?:\.\d++)?(?:[eE][+-]?\d++)?) ?(?:[A-Za-z]{2,}+[ .]*+)++")
