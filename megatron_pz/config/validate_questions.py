@@ -5,7 +5,13 @@ Files and packages are checked where they are opened, and before a job is submit
 
 from __future__ import annotations
 
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
 from megatron_pz.config.question_schema import QuestionConfig
+
+_ODD: Final = re.compile(r"[\s?#]")
 
 
 def asks_questions(questions: QuestionConfig) -> bool:
@@ -16,6 +22,15 @@ def asks_questions(questions: QuestionConfig) -> bool:
 def has_held_out_questions(questions: QuestionConfig) -> bool:
     """Return whether there are questions to evaluate with."""
     return bool(questions.valid_question_path or questions.reasoning_gym_tasks)
+
+
+def _is_address(url: str) -> bool:
+    """Return whether a URL has a scheme of HTTP, a host and a port that can be; a query has no place in a base."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and not _ODD.search(url)
+    except ValueError:  # a port that is no number, or an unclosed bracket
+        return False
 
 
 def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
@@ -34,11 +49,11 @@ def question_rules(q: QuestionConfig) -> list[tuple[bool, str]]:
             "--grader reasoning_gym cannot score --valid-question-path: leave it out, and held-out tasks are generated",
         ),
         (
-            q.grader != "letter" or bool(q.options_field) or not q.question_path,
+            q.grader != "letter" or bool(q.options_field) or not (q.question_path or q.valid_question_path),
             "--grader letter needs --options-field, the field with the list of options",
         ),
         (
-            q.grader != "verifier" or q.verifier_url.startswith(("http://", "https://")),
+            q.grader != "verifier" or _is_address(q.verifier_url),
             f"--verifier-url {q.verifier_url or '(empty)'}: the grader verifier needs an address such as "
             "http://HOST:8000/v1",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_questions_take_the_place_of_passages(required: list[str]) -> None:
         (["--response-stop", ""], "--response-stop: holds an empty string"),
         (["--grader", "verifier"], r"--verifier-url \(empty\)"),
         (["--grader", "verifier", "--verifier-url", "host:8000"], "--verifier-url host:8000: the grader"),
+        *(
+            (["--grader", "verifier", "--verifier-url", url], f"--verifier-url {re.escape(url)}: the grader")
+            for url in (
+                "http://",
+                "http:///v1",
+                "http://host:99999/v1",
+                "http://host:port/v1",
+                "http://a b/v1",
+                "http://[::1/v1",
+                "http://host/v1?key=1",
+            )
+        ),
         (["--grader", "verifier", "--verifier-url", "http://host"], "--verifier-model is missing"),
         (["--no-answer-reward", "0.5"], "--no-answer-reward 0.5: must be at most 0"),
         (["--eval-interval", "2"], "--eval-interval 2 needs --valid-data-path or --valid-question-path"),
