@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         if device is None:
             raise BadInput("give --gpu NAME, or --gpu-memory GIB for a verdict on memory alone")
         memory = device.memory_gib
-    if own.gpus < 1 or memory <= 0 or own.gpus_per_node < 1:
+    if own.gpus < 1 or not 0 < memory < math.inf or own.gpus_per_node < 1:
         raise BadInput("--gpus, --gpu-memory and --gpus-per-node must be above 0")
     config = read_run_config(flags, "plan_cluster.py")
     if not config.model.hf_model:

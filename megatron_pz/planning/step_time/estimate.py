@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -45,10 +46,10 @@ class KnownWork:
     def of_flags(cls, flags: argparse.Namespace) -> KnownWork:
         """Read the values of :func:`add_work_flags`. Raise BadInput for an impossible value."""
         for name in ("mean_response", "mean_proposal", "mean_prompt"):
-            if (value := getattr(flags, name)) is not None and not value > 0:
+            if (value := getattr(flags, name)) is not None and not 0 < value < math.inf:
                 raise BadInput(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-        if flags.sigma is not None and not flags.sigma >= 0:
-            raise BadInput(f"--sigma {flags.sigma:g}: must not be negative")
+        if flags.sigma is not None and not 0 <= flags.sigma < math.inf:
+            raise BadInput(f"--sigma {flags.sigma:g}: must not be negative or infinite")
         return cls(**{field.name: getattr(flags, field.name) for field in fields(cls)})
 
 
