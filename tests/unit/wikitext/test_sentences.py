@@ -150,6 +150,14 @@ def test_every_row_keeps_a_sentence_together(language: str, monkeypatch: pytest.
         assert len(sentences(text, language)) > 1, f"the row {word!r} of {key} changes nothing"
 
 
+@pytest.mark.parametrize(
+    ("language", "word"), [(name, word) for name in LANGUAGES for word in LANGUAGES[name].short_words]
+)
+def test_every_short_word_ends_a_sentence(language: str, word: str) -> None:
+    capital = "Q" if LANGUAGES[language].script == "Latin" else word
+    assert sentences(f"Qqq qq {word}. {capital}qq", language) == [f"Qqq qq {word}. ", f"{capital}qq"]
+
+
 @pytest.mark.parametrize("mark", sorted(regex.findall(r"\p{SB=STerm}", "".join(map(chr, range(0x11000))))))
 def test_every_terminator_of_the_standard_ends_a_sentence(mark: str) -> None:
     expected = [f"Aa bb{mark} ", "Cc dd"]
