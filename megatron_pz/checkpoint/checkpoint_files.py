@@ -95,7 +95,7 @@ def read_header(folder: Path) -> dict[str, Any]:
         header = json.loads(record.read_text())
         sizes = header["files"]
         damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"the checkpoint {folder} has no usable {RUN_STATE} ({brief(error)})") from None
     if damaged:
         name = damaged[0]

@@ -82,7 +82,7 @@ def read_manifest(prefix: str) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"{path}: is missing; make the corpus with tools/preprocess_wikipedia.py") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadInput(f"{path}: cannot be read ({error}); preprocess the corpus again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BadInput(f"{path}: is not a manifest of layout {FORMAT}; preprocess the corpus again")

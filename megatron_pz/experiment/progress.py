@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from megatron_pz.checkpoint.checkpoint_files import folder_of, latest_iteration, read_header
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, load_questions
@@ -69,10 +70,12 @@ class Training:
     def load(cls, path: Path) -> Training:
         """Read the file of :meth:`save`. Raise BadInput for any other content."""
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**content | {"compute": ComputeUsed(**content["compute"])})
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BadInput(f"{path} cannot be read ({error}): delete it, and it is made from the checkpoint") from None
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except OSError as error:
+            fault = error.strerror
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"]
+        raise BadInput(f"{path} cannot be read ({fault}): delete it, and it is made from the checkpoint")
 
 
 def prepare(cell: Cell) -> None:

@@ -95,7 +95,7 @@ def read_launches(save_dir: Path) -> list[Launch]:
         return [Launch(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}; give the --save directory of a run") from None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise BadInput(f"{path} holds a line that this program did not write") from None
 
 

@@ -235,7 +235,7 @@ class ModelVerifier:
             )
         try:
             text = json.loads(content)["choices"][0]["text"]
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             text = None
         if not isinstance(text, str):
             raise _Unusable(f"no completion: {start!r}")

@@ -128,13 +128,13 @@ def _not_alike(
 def _settings(path: Path) -> dict[str, Any]:
     try:
         sections = yaml.safe_load(path.read_text(encoding="utf-8"))
+        plain = json.loads(json.dumps(sections, default=str), parse_constant=lambda _: None)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         raise BadInput(f"{path} is not the configuration of a run; move the file away") from None
-    if not isinstance(sections, dict):
+    if not isinstance(plain, dict):
         raise BadInput(f"{path} is not the configuration of a run; move the file away")
-    plain = json.loads(json.dumps(sections, default=str), parse_constant=lambda _: None)
     return {
         f"{section}.{field}": value
         for section, fields in plain.items()

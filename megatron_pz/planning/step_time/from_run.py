@@ -198,7 +198,7 @@ def _spread(path: Path) -> tuple[float, float]:
                     record = json.loads(line)
                     texts[0].append(len(record["response"]))
                     texts[1].extend(len(each["response"]) for each in record["predictions"])
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     raise BadInput(f"{path} holds a line that this program did not write") from None
     generator, predictor = (
         stdev(math.log(max(1, length)) for length in lengths) if len(lengths) >= _FEW_SAMPLES else DEFAULT_SIGMA

@@ -72,6 +72,18 @@ def test_a_record_that_cannot_be_written_is_one_line(read: Read) -> None:
         training_of(cell)
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[]", "null", '{"iteration": 3}', "[" * 100_000, '{"iteration": "x", "compute": {}, "ended": 3}']
+)
+def test_a_damaged_record_is_one_line(read: Read, content: str) -> None:
+    (cell, *_) = read().cells
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "trained.json").write_text(content)
+    with pytest.raises(BadInput, match=r"trained\.json cannot be read \(.*\): delete it, and it is made") as refused:
+        training_of(cell)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_run_that_its_collapse_stopped_has_ended_and_says_why(read: Read) -> None:
     warned, stopped = read().cells[0], read(**{"lr: ": "stop_on_collapse: true, lr: "}).cells[1]
     checkpoint(warned, [1.0] * 6, idle=True)

@@ -138,6 +138,13 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pyt
     assert "cannot write /proc/none/x.html" in refused(capsys, run, "--output", "/proc/none/x.html")
     assert "--watch needs" in refused(capsys, run, "--watch", 0)
     assert "give the directories of runs" in refused(capsys)
+    for content in ("[" * 20_000, "? [1, 2]\n: 3", "a: &a [*a]"):
+        (run / "config.yaml").write_text(content)
+        assert "is not the configuration of a run" in refused(capsys, run)
+    for file in ("metrics.jsonl", "samples.jsonl"):
+        damaged = write_run(tmp_path / file, steps=2)
+        (damaged / file).write_text("[" * 100_000 + "\n")
+        assert file in refused(capsys, damaged)
     (run / "config.yaml").write_text("[")
     assert "is not the configuration of a run" in refused(capsys, run)
 
