@@ -132,7 +132,7 @@ def changed(data: bytes, part: str, values: list[int]) -> bytes:
         (".bin", lambda data: data[:-2], r"corpus.bin: has 26 bytes where its .idx names 28"),
         (".idx", lambda data: data[:-1], "truncated"),
         (".idx", lambda data: data[:20], "truncated"),
-        (".idx", lambda data: b"NOTANIDX" + data[8:], "no Megatron index"),
+        (".idx", lambda data: b"NOTANIDX" + data[8:], "not a Megatron index"),
         (".idx", lambda data: data[:17] + b"\x09" + data[18:], "dtype code 9"),
         (".idx", lambda data: changed(data, "lengths", [3, 1, 2, 5, 1, 2]), "do not follow one another"),
         (".idx", lambda data: changed(data, "lengths", [3, -1, 4, 5, 2, 1]), "do not follow one another"),
