@@ -32,6 +32,8 @@ class Unit:
     one: str
     several: str
     is_temperature: bool = False
+    adjective: str = ""
+    """Name in front of a noun, where that is not the name of one."""
 
     @property
     def is_word(self) -> bool:
@@ -63,7 +65,8 @@ def unit_of(code: str) -> Unit | None:
         if (unit := unit_of(scale[2])) is None or unit.is_temperature:
             return None
         word = _SCALES[scale[1]]
-        return Unit(f"{word} {unit.sign}", f"{word} {unit.several}", f"{word} {unit.several}")
+        several = f"{word} {unit.several}"
+        return Unit(f"{word} {unit.sign}", several, several, adjective=f"{word} {unit.one}")
     if unit := _metric_unit(code) or _power_unit(code):
         return unit
     if unit := _named_unit(code):

@@ -313,6 +313,8 @@ def _shown_unit(unit: Unit, style: _Style, is_one: bool) -> str:
     if style.is_short or unit.is_temperature:
         return f" {unit.sign}" if not unit.sign.startswith("/") else unit.sign
     name = unit.one if is_one or style.is_adjective else unit.several
+    if style.is_adjective and unit.adjective:
+        name = unit.adjective
     if style.american:
         name = METRE_OR_LITRE.sub("er", name).replace("tonne", "metric ton").replace("deca", "deka")
     return f"-{name.replace(' ', '-')}" if style.is_adjective else f" {name}"
