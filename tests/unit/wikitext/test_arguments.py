@@ -23,6 +23,7 @@ from megatron_pz.wikitext.localization import Wiki
         ("vi", "Ông ({{lang-fr|bus}}) đến.", "Ông (tiếng Pháp: bus) đến."),
         ("vi", "Tên {{âm thanh|a.ogg|Hà Nội}}, {{âm thanh|b.ogg|nghe}} đến.", "Tên Hà Nội, đến."),
         ("ja", "甲は{{傍点|文章=乙丙}}だ{{独自研究?|date=2020年}}。", "甲は乙丙だ。"),
+        ("fr", "Elle vit {{quand ?}} ici, {{qui ?|dit-on}}.", "Elle vit ici, dit-on."),
         ("id", "Dia ({{lang-nl|bus}}) datang.", "Dia (bahasa Belanda: bus) datang."),
         ("tr", "O ({{lang-en|bus}}) geldi.", "O (İngilizce: bus) geldi."),
         ("pl", "On ({{lang-ru|автобус}}) jest.", "On (ros. автобус) jest."),

@@ -23,7 +23,7 @@ def test_every_country_is_shown_by_its_codes(language: str) -> None:
             if name:
                 used.add(country)
                 assert countries.of_code(code, language) == countries.of_code(country, language) == name
-    assert used | {"ENG", "SCO", "WAL", "NIR", "TPE", "FRG", "ZAI"} >= set(countries.names(language))
+    assert used | {"ENG", "SCO", "WAL", "NIR", "TPE", "FRG", "ZAI", "SCG"} >= set(countries.names(language))
 
 
 def test_a_code_names_one_country() -> None:
@@ -51,6 +51,7 @@ def test_a_code_names_one_country() -> None:
         ("th", "เขาอยู่ใน {{THA}} และ {{ธง|JPN}}", "เขาอยู่ใน ไทย และ ญี่ปุ่น"),
         ("en", "{{URS}} beat {{TCH}}, {{YUG}} and {{GDR}}.",
          "Soviet Union beat Czechoslovakia, Yugoslavia and East Germany."),
+        ("de", "Aus {{SCG}} und {{XKX}} kam er.", "Aus Serbien und Montenegro und Kosovo kam er."),
         ("ru", "Он жил в стране {{СССР}}.", "Он жил в стране СССР."),
         ("fr", "Il vit en {{Allemagne}} et {{ITA}}.", "Il vit en Allemagne et Italie."),
         ("fr", "Le kurde ({{turquie}}, {{irak}}) est là.", "Le kurde (Turquie, Irak) est là."),
