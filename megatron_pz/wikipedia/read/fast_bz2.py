@@ -1,4 +1,4 @@
-"""Read bz2 streams faster than Python's own module, with ``indexed_bzip2`` if it is installed.
+"""Read whole bz2 streams with ``indexed_bzip2``, if it is installed, instead of Python's own module.
 
 The library is used only for a stream of ordinary size with a valid beginning and end, and its result counts only if it
 has read every bit of the stream and all checksums are right. In all other cases, Python's module reads the stream again
