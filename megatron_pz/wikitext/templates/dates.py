@@ -180,7 +180,7 @@ def _years(label: str, joint: str = "–", repeats: bool = False) -> Render:
         if not end:
             return f"{label} {start}".rstrip()
         if repeats:
-            return f"{label} {start} – {label} {end}"
+            return f"{label} {start} – {label} {end}" if start else UNREAD
         spaced = f" {joint} " if " " in start + end else joint
         return f"{label} {start}{spaced}{end}"
 

@@ -124,6 +124,7 @@ def test_quantities(arguments: str, shown: str) -> None:
         "zh|s=北京|foo=x",
         "dts|2008|Brumaire|3", "birth date|1879|13|14", "USS|Enterprise|CVN-65|7", "frac", "frac|1|2|3|4",
         "music|trill", "dagger|x", "as of|soon", "circa|1|2|3", "height|ft=5|unheard=of", "lang|fr", "nowrap|",
+        "circa||1900",
     ],
 )  # fmt: skip
 def test_arguments_that_are_not_understood_cost_their_sentence(template: str) -> None:
