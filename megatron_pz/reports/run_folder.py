@@ -38,6 +38,8 @@ class RunFolder:
         Raises:
             BadInput: the folder is missing or has no metrics, or a file was not written by this program.
         """
+        if folder.is_file():
+            raise BadInput(f"{folder} is a file: give the --save directory of a run")
         steps = tuple(read_metrics(folder))
         samples = KeptSamples(folder) if (folder / SAMPLES_FILE).exists() else None
         return cls(name, steps, _settings(folder / CONFIG_FILE), samples)

@@ -129,6 +129,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path: Path, capsys: pyt
         (tmp_path / name / "config.yaml").write_text(f"questions: {{reasoning_gym_tasks: [{task}]}}")
     line = refused(capsys, tmp_path / "one", tmp_path / "two", "--output", tmp_path / "x.html")
     assert "one is of the questions gcd, two of lcm" in line
+    assert "metrics.jsonl is a file: give the --save directory" in refused(capsys, run / "metrics.jsonl")
     assert "named twice" in refused(capsys, run, run)
     assert "--name has 2 values for 1 runs" in refused(capsys, run, "--name", "a", "b")
     assert "give more" in refused(capsys, run, "--max-mib", 0.01)
