@@ -19,9 +19,13 @@ from megatron_pz.question_answering.math_grader import MATH_GRADER
 from megatron_pz.question_answering.question import Question
 from megatron_pz.runtime.errors import brief
 
+_FRACTION = re.compile(r"(?<![\d}])\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_GROUPING = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,])(?=\d{3})")
+"""Separators of thousands in LaTeX."""
 _SIGN = re.compile(r"(^|[=≈:(])\s*([+-])\s*(?:\\?[$€£])?\s*(?=\.?\d)")
 """A sign that white space or a currency separates from its number."""
-_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:/\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?(?:/\d+)?")
+"""An exponent has at most three digits, so that no answer takes the memory of a process."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +127,11 @@ def number_in(text: str) -> Fraction | None:
 
     >>> number_in("$1,200.50"), number_in("x = -3/4"), number_in("2 or 3"), number_in("1/0")
     (Fraction(2401, 2), Fraction(-3, 4), None, None)
-    >>> number_in("-$1,200"), number_in("x = - 5")
-    (Fraction(-1200, 1), Fraction(-5, 1))
+    >>> number_in("-$1,200"), number_in("x = - 5"), number_in(r"\\frac{3}{4}"), number_in("1.5e3")
+    (Fraction(-1200, 1), Fraction(-5, 1), Fraction(3, 4), Fraction(1500, 1))
     """
-    found = _NUMBER.findall(_SIGN.sub(r"\1\2", text.replace("\N{MINUS SIGN}", "-").strip()))
+    plain = _FRACTION.sub(r"\1/\2", _GROUPING.sub(",", text.replace("\N{MINUS SIGN}", "-").strip()))
+    found = _NUMBER.findall(_SIGN.sub(r"\1\2", plain))
     if len(found) != 1:
         return None
     numerator, _, denominator = found[0].replace(",", "").partition("/")

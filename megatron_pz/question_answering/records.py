@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class Record:
         return value
 
     def number_or_text(self, name: str) -> str:
-        """Return a field of text or of a finite number as text; ``27.0`` becomes ``27``."""
+        """Return a field of text or of a finite number as text; ``27.0`` becomes ``27``, ``1e-05`` ``0.00001``."""
         value = self.get(name)
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf"):
-            return str(value)
+            return format(Decimal(str(value)), "f")
         return self.text(name)
 
     def texts(self, name: str, fewest: int = 1) -> tuple[str, ...]:

@@ -85,3 +85,9 @@ def test_templates_are_known_by_name_and_must_hold_the_question_once(tmp_path: P
         QuestionTemplate.load(str(tmp_path / "twice.txt"))
     with pytest.raises(BadInput, match="--question-template boxd is none of boxed, short and no file"):
         QuestionTemplate.load("boxd")
+
+
+def test_a_small_number_as_reference_has_no_exponent(tmp_path: Path) -> None:
+    path = write(tmp_path / "small.jsonl", [{"question": "What?", "answer": 1e-05}])
+    (question,) = read_questions([path], QuestionConfig(grader="number"))
+    assert question.answer == "0.00001"
