@@ -97,20 +97,23 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-LONG_RUN = bytes.fromhex("425a6839314159265359123456780000000100300020002135026a180000000717724538509012345678")
-"""A bz2 stream whose second run of equal bytes is 2**32 - 2 long; its block may have 900,000 bytes."""
+ABORTS = bytes.fromhex("425a6839314159265359123456780000000100300020002135026a180000000717724538509012345678")
+"""A bz2 stream whose second run of equal bytes is 2**32 - 2 long: indexed_bzip2 1.7.0 aborts its process over it."""
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_damaged_stream_is_named_and_can_be_skipped(
+def test_a_stream_that_kills_its_reader_is_named_by_the_next_run(
     tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path, workers: int
 ) -> None:
     content = dump.read_bytes()
     place = content.index(b"BZh91AY&SY", len(content) // 2)
     bad = tmp_path / "bad.xml.bz2"
-    bad.write_bytes(content[:place] + LONG_RUN + content[place:])
+    bad.write_bytes(content[:place] + ABORTS + content[place:])
     arguments = command(bad, tmp_path, tiny_tokenizer_dir, workers)
     ended = finish(arguments)
+    assert ended.returncode != 0
+    if f"byte {place}" not in ended.stderr:
+        ended = finish(arguments)
     assert ended.returncode == 2
     assert f"in the bz2 stream that begins at byte {place}; " in last_line(ended)
     ended = finish([*arguments, "--skip-damaged"])

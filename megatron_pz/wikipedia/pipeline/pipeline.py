@@ -92,7 +92,8 @@ def _worker(options: PreprocessOptions, work: Path) -> Worker:
     sites = {path: read_siteinfo(path) for path in options.inputs if input_kind(path).content == "xml"}
     filters, fingerprinter = Filters(options.filters), Fingerprinter(options.filters.near_duplicates)
     dtype = token_dtype(encoder.highest_id + 1)
-    return Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache)
+    is_first = begun_run(work)[0] is None  # the library that reads whole streams may have caused the previous abort
+    return Worker(options, encoder, sites, work, dtype, filters, fingerprinter, makes_cache, whole_streams=is_first)
 
 
 def _go_on(options: PreprocessOptions, work: Path) -> PreprocessReport:

@@ -104,7 +104,9 @@ def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool
     number, job = task
     numbers = Namespaces(site.language, site.namespaces)
     found: _Found = {}
-    for page, _ in read_pages(job, DamageLog(skip=True)):
+    # By Python's own decompressor: the library's abort on one kind of damage is caught by the pass over the articles,
+    # which keeps finished jobs and goes on without the library.
+    for page, _ in read_pages(job, DamageLog(skip=True), whole_streams=False):
         if is_stopped():
             raise Stopped
         namespace = numbers.number_of(page.title) if page.namespace is None else page.namespace

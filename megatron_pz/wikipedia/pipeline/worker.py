@@ -42,6 +42,8 @@ class Worker:
     filters: Filters
     fingerprinter: Fingerprinter
     makes_cache: bool = False
+    whole_streams: bool = True
+    """Decompress with :mod:`megatron_pz.wikipedia.read.fast_bz2`; the output does not depend on it."""
     templates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Summaries of each dump's own templates (``template_pass``)."""
 
@@ -157,7 +159,7 @@ def _articles(worker: Worker, job: Job, damage: DamageLog, counts: Counter[str])
     reader = ArticleReader(
         worker.sites[job.path], worker.options.text, worker.options.articles, worker.dump_templates.get(job.path)
     )
-    for page, offset in read_pages(job, damage):
+    for page, offset in read_pages(job, damage, worker.whole_streams):
         try:
             article = reader.read(page)
         except PageError as error:

@@ -7,6 +7,7 @@ content.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -27,6 +28,7 @@ from megatron_pz.wikipedia.read.compression import (
     stream_starts,
 )
 from megatron_pz.wikipedia.read.damage import DamageLog
+from megatron_pz.wikipedia.read.fast_bz2 import WholeStreams
 
 Content = Literal["xml", "jsonl", "cache", "index"]
 
@@ -206,34 +208,43 @@ def _jobs_of_one_stream(path: str, kind: InputKind, size: int, damage: DamageLog
 
 
 def read_blocks(
-    path: str, compression: Compression, start: int, damage: DamageLog, hold: int = _HELD
+    path: str, compression: Compression, start: int, damage: DamageLog, hold: int = _HELD, any_size: bool = False
 ) -> Iterator[Block]:
     """Yield the file's decompressed content from byte ``start`` (the start of a stream) to the file's end.
 
     A damaged stream is reported; if this does not end the run, the content continues with the next stream. The output
-    lags by up to ``hold`` bytes, so that the content just before the damage is not yielded.
+    lags by up to ``hold`` bytes, so that the content just before the damage is not yielded. The content does not depend
+    on the installed libraries. With ``any_size`` reading is faster, but the size of blocks depends on the libraries.
     """
-    with Path(path).open("rb") as file:
+    with contextlib.ExitStack() as files:
+        file = files.enter_context(Path(path).open("rb"))
         if compression == "none":
             file.seek(start)
             while data := file.read(_READ):
                 yield Block(data, file.tell() - len(data), file.tell())
             return
         size = Path(path).stat().st_size
+        whole = files.enter_context(WholeStreams(file)) if any_size and compression == "bz2" else None
         position: int | None = start
         while position is not None and position < size:
             try:
-                position = yield from _stream_blocks(file, position, compression, hold)
+                position = yield from _stream_blocks(file, position, compression, hold, whole)
             except _Broken as broken:
                 damage.report(path, position, str(broken))
                 position = next_stream(path, compression, position)
                 yield Block(b"", size if position is None else position, size, after_gap=True)
 
 
-def _stream_blocks(file: BinaryIO, position: int, compression: Compression, hold: int) -> Generator[Block, None, int]:
+def _stream_blocks(
+    file: BinaryIO, position: int, compression: Compression, hold: int, whole: WholeStreams | None
+) -> Generator[Block, None, int]:
     """Yield the blocks of the stream at ``position``, delayed by up to ``hold`` bytes; return its end."""
     fed, held, bytes_held = position, deque[Block](), 0
     yield Block(b"", position, fed)  # informs a job that its last stream is over before the next is decompressed
+    if whole is not None and (found := whole.read(position)) is not None:
+        content, end = found
+        yield Block(content, position, end)
+        return end
     file.seek(position)
     stream = f"the {compression} stream that begins at byte {position}"
     decompressor, errors = new_decompressor(compression), damage_errors(compression)

@@ -66,6 +66,7 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     def stages(seconds: float, speed: float) -> dict:
         return {
             "stages": {"bz2": seconds, "text": 1.0},
+            "decoder": "fast 1.0",
             "decoder_seconds": seconds / 2,
             "scanner_mb_per_s": {"installed": speed, "interpreted": speed / 40},
             "scanner": "compiled",
@@ -106,4 +107,5 @@ def test_figures_are_ratios_of_the_least_values() -> None:
     assert "11.0" in text
     assert "10.0" in text
     assert "1.50" in text
+    assert "fast 1.0" in text
     json.dumps({"about": about, "figures": found, "runs": results})
