@@ -127,7 +127,7 @@ setup(
             "transformer-engine[pytorch]>=2.20",
             "accelerate",
         ],
-        # For preprocessing: encodes as Hugging Face does at 50 times the speed, makes the pipeline a tenth faster than
+        # For preprocessing: encodes as Hugging Face does at 50 times the speed, makes the pipeline faster than
         # with Python's bz2, --language, --near-duplicates.
         "wikipedia": ["gigatoken>=0.10", "indexed-bzip2>=1.7", "py3langid>=0.4", "rensa>=0.5"],
         # Generated questions for megatron_pz.rlvr; not in the locks. It brings eleven small packages and none of CUDA;
