@@ -115,7 +115,7 @@ def read_pages(job: Job, damage: DamageLog | None = None, whole_streams: bool = 
     if job.payload is not None:
         blocks: Iterator[Block] = iter([Block(job.payload, job.start, job.end)])
     else:
-        blocks = read_blocks(job.path, job.kind.compression, job.start, damage, any_size=whole_streams)
+        blocks = read_blocks(job.path, job.kind.compression, job.start, damage, whole_to=job.end * whole_streams)
     for element, offset in _page_elements(blocks, job, damage):
         try:
             page = parse_page(element)

@@ -1,9 +1,10 @@
 """Read whole bz2 streams with ``indexed_bzip2``, if it is installed, instead of Python's own module.
 
-The library is used only for a stream of ordinary size with a valid beginning and end, and its result counts only if it
-has read every bit of the stream and all checksums are right. In all other cases, Python's module reads the stream again
-and reports its faults. Neither the content nor the reported damage therefore depends on the installed libraries. Every
-stream is returned as one block, so only jobs that begin and end at streams are read this way.
+The library decompresses several streams at a time, because it initializes 10 MB of memory whenever a file is opened. It
+is used only for streams of ordinary size with a valid beginning and end, and its result counts only if it has read
+every bit of them and all checksums are right. In all other cases, Python's module reads these streams again and reports
+their faults. Neither the content nor the reported damage therefore depends on the installed libraries. Every stream is
+returned as one block, so only jobs that begin and end at streams are read this way.
 
 Version 1.7.0 aborts the process on one kind of damage, a run of about 4e9 equal bytes that overflows its counter. This
 is extremely unlikely by accident. If it happens, the same command continues without the library and names the place.
@@ -11,8 +12,10 @@ is extremely unlikely by accident. If it happens, the same command continues wit
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
+from itertools import pairwise
 from types import TracebackType
 from typing import BinaryIO
 
@@ -21,9 +24,12 @@ try:
 except ImportError:
     indexed_bzip2 = None
 
-LARGEST_CONTENT = 16 << 20
-"""Bytes that a stream may hold, decompressed. Those of official dumps hold a hundred pages, a few MB."""
+LARGEST_CONTENT = 32 << 20
+"""Decompressed bytes of the streams that are read together."""
 _LARGEST_STREAM = 4 << 20
+"""Compressed bytes of a stream. Those of official dumps hold a hundred pages in some 100 kB."""
+_READ_TOGETHER = 1 << 20
+"""Compressed bytes of the streams that are read together; the last of them may exceed it."""
 _READ = 1 << 18
 
 _BEGIN = b"BZh9"
@@ -41,17 +47,23 @@ def decoder_name() -> str:
 
 
 class WholeStreams:
-    """Reads the streams of one file, without threads. It holds one stream and its content, so its memory is bounded.
+    """Reads the streams of one file in order, several at a time and without threads.
+
+    It holds these streams and their content, so its memory is bounded.
 
     Args:
         file: The file, in which this class seeks.
+        end: No stream that begins at this byte or later is read before it is asked for.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file, self._end = file, end
         # The library leaks Python file objects that it reads from, but not in-memory files.
-        self._stream = os.memfd_create("bz2 stream") if indexed_bzip2 else -1
+        self._streams = os.memfd_create("bz2 streams") if indexed_bzip2 else -1
         self._content = mmap.mmap(-1, LARGEST_CONTENT + 1)
+        self._ready: dict[int, tuple[int, int, int]] = {}
+        """By the start of a stream: begin and end of its content, and start of the next stream."""
+        self._tried_to = 0
 
     def __enter__(self) -> WholeStreams:
         return self
@@ -60,40 +72,60 @@ class WholeStreams:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._content.close()
-        if self._stream >= 0:
-            os.close(self._stream)
+        if self._streams >= 0:
+            os.close(self._streams)
 
     def read(self, position: int) -> tuple[bytes, int] | None:
         """Return (content of the stream at ``position``, start of the next); None if Python's module must read it."""
-        stream = self._compressed(position) if self._stream >= 0 else None
-        if stream is None:
+        if position >= self._tried_to and self._streams >= 0:
+            self._decompress(position)
+        if position not in self._ready:
             return None
-        os.pwrite(self._stream, stream, 0)
-        os.ftruncate(self._stream, len(stream))
-        os.lseek(self._stream, 0, os.SEEK_SET)
-        try:
-            with indexed_bzip2.IndexedBzip2File(self._stream, parallelization=1) as decoder:
-                size = decoder.raw.readinto(self._content)
-                if size > LARGEST_CONTENT or decoder.tell_compressed() != 8 * len(stream):
-                    return None
-        except Exception:  # its C++ raises various exceptions, and Python's module decides in any case
-            return None
-        return self._content[:size], position + len(stream)
+        begin, end, following = self._ready[position]
+        return self._content[begin:end], following
 
-    def _compressed(self, position: int) -> bytes | None:
-        """Return the stream at ``position`` up to the next one or the file's end, if its end is valid."""
+    def _decompress(self, position: int) -> None:
+        """Decompress some streams from ``position`` on, either all of them or none."""
+        data, bounds = self._compressed(position)
+        self._ready = {}
+        self._tried_to = position + bounds[-1]
+        if len(bounds) < 2:
+            return
+        os.pwrite(self._streams, data, 0)
+        os.ftruncate(self._streams, len(data))
+        os.lseek(self._streams, 0, os.SEEK_SET)
+        try:
+            with indexed_bzip2.IndexedBzip2File(self._streams, parallelization=1) as decoder:
+                size = decoder.raw.readinto(self._content)
+                if size > LARGEST_CONTENT or decoder.tell_compressed() != 8 * len(data):
+                    return
+                blocks = decoder.available_block_offsets()  # offsets in the content by those in the stream, in bits
+            begins = [blocks[8 * (bound + len(_BEGIN))] for bound in bounds[:-1]]
+        except Exception:  # its C++ raises various exceptions, and Python's module decides in any case
+            return
+        contents = pairwise([*begins, size])
+        for (start, following), (begin, end) in zip(pairwise(bounds), contents, strict=True):
+            self._ready[position + start] = begin, end, position + following
+
+    def _compressed(self, position: int) -> tuple[bytes, list[int]]:
+        """Return the streams from ``position`` on whose begin and end are valid, and their bounds in the result."""
         self._file.seek(position)
-        stream = bytearray()
+        data, bounds = bytearray(), [0]
+        enough = max(min(_READ_TOGETHER, self._end - position), 1)
         searched = len(_BEGIN) + 1  # after the beginning of the first block
-        while more := self._file.read(_READ):
-            stream += more
-            if (found := _next_stream(stream, searched)) >= 0:
-                del stream[found:]
+        while bounds[-1] < enough and searched - bounds[-1] <= _LARGEST_STREAM:
+            more = self._file.read(_READ)
+            if not more:
+                bounds.append(len(data))
                 break
-            searched = max(len(stream) - len(_BLOCK) + 1, searched)
-            if searched > _LARGEST_STREAM:
-                return None
-        return bytes(stream) if stream.startswith(_BEGIN + _BLOCK) and _ends_stream(stream) else None
+            data += more
+            while bounds[-1] < enough and (found := _next_stream(data, searched)) >= 0:
+                bounds.append(found)
+                searched = found + len(_BEGIN) + 1
+            searched = max(len(data) - len(_BLOCK) + 1, searched)
+        valid = itertools.takewhile(lambda bound: _is_stream(data[slice(*bound)]), pairwise(bounds))
+        bounds = [0, *(end for _, end in valid)]
+        return bytes(data[: bounds[-1]]), bounds
 
 
 def _next_stream(data: bytearray, start: int) -> int:
@@ -106,7 +138,8 @@ def _next_stream(data: bytearray, start: int) -> int:
     return -1
 
 
-def _ends_stream(data: bytearray) -> bool:
-    """Return whether a stream ends with the last byte."""
+def _is_stream(data: bytearray) -> bool:
+    """Return whether the data begin and end as a stream."""
     last = int.from_bytes(data[-_END_BYTES:], "big")
-    return any(last >> 32 + padding & 0xFFFFFFFFFFFF == _END for padding in range(8))
+    ends = any(last >> 32 + padding & 0xFFFFFFFFFFFF == _END for padding in range(8))
+    return ends and data.startswith(_BEGIN + _BLOCK)

@@ -208,13 +208,14 @@ def _jobs_of_one_stream(path: str, kind: InputKind, size: int, damage: DamageLog
 
 
 def read_blocks(
-    path: str, compression: Compression, start: int, damage: DamageLog, hold: int = _HELD, any_size: bool = False
+    path: str, compression: Compression, start: int, damage: DamageLog, hold: int = _HELD, whole_to: int = 0
 ) -> Iterator[Block]:
     """Yield the file's decompressed content from byte ``start`` (the start of a stream) to the file's end.
 
     A damaged stream is reported; if this does not end the run, the content continues with the next stream. The output
     lags by up to ``hold`` bytes, so that the content just before the damage is not yielded. The content does not depend
-    on the installed libraries. With ``any_size`` reading is faster, but the size of blocks depends on the libraries.
+    on the installed libraries. Streams that begin before byte ``whole_to`` are read faster, but
+    the size of their blocks depends on the libraries.
     """
     with contextlib.ExitStack() as files:
         file = files.enter_context(Path(path).open("rb"))
@@ -224,7 +225,7 @@ def read_blocks(
                 yield Block(data, file.tell() - len(data), file.tell())
             return
         size = Path(path).stat().st_size
-        whole = files.enter_context(WholeStreams(file)) if any_size and compression == "bz2" else None
+        whole = files.enter_context(WholeStreams(file, whole_to)) if whole_to and compression == "bz2" else None
         position: int | None = start
         while position is not None and position < size:
             try:

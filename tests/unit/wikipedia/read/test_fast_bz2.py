@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import os
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,13 +22,15 @@ pytest.importorskip("indexed_bzip2")
 
 RANDOM = random.Random(3)
 PROSE = " ".join(RANDOM.choices("the cat sat on a mat, bright and fair; dogs ran away".split(), k=6000)).encode()
+END = 1 << 40
+"""End of the bytes that may be read ahead: all of the file."""
 CONTENTS = [PROSE, b"", PROSE[:70], bytes(3000) + b"x" * 1000, RANDOM.randbytes(2000), PROSE[::-1]]
 
 
-def read(path: Path, any_size: bool = True) -> tuple[bytes, list[Damage]]:
+def read(path: Path, whole: bool = True) -> tuple[bytes, list[Damage]]:
     """Return (content, damage) of a file."""
     log = DamageLog(skip=True)
-    blocks = read_blocks(str(path), "bz2", 0, log, any_size=any_size)
+    blocks = read_blocks(str(path), "bz2", 0, log, whole_to=path.stat().st_size if whole else 0)
     return b"".join(block.data for block in blocks), log.found
 
 
@@ -40,7 +44,7 @@ def test_sound_streams_are_read_whole(tmp_path: Path) -> None:
     streams = [bz2.compress(content) for content in CONTENTS if content]
     path = compressed(tmp_path, *streams)
     position = 0
-    with path.open("rb") as file, WholeStreams(file) as whole:
+    with path.open("rb") as file, WholeStreams(file, END) as whole:
         for content in filter(None, CONTENTS):
             found = whole.read(position)
             assert found is not None
@@ -51,12 +55,53 @@ def test_sound_streams_are_read_whole(tmp_path: Path) -> None:
     assert decoder_name().startswith("indexed_bzip2 ")
 
 
+def openings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives the compressed size at every opening of the library."""
+    sizes: list[int] = []
+    library = whole_streams.indexed_bzip2.IndexedBzip2File
+
+    def opened(file: int, parallelization: int) -> object:
+        sizes.append(os.fstat(file).st_size)
+        return library(file, parallelization=parallelization)
+
+    monkeypatch.setattr(whole_streams, "indexed_bzip2", SimpleNamespace(IndexedBzip2File=opened))
+    return sizes
+
+
+def test_streams_are_read_together_up_to_the_jobs_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [bz2.compress(content) for content in (PROSE, PROSE[:500], PROSE[::-1], PROSE[7:], PROSE[9:])]
+    path = compressed(tmp_path, *streams)
+    ends = list(itertools.accumulate(map(len, streams)))
+    sizes = openings(monkeypatch)
+    with path.open("rb") as file, WholeStreams(file, ends[2]) as whole:
+        for position, end in pairwise([0, *ends]):
+            assert whole.read(position) == (bz2.decompress(path.read_bytes()[position:end]), end)
+    assert sizes == [ends[2], len(streams[3]), len(streams[4])]
+    sizes.clear()
+    monkeypatch.setattr(whole_streams, "_READ_TOGETHER", ends[0] + 1)
+    assert read(path)[1] == []
+    assert sizes == [ends[1], ends[3] - ends[1], len(streams[4])]
+
+
+def test_pythons_module_reads_the_streams_beside_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = bz2.compress(PROSE)
+    damaged = stream[:2000] + bytes([stream[2000] ^ 1]) + stream[2001:]
+    path = compressed(tmp_path, stream, damaged, stream, stream, stream)
+    monkeypatch.setattr(whole_streams, "_READ_TOGETHER", 3 * len(stream))
+    sizes = openings(monkeypatch)
+    content, damage = read(path)
+    assert (content, damage) == read(path, whole=False)
+    assert content == 4 * PROSE
+    assert len(damage) == 1
+    assert sizes == [3 * len(stream), 2 * len(stream)]
+
+
 def test_streams_larger_than_one_read_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = bz2.compress(PROSE), bz2.compress(PROSE[::-1])
     path = compressed(tmp_path, first, second)
     for size in (1, 7, 100, len(first), len(first) + 5, len(first) + 9):
         monkeypatch.setattr(whole_streams, "_READ", size)
-        with path.open("rb") as file, WholeStreams(file) as whole:
+        with path.open("rb") as file, WholeStreams(file, END) as whole:
             assert whole.read(0) == (PROSE, len(first))
 
 
@@ -81,9 +126,9 @@ def test_what_is_not_one_sound_stream_is_left_to_pythons_module(
     tmp_path: Path, change: Callable[[bytes], bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = compressed(tmp_path, change(bz2.compress(PROSE)))
-    with path.open("rb") as file, WholeStreams(file) as whole:
+    with path.open("rb") as file, WholeStreams(file, END) as whole:
         assert whole.read(0) is None
-    assert read(path) == read(path, any_size=False)
+    assert read(path) == read(path, whole=False)
     assert capfd.readouterr().err == ""
 
 
@@ -102,7 +147,7 @@ def test_damage_anywhere_is_what_pythons_module_says(tmp_path: Path) -> None:
             stream[place : place + hole] = bytes([dice.choice([0, 0x55, 0xFF])]) * hole
         path = compressed(tmp_path, sound, bytes(stream), sound)
         found = read(path)
-        assert found == read(path, any_size=False), (number, place)
+        assert found == read(path, whole=False), (number, place)
         damages += bool(found[1])
     assert damages > 115
 
@@ -111,12 +156,12 @@ def test_large_content_is_left_to_pythons_module(tmp_path: Path, monkeypatch: py
     path = compressed(tmp_path, bz2.compress(bytes(50_000)))
     for largest, is_read in ((50_000, True), (49_999, False)):
         monkeypatch.setattr(whole_streams, "LARGEST_CONTENT", largest)
-        with path.open("rb") as file, WholeStreams(file) as whole:
+        with path.open("rb") as file, WholeStreams(file, END) as whole:
             assert (whole.read(0) is not None) == is_read
     monkeypatch.setattr(whole_streams, "_LARGEST_STREAM", 1000)
     monkeypatch.setattr(whole_streams, "_READ", 500)
     path = compressed(tmp_path, bz2.compress(CONTENTS[4]))
-    with path.open("rb") as file, WholeStreams(file) as whole:
+    with path.open("rb") as file, WholeStreams(file, END) as whole:
         assert whole.read(0) is None
     assert read(path) == (CONTENTS[4], [])
 
