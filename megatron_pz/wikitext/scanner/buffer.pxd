@@ -55,11 +55,12 @@ cdef fused Unit:  # of a string's characters in memory: as wide as its widest
     unsigned int
 
 
-cdef inline bint _unit_hides(const Unit* data, Py_ssize_t size) noexcept:
+cdef inline bint _copy_units(Py_UCS4* to, const Unit* source, Py_ssize_t size) noexcept:
     cdef Py_ssize_t index
     cdef Unit c, found = 0
     for index in range(size):
-        c = data[index]
+        c = source[index]
+        to[index] = c
         found |= ((c < 32) & (c != 10) & (c != 9)) | (<Unit> (c - 0x7F) < 0x21) | (c == 0xAD)
         if sizeof(Unit) > 1:
             found |= (<Unit> (c - 0x200B) < 5) | (<Unit> (c - 0x202A) < 5) | (<Unit> (c - 0x2060) < 16) | (c == 0xFEFF) \
@@ -67,15 +68,15 @@ cdef inline bint _unit_hides(const Unit* data, Py_ssize_t size) noexcept:
     return found != 0
 
 
-cdef inline bint may_hide(str text) noexcept:
-    """Whether a control or format character may be there (blocks that hold some count as a whole). Vectorisable."""
+cdef inline bint copy_and_search(Py_UCS4* to, str text) noexcept:
+    """Copy a text; return whether it may have control or format characters (blocks that hold some count as a whole)."""
     cdef void* data = PyUnicode_DATA(text)
     cdef int kind = PyUnicode_KIND(text)
     if kind == 1:
-        return _unit_hides(<const unsigned char*> data, len(text))
+        return _copy_units(to, <const unsigned char*> data, len(text))
     if kind == 2:
-        return _unit_hides(<const unsigned short*> data, len(text))
-    return _unit_hides(<const unsigned int*> data, len(text))
+        return _copy_units(to, <const unsigned short*> data, len(text))
+    return _copy_units(to, <const unsigned int*> data, len(text))
 
 
 cdef inline Py_ssize_t find_in(Py_UCS4* data, Py_UCS4 character, Py_ssize_t start, Py_ssize_t end) noexcept:

@@ -104,11 +104,8 @@ class Buffer:
 def visible_text(text: str) -> Buffer:
     """Fill a buffer with the text, except matches of :data:`~megatron_pz.wikitext.marks.INVISIBLE`."""
     buffer = Buffer(len(text) + 1)
-    buffer.write(text)
-    if cython.compiled and not may_hide(text):  # type: ignore[name-defined] # noqa: F821
-        return buffer
-    visible = INVISIBLE.sub("", text)
-    if len(visible) < len(text):
-        buffer.truncate(0)
-        buffer.write(visible)
+    if cython.compiled and not copy_and_search(buffer.data, text):  # type: ignore[name-defined] # noqa: F821
+        buffer.size = len(text)
+    else:
+        buffer.write(INVISIBLE.sub("", text))
     return buffer
