@@ -161,7 +161,7 @@ class DisambiguationTemplates:
 
     def are_in(self, text: str) -> bool:
         """Return whether the wikitext calls one of these templates."""
-        return any(call[1] in self for call in _TEMPLATE_CALL.finditer(text))
+        return any(map(self._decide, _TEMPLATE_CALL.findall(text)))
 
 
 def has_disambiguation_word(text: str, language: str) -> bool:
