@@ -21,7 +21,7 @@ from megatron_pz.evaluation.statistics import Estimate, estimate, paired_differe
 from megatron_pz.reports.run_folder import names_of
 from megatron_pz.reports.tables import table
 from megatron_pz.run.comparable import require_identical_settings
-from megatron_pz.run.held_out_questions import HELD_OUT_FILE
+from megatron_pz.run.evaluation.held_out_questions import HELD_OUT_FILE
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 

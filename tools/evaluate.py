@@ -30,10 +30,15 @@ from megatron_pz.corpus.passages import Passage
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings, PromptFormat
 from megatron_pz.evaluation.results import EvaluationSettings
 from megatron_pz.question_answering.recipes import RECIPES
-from megatron_pz.run.benchmark_models import COMPARISONS_FILE, TEXT_FILE, BenchmarkRequest, evaluate_benchmarks
-from megatron_pz.run.held_out_models import chosen_passages, evaluate_models, held_out_table
+from megatron_pz.run.evaluation.saved_models_on_benchmarks import (
+    COMPARISONS_FILE,
+    TEXT_FILE,
+    BenchmarkRequest,
+    evaluate_benchmarks,
+)
+from megatron_pz.run.evaluation.saved_models_on_passages import chosen_passages, evaluate_models, held_out_table
+from megatron_pz.run.evaluation.served_models import ServedModel
 from megatron_pz.run.precision import settle_precision
-from megatron_pz.run.served_models import ServedModel
 from megatron_pz.runtime.errors import BadInput, exits_with_one_line
 
 RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=30)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from megatron_pz.algorithm.learning_metrics import MetricAccumulator, learning_metrics
 from megatron_pz.algorithm.policy_step import StepReport
-from megatron_pz.algorithm.question_answering import AnswerRound
 from megatron_pz.algorithm.question_rollouts import SOLVER, Answers, QuestionWorker
+from megatron_pz.algorithm.rlvr import AnswerRound
 from megatron_pz.monitoring.compute import ComputeUsed, FlopCounter
 from megatron_pz.monitoring.samples import AnswerSample, QuestionSample
 from megatron_pz.rl.advantages import outcome

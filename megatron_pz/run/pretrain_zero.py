@@ -15,7 +15,7 @@ from megatron_pz.algorithm.work_shares import MeanLengths
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.corpus.sampler import PassageSampler
 from megatron_pz.rl.statistics import GAME_ROLES
-from megatron_pz.run.held_out import HeldOut
+from megatron_pz.run.evaluation.held_out_passages import HeldOut
 from megatron_pz.run.inputs import open_passages, open_tokenizer, require_prompt_budget
 from megatron_pz.run.objective import StepResult
 from megatron_pz.run.rollout_objective import RolloutObjective

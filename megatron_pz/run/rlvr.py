@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_pz.algorithm.policy_step import StepReport
-from megatron_pz.algorithm.question_answering import AnswerRound, QuestionAnswering
 from megatron_pz.algorithm.question_metrics import question_compute, question_metrics, question_samples
 from megatron_pz.algorithm.question_rollouts import SOLVER, QuestionWorker
 from megatron_pz.algorithm.rank_shares import RankShares
+from megatron_pz.algorithm.rlvr import AnswerRound, QuestionAnswering
 from megatron_pz.config.schema import RunConfig
 from megatron_pz.question_answering.graders import make_grader
 from megatron_pz.question_answering.verifier import ModelVerifier, VerifierFailed
-from megatron_pz.run.held_out_questions import HeldOutQuestions
+from megatron_pz.run.evaluation.held_out_questions import HeldOutQuestions
 from megatron_pz.run.inputs import open_tokenizer
 from megatron_pz.run.objective import StepNotDone, StepResult
 from megatron_pz.run.questions import HELD_OUT_SEED, RunQuestions

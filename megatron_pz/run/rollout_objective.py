@@ -21,7 +21,7 @@ from megatron_pz.rollout.engine import VllmEngine
 from megatron_pz.rollout.fault_tolerance import RestartingEngine
 from megatron_pz.rollout.log_prob_semantics import require_log_prob_semantics
 from megatron_pz.rollout.ranks.controller import RolloutController
-from megatron_pz.run.benchmarks import TrainingBenchmarks
+from megatron_pz.run.evaluation.benchmarks import TrainingBenchmarks
 from megatron_pz.run.inputs import tokenizer_dir
 from megatron_pz.run.objective import Objective
 from megatron_pz.runtime.watchdog import Watchdog

@@ -16,7 +16,7 @@ from megatron_pz.config.schema import RunConfig
 from megatron_pz.evaluation.results import EvaluationSettings
 from megatron_pz.hf.directory import INDEX, SINGLE
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.run import held_out_models, served_models
+from megatron_pz.run.evaluation import saved_models_on_passages, served_models
 from megatron_pz.runtime.errors import BadInput
 from tests.conftest import TINY_VOCAB_SIZE
 from tests.support.rollout_reference import SETTINGS, largest_difference, random_prompts
@@ -79,15 +79,15 @@ def test_each_model_is_served_as_its_directory_describes_it(
             starts.append(args[0])
             super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(held_out_models, "evaluate", measured)
-    monkeypatch.setattr(held_out_models, "gathered", lambda part: part)
+    monkeypatch.setattr(saved_models_on_passages, "evaluate", measured)
+    monkeypatch.setattr(saved_models_on_passages, "gathered", lambda part: part)
     monkeypatch.setattr(served_models, "VllmEngine", CountedEngine)
     names = [str(directory) for directory in directories]
     config = dataclasses.replace(RunConfig(), rollout=SETTINGS)
     models = [served_models.ServedModel.of(directory, directory) for directory in directories]
     settings = EvaluationSettings(max_prompt_length=96, max_response_length=32)
     # world_size 2 makes the engines colocated, in the process group of this one rank.
-    found_names = held_out_models.evaluate_models(models, names, [], config, settings, rank=0, world_size=2)
+    found_names = saved_models_on_passages.evaluate_models(models, names, [], config, settings, rank=0, world_size=2)
     assert found_names == names
     assert all(off < 2e-4 for off, _ in found.values()), found
     assert [ends for _, ends in found.values()] == [{0}, {0}, {0}, {0}, {0, 7}], "the tokenizer ends with 0"

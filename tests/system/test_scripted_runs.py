@@ -23,7 +23,7 @@ from megatron_pz.monitoring.compute import FlopCounter
 from megatron_pz.monitoring.samples import MaskSample
 from megatron_pz.rl.packing import packed_length
 from megatron_pz.roles.strategies import words_after_the_first
-from megatron_pz.run import held_out
+from megatron_pz.run.evaluation import held_out_passages
 from megatron_pz.runtime.errors import BadInput
 from tests.support.benchmark_files import write_gsm8k, write_mmlu_pro
 from tests.support.scripted_run import (
@@ -243,7 +243,7 @@ def test_held_out_passages_wait_for_the_choice_without_their_tokens(
         seen.extend(items)
         return seen[:1]
 
-    monkeypatch.setattr(held_out, "choose", choose)
+    monkeypatch.setattr(held_out_passages, "choose", choose)
     with started_run(
         with_fields(config, data={"valid_data_path": config.data.data_path}, training={"eval_interval": 1})
     ):

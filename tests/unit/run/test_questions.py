@@ -11,7 +11,7 @@ from megatron_pz.config.question_schema import QuestionConfig
 from megatron_pz.config.schema import DataConfig, GameConfig, RolloutConfig, RunConfig, TrainingConfig
 from megatron_pz.question_answering.question import Question
 from megatron_pz.run import questions
-from megatron_pz.run.held_out import HeldOut
+from megatron_pz.run.evaluation.held_out_passages import HeldOut
 from megatron_pz.run.questions import QuestionStream, RunQuestions
 from megatron_pz.run.rlvr import RlvrObjective
 from megatron_pz.runtime.errors import BadInput

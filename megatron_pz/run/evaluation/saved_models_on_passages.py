@@ -15,7 +15,7 @@ from megatron_pz.evaluation.passages import candidates, choose, share_of_rank
 from megatron_pz.evaluation.results import Evaluation, EvaluationSettings, merge
 from megatron_pz.evaluation.summary import rows
 from megatron_pz.reports.tables import table
-from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
+from megatron_pz.run.evaluation.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 
 
 def chosen_passages(

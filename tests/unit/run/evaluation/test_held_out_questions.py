@@ -9,7 +9,7 @@ import pytest
 
 from megatron_pz.config.question_schema import QuestionConfig
 from megatron_pz.question_answering.question import Question
-from megatron_pz.run.held_out_questions import digest
+from megatron_pz.run.evaluation.held_out_questions import digest
 
 QUESTION = Question("set", "0", "set", "Which?", "B", "file:1", ("one", "two"))
 CONFIG = QuestionConfig(grader="letter")

@@ -31,7 +31,7 @@ from megatron_pz.evaluation.benchmarks.scores import RESULTS_FILE, BenchmarkScor
 from megatron_pz.evaluation.benchmarks.store import AnswerStore
 from megatron_pz.reports.benchmark_text import results_text
 from megatron_pz.rollout.engine import VllmEngine
-from megatron_pz.run.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
+from megatron_pz.run.evaluation.served_models import ServedModel, corpus_tokenizer_dir, engines_in_turn
 from megatron_pz.run.work_progress import WorkProgress
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import claimed_directory, write_text_whole

@@ -18,9 +18,9 @@ from megatron_pz.evaluation.benchmarks import store
 from megatron_pz.evaluation.benchmarks.prompts import BenchmarkSettings
 from megatron_pz.evaluation.benchmarks.scores import ModelScores
 from megatron_pz.rl.experience import Decoding, Response
-from megatron_pz.run import served_models
-from megatron_pz.run.benchmark_models import BenchmarkRequest, evaluate_benchmarks
-from megatron_pz.run.served_models import ServedModel
+from megatron_pz.run.evaluation import served_models
+from megatron_pz.run.evaluation.saved_models_on_benchmarks import BenchmarkRequest, evaluate_benchmarks
+from megatron_pz.run.evaluation.served_models import ServedModel
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import LOCK_FILE, claimed_directory
 from tests.support.benchmark_files import SUMS, respond, write_gsm8k, write_mmlu_pro

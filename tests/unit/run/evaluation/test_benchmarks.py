@@ -13,7 +13,7 @@ import pytest
 
 from megatron_pz.config.schema import ModelConfig, RolloutConfig, RunConfig, TrainingConfig
 from megatron_pz.rl.experience import Response
-from megatron_pz.run.benchmarks import TrainingBenchmarks
+from megatron_pz.run.evaluation.benchmarks import TrainingBenchmarks
 from megatron_pz.runtime.errors import BadInput
 from tests.support.benchmark_files import respond, write_gsm8k
 

@@ -1,0 +1,1 @@
+"""Evaluation by a run's engines: between the steps of training, and of saved models one after another."""
