@@ -27,6 +27,7 @@ _STREAM_BEGINS: dict[Compression, re.Pattern[bytes]] = {
 }
 _BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 """A stream header and the magic number of a block: 80 bits, which compressed data does not hold by chance."""
+_EMPTY_BZ2_STREAMS = re.compile(rb"(?:BZh[1-9]\x17rE8P\x90\0{4})+")
 _ZST_FRAME = re.compile(rb"\x28\xb5\x2f\xfd")
 _LONGEST_BEGIN = 10
 """Bytes that the longer of these two patterns matches."""
@@ -115,11 +116,19 @@ def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
         return None  # the three bytes of a header occur too often in compressed data by chance
     starts = _occurrences(path, _BZ2_STREAM) if compression == "bz2" else _zst_frames(path)
     first, second = next(starts, None), next(starts, None)
+    if compression == "bz2" and first and _are_empty_bz2_streams(path, first):
+        first = 0
     if compression == "bz2" and first != 0:
         raise BadInput(f"{path}: no bz2 block at byte 0; the file is damaged, download it again")
     if first is None or second is None or second > LARGEST_STREAM:
         return None
     return _chain(first, second, starts)
+
+
+def _are_empty_bz2_streams(path: str, size: int) -> bool:
+    """Return whether a file begins with this many bytes of streams without content."""
+    with Path(path).open("rb") as file:
+        return size <= _SEARCHED_AT_ONCE and _EMPTY_BZ2_STREAMS.fullmatch(file.read(size)) is not None
 
 
 def next_stream(path: str, compression: Compression, after: int) -> int | None:

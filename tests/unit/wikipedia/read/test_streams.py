@@ -247,3 +247,16 @@ def test_looking_for_streams_takes_little_memory_whatever_the_file_s_size(tmp_pa
     for _ in starts:
         most = max(most, resident() - before)
     assert most < 64 << 20, "the file has four times as much"
+
+
+def test_a_bz2_file_may_begin_with_empty_streams(tmp_path: Path) -> None:
+    path = tmp_path / "dump.xml.bz2"
+    empty = bz2.compress(b"") + bz2.compress(b"", 1)
+    path.write_bytes(empty + packed(bz2.compress, 1000))
+    assert [page.title for job in plan_jobs(str(path)) for page, _ in read_pages(job)] == [
+        f"Seite {number}" for number in range(30)
+    ]
+    assert read_siteinfo(str(path)).language == "de"
+    path.write_bytes(empty + b"x" + packed(bz2.compress, 1000))
+    with pytest.raises(BadInput, match=f"no bz2 stream at byte {len(empty)}"):
+        next(plan_jobs(str(path)))
