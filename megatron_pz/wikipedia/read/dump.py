@@ -34,7 +34,7 @@ from megatron_pz.wikitext.wiki_names import code_of_database, language_codes, wi
 
 _PAGE = b"<page>"
 _CDATA, _CDATA_END = b"<![CDATA[", b"]]>"
-_END_OR_CDATA = re.compile(b"|".join(map(re.escape, (PAGE_END, _CDATA))))
+_END_OR_CDATA = re.compile(b"|".join(map(re.escape, (PAGE_END, _PAGE, _CDATA))))
 """Tags are searched with ``re`` because ``find`` takes longer for words of six bytes and more."""
 _SITEINFO_END = b"</siteinfo>"
 _LARGEST_HEAD = 4 << 20
@@ -138,7 +138,7 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
         owned += block.owned_bytes(job)
         buffer += block.data
         seen += len(block.data)
-        offset = block.offset
+        offset = block.offset if block.data else offset  # some readers skip empty streams, and messages must not differ
         position = 0
         while True:
             if begin < 0:
@@ -147,17 +147,22 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
                     break
                 begin = searched = found + len(_PAGE)
             end, searched = _end_of_page(buffer, searched)
+            if (len(buffer) if end < 0 else end) - begin > LARGEST_PAGE:
+                damage.report(job.path, offset, f"no </page> in {LARGEST_PAGE} bytes before byte {offset}")
+                position, begin = begin + LARGEST_PAGE, -1
+                continue
             if end < 0:
                 break
+            if buffer.startswith(_PAGE, end):
+                damage.report(job.path, offset, f"a page near byte {offset} has no </page>")
+                position, begin = end, -1
+                continue
             yield _copy(buffer, begin, end), offset
             position, begin = end + len(PAGE_END), -1
         if begin < 0:
             if block.is_past(job) and not _may_begin_page(buffer, owned):
                 return
             keep = max(position, len(buffer) - TAIL)  # the end of the block may cut a tag
-        elif len(buffer) - begin > LARGEST_PAGE:
-            damage.report(job.path, offset, f"no </page> in {len(buffer) - begin} bytes before byte {offset}")
-            keep, begin = len(buffer), -1
         else:
             keep = begin
             begin, searched = 0, searched - keep
@@ -173,13 +178,13 @@ def _page_elements(blocks: Iterator[Block], job: Job, damage: DamageLog) -> Iter
 
 
 def _end_of_page(buffer: bytearray, searched: int) -> tuple[int, int]:
-    """Find the end of the page's content from ``searched`` on, skipping CDATA sections.
+    """Find the end of the page's content, or the next page's tag, from ``searched`` on; skip CDATA sections.
 
     Returns:
         Its index, or -1 if the buffer does not hold it; and where a search of a longer buffer continues.
     """
     while found := _END_OR_CDATA.search(buffer, searched):
-        if found[0] == PAGE_END:
+        if found[0] != _CDATA:
             return found.start(), searched
         if (end := buffer.find(_CDATA_END, found.end())) < 0:
             return -1, found.start()

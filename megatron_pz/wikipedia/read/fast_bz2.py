@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
+import re
 from itertools import pairwise
 from types import TracebackType
 from typing import BinaryIO
@@ -39,6 +40,8 @@ _END = 0x177245385090
 """Magic number in the place of :data:`_BLOCK` at a stream's end, before 32 bits of checksum and less than 8 bits of
 padding."""
 _END_BYTES = 11
+_EMPTY_STREAM = re.compile(rb"BZh[1-9]\x17rE8P\x90\0{4}")
+_EMPTY_BYTES = 14
 
 
 def decoder_name() -> str:
@@ -139,7 +142,9 @@ def _next_stream(data: bytearray, start: int) -> int:
 
 
 def _is_stream(data: bytearray) -> bool:
-    """Return whether the data begin and end as a stream."""
+    """Return whether the data begin and end as a stream, which empty streams may follow."""
+    while _EMPTY_STREAM.match(data, len(data) - _EMPTY_BYTES):
+        del data[-_EMPTY_BYTES:]
     last = int.from_bytes(data[-_END_BYTES:], "big")
     ends = any(last >> 32 + padding & 0xFFFFFFFFFFFF == _END for padding in range(8))
     return ends and data.startswith(_BEGIN + _BLOCK)

@@ -14,6 +14,7 @@ import pytest
 
 from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.read import streams
+from megatron_pz.wikipedia.read.damage import DamageLog
 from megatron_pz.wikipedia.read.dump import read_pages, read_siteinfo
 from megatron_pz.wikipedia.read.page import Page
 from megatron_pz.wikipedia.read.streams import plan_jobs
@@ -224,9 +225,39 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_page_without_an_end_is_named(tmp_path: Path) -> None:
     path = tmp_path / "dump.xml"
-    path.write_text(whole_dump(3).replace("</page>", "</pag>"))
+    path.write_text(whole_dump(1).replace("</page>", "</pag>"))
     with pytest.raises(BadInput, match="truncated: a page that begins after byte"):
         pages_of(path)
+    path.write_text(whole_dump(3).replace("</page>", "</pag>"))
+    with pytest.raises(BadInput, match="a page near byte 0 has no </page>"):
+        pages_of(path)
+
+
+@pytest.mark.usefixtures("small_jobs")
+@pytest.mark.parametrize("last", ["<title>Cut", "</title>", "<revision>", "</text>"])
+def test_a_page_that_is_cut_off_does_not_take_the_text_of_the_next(tmp_path: Path, last: str) -> None:
+    path = tmp_path / "dump.xml"
+    cut = page_xml(4).replace("Seite", "Cut")
+    cut = cut[: cut.rindex(last) + len(last)]
+    path.write_text(HEADER + cut + page_xml(2) + page_xml(3) + END)
+    for size in (100, 10_000):
+        streams.JOB_BYTES["none"] = size
+        log = DamageLog(skip=True)
+        pages = [found(page) for job in plan_jobs(str(path)) for page, _ in read_pages(job, log)]
+        assert pages == expected_pages(HEADER + page_xml(2) + page_xml(3) + END)
+        assert len(log.found) == 1
+
+
+@pytest.mark.parametrize("block", [100, 5000, 1 << 20])
+def test_pages_after_one_without_an_end_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr("megatron_pz.wikipedia.read.dump.LARGEST_PAGE", 40_000)
+    monkeypatch.setattr(streams, "_READ", block)
+    path = tmp_path / "dump.xml"
+    path.write_text(HEADER + "<page>" + "lost " * 9000 + page_xml(1) + page_xml(2) + END)
+    log = DamageLog(skip=True)
+    pages = [found(page) for job in plan_jobs(str(path)) for page, _ in read_pages(job, log)]
+    assert pages == expected_pages(HEADER + page_xml(1) + page_xml(2) + END)
+    assert [damage.reason.partition(" before")[0] for damage in log.found] == ["no </page> in 40000 bytes"]
 
 
 def only_page(tmp_path: Path, page: str, header: str = HEADER) -> Page:

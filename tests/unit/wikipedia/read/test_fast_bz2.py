@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from megatron_pz.wikipedia.read import dump
 from megatron_pz.wikipedia.read import fast_bz2 as whole_streams
 from megatron_pz.wikipedia.read.damage import Damage, DamageLog
 from megatron_pz.wikipedia.read.fast_bz2 import WholeStreams, decoder_name
-from megatron_pz.wikipedia.read.streams import read_blocks
+from megatron_pz.wikipedia.read.streams import plan_jobs, read_blocks
 
 pytest.importorskip("indexed_bzip2")
 
@@ -114,6 +115,7 @@ def test_streams_larger_than_one_read_are_found(tmp_path: Path, monkeypatch: pyt
         lambda stream: stream + bytes(100),
         lambda stream: stream + b"BZh9",
         lambda stream: stream + b"BZh9" + stream[-10:-4],
+        lambda stream: stream + b"garbage" + bz2.compress(b""),
         lambda stream: b"BZh8" + stream[4:],
         lambda stream: bz2.compress(PROSE, 1),
         lambda stream: stream[1:],
@@ -185,6 +187,27 @@ def test_a_result_that_is_not_whole_does_not_count(tmp_path: Path, monkeypatch: 
     path = compressed(tmp_path, bz2.compress(PROSE))
     monkeypatch.setattr(whole_streams, "indexed_bzip2", SimpleNamespace(IndexedBzip2File=Careless))
     assert read(path) == (PROSE, [])
+
+
+@pytest.mark.parametrize("streams", [[b"a <page> b", b""], [b"<page>" + PROSE, PROSE * 20, PROSE * 2 + b"</page>"]])
+def test_messages_about_pages_do_not_depend_on_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streams: list[bytes]
+) -> None:
+    """The library reads an empty stream with the one before it, and a large stream as one block."""
+    path = compressed(tmp_path, bz2.compress(b"<mediawiki>"), *map(bz2.compress, streams))
+    monkeypatch.setattr(dump, "LARGEST_PAGE", len(PROSE) * 4)
+    monkeypatch.setattr("megatron_pz.wikipedia.read.streams.LARGEST_BLOCK", 5000)
+
+    def damage() -> list[Damage]:
+        log = DamageLog(skip=True)
+        pages = [page for job in plan_jobs(str(path)) for page in dump.read_pages(job, log)]
+        assert not pages
+        return log.found
+
+    with_it = damage()
+    monkeypatch.setattr(whole_streams, "indexed_bzip2", None)
+    assert damage() == with_it
+    assert with_it
 
 
 def test_without_the_library_all_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
