@@ -90,7 +90,7 @@ def template_rows(language: str) -> TemplateRows:
         own_text, own_computed = (
             {name: row for name, row in rows.items() if name not in foreign} for rows in (own_text, own_computed)
         )
-        own_wordless, own_sounds = set(file.get("wordless", [])), set(file.get("sounds", []))
+        own_wordless, own_sounds = set(file.get("wordless", [])) - foreign, set(file.get("sounds", []))
         own = own_text.keys() | own_computed.keys() | own_wordless | own_sounds
         text = {name: row for name, row in text.items() if name not in own} | own_text
         computed = {name: row for name, row in computed.items() if name not in own} | own_computed

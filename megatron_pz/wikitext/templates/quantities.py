@@ -91,17 +91,19 @@ def value(parameters: Parameters) -> str:
         power = f"10{superscript(exponent.lstrip('+'))}"
         text = f"({text})" if text and len(values) > 1 and not values[1].startswith("(") else text
         text = f"{text}×{power}" if text else power
-    unit, per = parameters.get("u") or parameters.get("ul"), parameters.get("up") or parameters.get("upl")
-    if unit or per:
-        sign = unit_sign(unit) if unit else ""
-        if per:
-            sign += (
-                f"/{unit_sign(per)}"
-                if not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per
-                else f"/({unit_sign(per)})"
-            )
-        text += sign if sign in ("%", "°", "′", "″") else f" {sign}" if not sign.startswith("/") else sign
+    if sign := _sign_of_value(parameters):
+        text = (text if exponent else text.replace(" × ", f"{sign} × ")) + sign
     return f"{parameters.get('p', '')}{text}{parameters.get('s', '')}{parameters.get('end', '')}"
+
+
+def _sign_of_value(parameters: Parameters) -> str:
+    """Write the unit of ``{{val|5|ul=km|up=s}}`` as it stands behind the number -> " km/s", empty if there is none."""
+    unit, per = parameters.get("u") or parameters.get("ul"), parameters.get("up") or parameters.get("upl")
+    sign = unit_sign(unit) if unit else ""
+    if per:
+        is_one = not _UNIT_POWER.sub("", per).strip(".*⋅· ") or "." not in per
+        sign += f"/{unit_sign(per)}" if is_one else f"/({unit_sign(per)})"
+    return sign if not sign or sign in ("%", "°", "′", "″") or sign.startswith("/") else f" {sign}"
 
 
 def _measured(values: list[str]) -> str | None:

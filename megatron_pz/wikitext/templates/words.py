@@ -24,6 +24,7 @@ _SHIP_PREFIXES = {"hnlms": "HNLMS", "hswms": "HSwMS", "hdms": "HDMS", "hnoms": "
 _WHOLE_NAME, _HULL, _NAME, _NAME_AND_HULL, _NAME_WITHOUT_HULL = ("", "0"), "1", "2", "3", "6"
 
 
+_ITEM_NUMBER = re.compile(r"Q\d+")
 _PARTS_OF_A_LIST = re.compile(f"[{ITEM}{INDENT}{BREAK}\n]+")
 
 
@@ -139,13 +140,16 @@ def bible_verse(parameters: Parameters) -> str:
 
 
 def interlanguage_link(parameters: Parameters) -> str:
-    """Render ``{{ill|title|language|title there|lt=label}}`` -> label; old uses put the language first."""
+    """Render ``{{ill|title|language|title there|lt=label}}`` -> label; old uses put the language first.
+
+    A title such as ``Q42`` is the number of a Wikidata item, whose label is unknown here.
+    """
     if label := parameters.get("lt") or parameters.get("display"):
         return label
     title = first(parameters)
     if title in language_codes():  # the meaning of the third one differs between wikis; the fourth is the label
         return parameters.get("4") or (UNREAD if parameters.get("3") else unless_empty(second(parameters)))
-    return unless_empty(title)
+    return UNREAD if _ITEM_NUMBER.fullmatch(title) else unless_empty(title)
 
 
 def as_written(parameters: Parameters) -> str:
