@@ -66,6 +66,7 @@ def test_every_text_can_be_shown(language: str) -> None:
             "j",
             "hg",
             "term",
+            "title",
             "text",
             "texte",
             "content",
