@@ -64,7 +64,8 @@ def test_a_title_in_another_namespace_is_no_article() -> None:
     [
         ("ro", "Discuție:A"), ("ro", "Discuţie_Utilizator:A"), ("bn", "আলাপ:A"), ("el", "Συζήτηση χρήστη:A"),
         ("da", "Brugerdiskussion:A"), ("nn", "Diskusjon:A"), ("ca", "Viquipèdia:A"), ("cs", "Diskuse k souboru:A"),
-        ("simple", "Image talk:A"), ("ta", "பேச்சு:A"),
+        ("simple", "Image talk:A"), ("ta", "பேச்சு:A"), ("be-tarask", "Абмеркаваньне шаблёну:A"),
+        ("fiu-vro", "Pruukja:A"), ("nds-nl", "Overleg kattegerie:A"), ("rsk", "Хаснователь:A"),
     ],
 )  # fmt: skip
 def test_talk_and_other_pages_need_no_number_and_no_siteinfo(language: str, title: str) -> None:
@@ -94,6 +95,8 @@ def test_every_disambiguation_template_counts() -> None:
 def test_every_disambiguation_word_counts() -> None:
     for language, row in rows("disambiguation_words"):
         assert has_disambiguation_word(f"text __{row}__", language), (language, row)
+    for language, word in (("fr", "HOMONYMIE"), ("ja", "曖昧さ回避"), ("no", "PEKER"), ("he", "דף_פירושונים")):
+        assert has_disambiguation_word(f"text __{word}__", language), (language, word)
     assert not has_disambiguation_word("text __NOTOC__ disambig", "en")
 
 
@@ -171,6 +174,8 @@ def test_hatnotes_make_no_disambiguation() -> None:
     for language, name in (("pl", "DisambigR"), ("fr", "Homonymie à préciser"), ("de", "Begriffsklärungshinweis")):
         assert not DisambiguationTemplates(language).are_in(f"{{{{{name}|x}}}}"), name
     assert DisambiguationTemplates("fr").are_in("{{Homonymie de communes}}")
+    assert DisambiguationTemplates("cs").are_in("{{Rozcestník - panovník}}")
+    assert DisambiguationTemplates("tr").are_in("{{Yerleşim yerleri (anlam ayrımı)}}")
 
 
 def test_hashes_that_do_not_redirect() -> None:
