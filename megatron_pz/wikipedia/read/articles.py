@@ -106,6 +106,8 @@ class ArticleReader:
         ends = (
             text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
         )
+        if "<!--" in ends:  # a comment may stand inside a call
+            ends = _NOT_READ.sub("", ends)
         if localization.has_disambiguation_word(text, self._wiki.language) or self._disambiguation.are_in(ends):
             text_read, ends_read = (_NOT_READ.sub("", part) for part in (text, ends))
             word = localization.has_disambiguation_word(text_read, self._wiki.language)

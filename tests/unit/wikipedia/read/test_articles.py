@@ -24,6 +24,8 @@ OPTIONS = ArticleOptions(min_article_words=1)
         ("A is b. {{disambiguation}}", False),
         ("A is b. __DISAMBIG__", False),
         ("A is b. <!-- c --> {{disambiguation}} <nowiki>d</nowiki>", False),
+        ("A is b. {{disambiguation<!-- c -->}}", False),
+        ("A is b. {{<!-- c -->disambiguation|geo}}", False),
         ("A is b. <!-- {{disambiguation}} once -->", True),
         ("A is b. <!-- {{disambiguation}} and no end", True),
         ("Write <nowiki>{{disambiguation}}</nowiki> there.", True),
