@@ -67,6 +67,7 @@ def test_every_text_can_be_shown(language: str) -> None:
             "hg",
             "term",
             "title",
+            "תוכן",
             "text",
             "texte",
             "content",
