@@ -86,7 +86,7 @@ class ArticleReader:
         """Number of constructs that were not understood and vanished from text that stays, by place and reason."""
         self._namespaces = localization.Namespaces(site.language, site.namespaces)
         self._disambiguation = localization.DisambiguationTemplates(
-            site.language, templates.disambiguations() if templates else ()
+            site.language, templates.disambiguations if templates else ()
         )
 
     def read(self, page: Page) -> Article | DropReason:

@@ -154,9 +154,20 @@ class DumpTemplates:
         self._known: dict[str, tuple[str, str]] = {}
         self._depth = self._calls = 0  # templates being expanded; templates expanded for the page's own call
 
+    @functools.cached_property
     def disambiguations(self) -> frozenset[str]:
-        """Return the normalised names of the templates, including redirects, that make a page a disambiguation."""
-        return frozenset(name for name in self._summaries if self._summary(name)[1] == _DISAMBIGUATION)
+        """Return the normalised names of the templates that make a page a disambiguation, with their redirects.
+
+        A template that calls one of these does so, too.
+        """
+        named = {name: self._summary(name)[1] for name in self._summaries}
+        found: set[str] = set()
+        more = {name for name, summary in named.items() if summary == _DISAMBIGUATION}
+        while more:
+            found |= more
+            known = DisambiguationTemplates(self._language, found)
+            more = {name for name, text in named.items() if name not in found and "{{" in text and known.are_in(text)}
+        return frozenset(found)
 
     def name_and_mark(self, text: str) -> tuple[str, str]:
         """Return the name under which a template is rendered, or the mark of a template without text."""

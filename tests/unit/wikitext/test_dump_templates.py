@@ -31,6 +31,7 @@ PAGES = {
     "Broken": "{{#if:{{{1}}}|a",
     "Kinds": "{{Dmbox}}__DISAMBIG__[[Category:Kinds]]",
     "Village kinds": "{{School disambiguation}}<includeonly>[[Category:Kinds]]</includeonly>",
+    "River kinds": "{{Arts|river}}{{#if:{{{1|}}}|x}}",
     "Ref": "<ref>{{{1}}}</ref>",
     "Printed": '[[{{{1}}}]]<span class="noprint">&nbsp;([[:en:{{{1}}}|en]])</span>',
     "Doubted span": "{{Fix-span|content={{{1|}}}|text=doubtful}}",
@@ -114,7 +115,7 @@ def test_tables_win_over_the_dump() -> None:
 
 
 def test_disambiguations_and_their_redirects() -> None:
-    assert dump_templates().disambiguations() == {"kinds", "arts", "village kinds"}
+    assert dump_templates().disambiguations == {"kinds", "arts", "village kinds", "river kinds"}
 
 
 def test_deep_templates_cost_little() -> None:
