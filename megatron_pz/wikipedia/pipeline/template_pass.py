@@ -22,8 +22,7 @@ from megatron_pz.wikipedia.read.dump import SiteInfo, read_pages
 from megatron_pz.wikipedia.read.page import PageError
 from megatron_pz.wikipedia.read.streams import Job, input_kind, plan_jobs
 from megatron_pz.wikitext.localization import TEMPLATE, Namespaces, is_redirect, redirect_target
-from megatron_pz.wikitext.templates import template_name
-from megatron_pz.wikitext.templates.from_dump import summary
+from megatron_pz.wikitext.templates.from_dump import by_name, summary
 
 CHEAP_BYTES: Final = 64 << 20
 """Size of a bz2 or gzip file without an index up to which ``auto`` decompresses it a second time."""
@@ -41,7 +40,7 @@ def learn_templates(
         For each input, the :func:`~megatron_pz.wikitext.templates.from_dump.summary` of each template of its wiki that
         can be understood, by normalised name. Several files of one wiki share their templates.
     """
-    of_wiki: dict[str, _Found] = {}
+    of_wiki: dict[str, _Found] = {}  # by title
     for number, (path, site) in enumerate(sites.items()):
         if not _is_read(options, path):
             continue
@@ -56,7 +55,8 @@ def learn_templates(
                 file.write(json.dumps(found, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         of_file = json.loads(kept.read_bytes().decode("utf-8", "surrogatepass"))
         of_wiki.setdefault(site.article_url, {}).update(of_file)
-    return {path: of_wiki[site.article_url] for path, site in sites.items() if site.article_url in of_wiki}
+    named = {wiki: by_name(found) for wiki, found in of_wiki.items()}
+    return {path: named[site.article_url] for path, site in sites.items() if site.article_url in named}
 
 
 def _is_read(options: PreprocessOptions, path: str) -> bool:
@@ -100,7 +100,10 @@ def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
 
 
 def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool]) -> tuple[int, _Found]:
-    """Return the templates of one job. Damage is ignored here; the pass over the articles reports it."""
+    """Return the summaries of one job's templates by title, empty for a template that is not understood.
+
+    Damage is ignored here; the pass over the articles reports it.
+    """
     number, job = task
     numbers = Namespaces(site.language, site.namespaces)
     found: _Found = {}
@@ -117,6 +120,5 @@ def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool
         except PageError:
             continue
         redirect = page.redirect or (redirect_target(text) if is_redirect(text, site.language) else None)
-        if (use := summary(text, redirect, site.language)) is not None:
-            found[template_name(page.title.partition(":")[2])] = use
+        found[page.title.partition(":")[2]] = summary(text, redirect, site.language) or ""
     return number, found

@@ -20,7 +20,7 @@ from megatron_pz.wikitext.templates import expressions
 if TYPE_CHECKING:
     from megatron_pz.wikitext.localization import Wiki
 
-_REDIRECT, _BOX, _DISAMBIGUATION = ">", "box", "disambiguation"
+_REDIRECT, _BOX, _DISAMBIGUATION, _AMBIGUOUS = ">", "box", "disambiguation", "?"
 _BODY: Final = "="
 _LONGEST_BODY: Final = 4000
 _LONGEST_CONSTANT: Final = 60
@@ -91,6 +91,37 @@ def summary(wikitext: str, redirect: str | None, language: str = "en") -> str | 
     if len(body) > _LONGEST_BODY or "#invoke:" in body.casefold() or _BLOCK.search(body) or _PLACEHOLDER.search(body):
         return None
     return f"{_BODY}{body}"
+
+
+def by_name(of_titles: Mapping[str, str]) -> dict[str, str]:
+    """Return the summaries of templates by normalised name.
+
+    Titles that differ only in capitals share a name. If their templates differ, the name is ambiguous, and each title
+    is a key of its own.
+
+    Args:
+        of_titles: Summary by title without the namespace, empty for a template that is not understood.
+    """
+    named: dict[str, str] = {}
+    for title, found in of_titles.items():
+        name = templates.template_name(title)
+        leads_to_itself = found.startswith(_REDIRECT) and templates.template_name(_target(found)) == name
+        if not leads_to_itself and named.setdefault(name, found) != found:
+            named[name] = _AMBIGUOUS
+    ambiguous = {title for title in of_titles if named.get(templates.template_name(title)) == _AMBIGUOUS}
+    return {name: found for name, found in named.items() if found} | {title: of_titles[title] for title in ambiguous}
+
+
+def _target(redirect: str) -> str:
+    """Return the title, without the namespace, to which a redirect leads."""
+    title = redirect.removeprefix(_REDIRECT)
+    return title.partition(":")[2] or title
+
+
+def _title(text: str) -> str:
+    """Return a template's title from the name in a call: without a namespace, with a capital."""
+    name = " ".join((text.partition(":")[2] or text).replace("_", " ").split())
+    return name[:1].upper() + name[1:]
 
 
 @functools.cache
@@ -173,11 +204,11 @@ class DumpTemplates:
         """Return the name under which a template is rendered, or the mark of a template without text."""
         known = self._known.get(text)
         if known is None:
-            known = self._known[text] = self._name_and_mark(templates.template_name(text))
+            known = self._known[text] = self._name_and_mark(text)
         return known
 
-    def _name_and_mark(self, name: str) -> tuple[str, str]:
-        target, found = self._summary(name)
+    def _name_and_mark(self, text: str) -> tuple[str, str]:
+        target, found = self._summary(text)
         by_table = templates.name_and_mark(target, False, self._language)
         if by_table[1] != UNKNOWN:
             return by_table
@@ -185,15 +216,23 @@ class DumpTemplates:
             return templates.LEARNED + target, ""
         return "", DROPPED if found in (_BOX, _DISAMBIGUATION) else UNKNOWN
 
-    def _summary(self, name: str) -> tuple[str, str]:
-        """Return the name at the end of a chain of redirects, and its summary, empty if it has none."""
-        found = self._summaries.get(name, "")
+    def _summary(self, text: str) -> tuple[str, str]:
+        """Return the key of a template at the end of a chain of redirects, and its summary, empty if it has none."""
+        key, found = self._found(text)
         for _ in range(_MAX_REDIRECTS):
             if not found.startswith(_REDIRECT):
                 break
-            name = templates.template_name(found[1:].partition(":")[2] or found[1:])
-            found = self._summaries.get(name, "")
-        return name, found
+            key, found = self._found(_target(found))
+        return key, found
+
+    def _found(self, text: str) -> tuple[str, str]:
+        """Return the key and the summary of a template whose name is written so, empty if it has none."""
+        name = templates.template_name(text)
+        found = self._summaries.get(name, "")
+        if found != _AMBIGUOUS:
+            return name, found
+        title = _title(text)
+        return title, self._summaries.get(title, "")
 
     def render(self, name: str, parameters: Mapping[str, str], title: str, wiki: Wiki) -> str:
         """Render a template, with the marks of dropped constructs.

@@ -7,7 +7,7 @@ import pytest
 from megatron_pz.wikitext import templates
 from megatron_pz.wikitext.extract import wikitext_to_paragraphs
 from megatron_pz.wikitext.localization import Wiki
-from megatron_pz.wikitext.templates.from_dump import DumpTemplates, summary
+from megatron_pz.wikitext.templates.from_dump import DumpTemplates, by_name, summary
 
 PAGES = {
     "Strong wrap": "<noinclude>{{doc}}</noinclude><span class=\"x\">'''{{{1|}}}'''</span><!-- x -->",
@@ -128,3 +128,21 @@ def test_deep_templates_cost_little() -> None:
 def test_a_long_or_deep_page_costs_little(body: str) -> None:
     summary(f"{{{{fix|a}}}}{{{{{{1}}}}}}{body}", None)
     summary(body, None)
+
+
+def test_titles_that_differ_in_capitals_are_different_templates() -> None:
+    pages = {
+        "INX": summary("INX ''{{{1}}}''", None),
+        "Inx": summary("<ins>{{{1}}}</ins>", None),
+        "INx": summary("", "Template:Inx"),
+        "RS": summary("{{{1}}} rupees", None),
+        "Rs": summary("{{#invoke:Foo|bar}}", None),
+        "Wide": summary("{{{1}}}!", None),
+        "WIDE": summary("", "Template:Wide"),
+        "Rx": summary("", "Template:RS"),
+    }
+    wiki = Wiki(templates=DumpTemplates(by_name({title: found or "" for title, found in pages.items()}), "en"))
+    source = "The {{INX|Vik}} was {{inx|added}} and {{INx|put}} for {{RS|5}} or {{rx|6}}. A {{wide|b}} {{WIDE|c}} dog."
+    assert wikitext_to_paragraphs(f"{source} It is {{{{rs|7}}}} there.", "T", wiki) == [
+        "The INX Vik was added and put for 5 rupees or 6 rupees. A b! c! dog."
+    ]
