@@ -48,8 +48,10 @@ _LETTER_WITHOUT_CASE: Final = regex.compile(
     r"[\p{Lo}--[\p{Hangul}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}]]\p{M}*", regex.V1
 )
 _GEORGIAN: Final = regex.compile(r"\p{Georgian}")
-_QUOTED_SPEECH: Final = regex.compile(r"[とっのなをが]")
-"""Matches the particles with which a Japanese sentence continues after a quoted sentence."""
+_QUOTED_SPEECH: Final = regex.compile(
+    r"[とっのなをが]|\p{Han}{0,4}?(?:[說说]|[問问答喊叫]道|回答)|(?:他|她|我|你|他們|他们|她們|她们)[問问答喊]"
+)
+"""Matches what continues a sentence after a quoted one: Japanese particles, Chinese "he said"."""
 _SAMPLE: Final = 2000
 """Number of characters from which the language of a text is guessed."""
 _SAMPLE_WORD: Final = regex.compile(r"[\p{L}\p{M}\u200c'’]+")
@@ -65,11 +67,17 @@ class _Language:
     common: frozenset[str] = frozenset()
     abbreviations: frozenset[str] = frozenset()
     before_numbers: frozenset[str] = frozenset()
+    """A row with a star stands for all words with this ending."""
     ordinals: bool = False
     ends: str = ""
     spaces_end: bool = False
     continues: tuple[str, ...] = ()
     short_words: frozenset[str] = frozenset()
+
+    @cached_property
+    def endings_before_numbers(self) -> tuple[str, ...]:
+        """Return the endings of words before numbers."""
+        return tuple(row[1:] for row in self.before_numbers if row.startswith("*"))
 
     @cached_property
     def boundary(self) -> regex.Pattern[str]:
@@ -172,7 +180,7 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
     if mark[0] in rules.ends:
         return following.isupper()
     if mark[0] not in _SPACED_MARKS:
-        return not (continues or (mark[-1] in "」』" and _QUOTED_SPEECH.match(following)))
+        return not (continues or (mark[-1] in "」』”" and _QUOTED_SPEECH.match(paragraph, end.end())))
     if following in _CONTINUES or (following.islower() and not _GEORGIAN.match(following)):
         return False
     return mark != "." or not _is_abbreviation(paragraph, max(start, end.start() - _LONGEST_WORD), end, rules)
@@ -197,7 +205,7 @@ def _is_abbreviation(paragraph: str, start: int, end: regex.Match[str], rules: _
     elided = _ELIDED.sub("", last)
     if elided in rules.abbreviations or ("." in last and not last.replace(".", "").isdigit()):
         return True
-    return elided in rules.before_numbers and follows_number
+    return follows_number and (elided in rules.before_numbers or elided.endswith(rules.endings_before_numbers))
 
 
 def _is_ordinal(word: str, follows_number: bool) -> bool:

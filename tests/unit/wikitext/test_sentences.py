@@ -50,6 +50,7 @@ BY_LANGUAGE = {
         "Er wurde am 3. Mai 1950 in Bonn geboren. ",
         "Im 19. Jahrhundert lebte er hier, am Hof Ludwigs XIV. Danach nicht. ",
         "„Das ist gut.“ ",
+        "Sie wohnt in der Goethestr. 12 in Bonn. ",
         "Die Burg, z. B. die der Fam. Müller, steht seit 1999. ",
         "Dann kam Bd. 3 und die Abb. Eins.",
     ],
@@ -64,7 +65,7 @@ BY_LANGUAGE = {
         "Он был на ул. Мира.",
     ],
     "uk": ["Завод ім. Шевченка в м. Київ був великим. ", "Він був на вул. Миру."],
-    "zh": ["北京是中国的首都。", "人口很多！", "“好。”", "他说。"],
+    "zh": ["北京是中国的首都。", "人口很多！", "“好。”他说。", "「是嗎？」王某問道。", "「好。」", "他走了。"],
     "ja": ["「行く。」と彼は言った。", "東京は大きい。", "そうですか？", "円周率は３．１４である。"],
     "ko": ["서울은 수도이다. ", "그는 1950. 3. 4. 태어났다. ", "끝."],
     "ar": ["القاهرة عاصمة مصر. ", "هل هي كبيرة؟ ", "كان د. محمد هنا."],
@@ -87,6 +88,16 @@ BY_LANGUAGE = {
     "tr": ["Atatürk için 19. Yüzyıl'da ve III. Selim ile bir ev. ", "Doç. Dr. Ali geldi."],
     "ka": ["თბილისი დედაქალაქია. ", "იგი დიდია."],
     "pl": ["Ulica św. Jana i ul. Długa w XV. Wieku. ", "To jest koniec."],
+    "id": ["Jl. Sudirman dan tgl. 3 adalah untuk Prof. Drs. Hatta. ", "Ia pergi."],
+    "lt": ["Šv. Jonas ir 300 tūkst. Vilniaus gyventojų yra čia. ", "Jis mirė."],
+    "lv": ["Ludvigs XIV. Francijā un 1. Pasaules karš ir šeit, piem. Rīgā. ", "Viņš mira."],
+    "eu": ["1. Mundu Gerra eta Luis XIV. Frantziakoa hemen dira, adib. Bilbon. ", "Hil zen."],
+    "bn": ["এম. এ. রহমান এলেন। ", "মো. করিম গেলেন।"],
+    "ta": ["எம். ஜி. ராமச்சந்திரன் வந்தார். ", "அவர் போனார்."],
+    "te": ["ఎన్. టి. రామారావు వచ్చారు. ", "డా. రెడ్డి వెళ్ళారు."],
+    "kn": ["ಎಂ. ಎಸ್. ಸುಬ್ಬುಲಕ್ಷ್ಮಿ ಬಂದರು. ", "ಡಾ. ರಾಜ್ ಹೋದರು."],
+    "ml": ["എം. ടി. വാസുദേവൻ വന്നു. ", "ഡോ. നായർ പോയി."],
+    "pa": ["ਐਮ. ਐਸ. ਸਿੰਘ ਆਏ। ", "ਡਾ. ਕੌਰ ਗਏ।"],
     "fi": ["Hän syntyi 3. Toukokuuta. ", "Se oli kylmä."],
 }
 
@@ -133,7 +144,7 @@ def texts_of_rows(rules: module._Language) -> list[tuple[str, str, str]]:
     form = {"th": "กกก {}กกก", "lo": "ກກກ {}ກກກ", "km": "ក។{}"}.get(rules.name, "{}")
     return [
         *(("abbreviations", word, f"{capital} {word}. {capital}") for word in abbreviations),
-        *(("before_numbers", word, f"{capital} {word}. 5") for word in before_numbers),
+        *(("before_numbers", word, f"{capital} {word.replace('*', 'q')}. 5") for word in before_numbers),
         *(("continues", word, form.format(word)) for word in rules.continues),
     ]
 
