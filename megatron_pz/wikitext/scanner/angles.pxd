@@ -8,6 +8,7 @@ cdef Py_ssize_t _LONGEST_BROKEN_REF, _SHORTEST_HIDING, _CONTEXT
 
 cdef void angle(Scan scan) except *
 cdef bint _reference(Scan scan) except -1
+cdef void _attach_lost(Scan scan) except *
 cdef bint _is_in_item(Scan scan, Py_ssize_t position) noexcept
 cdef int _comment(Scan scan) except -1
 cdef bint _tag(Scan scan, str name, bint closing, bint alone, Py_ssize_t start, Py_ssize_t end) except -1

@@ -76,18 +76,30 @@ def _reference(scan: Scan) -> bool:
         end += 1
     if end >= scan.end or data[end] != ">":
         return False
-    mark = DROPPED
     start = scan.position
     scan.position = end + 1
-    if data[end - 1] != "/":
-        if scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
-            scan.position = scan.closing_end
-        else:  # the end is missing, so the note ends at the end of the line or at a heading
-            scan.position = scan.line_end(scan.position)
-            mark = DROPPED if _is_in_item(scan, start) else LOST  # the rest of the sentence may be in it
-    if not scan.frames.dropping:
-        scan.out.push(mark)
+    is_closed = data[end - 1] == "/"
+    if not is_closed and scan.find_closing_ref() and scan.closing_start <= scan.heading_after(scan.position):
+        scan.position = scan.closing_end
+        is_closed = True
+    if not is_closed:  # the note ends at the end of the line or at a heading
+        scan.position = scan.line_end(scan.position)
+    if scan.frames.dropping:
+        return True
+    if is_closed:
+        scan.out.push(DROPPED)
+    elif _is_in_item(scan, start):
+        _attach_lost(scan)
+    else:
+        scan.out.write(f" {LOST}")  # the rest of the sentence may be in it, also directly behind a word
     return True
+
+
+def _attach_lost(scan: Scan) -> None:
+    """Count something as lost directly behind the text in front of it, which stays."""
+    while scan.frames.depth == 0 and scan.out.size and scan.out.data[scan.out.size - 1] == " ":
+        scan.out.truncate(scan.out.size - 1)
+    scan.out.push(LOST)
 
 
 def _is_in_item(scan: Scan, position: int) -> bool:

@@ -75,7 +75,7 @@ def text_of(wikitext: str, keep: str = "") -> str:
         ("A.\n[[File:a.jpg|thumb|b\n\nC.\n== External links ==\n[http://d The site of the town] in French", "A.\n\nC."),
         ("{{broken\n|a=b\n== Next ==\ntext }} more", "text more"),
         ("{| class=x\n| a\n== Next ==\ntext", "text"),
-        ("a<ref>open\n== Next ==\ntext", "a\n\ntext"),
+        ("a.<ref>open\n== Next ==\ntext", "a.\n\ntext"),
         ("a ]] b }} c [[d|e}} f", "a b c e f"),
     ],
 )  # fmt: skip

@@ -173,3 +173,23 @@ def test_everything_unknown_is_counted(pieces: list[str]) -> None:
             assert counted <= unknown
         else:
             assert counted == unknown
+
+
+@pytest.mark.parametrize("scan_page", FORMS, ids=["interpreted", "compiled"][: len(FORMS)])
+@pytest.mark.parametrize(
+    ("wikitext", "text", "counted"),
+    [
+        ("The city<ref>Smith grew. It fell.\n\nNext one.", "Next one.", {"unknown_element": 1}),
+        ("The city grew.<ref>Smith fell.\n\nNext one.", "The city grew.\n\nNext one.",
+         {"behind_words_unknown_element": 1}),
+        ("* Alpha <ref>Smith\n* Beta<ref>Jones\n* Gamma", "- Alpha\n- Beta\n- Gamma",
+         {"behind_words_unknown_element": 2}),
+        ("The {{nowrap|b <ref>Smith\n\nNext}} one.", "Next one.", {"unknown_element": 1}),
+    ],
+)  # fmt: skip
+def test_a_note_without_an_end_is_counted(
+    scan_page: scanner_form.ScanPage, wikitext: str, text: str, counted: dict[str, int]
+) -> None:
+    found: dict[str, int] = {}
+    assert "\n\n".join(scan_page(wikitext, "T", Wiki(), frozenset(), found, found)) == text
+    assert found == counted
