@@ -17,6 +17,8 @@ from typing import Final
 
 import regex
 
+from megatron_pz.wikitext.grapheme_clusters import EXTENDS
+
 _DATA: Final = Path(__file__).with_name("data") / "sentences"
 _DEFAULT: Final = "en"
 """Language of the rules for text of unknown language: the base rules without additions."""
@@ -43,7 +45,6 @@ _ELIDED: Final = regex.compile(r"^\w+['’](?=\w\w)")
 """Matches an elided article before its noun: l'ing."""
 _ROMAN: Final = regex.compile(r"[IVXLC]+")
 _LONGEST_ORDINAL: Final = 3
-_MARK: Final = regex.compile(r"[\p{M}\u200c\u200d]")
 _LETTER_WITHOUT_CASE: Final = regex.compile(
     r"[\p{Lo}--[\p{Hangul}\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}]]\p{M}*", regex.V1
 )
@@ -172,7 +173,7 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
     """Return whether a candidate between two characters of the paragraph ends a sentence."""
     mark = end[0].rstrip()
     following = paragraph[end.end()]
-    if _MARK.match(following):
+    if EXTENDS.match(following):
         return False
     continues = paragraph.startswith(rules.continues, end.end())
     if not mark:

@@ -17,11 +17,11 @@ A dictionary would find longer words, but its data differ between releases of IC
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Final
 
 import regex
 
+from megatron_pz.wikitext.grapheme_clusters import EXTENDS, is_inside_flag
 from megatron_pz.wikitext.scanner_form import is_simply_spaced, words_of
 
 # Character classes, for use between brackets in patterns of version 1.
@@ -69,7 +69,6 @@ _SPECIAL: Final = re.compile(f"[{_UNSPACED_RANGES}{_OTHER_WHITE_SPACE}]")
 _WORD_CHARACTER: Final = regex.compile(rf"[{_IN_SPACED}{_IN_UNSPACED}\p{{Cf}}]", regex.V1)
 _UNSPACED_CHARACTER: Final = regex.compile(rf"[{_IN_UNSPACED}]", regex.V1)
 _JOINER_OF_SIGNS: Final = "\u200d"
-_EXTENDS: Final = regex.compile(r"[\p{M}\u200d]")
 _OPENING: Final = regex.compile(r"[\p{Ps}\p{Pi}]")
 _RUN: Final = re.compile(rf"[\u3400-\u4dbf\u4e00-\u9fff々〻]+|(?![{_SMALL_KANA}])[ぁ-ゖ][ぁ-ゖゝゞー]*")
 """Matches a run of ideographs with iteration marks or of hiragana; each character is a word or belongs to one."""
@@ -127,7 +126,7 @@ def cut_at_words(text: str) -> list[str]:
 
 def _is_joined(chunk: str, position: int) -> bool:
     """Return whether no line may end here: neither side is a script without spaces (``3.14``), or a mark follows."""
-    if unicodedata.category(chunk[position]).startswith("M"):
+    if EXTENDS.match(chunk[position]):
         return True
     return not (UNSPACED.match(chunk[position - 1]) or UNSPACED.match(chunk[position]))
 
@@ -137,7 +136,7 @@ def is_word_boundary(text: str, position: int) -> bool:
     if not 0 < position < len(text):
         return True
     before, after = text[position - 1], text[position]
-    if before == _JOINER_OF_SIGNS or _EXTENDS.match(after):
+    if before == _JOINER_OF_SIGNS or EXTENDS.match(after) or is_inside_flag(text, position):
         return False
     if not (_WORD_CHARACTER.match(before) and _WORD_CHARACTER.match(after)):
         return True
