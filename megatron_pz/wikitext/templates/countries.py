@@ -65,7 +65,7 @@ def render(name: str, parameters: Parameters) -> str:
     values = [value for value in parameters.values() if value]
     if values == ["#"]:
         return DROPPED
-    return name.removeprefix(PREFIX) if all(map(str.isdecimal, values)) else UNREAD
+    return name.removeprefix(PREFIX) if len(values) < 2 and all(map(str.isdecimal, values)) else UNREAD
 
 
 def _named_country(parameters: Parameters) -> str:

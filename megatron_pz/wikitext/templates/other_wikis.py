@@ -121,6 +121,8 @@ def _east_slavic_date(parameters: Parameters) -> str:
         return f"{day} {months[month - 1]} {year}"
     if old_month in (0, month):
         return f"{old_day} ({day}) {months[month - 1]} {year}"
+    if old_month > month:
+        return f"{old_day} {months[old_month - 1]} {year - 1} ({day} {months[month - 1]} {year})"
     return f"{old_day} {months[old_month - 1]} ({day} {months[month - 1]}) {year}"
 
 
@@ -220,7 +222,8 @@ _SPANISH_ERA: Final = {"": "", "a": " a. C.", "d": " d. C."}
 def _spanish_century(parameters: Parameters) -> str:
     """Render ``{{siglo|XX||s}}`` -> siglo XX, ``{{siglo|V|a|S}}`` -> Siglo V a. C.; the fourth parameter links."""
     word, era = _SPANISH_CENTURY.get(parameters.get("3", "")), _SPANISH_ERA.get(second(parameters))
-    return UNREAD if not first(parameters) or word is None or era is None else f"{word}{first(parameters)}{era}"
+    is_roman = bool(first(parameters)) and set(first(parameters).upper()) <= set("IVXL")
+    return UNREAD if not is_roman or word is None or era is None else f"{word}{first(parameters)}{era}"
 
 
 def _italian_measure(parameters: Parameters) -> str:

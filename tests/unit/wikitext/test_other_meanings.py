@@ -21,6 +21,9 @@ def text_of(wikitext: str, language: str) -> str:
         ("ko", "10{{위|5}}과 H{{아래|2}}O다.", "10⁵과 H₂O다."),
         ("ja", "彼は{{by|1990年}}に。", "彼は1990年に。"),
         ("pt", "A {{lknb|Taça}} é isto.", "A Taça é isto."),
+        ("ru", "Он умер {{ДС|2|1|1900|21|12}} и {{ДС|2|3|1900|18|2}}.",
+         "Он умер 21 декабря 1899 (2 января 1900) и 18 февраля (2 марта) 1900."),
+        ("es", "Es el {{siglo|XX||s}} en {{DMA|1950}}.", "Es el siglo XX en Dominica."),
         ("ro", "Este {{ill-wd|Alfa}} aici.", "Este Alfa aici."),
         ("en", "It is {{val|3|x|4|u=m}}, {{val|3|x|4|u=%}} or {{val|3|by|4|u=m}}.",
          "It is 3 m × 4 m, 3% × 4% or 3 by 4 m."),
@@ -44,6 +47,8 @@ def test_what_is_shown(language: str, wikitext: str, text: str) -> None:
         ("fr", "Il fait {{tmp|5|à|20|°C}} ici."),
         ("ru", "Он {{unit|5|км|2}} там."),
         ("pt", "A {{lknb|Copa|2010}} é."),
+        ("es", "Es el {{siglo|5}} ya."),
+        ("es", "Es el {{DMA|1|1|1950}} ya."),
     ],
 )
 def test_what_is_not_understood_costs_its_sentence(language: str, sentence: str) -> None:
