@@ -56,6 +56,8 @@ def labelled(code: str, parameters: Parameters, wiki: str, start: int = 1) -> st
         second, third = third, second
     if transliteration := next(filter(None, map(parameters.get, _TRANSLITERATIONS)), second):
         shown += f", {'romanized: ' if is_english and label else ''}{transliteration}"
+    if is_english and (thai := parameters.get("rtgs")):
+        shown += f", RTGS: {thai}"
     if meaning := parameters.get("lit") or third:
         shown += f", lit. ‘{meaning}’" if is_english else f" «{meaning}»"
     return shown
