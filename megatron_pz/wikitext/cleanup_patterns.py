@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from megatron_pz.wikitext.marks import HOLES
+from megatron_pz.wikitext.marks import HOLES, PLACES
 from megatron_pz.wikitext.sentences import sentences
 
 _SOUND_WORD = (
@@ -31,6 +31,12 @@ _EMPTY_LINES = re.compile(r" *\n[ \n]*")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
 _HOLE = re.compile(f"[{''.join(HOLES)}]")
+_CONVERTED = re.compile(
+    rf" \((?:equivalent|equal|worth|approximately|about|roughly|around)\b[^()]{{0,200}}{_HOLE.pattern}[^()]{{0,200}}\)"
+    r"(?=[\s.,;:!?]|$)",
+    re.IGNORECASE,
+)
+"""Matches a parenthesis that gives the amount in front of it once more, with a hole: ``(equivalent to $… today)``."""
 _OPENING, _CLOSING = "(（", ")）"
 _LONGEST_PARENTHESIS = 1000
 
@@ -48,14 +54,22 @@ def without_sound_words(text: str) -> str:
     return kept
 
 
-def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int]) -> str:
+def without_incomplete_sentences(text: str, language: str, dropped: dict[str, int], lost: dict[str, int]) -> str:
     """Remove the sentences that contain the mark of a hole; ``dropped`` counts them by reason.
+
+    If the hole is in a parenthesis that only gives an amount once more, the parenthesis is removed instead.
 
     Args:
         text: One item or paragraph.
         language: Language of the wiki.
         dropped: Counts by reason, as in :data:`~megatron_pz.wikitext.marks.HOLES`.
+        lost: Counts by place and reason of the holes in removed parentheses.
     """
+    for parenthesis in _CONVERTED.findall(text):
+        for mark in _HOLE.findall(parenthesis):
+            name = f"{PLACES[1]}_{HOLES[mark]}"
+            lost[name] = lost.get(name, 0) + 1
+    text = _CONVERTED.sub("", text)
     kept: list[str] = []
     for sentence in _joined_in_parentheses(sentences(text, language)):
         hole = _HOLE.search(sentence)

@@ -167,7 +167,8 @@ class Paragraphs:
         while self.pending & GAP and out.size > self.floor and is_separator(self._last()):
             out.truncate(out.size - 1)
         if self.has_hole:
-            text = without_incomplete_sentences(out.text(self.floor, out.size), self.language, self.dropped)
+            item = out.text(self.floor, out.size)
+            text = without_incomplete_sentences(item, self.language, self.dropped, self.holes.lost)
             out.truncate(self.floor)
             out.write(text)
         while out.size > self.floor and out.data[out.size - 1] in " \n":

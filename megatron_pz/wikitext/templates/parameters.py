@@ -102,7 +102,7 @@ def _scripted(before: str, content: str, sign: str, table: dict[int, int]) -> st
         return _scripted(before, text[:-1], sign, table) + text[-1] + white
     if _RAISABLE.match(text) and not (text in "n()" and not base.strip()):
         return text.translate(table) + white
-    is_base = base.isalnum() or base in ")]}²³′π"
+    is_base = base.isalnum() or base in ")]}²³′π∑∏∫∮⋃⋂"
     is_part_of_word = sign == "^" and _is_ending(before, text)
     if not base or not is_base or is_part_of_word or not _is_formula(text):
         return content

@@ -165,6 +165,8 @@ def test_arguments_that_are_not_understood_cost_their_sentence(template: str) ->
         ("12<sup>3</sup>/<sub>8</sub>, <sup>1</sup>&frasl;<sub>16</sub>", "12 3/8, 1/16"),
         ("{{nowrap|4<sup>7</sup>⁄<sub>10</sub> in}}, m<sup>2</sup>/<sub>3</sub>", "4 7/10 in, m²/₃"),
         ("3<sup>k</sup>", "3^k"),
+        ("∑<sub>''i''=1</sub><sup>''n''</sup>, {{math|∏{{su|b=''i''{{=}}1|p=''n''}}}}", "∑_(i=1)ⁿ, ∏_(i=1)ⁿ"),
+        ("{{prime|''f''}}, 6{{prime}}2{{pprime}}", "f′, 6′2″"),
         ("e<sup>iπ</sup>", "e^(iπ)"),
         ("2<sup>n+1</sup>", "2ⁿ⁺¹"),
         ("10<sup>6.5</sup>", "10^(6.5)"),

@@ -193,3 +193,16 @@ def test_a_note_without_an_end_is_counted(
     found: dict[str, int] = {}
     assert "\n\n".join(scan_page(wikitext, "T", Wiki(), frozenset(), found, found)) == text
     assert found == counted
+
+
+@pytest.mark.parametrize("scan_page", FORMS, ids=["interpreted", "compiled"][: len(FORMS)])
+def test_an_amount_given_once_more_is_counted(scan_page: scanner_form.ScanPage) -> None:
+    found: dict[str, int] = {}
+    source = (
+        "It paid $5 million (equivalent to ${{Inflation|US|5|1990}} million in {{Inflation/year|US}}) in cash. "
+        "It fell by 5 (about {{no such}}) then. It paid (equivalent to {{no such}})5 then. It was a ({{no such}} b) c."
+    )
+    assert scan_page(source, "T", Wiki(), frozenset(), found, found) == [
+        "It paid $5 million in cash. It fell by 5 then."
+    ]
+    assert found == {"in_parentheses_unknown_template": 3, "unknown_template": 2}
