@@ -10,13 +10,16 @@ import bz2
 import functools
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.runtime.files import written_whole
 from megatron_pz.wikipedia.pipeline.options import PreprocessOptions
 from megatron_pz.wikipedia.pipeline.pool import Stopped, map_unordered
+from megatron_pz.wikipedia.read.compression import begins_stream
 from megatron_pz.wikipedia.read.damage import DamageLog
 from megatron_pz.wikipedia.read.dump import SiteInfo, read_pages
 from megatron_pz.wikipedia.read.page import PageError
@@ -26,6 +29,10 @@ from megatron_pz.wikitext.templates.from_dump import by_name, summary
 
 CHEAP_BYTES: Final = 64 << 20
 """Size of a bz2 or gzip file without an index up to which ``auto`` decompresses it a second time."""
+
+_HEAD: Final = 4
+"""Bytes that show that a bz2 stream begins."""
+_INDEX_ENTRY = re.compile(r"(\d{1,18}):\d+:(.+)\n?", re.ASCII)
 
 _Numbered = tuple[int, Job]
 _Found = dict[str, str]
@@ -47,7 +54,7 @@ def learn_templates(
         kept = work / f"templates-{number}.json"
         if not kept.exists():
             found: _Found = {}
-            jobs = enumerate(_template_jobs(path, site))
+            jobs = enumerate(_template_jobs(path, site, options.run.skip_damaged))
             parts = dict(map_unordered(functools.partial(_templates_of, site), jobs, options.run.workers))
             for job in sorted(parts):
                 found |= parts[job]
@@ -79,7 +86,7 @@ def _index_of(path: str) -> Path | None:
     return index if index.is_file() else None
 
 
-def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
+def _template_jobs(path: str, site: SiteInfo, skip_damaged: bool = False) -> Iterator[Job]:
     """Yield the jobs with templates: all jobs of the file, or the streams in which its index lists templates."""
     index = _index_of(path)
     if index is None:
@@ -87,16 +94,41 @@ def _template_jobs(path: str, site: SiteInfo) -> Iterator[Job]:
         return
     numbers = Namespaces(site.language, site.namespaces)
     size = Path(path).stat().st_size
-    with bz2.open(index, "rt", encoding="utf-8") as lines:
-        streams = itertools.groupby((line.rstrip("\n").split(":", 2) for line in lines), lambda fields: int(fields[0]))
-        begin = -1
-        for offset, pages in streams:
-            if begin >= 0:
-                yield Job(path, input_kind(path), begin, offset)
-            holds_templates = any(numbers.number_of(fields[2]) == TEMPLATE for fields in pages)
-            begin = offset if holds_templates else -1
+    begin = -1
+    for offset, pages in itertools.groupby(_index_entries(index, path, skip_damaged), lambda entry: entry[0]):
         if begin >= 0:
-            yield Job(path, input_kind(path), begin, size)
+            yield Job(path, input_kind(path), begin, offset)
+        holds_templates = any(numbers.number_of(title) == TEMPLATE for _, title in pages)
+        begin = offset if holds_templates else -1
+    if begin >= 0:
+        yield Job(path, input_kind(path), begin, size)
+
+
+def _index_entries(index: Path, path: str, skip_damaged: bool) -> Iterator[tuple[int, str]]:
+    """Yield (offset of its stream, title) for every page that an index lists.
+
+    Raise :class:`BadInput` if the index is damaged. The same holds for an index of another dump, unless damage of the
+    dump is skipped, which looks the same.
+    """
+    known, size = -1, Path(path).stat().st_size
+    try:
+        with bz2.open(index, "rt", encoding="utf-8") as lines, Path(path).open("rb") as dump:
+            for line in lines:
+                entry = _INDEX_ENTRY.fullmatch(line)
+                if entry is None:
+                    raise BadInput(f"{index}: {line[:80].strip()!r} is not offset:id:title; remove it or give another")
+                offset = int(entry[1])
+                if offset != known and offset < size and not skip_damaged:
+                    dump.seek(offset)
+                    if not begins_stream("bz2", dump.read(_HEAD)):
+                        raise BadInput(
+                            f"{index}: lists byte {offset} of {path}, where no stream begins; download both again, or "
+                            "remove the index"
+                        )
+                known = offset
+                yield offset, entry[2]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BadInput(f"{index}: is damaged ({error}); download it again or remove it") from None
 
 
 def _templates_of(site: SiteInfo, task: _Numbered, is_stopped: Callable[[], bool]) -> tuple[int, _Found]:

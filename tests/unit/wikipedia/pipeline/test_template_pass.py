@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_pz.runtime.errors import BadInput
 from megatron_pz.wikipedia.pipeline import template_pass
 from megatron_pz.wikipedia.pipeline.options import OutputOptions, PreprocessOptions, RunOptions
 from megatron_pz.wikipedia.pipeline.pipeline import preprocess
@@ -93,6 +94,26 @@ def test_an_index_tells_the_streams_that_hold_templates(tmp_path: Path, tiny_tok
     assert [job.start for job in jobs] == starts[3:5]
     found = learn_templates(options(dump, tmp_path, tiny_tokenizer_dir, 1, "auto"), {str(dump): site}, tmp_path)
     assert set(found[str(dump)]) == {"wort", "w2", "klärung"}
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (b"no bz2", "is damaged"),
+        (bz2.compress(b"600:1:A\n")[:20], "is damaged"),
+        (bz2.compress(b"600:1:\xff\n"), "is damaged"),
+        (bz2.compress(b"600:A\n"), "'600:A' is not offset:id:title"),
+        (bz2.compress(b"7:1:Vorlage:A\n"), "lists byte 7 of"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(
+    tmp_path: Path, tiny_tokenizer_dir: Path, index: bytes, words: str
+) -> None:
+    dump = tmp_path / "dewiki-latest-pages-articles-multistream.xml.bz2"
+    write_dump(dump)
+    (tmp_path / "dewiki-latest-pages-articles-multistream-index.txt.bz2").write_bytes(index)
+    with pytest.raises(BadInput, match=f"index.*{words}"):
+        preprocess(options(dump, tmp_path, tiny_tokenizer_dir, 1, "auto"))
 
 
 def test_a_large_dump_is_not_decompressed_twice(
