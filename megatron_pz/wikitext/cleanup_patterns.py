@@ -31,8 +31,13 @@ _EMPTY_LINES = re.compile(r" *\n[ \n]*")
 _BRACKETS = str.maketrans("", "", "[]{}'<()（）")
 _PASSES = 4
 _HOLE = re.compile(f"[{''.join(HOLES)}]")
+_CONVERTED_WORD = (
+    "equivalent", "equal", "worth", "approximately", "approx", "about", "roughly", "around", "entspricht",
+    "entsprechen", "entsprechend", "équivalent", "équivalant", "soit", "equivalente", "equivalentes", "equivale",
+    "equivalía", "omgerekend", "motsvarande", "эквивалент", "эквивалентно",
+)  # fmt: skip
 _CONVERTED = re.compile(
-    rf" \((?:equivalent|equal|worth|approximately|about|roughly|around)\b[^()]{{0,200}}{_HOLE.pattern}[^()]{{0,200}}\)"
+    rf" \((?:(?:{'|'.join(_CONVERTED_WORD)})\b|[≈~])[^()]{{0,200}}{_HOLE.pattern}[^()]{{0,200}}\)"
     r"(?=[\s.,;:!?]|$)",
     re.IGNORECASE,
 )

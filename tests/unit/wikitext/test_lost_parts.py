@@ -206,3 +206,15 @@ def test_an_amount_given_once_more_is_counted(scan_page: scanner_form.ScanPage) 
         "It paid $5 million in cash. It fell by 5 then."
     ]
     assert found == {"in_parentheses_unknown_template": 3, "unknown_template": 2}
+
+
+@pytest.mark.parametrize(
+    ("language", "wikitext", "text"),
+    [
+        ("de", "Er kostete 5 Mark (entspricht {{Inflation|DE|5|1950}} Euro) damals.", "Er kostete 5 Mark damals."),
+        ("fr", "Il vaut 5 francs (soit {{Inconnu|5}} euros), ici.", "Il vaut 5 francs, ici."),
+        ("en", "It paid £5 (≈{{Inflation|UK|5|1950}}).", "It paid £5."),
+    ],
+)
+def test_an_amount_given_once_more_goes_alone(language: str, wikitext: str, text: str) -> None:
+    assert wikitext_to_paragraphs(wikitext, "T", Wiki(language)) == [text]
