@@ -23,6 +23,8 @@ from megatron_pz.wikipedia.read.streams import Job, cache_header, cache_header_f
 
 FORMAT: Final = 1
 """Version of the layout."""
+_SIZE: Final = "bytes of articles"
+"""Entry of the header: bytes of all frames after it. Without it, the loss of whole frames would not be noticed."""
 _LEVEL = 3
 
 
@@ -46,8 +48,9 @@ class CachePart:
 
 def join_cache(parts: Sequence[Path], path: Path, header: dict[str, Any]) -> None:
     """Write the cache from its parts, which are kept."""
+    size = sum(part.stat().st_size for part in parts)
     with written_whole(path) as file:
-        file.write(cache_header_frame({"megatron_pz_articles": FORMAT, **header}))
+        file.write(cache_header_frame({"megatron_pz_articles": FORMAT, _SIZE: size, **header}))
         for part in parts:
             with part.open("rb") as frame:
                 shutil.copyfileobj(frame, file, 1 << 20)
@@ -77,6 +80,11 @@ def check_cache(path: str, options: PreprocessOptions) -> dict[str, Any]:
     header = cache_header(path) if input_kind(path).content == "cache" else None
     if header is None or header.get("megatron_pz_articles") != FORMAT:
         raise BadInput(f"{path}: is not a cache of layout {FORMAT}; remove it or give another --cache")
+    size, there_are = header.get(_SIZE), Path(path).stat().st_size - len(cache_header_frame(header))
+    if size is not None and there_are < size and not options.run.skip_damaged:
+        raise BadInput(
+            f"{path}: is truncated: {size - there_are} bytes of articles are missing; remove it or copy it again"
+        )
     wanted = extraction(options)
     for group, settings in wanted.items():
         there = header["options"].get(group, {})

@@ -128,6 +128,16 @@ def test_a_cache_stands_for_its_dump(tmp_path: Path, dump: Path, tiny_tokenizer_
         assert source["made_from"]["inputs"] == manifest_of(tmp_path / "made" / "wiki")["inputs"]
 
 
+def test_a_cache_that_lost_whole_frames_is_refused(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
+    cache = tmp_path / "articles.zst"
+    run(tmp_path / "made" / "wiki", tiny_tokenizer_dir, dump, cache=cache)
+    whole = cache.read_bytes()
+    last = whole.rindex(b"\x28\xb5\x2f\xfd")
+    cache.write_bytes(whole[:last])
+    with pytest.raises(BadInput, match=f"is truncated: {len(whole) - last} bytes of articles are missing"):
+        run(tmp_path / "wiki", tiny_tokenizer_dir, cache)
+
+
 def test_a_cache_of_something_else_is_refused(tmp_path: Path, dump: Path, tiny_tokenizer_dir: Path) -> None:
     cache = tmp_path / "articles.zst"
     run(tmp_path / "made" / "wiki", tiny_tokenizer_dir, dump, cache=cache)
