@@ -44,6 +44,8 @@ def test_what_is_shown(language: str, wikitext: str, text: str) -> None:
         ("es", "Es {{vs|Alfa}} y gama."),
         ("nl", "Hij is {{ca|1500}} geboren."),
         ("en", "He {{ins|added}} it."),
+        ("en", "He got the {{won}} there."),
+        ("en", "The word 中, {{lit|Middle}}, is {{unknown}} here."),
         ("fr", "Il fait {{tmp|5|à|20|°C}} ici."),
         ("ru", "Он {{unit|5|км|2}} там."),
         ("pt", "A {{lknb|Copa|2010}} é."),
