@@ -8,6 +8,8 @@ import regex
 
 EXTENDS: Final = regex.compile(r"[\p{M}\p{GCB=Extend}\p{GCB=SpacingMark}\u200d]")
 """Matches a character that belongs to the cluster of the preceding one: marks, skin tones, tags of flags."""
+FIRST_MARK: Final = "\u0300"
+"""No character before this one extends another; the comparison is faster than the pattern."""
 _FLAG_LETTERS_BEFORE: Final = regex.compile(r"(?r)\p{Regional_Indicator}+")
 
 

@@ -166,7 +166,7 @@ class DisambiguationTemplates:
 
 def has_disambiguation_word(text: str, language: str) -> bool:
     """Return whether a page's wikitext marks a disambiguation by a magic word (``__DISAMBIG__``)."""
-    return "__" in text and any(f"__{word}__" in text for word in wiki_names.names("disambiguation_words", language))
+    return any(f"__{word}__" in text for word in wiki_names.names("disambiguation_words", language))
 
 
 LANGUAGE_NAMES = dict(

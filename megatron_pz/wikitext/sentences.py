@@ -17,7 +17,7 @@ from typing import Final
 
 import regex
 
-from megatron_pz.wikitext.grapheme_clusters import EXTENDS
+from megatron_pz.wikitext.grapheme_clusters import EXTENDS, FIRST_MARK
 
 _DATA: Final = Path(__file__).with_name("data") / "sentences"
 _DEFAULT: Final = "en"
@@ -173,7 +173,7 @@ def _ends_sentence(paragraph: str, start: int, end: regex.Match[str], rules: _La
     """Return whether a candidate between two characters of the paragraph ends a sentence."""
     mark = end[0].rstrip()
     following = paragraph[end.end()]
-    if EXTENDS.match(following):
+    if following >= FIRST_MARK and EXTENDS.match(following):
         return False
     continues = paragraph.startswith(rules.continues, end.end())
     if not mark:

@@ -31,6 +31,7 @@ _TEMPLATE_AT_AN_END = 1 << 12
 """Characters at the beginning and the end of a page that are searched for the template of a disambiguation."""
 _NOT_READ = re.compile(r"<!--(?:.*?-->|.*+)|<nowiki>(?:.*?</nowiki>|.*+)", re.DOTALL | re.IGNORECASE)
 """Matches comments and text that is not wikitext, in which a template's name is not a call."""
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _PARAGRAPH_BREAK = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -107,7 +108,7 @@ class ArticleReader:
             text if len(text) <= 2 * _TEMPLATE_AT_AN_END else text[:_TEMPLATE_AT_AN_END] + text[-_TEMPLATE_AT_AN_END:]
         )
         if "<!--" in ends:  # a comment may stand inside a call
-            ends = _NOT_READ.sub("", ends)
+            ends = _COMMENT.sub("", ends)
         if localization.has_disambiguation_word(text, self._wiki.language) or self._disambiguation.are_in(ends):
             text_read, ends_read = (_NOT_READ.sub("", part) for part in (text, ends))
             word = localization.has_disambiguation_word(text_read, self._wiki.language)
