@@ -119,12 +119,12 @@ def name_and_mark(text: str, keeps_infoboxes: bool, language: str = "en") -> tup
     if known is None:
         if len(names) >= _MAX_KNOWN_NAMES:
             names.clear()
-        name, written = template_name(text), text.rpartition(":")[2].strip()
+        name, is_prefix = template_name(text), words.is_ship_prefix(text.rpartition(":")[2].strip())
         if country := countries.of_template(text, language):
             known = countries.PREFIX + country, ""
-        elif language not in ENGLISH and written.isupper() and template_rows(_ANY_WIKI).computed.get(name) == _SHIP:
+        elif language not in ENGLISH and is_prefix and template_rows(_ANY_WIKI).computed.get(name) == _SHIP:
             known = _SHIP_PREFIX + name, ""  # {{RMS|Titanic}} in German, where {{rmS|Cuira}} is a language
-        elif not written.isupper() and template_rows(language).computed.get(name) == _SHIP:
+        elif not is_prefix and template_rows(language).computed.get(name) == _SHIP:
             known = "", UNKNOWN  # {{ins|words}} marks insertions, {{INS|Vikrant}} is a ship
         elif is_shown(name, language) or name in PAGE_TITLE or (keeps_infoboxes and is_infobox(name)):
             known = name, ""

@@ -71,6 +71,11 @@ def _ship_name(prefix: str, name: str, hull: str, form: str) -> str:
     return forms.get(form, UNREAD)
 
 
+def is_ship_prefix(name: str) -> bool:
+    """Return whether a template's name is written as a ship's prefix: in capitals, or as in ``HNoMS``."""
+    return name.isupper() or name in _SHIP_PREFIXES.values()
+
+
 def ship(parameters: Parameters) -> str:
     """Render ``{{USS|Enterprise|CVN-65}}`` -> USS Enterprise (CVN-65)."""
     prefix = parameters["0"]

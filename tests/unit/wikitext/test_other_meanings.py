@@ -18,6 +18,7 @@ def text_of(wikitext: str, language: str) -> str:
         ("fr", "Voir {{pp|5}} et {{tmp|5|°C}} ici{{ca}}.", "Voir pp. 5 et 5 °C ici."),
         ("en", "It is so{{dn}} and so{{pp}}.", "It is so and so."),
         ("en", "The {{INS|Vikrant}} and the {{template:HMS|Ajax}}.", "The INS Vikrant and the HMS Ajax."),
+        ("en", "The {{HNoMS|Eidsvold||2}} and the {{HSwMS|Gotland}}.", "The Eidsvold and the HSwMS Gotland."),
         ("ko", "10{{위|5}}과 H{{아래|2}}O다.", "10⁵과 H₂O다."),
         ("ja", "彼は{{by|1990年}}に。", "彼は1990年に。"),
         ("pt", "A {{lknb|Taça}} é isto.", "A Taça é isto."),
