@@ -128,7 +128,7 @@ setup(
             "accelerate",
         ],
         # For preprocessing: gigatoken encodes as Hugging Face does at 50 times the speed, without indexed-bzip2 a whole
-        # run took 2 to 18 % longer, py3langid serves --language and rensa --near-duplicates.
+        # run takes 6 to 18 % longer, py3langid serves --language and rensa --near-duplicates.
         "wikipedia": ["gigatoken>=0.10", "indexed-bzip2>=1.7", "py3langid>=0.4", "rensa>=0.5"],
         # Generated questions for megatron_pz.rlvr; not in the locks. It brings eleven small packages and none of CUDA;
         # pycosat, cellpylib and zss are built from source.
