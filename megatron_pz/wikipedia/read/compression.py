@@ -25,11 +25,13 @@ _STREAM_BEGINS: dict[Compression, re.Pattern[bytes]] = {
     "gz": re.compile(rb"\x1f\x8b\x08"),
     "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"),
 }
-_BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
+BZ2_STREAM = re.compile(rb"BZh[1-9]1AY&SY")
 """A stream header and the magic number of a block: 80 bits, which compressed data does not hold by chance."""
-_EMPTY_BZ2_STREAMS = re.compile(rb"(?:BZh[1-9]\x17rE8P\x90\0{4})+")
+EMPTY_BZ2_STREAM = re.compile(rb"BZh[1-9]\x17rE8P\x90\0{4}")
+"""Matches a stream without a block, which has :data:`EMPTY_BZ2_BYTES` bytes."""
+EMPTY_BZ2_BYTES = 14
 _ZST_FRAME = re.compile(rb"\x28\xb5\x2f\xfd")
-_LONGEST_BEGIN = 10
+LONGEST_BEGIN = 10
 """Bytes that the longer of these two patterns matches."""
 _SEARCHED_AT_ONCE = 1 << 20
 """Bytes searched at a time. A file that is mapped as a whole would count as this process's memory."""
@@ -114,7 +116,7 @@ def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
     """
     if compression == "gz":
         return None  # the three bytes of a header occur too often in compressed data by chance
-    starts = _occurrences(path, _BZ2_STREAM) if compression == "bz2" else _zst_frames(path)
+    starts = _occurrences(path, BZ2_STREAM) if compression == "bz2" else _zst_frames(path)
     first, second = next(starts, None), next(starts, None)
     if compression == "bz2" and first and _are_empty_bz2_streams(path, first):
         first = 0
@@ -128,14 +130,14 @@ def stream_starts(path: str, compression: Compression) -> Iterator[int] | None:
 def _are_empty_bz2_streams(path: str, size: int) -> bool:
     """Return whether a file begins with this many bytes of streams without content."""
     with Path(path).open("rb") as file:
-        return size <= _SEARCHED_AT_ONCE and _EMPTY_BZ2_STREAMS.fullmatch(file.read(size)) is not None
+        return size <= _SEARCHED_AT_ONCE and not EMPTY_BZ2_STREAM.sub(b"", file.read(size))
 
 
 def next_stream(path: str, compression: Compression, after: int) -> int | None:
     """Return the byte offset of the first stream after byte ``after``, for files with a damaged stream."""
     if compression == "gz":
         return None
-    return next(_occurrences(path, _BZ2_STREAM if compression == "bz2" else _ZST_FRAME, after + 1), None)
+    return next(_occurrences(path, BZ2_STREAM if compression == "bz2" else _ZST_FRAME, after + 1), None)
 
 
 def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
@@ -145,8 +147,8 @@ def _chain(first: int, second: int, others: Iterator[int]) -> Iterator[int]:
 
 
 def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Iterator[int]:
-    """Yield the byte offsets from ``start`` on of a pattern of at most :data:`_LONGEST_BEGIN` bytes, in order."""
-    content = bytearray(_LONGEST_BEGIN - 1 + _SEARCHED_AT_ONCE)
+    """Yield the byte offsets from ``start`` on of a pattern of at most :data:`LONGEST_BEGIN` bytes, in order."""
+    content = bytearray(LONGEST_BEGIN - 1 + _SEARCHED_AT_ONCE)
     begins, kept, searched = start, 0, start  # where the content begins in the file; what of it has been there before
     with Path(path).open("rb", buffering=0) as file, memoryview(content) as view:
         file.seek(start)
@@ -155,7 +157,7 @@ def _occurrences(path: str, pattern: re.Pattern[bytes], start: int = 0) -> Itera
             for match in pattern.finditer(content, searched - begins, size):
                 searched = begins + match.end()
                 yield begins + match.start()
-            kept = min(size, _LONGEST_BEGIN - 1)
+            kept = min(size, LONGEST_BEGIN - 1)
             view[:kept] = bytes(view[size - kept : size])
             begins += size - kept
             searched = max(searched, begins)

@@ -15,10 +15,11 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import re
 from itertools import pairwise
 from types import TracebackType
 from typing import BinaryIO
+
+from megatron_pz.wikipedia.read.compression import BZ2_STREAM, EMPTY_BZ2_BYTES, EMPTY_BZ2_STREAM, LONGEST_BEGIN
 
 try:
     import indexed_bzip2
@@ -40,8 +41,6 @@ _END = 0x177245385090
 """Magic number in the place of :data:`_BLOCK` at a stream's end, before 32 bits of checksum and less than 8 bits of
 padding."""
 _END_BYTES = 11
-_EMPTY_STREAM = re.compile(rb"BZh[1-9]\x17rE8P\x90\0{4}")
-_EMPTY_BYTES = 14
 
 
 def decoder_name() -> str:
@@ -115,36 +114,26 @@ class WholeStreams:
         self._file.seek(position)
         data, bounds = bytearray(), [0]
         enough = max(min(_READ_TOGETHER, self._end - position), 1)
-        searched = len(_BEGIN) + 1  # after the beginning of the first block
+        searched = 1  # behind the beginning of the first stream
         while bounds[-1] < enough and searched - bounds[-1] <= _LARGEST_STREAM:
             more = self._file.read(_READ)
             if not more:
                 bounds.append(len(data))
                 break
             data += more
-            while bounds[-1] < enough and (found := _next_stream(data, searched)) >= 0:
-                bounds.append(found)
-                searched = found + len(_BEGIN) + 1
-            searched = max(len(data) - len(_BLOCK) + 1, searched)
+            while bounds[-1] < enough and (found := BZ2_STREAM.search(data, searched)):
+                bounds.append(found.start())
+                searched = found.end()
+            searched = max(len(data) - LONGEST_BEGIN + 1, searched)
         valid = itertools.takewhile(lambda bound: _is_stream(data[slice(*bound)]), pairwise(bounds))
         bounds = [0, *(end for _, end in valid)]
         return bytes(data[: bounds[-1]]), bounds
 
 
-def _next_stream(data: bytearray, start: int) -> int:
-    """Return the index from ``start`` on at which a stream begins, or -1."""
-    while (start := data.find(_BLOCK, start)) >= 0:
-        head = data[start - len(_BEGIN) : start]
-        if head[:3] == _BEGIN[:3] and b"1" <= head[3:] <= b"9":
-            return start - len(_BEGIN)
-        start += 1
-    return -1
-
-
 def _is_stream(data: bytearray) -> bool:
     """Return whether the data begin and end as a stream, which empty streams may follow."""
-    while _EMPTY_STREAM.match(data, len(data) - _EMPTY_BYTES):
-        del data[-_EMPTY_BYTES:]
+    while EMPTY_BZ2_STREAM.match(data, len(data) - EMPTY_BZ2_BYTES):
+        del data[-EMPTY_BZ2_BYTES:]
     last = int.from_bytes(data[-_END_BYTES:], "big")
     ends = any(last >> 32 + padding & 0xFFFFFFFFFFFF == _END for padding in range(8))
     return ends and data.startswith(_BEGIN + _BLOCK)
